@@ -1,0 +1,41 @@
+# make demo    the embedded corpus from text to table, on this machine
+# make test    every check: lint, format, types, tests (slow ones too)
+# make format  rewrite the code in the house style
+# make clean   remove caches; runs/ and .venv stay
+#
+# Variables, as in make demo PYTHON=python3.12; tools/venv.py reads the last two:
+#
+# PYTHON=python3.12     another interpreter (3.11 or later) for .venv
+# TORCH_INDEX=URL       where to find CPU builds of PyTorch (asked on Linux without an NVIDIA GPU)
+# ALLOW_CUDA=1          take a CUDA build of PyTorch without a GPU to run it on
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test format clean
+
+demo: .venv/.installed
+	$(BIN)/a2d run demo
+
+test: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+format: .venv/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build dist
+	find src tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The stamps are as old as the last installation: a second call installs nothing.
+.venv/.installed: pyproject.toml tools/venv.py
+	$(PYTHON) tools/venv.py
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(PYTHON) tools/venv.py dev
+	@touch $@

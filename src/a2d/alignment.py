@@ -1,0 +1,96 @@
+"""Attention Alignment Module (AAM): which student heads feed which teacher head, learned.
+
+Jin et al., "Align-to-Distill" (LREC-COLING 2024, arXiv 2403.01479), section 3.2, Eq. 9.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from a2d.attention import GROUPS, Geometry
+from a2d.errors import UserError
+
+FILE_NAME = "alignment.safetensors"
+
+
+class AttentionAlignment(nn.Module):
+    """One pointwise convolution per group, from the student's channels to the teacher's.
+
+    A channel is one head of one layer, layer-major. There is no bias: it would add a constant to
+    every position of a map, which the softmax that follows takes away again (in the released code
+    its gradient is round-off noise).
+
+    Args:
+        student: layers and heads of the student.
+        teacher: layers and heads of the teacher.
+
+    Example:
+        >>> alignment = AttentionAlignment(Geometry(3, 3, 8, 8), Geometry(6, 6, 4, 4))
+        >>> alignment.weight("cross").shape  # teacher channels, student channels
+        torch.Size([24, 24])
+    """
+
+    def __init__(self, student: Geometry, teacher: Geometry) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = teacher
+        self.convolutions = nn.ModuleDict(
+            {
+                group: nn.Conv2d(
+                    student.channels(group), teacher.channels(group), kernel_size=1, bias=False
+                )
+                for group in GROUPS
+            }
+        )
+
+    def weight(self, group: str) -> Tensor:
+        """The weights of a group's convolution, (teacher channels, student channels)."""
+        weight: Tensor = self.convolutions[group].weight
+        return weight.flatten(1)
+
+    def forward(self, maps: Tensor, group: str) -> Tensor:
+        """Map the student's channels (B, C_S, Q, K) to intermediate maps (B, C_T, Q, K).
+
+        A matrix product over the flattened positions: the convolution's own kernels are slower.
+        """
+        batch, _, queries, keys = maps.shape
+        intermediate = torch.matmul(self.weight(group), maps.flatten(2))
+        return intermediate.view(batch, -1, queries, keys)
+
+    def save(self, path: Path) -> None:
+        """Write weights and geometries to one safetensors file."""
+        metadata = {
+            "student": json.dumps(self.student._asdict()),
+            "teacher": json.dumps(self.teacher._asdict()),
+        }
+        tensors = {name: t.detach().contiguous() for name, t in self.state_dict().items()}
+        save_file(tensors, path, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> AttentionAlignment:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file is missing, damaged, or holds something else.
+        """
+        if not path.is_file():
+            raise UserError(
+                f"{path} does not exist: give the folder of a student distilled with attention "
+                f"transfer, which holds {FILE_NAME}."
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                student = Geometry(**json.loads(metadata["student"]))
+                teacher = Geometry(**json.loads(metadata["teacher"]))
+                alignment = cls(student, teacher)
+                alignment.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path} is no alignment written by a2d: {error}") from error
+        return alignment

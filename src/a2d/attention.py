@@ -1,0 +1,189 @@
+"""Capture of attention maps: one softmax serves the model's output and the distillation loss.
+
+A model whose attention implementation is ``"a2d"`` computes its attention with PyTorch's fused
+kernels as long as nobody asks for the maps. Called inside `capture_attention`'s forward it computes
+the softmax once, hands the probabilities over *before* dropout, and goes on with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_outputs import Seq2SeqLMOutput
+
+from a2d.errors import UserError
+
+GROUPS = ("encoder", "decoder", "cross")
+"""The aligned groups: encoder self-attention, decoder self-attention, cross-attention."""
+
+VERIFIED_FAMILIES = ("marian",)
+"""Values of ``config.model_type`` whose captured maps are tested against ``eager`` attention."""
+
+IMPLEMENTATION = "a2d"
+
+AttentionMaps = dict[str, Tensor]
+"""Group → maps (B, C, Q, K), one channel per layer and head, layer-major, before dropout."""
+
+
+class Geometry(NamedTuple):
+    """Layers and heads of an encoder-decoder model: what its stacks of attention maps hold."""
+
+    encoder_layers: int
+    decoder_layers: int
+    encoder_heads: int
+    decoder_heads: int
+
+    @classmethod
+    def of(cls, config: Any) -> Geometry:
+        """Read the geometry from a transformers configuration."""
+        return cls(
+            config.encoder_layers,
+            config.decoder_layers,
+            config.encoder_attention_heads,
+            config.decoder_attention_heads,
+        )
+
+    def heads(self, group: str) -> int:
+        """Heads per layer in `group`."""
+        return self.encoder_heads if group == "encoder" else self.decoder_heads
+
+    def channels(self, group: str) -> int:
+        """Number of attention maps (layers x heads) in `group`."""
+        layers = self.encoder_layers if group == "encoder" else self.decoder_layers
+        return layers * self.heads(group)
+
+    def __str__(self) -> str:
+        """Layers x heads in the usual short form, such as ``3+3 x 8``."""
+        heads = {self.encoder_heads, self.decoder_heads}
+        return f"{self.encoder_layers}+{self.decoder_layers} x " + "/".join(map(str, sorted(heads)))
+
+
+class AttentionCapture:
+    """Collects the maps of one forward pass; travels to every attention call as a keyword."""
+
+    def __init__(self) -> None:
+        self._layers: dict[str, list[Tensor]] = {group: [] for group in GROUPS}
+        self._open = True
+
+    def add(self, module: nn.Module, probabilities: Tensor) -> None:
+        """Take the probabilities (B, H, Q, K) of one attention call."""
+        # Gradient checkpointing calls the layers a second time, in the backward pass.
+        if self._open:
+            self._layers[_group_of(module)].append(probabilities)
+
+    def finish(self, config: Any) -> AttentionMaps:
+        """Close the capture and stack each group's layers.
+
+        Raises:
+            RuntimeError: a group was called another number of times than the model has layers.
+        """
+        self._open = False
+        geometry = Geometry.of(config)
+        maps = {}
+        for group, layers in self._layers.items():
+            found = sum(layer.shape[1] for layer in layers)
+            if found != geometry.channels(group):
+                raise RuntimeError(
+                    f"captured {found} {group} attention maps where the model has "
+                    f"{geometry.channels(group)}: was a layer skipped (layerdrop) or called twice?"
+                )
+            maps[group] = torch.cat(layers, dim=1)
+        return maps
+
+
+def enable_capture(model: PreTrainedModel) -> None:
+    """Switch a model to the ``"a2d"`` attention implementation.
+
+    Raises:
+        UserError: the model's family has not been verified.
+    """
+    family = model.config.model_type
+    if family not in VERIFIED_FAMILIES:
+        raise UserError(
+            f"models of type {family!r} are not supported: attention capture is verified for "
+            f"{', '.join(VERIFIED_FAMILIES)} only."
+        )
+    model.set_attn_implementation(IMPLEMENTATION)
+
+
+def capture_attention(
+    model: PreTrainedModel, inputs: Mapping[str, Any]
+) -> tuple[Seq2SeqLMOutput, AttentionMaps]:
+    """Run `model` on `inputs` and return its output with all its attention maps.
+
+    Args:
+        model: an encoder-decoder prepared with `enable_capture`.
+        inputs: keyword arguments of its forward.
+
+    Returns:
+        The model's own output, and per group the maps (B, C, Q, K): float32 under bf16 or fp16,
+        otherwise of the model's dtype; taken before dropout, with gradients unless switched off.
+    """
+    capture = AttentionCapture()
+    output = model(**inputs, attention_capture=capture)
+    return output, capture.finish(model.config)
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    attention_capture: AttentionCapture | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention function registered with transformers under the name ``"a2d"``."""
+    if attention_capture is None and not _explicit_is_faster(query, key):
+        output, _ = sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            **kwargs,
+        )
+        return output, None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.matmul(query, key.transpose(2, 3)) * scale
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    precise = torch.promote_types(scores.dtype, torch.float32)
+    probabilities = scores.softmax(dim=-1, dtype=precise)
+    if attention_capture is not None:
+        attention_capture.add(module, probabilities)
+    weights = nn.functional.dropout(probabilities, p=dropout, training=module.training)
+    output = torch.matmul(weights.to(value.dtype), value)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def attention_mask(*args: Any, **kwargs: Any) -> Tensor:
+    """Boolean mask (True: may be attended to), never left out: the softmax here has no other."""
+    kwargs["allow_is_causal_skip"] = False
+    kwargs["allow_is_bidirectional_skip"] = False
+    return sdpa_mask(*args, **kwargs)
+
+
+def _group_of(module: Any) -> str:
+    if not module.is_decoder:
+        return "encoder"
+    return "decoder" if module.is_causal else "cross"
+
+
+def _explicit_is_faster(query: Tensor, key: Tensor) -> bool:
+    # On CPU the fused kernel is slow for short bf16 sequences.
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[2] <= 128
+
+
+AttentionInterface.register(IMPLEMENTATION, attention_forward)
+AttentionMaskInterface.register(IMPLEMENTATION, attention_mask)

@@ -1,0 +1,113 @@
+"""`A2DConfig`: everything that can be set about a distillation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import Seq2SeqTrainingArguments
+
+from a2d.distillation import METHODS, Objective
+from a2d.errors import UserError
+from a2d.losses import FORMULAS
+from a2d.suggestions import nearest
+
+
+def bf16_pays() -> bool:
+    """Whether this machine multiplies bf16 matrices in hardware, and so faster than fp32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+@dataclass
+class A2DConfig(Seq2SeqTrainingArguments):
+    """Training arguments of `A2DTrainer`: those of `Seq2SeqTrainer` and the ones below.
+
+    With S and T the student's and the teacher's attention maps, the objective (Jin et al. 2024,
+    Eq. 12) is ``(1-α)·CE + α·KD + β·decay^(epoch-1)·[A_encoder + ½(A_decoder + A_cross)]``.
+
+    Args:
+        method: `baseline` (references only), `kd` (word-level distillation) or `a2d` (with
+            attention transfer). A term that the method lacks has no weight: `baseline` is α = 0.
+        formula: how intermediate maps are compared with the teacher's. `paper`: row-wise
+            KL(T ‖ softmax(W·S)). `geometric`: the same with W·log S. `official`: what the
+            authors' code computes, its normalisations included.
+        alpha: α, weight of word-level distillation against the references.
+        beta: β, weight of attention transfer.
+        decay: factor on β after each epoch.
+        temperature: τ of word-level distillation.
+        max_tokens: padded tokens per batch and device, on the source and on the target side
+            (`per_device_train_batch_size` is not used: sentences differ too much in length).
+        alignment_learning_rate: peak learning rate of the alignment; None: `learning_rate`.
+        bf16: None switches it on where the hardware makes it pay.
+
+    Raises:
+        UserError: a value outside its range, or an unknown method or formula.
+
+    Example:
+        >>> A2DConfig(output_dir="out", method="kd", alpha=0.7).alpha
+        0.7
+    """
+
+    method: str = "a2d"
+    formula: str = "paper"
+    alpha: float = 0.5
+    beta: float = 1.0
+    decay: float = 0.9
+    temperature: float = 1.0
+    max_tokens: int = 4096
+    alignment_learning_rate: float | None = None
+
+    # Defaults of Seq2SeqTrainingArguments that the field of translation sets otherwise.
+    bf16: bool | None = None  # type: ignore[assignment]
+    learning_rate: float = 5e-4
+    adam_beta2: float = 0.98
+    label_smoothing_factor: float = 0.1
+    predict_with_generate: bool = True
+    generation_num_beams: int | None = 1
+    accelerator_config: dict | str | None = field(default_factory=lambda: {"even_batches": False})
+    report_to: None | str | list[str] = field(default_factory=lambda: ["tensorboard"])
+
+    def __post_init__(self) -> None:
+        """Check values and settle what depends on the machine."""
+        if self.method not in METHODS:
+            raise UserError(f"unknown method {self.method!r}{nearest(self.method, METHODS)}")
+        if self.formula not in FORMULAS:
+            raise UserError(f"unknown formula {self.formula!r}{nearest(self.formula, FORMULAS)}")
+        _within("alpha", self.alpha, 0, 1)
+        _within("beta", self.beta, 0)
+        _within("decay", self.decay, 0, 1)
+        _within("temperature", self.temperature, 1e-3)
+        _within("label_smoothing_factor", self.label_smoothing_factor, 0, 1)
+        _within("max_tokens", self.max_tokens, 1)
+        if self.bf16 is None:
+            self.bf16 = bf16_pays()
+        if not torch.cuda.is_available():
+            self.use_cpu = True
+        super().__post_init__()
+
+    @property
+    def objective(self) -> Objective:
+        """The settings that the losses need."""
+        return Objective(self.method, self.formula, self.temperature, self.label_smoothing_factor)
+
+    def term_weights(self, epoch: int | None = None) -> torch.Tensor:
+        """Weights of `TERMS` in the total loss.
+
+        Args:
+            epoch: counted from 1, for the decay of β; None leaves β undecayed, as validation
+                does, so that its losses compare across epochs.
+        """
+        method = METHODS[self.method]
+        alpha = self.alpha if method.distribution else 0.0
+        beta = self.beta if method.attention else 0.0
+        if epoch is not None:
+            beta *= self.decay ** (epoch - 1)
+        return torch.tensor([1 - alpha, alpha, beta, beta / 2, beta / 2])
+
+
+def _within(name: str, value: float, low: float, high: float = float("inf")) -> None:
+    if not low <= value <= high:
+        limits = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
+        raise UserError(f"{name} is {value}: it must be {limits}.")

@@ -1,0 +1,134 @@
+"""Models: students and teachers from scratch, teachers from a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    MarianConfig,
+    MarianMTModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from a2d.attention import VERIFIED_FAMILIES
+from a2d.errors import UserError
+
+
+def new_model(
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    encoder_layers: int,
+    decoder_layers: int,
+    heads: int,
+    width: int,
+    feed_forward: int,
+    dropout: float = 0.1,
+    attention_dropout: float = 0.0,
+    activation_dropout: float = 0.0,
+    max_positions: int = 512,
+) -> MarianMTModel:
+    """A freshly initialised Transformer (Vaswani et al. 2017) in transformers' Marian class.
+
+    Post-norm, ReLU, sinusoidal positions, one embedding matrix for source, target and output.
+
+    Raises:
+        UserError: the width cannot be split into that many heads.
+    """
+    if width % heads or (width // heads) % 2:
+        raise UserError(
+            f"width {width} cannot be split into {heads} heads of an even size: choose a width "
+            f"that is a multiple of {2 * heads}."
+        )
+    size = len(tokenizer)
+    config = MarianConfig(
+        vocab_size=size,
+        decoder_vocab_size=size,
+        d_model=width,
+        encoder_layers=encoder_layers,
+        decoder_layers=decoder_layers,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=feed_forward,
+        decoder_ffn_dim=feed_forward,
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+        activation_dropout=activation_dropout,
+        activation_function="relu",
+        max_position_embeddings=max_positions,
+        scale_embedding=True,
+        # The usual Transformer initialisation: embeddings of unit variance once scaled by √width,
+        # linear layers as Xavier's. The library's 0.02 drowns the tokens in the positions.
+        init_std=width**-0.5,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        forced_eos_token_id=None,
+        decoder_start_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+        share_encoder_decoder_embeddings=True,
+    )
+    model = MarianMTModel(config)
+    # Padding starts the decoder; it is never a translation's token.
+    model.generation_config.bad_words_ids = [[tokenizer.pad_token_id]]
+    return model
+
+
+def load_model(path: str | Path) -> PreTrainedModel:
+    """Load a pretrained encoder-decoder from a local folder or, by its name, from the hub.
+
+    Weights are read from safetensors only: a pickle can run code.
+
+    Raises:
+        UserError: no such model, an unverified family, or no safetensors weights.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no model at {str(path)!r}: give a local folder with a config.json, or a hub name "
+            f"while online ({_first_line(error)})"
+        ) from error
+    if config.model_type not in VERIFIED_FAMILIES:
+        raise UserError(
+            f"{path}: models of type {config.model_type!r} are not supported; verified families: "
+            f"{', '.join(VERIFIED_FAMILIES)}."
+        )
+    try:
+        return AutoModelForSeq2SeqLM.from_pretrained(path, use_safetensors=True, dtype="float32")
+    except OSError as error:
+        raise UserError(
+            f"{path} holds no readable safetensors weights: load it once with transformers and "
+            f"save_pretrained() it again ({_first_line(error)})"
+        ) from error
+
+
+def keep_padding_row_zero(model: PreTrainedModel) -> None:
+    """Stop the padding token's embedding from learning.
+
+    With tied embeddings the output layer would train it, yet the decoder starts from it, and
+    inference engines (CTranslate2) start Marian models from a zero embedding.
+    """
+    padding = model.config.pad_token_id
+
+    def without_padding(gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        gradient[padding] = 0
+        return gradient
+
+    embeddings = model.get_input_embeddings()
+    with torch.no_grad():
+        embeddings.weight[padding] = 0
+    embeddings.weight.register_hook(without_padding)
+
+
+def count_parameters(model: PreTrainedModel) -> int:
+    """Number of trained parameters (sinusoidal position tables are none)."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

@@ -1,0 +1,117 @@
+"""Vocabularies: training a joint subword vocabulary, loading one, comparing two."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from a2d.errors import UserError
+
+END, UNKNOWN, PADDING = "</s>", "<unk>", "<pad>"
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-pair encoding (Sennrich et al. 2016) shared by source and target.
+
+    Words keep the space before them (as in SentencePiece), characters outside the vocabulary are
+    spelled in bytes, so that any text survives encoding and decoding. Padding comes last, which is
+    what inference engines expect of Marian models.
+
+    Args:
+        texts: raw sentences of both languages.
+        size: number of tokens, the 256 bytes and 3 special tokens included.
+
+    Raises:
+        UserError: the texts are too few or too uniform for a vocabulary of that size.
+    """
+    learned = _learn(texts, size - len(BYTES) - 3)
+    merges = [tuple(merge) for merge in learned["merges"]]
+    tokens = [END, UNKNOWN, *BYTES, *sorted(learned["vocab"], key=learned["vocab"].get), PADDING]
+    if len(tokens) < size:
+        raise UserError(
+            f"the training corpus is too small for a vocabulary of {size} tokens: it yields "
+            f"{len(tokens)}. Set vocabulary.size to at most {len(tokens)}."
+        )
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, merges, unk_token=UNKNOWN, byte_fallback=True, fuse_unk=True)
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Metaspace(), decoders.Fuse()]
+    )
+    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in (END, UNKNOWN, PADDING)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", special_tokens=[(END, vocabulary[END])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        unk_token=UNKNOWN,
+        pad_token=PADDING,
+        clean_up_tokenization_spaces=False,
+        model_max_length=512,
+    )
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer beside a model, or from the hub.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no tokenizer at {str(path)!r}: give a folder that holds the model's tokenizer files."
+        ) from error
+
+
+def check_same_vocabulary(
+    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase
+) -> None:
+    """Attention maps and distributions are comparable only over the same tokens.
+
+    Raises:
+        UserError: a token has another id on one side, or the special tokens differ.
+    """
+    mend = "Build the student with the teacher's own tokenizer."
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    if ours != theirs:
+        token = next(t for t in sorted(ours.keys() | theirs.keys()) if ours.get(t) != theirs.get(t))
+        raise UserError(
+            f"teacher and student vocabularies differ: {len(theirs)} and {len(ours)} tokens, and "
+            f"{token!r} is {theirs.get(token)} in the teacher's, {ours.get(token)} in the "
+            f"student's. {mend}"
+        )
+    for name in ("pad_token_id", "eos_token_id"):
+        if getattr(teacher, name) != getattr(student, name):
+            raise UserError(f"teacher and student tokenizers differ in {name}. {mend}")
+
+
+def _learn(texts: Iterable[str], size: int) -> dict:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    # Rare characters are left to the byte fallback.
+    trainer = trainers.BpeTrainer(
+        vocab_size=max(size, 1), limit_alphabet=max(min(size // 4, 500), 1), show_progress=False
+    )
+    tokenizer.train_from_iterator(_batches(texts), trainer)
+    model: dict = json.loads(tokenizer.to_str())["model"]
+    return model
+
+
+def _batches(texts: Iterable[str], size: int = 1000) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    yield batch

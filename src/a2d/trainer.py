@@ -1,0 +1,408 @@
+"""`A2DTrainer`: a `Seq2SeqTrainer` that distils, with token-budget batches."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    DataCollatorForSeq2Seq,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainer,
+    TrainerCallback,
+)
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+
+from a2d.alignment import FILE_NAME, AttentionAlignment
+from a2d.attention import Geometry, enable_capture
+from a2d.batching import TokenBatchSampler, lengths
+from a2d.config import A2DConfig
+from a2d.decoding import generation_limit
+from a2d.distillation import IGNORED, METHODS, TERMS, Distillation, TeacherSignals, run
+from a2d.errors import UserError
+from a2d.evaluation import score
+from a2d.models import keep_padding_row_zero
+from a2d.tokenizer import check_same_vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+class A2DTrainer(Seq2SeqTrainer):
+    """Trains a student on references, a teacher's distributions and its attention maps.
+
+    It is used like `Seq2SeqTrainer`; what differs is the loss, the batches (`max_tokens`), and
+    that a saved model is the student alone, with its alignment beside it.
+
+    Args:
+        model: the student; trained in place.
+        teacher: the teacher, frozen; None for the method `baseline`.
+        args: the settings.
+        train_dataset: tokenised sentence pairs with columns `input_ids` and `labels`.
+        eval_dataset: the same for validation.
+        processing_class: the tokenizer of both models.
+        teacher_processing_class: the teacher's tokenizer, if at hand: it is compared with
+            `processing_class`.
+        callbacks: further callbacks.
+
+    Raises:
+        UserError: no teacher where the method needs one, vocabularies that differ, or a model
+            family whose attention capture is not verified.
+    """
+
+    args: A2DConfig
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        teacher: PreTrainedModel | None = None,
+        args: A2DConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        teacher_processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: Sequence[TrainerCallback] | None = None,
+    ) -> None:
+        args = args or A2DConfig(output_dir="a2d-out")
+        self.teacher = _prepared_teacher(teacher, model, args)
+        if teacher_processing_class is not None and processing_class is not None:
+            check_same_vocabulary(teacher_processing_class, processing_class)
+        enable_capture(model)
+        keep_padding_row_zero(model)
+        torch.manual_seed(args.seed)
+        geometry = None if self.teacher is None else Geometry.of(self.teacher.config)
+        super().__init__(
+            model=Distillation(model, args.objective, geometry),
+            args=args,
+            data_collator=DataCollatorForSeq2Seq(processing_class, label_pad_token_id=IGNORED),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=self._bleu if args.predict_with_generate else None,
+            callbacks=list(callbacks or []),
+        )
+        # nn.DataParallel splits batches behind our backs: several GPUs take `torchrun`.
+        args._n_gpu = min(args.n_gpu, 1)
+        if self.teacher is not None:
+            self.teacher.to(args.device)
+        self.loss_is_scaled_for_ga = True
+        self._train_terms = _TermAverages()
+        self._eval_terms = _TermAverages()
+
+    @property
+    def student(self) -> PreTrainedModel:
+        """The model being trained."""
+        return self._unwrapped.student
+
+    @property
+    def alignment(self) -> AttentionAlignment | None:
+        """The student's alignment; None for a method without attention transfer."""
+        return self._unwrapped.alignment
+
+    @property
+    def _unwrapped(self) -> Distillation:
+        module: Distillation = self.accelerator.unwrap_model(self.model)
+        return module
+
+    # Batches
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Token-budget batches in an order that depends on the seed and the epoch alone."""
+        if self.train_dataset is None:
+            raise UserError("training needs a train_dataset.")
+        return self._loader(self.train_dataset, shuffle=True)
+
+    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+        """Token-budget batches in a fixed order."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if dataset is None:
+            raise UserError("evaluation needs an eval_dataset.")
+        return self._loader(dataset, shuffle=False)
+
+    def _loader(self, dataset: Dataset, shuffle: bool) -> DataLoader:
+        try:
+            sampler = TokenBatchSampler(
+                lengths(dataset),
+                self.args.max_tokens,
+                seed=self.args.seed,
+                multiple_of=self.args.world_size,
+                shuffle=shuffle,
+            )
+        except ValueError as error:
+            raise UserError(f"{error}.") from error
+        loader = DataLoader(
+            dataset.select_columns(["input_ids", "labels"]),
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+        )
+        return self.accelerator.prepare(loader)
+
+    # Loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """The objective on one micro-batch, normalised by the whole optimisation step.
+
+        Args:
+            model: the (wrapped) `Distillation`.
+            inputs: `input_ids`, `attention_mask` and `labels`.
+            return_outputs: also return a dict without outputs, as the Trainer's interface asks.
+            num_items_in_batch: source and target tokens, (2,), of all micro-batches and devices.
+        """
+        terms, counts = self._terms(model, inputs)
+        totals = counts if num_items_in_batch is None else num_items_in_batch
+        self._train_terms.add(terms, counts)
+        epoch = int(self.state.epoch or 0) + 1
+        weights = self.args.term_weights(epoch).to(terms)
+        means = terms / _denominators(totals, self.args.formula)
+        # Distributed wrappers average gradients over processes; the totals already span them.
+        loss = (weights * means).sum() * self.accelerator.num_processes
+        return (loss, {}) if return_outputs else loss
+
+    def _terms(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Sums of `TERMS`, (5,), and the numbers of source and target tokens, (2,)."""
+        signals = None
+        method = METHODS[self.args.method]
+        if self.teacher is not None and method.distribution:
+            with torch.no_grad(), self.accelerator.autocast():
+                output, maps = run(self.teacher, inputs, with_maps=method.attention)
+            signals = TeacherSignals(output.logits, maps)
+        terms = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            labels=inputs["labels"],
+            teacher=signals,
+        )
+        return torch.stack([terms[name] for name in TERMS]), _count_tokens(inputs)
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[dict[str, Tensor]], device: torch.device
+    ) -> Tensor | None:
+        """Source and target tokens of a whole optimisation step, over all processes."""
+        if not batch_samples:
+            return None
+        counts = torch.stack([_count_tokens(batch) for batch in batch_samples]).sum(0).to(device)
+        total: Tensor = self.accelerator.reduce(counts, reduction="sum")
+        return total
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The usual optimiser, with the alignment in a group of its own."""
+        optimizer = super().create_optimizer(model)
+        if self.alignment is not None:
+            own = list(self.alignment.parameters())
+            ids = {id(parameter) for parameter in own}
+            for group in optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if id(p) not in ids]
+            rate = self.args.alignment_learning_rate or self.args.learning_rate
+            optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0})
+        return optimizer
+
+    # Training, logs and validation
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """Train; `resume_from_checkpoint=True` continues from the last complete checkpoint.
+
+        Unlike the Trainer's own, it passes over checkpoints whose writing was interrupted, and
+        starts anew where there is none.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(Path(self.args.output_dir))
+        if self.teacher is not None and resume_from_checkpoint is None:
+            self._warn_of_weak_teacher()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add each term of the objective to the training logs."""
+        if "loss" in logs:
+            means = self._train_terms.take(self)
+            logs |= {name: means[name] for name in self._active_terms}
+        super().log(logs, start_time)
+
+    @property
+    def _active_terms(self) -> list[str]:
+        method = METHODS[self.args.method]
+        active = [True, method.distribution, *[method.attention] * 3]
+        return [name for name, used in zip(TERMS, active, strict=True) if used]
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **gen_kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Loss terms and translations of one validation batch."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            terms, counts = self._terms(model, inputs)
+        self._eval_terms.add(terms, counts)
+        generated = None
+        if self.args.predict_with_generate and not prediction_loss_only:
+            limit = self.args.generation_max_length
+            generated = self._unwrapped.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                num_beams=self.args.generation_num_beams,
+                max_new_tokens=limit or generation_limit(inputs["input_ids"].shape[1]),
+                **gen_kwargs,
+            )
+        return terms.sum(), generated, inputs["labels"]
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """The Trainer's loop, with losses averaged over tokens and each term reported."""
+        self._eval_terms = _TermAverages()
+        output = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        means = self._eval_terms.take(self)
+        weights = self.args.term_weights().tolist()
+        total = sum(w * means[name] for w, name in zip(weights, TERMS, strict=True))
+        output.metrics[f"{prefix}_loss"] = total
+        output.metrics |= {f"{prefix}_{name}": means[name] for name in self._active_terms}
+        return output
+
+    def _bleu(self, prediction: EvalPrediction) -> dict[str, float]:
+        tokenizer = self.processing_class
+
+        def text(ids: np.ndarray) -> list[str]:
+            ids = np.where(ids == IGNORED, tokenizer.pad_token_id, ids)
+            return tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+        scores = score(text(prediction.predictions), text(prediction.label_ids))
+        return {"bleu": scores.bleu, "chrf": scores.chrf}
+
+    def _warn_of_weak_teacher(self, batches: int = 8) -> None:
+        """Warn when the teacher predicts no better than the frequencies of tokens would."""
+        dataset = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
+        total, seen = 0.0, []
+        for batch, _ in zip(self._loader(dataset, shuffle=False), range(batches), strict=False):
+            inputs = self._prepare_inputs(batch)
+            with torch.no_grad(), self.accelerator.autocast():
+                output, _ = run(self.teacher, inputs, with_maps=False)
+            valid = inputs["labels"].ne(IGNORED)
+            targets = inputs["labels"][valid]
+            logits = output.logits[valid].float()
+            total += nn.functional.cross_entropy(logits, targets, reduction="sum").item()
+            seen.append(targets)
+        tokens = torch.cat(seen)
+        frequencies = torch.bincount(tokens).double() / len(tokens)
+        chance = -torch.special.xlogy(frequencies, frequencies).sum().item()
+        if total / len(tokens) >= chance:
+            logger.warning(
+                "the teacher is not better than chance: its cross-entropy on the validation set "
+                "is %.2f nats per token, where mere token frequencies give %.2f. Was it trained "
+                "on these languages, with this tokenizer?",
+                total / len(tokens),
+                chance,
+            )
+
+    # Files
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Save the student alone, loadable by plain transformers, and its alignment beside it."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if state_dict is not None:
+            prefix = "student."
+            state_dict = {
+                k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)
+            }
+        self.student.save_pretrained(folder, state_dict=state_dict)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+        if self.alignment is not None:
+            self.alignment.save(folder / FILE_NAME)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        folder = Path(resume_from_checkpoint)
+        loaded = type(self.student).from_pretrained(folder)
+        self.student.load_state_dict(loaded.state_dict())
+        if self.alignment is not None:
+            saved = AttentionAlignment.load(folder / FILE_NAME)
+            self.alignment.load_state_dict(saved.state_dict())
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class _TermAverages:
+    """Sums of terms and token counts since the last `take`."""
+
+    def __init__(self) -> None:
+        self._sums: list[Tensor] = []
+        self._counts: list[Tensor] = []
+
+    def add(self, terms: Tensor, counts: Tensor) -> None:
+        self._sums.append(terms.detach().float())
+        self._counts.append(counts)
+
+    def take(self, trainer: A2DTrainer) -> dict[str, float]:
+        """Averages over all processes; starts anew."""
+        sums, counts = torch.stack(self._sums).sum(0), torch.stack(self._counts).sum(0)
+        self.__init__()  # type: ignore[misc]
+        sums = trainer.accelerator.reduce(sums, reduction="sum")
+        counts = trainer.accelerator.reduce(counts, reduction="sum")
+        means = sums / _denominators(counts, trainer.args.formula)
+        return dict(zip(TERMS, means.tolist(), strict=True))
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Newest checkpoint in `folder` that was written to its end, or None."""
+    found = []
+    for state in folder.glob("checkpoint-*/trainer_state.json"):  # written last of all
+        try:
+            json.loads(state.read_text())
+        except ValueError:
+            continue
+        found.append(state.parent)
+    return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
+
+
+def _prepared_teacher(
+    teacher: PreTrainedModel | None, student: PreTrainedModel, args: A2DConfig
+) -> PreTrainedModel | None:
+    if not METHODS[args.method].distribution:
+        return None
+    if teacher is None:
+        raise UserError(f"method {args.method!r} needs a teacher: pass teacher=…")
+    for name in ("vocab_size", "pad_token_id", "eos_token_id", "decoder_start_token_id"):
+        ours, theirs = getattr(student.config, name), getattr(teacher.config, name)
+        if ours != theirs:
+            raise UserError(
+                f"teacher and student vocabularies differ: {name} is {theirs} and {ours}. "
+                "Build the student with the teacher's own tokenizer."
+            )
+    enable_capture(teacher)
+    return teacher.eval().requires_grad_(False)
+
+
+def _count_tokens(inputs: dict[str, Tensor]) -> Tensor:
+    return torch.stack([inputs["attention_mask"].sum(), inputs["labels"].ne(IGNORED).sum()])
+
+
+def _denominators(counts: Tensor, formula: str) -> Tensor:
+    """Tokens that each of `TERMS` is divided by: source for the encoder's maps, else target.
+
+    The released code divides everything by the number of target tokens.
+    """
+    source, target = counts
+    encoder = target if formula == "official" else source
+    return torch.stack([target, target, encoder, target, target])

@@ -1,0 +1,362 @@
+"""Reading corpora in every form, every way it fails, and cleaning."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from a2d import corpora
+from a2d.corpus import CleaningReport, Pair, clean, overlap, read_corpus
+from a2d.errors import UserError
+
+PAIRS = [Pair("Guten Tag", "Dobry źeń"), Pair("ja", "jo")]
+TABLE = "".join(f"{source}\t{target}\n" for source, target in PAIRS)
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    data = content.encode() if isinstance(content, str) else content
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def fails(spec: Any, *words: object) -> None:
+    """Expect one sentence which begins with the corpus's name and holds all of `words`."""
+    with pytest.raises(UserError) as caught:
+        read_corpus(spec, "valid")
+    message = str(caught.value)
+    assert message.startswith("valid: ")
+    assert "\n" not in message
+    for word in words:
+        assert str(word) in message
+
+
+class TestPackaged:
+    @pytest.mark.parametrize(("part", "count"), [("train", 16120), ("valid", 1001), ("test", 1502)])
+    def test_counts(self, part: str, count: int) -> None:
+        pairs = read_corpus(f"builtin:de-dsb/{part}")
+        assert len(pairs) == len(set(pairs)) == count
+        assert all(side and side == unicodedata.normalize("NFC", side) for p in pairs for side in p)
+
+    def test_no_leakage(self) -> None:
+        parts = {name: read_corpus(f"builtin:{name}") for name in corpora.names()}
+        for heldout in ("de-dsb/valid", "de-dsb/test"):
+            for other in parts.keys() - {heldout}:
+                assert overlap(parts[other], parts[heldout]) == 0
+
+    def test_licence_and_provenance_come_along(self) -> None:
+        with corpora.locate("de-dsb/train") as path:
+            assert "Mozilla Public License" in (path.parent / "LICENSE").read_text("utf-8")
+            assert "MPL-2.0" in (path.parent / "README.md").read_text("utf-8")
+
+    def test_unknown(self) -> None:
+        fails("builtin:de-dsb/tset", "no packaged corpus 'de-dsb/tset'", "mean 'de-dsb/test'?")
+        fails("builtin:xx", "Valid: de-dsb/test, de-dsb/train, de-dsb/valid")
+        with pytest.raises(KeyError):
+            corpora.locate("../de-dsb/train")
+
+
+class TestTable:
+    @pytest.mark.parametrize("file", ["x.tsv", "x.txt", "x.TSV", "x.tsv.gz"])
+    def test_reads(self, tmp_path: Path, file: str) -> None:
+        path = write(tmp_path / file, TABLE)
+        assert read_corpus(path) == read_corpus(str(path)) == read_corpus({"path": path}) == PAIRS
+
+    def test_forgives_bom_crlf_empty_lines_and_no_final_line_end(self, tmp_path: Path) -> None:
+        content = "\ufeff" + TABLE.replace("\n", "\r\n\r\n").rstrip()
+        assert read_corpus(write(tmp_path / "x.tsv", content)) == PAIRS
+
+    def test_breaks_lines_at_line_feeds_only(self, tmp_path: Path) -> None:
+        odd = "a\u2028b\x0bc\x85d\re"
+        assert read_corpus(write(tmp_path / "x.tsv", f"{odd}\tf\n")) == [Pair(odd, "f")]
+
+    def test_composes_and_strips(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "x.tsv", " u\u0308ber  uns \t z\u0301 \n")
+        assert read_corpus(path) == [Pair("über  uns", "ź")]
+
+    @pytest.mark.parametrize(("line", "count"), [("one", 1), ("one\ttwo\tthree", 3)])
+    def test_columns(self, tmp_path: Path, line: str, count: int) -> None:
+        path = write(tmp_path / "x.tsv", TABLE + line)
+        fails(path, path, "line 3", f"{count} column(s) instead of 2", "one tab")
+
+    @pytest.mark.parametrize("content", ["", "\ufeff", "\n\n"])
+    @pytest.mark.parametrize("file", ["x.tsv", "x.tsv.gz", "x.jsonl"])
+    def test_empty(self, tmp_path: Path, file: str, content: str) -> None:
+        path = write(tmp_path / file, content)
+        fails(path, path, "is empty")
+        fails({"path": path}, path, "is empty")
+
+    def test_not_utf8(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "x.tsv", TABLE.encode() + "für\tza\n".encode("latin-1"))
+        fails(path, path, "line 3 is not UTF-8", "convert")
+
+    def test_damaged_gzip(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "x.tsv.gz", TABLE)
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+        for damaged in (whole[:-12], flipped, TABLE.encode()):
+            path.write_bytes(damaged)
+            fails(path, path, "not an intact gzip file", "anew")
+
+    def test_takes_no_keys_and_no_split(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "x.tsv", TABLE)
+        fails({"path": path, "source": "a", "target": "b"}, path, "leave out 'source'")
+        fails({"path": path, "split": "train"}, path, "leave out 'split'")
+
+    @settings(deadline=None)  # other work may share the machine
+    @given(st.lists(st.tuples(*[st.text(st.characters(codec="utf-8"))] * 2), min_size=1))
+    def test_round_trip(
+        self, tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+    ) -> None:
+        rows = [(a.translate(NO_BREAKS), b.translate(NO_BREAKS)) for a, b in rows]
+        table = "".join(f"{a}\t{b}\n" for a, b in rows)
+        path = write(tmp_path_factory.getbasetemp() / "round-trip.tsv", table)
+        want = [tuple(unicodedata.normalize("NFC", side).strip() for side in row) for row in rows]
+        assert read_corpus(path) == want
+
+
+NO_BREAKS = str.maketrans("", "", "\t\n\ufeff")
+
+
+class TestAlignedFiles:
+    @pytest.mark.parametrize("ending", ["", ".gz"])
+    def test_reads(self, tmp_path: Path, ending: str) -> None:
+        source = write(tmp_path / f"x.de{ending}", "\ufeffGuten Tag\r\n\r\nja")
+        target = write(tmp_path / f"x.dsb{ending}", "Dobry źeń\n\njo\n")
+        want = [PAIRS[0], Pair("", ""), PAIRS[1]]
+        assert read_corpus([source, str(target)]) == read_corpus((source, target)) == want
+
+    def test_unequal(self, tmp_path: Path) -> None:
+        source = write(tmp_path / "x.de", "a\nb\nc\n")
+        target = write(tmp_path / "x.dsb", "a\n")
+        fails([source, target], f"{source} has 3 lines and {target} has 1", "align")
+        fails([target, source], f"{target} has 1 lines and {source} has 3")
+
+    def test_empty_or_missing(self, tmp_path: Path) -> None:
+        source, target = write(tmp_path / "x.de", ""), write(tmp_path / "x.dsb", "")
+        fails([source, target], source, target, "empty")
+        fails([source, tmp_path / "none.dsb"], "there is no", "none.dsb")
+
+    def test_wrong_files(self, tmp_path: Path) -> None:
+        table = write(tmp_path / "x.tsv", TABLE)
+        fails([table, table], table, "no plain text")
+        fails([table], "1 files", "list two")
+
+
+class TestJsonLines:
+    @pytest.mark.parametrize("file", ["x.jsonl", "x.json", "x.jsonl.gz"])
+    @pytest.mark.parametrize("nested", [False, True])
+    def test_reads(self, tmp_path: Path, file: str, nested: bool) -> None:
+        records: list[dict[str, Any]] = [
+            {"translation": {"de": a, "dsb": b}} if nested else {"id": 1, "source": a, "target": b}
+            for a, b in PAIRS
+        ]
+        path = write(tmp_path / file, "\n\n".join(map(json.dumps, records)))
+        assert read_corpus(path) == PAIRS
+
+    def test_languages_keep_the_first_lines_order(self, tmp_path: Path) -> None:
+        lines = [
+            '{"translation": {"de": "a", "dsb": "b"}}',
+            '{"translation": {"dsb": "d", "de": "c"}}',
+        ]
+        assert read_corpus(write(tmp_path / "x.jsonl", "\n".join(lines)))[1] == Pair("c", "d")
+
+    def test_chosen_keys(self, tmp_path: Path) -> None:
+        record = {"id": 1, "flat.key": "x", "translation": {"de": "a", "dsb": "b", "en": "c"}}
+        path = write(tmp_path / "x.jsonl", json.dumps(record))
+        keys = {"source": "translation.dsb", "target": "flat.key"}
+        assert read_corpus({"path": str(path), **keys}) == [Pair("b", "x")]
+
+    @pytest.mark.parametrize(
+        ("line", "words"),
+        [
+            ('{"source": "a"', "no valid JSON"),
+            ("[" * 100_000, "no valid JSON"),
+            ('["a", "b"]', "no JSON object"),
+            ('{"source": "a"}', "no 'target' ('source' in place of 'target')"),
+            ('{"source": "a", "target": null}', "None under 'target'"),
+            (r'{"source": "a", "target": "\ud83d"}', "half a character under 'target'"),
+        ],
+    )
+    def test_malformed(self, tmp_path: Path, line: str, words: str) -> None:
+        path = write(tmp_path / "x.jsonl", '{"source": "a", "target": "b"}\n' + line)
+        fails(path, f"{path}, line 2", words)
+
+    def test_missing_keys(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "x.jsonl", '{"de": "a", "dsb": {"x": "b"}}')
+        fails(path, "line 1", "'de', 'dsb'", "{path: x.jsonl, source: de, target: dsb}")
+        fails(
+            {"path": path, "source": "de.x", "target": "dsb.x"}, "no 'de.x'", "'a' in place of 'x'"
+        )
+        fails(
+            {"path": path, "source": "de", "target": "dsb.y"}, "no 'dsb.y'", "'x' in place of 'y'"
+        )
+
+
+class TestDatasets:
+    def save(self, path: Path, splits: bool = False) -> str:
+        datasets = pytest.importorskip("datasets")
+        data = datasets.Dataset.from_list([{"translation": {"de": a, "dsb": b}} for a, b in PAIRS])
+        (datasets.DatasetDict({"valid": data}) if splits else data).save_to_disk(str(path))
+        return str(path)
+
+    def test_folder(self, tmp_path: Path) -> None:
+        path = self.save(tmp_path / "data")
+        keys = {"source": "translation.dsb", "target": "translation.de"}
+        assert read_corpus(path) == read_corpus({"dataset": path}) == PAIRS
+        assert read_corpus({"path": path, **keys})[1] == Pair("jo", "ja")
+        fails({"path": path, "source": "de", "target": "dsb"}, "row 0", "no 'de'", "'translation'")
+        fails({"dataset": path, "config": "de-dsb"}, "leave out 'config'")
+
+    def test_folder_of_splits(self, tmp_path: Path) -> None:
+        path = self.save(tmp_path / "data", splits=True)
+        assert read_corpus(path, "valid") == PAIRS
+        assert read_corpus({"dataset": path, "split": "valid"}, "train") == PAIRS
+        assert read_corpus({"path": path, "split": "valid"}, "train") == PAIRS
+        fails({"path": path, "split": "test"}, "no split 'test'", "'valid'")
+
+    def test_other_folder(self, tmp_path: Path) -> None:
+        fails(tmp_path, tmp_path, "no folder written by datasets.save_to_disk")
+
+    def test_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        datasets = pytest.importorskip("datasets")
+        calls: list[Any] = []
+
+        def load(*args: object, **kwargs: object) -> object:
+            calls.append((args, kwargs))
+            return datasets.Dataset.from_list([pair._asdict() for pair in PAIRS])
+
+        monkeypatch.setattr(datasets, "load_dataset", load)
+        assert read_corpus({"dataset": "some/set", "config": "de-dsb"}, "train") == PAIRS
+        assert read_corpus({"dataset": "some/set", "split": "test"}, "valid") == PAIRS
+        assert calls == [
+            (("some/set", "de-dsb"), {"split": "train"}),
+            (("some/set", None), {"split": "test"}),
+        ]
+
+    def test_failing_download(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        datasets = pytest.importorskip("datasets")
+
+        def load(*args: object, **kwargs: object) -> object:
+            raise ConnectionError("Couldn't reach the Hub.\nLong story")
+
+        monkeypatch.setattr(datasets, "load_dataset", load)
+        fails({"dataset": "some/set"}, "'some/set', split 'valid'", "(Couldn't reach the Hub)")
+
+
+class TestSpec:
+    def test_missing(self, tmp_path: Path) -> None:
+        for file in ("none.tsv", "none.jsonl.gz", "none"):
+            fails(tmp_path / file, f"there is no {tmp_path / file}", "check the path")
+
+    def test_unknown_type(self, tmp_path: Path) -> None:
+        fails(
+            write(tmp_path / "x.docx", "a"), "x.docx", ".tsv", ".jsonl", "save_to_disk", "builtin:"
+        )
+
+    def test_unreadable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*args: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        path = write(tmp_path / "x.tsv", TABLE)
+        monkeypatch.setattr(Path, "open", refuse)
+        fails(path, path, "cannot be read: Permission denied")
+
+    @pytest.mark.parametrize(
+        ("spec", "words"),
+        [
+            (7, "7 names no corpus"),
+            ([1, 2], "[1, 2] names no corpus"),
+            ({}, "either 'path' or 'dataset'"),
+            ({"path": "x.tsv", "dataset": "x"}, "either 'path' or 'dataset'"),
+            ({"path": "x.tsv", "config": "de"}, "unknown key 'config': Valid: path, split, source"),
+            ({"dataset": "x", "trust_remote_code": True}, "unknown key 'trust_remote_code'"),
+            ({"dataset": "x", "split": 1}, "'split' is 1"),
+            ({"path": ["x.de", "x.dsb"]}, "'path' is ['x.de', 'x.dsb']"),
+            ({"path": "x.jsonl", "source": "de"}, "both 'source' and 'target'"),
+        ],
+    )
+    def test_wrong(self, spec: Any, words: str) -> None:
+        fails(spec, words)
+
+
+class TestClean:
+    def test_counts_each_pair_under_the_first_rule_it_breaks(self) -> None:
+        pairs = [
+            Pair("a", "b"),
+            Pair(" ", "w " * 300),  # empty, before too long
+            Pair("w " * 251, "b"),  # too long, before its ratio
+            Pair("x" * 61, "x" * 20),
+            Pair("x" * 60, "x" * 20),
+            Pair("x" * 19, "x"),  # short enough for any ratio
+            Pair("x", "x" * 20),
+            Pair("same", "same"),
+            Pair("a", "b"),
+            Pair("a", "c"),
+        ]
+        kept, report = clean(pairs, drop_copies=True)
+        assert kept == [pairs[0], pairs[4], pairs[5], pairs[9]]
+        assert list(report.as_dict().items()) == [
+            ("read", 10),
+            ("empty", 1),
+            ("too_long", 1),
+            ("ratio", 2),
+            ("copies", 1),
+            ("duplicates", 1),
+            ("kept", 4),
+        ]
+        assert report.dropped == 6
+
+    def test_rules_can_be_switched_off(self) -> None:
+        pairs = [Pair("w " * 300, "b"), Pair("same", "same"), Pair("same", "same"), Pair("", "a")]
+        kept, report = clean(iter(pairs), max_words=None, max_ratio=None, deduplicate=False)
+        assert kept == pairs[:3]
+        assert report == CleaningReport(4, 1, 0, 0, 0, 0, 3)
+
+    @pytest.mark.parametrize("option", [{"max_words": 0}, {"max_ratio": 0.5}])
+    def test_limits_that_keep_nothing(self, option: dict[str, Any]) -> None:
+        with pytest.raises(UserError, match=f"{next(iter(option))} is .*: give 1 or more"):
+            clean([], **option)
+
+    @settings(deadline=None)
+    @given(
+        st.lists(st.builds(Pair, *[st.text("ab ", max_size=30)] * 2)),
+        st.none() | st.integers(1, 5),
+        st.none() | st.floats(1, 5),
+        st.booleans(),
+        st.booleans(),
+    )
+    def test_adds_up_and_is_idempotent(
+        self,
+        pairs: list[Pair],
+        words: int | None,
+        ratio: float | None,
+        copies: bool,
+        duplicates: bool,
+    ) -> None:
+        def again(pairs: list[Pair]) -> tuple[list[Pair], CleaningReport]:
+            return clean(
+                pairs,
+                max_words=words,
+                max_ratio=ratio,
+                drop_copies=copies,
+                deduplicate=duplicates,
+            )
+
+        kept, report = again(pairs)
+        counts = report.as_dict()
+        assert counts.pop("read") == len(pairs) == sum(counts.values())
+        assert counts["kept"] == len(kept)
+        assert again(kept) == (kept, CleaningReport(len(kept), 0, 0, 0, 0, 0, len(kept)))
+
+    def test_overlap_counts_heldout_pairs(self) -> None:
+        train = [Pair("ja", "jo"), Pair("nein", "ně")]
+        assert overlap(train, [Pair("ja", "haj"), Pair("ja", "jo"), Pair("Ja", "jo")]) == 2
+        assert overlap([], train) == 0
