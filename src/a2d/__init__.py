@@ -1,10 +1,28 @@
 """Align-to-Distill: small, fast translation models out of big ones."""
 
-from a2d.alignment import AttentionAlignment
-from a2d.config import A2DConfig
-from a2d.errors import UserError
-from a2d.trainer import A2DTrainer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from a2d.alignment import AttentionAlignment
+    from a2d.config import A2DConfig
+    from a2d.errors import UserError
+    from a2d.trainer import A2DTrainer
 
 __version__ = "0.1.0"
 
 __all__ = ["A2DConfig", "A2DTrainer", "AttentionAlignment", "UserError", "__version__"]
+
+_HOMES = {
+    "A2DConfig": "a2d.config",
+    "A2DTrainer": "a2d.trainer",
+    "AttentionAlignment": "a2d.alignment",
+    "UserError": "a2d.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load PyTorch and transformers only when something that needs them is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'a2d' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

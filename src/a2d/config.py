@@ -17,7 +17,7 @@ def bf16_pays() -> bool:
     """Whether this machine multiplies bf16 matrices in hardware, and so faster than fp32."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_amx_tile_supported())
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 @dataclass

@@ -274,7 +274,7 @@ class A2DTrainer(Seq2SeqTrainer):
         weights = self.args.term_weights().tolist()
         total = sum(w * means[name] for w, name in zip(weights, TERMS, strict=True))
         output.metrics[f"{prefix}_loss"] = total
-        output.metrics |= {f"{prefix}_{name}": means[name] for name in self._active_terms}
+        output.metrics.update({f"{prefix}_{name}": means[name] for name in self._active_terms})
         return output
 
     def _bleu(self, prediction: EvalPrediction) -> dict[str, float]:

@@ -1,0 +1,5 @@
+"""`python -m a2d`."""
+
+from a2d.cli import main
+
+main()

@@ -1,0 +1,91 @@
+"""The `a2d` command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from a2d.errors import UserError
+
+app = typer.Typer(
+    help="Make small, fast translation models out of big ones (Align-to-Distill).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _about() -> None:
+    """Keep the subcommands' names, however many there are."""
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A packaged recipe (demo, …) or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings to change: dotted.key=value", metavar="[KEY=VALUE]…"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Run folder.", show_default="runs/<recipe's name>")
+    ] = None,
+) -> None:
+    """Carry out an experiment; the same command again continues one that was interrupted."""
+    # Imported here: PyTorch takes seconds to load, which --help need not wait for.
+    from a2d import pipeline
+    from a2d.recipe import load_recipe
+
+    experiment = load_recipe(recipe, overrides or [])
+    pipeline.run(experiment, output or Path("runs") / experiment.name, Console())
+
+
+@app.command()
+def plot(
+    folder: Annotated[Path, typer.Argument(help="Folder of a student distilled with a2d.")],
+    output: Annotated[Path, typer.Option(help="Picture to write.")] = Path("alignment.png"),
+) -> None:
+    """Draw which student heads a trained alignment connects to which teacher heads."""
+    from a2d import plots
+    from a2d.alignment import FILE_NAME, AttentionAlignment
+
+    plots.alignment(AttentionAlignment.load(folder / FILE_NAME), output)
+    typer.echo(f"wrote {output}")
+
+
+@app.command()
+def translate(
+    model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
+    beams: Annotated[int, typer.Option(help="Width of the beam; 1 is greedy search.", min=1)] = 5,
+) -> None:
+    """Translate standard input to standard output, one sentence a line."""
+    from a2d.decoding import translate as translate_sentences
+    from a2d.models import load_model
+    from a2d.tokenizer import load_tokenizer
+
+    network, tokenizer = load_model(model), load_tokenizer(model)
+    sentences = [line.rstrip("\n") for line in sys.stdin]
+    for line in translate_sentences(network, tokenizer, sentences, beams=beams):
+        typer.echo(line)
+
+
+def main() -> None:
+    """Entry point: bad input ends in one sentence and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        console.print(f"[red]Error:[/] {escape(str(error))}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted: the same command continues.")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

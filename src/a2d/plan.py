@@ -1,0 +1,201 @@
+"""What a recipe amounts to: its corpus, and the stages that lead from it to scores."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from a2d.corpus import CleaningReport, Pair, clean, read_corpus
+from a2d.errors import UserError
+from a2d.recipe import Distillation, Recipe, Shape, Training
+from a2d.stage import Stage
+
+TEACHER = "teacher"
+
+
+class Splits(NamedTuple):
+    """A corpus, cleaned where models learn from it."""
+
+    train: list[Pair]
+    valid: list[Pair]
+    test: list[Pair]
+    cleaning: CleaningReport
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all the text."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.valid, self.test):
+            for pair in split:
+                digest.update(f"{pair.source}\t{pair.target}\n".encode())
+            digest.update(b"\0")
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that a run trains, or the pretrained teacher it loads.
+
+    `shape` and `training` are None for a pretrained model, whose folder or hub name is `path`.
+    """
+
+    name: str
+    path: str
+    shape: Shape | None
+    training: Training | None
+    method: Distillation
+    seed: int
+    stage: Stage
+    translations: Stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages of a run."""
+
+    corpus: Stage
+    vocabulary: Stage
+    teacher: Model
+    students: list[Model]
+
+    @property
+    def models(self) -> list[Model]:
+        """The teacher, then the students."""
+        return [self.teacher, *self.students]
+
+    @property
+    def trained(self) -> list[Model]:
+        """The models that the run trains."""
+        return [model for model in self.models if model.shape is not None]
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Every stage, in order."""
+        training = [model.stage for model in self.trained]
+        return [self.corpus, self.vocabulary, *training, *(m.translations for m in self.models)]
+
+
+def read_splits(recipe: Recipe) -> Splits:
+    """Read the recipe's corpus and clean its training part.
+
+    Raises:
+        UserError: a part is missing, malformed, or empty after cleaning.
+    """
+    corpus = recipe.corpus
+    train, valid, test = (
+        read_corpus(getattr(corpus, name), name) for name in ("train", "valid", "test")
+    )
+    train, cleaning = clean(train, **corpus.cleaning.model_dump())
+    if not train:
+        raise UserError(f"train: cleaning leaves no pair ({cleaning.as_dict()}): loosen its rules.")
+    for name, split in (("valid", valid), ("test", test)):
+        if not all(pair.source and pair.target for pair in split):
+            raise UserError(f"{name}: a pair has an empty side: remove it, scores need both.")
+    return Splits(train, valid, test, cleaning)
+
+
+def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
+    """Lay out the stages of a run in `folder`, with the settings that each depends on."""
+    corpus = Stage(folder / "corpus", {"text": splits.fingerprint})
+    vocabulary = Stage(
+        folder / "vocabulary",
+        {
+            "corpus": corpus.fingerprint,
+            "teacher": recipe.teacher.path,
+            **recipe.vocabulary.model_dump(),
+        },
+    )
+    teacher = _teacher(recipe, folder, vocabulary)
+    students = [
+        _student(recipe, folder, vocabulary, teacher, shape, method, seed)
+        for shape in recipe.students
+        for method in recipe.methods
+        for seed in recipe.seeds
+    ]
+    return Plan(corpus, vocabulary, teacher, students)
+
+
+def space_needed(recipe: Recipe) -> int:
+    """Bytes that a run writes at most: finished models, and one training's checkpoints."""
+    students = [_parameters(recipe.vocabulary.size, shape) for shape in recipe.students]
+    largest = max(students)
+    finished = sum(students) * len(recipe.methods) * len(recipe.seeds)
+    if recipe.teacher.shape is not None:
+        teacher = _parameters(recipe.vocabulary.size, recipe.teacher.shape)
+        finished, largest = finished + teacher, max(largest, teacher)
+    # A checkpoint holds weights and two Adam moments; three exist while the oldest goes.
+    return 4 * (finished + 9 * largest) + 50_000_000
+
+
+def _teacher(recipe: Recipe, folder: Path, vocabulary: Stage) -> Model:
+    given = recipe.teacher
+    method = Distillation(method="baseline", name=TEACHER)
+    settings: dict[str, Any] = {"vocabulary": vocabulary.fingerprint}
+    if given.shape is None or given.training is None:
+        settings["path"] = given.path
+    else:
+        settings |= _training_settings(given.shape, method, given.training, seed=1)
+    stage = Stage(folder / "models" / TEACHER, settings)
+    return Model(
+        TEACHER,
+        given.path or str(stage.folder),
+        given.shape,
+        given.training,
+        method,
+        1,
+        stage,
+        _translations(recipe, folder, TEACHER, stage),
+    )
+
+
+def _student(
+    recipe: Recipe,
+    folder: Path,
+    vocabulary: Stage,
+    teacher: Model,
+    shape: Shape,
+    method: Distillation,
+    seed: int,
+) -> Model:
+    size = f"{shape.encoder_layers}+{shape.decoder_layers}x{shape.heads}"
+    name = f"{method.name}-{size}-seed{seed}"
+    settings: dict[str, Any] = {"vocabulary": vocabulary.fingerprint}
+    settings |= _training_settings(shape, method, recipe.training, seed)
+    if method.method != "baseline":
+        settings["teacher"] = teacher.stage.fingerprint
+    stage = Stage(folder / "models" / name, settings)
+    return Model(
+        name,
+        str(stage.folder),
+        shape,
+        recipe.training,
+        method,
+        seed,
+        stage,
+        _translations(recipe, folder, name, stage),
+    )
+
+
+def _training_settings(
+    shape: Shape, method: Distillation, training: Training, seed: int
+) -> dict[str, Any]:
+    return {
+        "shape": shape.model_dump(),
+        "method": method.model_dump(),
+        "training": training.model_dump(),
+        "seed": seed,
+    }
+
+
+def _translations(recipe: Recipe, folder: Path, name: str, model: Stage) -> Stage:
+    settings = recipe.evaluation.model_dump(exclude={"samples"})
+    return Stage(folder / "translations" / name, {"model": model.fingerprint, **settings})
+
+
+def _parameters(vocabulary: int, shape: Shape) -> int:
+    attention, feed_forward = 4 * shape.width**2, 2 * shape.width * shape.feed_forward
+    encoder = shape.encoder_layers * (attention + feed_forward)
+    decoder = shape.decoder_layers * (2 * attention + feed_forward)
+    return vocabulary * shape.width + encoder + decoder

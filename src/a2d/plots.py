@@ -1,0 +1,89 @@
+"""Pictures: what an alignment connects (the paper's Figure 2), and how trainings went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from a2d.alignment import AttentionAlignment
+from a2d.attention import GROUPS
+
+TITLES = {
+    "encoder": "encoder self-attention",
+    "decoder": "decoder self-attention",
+    "cross": "cross-attention",
+}
+
+
+def alignment(alignment: AttentionAlignment, path: Path) -> None:
+    """Heat map of an alignment's connection weights, one panel per group.
+
+    Columns are the student's heads, rows the teacher's, layers separated by dashed lines; red
+    adds a student's map, blue takes it away. All panels share one scale.
+    """
+    weights = {g: alignment.weight(g).detach().float().cpu().numpy() for g in GROUPS}
+    limit = max(float(np.abs(w).max()) for w in weights.values())
+    widest, tallest = (max(w.shape[i] for w in weights.values()) for i in (1, 0))
+    size = (3 * max(2.6, 0.16 * widest) + 2.2, max(3.0, 0.16 * tallest) + 1.2)
+    figure, axes = plt.subplots(1, 3, figsize=size, layout="constrained")
+    for axis, (group, weight) in zip(axes, weights.items(), strict=True):
+        image = axis.imshow(weight, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+        axis.set_title(TITLES[group], fontsize=10)
+        _layers(axis, "x", weight.shape[1], alignment.student.heads(group))
+        _layers(axis, "y", weight.shape[0], alignment.teacher.heads(group))
+        axis.set_xlabel("student layer (its heads side by side)")
+    axes[0].set_ylabel("teacher layer (its heads one below the other)")
+    figure.colorbar(image, ax=axes, label="connection weight", shrink=0.8)
+    _save(figure, path)
+
+
+def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Training loss on the references, validation loss and validation BLEU of several trainings.
+
+    Args:
+        histories: name → the Trainer's log history.
+        path: the picture to write.
+    """
+    panels = (
+        ("ce", "training cross-entropy (nats/token)"),
+        ("eval_ce", "validation cross-entropy (nats/token)"),
+        ("eval_bleu", "validation BLEU (greedy)"),
+    )
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    for axis, (key, title) in zip(axes, panels, strict=True):
+        for name, log in histories.items():
+            points = [(entry["epoch"], entry[key]) for entry in log if key in entry]
+            marker = "o" if key.startswith("eval") else None
+            style = "--" if name == "teacher" else "-"
+            axis.plot(*zip(*points, strict=True), style, marker=marker, markersize=4, label=name)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    _save(figure, path)
+
+
+def _layers(axis: Axes, side: str, channels: int, heads: int) -> None:
+    """Label layers at their middle and dash the lines between them."""
+    starts = range(0, channels, heads)
+    line = axis.axvline if side == "x" else axis.axhline
+    for start in starts[1:]:
+        line(start - 0.5, color="black", linestyle="--", linewidth=0.8)
+    ticks = [start + (heads - 1) / 2 for start in starts]
+    labels = [str(number) for number in range(1, len(starts) + 1)]
+    (axis.set_xticks if side == "x" else axis.set_yticks)(ticks, labels)
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

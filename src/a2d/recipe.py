@@ -1,0 +1,297 @@
+"""Recipes: the YAML description of an experiment, validated before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from a2d.distillation import METHODS
+from a2d.errors import UserError
+from a2d.losses import FORMULAS
+from a2d.suggestions import nearest
+
+CorpusSpec = str | list[str] | dict[str, Any]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused, values stay as they were read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Cleaning(Section):
+    """Rules that training pairs must pass (`a2d.corpus.clean`); null switches one off."""
+
+    max_words: int | None = Field(250, ge=1)
+    max_ratio: float | None = Field(3.0, ge=1)
+    drop_copies: bool = False
+    deduplicate: bool = True
+
+
+class Corpus(Section):
+    """Where the parallel text is (`a2d.corpus.read_corpus` lists the forms)."""
+
+    source_language: str
+    target_language: str
+    train: CorpusSpec
+    valid: CorpusSpec
+    test: CorpusSpec
+    cleaning: Cleaning = Cleaning()
+
+
+class Vocabulary(Section):
+    """Joint subword vocabulary: its size, or the folder of one to use."""
+
+    size: int = Field(8000, ge=300)
+    path: str | None = None
+
+
+class Training(Section):
+    """How a model is trained."""
+
+    epochs: float = Field(gt=0)
+    max_tokens: int = Field(4096, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    learning_rate: float = Field(5e-4, gt=0)
+    schedule: Literal["linear", "cosine", "inverse_sqrt", "constant_with_warmup"] = "inverse_sqrt"
+    warmup_steps: float = Field(4000, ge=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    clip_norm: float = Field(0.0, ge=0)
+    evaluate_every: float = Field(1.0, gt=0)
+    patience: int | None = Field(None, ge=1)
+    bf16: bool | None = None
+
+
+class Shape(Section):
+    """Size of a model."""
+
+    encoder_layers: int = Field(ge=1)
+    decoder_layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    width: int = Field(ge=2)
+    feed_forward: int = Field(ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    activation_dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Shape:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of {self.heads} heads")
+        return self
+
+
+class Teacher(Section):
+    """The teacher: a shape to train from scratch, or the folder or hub name of a trained one."""
+
+    path: str | None = None
+    shape: Shape | None = None
+    training: Training | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Teacher:
+        if (self.path is None) == (self.shape is None):
+            raise ValueError("give either a path (pretrained) or a shape (trained from scratch)")
+        return self
+
+
+class Distillation(Section):
+    """A method and its settings (`a2d.A2DConfig` explains them)."""
+
+    method: str
+    name: str
+    formula: str = "paper"
+    alpha: float = Field(0.5, ge=0, le=1)
+    beta: float = Field(1.0, ge=0)
+    decay: float = Field(0.9, ge=0, le=1)
+    temperature: float = Field(1.0, gt=0)
+    alignment_learning_rate: float | None = Field(None, gt=0)
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ValueError(f"unknown method {value!r}{nearest(value, METHODS)}")
+        return value
+
+    @field_validator("formula")
+    @classmethod
+    def _known_formula(cls, value: str) -> str:
+        if value not in FORMULAS:
+            raise ValueError(f"unknown formula {value!r}{nearest(value, FORMULAS)}")
+        return value
+
+
+class Evaluation(Section):
+    """How translations are made and shown."""
+
+    beams: int = Field(5, ge=1)
+    max_tokens: int = Field(4096, ge=1)
+    samples: int = Field(3, ge=0)
+
+
+class Recipe(Section):
+    """An experiment: every student shape is trained with every method and seed."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    corpus: Corpus
+    vocabulary: Vocabulary = Vocabulary()
+    teacher: Teacher
+    students: list[Shape] = Field(min_length=1)
+    methods: list[Distillation] = Field(min_length=1)
+    seeds: list[int] = Field([1], min_length=1)
+    training: Training
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, raw: Any) -> Any:
+        """Students inherit the teacher's widths, its training the students', methods share."""
+        if not isinstance(raw, dict):
+            return raw
+        raw = dict(raw)
+        teacher, training = raw.get("teacher"), raw.get("training")
+        if isinstance(teacher, dict) and isinstance(training, dict):
+            raw["teacher"] = teacher | {"training": training | (teacher.get("training") or {})}
+        shape = teacher.get("shape") if isinstance(teacher, dict) else None
+        if isinstance(shape, dict) and isinstance(raw.get("students"), list):
+            raw["students"] = [shape | s if isinstance(s, dict) else s for s in raw["students"]]
+        shared = raw.pop("distillation", None) or {}
+        if isinstance(raw.get("methods"), list) and isinstance(shared, dict):
+            raw["methods"] = [_method(entry, shared) for entry in raw["methods"]]
+        return raw
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Recipe:
+        names = [method.name for method in self.methods]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two methods are called {name!r}: give each a name of its own")
+        return self
+
+
+def _method(entry: Any, shared: dict[str, Any]) -> Any:
+    if isinstance(entry, str):
+        entry = {"method": entry}
+    if not isinstance(entry, dict):
+        return entry
+    return {"name": entry.get("method")} | shared | entry
+
+
+def builtin_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("a2d.recipes")
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if ".yaml" in f.name)
+
+
+def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe, by a packaged one's name or by its path, and validate it.
+
+    Args:
+        name_or_path: `demo`, or the path of a YAML file.
+        overrides: assignments `dotted.key=value`; values are YAML, list items are numbered from 0.
+
+    Raises:
+        UserError: no such recipe, malformed YAML, an unknown or ill-typed key.
+
+    Example:
+        >>> load_recipe("demo", ["training.epochs=2"]).training.epochs
+        2.0
+    """
+    raw = _parse(name_or_path, _read(name_or_path))
+    for assignment in overrides:
+        _assign(raw, assignment)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{name_or_path}: {_explain(error)}") from error
+
+
+def _read(name_or_path: str) -> str:
+    if name_or_path in builtin_recipes():
+        return resources.files("a2d.recipes").joinpath(f"{name_or_path}.yaml").read_text("utf-8")
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise UserError(
+            f"no recipe {name_or_path!r}: give the path of a YAML file or one of "
+            f"{', '.join(builtin_recipes())}."
+        )
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid UTF-8: save it as UTF-8.") from error
+
+
+def _parse(name: str, text: str) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        raise UserError(f"{name} is no valid YAML{where}: {problem}.") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{name} holds no recipe: it must be a YAML mapping.")
+    return raw
+
+
+def _assign(raw: dict[str, Any], assignment: str) -> None:
+    key, separator, text = assignment.partition("=")
+    if not separator or not key:
+        raise UserError(f"{assignment!r} is no override: write key=value, e.g. training.epochs=3.")
+    *parents, last = key.split(".")
+    place: Any = raw
+    try:
+        value = yaml.safe_load(text)
+        for part in parents:
+            if isinstance(place, list):
+                place = place[int(part)]
+            else:
+                place[part] = {} if place.get(part) is None else place[part]
+                place = place[part]
+        if isinstance(place, list):
+            place[int(last)] = value
+        elif isinstance(place, dict):
+            place[last] = value
+        else:
+            raise TypeError
+    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(f"the override {assignment!r} names no place in the recipe.") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """One sentence on the first thing wrong, with its dotted key and the mend."""
+    first = error.errors()[0]
+    path = [part for part in first["loc"] if part not in ("str", "list[str]", "dict[str,any]")]
+    key = ".".join(str(part) for part in path)
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{nearest(str(path[-1]), _keys_beside(path))}"
+    if first["type"] == "missing":
+        return f"{key!r} is missing."
+    message = first["msg"].removeprefix("Value error, ").removesuffix(".")
+    message = message.replace("Input should be", "it must be")
+    if first["type"] == "value_error":
+        return f"{key}: {message}." if key else f"{message}."
+    return f"{key!r} is {first['input']!r}: {message}."
+
+
+def _keys_beside(path: list[int | str]) -> list[str]:
+    section: type[BaseModel] = Recipe
+    for part in path[:-1]:
+        if isinstance(part, str):
+            section = _section_of(section.model_fields[part].annotation) or section
+    names = list(section.model_fields)
+    return [*names, "distillation"] if section is Recipe else names
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
