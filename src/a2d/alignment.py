@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from a2d.attention import GROUPS, Geometry
@@ -51,8 +51,9 @@ class AttentionAlignment(nn.Module):
 
     def weight(self, group: str) -> Tensor:
         """The weights of a group's convolution, (teacher channels, student channels)."""
-        weight: Tensor = self.convolutions[group].weight
-        return weight.flatten(1)
+        convolution = self.convolutions[group]
+        assert isinstance(convolution, nn.Conv2d)
+        return convolution.weight.flatten(1)
 
     def forward(self, maps: Tensor, group: str) -> Tensor:
         """Map the student's channels (B, C_S, Q, K) to intermediate maps (B, C_T, Q, K).
@@ -90,7 +91,7 @@ class AttentionAlignment(nn.Module):
                 student = Geometry(**json.loads(metadata["student"]))
                 teacher = Geometry(**json.loads(metadata["teacher"]))
                 alignment = cls(student, teacher)
-                alignment.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+            alignment.load_state_dict(load_file(path))
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{path} is no alignment written by a2d: {error}") from error
         return alignment

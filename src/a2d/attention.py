@@ -171,7 +171,8 @@ def attention_mask(*args: Any, **kwargs: Any) -> Tensor:
     """Boolean mask (True: may be attended to), never left out: the softmax here has no other."""
     kwargs["allow_is_causal_skip"] = False
     kwargs["allow_is_bidirectional_skip"] = False
-    return sdpa_mask(*args, **kwargs)
+    mask: Tensor = sdpa_mask(*args, **kwargs)
+    return mask
 
 
 def _group_of(module: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import Seq2SeqTrainingArguments
@@ -16,7 +17,7 @@ from a2d.suggestions import nearest
 def bf16_pays() -> bool:
     """Whether this machine multiplies bf16 matrices in hardware, and so faster than fp32."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
@@ -60,14 +61,16 @@ class A2DConfig(Seq2SeqTrainingArguments):
     alignment_learning_rate: float | None = None
 
     # Defaults of Seq2SeqTrainingArguments that the field of translation sets otherwise.
-    bf16: bool | None = None  # type: ignore[assignment]
+    bf16: bool | None = None
     learning_rate: float = 5e-4
     adam_beta2: float = 0.98
     label_smoothing_factor: float = 0.1
     predict_with_generate: bool = True
     generation_num_beams: int | None = 1
-    accelerator_config: dict | str | None = field(default_factory=lambda: {"even_batches": False})
-    report_to: None | str | list[str] = field(default_factory=lambda: ["tensorboard"])
+    accelerator_config: dict[str, Any] | str | None = field(
+        default_factory=lambda: {"even_batches": False}
+    )
+    report_to: str | list[str] | None = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
         """Check values and settle what depends on the machine."""

@@ -10,6 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -48,8 +49,7 @@ def run(recipe: Recipe, folder: Path, console: Console) -> None:
     Raises:
         UserError: bad input; raised before any training starts, with nothing overwritten.
     """
-    transformers_logging.set_verbosity_error()
-    disable_progress_bars()
+    _silence_libraries()
     with console.status("Reading the corpus…"):
         splits = read_splits(recipe)
     plan = make_plan(recipe, folder, splits)
@@ -64,6 +64,12 @@ def run(recipe: Recipe, folder: Path, console: Console) -> None:
         _train(plan, splits, tokenizer, console)
         _translate(plan, splits.test, recipe.evaluation, tokenizer, console)
         report.write(folder, plan, console, samples=recipe.evaluation.samples)
+
+
+def _silence_libraries() -> None:
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    disable_progress_bars()
 
 
 def _prepare_corpus(plan: Plan, splits: Splits, console: Console) -> None:
@@ -117,7 +123,8 @@ def _train(
         with bars(console) as progress:
             for model in remaining:
                 logger.info("training %s", model.name)
-                assert model.shape is not None and model.training is not None
+                assert model.shape is not None
+                assert model.training is not None
                 taught = METHODS[model.method.method].distribution
                 teacher = load_model(plan.teacher.path) if taught else None
                 torch.manual_seed(model.seed)
@@ -162,10 +169,12 @@ def _translate_with(
 ) -> None:
     network = load_model(model.path)
     sources = [pair.source for pair in test]
-    options = {"beams": settings.beams, "max_tokens": settings.max_tokens}
-    translate(network, tokenizer, sources[:16], **options)  # not timed: first calls are slower
+    decode = partial(
+        translate, network, tokenizer, beams=settings.beams, max_tokens=settings.max_tokens
+    )
+    decode(sources[:16])  # not timed: first calls are slower
     start = time.perf_counter()
-    hypotheses = translate(network, tokenizer, sources, progress=advance, **options)
+    hypotheses = decode(sources, progress=advance)
     seconds = time.perf_counter() - start
     # What is scored is what is written, so that anyone can score it again.
     hypotheses = [_line(text) for text in hypotheses]

@@ -27,8 +27,8 @@ class Section(BaseModel):
 class Cleaning(Section):
     """Rules that training pairs must pass (`a2d.corpus.clean`); null switches one off."""
 
-    max_words: int | None = Field(250, ge=1)
-    max_ratio: float | None = Field(3.0, ge=1)
+    max_words: int | None = Field(default=250, ge=1)
+    max_ratio: float | None = Field(default=3.0, ge=1)
     drop_copies: bool = False
     deduplicate: bool = True
 
@@ -47,7 +47,7 @@ class Corpus(Section):
 class Vocabulary(Section):
     """Joint subword vocabulary: its size, or the folder of one to use."""
 
-    size: int = Field(8000, ge=300)
+    size: int = Field(default=8000, ge=300)
     path: str | None = None
 
 
@@ -55,16 +55,16 @@ class Training(Section):
     """How a model is trained."""
 
     epochs: float = Field(gt=0)
-    max_tokens: int = Field(4096, ge=1)
-    gradient_accumulation: int = Field(1, ge=1)
-    learning_rate: float = Field(5e-4, gt=0)
+    max_tokens: int = Field(default=4096, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=5e-4, gt=0)
     schedule: Literal["linear", "cosine", "inverse_sqrt", "constant_with_warmup"] = "inverse_sqrt"
-    warmup_steps: float = Field(4000, ge=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    clip_norm: float = Field(0.0, ge=0)
-    evaluate_every: float = Field(1.0, gt=0)
-    patience: int | None = Field(None, ge=1)
+    warmup_steps: float = Field(default=4000, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    clip_norm: float = Field(default=0.0, ge=0)
+    evaluate_every: float = Field(default=1.0, gt=0)
+    patience: int | None = Field(default=None, ge=1)
     bf16: bool | None = None
 
 
@@ -76,9 +76,9 @@ class Shape(Section):
     heads: int = Field(ge=1)
     width: int = Field(ge=2)
     feed_forward: int = Field(ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    attention_dropout: float = Field(0.0, ge=0, lt=1)
-    activation_dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    attention_dropout: float = Field(default=0.0, ge=0, lt=1)
+    activation_dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Shape:
@@ -107,11 +107,11 @@ class Distillation(Section):
     method: str
     name: str
     formula: str = "paper"
-    alpha: float = Field(0.5, ge=0, le=1)
-    beta: float = Field(1.0, ge=0)
-    decay: float = Field(0.9, ge=0, le=1)
-    temperature: float = Field(1.0, gt=0)
-    alignment_learning_rate: float | None = Field(None, gt=0)
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    beta: float = Field(default=1.0, ge=0)
+    decay: float = Field(default=0.9, ge=0, le=1)
+    temperature: float = Field(default=1.0, gt=0)
+    alignment_learning_rate: float | None = Field(default=None, gt=0)
 
     @field_validator("method")
     @classmethod
@@ -131,9 +131,9 @@ class Distillation(Section):
 class Evaluation(Section):
     """How translations are made and shown."""
 
-    beams: int = Field(5, ge=1)
-    max_tokens: int = Field(4096, ge=1)
-    samples: int = Field(3, ge=0)
+    beams: int = Field(default=5, ge=1)
+    max_tokens: int = Field(default=4096, ge=1)
+    samples: int = Field(default=3, ge=0)
 
 
 class Recipe(Section):
@@ -145,7 +145,7 @@ class Recipe(Section):
     teacher: Teacher
     students: list[Shape] = Field(min_length=1)
     methods: list[Distillation] = Field(min_length=1)
-    seeds: list[int] = Field([1], min_length=1)
+    seeds: list[int] = Field(default=[1], min_length=1)
     training: Training
     evaluation: Evaluation = Evaluation()
 

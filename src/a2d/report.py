@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import textwrap
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from a2d import plots
@@ -40,17 +43,16 @@ def write(folder: Path, plan: Plan, console: Console, samples: int) -> None:
 def table(results: list[Result]) -> Table:
     """One row per model, compared with the first, the teacher."""
     teacher = results[0]
-    out = Table(title="Test set", title_justify="left")
-    out.add_column("method")
-    out.add_column("layers × heads")
-    columns = ("parameters", "BLEU", "chrF", "sentences/s", "speed-up", "size", "training")
-    for name in columns:
-        out.add_column(name, justify="right")
+    out = Table(title="Test set", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    out.add_column("method", no_wrap=True)
+    out.add_column("layers×heads", no_wrap=True)
+    for name in ("params", "BLEU", "chrF", "sent/s", "speed-up", "size", "training"):
+        out.add_column(name, justify="right", no_wrap=True)
     for result in results:
         speedup = result["sentences_per_second"] / teacher["sentences_per_second"]
         out.add_row(
             result["name"] if result is teacher else _label(result, results),
-            f"{result['layers']} × {result['heads']}",
+            f"{result['layers']}×{result['heads']}",
             f"{result['parameters'] / 1e6:.1f}M",
             f"{result['bleu']:.2f}",
             f"{result['chrf']:.2f}",
@@ -65,7 +67,9 @@ def table(results: list[Result]) -> Table:
 def _label(result: Result, results: list[Result]) -> str:
     """The method, and the seed where several were run."""
     seeds = {other["seed"] for other in results[1:]}
-    return result["method"] + (f" (seed {result['seed']})" if len(seeds) > 1 else "")
+    return (
+        f"{result['method']} (seed {result['seed']})" if len(seeds) > 1 else str(result["method"])
+    )
 
 
 def _result(model: Model) -> Result:
@@ -89,23 +93,23 @@ def _history(model: Model) -> Any:
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "pretrained"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _show_samples(plan: Plan, console: Console, count: int) -> None:
     """Sentences of middling length, evenly spread over the test set."""
     corpus = plan.corpus.folder
-    sources = (corpus / "test.source.txt").read_text("utf-8").splitlines()
-    rows = {
-        "source": sources,
-        "reference": (corpus / "test.reference.txt").read_text("utf-8").splitlines(),
-        **{m.name: (m.translations.folder / "test.txt").read_text("utf-8").splitlines() for m in plan.models},
-    }
+    sources = _read_lines(corpus / "test.source.txt")
+    rows = {"source": sources, "reference": _read_lines(corpus / "test.reference.txt")}
+    rows |= {m.name: _read_lines(m.translations.folder / "test.txt") for m in plan.models}
     middling = [i for i, text in enumerate(sources) if 5 <= len(text.split()) <= 12]
     width = max(map(len, rows)) + 2
     for index in middling[:: max(1, len(middling) // count)][:count] if count else []:
         console.print()
         for name, lines in rows.items():
             text = textwrap.shorten(lines[index], 160)
-            console.print(f"[dim]{name:<{width}}[/]{text}", highlight=False, markup=True)
+            console.print(f"[dim]{name:<{width}}[/]{escape(text)}", highlight=False)
+
+
+def _read_lines(path: Path) -> list[str]:
+    return path.read_text("utf-8").split("\n")[:-1]

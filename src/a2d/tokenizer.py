@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -95,7 +96,7 @@ def check_same_vocabulary(
             raise UserError(f"teacher and student tokenizers differ in {name}. {mend}")
 
 
-def _learn(texts: Iterable[str], size: int) -> dict:
+def _learn(texts: Iterable[str], size: int) -> dict[str, Any]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     # Rare characters are left to the byte fallback.
@@ -103,7 +104,7 @@ def _learn(texts: Iterable[str], size: int) -> dict:
         vocab_size=max(size, 1), limit_alphabet=max(min(size // 4, 500), 1), show_progress=False
     )
     tokenizer.train_from_iterator(_batches(texts), trainer)
-    model: dict = json.loads(tokenizer.to_str())["model"]
+    model: dict[str, Any] = json.loads(tokenizer.to_str())["model"]
     return model
 
 

@@ -115,20 +115,20 @@ class A2DTrainer(Seq2SeqTrainer):
 
     # Batches
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         """Token-budget batches in an order that depends on the seed and the epoch alone."""
         if self.train_dataset is None:
             raise UserError("training needs a train_dataset.")
         return self._loader(self.train_dataset, shuffle=True)
 
-    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader[Any]:
         """Token-budget batches in a fixed order."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
             raise UserError("evaluation needs an eval_dataset.")
         return self._loader(dataset, shuffle=False)
 
-    def _loader(self, dataset: Dataset, shuffle: bool) -> DataLoader:
+    def _loader(self, dataset: Dataset, shuffle: bool) -> DataLoader[Any]:
         try:
             sampler = TokenBatchSampler(
                 lengths(dataset),
@@ -146,7 +146,8 @@ class A2DTrainer(Seq2SeqTrainer):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         )
-        return self.accelerator.prepare(loader)
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
 
     # Loss
 
@@ -203,7 +204,7 @@ class A2DTrainer(Seq2SeqTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The usual optimiser, with the alignment in a group of its own."""
-        optimizer = super().create_optimizer(model)
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         if self.alignment is not None:
             own = list(self.alignment.parameters())
             ids = {id(parameter) for parameter in own}
@@ -282,7 +283,8 @@ class A2DTrainer(Seq2SeqTrainer):
 
         def text(ids: np.ndarray) -> list[str]:
             ids = np.where(ids == IGNORED, tokenizer.pad_token_id, ids)
-            return tokenizer.batch_decode(ids, skip_special_tokens=True)
+            texts: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
+            return texts
 
         scores = score(text(prediction.predictions), text(prediction.label_ids))
         return {"bleu": scores.bleu, "chrf": scores.chrf}
@@ -314,7 +316,9 @@ class A2DTrainer(Seq2SeqTrainer):
 
     # Files
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
         """Save the student alone, loadable by plain transformers, and its alignment beside it."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,292 @@
+"""`A2DTrainer`: normalisation, files, checkpoints, method requirements."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from a2d import A2DConfig, A2DTrainer, UserError
+from a2d.attention import Geometry
+from a2d.batching import tokenise
+from a2d.corpus import read_corpus
+from a2d.distillation import TERMS
+from a2d.models import new_model
+from a2d.tokenizer import train_tokenizer
+from a2d.trainer import last_checkpoint
+
+PAIRS = [pair for pair in read_corpus("builtin:de-dsb/train")[:400] if len(pair.source) < 60][:96]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer((text for pair in PAIRS for text in pair), 400)
+
+
+@pytest.fixture(scope="module")
+def data(tokenizer):
+    return tokenise(PAIRS, tokenizer)
+
+
+def model(tokenizer, seed=0, layers=(2, 1), heads=2, dropout=0.0):
+    torch.manual_seed(seed)
+    return new_model(
+        tokenizer,
+        encoder_layers=layers[0],
+        decoder_layers=layers[1],
+        heads=heads,
+        width=16,
+        feed_forward=32,
+        dropout=dropout,
+    )
+
+
+def trainer(folder, tokenizer, data, *, dropout=0.0, teacher=True, **settings):
+    options = {
+        "max_tokens": 128,
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        "logging_steps": 2,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "bf16": False,
+        "seed": 3,
+    } | settings
+    return A2DTrainer(
+        model(tokenizer, dropout=dropout),
+        model(tokenizer, seed=1, layers=(3, 2), heads=4) if teacher else None,
+        A2DConfig(output_dir=str(folder), **options),
+        data,
+        data.select(range(min(24, len(data)))),
+        tokenizer,
+    )
+
+
+def gradients(folder, tokenizer, data, batches, **settings):
+    """Gradients of one optimisation step over `batches` (lists of sentence indices)."""
+    distiller = trainer(folder, tokenizer, data, **settings)
+    collate = distiller.data_collator
+    inputs = [collate([data[i] for i in batch]) for batch in batches]
+    totals = distiller._get_num_items_in_batch(inputs, torch.device("cpu"))
+    losses = [distiller.training_step(distiller.model, x, totals) for x in inputs]
+    named = {name: p.grad for name, p in distiller.model.named_parameters() if p.requires_grad}
+    return sum(losses), named
+
+
+@pytest.mark.parametrize("formula", ["paper", "geometric"])
+def test_micro_batches_do_not_change_the_step(tmp_path, tokenizer, data, formula):
+    whole_loss, whole = gradients(tmp_path, tokenizer, data, [range(8)], formula=formula)
+    parts_loss, parts = gradients(
+        tmp_path, tokenizer, data, [[i] for i in range(8)], formula=formula
+    )
+    torch.testing.assert_close(whole_loss, parts_loss, rtol=1e-5, atol=0)
+    total = torch.stack([gradient.norm() for gradient in whole.values()]).norm()
+    for name, gradient in whole.items():
+        # The keys' biases have no gradient but round-off: a softmax over keys ignores them.
+        scale = gradient.norm() if "k_proj.bias" not in name else total
+        assert (gradient - parts[name]).norm() <= 1e-5 * scale, name
+
+
+def test_accumulation_in_a_real_training_equals_one_big_batch(tmp_path, tokenizer, data):
+    # 8 sentences of one length: one batch of 8 or eight of 1 are then the same step.
+    length = max(
+        set(map(len, data["input_ids"])),
+        key=lambda n: sum(len(row["input_ids"]) == n == len(row["labels"]) for row in data),
+    )
+    rows = [i for i, r in enumerate(data) if len(r["input_ids"]) == len(r["labels"]) == length]
+    one = data.select([rows[i % len(rows)] for i in range(8)])
+    # Plain gradient descent: Adam's first step would magnify round-off in gradients near zero.
+    settings = {"max_steps": 1, "max_grad_norm": 0.0, "optim": "sgd", "warmup_steps": 0}
+    big = trainer(tmp_path / "1", tokenizer, one, max_tokens=8 * length, **settings)
+    small = trainer(
+        tmp_path / "8",
+        tokenizer,
+        one,
+        max_tokens=length,
+        gradient_accumulation_steps=8,
+        **settings,
+    )
+    before = {name: p.detach().clone() for name, p in big.student.named_parameters()}
+    big.train()
+    small.train()
+    for (name, p), (_, q) in zip(
+        big.student.named_parameters(), small.student.named_parameters(), strict=True
+    ):
+        step, other = p - before[name], q - before[name]
+        # A step is a difference of float32 weights, exact to their rounding.
+        assert (step - other).norm() <= 1e-5 * step.norm() + 1e-7 * q.norm(), name
+
+
+def test_every_term_is_logged_in_training_and_validation(tmp_path, tokenizer, data):
+    distiller = trainer(tmp_path, tokenizer, data, eval_strategy="steps", eval_steps=4)
+    distiller.train()
+    log = distiller.state.log_history
+    assert any(set(TERMS) <= entry.keys() for entry in log)
+    validation = next(entry for entry in log if "eval_loss" in entry)
+    assert {f"eval_{name}" for name in TERMS} <= validation.keys()
+    expected = 0.5 * (validation["eval_ce"] + validation["eval_kd"]) + validation["eval_encoder"]
+    expected += 0.5 * (validation["eval_decoder"] + validation["eval_cross"])
+    assert validation["eval_loss"] == pytest.approx(expected, rel=1e-6)
+    assert 0 <= validation["eval_bleu"] <= 100
+
+
+def test_baseline_logs_cross_entropy_alone_and_needs_no_teacher(tmp_path, tokenizer, data):
+    distiller = trainer(tmp_path, tokenizer, data, teacher=False, method="baseline")
+    distiller.train()
+    logged = {key for entry in distiller.state.log_history for key in entry}
+    assert "ce" in logged
+    assert logged.isdisjoint({"kd", "encoder", "decoder", "cross"})
+    assert distiller.alignment is None
+
+
+def test_validation_losses_are_means_over_tokens_however_batched(tmp_path, tokenizer, data):
+    results = [
+        trainer(tmp_path, tokenizer, data, max_tokens=budget).evaluate() for budget in (64, 512)
+    ]
+    for name in ("eval_loss", *(f"eval_{term}" for term in TERMS)):
+        assert results[0][name] == pytest.approx(results[1][name], rel=1e-5)
+
+
+def test_the_teacher_stays_as_it_was(tmp_path, tokenizer, data):
+    distiller = trainer(tmp_path, tokenizer, data)
+    before = {name: p.clone() for name, p in distiller.teacher.named_parameters()}
+    distiller.train()
+    assert not distiller.teacher.training
+    for name, p in distiller.teacher.named_parameters():
+        assert torch.equal(p, before[name])
+        assert p.grad is None
+
+
+def test_student_and_alignment_learn(tmp_path, tokenizer, data):
+    distiller = trainer(tmp_path, tokenizer, data, alignment_learning_rate=1e-2)
+    student = {name: p.clone() for name, p in distiller.student.named_parameters()}
+    weight = distiller.alignment.weight("cross").clone()
+    distiller.train()
+    assert not torch.equal(distiller.alignment.weight("cross"), weight)
+    changed = [n for n, p in distiller.student.named_parameters() if not torch.equal(p, student[n])]
+    assert len(changed) > 0.9 * len([p for p in distiller.student.parameters() if p.requires_grad])
+    assert distiller.student.get_input_embeddings().weight[tokenizer.pad_token_id].abs().max() == 0
+
+
+def test_alignment_has_its_own_learning_rate(tmp_path, tokenizer, data):
+    distiller = trainer(tmp_path, tokenizer, data, alignment_learning_rate=0.5, learning_rate=1e-3)
+    groups = distiller.create_optimizer().param_groups
+    own = {id(p) for p in distiller.alignment.parameters()}
+    for group in groups:
+        mine = [id(p) in own for p in group["params"]]
+        assert all(mine) or not any(mine)
+        assert group["lr"] == (0.5 if mine and all(mine) else 1e-3)
+    everything = [id(p) for group in groups for p in group["params"]]
+    assert len(everything) == len(set(everything))
+    assert set(everything) == {id(p) for p in distiller.model.parameters() if p.requires_grad}
+
+
+TRANSLATE = """
+import json, sys
+sys.modules["a2d"] = None  # importing it fails
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+folder = sys.argv[1]
+model, info = AutoModelForSeq2SeqLM.from_pretrained(folder, output_loading_info=True)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+batch = tokenizer(json.loads(sys.argv[2]), return_tensors="pt", padding=True)
+ids = model.generate(**batch, num_beams=4, max_new_tokens=20)
+keys = sorted(map(str, [*info["missing_keys"], *info["unexpected_keys"]]))
+print(json.dumps([keys, tokenizer.batch_decode(ids, skip_special_tokens=True)]))
+"""
+
+
+def test_saved_student_is_an_ordinary_model(tmp_path, tokenizer, data):
+    distiller = trainer(tmp_path / "run", tokenizer, data, max_steps=10)
+    distiller.train()
+    folder = tmp_path / "small"
+    distiller.save_model(str(folder))
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert not [k for k in file.keys() if "align" in k or "teacher" in k]  # noqa: SIM118
+    assert "a2d" not in (folder / "config.json").read_text()
+    assert (folder / "alignment.safetensors").exists()
+    assert not list(folder.glob("*.bin"))
+    sentences = ["Hallo Welt", "Neues Fenster öffnen"]
+    batch = tokenizer(sentences, return_tensors="pt", padding=True)
+    ids = distiller.student.generate(**batch, num_beams=4, max_new_tokens=20)
+    expected = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    command = [sys.executable, "-c", TRANSLATE, str(folder), json.dumps(sentences)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert json.loads(output.splitlines()[-1]) == [[], expected]
+
+
+def test_resumed_training_equals_an_undisturbed_one(tmp_path, tokenizer, data):
+    settings = {
+        "dropout": 0.1,
+        "max_steps": 8,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+    }
+    undisturbed = trainer(tmp_path / "a", tokenizer, data, **settings)
+    undisturbed.train(resume_from_checkpoint=True)
+    first = trainer(tmp_path / "b", tokenizer, data, **settings)
+    first.train()
+    # As if killed while writing the last checkpoints: 6 lacks its state, 8 is gone.
+    shutil.rmtree(tmp_path / "b/checkpoint-8")
+    (tmp_path / "b/checkpoint-6/trainer_state.json").write_text('{"epoch": 1.')
+    assert last_checkpoint(tmp_path / "b") == str(tmp_path / "b/checkpoint-3")
+    resumed = trainer(tmp_path / "b", tokenizer, data, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    for (name, p), (_, q) in zip(
+        undisturbed.model.named_parameters(), resumed.model.named_parameters(), strict=True
+    ):
+        assert torch.equal(p, q), name
+
+
+def test_a_method_with_teacher_asks_for_one(tmp_path, tokenizer, data):
+    with pytest.raises(UserError, match="'a2d' needs a teacher"):
+        trainer(tmp_path, tokenizer, data, teacher=False)
+
+
+def test_other_vocabularies_are_refused(tmp_path, tokenizer, data):
+    other = train_tokenizer((pair.target for pair in PAIRS), 380)
+    with pytest.raises(UserError, match="vocabularies differ"):
+        A2DTrainer(
+            model(tokenizer),
+            model(other),
+            A2DConfig(output_dir=str(tmp_path)),
+            data,
+            data,
+            tokenizer,
+        )
+    same_size = train_tokenizer((pair.target for pair in PAIRS), 400)
+    with pytest.raises(UserError, match=r"is \d+ in the teacher's|is None|differ"):
+        A2DTrainer(
+            model(tokenizer),
+            model(same_size),
+            A2DConfig(output_dir=str(tmp_path)),
+            data,
+            data,
+            tokenizer,
+            teacher_processing_class=same_size,
+        )
+
+
+def test_a_sentence_beyond_the_budget_is_refused_with_the_mend(tmp_path, tokenizer, data):
+    with pytest.raises(UserError, match=r"does not fit max_tokens=5: raise it"):
+        trainer(tmp_path, tokenizer, data, max_tokens=5).train()
+
+
+def test_an_untrained_teacher_is_warned_of(tmp_path, tokenizer, data, caplog):
+    with caplog.at_level(logging.WARNING, logger="a2d"):
+        trainer(tmp_path, tokenizer, data, max_steps=1).train()
+    assert "not better than chance" in caplog.text
+
+
+def test_geometry_of_the_alignment_comes_from_both_models(tmp_path, tokenizer, data):
+    alignment = trainer(tmp_path, tokenizer, data).alignment
+    assert alignment.student == Geometry(2, 1, 2, 2)
+    assert alignment.teacher == Geometry(3, 2, 4, 4)
+    assert alignment.weight("encoder").shape == (12, 4)
+    assert alignment.weight("cross").shape == (8, 2)
