@@ -118,8 +118,9 @@ def test_accumulation_in_a_real_training_equals_one_big_batch(tmp_path, tokenize
         big.student.named_parameters(), small.student.named_parameters(), strict=True
     ):
         step, other = p - before[name], q - before[name]
-        # A step is a difference of float32 weights, exact to their rounding.
-        assert (step - other).norm() <= 1e-5 * step.norm() + 1e-7 * q.norm(), name
+        # A step is a difference of float32 weights, exact to their rounding; the keys' biases
+        # have no gradient but round-off.
+        assert (step - other).norm() <= 1e-5 * step.norm() + 1e-7 * q.norm() + 1e-9, name
 
 
 def test_every_term_is_logged_in_training_and_validation(tmp_path, tokenizer, data):

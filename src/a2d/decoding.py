@@ -34,7 +34,7 @@ def translate(
         sentences: plain text, one sentence each; an empty one is translated as empty.
         beams: width of the beam; 1 is greedy search.
         max_tokens: padded source tokens per batch.
-        progress: called with the number of sentences done after each batch.
+        progress: called after each batch with the number of sentences done so far.
 
     Returns:
         Plain, detokenised translations, in the order of `sentences`.
@@ -44,6 +44,7 @@ def translate(
     sizes = np.array([[len(ids)] * 2 for ids in encoded]).reshape(-1, 2)
     translations = [""] * len(sentences)
     budget = max(max_tokens, int(sizes.max(initial=1)))
+    done = 0
     for batch in TokenBatchSampler(sizes, budget, shuffle=False) if len(sentences) else []:
         inputs = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt")
         output = model.generate(
@@ -55,5 +56,6 @@ def translate(
         for index, text in zip(batch, texts, strict=True):
             translations[index] = text.strip() if sentences[index].strip() else ""
         if progress is not None:
-            progress(len(batch))
+            done += len(batch)
+            progress(done)
     return translations

@@ -7,35 +7,36 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import torch
 import yaml
-from datasets import disable_progress_bars
+from datasets import DatasetDict
+from filelock import FileLock, Timeout
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from a2d import report
 from a2d.attention import Geometry
 from a2d.batching import tokenise
 from a2d.corpus import Pair, overlap
 from a2d.decoding import translate
-from a2d.distillation import METHODS
+from a2d.errors import UserError
 from a2d.evaluation import score
-from a2d.models import count_parameters, load_model, new_model
+from a2d.models import count_parameters, load_model
 from a2d.plan import Model, Plan, Splits, make_plan, read_splits, space_needed
-from a2d.progress import TrainingProgress, bars, log_to, task
+from a2d.progress import Bars, Event, log_file, logged
 from a2d.recipe import Evaluation, Recipe
 from a2d.stage import require_space, write_text
 from a2d.tokenizer import check_same_vocabulary, load_tokenizer, train_tokenizer
-from a2d.training import CHECKPOINTS, train_model
+from a2d.training import Inputs, remove_checkpoints, silence_libraries, train_models
 
 logger = logging.getLogger(__name__)
+
+LOG = "run.log"
 
 
 def run(recipe: Recipe, folder: Path, console: Console) -> None:
@@ -49,27 +50,35 @@ def run(recipe: Recipe, folder: Path, console: Console) -> None:
     Raises:
         UserError: bad input; raised before any training starts, with nothing overwritten.
     """
-    _silence_libraries()
+    silence_libraries()
     with console.status("Reading the corpus…"):
         splits = read_splits(recipe)
     plan = make_plan(recipe, folder, splits)
     for stage in plan.stages:
         stage.check()
     require_space(folder, space_needed(recipe))
-    with log_to(folder / "run.log"):
+    with _locked(folder), logged(log_file(folder / LOG)):
         write_text(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(), sort_keys=False))
         _prepare_corpus(plan, splits, console)
         with console.status("Preparing the vocabulary…"):
             tokenizer = _prepare_vocabulary(plan, recipe, splits)
-        _train(plan, splits, tokenizer, console)
+            _prepare_tokens(plan, splits, tokenizer)
+        _train(plan, recipe, folder, console)
         _translate(plan, splits.test, recipe.evaluation, tokenizer, console)
         report.write(folder, plan, console, samples=recipe.evaluation.samples)
 
 
-def _silence_libraries() -> None:
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    disable_progress_bars()
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a second run out of the folder; the system frees the lock of a killed one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(
+            f"another run is working in {folder}: wait for it, or choose another --output."
+        ) from None
 
 
 def _prepare_corpus(plan: Plan, splits: Splits, console: Console) -> None:
@@ -107,42 +116,32 @@ def _prepare_vocabulary(plan: Plan, recipe: Recipe, splits: Splits) -> PreTraine
     return load_tokenizer(stage.folder)
 
 
-def _train(
-    plan: Plan, splits: Splits, tokenizer: PreTrainedTokenizerBase, console: Console
-) -> None:
-    remaining = [model for model in plan.trained if not model.stage.done]
+def _prepare_tokens(plan: Plan, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> None:
+    if plan.tokens.done:
+        return
+    with plan.tokens.work() as folder:
+        tokens = {
+            "train": tokenise(splits.train, tokenizer),
+            "valid": tokenise(splits.valid, tokenizer),
+        }
+        DatasetDict(tokens).save_to_disk(str(folder))
+
+
+def _train(plan: Plan, recipe: Recipe, folder: Path, console: Console) -> None:
     done = [model.name for model in plan.trained if model.stage.done]
     if done:
         console.print(f"Trained already: {', '.join(done)}.")
-    if remaining:
-        with console.status("Tokenising…"):
-            data = {
-                "train": tokenise(splits.train, tokenizer),
-                "valid": tokenise(splits.valid, tokenizer),
-            }
-        with bars(console) as progress:
-            for model in remaining:
-                logger.info("training %s", model.name)
-                assert model.shape is not None
-                assert model.training is not None
-                taught = METHODS[model.method.method].distribution
-                teacher = load_model(plan.teacher.path) if taught else None
-                torch.manual_seed(model.seed)
-                with model.stage.work() as folder:
-                    train_model(
-                        new_model(tokenizer, **model.shape.model_dump()),
-                        teacher,
-                        method=model.method,
-                        training=model.training,
-                        seed=model.seed,
-                        data=data,
-                        tokenizer=tokenizer,
-                        folder=folder,
-                        tensorboard=model.stage.folder.parent.parent / "tensorboard" / model.name,
-                        callbacks=[TrainingProgress(progress, model.name)],
-                    )
+    inputs = Inputs(
+        plan.vocabulary.folder,
+        plan.tokens.folder,
+        plan.teacher.path,
+        folder / "tensorboard",
+        folder / LOG,
+    )
+    with Bars(console) as bars:
+        train_models(plan.trained, inputs, recipe.compute.parallel, bars.show)
     for model in plan.trained:
-        shutil.rmtree(model.stage.folder / CHECKPOINTS, ignore_errors=True)
+        remove_checkpoints(model)  # of a run that was killed before it came to that
 
 
 def _translate(
@@ -152,12 +151,10 @@ def _translate(
     tokenizer: PreTrainedTokenizerBase,
     console: Console,
 ) -> None:
-    with bars(console) as progress:
+    with Bars(console) as bars:
         for model in plan.models:
-            if model.translations.done:
-                continue
-            with task(progress, f"translating: {model.name}", len(test)) as advance:
-                _translate_with(model, test, settings, tokenizer, advance)
+            if not model.translations.done:
+                _translate_with(model, test, settings, tokenizer, bars)
 
 
 def _translate_with(
@@ -165,8 +162,11 @@ def _translate_with(
     test: list[Pair],
     settings: Evaluation,
     tokenizer: PreTrainedTokenizerBase,
-    advance: Callable[[int], None],
+    bars: Bars,
 ) -> None:
+    def show(done: int) -> None:
+        bars.show(Event(f"translating: {model.name}", done, len(test)))
+
     network = load_model(model.path)
     sources = [pair.source for pair in test]
     decode = partial(
@@ -174,7 +174,7 @@ def _translate_with(
     )
     decode(sources[:16])  # not timed: first calls are slower
     start = time.perf_counter()
-    hypotheses = decode(sources, progress=advance)
+    hypotheses = decode(sources, progress=show)
     seconds = time.perf_counter() - start
     # What is scored is what is written, so that anyone can score it again.
     hypotheses = [_line(text) for text in hypotheses]

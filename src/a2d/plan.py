@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from a2d.corpus import CleaningReport, Pair, clean, read_corpus
+from a2d.distillation import METHODS
 from a2d.errors import UserError
 from a2d.recipe import Distillation, Recipe, Shape, Training
 from a2d.stage import Stage
@@ -49,6 +50,7 @@ class Model:
     seed: int
     stage: Stage
     translations: Stage
+    taught_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Plan:
 
     corpus: Stage
     vocabulary: Stage
+    tokens: Stage
     teacher: Model
     students: list[Model]
 
@@ -74,7 +77,8 @@ class Plan:
     def stages(self) -> list[Stage]:
         """Every stage, in order."""
         training = [model.stage for model in self.trained]
-        return [self.corpus, self.vocabulary, *training, *(m.translations for m in self.models)]
+        translations = [model.translations for model in self.models]
+        return [self.corpus, self.vocabulary, self.tokens, *training, *translations]
 
 
 def read_splits(recipe: Recipe) -> Splits:
@@ -114,7 +118,8 @@ def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
         for method in recipe.methods
         for seed in recipe.seeds
     ]
-    return Plan(corpus, vocabulary, teacher, students)
+    tokens = Stage(folder / "tokens", {"vocabulary": vocabulary.fingerprint})
+    return Plan(corpus, vocabulary, tokens, teacher, students)
 
 
 def space_needed(recipe: Recipe) -> int:
@@ -163,7 +168,8 @@ def _student(
     name = f"{method.name}-{size}-seed{seed}"
     settings: dict[str, Any] = {"vocabulary": vocabulary.fingerprint}
     settings |= _training_settings(shape, method, recipe.training, seed)
-    if method.method != "baseline":
+    taught = METHODS[method.method].distribution
+    if taught:
         settings["teacher"] = teacher.stage.fingerprint
     stage = Stage(folder / "models" / name, settings)
     return Model(
@@ -175,6 +181,7 @@ def _student(
         seed,
         stage,
         _translations(recipe, folder, name, stage),
+        taught_by=TEACHER if taught else None,
     )
 
 

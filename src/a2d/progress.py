@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -24,49 +25,83 @@ from transformers.trainer_callback import ExportableState
 logger = logging.getLogger(__name__)
 
 
-def bars(console: Console) -> Progress:
-    """A group of progress bars in the style of this package."""
-    return Progress(
-        TextColumn("{task.description:<24}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-    )
+class Event(NamedTuple):
+    """News of a task: how far it is, or (with `warning`) something the user must see."""
+
+    task: str
+    completed: int = 0
+    total: int = 0
+    note: str = ""
+    warning: str = ""
 
 
-@contextmanager
-def task(progress: Progress, description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show one bar; yields the function that advances it."""
-    identity = progress.add_task(description, total=total, note="")
-    yield lambda count: progress.advance(identity, count)
-    progress.stop_task(identity)
+Report = Callable[[Event], None]
+
+
+class Bars:
+    """Progress bars, one per task, fed by events from this process or others."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Bars:
+        """Start drawing."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the bars as they are."""
+        self._progress.stop()
+
+    def show(self, event: Event) -> None:
+        """Draw an event."""
+        if event.warning:
+            self._progress.console.print(f"[yellow]Warning:[/] {event.task}: {event.warning}")
+            return
+        if event.task not in self._tasks:
+            self._tasks[event.task] = self._progress.add_task(event.task, note="")
+        self._progress.update(
+            self._tasks[event.task],
+            completed=event.completed,
+            total=event.total,
+            note=event.note,
+        )
+        if event.completed >= event.total:
+            self._progress.stop_task(self._tasks[event.task])
 
 
 class TrainingProgress(TrainerCallback):
-    """Shows a training as one bar with its latest loss and validation BLEU."""
+    """Reports a training's steps, latest loss and validation BLEU; logs every figure."""
 
-    def __init__(self, progress: Progress, description: str) -> None:
-        self._progress = progress
-        self._description = description
-        self._task: Any = None
-        self._note = {"loss": "", "BLEU": ""}
+    def __init__(self, name: str, report: Report) -> None:
+        self._name = name
+        self._report = report
+        self._notes = {"loss": "", "BLEU": ""}
+
+    def _tell(self, completed: int, total: int) -> None:
+        note = "  ".join(filter(None, self._notes.values()))
+        self._report(Event(self._name, completed, total, note))
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open the bar, at the step from which an interrupted training goes on."""
-        self._task = self._progress.add_task(
-            self._description, total=state.max_steps, completed=state.global_step, note=""
-        )
+        """Begin, at the step from which an interrupted training goes on."""
+        self._tell(state.global_step, state.max_steps)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Advance the bar."""
-        self._progress.update(self._task, completed=state.global_step)
+        """Go one step on."""
+        self._tell(state.global_step, state.max_steps)
 
     def on_log(
         self,
@@ -76,23 +111,20 @@ class TrainingProgress(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Note the latest figures, on the bar and in the log file."""
+        """Note the latest figures, with the bar and in the log."""
         logs = logs or {}
         for key, name in (("loss", "loss"), ("eval_bleu", "BLEU")):
             if key in logs:
-                self._note[name] = f"{name} {logs[key]:.2f}"
-        self._progress.update(self._task, note="  ".join(filter(None, self._note.values())))
-        figures = ", ".join(
-            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in logs.items()
-        )
-        logger.info("%s: step %d: %s", self._description, state.global_step, figures)
+                self._notes[name] = f"{name} {logs[key]:.2f}"
+        figures = ", ".join(f"{key} {float(value):.4g}" for key, value in logs.items())
+        logger.info("%s: step %d: %s", self._name, state.global_step, figures)
+        self._tell(state.global_step, state.max_steps)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Close the bar (early stopping may end before the last step)."""
-        self._progress.update(self._task, total=state.global_step)
-        self._progress.stop_task(self._task)
+        """End, perhaps before the last step planned (early stopping)."""
+        self._tell(state.global_step, state.global_step)
 
 
 class Stopwatch(TrainerCallback, ExportableState):
@@ -124,17 +156,39 @@ class Stopwatch(TrainerCallback, ExportableState):
         self._last = now
 
 
+class WarningEvents(logging.Handler):
+    """Turns this package's warnings into events."""
+
+    def __init__(self, name: str, report: Report) -> None:
+        super().__init__(logging.WARNING)
+        self._name = name
+        self._report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Report a warning."""
+        self._report(Event(self._name, warning=record.getMessage()))
+
+
 @contextmanager
-def log_to(path: Path) -> Iterator[None]:
-    """Append everything logged by this package, and others' warnings, to a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root, own = logging.getLogger(), logging.getLogger("a2d")
-    root.addHandler(handler)
+def logged(handler: logging.Handler) -> Iterator[None]:
+    """Send what this package logs to a handler, and nowhere else, for a while."""
+    own = logging.getLogger("a2d")
+    level, propagate = own.level, own.propagate
     own.setLevel(logging.INFO)
+    own.propagate = False
+    own.addHandler(handler)
     try:
         yield
     finally:
-        root.removeHandler(handler)
+        own.removeHandler(handler)
         handler.close()
+        own.setLevel(level)
+        own.propagate = propagate
+
+
+def log_file(path: Path) -> logging.Handler:
+    """A handler that appends to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler

@@ -128,6 +128,12 @@ class Distillation(Section):
         return value
 
 
+class Compute(Section):
+    """How the machine is used; but for rounding, what a run finds does not depend on it."""
+
+    parallel: int = Field(default=1, ge=1)
+
+
 class Evaluation(Section):
     """How translations are made and shown."""
 
@@ -148,6 +154,7 @@ class Recipe(Section):
     seeds: list[int] = Field(default=[1], min_length=1)
     training: Training
     evaluation: Evaluation = Evaluation()
+    compute: Compute = Compute()
 
     @model_validator(mode="before")
     @classmethod

@@ -1,76 +1,128 @@
-"""One model's training within a run: from recipe settings to a finished model folder."""
+"""Training the models of a run: one at a time or several at once, each in a process of its own."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from datasets import Dataset
+import torch
+from datasets import Dataset, disable_progress_bars, load_from_disk
 from torch.utils.tensorboard import SummaryWriter
-from transformers import (
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    TrainerCallback,
-)
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
+from transformers.utils import logging as transformers_logging
 
 from a2d.batching import TokenBatchSampler, lengths
 from a2d.config import A2DConfig
+from a2d.distillation import METHODS
 from a2d.errors import UserError
-from a2d.progress import Stopwatch
+from a2d.models import load_model, new_model
+from a2d.plan import Model
+from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, log_file, logged
 from a2d.recipe import Distillation, Training
 from a2d.stage import write_text
+from a2d.tokenizer import load_tokenizer
 from a2d.trainer import A2DTrainer
 
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.json"
 
+_events: Any = None  # a worker's way to its parent
 
-def train_model(
-    model: PreTrainedModel,
-    teacher: PreTrainedModel | None,
-    *,
-    method: Distillation,
-    training: Training,
-    seed: int,
-    data: dict[str, Dataset],
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    tensorboard: Path,
-    callbacks: Sequence[TrainerCallback] = (),
-) -> None:
-    """Train a model, from its last checkpoint if there is one, and save the best in `folder`.
 
-    Writes the model, `history.json` (the Trainer's log and the seconds it took) and, until the
-    caller removes them, the checkpoints.
+class Inputs(NamedTuple):
+    """What every training of a run reads, and where it logs."""
+
+    vocabulary: Path
+    tokens: Path
+    teacher: str
+    tensorboard: Path
+    log: Path
+
+
+def train_models(models: Sequence[Model], inputs: Inputs, parallel: int, report: Report) -> None:
+    """Train the models that are not trained yet, the teacher before those it teaches.
+
+    Args:
+        models: the models of a run.
+        inputs: the folders that trainings read.
+        parallel: how many to train at once; they share the machine's cores.
+        report: told of every step.
+    """
+    waiting = [model for model in models if not model.stage.done]
+    if parallel == 1:
+        for model in waiting:
+            train_model(model, inputs, report)
+        return
+    threads = max(1, torch.get_num_threads() // parallel)
+    context = multiprocessing.get_context("spawn")
+    events = context.Queue()
+    reader = threading.Thread(target=_forward, args=(events, report), daemon=True)
+    reader.start()
+    with ProcessPoolExecutor(parallel, context, _start_worker, (threads, events)) as pool:
+        _schedule(waiting, lambda model: pool.submit(_train, model, inputs))
+    events.put(None)
+    reader.join()
+
+
+def train_model(model: Model, inputs: Inputs, report: Report) -> None:
+    """Train one model, from its last checkpoint if there is one, and save the best in its folder.
+
+    Writes the model and `history.json`, the Trainer's log and the seconds it took.
 
     Raises:
         UserError: the settings do not fit the data.
     """
-    args = make_config(method, training, seed, data["train"], folder / CHECKPOINTS)
-    stopwatch = Stopwatch()
-    own: list[TrainerCallback] = [stopwatch, TensorBoardCallback(SummaryWriter(str(tensorboard)))]
-    if training.patience is not None:
-        own.append(EarlyStoppingCallback(training.patience))
-    trainer = A2DTrainer(
-        model,
-        teacher,
-        args,
-        data["train"],
-        data["valid"],
-        tokenizer,
-        callbacks=[*own, *callbacks],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=True)
-    trainer.save_model(str(folder))
-    # A resumed Trainer replaces its stateful callbacks by those of the checkpoint.
-    watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Stopwatch))
-    history = {"seconds": watch.seconds, "log": trainer.state.log_history}
-    write_text(folder / HISTORY, json.dumps(history, indent=1) + "\n")
+    assert model.shape is not None
+    assert model.training is not None
+    tokenizer = load_tokenizer(inputs.vocabulary)
+    data = load_from_disk(str(inputs.tokens))
+    taught = METHODS[model.method.method].distribution
+    torch.manual_seed(model.seed)
+    student = new_model(tokenizer, **model.shape.model_dump())
+    writer = SummaryWriter(str(inputs.tensorboard / model.name))
+    callbacks: list[TrainerCallback] = [
+        Stopwatch(),
+        TensorBoardCallback(writer),
+        TrainingProgress(model.name, report),
+    ]
+    if model.training.patience is not None:
+        callbacks.append(EarlyStoppingCallback(model.training.patience))
+    settings = (model.method, model.training, model.seed, data["train"])
+    with (
+        logged(WarningEvents(model.name, report)),
+        logged(log_file(inputs.log)),
+        model.stage.work() as folder,
+    ):
+        trainer = A2DTrainer(
+            student,
+            load_model(inputs.teacher) if taught else None,
+            make_config(*settings, folder / CHECKPOINTS),
+            data["train"],
+            data["valid"],
+            tokenizer,
+            callbacks=callbacks,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=True)
+        trainer.save_model(str(folder))
+        # A resumed Trainer puts stateful callbacks from the checkpoint in the place of ours.
+        watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Stopwatch))
+        history = {"seconds": watch.seconds, "log": trainer.state.log_history}
+        write_text(folder / HISTORY, json.dumps(history, indent=1) + "\n")
+    remove_checkpoints(model)
+
+
+def remove_checkpoints(model: Model) -> None:
+    """Free the space that a finished training no longer needs."""
+    shutil.rmtree(model.stage.folder / CHECKPOINTS, ignore_errors=True)
 
 
 def make_config(
@@ -87,10 +139,9 @@ def make_config(
     steps = max(1, round(training.epochs * batches / training.gradient_accumulation))
     evaluations = min(steps, max(1, round(training.epochs / training.evaluate_every)))
     interval = round(steps / evaluations)
-    objective = method.model_dump(exclude={"name"})
     return A2DConfig(
         output_dir=str(output),
-        **objective,
+        **method.model_dump(exclude={"name"}),
         max_tokens=training.max_tokens,
         gradient_accumulation_steps=training.gradient_accumulation,
         max_steps=interval * evaluations,
@@ -115,3 +166,50 @@ def make_config(
         report_to=[],
         disable_tqdm=True,
     )
+
+
+def silence_libraries() -> None:
+    """Keep the libraries' own progress bars and notices off the screen."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    disable_progress_bars()
+
+
+def _schedule(waiting: list[Model], submit: Callable[[Model], Future[None]]) -> None:
+    """Submit every model as soon as what it learns from is trained."""
+    running: dict[Future[None], Model] = {}
+    while waiting or running:
+        unfinished = {model.name for model in [*waiting, *running.values()]}
+        for model in list(waiting):
+            if model.taught_by not in unfinished:
+                waiting.remove(model)
+                running[submit(model)] = model
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            del running[future]
+            future.result()
+
+
+def _forward(events: Any, report: Report) -> None:
+    for event in iter(events.get, None):
+        report(event)
+
+
+def _start_worker(threads: int, events: Any) -> None:
+    global _events
+    _events = events
+    torch.set_num_threads(threads)
+    silence_libraries()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Leave the folder to a successor when the run is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _train(model: Model, inputs: Inputs) -> None:
+    train_model(model, inputs, _events.put)

@@ -1,0 +1,73 @@
+"""The objective's terms once more, naively: plain loops over float64, positions picked by `if`."""
+
+import math
+
+
+def log_softmax(scores):
+    highest = max(scores)
+    total = sum(math.exp(score - highest) for score in scores)
+    return [score - highest - math.log(total) for score in scores]
+
+
+def cross_entropy(logits, targets, smoothing):
+    """fairseq's label smoothing: the mass goes to the V-1 other tokens."""
+    loss = 0.0
+    for row, target in zip(logits, targets, strict=True):
+        for token, log in enumerate(log_softmax(row)):
+            share = 1 - smoothing if token == target else smoothing / (len(row) - 1)
+            loss -= share * log
+    return loss
+
+
+def word_level_kd(student, teacher, temperature):
+    loss = 0.0
+    for ours, theirs in zip(student, teacher, strict=True):
+        predicted = log_softmax([logit / temperature for logit in ours])
+        wanted = log_softmax([logit / temperature for logit in theirs])
+        for p, t in zip(predicted, wanted, strict=True):
+            loss -= temperature**2 * math.exp(t) * p
+    return loss
+
+
+def visible(group, source, target):
+    """For one sentence: the query positions that count, each with the keys that it may see."""
+    if group == "encoder":
+        return {q: [k for k in range(len(source)) if source[k]] for q in positions(source)}
+    if group == "cross":
+        return {q: [k for k in range(len(source)) if source[k]] for q in positions(target)}
+    return {q: [k for k in range(q + 1) if target[k]] for q in positions(target)}
+
+
+def positions(valid):
+    return [position for position, is_token in enumerate(valid) if is_token]
+
+
+def attention_transfer(group, weight, maps, teacher, source, target):
+    """Row-wise KL summed over query rows, averaged over teacher maps; and its gradients.
+
+    Args: weight [t][c]; maps [b][c][q][k] and teacher [b][t][q][k]; source and target [b][position].
+    Returns: the value, its gradient w.r.t. the weight and w.r.t. the maps, keyed by their indices.
+    """
+    value, weight_gradient, maps_gradient = 0.0, {}, {}
+    for b in range(len(maps)):
+        rows = visible(group, source[b], target[b])
+        for q, keys in rows.items():
+            for t in range(len(weight)):
+                scores = [
+                    sum(weight[t][c] * maps[b][c][q][k] for c in range(len(weight[t])))
+                    for k in keys
+                ]
+                wanted = [teacher[b][t][q][k] for k in keys]
+                logs = log_softmax(scores) if keys else []
+                for k, p, log in zip(keys, wanted, logs, strict=True):
+                    if p > 0:
+                        value += p * (math.log(p) - log) / len(weight)
+                    slope = (sum(wanted) * math.exp(log) - p) / len(weight)
+                    for c in range(len(weight[t])):
+                        add(weight_gradient, (t, c), slope * maps[b][c][q][k])
+                        add(maps_gradient, (b, c, q, k), slope * weight[t][c])
+    return value, weight_gradient, maps_gradient
+
+
+def add(gradient, index, amount):
+    gradient[index] = gradient.get(index, 0.0) + amount

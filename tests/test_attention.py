@@ -1,0 +1,237 @@
+"""Captured maps equal those of the library's `eager` attention, and nothing else changes."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import assert_close, batch, marian
+from transformers import BartConfig, BartForConditionalGeneration
+
+from a2d.attention import GROUPS, capture_attention, enable_capture
+from a2d.distillation import run
+from a2d.errors import UserError
+
+FIELDS = {
+    "encoder": "encoder_attentions",
+    "decoder": "decoder_attentions",
+    "cross": "cross_attentions",
+}
+
+
+class Case(NamedTuple):
+    """Arguments of `marian` and `batch`."""
+
+    layers: tuple[int, int]
+    heads: tuple[int, int]
+    sources: list[int]
+    targets: list[int]
+    left: bool
+    seed: int
+
+
+@st.composite
+def cases(draw):
+    sentences = draw(st.integers(1, 3))
+    lengths = st.lists(st.integers(1, 6), min_size=sentences, max_size=sentences)
+    heads = st.sampled_from([1, 2, 3, 4, 6])
+    return Case(
+        (draw(st.integers(1, 3)), draw(st.integers(1, 3))),
+        (draw(heads), draw(heads)),
+        draw(lengths),
+        draw(lengths),
+        draw(st.booleans()),
+        draw(st.integers(0, 2**16)),
+    )
+
+
+def feed(model, inputs):
+    """The keyword arguments of a forward pass on a batch with labels."""
+    feed = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    ids = model.prepare_decoder_input_ids_from_labels(inputs["labels"])
+    return {**feed, "decoder_input_ids": ids, "use_cache": False}
+
+
+def eager(model, inputs):
+    model.set_attn_implementation("eager")
+    return model(**feed(model, inputs), output_attentions=True)
+
+
+def captured(model, inputs):
+    enable_capture(model)
+    return run(model, inputs, with_maps=True)
+
+
+def example():
+    return batch([4, 6, 2], [5, 2, 4])
+
+
+@given(cases())
+@settings(max_examples=30, deadline=None)
+def test_maps_and_logits_equal_eager(case):
+    model = marian(*case.layers, *case.heads, seed=case.seed)
+    inputs = batch(case.sources, case.targets, left=case.left, seed=case.seed)
+    with torch.no_grad():
+        reference = eager(model, inputs)
+        output, maps = captured(model, inputs)
+
+    assert (output.logits - reference.logits).abs().max() <= 1e-6 * reference.logits.abs().max()
+    assert set(maps) == set(GROUPS)
+    for group, layers_and_heads in zip(GROUPS, (0, 1, 1), strict=True):
+        layers, heads = case.layers[layers_and_heads], case.heads[layers_and_heads]
+        attentions = getattr(reference, FIELDS[group])
+        assert maps[group].shape[1] == layers * heads
+        for layer in range(layers):
+            for head in range(heads):
+                ours = maps[group][:, layer * heads + head]
+                assert (ours - attentions[layer][:, head]).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_rows_are_distributions_over_visible_keys(left):
+    inputs = batch([4, 6, 2], [5, 2, 4], left=left)
+    _, maps = captured(marian(), inputs)
+    for group in GROUPS:
+        assert_close(maps[group].sum(-1), torch.ones(maps[group].shape[:3]), 1e-6)
+    for group in ("encoder", "cross"):
+        keys = inputs["attention_mask"].bool()[:, None, None].expand_as(maps[group])
+        assert (maps[group][~keys] == 0).all()
+        assert (maps[group][keys] > 0).all()
+    future = torch.ones(5, 5).triu(1).bool().expand_as(maps["decoder"])
+    assert (maps["decoder"][future] == 0).all()
+
+
+def test_gradients_through_maps_equal_those_through_eager():
+    inputs = example()
+
+    def gradients(model, maps):
+        torch.manual_seed(1)
+        sum((torch.randn(layers.shape) * layers).sum() for layers in maps).backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    reference = marian(2, 2, 2, 3)
+    output = eager(reference, inputs)
+    wanted = gradients(
+        reference, [torch.cat(getattr(output, FIELDS[group]), dim=1) for group in GROUPS]
+    )
+    model = marian(2, 2, 2, 3)
+    _, maps = captured(model, inputs)
+    ours = gradients(model, [maps[group] for group in GROUPS])
+
+    assert ours.keys() == wanted.keys()
+    assert any(name.endswith("q_proj.weight") and g.abs().max() > 0 for name, g in ours.items())
+    largest = max(gradient.abs().max() for gradient in wanted.values())
+    for name, gradient in wanted.items():
+        assert (ours[name] - gradient).abs().max() <= 1e-5 * largest, name
+
+
+def test_maps_are_taken_before_dropout():
+    inputs = example()
+    model = marian(attention_dropout=0.5)
+    _, undisturbed = captured(model, inputs)
+    output, _ = captured(model, inputs)
+    torch.manual_seed(0)
+    dropped, maps = captured(model.train(), inputs)
+
+    assert not torch.allclose(dropped.logits, output.logits)  # dropout is at work
+    for group in GROUPS:
+        assert_close(maps[group].sum(-1), torch.ones(maps[group].shape[:3]), 1e-6)
+    first_layer = slice(0, 2)
+    assert torch.equal(maps["encoder"][:, first_layer], undisturbed["encoder"][:, first_layer])
+    assert torch.equal(maps["decoder"], undisturbed["decoder"])
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_plain_path_equals_sdpa(left, dtype):
+    inputs = batch([4, 6, 2], [5, 2, 4], left=left)
+    model = marian().to(dtype)
+    model.set_attn_implementation("sdpa")
+    reference, _ = run(model, inputs, with_maps=False)
+    enable_capture(model)
+    output, maps = run(model, inputs, with_maps=False)
+    assert maps == {}
+    assert output.logits.dtype == dtype
+    assert_close(output.logits, reference.logits, 1e-6 if dtype == torch.float32 else 3e-2)
+
+
+def test_generation_equals_sdpa():
+    inputs = example()
+    model = marian()
+    prompt = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    settings = {"max_new_tokens": 12, "num_beams": 3}
+    model.set_attn_implementation("sdpa")
+    reference = model.generate(**prompt, **settings)
+    enable_capture(model)
+    assert torch.equal(model.generate(**prompt, **settings), reference)
+
+
+def test_maps_are_float32_under_bf16():
+    inputs = example()
+    _, reference = captured(marian(), inputs)
+    _, maps = captured(marian().bfloat16(), inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, autocast = captured(marian(), inputs)
+    for group in GROUPS:
+        for low in (maps[group], autocast[group]):
+            assert low.dtype == torch.float32
+            assert (low - reference[group]).abs().max() < 0.1
+            assert_close(low.sum(-1), torch.ones(low.shape[:3]), 1e-6)
+
+
+@pytest.mark.parametrize("reentrant", [None, False])
+def test_gradient_checkpointing_changes_nothing(reentrant):
+    inputs = example()
+    gradients = []
+    for checkpointing in (False, True):
+        model = marian().train()
+        if checkpointing:
+            kwargs = None if reentrant is None else {"use_reentrant": reentrant}
+            model.gradient_checkpointing_enable(kwargs)
+        output, maps = captured(model, inputs)
+        assert [maps[group].shape[1] for group in GROUPS] == [4, 2, 2]
+        sum(maps[group].square().sum() for group in GROUPS).backward(retain_graph=True)
+        output.logits.square().mean().backward()
+        weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        gradients.append({name: weight.grad for name, weight in weights.items()})
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradients[1][name], gradient, rtol=1e-4, atol=1e-6), name
+
+
+def test_captures_do_not_mix():
+    inputs, others = example(), batch([3, 3], [2, 4], seed=5)
+    model = marian()
+    _, first = captured(model, inputs)
+    captured(model, others)
+    _, again = captured(model, inputs)
+    assert all(torch.equal(first[group], again[group]) for group in GROUPS)
+
+
+def test_an_unverified_family_is_refused_by_name():
+    config = BartConfig(
+        vocab_size=11,
+        d_model=8,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=8,
+        decoder_ffn_dim=8,
+        max_position_embeddings=16,
+    )
+    with pytest.raises(UserError, match=r"'bart'.*marian"):
+        enable_capture(BartForConditionalGeneration(config))
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_a_skipped_layer_is_an_error(side):
+    model = marian(**{f"{side}_layerdrop": 1.0}).train()
+    with pytest.raises(RuntimeError, match=rf"{side} attention maps.*layerdrop"):
+        captured(model, example())
+
+
+def test_capture_needs_a_prepared_model():
+    model = marian()
+    with pytest.raises(RuntimeError, match="captured 0 encoder attention maps"):
+        capture_attention(model, feed(model, example()))

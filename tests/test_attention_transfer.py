@@ -1,0 +1,287 @@
+"""The losses' own arithmetic: against naive twins, under padding, at the edges of precision."""
+
+from typing import NamedTuple
+
+import naive
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional
+from toys import RecordedModel, assert_close
+
+from a2d import losses
+from a2d.alignment import AttentionAlignment
+from a2d.attention import GROUPS, Geometry
+from a2d.distillation import IGNORED, TERMS, Distillation, Objective, TeacherSignals, group_masks
+
+every_group = pytest.mark.parametrize("group", GROUPS)
+
+
+class Case(NamedTuple):
+    """One batch: maps of a group, and which positions are tokens."""
+
+    group: str
+    alignment: AttentionAlignment
+    maps: Tensor
+    teacher: Tensor
+    source: Tensor
+    target: Tensor
+
+
+def visibility(group, source, target):
+    """(B, Q, K) from the naive rule; False at rows of padding."""
+    queries = source if group == "encoder" else target
+    keys = target if group == "decoder" else source
+    seen = torch.zeros(len(source), queries.shape[1], keys.shape[1], dtype=torch.bool)
+    for b in range(len(source)):
+        for q, visible in naive.visible(group, source[b].tolist(), target[b].tolist()).items():
+            seen[b, q, visible] = True
+    return seen
+
+
+def case(group, source, target, student=(2, 1, 2, 2), teacher=(2, 2, 2, 1), seed=0):
+    """Random maps. Positions that must not matter hold garbage, in the teacher's maps too."""
+    torch.manual_seed(seed)
+    student, teacher = Geometry(*student), Geometry(*teacher)
+    source, target = torch.as_tensor(source), torch.as_tensor(target)
+    seen = visibility(group, source, target)[:, None]
+    batch, _, queries, keys = seen.shape
+    alignment = AttentionAlignment(student, teacher).double()
+    for weight in alignment.parameters():
+        weight.data.mul_(3)
+    maps = torch.rand(batch, student.channels(group), queries, keys, dtype=torch.float64)
+    scores = 3 * torch.randn(batch, teacher.channels(group), queries, keys, dtype=torch.float64)
+    rows = scores.masked_fill(~seen, -1e300).softmax(-1)
+    maps_of_teacher = torch.where(seen, rows, torch.rand_like(rows))
+    return Case(group, alignment, maps, maps_of_teacher, source, target)
+
+
+def token_masks(batch):
+    """Which of (B, N) positions are tokens: any number of them, padding on either side."""
+    return st.integers(1, 5).flatmap(
+        lambda width: st.lists(
+            st.tuples(st.integers(0, width), st.integers(0, width)).map(
+                lambda ends: [min(ends) <= position < max(ends) for position in range(width)]
+            ),
+            min_size=batch,
+            max_size=batch,
+        )
+    )
+
+
+@st.composite
+def cases(draw):
+    batch = draw(st.integers(1, 3))
+    geometry = st.tuples(*[st.integers(1, 3)] * 4)
+    return case(
+        draw(st.sampled_from(GROUPS)),
+        draw(token_masks(batch)),
+        draw(token_masks(batch)),
+        draw(geometry),
+        draw(geometry),
+        draw(st.integers(0, 2**16)),
+    )
+
+
+def example(group):
+    source = [[1, 1, 1, 1], [0, 0, 1, 1], [1, 1, 1, 0]]
+    target = [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+    return case(group, torch.tensor(source).bool(), torch.tensor(target).bool())
+
+
+def transfer(c: Case, intermediate=None):
+    if intermediate is None:
+        intermediate = c.alignment(c.maps, c.group)
+    keys, rows = group_masks(c.source, c.target)[c.group]
+    return losses.attention_transfer(intermediate, c.teacher, keys, rows)
+
+
+def dense(entries, like):
+    gradient = torch.zeros_like(like)
+    for index, value in entries.items():
+        gradient[index] = value
+    return gradient
+
+
+def close(ours, reference):
+    """To 1e-10, relative to the largest value where that is above 1."""
+    reference = torch.as_tensor(reference, dtype=torch.float64)
+    return (ours.detach() - reference).abs().max() <= 1e-10 * max(1.0, reference.abs().max())
+
+
+@given(cases())
+@settings(max_examples=60, deadline=None)
+def test_value_and_gradients_equal_the_naive_twin(c):
+    weight = c.alignment.weight(c.group)
+    value, weight_gradient, maps_gradient = naive.attention_transfer(
+        c.group,
+        *(tensor.tolist() for tensor in (weight, c.maps, c.teacher, c.source, c.target)),
+    )
+    c.maps.requires_grad_()
+    loss = transfer(c)
+    loss.backward()
+    assert close(loss, value)
+    assert close(c.maps.grad, dense(maps_gradient, c.maps))
+    ours = c.alignment.convolutions[c.group].weight.grad
+    assert close(ours.flatten(1), dense(weight_gradient, weight))
+
+
+@given(cases())
+@settings(max_examples=30, deadline=None)
+def test_is_never_negative(c):
+    assert transfer(c) >= -1e-12
+
+
+@given(cases(), st.tuples(*[st.integers(0, 2)] * 4))
+@settings(max_examples=30, deadline=None)
+def test_more_padding_changes_nothing(c, amounts):
+    source, target = amounts[:2], amounts[2:]
+    queries, keys = {"encoder": (source, source), "decoder": (target, target)}.get(
+        c.group, (target, source)
+    )
+
+    def grown(maps):
+        return functional.pad(maps, (*keys, *queries), value=0.7)
+
+    padded = Case(
+        c.group,
+        c.alignment,
+        grown(c.maps),
+        grown(c.teacher),
+        functional.pad(c.source, source),
+        functional.pad(c.target, target),
+    )
+    assert close(transfer(padded), transfer(c))
+
+
+@given(cases(), st.randoms(use_true_random=False))
+@settings(max_examples=30, deadline=None)
+def test_order_of_sentences_changes_nothing(c, random):
+    order = random.sample(range(len(c.maps)), len(c.maps))
+    permuted = c._replace(
+        maps=c.maps[order],
+        teacher=c.teacher[order],
+        source=c.source[order],
+        target=c.target[order],
+    )
+    assert close(transfer(permuted), transfer(c))
+
+
+@every_group
+def test_zero_where_intermediate_rows_are_the_teachers(group):
+    c = example(group)
+    intermediate = c.teacher.log().add(5).requires_grad_()  # a row's constant does not matter
+    loss = transfer(c, intermediate)
+    loss.backward()
+    assert abs(loss) < 1e-12
+    assert intermediate.grad.abs().max() < 1e-12
+
+
+@every_group
+def test_gradcheck(group):
+    c = case(group, [[True, True, False], [True] * 3], [[True, False], [True, True]])
+    name = f"convolutions.{group}.weight"
+
+    def loss(weight, maps):
+        return transfer(c, functional_call(c.alignment, {name: weight}, (maps, group)))
+
+    weight = c.alignment.convolutions[group].weight.detach().requires_grad_()
+    assert torch.autograd.gradcheck(loss, (weight, c.maps.requires_grad_()))
+
+
+@every_group
+def test_a_bias_changes_nothing(group):
+    c = example(group)
+    weight = c.alignment.convolutions[group].weight
+    bias = torch.randn(len(weight), dtype=torch.float64)
+    assert close(transfer(c, functional.conv2d(c.maps, weight, bias)), transfer(c))
+
+
+@every_group
+def test_no_gradient_reaches_the_teacher(group):
+    c = example(group)
+    c.teacher.requires_grad_()
+    official = losses.official_attention_transfer(c.alignment(c.maps, group), c.teacher)
+    (transfer(c) + official).backward()
+    assert c.teacher.grad is None
+
+    student, teacher = torch.randn(2, 4, 7, requires_grad=True).unbind()
+    teacher.retain_grad()
+    losses.word_level_kd(student, teacher).backward()
+    assert teacher.grad is None
+
+
+@every_group
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_teacher_rows_with_zeros_stay_finite(group, dtype):
+    c = example(group)
+    one_hot = functional.one_hot(c.teacher.argmax(-1), c.teacher.shape[-1])
+    peaked = 60 * c.alignment(c.maps, group).detach()
+    exact = transfer(c._replace(teacher=one_hot.double()), peaked.to(dtype).double())
+    intermediate = peaked.to(dtype).requires_grad_()
+    loss = transfer(c._replace(teacher=one_hot.to(dtype)), intermediate)
+    loss.backward()
+    assert_close(loss, exact, 1e-5)
+    assert intermediate.grad.isfinite().all()
+
+
+def test_geometric_formula_aligns_logarithms():
+    geometry = Geometry(1, 2, 2, 1)
+    source = torch.tensor([[True, True, True], [True, False, False]])
+    target = torch.tensor([[True, False], [True, True]])
+    shapes = {"encoder": (3, 3), "decoder": (2, 2), "cross": (2, 3)}
+    torch.manual_seed(0)
+    maps, teacher, alignment = {}, {}, AttentionAlignment(geometry, geometry).double()
+    for group, shape in shapes.items():
+        layers, heads = (1, 2) if group == "encoder" else (2, 1)
+        maps[group] = torch.randn(layers, 2, heads, *shape, dtype=torch.float64).softmax(-1)
+        teacher[group] = torch.randn(2, 2, *shape, dtype=torch.float64).softmax(-1)
+    maps["cross"][..., 0] = 0  # log 0 has to be finite
+
+    student = RecordedModel(maps, torch.randn(2, 2, 7, dtype=torch.float64))
+    distillation = Distillation(student, Objective("a2d", "geometric", 1.0, 0.1), geometry)
+    distillation.alignment = alignment
+    terms = distillation(
+        input_ids=torch.zeros(2, 3, dtype=torch.long),
+        attention_mask=source.long(),
+        labels=torch.where(target, 3, IGNORED),
+        teacher=TeacherSignals(torch.randn(2, 2, 7), teacher),
+    )
+    for group in GROUPS:
+        logarithms = (maps[group].transpose(0, 1).flatten(1, 2) + losses.EPSILON).log()
+        arguments = alignment.weight(group), logarithms, teacher[group], source, target
+        value, _, _ = naive.attention_transfer(group, *(x.tolist() for x in arguments))
+        assert close(terms[group], value)
+    sum(terms[name] for name in TERMS).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in distillation.parameters())
+
+
+logits = st.integers(0, 2**16).map(
+    lambda seed: 4 * torch.randn(3, 6, generator=torch.Generator().manual_seed(seed)).double()
+)
+
+
+@given(logits, logits, st.floats(0.3, 8))
+@settings(max_examples=40, deadline=None)
+def test_word_level_kd_equals_the_naive_twin(student, teacher, temperature):
+    naively = naive.word_level_kd(student.tolist(), teacher.tolist(), temperature)
+    assert close(losses.word_level_kd(student, teacher, temperature), naively)
+
+
+@given(logits, st.floats(0, 0.8))
+@settings(max_examples=40, deadline=None)
+def test_cross_entropy_equals_the_naive_twin(logits, smoothing):
+    targets = torch.tensor([0, 3, 5])
+    naively = naive.cross_entropy(logits.tolist(), targets.tolist(), smoothing)
+    tokens = logits.shape[1]
+    converted = smoothing * tokens / (tokens - 1)
+    assert close(losses.cross_entropy(logits, targets, converted), naively)
+
+
+def test_kd_gradient_is_zero_where_student_equals_teacher():
+    logits = torch.randn(4, 7, dtype=torch.float64, requires_grad=True)
+    losses.word_level_kd(logits, logits, temperature=2.0).backward()
+    assert logits.grad.abs().max() < 1e-12

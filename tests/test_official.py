@@ -1,0 +1,150 @@
+"""The `official` formula equals the authors' code: losses and gradients on given maps."""
+
+from functools import cache
+
+import pytest
+import torch
+from torch.nn import functional
+from toys import RecordedModel, assert_close, load_fixture
+
+from a2d import A2DConfig, losses
+from a2d.alignment import AttentionAlignment
+from a2d.attention import GROUPS, Geometry
+from a2d.distillation import IGNORED, METHODS, TERMS, Distillation, Objective, TeacherSignals, run
+
+KINDS = {"encoder": "enc_self", "decoder": "dec_self", "cross": "cross"}
+TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
+ALPHA, BETA, DECAY, SMOOTHING = 0.5, 1.0, 0.9, 0.1
+
+
+def array(name, dtype=torch.float64):
+    value = load_fixture("a2d_reference.npz")[name]
+    return value.to(dtype) if value.is_floating_point() else value
+
+
+def recorded(student, role, dtype):
+    maps = {group: array(f"{student}{role}_map_{kind}", dtype) for group, kind in KINDS.items()}
+    return RecordedModel(maps, array(f"{student}{role}_logits", dtype))
+
+
+def batch(student):
+    target, padding = array(f"{student}target"), array(f"{student}tgt_pad_mask")
+    source = ~array(f"{student}src_pad_mask")
+    return {
+        "input_ids": torch.zeros_like(source, dtype=torch.long),
+        "attention_mask": source.long(),
+        "labels": target.masked_fill(padding, IGNORED),
+    }
+
+
+def weights(epoch):
+    beta = BETA * DECAY ** (epoch - 1)
+    return dict(zip(TERMS, [1 - ALPHA, ALPHA, beta, beta / 2, beta / 2], strict=True))
+
+
+def teacher_signals(student, variant, inputs, dtype):
+    with torch.no_grad():
+        output, maps = run(recorded(student, "teacher", dtype), inputs, with_maps=True)
+    if variant == "taam":  # the authors' teacher brings an alignment of its own
+        for group, kind in KINDS.items():
+            name = f"{student}teacher_aam_{kind}_"
+            convolution = array(name + "weight", dtype), array(name + "bias", dtype)
+            maps[group] = functional.conv2d(maps[group], *convolution)
+    return TeacherSignals(output.logits, maps)
+
+
+@cache
+def measure(student, variant, epoch, dtype):
+    """A distillation after the backward pass of the whole objective, and its weighted terms."""
+    inputs = batch(student)
+    objective = Objective("a2d", "official", temperature=1.0, label_smoothing=SMOOTHING)
+    module = Distillation(recorded(student, "student", dtype), objective, Geometry(6, 6, 4, 4))
+    module.to(dtype).alignment.load_state_dict(
+        {
+            f"convolutions.{group}.weight": array(f"{student}aam_{kind}_weight", dtype)
+            for group, kind in KINDS.items()
+        }
+    )
+    terms = module(**inputs, teacher=teacher_signals(student, variant, inputs, dtype))
+    weighted = {name: weight * terms[name] for name, weight in weights(epoch).items()}
+    sum(weighted.values()).backward()
+    return module, weighted
+
+
+every_case = pytest.mark.parametrize(
+    ("student", "variant", "epoch", "dtype"),
+    [
+        pytest.param(student, variant, epoch, dtype, id=f"{name}-{variant}-epoch{epoch}-{dtype}")
+        for student, name in {"": "3x8", "h4_": "3x4"}.items()
+        for variant in ("traw", "taam")
+        for epoch in (1, 3)
+        for dtype in TOLERANCES
+    ],
+)
+both_students = pytest.mark.parametrize("student", ["", "h4_"], ids=["3x8", "3x4"])
+
+
+@every_case
+def test_losses(student, variant, epoch, dtype):
+    _, weighted = measure(student, variant, epoch, dtype)
+    prefix = f"{student}{variant}_ep{epoch}_"
+    for group, kind in KINDS.items():
+        assert_close(weighted[group], array(f"{prefix}attn_loss_{kind}"), TOLERANCES[dtype])
+    assert_close(sum(weighted.values()), array(f"{prefix}total_loss"), TOLERANCES[dtype])
+    # The losses on tokens know nothing of the teacher's maps: they are stored once.
+    prefix = f"{student}traw_ep{epoch}_"
+    assert_close(weighted["ce"] / (1 - ALPHA), array(f"{prefix}golden_loss"), TOLERANCES[dtype])
+    assert_close(weighted["kd"] / ALPHA, array(f"{prefix}kd_loss"), TOLERANCES[dtype])
+
+
+@every_case
+def test_gradients(student, variant, epoch, dtype):
+    module, _ = measure(student, variant, epoch, dtype)
+    prefix = f"{student}{variant}_ep{epoch}_grad_"
+    ours = module.student.logits.grad
+    assert_close(ours, array(f"{prefix}student_logits"), TOLERANCES[dtype])
+    for group, kind in KINDS.items():
+        ours = module.student.stacked_gradient(group)
+        assert_close(ours, array(f"{prefix}stacked_map_{kind}"), TOLERANCES[dtype])
+        ours = module.alignment.convolutions[group].weight.grad
+        assert_close(ours, array(f"{prefix}aam_{kind}_weight"), TOLERANCES[dtype])
+
+
+@both_students
+def test_plain_cross_entropy(student):
+    labels = batch(student)["labels"]
+    for role in ("student", "teacher"):
+        logits = array(f"{student}{role}_logits")[labels != IGNORED]
+        ours = losses.cross_entropy(logits, labels[labels != IGNORED]) / labels.numel()
+        assert_close(ours, array(f"{student}traw_ep1_nll_loss_{role}"), 1e-9)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_term_weights(tmp_path, epoch):
+    config = A2DConfig(str(tmp_path), alpha=ALPHA, beta=BETA, decay=DECAY, bf16=False)
+    assert config.term_weights(epoch).tolist() == pytest.approx(list(weights(epoch).values()))
+
+
+def test_authors_settings_are_the_defaults_of_config(tmp_path):
+    config = A2DConfig(str(tmp_path), formula="official", bf16=False)
+    assert config.objective == Objective("a2d", "official", 1.0, SMOOTHING)
+    assert (config.alpha, config.beta, config.decay) == (ALPHA, BETA, DECAY)
+    assert METHODS[config.method].attention
+
+
+@both_students
+@pytest.mark.parametrize("group", GROUPS)
+def test_bias_of_the_authors_alignment_cannot_matter(student, group):
+    module, _ = measure(student, "traw", 1, torch.float64)
+    alignment: AttentionAlignment = module.alignment
+    stacked = array(f"{student}student_map_{KINDS[group]}").transpose(0, 1).flatten(1, 2)
+    teacher = array(f"{student}teacher_map_{KINDS[group]}").transpose(0, 1).flatten(1, 2)
+    intermediate = alignment(stacked, group)
+    biased = intermediate + array(f"{student}aam_{KINDS[group]}_bias")[:, None, None]
+
+    assert_close(biased, array(f"{student}traw_ep1_intermediate_{KINDS[group]}"), 1e-12)
+    without = losses.official_attention_transfer(intermediate, teacher)
+    assert_close(losses.official_attention_transfer(biased, teacher), without, 1e-12)
+    for run_name in ("traw_ep1", "traw_ep3", "taam_ep1", "taam_ep3"):
+        gradient = array(f"{student}{run_name}_grad_aam_{KINDS[group]}_bias")
+        assert gradient.abs().max() < 1e-14
