@@ -45,8 +45,8 @@ def positions(valid):
 def attention_transfer(group, weight, maps, teacher, source, target):
     """Row-wise KL summed over query rows, averaged over teacher maps; and its gradients.
 
-    Args: weight [t][c]; maps [b][c][q][k] and teacher [b][t][q][k]; source and target [b][position].
-    Returns: the value, its gradient w.r.t. the weight and w.r.t. the maps, keyed by their indices.
+    Takes weight[t][c], maps[b][c][q][k], teacher[b][t][q][k], source[b][position] and
+    target[b][position]; returns the value and the gradients w.r.t. weight and maps, by index.
     """
     value, weight_gradient, maps_gradient = 0.0, {}, {}
     for b in range(len(maps)):

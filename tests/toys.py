@@ -40,27 +40,27 @@ def marian(
 ):
     """A tiny model with peaked attention (large initial weights); padding is its last token."""
     torch.manual_seed(seed)
+    defaults = {
+        "vocab_size": vocabulary,
+        "decoder_vocab_size": vocabulary,
+        "d_model": 24,
+        "encoder_ffn_dim": 16,
+        "decoder_ffn_dim": 16,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "init_std": 0.4,
+        "max_position_embeddings": 32,
+        "pad_token_id": vocabulary - 1,
+        "decoder_start_token_id": vocabulary - 1,
+        "eos_token_id": 0,
+        "forced_eos_token_id": None,
+    }
     config = MarianConfig(
-        vocab_size=vocabulary,
-        decoder_vocab_size=vocabulary,
         encoder_layers=encoder_layers,
         decoder_layers=decoder_layers,
         encoder_attention_heads=encoder_heads,
         decoder_attention_heads=decoder_heads,
-        **{
-            "d_model": 24,
-            "encoder_ffn_dim": 16,
-            "decoder_ffn_dim": 16,
-            "dropout": 0.0,
-            "attention_dropout": 0.0,
-            "init_std": 0.4,
-            "max_position_embeddings": 32,
-            "pad_token_id": vocabulary - 1,
-            "decoder_start_token_id": vocabulary - 1,
-            "eos_token_id": 0,
-            "forced_eos_token_id": None,
-        }
-        | settings,
+        **(defaults | settings),
     )
     return MarianMTModel(config).eval()
 

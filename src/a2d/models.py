@@ -127,14 +127,17 @@ def keep_padding_row_zero(model: PreTrainedModel) -> None:
 
 
 def _shrink_residual_branches(model: PreTrainedModel, factor: float = 0.1) -> None:
-    """Let post-norm layers start near the identity, which spares them a long warm-up.
+    """Let post-norm layers start near the identity, but for cross-attention.
 
-    Liu et al. 2020 ("Understanding the Difficulty of Training Transformers", section 4) trace the
-    instability of post-norm Transformers to heavy dependency on the residual branches.
+    Post-norm Transformers depend heavily on their residual branches, which makes them slow to
+    start and unstable (Liu et al. 2020, "Understanding the Difficulty of Training Transformers",
+    section 4). Cross-attention keeps its full weight: it is what has to be found first, and a
+    small corpus yields few updates to find it.
     """
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if name.endswith(("out_proj.weight", "fc2.weight")):
+            branch = name.endswith(("out_proj.weight", "fc2.weight"))
+            if branch and "encoder_attn" not in name:
                 weight.mul_(factor)
 
 

@@ -1,0 +1,94 @@
+"""`A2DConfig`: values out of range, names mistyped, weights of the objective's terms."""
+
+import math
+
+import pytest
+import torch
+
+from a2d import A2DConfig
+from a2d.distillation import METHODS, TERMS
+from a2d.errors import UserError
+
+
+@pytest.fixture
+def config(tmp_path):
+    def make(**settings):
+        return A2DConfig(output_dir=str(tmp_path), **settings)
+
+    return make
+
+
+def test_defaults_are_those_documented(config):
+    args = config()
+    assert (args.method, args.formula) == ("a2d", "paper")
+    assert (args.alpha, args.beta, args.decay, args.temperature) == (0.5, 1.0, 0.9, 1.0)
+    assert isinstance(args.bf16, bool)
+    assert config(bf16=False).bf16 is False
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "limits"),
+    [
+        ("alpha", -0.1, "between 0 and 1"),
+        ("alpha", 1.1, "between 0 and 1"),
+        ("alpha", math.nan, "between 0 and 1"),
+        ("beta", -1, "at least 0"),
+        ("decay", 1.5, "between 0 and 1"),
+        ("decay", -0.5, "between 0 and 1"),
+        ("temperature", 0, "at least 0.001"),
+        ("label_smoothing_factor", -0.1, "between 0 and 1"),
+        ("label_smoothing_factor", 2, "between 0 and 1"),
+        ("max_tokens", 0, "at least 1"),
+    ],
+)
+def test_values_out_of_range(config, name, value, limits):
+    with pytest.raises(UserError, match=f"^{name} is {value}: it must be {limits}"):
+        config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("alpha", 0), ("alpha", 1), ("beta", 0), ("decay", 0), ("decay", 1)]
+)
+def test_limits_themselves_are_allowed(config, name, value):
+    assert getattr(config(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"method": "a2dd"}, "unknown method 'a2dd': did you mean 'a2d'? Valid: baseline, kd, a2d"),
+        ({"method": "base"}, "unknown method 'base': did you mean 'baseline'? Valid: "),
+        ({"method": "zzz"}, "unknown method 'zzz': Valid: baseline, kd, a2d"),
+        ({"formula": "papper"}, "unknown formula 'papper': did you mean 'paper'? Valid: paper, "),
+    ],
+)
+def test_unknown_names_are_met_with_the_nearest(config, setting, message):
+    with pytest.raises(UserError) as caught:
+        config(**setting)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("epoch", [None, 1, 2, 5])
+def test_weights_follow_the_formula(config, method, epoch):
+    """(1-α)·CE + α·KD + β·decay^(epoch-1)·[A_encoder + ½(A_decoder + A_cross)]"""
+    args = config(method=method, alpha=0.3, beta=2.0, decay=0.8)
+    alpha = {"baseline": 0, "kd": 0.3, "a2d": 0.3}[method]
+    beta = {"baseline": 0, "kd": 0, "a2d": 2.0}[method]
+    decayed = beta if epoch is None else beta * 0.8 ** (epoch - 1)
+    want = {
+        "ce": 1 - alpha,
+        "kd": alpha,
+        "encoder": decayed,
+        "decoder": decayed / 2,
+        "cross": decayed / 2,
+    }
+    got = args.term_weights(epoch)
+    torch.testing.assert_close(got, torch.tensor([want[term] for term in TERMS]))
+
+
+def test_objective_takes_over_what_the_losses_need(config):
+    objective = config(
+        method="kd", formula="official", temperature=2.0, label_smoothing_factor=0.2
+    ).objective
+    assert objective == ("kd", "official", 2.0, 0.2)

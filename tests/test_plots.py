@@ -1,0 +1,123 @@
+"""Pictures are written, of a size that fits what they show."""
+
+import struct
+
+import pytest
+import torch
+from matplotlib import pyplot as plt
+
+from a2d import plots
+from a2d.alignment import AttentionAlignment
+from a2d.attention import Geometry
+
+
+def size(path):
+    """Width and height of a PNG, from its header."""
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    assert data[12:16] == b"IHDR"
+    return struct.unpack(">II", data[16:24])
+
+
+def history(epochs=3, logs=10, bleu=True):
+    log = [
+        {"epoch": step / logs, "ce": 6 - step / logs, "loss": 6.0, "step": step}
+        for step in range(1, epochs * logs + 1)
+    ]
+    for epoch in range(1, epochs + 1):
+        entry = {"epoch": float(epoch), "eval_ce": 5 - epoch / 2, "eval_loss": 5.0}
+        log.append(entry | ({"eval_bleu": 7.0 * epoch} if bleu else {}))
+    return log
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were saved, before they are closed."""
+    figures = []
+    save = plots._save
+
+    def keep(figure, path):
+        figures.append([{"lines": len(axis.lines), "axis": axis} for axis in figure.axes])
+        save(figure, path)
+
+    monkeypatch.setattr(plots, "_save", keep)
+    return figures
+
+
+class TestAlignment:
+    @pytest.mark.parametrize(
+        ("student", "teacher"),
+        [
+            (Geometry(3, 3, 8, 8), Geometry(6, 6, 4, 4)),
+            (Geometry(1, 1, 1, 1), Geometry(2, 1, 2, 2)),
+            (Geometry(2, 6, 4, 2), Geometry(12, 3, 4, 8)),
+        ],
+        ids=["paper", "tiny", "unequal depths"],
+    )
+    def test_picture_is_written(self, tmp_path, student, teacher):
+        path = tmp_path / "not" / "yet" / "there" / "alignment.png"
+        plots.alignment(AttentionAlignment(student, teacher), path)
+        width, height = size(path)
+        assert 600 < width < 4000
+        assert 300 < height < 4000
+        assert path.stat().st_size > 5000
+        assert plt.get_fignums() == []
+
+    def test_layers_are_labelled_and_parted(self, tmp_path, drawn):
+        student, teacher = Geometry(2, 6, 4, 2), Geometry(12, 3, 4, 8)
+        plots.alignment(AttentionAlignment(student, teacher), tmp_path / "a.png")
+        want = {  # student layers, teacher layers
+            "encoder self-attention": (2, 12),
+            "decoder self-attention": (6, 3),
+            "cross-attention": (6, 3),
+        }
+        panels = {part["axis"].get_title(): part for part in drawn[0] if part["axis"].get_title()}
+        assert panels.keys() == want.keys()
+        for title, (columns, rows) in want.items():
+            axis = panels[title]["axis"]
+            assert [t.get_text() for t in axis.get_xticklabels()] == [
+                str(number) for number in range(1, columns + 1)
+            ]
+            assert len(axis.get_yticks()) == rows
+            assert panels[title]["lines"] == columns - 1 + rows - 1
+
+    def test_panels_share_a_scale_that_is_even_around_zero(self, tmp_path, drawn):
+        alignment = AttentionAlignment(Geometry(1, 1, 2, 2), Geometry(1, 1, 2, 2))
+        with torch.no_grad():
+            alignment.weight("cross")[0, 0] = -7
+        plots.alignment(alignment, tmp_path / "a.png")
+        images = [part["axis"].images for part in drawn[0]]
+        assert [image[0].get_clim() for image in images if image] == [(-7, 7)] * 3
+
+    def test_weights_of_zero(self, tmp_path):
+        alignment = AttentionAlignment(Geometry(1, 1, 2, 2), Geometry(1, 1, 2, 2))
+        with torch.no_grad():
+            for parameter in alignment.parameters():
+                parameter.zero_()
+        plots.alignment(alignment, tmp_path / "a.png")
+        assert size(tmp_path / "a.png")
+
+
+class TestCurves:
+    def test_picture_is_written(self, tmp_path):
+        path = tmp_path / "plots" / "curves.png"
+        plots.curves({"teacher": history(6), "kd": history(), "a2d": history()}, path)
+        width, height = size(path)
+        assert 800 < width < 3000
+        assert 300 < height < 2000
+        assert plt.get_fignums() == []
+
+    def test_every_training_is_a_line_of_what_was_logged(self, tmp_path, drawn):
+        plots.curves({"teacher": history(6), "kd": history(2)}, tmp_path / "c.png")
+        assert [part["lines"] for part in drawn[0]] == [2, 2, 2]
+        _, losses, scores = (part["axis"] for part in drawn[0])
+        assert losses.lines[1].get_xydata().tolist() == [[1, 4.5], [2, 4]]
+        assert scores.lines[0].get_ydata().tolist() == [7, 14, 21, 28, 35, 42]
+        assert [line.get_label() for line in scores.lines] == ["teacher", "kd"]
+
+    def test_what_was_not_logged_is_left_out(self, tmp_path, drawn):
+        plots.curves({"kd": history(bleu=False), "a2d": history()}, tmp_path / "c.png")
+        scores = drawn[0][2]["axis"]
+        points = sum(len(line.get_xdata()) for line in scores.lines)
+        assert points == 3
+        assert scores.get_ylim()[0] > 0

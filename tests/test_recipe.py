@@ -1,0 +1,340 @@
+"""Recipes: the packaged ones, inheritance, overrides, and what is said of every mistake."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from a2d import recipes
+from a2d.corpus import CleaningReport, Pair
+from a2d.errors import UserError
+from a2d.plan import Splits, make_plan
+from a2d.recipe import builtin_recipes, load_recipe
+
+DEMO = (Path(recipes.__file__).parent / "demo.yaml").read_text("utf-8")
+
+
+def refused(*overrides, recipe="demo"):
+    """Load, expect one sentence, return it."""
+    with pytest.raises(UserError) as caught:
+        load_recipe(str(recipe), overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "pydantic" not in message
+    return message
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes a recipe's text to a file and gives its path."""
+
+    def write(text):
+        path = tmp_path / "mine.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+
+    return write
+
+
+class TestPackaged:
+    @pytest.mark.parametrize("name", builtin_recipes())
+    def test_loads_under_its_own_name(self, name):
+        assert load_recipe(name).name == name
+
+    def test_demo_is_among_them(self):
+        assert "demo" in builtin_recipes()
+
+    @pytest.mark.parametrize("name", builtin_recipes())
+    def test_what_a_run_writes_down_loads_again(self, name, written):
+        recipe = load_recipe(name, ["seeds=[7]"])
+        dumped = yaml.safe_dump(recipe.model_dump(), sort_keys=False)
+        assert load_recipe(written(dumped)) == recipe
+
+
+class TestInheritance:
+    def test_students_take_unnamed_widths_from_the_teacher(self):
+        recipe = load_recipe(
+            "demo",
+            [
+                "teacher.shape.feed_forward=77",
+                "teacher.shape.dropout=0.33",
+                "students=[{encoder_layers: 1, width: 32, dropout: 0}, {heads: 2}]",
+            ],
+        )
+        first, second = recipe.students
+        teacher = recipe.teacher.shape
+        assert (first.encoder_layers, first.width, first.dropout) == (1, 32, 0)
+        assert (first.decoder_layers, first.heads, first.feed_forward) == (3, 4, 77)
+        assert second == teacher.model_copy(update={"heads": 2})
+
+    def test_teacher_trains_as_the_students_but_for_what_it_names(self):
+        recipe = load_recipe("demo", ["training.epochs=9", "training.label_smoothing=0.2"])
+        assert recipe.teacher.training == recipe.training.model_copy(
+            update={"epochs": 6.0, "learning_rate": 1e-3}
+        )
+        alone = load_recipe("demo", ["teacher.training=null", "training.epochs=9"])
+        assert alone.teacher.training == alone.training
+
+    def test_methods_share_the_distillation_section(self):
+        recipe = load_recipe(
+            "demo",
+            [
+                "distillation={alpha: 0.25, temperature: 3}",
+                "methods=[kd, {method: a2d, alpha: 0.75}, {method: a2d, name: hot}]",
+            ],
+        )
+        kd, own, hot = recipe.methods
+        assert [m.alpha for m in recipe.methods] == [0.25, 0.75, 0.25]
+        assert {m.temperature for m in recipe.methods} == {3}
+        assert [(m.method, m.name) for m in (kd, own, hot)] == [
+            ("kd", "kd"),
+            ("a2d", "a2d"),
+            ("a2d", "hot"),
+        ]
+
+    def test_a_pretrained_teacher_leaves_students_nothing_to_inherit(self):
+        overrides = ["teacher={path: some/model}", "students=[{encoder_layers: 1}]"]
+        assert "'students.0.decoder_layers' is missing" in refused(*overrides)
+
+    def test_without_a_distillation_section_defaults_hold(self):
+        (method,) = load_recipe("demo", ["distillation=null", "methods=[a2d]"]).methods
+        assert (method.alpha, method.beta, method.decay) == (0.5, 1.0, 0.9)
+
+
+class TestUnknownKeys:
+    @pytest.mark.parametrize(
+        ("override", "key", "near"),
+        [
+            ("trainig.epochs=3", "trainig", "training"),
+            ("distilation={alpha: 1}", "distilation", "distillation"),
+            ("corpus.source_langage=de", "corpus.source_langage", "source_language"),
+            ("corpus.cleaning.max_word=3", "corpus.cleaning.max_word", "max_words"),
+            ("vocabulary.sise=3000", "vocabulary.sise", "size"),
+            ("teacher.shap={}", "teacher.shap", "shape"),
+            ("teacher.shape.head=3", "teacher.shape.head", "heads"),
+            ("teacher.training.epocs=3", "teacher.training.epocs", "epochs"),
+            ("students.0.head=3", "students.0.head", "heads"),
+            ("methods=[kd, {method: a2d, bta: 1}]", "methods.1.bta", "beta"),
+            ("training.lerning_rate=1", "training.lerning_rate", "learning_rate"),
+            ("distillation.alpa=1", "distillation.alpa", "alpha"),
+            ("evaluation.beam=3", "evaluation.beam", "beams"),
+        ],
+    )
+    def test_are_refused_with_the_nearest_valid_one(self, override, key, near):
+        message = refused(override)
+        assert message.startswith(f"demo: unknown key {key!r}: did you mean {near!r}? Valid: ")
+        assert near in message.partition("Valid: ")[2]
+
+    def test_resembling_none_are_told_what_there_is(self):
+        message = refused("vocabulary.zzz=1")
+        assert message.endswith("unknown key 'vocabulary.zzz': Valid: size, path.")
+
+    @pytest.mark.parametrize("where", ["", "training:\n  ", "students:\n- "])
+    def test_that_are_no_text(self, where, written):
+        assert "5" in refused(recipe=written(f"{DEMO}\n{where}5: 3\n"))
+
+
+class TestValues:
+    @pytest.mark.parametrize(
+        ("key", "value", "shown"),
+        [
+            ("name", "[a]", "['a']"),
+            ("name", "a/b", "'a/b'"),
+            ("name", "..", "'..'"),
+            ("corpus.train", "5", "5"),
+            ("corpus.source_language", "no", "False"),  # YAML's Norway problem
+            ("corpus.cleaning.drop_copies", "perhaps", "'perhaps'"),
+            ("vocabulary.size", "many", "'many'"),
+            ("vocabulary.size", "4000.5", "4000.5"),
+            ("vocabulary.size", "299", "299"),
+            ("teacher", "null", "None"),
+            ("teacher.shape.dropout", "1", "1"),
+            ("teacher.shape.dropout", "-0.1", "-0.1"),
+            ("teacher.training", "5", "5"),
+            ("teacher.training.epochs", "0", "0"),
+            ("students", "[]", "[]"),
+            ("students", "null", "None"),
+            ("students.0", "5", "5"),
+            ("students.0.heads", "0", "0"),
+            ("students.0.heads", "[8]", "[8]"),
+            ("methods", "kd", "'kd'"),
+            ("methods", "[]", "[]"),
+            ("methods.1", "5", "5"),
+            ("seeds", "[]", "[]"),
+            ("seeds", "3", "3"),
+            ("seeds.0", "one", "'one'"),
+            ("seeds.0", "-1", "-1"),
+            ("distillation", "kd", "'kd'"),
+            ("distillation.alpha", "7", "7"),
+            ("distillation.temperature", "0.0001", "0.0001"),  # A2DConfig's limit
+            ("methods", "[{method: kd, name: ../kd}]", "'../kd'"),
+            ("training", "5", "5"),
+            ("training.epochs", "null", "None"),
+            ("training.epochs", ".nan", "nan"),
+            ("training.epochs", ".inf", "inf"),
+            ("training.learning_rate", "fast", "'fast'"),
+            ("training.learning_rate", "0", "0"),
+            ("training.schedule", "cosin", "'cosin'"),
+            ("training.patience", "0", "0"),
+            ("training.bf16", "maybe", "'maybe'"),
+            ("evaluation.beams", "0", "0"),
+        ],
+    )
+    def test_ill_typed_or_out_of_range(self, key, value, shown):
+        message = refused(f"{key}={value}")
+        assert f"'{key}" in message
+        assert f"' is {shown}: " in message
+
+    def test_numbers_may_be_written_as_yaml_takes_for_text(self):
+        assert load_recipe("demo", ["training.learning_rate=1e-3"]).training.learning_rate == 1e-3
+
+    def test_missing(self, written):
+        text = re.sub(r"^  source_language: de\n", "", DEMO, flags=re.MULTILINE)
+        assert "'corpus.source_language' is missing." in refused(recipe=written(text))
+
+    @pytest.mark.parametrize("override", ["teacher={}", "teacher.path=some/model"])
+    def test_teacher_is_either_pretrained_or_shaped(self, override):
+        assert "teacher: give either a path (pretrained) or a shape" in refused(override)
+
+    @pytest.mark.parametrize("heads", [3, 256])  # sinusoidal positions want heads of an even size
+    def test_heads_must_divide_the_width_evenly(self, heads):
+        message = refused(f"students.0.heads={heads}")
+        assert "students.0: width 256 " in message
+        assert f"{heads} heads" in message
+
+
+class TestMethods:
+    @pytest.mark.parametrize(
+        ("entry", "near"), [("kdd", "kd"), ("{method: a2dd}", "a2d"), ("base_line", "baseline")]
+    )
+    def test_unknown_are_refused_with_the_nearest(self, entry, near):
+        message = refused(f"methods=[kd, {entry}]")
+        assert "methods.1.method: unknown method" in message
+        assert f"did you mean {near!r}? Valid: baseline, kd, a2d." in message
+
+    def test_unknown_formula(self):
+        message = refused("methods=[{method: a2d, formula: papr}]")
+        assert "methods.0.formula: unknown formula 'papr': did you mean 'paper'?" in message
+
+    def test_without_a_method(self):
+        assert "'methods.0.method' is missing" in refused("methods=[{alpha: 1}]")
+
+    @pytest.mark.parametrize(
+        "methods", ["[kd, kd]", "[a2d, {method: a2d, beta: 2}]", "[kd, {method: a2d, name: kd}]"]
+    )
+    def test_of_one_name_are_refused(self, methods):
+        assert "two methods are called" in refused(f"methods={methods}")
+
+    def test_of_different_names_are_not(self):
+        methods = load_recipe("demo", ["methods=[a2d, {method: a2d, name: b2, beta: 2}]"]).methods
+        assert [(m.name, m.beta) for m in methods] == [("a2d", 1.0), ("b2", 2.0)]
+
+
+class TestFolders:
+    """Models that a run trains must not write to the same place, nor outside the run."""
+
+    @pytest.mark.parametrize(
+        "override",
+        [
+            "seeds=[1, 2]",
+            "seeds=[1, 1]",
+            "students=[{encoder_layers: 2}, {encoder_layers: 2, width: 128}]",
+            "students=[{encoder_layers: 2}, {encoder_layers: 2}]",
+            "methods=[{method: kd, name: ../kd}]",
+        ],
+    )
+    def test_every_model_has_its_own_or_the_recipe_is_refused(self, tmp_path, override):
+        splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, 0, 0, 0, 0, 0, 1))
+        try:
+            plan = make_plan(load_recipe("demo", [override]), tmp_path, splits)
+        except UserError:
+            assert override != "seeds=[1, 2]"
+            return
+        folders = [stage.folder for stage in plan.stages]
+        assert len(set(folders)) == len(folders)
+        assert all(folder.resolve().is_relative_to(tmp_path) for folder in folders)
+
+
+class TestOverrides:
+    def test_take_yaml_and_list_places(self):
+        recipe = load_recipe(
+            "demo",
+            [
+                "training.epochs=2.5",
+                "students.0.decoder_layers=1",
+                "methods.2={method: a2d, decay: 1}",
+                "corpus.train=[a.de, a.dsb]",
+                "training.patience=null",
+                "corpus.cleaning.max_ratio=null",
+                "name=x.y-z",
+            ],
+        )
+        assert recipe.training.epochs == 2.5
+        assert recipe.students[0].decoder_layers == 1
+        assert recipe.methods[2].decay == 1
+        assert recipe.corpus.train == ["a.de", "a.dsb"]
+        assert recipe.training.patience is None
+        assert recipe.corpus.cleaning.max_ratio is None
+        assert recipe.name == "x.y-z"
+
+    def test_last_one_counts_and_sections_spring_up(self, written):
+        path = written(DEMO.partition("\nevaluation:")[0])
+        recipe = load_recipe(path, ["evaluation.beams=2", "evaluation.beams=7"])
+        assert recipe.evaluation.beams == 7
+
+    def test_values_may_hold_equal_signs(self):
+        assert load_recipe("demo", ["corpus.train=x=y.tsv"]).corpus.train == "x=y.tsv"
+
+    @pytest.mark.parametrize("override", ["training.epochs", "=3", ""])
+    def test_that_assign_nothing(self, override):
+        message = refused(override)
+        assert f"{override!r} is no override" in message
+        assert "training.epochs=3" in message
+
+    @pytest.mark.parametrize(
+        "override",
+        [
+            "students.1.heads=4",
+            "students.first.heads=4",
+            "methods.0.alpha=1",
+            "name.x=1",
+            "seeds=[",
+        ],
+    )
+    def test_that_name_no_place(self, override):
+        assert f"the override {override!r} names no place" in refused(override)
+
+
+class TestFiles:
+    def test_unknown_recipe(self):
+        message = refused(recipe="dmo")
+        assert "no recipe 'dmo': give the path of a YAML file or one of " in message
+        assert "demo" in message
+
+    def test_folder(self, tmp_path):
+        assert f"no recipe {str(tmp_path)!r}" in refused(recipe=tmp_path)
+
+    @pytest.mark.parametrize(
+        ("text", "line"),
+        [
+            ("name: x\ncorpus: [a\nb: c\n", 3),
+            ("name: x\n\tcorpus: 1\n", 2),
+            ("a: 1\nb: 2\nc: *nowhere\n", 3),
+            ("name: !!python/object/apply:os.system [ls]\n", 1),
+        ],
+    )
+    def test_malformed(self, written, text, line):
+        path = written(text)
+        assert f"{path} is no valid YAML at line {line}: " in refused(recipe=path)
+
+    @pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n", "text\n"])
+    def test_no_mapping(self, written, text):
+        path = written(text)
+        assert f"{path} holds no recipe" in refused(recipe=path)
+
+    def test_not_utf8(self, written):
+        assert "not valid UTF-8" in refused(recipe=written("name: ü".encode("latin-1")))
+
+    def test_control_characters(self, written):
+        assert "no valid YAML" in refused(recipe=written("name: x\x01\n"))
