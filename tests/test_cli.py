@@ -24,13 +24,13 @@ def a2d(monkeypatch, capsys):
 
 @pytest.fixture
 def failing(monkeypatch):
-    """Makes `a2d run` fail with a given exception."""
+    """Makes a run end in a given exception."""
 
     def fail(error):
-        def load_recipe(*_):
+        def run(*_):
             raise error
 
-        monkeypatch.setattr("a2d.recipe.load_recipe", load_recipe)
+        monkeypatch.setattr("a2d.pipeline.run", run)
 
     return fail
 
@@ -142,6 +142,18 @@ class TestPlot:
         code, out, _ = a2d("plot", tmp_path, "--output", picture)
         assert (code, out) == (0, f"wrote {picture}\n")
         assert picture.stat().st_size > 1000
+
+    @pytest.mark.parametrize("name", ["picture.foo", "picture", "picture.mp4"])
+    def test_pictures_of_another_kind(self, a2d, tmp_path, name):
+        from a2d.alignment import AttentionAlignment
+        from a2d.attention import Geometry
+
+        shape = Geometry(1, 1, 2, 2)
+        AttentionAlignment(shape, shape).save(tmp_path / "alignment.safetensors")
+        code, _, err = a2d("plot", tmp_path, "--output", tmp_path / name)
+        assert code == 2
+        assert str(tmp_path / name) in err
+        assert ".png" in err
 
 
 class TestTranslate:

@@ -119,7 +119,7 @@ def test_no_gradient_reaches_the_teacher(formula):
     [
         "paper",
         "geometric",
-        pytest.param("official", marks=pytest.mark.xfail(reason="computed in bf16, off by 200%")),
+        "official",
     ],
 )
 def test_bf16_autocast_stays_near_float64(formula):
@@ -163,7 +163,6 @@ def test_it_passes_for_the_student():
     assert torch.equal(ours, module.student.generate(**prompt, max_new_tokens=5))
 
 
-@pytest.mark.xfail(reason="a property without a setter; the Trainer assigns it")
 def test_generation_config_can_be_replaced():
     module = distillation()
     replacement = GenerationConfig(max_new_tokens=3)
@@ -171,7 +170,6 @@ def test_generation_config_can_be_replaced():
     assert module.student.generation_config is replacement
 
 
-@pytest.mark.xfail(reason="the Trainer's gradient_checkpointing=True fails with AttributeError")
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable.:FutureWarning")
 def test_gradient_checkpointing_is_the_students():
     inputs = batch(**LENGTHS)

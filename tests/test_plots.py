@@ -48,11 +48,12 @@ class TestAlignment:
     @pytest.mark.parametrize(
         ("student", "teacher"),
         [
+            (Geometry(6, 6, 16, 16), Geometry(12, 12, 16, 16)),
             (Geometry(3, 3, 8, 8), Geometry(6, 6, 4, 4)),
             (Geometry(1, 1, 1, 1), Geometry(2, 1, 2, 2)),
             (Geometry(2, 6, 4, 2), Geometry(12, 3, 4, 8)),
         ],
-        ids=["paper", "tiny", "unequal depths"],
+        ids=["big", "paper", "tiny", "unequal depths"],
     )
     def test_picture_is_written(self, tmp_path, student, teacher):
         path = tmp_path / "not" / "yet" / "there" / "alignment.png"

@@ -130,9 +130,18 @@ class TestUnknownKeys:
         message = refused("vocabulary.zzz=1")
         assert message.endswith("unknown key 'vocabulary.zzz': Valid: size, path.")
 
-    @pytest.mark.parametrize("where", ["", "training:\n  ", "students:\n- "])
-    def test_that_are_no_text(self, where, written):
-        assert "5" in refused(recipe=written(f"{DEMO}\n{where}5: 3\n"))
+    @pytest.mark.parametrize("section", ["vocabulary", "corpus.cleaning", "students.0"])
+    def test_that_are_no_text_are_refused_too(self, section):
+        assert f"'{section}.5'" in refused(f"{section}={{5: 3}}")
+
+    def test_that_are_no_text_at_the_top(self, written):
+        assert "'5'" in refused(recipe=written(f"{DEMO}\n5: 3\n"))
+
+    def test_that_occur_twice(self, written):
+        line = DEMO.count("\n") + 1
+        message = refused(recipe=written(f"{DEMO}seeds: [5]\n"))
+        assert f"at line {line}" in message
+        assert "'seeds'" in message
 
 
 class TestValues:

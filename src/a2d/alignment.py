@@ -61,10 +61,12 @@ class AttentionAlignment(nn.Module):
         A matrix product over the flattened positions: the convolution's own kernels are slower.
         """
         batch, _, queries, keys = maps.shape
-        intermediate = torch.matmul(self.weight(group), maps.flatten(2))
+        # Autocast would round maps and weights to bf16, a third of a percent of a small product.
+        with torch.autocast(maps.device.type, enabled=False):
+            intermediate = torch.matmul(self.weight(group), maps.flatten(2))
         return intermediate.view(batch, -1, queries, keys)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write weights and geometries to one safetensors file."""
         metadata = {
             "student": json.dumps(self.student._asdict()),
@@ -74,13 +76,13 @@ class AttentionAlignment(nn.Module):
         save_file(tensors, path, metadata=metadata)
 
     @classmethod
-    def load(cls, path: Path) -> AttentionAlignment:
+    def load(cls, path: str | Path) -> AttentionAlignment:
         """Read what `save` wrote.
 
         Raises:
             UserError: the file is missing, damaged, or holds something else.
         """
-        if not path.is_file():
+        if not Path(path).is_file():
             raise UserError(
                 f"{path} does not exist: give the folder of a student distilled with attention "
                 f"transfer, which holds {FILE_NAME}."
@@ -92,6 +94,6 @@ class AttentionAlignment(nn.Module):
                 teacher = Geometry(**json.loads(metadata["teacher"]))
                 alignment = cls(student, teacher)
             alignment.load_state_dict(load_file(path))
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             raise UserError(f"{path} is no alignment written by a2d: {error}") from error
         return alignment

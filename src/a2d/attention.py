@@ -70,11 +70,17 @@ class AttentionCapture:
     def __init__(self) -> None:
         self._layers: dict[str, list[Tensor]] = {group: [] for group in GROUPS}
         self._open = True
+        self._gradients = torch.is_grad_enabled()
 
     def add(self, module: nn.Module, probabilities: Tensor) -> None:
         """Take the probabilities (B, H, Q, K) of one attention call."""
         # Gradient checkpointing calls the layers a second time, in the backward pass.
         if self._open:
+            if self._gradients and not torch.is_grad_enabled():
+                raise RuntimeError(
+                    "attention maps come without gradients: reentrant gradient checkpointing hides "
+                    "them; set gradient_checkpointing_kwargs={'use_reentrant': False}."
+                )
             self._layers[_group_of(module)].append(probabilities)
 
     def finish(self, config: Any) -> AttentionMaps:
@@ -101,7 +107,7 @@ def enable_capture(model: PreTrainedModel) -> None:
     """Switch a model to the ``"a2d"`` attention implementation.
 
     Raises:
-        UserError: the model's family has not been verified.
+        UserError: the model's family has not been verified, or it drops layers at random.
     """
     family = model.config.model_type
     if family not in VERIFIED_FAMILIES:
@@ -109,6 +115,10 @@ def enable_capture(model: PreTrainedModel) -> None:
             f"models of type {family!r} are not supported: attention capture is verified for "
             f"{', '.join(VERIFIED_FAMILIES)} only."
         )
+    if getattr(model.config, "encoder_layerdrop", 0) or getattr(
+        model.config, "decoder_layerdrop", 0
+    ):
+        raise UserError("a model with layerdrop misses attention maps at random: set it to 0.")
     model.set_attn_implementation(IMPLEMENTATION)
 
 

@@ -107,7 +107,7 @@ class A2DConfig(Seq2SeqTrainingArguments):
         beta = self.beta if method.attention else 0.0
         if epoch is not None:
             beta *= self.decay ** (epoch - 1)
-        return torch.tensor([1 - alpha, alpha, beta, beta / 2, beta / 2])
+        return torch.tensor([1 - alpha, alpha, beta, beta / 2, beta / 2], dtype=torch.float64)
 
 
 def _within(name: str, value: float, low: float, high: float = float("inf")) -> None:

@@ -148,6 +148,18 @@ class Distillation(nn.Module):
         """The student's generation configuration."""
         return self.student.generation_config
 
+    @generation_config.setter
+    def generation_config(self, config: Any) -> None:
+        self.student.generation_config = config
+
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """Recompute the student's layers in the backward pass."""
+        self.student.gradient_checkpointing_enable(*args, **kwargs)
+
+    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """What later releases of transformers call it."""
+        self.student.activation_checkpointing_enable(*args, **kwargs)
+
     def generate(self, *args: Any, **kwargs: Any) -> Tensor:
         """Translate with the student."""
         generated: Tensor = self.student.generate(*args, **kwargs)

@@ -66,8 +66,8 @@ def attention_transfer(intermediate: Tensor, teacher: Tensor, keys: Tensor, rows
         A scalar in nats: summed over valid query rows, averaged over teacher maps.
     """
     valid = keys.unsqueeze(1)
-    target = teacher.detach().float() if teacher.dtype != torch.float64 else teacher.detach()
-    scores = intermediate.to(target.dtype)
+    precise = torch.promote_types(intermediate.dtype, torch.float32)
+    target, scores = teacher.detach().to(precise), intermediate.to(precise)
     scores = scores.masked_fill(~valid, torch.finfo(scores.dtype).min)
     predicted = scores.log_softmax(dim=-1)
     tiny = torch.finfo(target.dtype).tiny
@@ -89,6 +89,7 @@ def official_attention_transfer(intermediate: Tensor, teacher: Tensor) -> Tensor
     Returns:
         A scalar in nats, summed over sentences, maps and positions.
     """
-    predicted = intermediate.flatten(2).log_softmax(dim=-1)
-    target = teacher.detach().flatten(2).to(predicted.dtype).log_softmax(dim=-1)
+    precise = torch.promote_types(intermediate.dtype, torch.float32)
+    predicted = intermediate.to(precise).flatten(2).log_softmax(dim=-1)
+    target = teacher.detach().to(precise).flatten(2).log_softmax(dim=-1)
     return functional.kl_div(predicted, target, reduction="sum", log_target=True)

@@ -1,0 +1,205 @@
+"""A run as a whole: what it writes, what it refuses, and that it survives being killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from sacrebleu.metrics import BLEU, CHRF
+
+from a2d import UserError, pipeline
+from a2d.corpus import read_corpus
+from a2d.recipe import load_recipe
+
+TIMINGS = {"seconds", "sentences_per_second"}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A few hundred real pairs in the three parts of a corpus."""
+    folder = tmp_path_factory.mktemp("corpus")
+    pairs = [p for p in read_corpus("builtin:de-dsb/train") if 10 < len(p.source) < 50][:260]
+    for name, part in {"train": pairs[:200], "valid": pairs[200:230], "test": pairs[230:]}.items():
+        text = "".join(f"{pair.source}\t{pair.target}\n" for pair in part)
+        (folder / f"{name}.tsv").write_text(text, "utf-8")
+    return folder
+
+
+def settings(corpus):
+    return [
+        *(f"corpus.{name}={corpus / name}.tsv" for name in ("train", "valid", "test")),
+        "vocabulary.size=500",
+        "teacher.shape.encoder_layers=2",
+        "teacher.shape.decoder_layers=2",
+        "teacher.shape.heads=2",
+        "teacher.shape.width=16",
+        "teacher.shape.feed_forward=32",
+        "teacher.training.epochs=4",
+        "students=[{encoder_layers: 1, decoder_layers: 1, heads: 4}]",
+        "training.epochs=4",
+        "training.max_tokens=256",
+        "training.evaluate_every=1",
+        "training.bf16=false",
+        "evaluation.beams=2",
+    ]
+
+
+def command(corpus, output):
+    return [sys.executable, "-m", "a2d", "run", "demo", *settings(corpus), "--output", str(output)]
+
+
+def run(corpus, output, *more):
+    recipe = load_recipe("demo", [*settings(corpus), "compute.parallel=1", *more])
+    console = Console(record=True, width=100)
+    pipeline.run(recipe, Path(output), console)
+    return console.export_text()
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return folder, run(corpus, folder)
+
+
+def test_results_hold_one_object_per_model(finished, corpus):
+    folder, _ = finished
+    results = json.loads((folder / "results.json").read_text())
+    assert [r["method"] for r in results] == ["teacher", "baseline", "kd", "a2d"]
+    references = [p.target for p in read_corpus(corpus / "test.tsv")]
+    for result in results:
+        lines = (folder / "translations" / result["name"] / "test.txt").read_text().split("\n")[:-1]
+        assert len(lines) == len(references)
+        assert result["bleu"] == pytest.approx(BLEU().corpus_score(lines, [references]).score)
+        assert result["chrf"] == pytest.approx(CHRF().corpus_score(lines, [references]).score)
+        assert result["signatures"].keys() == {"bleu", "chrf"}
+        assert result["seconds"] > 0
+        assert result["sentences_per_second"] > 0
+    teacher, *students = results
+    assert (teacher["layers"], teacher["heads"]) == ("2+2", 2)
+    assert {(s["layers"], s["heads"], s["parameters"]) for s in students} == {
+        ("1+1", 4, students[0]["parameters"])
+    }
+
+
+def test_output_shows_table_samples_and_folder(finished):
+    _, text = finished
+    for word in ("method", "layers×heads", "BLEU", "chrF", "speed-up", "reference", "2+2×2"):
+        assert word in text
+    assert "200 training pairs (200 read, dropped: none)" in text
+
+
+def test_run_folder_holds_pictures_and_no_checkpoints(finished):
+    folder, _ = finished
+    assert (folder / "plots/curves.png").stat().st_size > 10_000
+    assert [p.name for p in folder.glob("plots/alignment-*.png")] == [
+        "alignment-a2d-1+1x4-seed1.png"
+    ]
+    assert not list(folder.rglob("checkpoint*"))
+    assert "eval_cross" in (folder / "run.log").read_text()
+
+
+def test_a_finished_run_is_only_reported_again(finished, corpus):
+    folder, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in (folder / "models").rglob("*") if p.is_file()}
+    assert "Trained already: teacher" in run(corpus, folder)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_another_run_in_the_folder_is_refused_before_anything_is_touched(finished, corpus):
+    folder, _ = finished
+    before = (folder / "results.json").read_bytes()
+    with pytest.raises(UserError, match=r"belongs to another run .*epochs is 4\.0 there, 5\.0 here"):
+        run(corpus, folder, "training.epochs=5")
+    assert (folder / "results.json").read_bytes() == before
+
+
+def test_more_methods_reuse_what_is_there(finished, corpus):
+    folder, _ = finished
+    before = (folder / "models/teacher/model.safetensors").stat().st_mtime_ns
+    methods = "methods=[baseline, kd, a2d, {name: a2d-official, method: a2d, formula: official}]"
+    text = run(corpus, folder, methods)
+    assert "a2d-official" in text
+    assert (folder / "models/teacher/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_bad_input_stops_before_training(corpus, tmp_path):
+    cases = {
+        "corpus.train=missing.tsv": "missing.tsv",
+        "vocabulary.size=9000": "too small for a vocabulary of 9000",
+        "training.max_tokens=8": "does not fit max_tokens=8",
+    }
+    for number, (override, message) in enumerate(cases.items()):
+        folder = tmp_path / str(number)
+        with pytest.raises(UserError, match=message):
+            run(corpus, folder, override)
+        assert not list(folder.glob("models/*/model.safetensors"))
+
+
+def test_a_full_disk_is_noticed_before_anything_is_written(corpus, tmp_path, monkeypatch):
+    usage = os.statvfs(tmp_path)
+    free = type("Usage", (), {"free": 1_000_000, "total": usage.f_blocks, "used": 0})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: free)
+    with pytest.raises(UserError, match=r"no disk space: the run needs about 0\.1 GB"):
+        run(corpus, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pretrained_teacher_brings_its_vocabulary(finished, corpus, tmp_path):
+    folder, _ = finished
+    shape = "{encoder_layers: 1, decoder_layers: 1, heads: 2, width: 16, feed_forward: 32}"
+    text = run(
+        corpus,
+        tmp_path / "run",
+        f"teacher={{path: {folder / 'models/teacher'}}}",
+        f"students=[{shape}]",
+        "methods=[a2d]",
+    )
+    with pytest.raises(UserError, match="no tokenizer at 'nowhere'"):
+        run(corpus, tmp_path / "none", "teacher={path: nowhere}", f"students=[{shape}]")
+    assert "pretrained" in text
+    other = tmp_path / "run/vocabulary/tokenizer.json"
+    assert json.loads(other.read_text()) == json.loads(
+        (folder / "vocabulary/tokenizer.json").read_text()
+    )
+
+
+def outputs(folder):
+    """All that must not depend on whether a run was interrupted."""
+    files = [*folder.glob("models/*/*.safetensors"), *folder.glob("translations/*/test.txt")]
+    results = json.loads((folder / "results.json").read_text())
+    scores = [{k: v for k, v in r.items() if k not in TIMINGS} for r in results]
+    return {str(f.relative_to(folder)): f.read_bytes() for f in files}, scores
+
+
+def kill_when(condition, process):
+    deadline = time.time() + 240
+    while not condition() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None, "the run ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_like_an_undisturbed_one(corpus, tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    subprocess.run(command(corpus, tmp_path / "a"), check=True, env=environment)
+    folder = tmp_path / "b"
+    moments = [
+        lambda: any(folder.glob("models/*.partial/checkpoints/checkpoint-*")),
+        lambda: any(folder.glob("models/kd*.partial/checkpoints/checkpoint-*")),
+        lambda: any(folder.glob("models/a2d*/model.safetensors")),
+    ]
+    for moment in moments:
+        process = subprocess.Popen(
+            command(corpus, folder), stdout=subprocess.DEVNULL, env=environment
+        )
+        kill_when(moment, process)
+        assert not (folder / "results.json").exists()
+    subprocess.run(command(corpus, folder), check=True, env=environment)
+    assert outputs(folder) == outputs(tmp_path / "a")
