@@ -18,8 +18,8 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def endless(tokenizer):
-    """A random model, strongly dependent on its input; it never ends a translation by itself."""
+def random_model(tokenizer):
+    """Untrained, with weights so large that what it says depends on what it reads."""
     torch.manual_seed(0)
     model = new_model(
         tokenizer, encoder_layers=1, decoder_layers=1, heads=2, width=16, feed_forward=16
@@ -32,11 +32,19 @@ def endless(tokenizer):
 
 
 @pytest.fixture
-def ending(endless):
-    """The same, ending translations after a few tokens, some sooner than others."""
-    endless.generation_config.exponential_decay_length_penalty = (1, 2.0)
-    yield endless
-    endless.generation_config.exponential_decay_length_penalty = None
+def endless(random_model, tokenizer):
+    """Never ends a translation by itself."""
+    random_model.generation_config.suppress_tokens = [tokenizer.eos_token_id]
+    yield random_model
+    random_model.generation_config.suppress_tokens = None
+
+
+@pytest.fixture
+def ending(random_model):
+    """Ends translations after a few tokens, some sooner than others."""
+    random_model.generation_config.exponential_decay_length_penalty = (1, 2.0)
+    yield random_model
+    random_model.generation_config.exponential_decay_length_penalty = None
 
 
 def one_at_a_time(model, tokenizer, sentences, beams):

@@ -113,7 +113,7 @@ def test_a_finished_run_is_only_reported_again(finished, corpus):
 def test_another_run_in_the_folder_is_refused_before_anything_is_touched(finished, corpus):
     folder, _ = finished
     before = (folder / "results.json").read_bytes()
-    with pytest.raises(UserError, match=r"belongs to another run .*epochs is 4\.0 there, 5\.0 here"):
+    with pytest.raises(UserError, match=r"another run .*epochs is 4\.0 there, 5\.0 here"):
         run(corpus, folder, "training.epochs=5")
     assert (folder / "results.json").read_bytes() == before
 
