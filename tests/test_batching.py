@@ -81,6 +81,11 @@ class TestOrder:
         assert len({str(order) for order in orders}) == 9
         assert len({str(sorted(map(sorted, order))) for order in orders}) == 9, "batches are mixed"
 
+    def test_long_and_short_batches_take_turns(self):
+        sizes = np.array([(length, length) for length in range(1, 31)] * 4)
+        longest = [max(sizes[batch, 1]) for batch in epoch(TokenBatchSampler(sizes, 60), 0)]
+        assert longest not in (sorted(longest), sorted(longest, reverse=True))
+
     @anything
     @given(SIZES, BUDGETS, EPOCHS)
     def test_without_shuffling_is_the_same_always_longest_first(self, sizes, budget, number):
