@@ -42,7 +42,11 @@ def run(
     from a2d.recipe import load_recipe
 
     experiment = load_recipe(recipe, overrides or [])
-    pipeline.run(experiment, output or Path("runs") / experiment.name, Console())
+    try:
+        pipeline.run(experiment, output or Path("runs") / experiment.name, Console())
+    except KeyboardInterrupt:  # typer would end silently
+        typer.echo("Interrupted: the same command continues.", err=True)
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -71,7 +75,7 @@ def translate(
     network, tokenizer = load_model(model), load_tokenizer(model)
     sentences = [line.rstrip("\n") for line in sys.stdin]
     for line in translate_sentences(network, tokenizer, sentences, beams=beams):
-        typer.echo(line)
+        typer.echo(" ".join(line.split()))  # one line, whatever line breaks it has
 
 
 def main() -> None:
@@ -79,12 +83,9 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         console.print(f"[red]Error:[/] {escape(str(error))}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted: the same command continues.")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

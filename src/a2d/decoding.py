@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from a2d.batching import TokenBatchSampler
 
@@ -40,17 +47,21 @@ def translate(
         Plain, detokenised translations, in the order of `sentences`.
     """
     model.eval()
+    if not sentences:
+        return []
     encoded = tokenizer(list(sentences), truncation=True)["input_ids"]
     sizes = np.array([[len(ids)] * 2 for ids in encoded]).reshape(-1, 2)
     translations = [""] * len(sentences)
     budget = max(max_tokens, int(sizes.max(initial=1)))
     done = 0
-    for batch in TokenBatchSampler(sizes, budget, shuffle=False) if len(sentences) else []:
+    for batch in TokenBatchSampler(sizes, budget, shuffle=False):
+        limits = torch.tensor([generation_limit(int(sizes[i, 0])) for i in batch])
         inputs = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt")
         output = model.generate(
             **inputs.to(model.device),
             num_beams=beams,
-            max_new_tokens=generation_limit(inputs["input_ids"].shape[1]),
+            max_new_tokens=int(limits.max()),
+            stopping_criteria=StoppingCriteriaList([_OwnLimits(limits.to(model.device))]),
         )
         texts = tokenizer.batch_decode(output, skip_special_tokens=True)
         for index, text in zip(batch, texts, strict=True):
@@ -59,3 +70,16 @@ def translate(
             done += len(batch)
             progress(done)
     return translations
+
+
+class _OwnLimits(StoppingCriteria):
+    """Stops each translation at its own limit, so that it does not depend on its batch."""
+
+    def __init__(self, limits: Tensor) -> None:
+        self.limits = limits
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        """Which rows (sentences × beams) are done; the decoder's start is no token of theirs."""
+        beams = input_ids.shape[0] // len(self.limits)
+        done: Tensor = input_ids.shape[1] - 1 >= self.limits.repeat_interleave(beams)
+        return done

@@ -118,6 +118,13 @@ def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
         for method in recipe.methods
         for seed in recipe.seeds
     ]
+    names = [student.name for student in students]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"two students would be called {name!r}: they differ in nothing but dropout, or "
+                "not at all. Give each a recipe and a run of its own."
+            )
     tokens = Stage(folder / "tokens", {"vocabulary": vocabulary.fingerprint})
     return Plan(corpus, vocabulary, tokens, teacher, students)
 
@@ -165,6 +172,9 @@ def _student(
     seed: int,
 ) -> Model:
     size = f"{shape.encoder_layers}+{shape.decoder_layers}x{shape.heads}"
+    widths = (shape.width, shape.feed_forward)
+    if teacher.shape is not None and widths != (teacher.shape.width, teacher.shape.feed_forward):
+        size += f"-{shape.width}-{shape.feed_forward}"
     name = f"{method.name}-{size}-seed{seed}"
     settings: dict[str, Any] = {"vocabulary": vocabulary.fingerprint}
     settings |= _training_settings(shape, method, recipe.training, seed)
@@ -188,9 +198,15 @@ def _student(
 def _training_settings(
     shape: Shape, method: Distillation, training: Training, seed: int
 ) -> dict[str, Any]:
+    # Settings that a method does not use must not make a finished model look like another one.
+    used = {"method"}
+    if METHODS[method.method].distribution:
+        used |= {"alpha", "temperature"}
+    if METHODS[method.method].attention:
+        used |= {"formula", "beta", "decay", "alignment_learning_rate"}
     return {
         "shape": shape.model_dump(),
-        "method": method.model_dump(),
+        "method": method.model_dump(include=used),
         "training": training.model_dump(),
         "seed": seed,
     }

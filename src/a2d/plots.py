@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # not pyplot: it would choose a backend for the user
 
 from a2d.alignment import AttentionAlignment
 from a2d.attention import GROUPS
+from a2d.errors import UserError
 
 TITLES = {
     "encoder": "encoder self-attention",
@@ -33,14 +31,18 @@ def alignment(alignment: AttentionAlignment, path: Path) -> None:
     weights = {g: alignment.weight(g).detach().float().cpu().numpy() for g in GROUPS}
     limit = max(float(np.abs(w).max()) for w in weights.values())
     widest, tallest = (max(w.shape[i] for w in weights.values()) for i in (1, 0))
-    size = (3 * max(2.6, 0.16 * widest) + 2.2, max(3.0, 0.16 * tallest) + 1.2)
-    figure, axes = plt.subplots(1, 3, figsize=size, layout="constrained")
+    size = (
+        3 * min(max(2.6, 0.16 * widest), 6.0) + 2.2,
+        min(max(3.0, 0.16 * tallest), 10.0) + 1.2,
+    )
+    figure = Figure(size, layout="constrained")
+    axes = figure.subplots(1, 3)
     for axis, (group, weight) in zip(axes, weights.items(), strict=True):
         image = axis.imshow(weight, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
         axis.set_title(TITLES[group], fontsize=10)
         _layers(axis, "x", weight.shape[1], alignment.student.heads(group))
         _layers(axis, "y", weight.shape[0], alignment.teacher.heads(group))
-        axis.set_xlabel("student layer (its heads side by side)")
+    figure.supxlabel("student layer (its heads side by side)", fontsize=10)
     axes[0].set_ylabel("teacher layer (its heads one below the other)")
     figure.colorbar(image, ax=axes, label="connection weight", shrink=0.8)
     _save(figure, path)
@@ -58,17 +60,25 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> 
         ("eval_ce", "validation cross-entropy (nats/token)"),
         ("eval_bleu", "validation BLEU (greedy)"),
     )
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    figure = Figure((15, 4), layout="constrained")
+    axes = figure.subplots(1, 3, sharex=True)
+    palette: Sequence[Any] = [f"C{number}" for number in range(10)]
+    if len(histories) > len(palette):
+        palette = matplotlib.colormaps["turbo"](np.linspace(0.02, 0.98, len(histories))).tolist()
     for axis, (key, title) in zip(axes, panels, strict=True):
-        for name, log in histories.items():
+        for (name, log), color in zip(histories.items(), palette, strict=False):
             points = [(entry["epoch"], entry[key]) for entry in log if key in entry]
+            if not points:
+                continue
             marker = "o" if key.startswith("eval") else None
             style = "--" if name == "teacher" else "-"
-            axis.plot(*zip(*points, strict=True), style, marker=marker, markersize=4, label=name)
+            epochs, values = zip(*points, strict=True)
+            axis.plot(epochs, values, style, color=color, marker=marker, markersize=4, label=name)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    axes[0].set_xlim(left=0)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     _save(figure, path)
 
 
@@ -83,7 +93,8 @@ def _layers(axis: Axes, side: str, channels: int, heads: int) -> None:
     (axis.set_xticks if side == "x" else axis.set_yticks)(ticks, labels)
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
+    if path.suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
+        raise UserError(f"{path} is no picture's name: end it in .png, .svg or .pdf.")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
-    plt.close(figure)

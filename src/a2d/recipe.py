@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,13 +15,16 @@ from a2d.errors import UserError
 from a2d.losses import FORMULAS
 from a2d.suggestions import nearest
 
+NAME = r"^\w[\w.-]*$"
+"""What names a folder."""
+
 CorpusSpec = str | list[str] | dict[str, Any]
 
 
 class Section(BaseModel):
     """A part of a recipe: unknown keys are refused, values stay as they were read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Cleaning(Section):
@@ -82,8 +85,10 @@ class Shape(Section):
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Shape:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is no multiple of {self.heads} heads")
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"width {self.width} cannot be split into {self.heads} heads of an even size"
+            )
         return self
 
 
@@ -101,30 +106,35 @@ class Teacher(Section):
         return self
 
 
-class Distillation(Section):
-    """A method and its settings (`a2d.A2DConfig` explains them)."""
+class Objective(Section):
+    """Settings that methods share unless they name their own (`a2d.A2DConfig` explains them)."""
 
-    method: str
-    name: str
     formula: str = "paper"
     alpha: float = Field(default=0.5, ge=0, le=1)
     beta: float = Field(default=1.0, ge=0)
     decay: float = Field(default=0.9, ge=0, le=1)
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-3)
     alignment_learning_rate: float | None = Field(default=None, gt=0)
-
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, value: str) -> str:
-        if value not in METHODS:
-            raise ValueError(f"unknown method {value!r}{nearest(value, METHODS)}")
-        return value
 
     @field_validator("formula")
     @classmethod
     def _known_formula(cls, value: str) -> str:
         if value not in FORMULAS:
             raise ValueError(f"unknown formula {value!r}{nearest(value, FORMULAS)}")
+        return value
+
+
+class Distillation(Objective):
+    """A method and its settings."""
+
+    method: str
+    name: str = Field(pattern=NAME)
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ValueError(f"unknown method {value!r}{nearest(value, METHODS)}")
         return value
 
 
@@ -145,14 +155,16 @@ class Evaluation(Section):
 class Recipe(Section):
     """An experiment: every student shape is trained with every method and seed."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    # Sections that others inherit from come first: their mistakes are told as theirs.
+    name: str = Field(pattern=NAME)
     corpus: Corpus
     vocabulary: Vocabulary = Vocabulary()
+    training: Training
     teacher: Teacher
     students: list[Shape] = Field(min_length=1)
+    distillation: Objective = Objective()
     methods: list[Distillation] = Field(min_length=1)
-    seeds: list[int] = Field(default=[1], min_length=1)
-    training: Training
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[1], min_length=1)
     evaluation: Evaluation = Evaluation()
     compute: Compute = Compute()
 
@@ -165,11 +177,15 @@ class Recipe(Section):
         raw = dict(raw)
         teacher, training = raw.get("teacher"), raw.get("training")
         if isinstance(teacher, dict) and isinstance(training, dict):
-            raw["teacher"] = teacher | {"training": training | (teacher.get("training") or {})}
+            own = teacher.get("training") or {}
+            if isinstance(own, dict):
+                raw["teacher"] = teacher | {"training": training | own}
         shape = teacher.get("shape") if isinstance(teacher, dict) else None
         if isinstance(shape, dict) and isinstance(raw.get("students"), list):
             raw["students"] = [shape | s if isinstance(s, dict) else s for s in raw["students"]]
-        shared = raw.pop("distillation", None) or {}
+        if raw.get("distillation") is None:
+            raw["distillation"] = {}
+        shared = raw["distillation"]
         if isinstance(raw.get("methods"), list) and isinstance(shared, dict):
             raw["methods"] = [_method(entry, shared) for entry in raw["methods"]]
         return raw
@@ -180,6 +196,9 @@ class Recipe(Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two methods are called {name!r}: give each a name of its own")
+        for seed in self.seeds:
+            if self.seeds.count(seed) > 1:
+                raise ValueError(f"seed {seed} occurs twice: the same training would run twice")
         return self
 
 
@@ -237,7 +256,7 @@ def _read(name_or_path: str) -> str:
 
 def _parse(name: str, text: str) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
@@ -246,6 +265,21 @@ def _parse(name: str, text: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise UserError(f"{name} holds no recipe: it must be a YAML mapping.")
     return raw
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that occurs twice, where YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Construct a mapping whose keys all differ."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r} occurs twice", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 def _assign(raw: dict[str, Any], assignment: str) -> None:
@@ -293,8 +327,7 @@ def _keys_beside(path: list[int | str]) -> list[str]:
     for part in path[:-1]:
         if isinstance(part, str):
             section = _section_of(section.model_fields[part].annotation) or section
-    names = list(section.model_fields)
-    return [*names, "distillation"] if section is Recipe else names
+    return list(section.model_fields)
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:

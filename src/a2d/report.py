@@ -37,7 +37,9 @@ def write(folder: Path, plan: Plan, console: Console, samples: int) -> None:
     for name, signature in results[0]["signatures"].items():
         console.print(f"[dim]{name}: {signature}[/]", highlight=False)
     _show_samples(plan, console, samples)
-    console.print(f"\nEverything is in [bold]{folder}[/]: results.json, models, plots, run.log.")
+    console.print(
+        f"\nEverything is in {escape(str(folder))}: results.json, models, plots, run.log."
+    )
 
 
 def table(results: list[Result]) -> Table:
@@ -51,7 +53,7 @@ def table(results: list[Result]) -> Table:
     for result in results:
         speedup = result["sentences_per_second"] / teacher["sentences_per_second"]
         out.add_row(
-            result["name"] if result is teacher else _label(result, results),
+            escape(result["name"] if result is teacher else _label(result, results)),
             f"{result['layers']}×{result['heads']}",
             f"{result['parameters'] / 1e6:.1f}M",
             f"{result['bleu']:.2f}",
@@ -108,7 +110,8 @@ def _show_samples(plan: Plan, console: Console, count: int) -> None:
         console.print()
         for name, lines in rows.items():
             text = textwrap.shorten(lines[index], 160)
-            console.print(f"[dim]{name:<{width}}[/]{escape(text)}", highlight=False)
+            line = f"[dim]{escape(name.ljust(width))}[/]{escape(text)}"
+            console.print(line, highlight=False, emoji=False)
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -21,6 +21,8 @@ from a2d.errors import UserError
 
 RECORD = "stage.json"
 
+_NOTHING = type("Nothing", (), {"__repr__": lambda self: "not set"})()
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -80,9 +82,8 @@ class Stage:
     def work(self) -> Iterator[Path]:
         """Yield the folder to fill, with whatever an interrupted attempt left in it."""
         self.partial.mkdir(parents=True, exist_ok=True)
-        record = self.partial / RECORD
-        if not record.exists():
-            write_text(record, json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n")
+        record = json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
+        write_text(self.partial / RECORD, record)
         yield self.partial
         os.replace(self.partial, self.folder)
 
@@ -118,6 +119,7 @@ def require_space(folder: Path, needed: int) -> None:
 def _difference(found: Any, expected: Any, key: str = "") -> str:
     if isinstance(found, dict) and isinstance(expected, dict):
         for name in sorted(found.keys() | expected.keys()):
-            if found.get(name) != expected.get(name):
-                return _difference(found.get(name), expected.get(name), f"{key}.{name}".strip("."))
+            there, here = found.get(name, _NOTHING), expected.get(name, _NOTHING)
+            if there != here:
+                return _difference(there, here, f"{key}.{name}".strip("."))
     return f"{key} is {found!r} there, {expected!r} here"

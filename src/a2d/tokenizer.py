@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,18 @@ from a2d.errors import UserError
 
 END, UNKNOWN, PADDING = "</s>", "<unk>", "<pad>"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+SPACE = "▁"
+"""What the tokenizer writes for a space, as SentencePiece does; in a text it is read as one."""
+
+_RESERVED = re.compile("|".join(map(re.escape, (END, UNKNOWN, PADDING, *BYTES))))
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
     """Train a byte-pair encoding (Sennrich et al. 2016) shared by source and target.
 
     Words keep the space before them (as in SentencePiece), characters outside the vocabulary are
-    spelled in bytes, so that any text survives encoding and decoding. Padding comes last, which is
-    what inference engines expect of Marian models.
+    spelled in bytes, so that any text survives encoding and decoding. The same texts give the same
+    vocabulary. Padding comes last, which is what inference engines expect of Marian models.
 
     Args:
         texts: raw sentences of both languages.
@@ -56,6 +62,7 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
         unk_token=UNKNOWN,
         pad_token=PADDING,
         clean_up_tokenization_spaces=False,
+        split_special_tokens=True,  # "</s>" in a text is text
         model_max_length=512,
     )
 
@@ -68,7 +75,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """
     try:
         return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever the hub and the parsers of its files raise
         raise UserError(
             f"no tokenizer at {str(path)!r}: give a folder that holds the model's tokenizer files."
         ) from error
@@ -97,11 +104,22 @@ def check_same_vocabulary(
 
 
 def _learn(texts: Iterable[str], size: int) -> dict[str, Any]:
+    # No token may be learned that has the name of a reserved one.
+    texts = [_RESERVED.sub(" ", text) for text in texts]
+    counts = Counter(SPACE)
+    for text in texts:
+        counts.update(text.replace(" ", SPACE))
+    # Rare characters are left to the byte fallback. They are chosen here because the trainer
+    # breaks ties by the order of a hash table, which differs from run to run.
+    limit = max(min(size, 500), 1)
+    alphabet = sorted(counts, key=lambda character: (-counts[character], character))[:limit]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    # Rare characters are left to the byte fallback.
     trainer = trainers.BpeTrainer(
-        vocab_size=max(size, 1), limit_alphabet=max(min(size // 4, 500), 1), show_progress=False
+        vocab_size=max(size, 1),
+        initial_alphabet=alphabet,
+        limit_alphabet=limit,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(_batches(texts), trainer)
     model: dict[str, Any] = json.loads(tokenizer.to_str())["model"]
