@@ -56,12 +56,13 @@ class TokenBatchSampler(Sampler[list[int]]):
         lengths: tokens per sentence (N, 2), source and target.
         max_tokens: budget of padded tokens per batch, for each side.
         seed: of the order.
-        multiple_of: the number of batches is filled up to a multiple of it (with batches of the
-            same epoch again), so that every process of a distributed training gets as many.
+        multiple_of: the number of batches is brought to a multiple of it, by splitting the fullest
+            ones, so that every process of a distributed training gets as many.
         shuffle: False yields the same batches every time, longest first, for evaluation.
 
     Raises:
-        ValueError: a single sentence is longer than the budget.
+        ValueError: a single sentence is longer than the budget, or there are too few sentences for
+            a multiple of `multiple_of`.
 
     Example:
         >>> sampler = TokenBatchSampler(np.array([[3, 3], [9, 9], [3, 3]]), 10, shuffle=False)
@@ -86,10 +87,10 @@ class TokenBatchSampler(Sampler[list[int]]):
             )
         self.lengths = lengths
         self.seed = seed
-        self.multiple_of = multiple_of
         self.shuffle = shuffle
         self.epoch = 0
         self._ends = self._cut(lengths[self._by_length(None)], max_tokens)
+        self._split(multiple_of)
         # The Trainer asks a batch sampler for the size of its batches; here they differ.
         self.batch_size = None
         self.drop_last = False
@@ -100,7 +101,7 @@ class TokenBatchSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Number of batches in every epoch."""
-        return -(-len(self._ends) // self.multiple_of) * self.multiple_of
+        return len(self._ends)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Batches of this epoch."""
@@ -109,8 +110,8 @@ class TokenBatchSampler(Sampler[list[int]]):
         batches = np.split(order, self._ends[:-1])
         if generator is not None:
             batches = [batches[i] for i in generator.permutation(len(batches))]
-        for index in range(len(self)):
-            yield batches[index % len(batches)].tolist()
+        for batch in batches:
+            yield batch.tolist()
 
     def padding_share(self) -> float:
         """Share of padding among all positions, source and target, of an epoch's batches."""
@@ -123,6 +124,16 @@ class TokenBatchSampler(Sampler[list[int]]):
         ties = np.arange(count) if generator is None else generator.permutation(count)
         # lexsort's last key counts most; longest first shows a lack of memory at once.
         return np.lexsort((ties, -self.lengths[:, 0], -self.lengths[:, 1]))
+
+    def _split(self, multiple_of: int) -> None:
+        while len(self._ends) % multiple_of:
+            sizes = np.diff([0, *self._ends])
+            fullest = int(sizes.argmax())
+            if sizes[fullest] < 2:
+                raise ValueError(
+                    f"{len(self.lengths)} sentences are too few for {multiple_of} processes"
+                )
+            self._ends.insert(fullest, self._ends[fullest] - int(sizes[fullest]) // 2)
 
     @staticmethod
     def _cut(ordered: np.ndarray, max_tokens: int) -> list[int]:

@@ -264,7 +264,12 @@ class A2DTrainer(Seq2SeqTrainer):
                 max_new_tokens=limit or generation_limit(inputs["input_ids"].shape[1]),
                 **gen_kwargs,
             )
-        return terms.sum(), generated, inputs["labels"]
+        # Processes hold different numbers of sentences; what is gathered must not differ.
+        generated, labels = (
+            self.accelerator.pad_across_processes(ids, dim=0, pad_index=IGNORED)
+            for ids in (generated, inputs["labels"])
+        )
+        return terms.sum(), generated, labels
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The Trainer's loop, with losses averaged over tokens and each term reported."""
@@ -280,13 +285,14 @@ class A2DTrainer(Seq2SeqTrainer):
 
     def _bleu(self, prediction: EvalPrediction) -> dict[str, float]:
         tokenizer = self.processing_class
+        real = (prediction.label_ids != IGNORED).any(axis=1)  # not a filler between processes
 
         def text(ids: np.ndarray) -> list[str]:
             ids = np.where(ids == IGNORED, tokenizer.pad_token_id, ids)
             texts: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
             return texts
 
-        scores = score(text(prediction.predictions), text(prediction.label_ids))
+        scores = score(text(prediction.predictions[real]), text(prediction.label_ids[real]))
         return {"bleu": scores.bleu, "chrf": scores.chrf}
 
     def _warn_of_weak_teacher(self, batches: int = 8) -> None:
