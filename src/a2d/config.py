@@ -32,8 +32,8 @@ class A2DConfig(Seq2SeqTrainingArguments):
         method: `baseline` (references only), `kd` (word-level distillation) or `a2d` (with
             attention transfer). A term that the method lacks has no weight: `baseline` is α = 0.
         formula: how intermediate maps are compared with the teacher's. `paper`: row-wise
-            KL(T ‖ softmax(W·S)). `geometric`: the same with W·log S. `official`: what the
-            authors' code computes, its normalisations included.
+            KL(T ‖ softmax(W·S)). `official`: what the authors' code computes, its
+            normalisations included.
         alpha: α, weight of word-level distillation against the references.
         beta: β, weight of attention transfer.
         decay: factor on β after each epoch.

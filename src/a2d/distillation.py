@@ -132,8 +132,6 @@ class Distillation(nn.Module):
         assert self.alignment is not None
         if self.objective.formula == "official":
             return losses.official_attention_transfer(self.alignment(maps, group), teacher_maps)
-        if self.objective.formula == "geometric":
-            maps = (maps + losses.EPSILON).log()
         return losses.attention_transfer(self.alignment(maps, group), teacher_maps, keys, rows)
 
     # What the Trainer asks of a model.

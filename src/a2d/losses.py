@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-FORMULAS = ("paper", "geometric", "official")
-EPSILON = 1e-6
+FORMULAS = ("paper", "official")
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
