@@ -276,6 +276,11 @@ def test_a_sentence_beyond_the_budget_is_refused_with_the_mend(tmp_path, tokeniz
         trainer(tmp_path, tokenizer, data, max_tokens=5).train()
 
 
+def test_a_dataset_without_tokens_is_refused_with_the_mend(tmp_path, tokenizer, data):
+    with pytest.raises(UserError, match="lacks the column 'labels': tokenise it first"):
+        trainer(tmp_path, tokenizer, data.remove_columns("labels")).train()
+
+
 def test_an_untrained_teacher_is_warned_of(tmp_path, tokenizer, data, caplog):
     with caplog.at_level(logging.WARNING, logger="a2d"):
         trainer(tmp_path, tokenizer, data, max_steps=1).train()

@@ -129,6 +129,12 @@ class A2DTrainer(Seq2SeqTrainer):
         return self._loader(dataset, shuffle=False)
 
     def _loader(self, dataset: Dataset, shuffle: bool) -> DataLoader[Any]:
+        missing = {"input_ids", "labels"} - set(dataset.column_names)
+        if missing:
+            raise UserError(
+                f"the dataset lacks the column {min(missing)!r}: tokenise it first, for instance "
+                "with a2d.batching.tokenise."
+            )
         try:
             sampler = TokenBatchSampler(
                 lengths(dataset),
