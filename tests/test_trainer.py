@@ -242,6 +242,20 @@ def test_resumed_training_equals_an_undisturbed_one(tmp_path, tokenizer, data):
         assert torch.equal(p, q), name
 
 
+def test_the_checkpoint_of_another_model_is_refused(tmp_path, tokenizer, data):
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+    trainer(tmp_path, tokenizer, data, **settings).train()
+    other = A2DTrainer(
+        model(tokenizer, layers=(1, 1)),
+        model(tokenizer, seed=1),
+        A2DConfig(output_dir=str(tmp_path), max_tokens=128, max_steps=4, report_to=[]),
+        data,
+        processing_class=tokenizer,
+    )
+    with pytest.raises(UserError, match="checkpoint-2 is the checkpoint of another model"):
+        other.train(resume_from_checkpoint=True)
+
+
 def test_a_method_with_teacher_asks_for_one(tmp_path, tokenizer, data):
     with pytest.raises(UserError, match="'a2d' needs a teacher"):
         trainer(tmp_path, tokenizer, data, teacher=False)

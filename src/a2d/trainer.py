@@ -350,10 +350,16 @@ class A2DTrainer(Seq2SeqTrainer):
     ) -> None:
         folder = Path(resume_from_checkpoint)
         loaded = type(self.student).from_pretrained(folder)
-        self.student.load_state_dict(loaded.state_dict())
-        if self.alignment is not None:
-            saved = AttentionAlignment.load(folder / FILE_NAME)
-            self.alignment.load_state_dict(saved.state_dict())
+        try:
+            self.student.load_state_dict(loaded.state_dict())
+            if self.alignment is not None:
+                saved = AttentionAlignment.load(folder / FILE_NAME)
+                self.alignment.load_state_dict(saved.state_dict())
+        except RuntimeError as error:
+            raise UserError(
+                f"{folder} is the checkpoint of another model: choose another output_dir, or "
+                "delete it."
+            ) from error
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
