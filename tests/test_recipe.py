@@ -70,7 +70,9 @@ class TestInheritance:
 
     def test_teacher_trains_as_the_students_but_for_what_it_names(self):
         recipe = load_recipe("demo", ["training.epochs=9", "training.label_smoothing=0.2"])
-        assert recipe.teacher.training == recipe.training.model_copy(update={"epochs": 7.0})
+        assert recipe.teacher.training == recipe.training.model_copy(
+            update={"epochs": 6.0, "evaluate_every": 1.5}
+        )
         alone = load_recipe("demo", ["teacher.training=null", "training.epochs=9"])
         assert alone.teacher.training == alone.training
 

@@ -31,10 +31,10 @@ def run(
     recipe: Annotated[str, typer.Argument(help="A packaged recipe (demo, …) or a YAML file.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="Settings to change: dotted.key=value", metavar="[KEY=VALUE]…"),
+        typer.Argument(help="Settings to change: dotted.key=value", metavar="KEY=VALUE"),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Run folder.", show_default="runs/<recipe's name>")
+        Path | None, typer.Option(help="Run folder.", show_default="runs/NAME, the recipe's")
     ] = None,
 ) -> None:
     """Carry out an experiment; the same command again continues one that was interrupted."""

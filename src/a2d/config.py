@@ -39,7 +39,8 @@ class A2DConfig(Seq2SeqTrainingArguments):
         decay: factor on β after each epoch.
         temperature: τ of word-level distillation.
         max_tokens: padded tokens per batch and device, on the source and on the target side
-            (`per_device_train_batch_size` is not used: sentences differ too much in length).
+            (`per_device_train_batch_size` is not used: sentences differ too much in length);
+            validation takes four times as many.
         alignment_learning_rate: peak learning rate of the alignment; None: `learning_rate`.
         bf16: None switches it on where the hardware makes it pay.
 

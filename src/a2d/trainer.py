@@ -138,7 +138,8 @@ class A2DTrainer(Seq2SeqTrainer):
         try:
             sampler = TokenBatchSampler(
                 lengths(dataset),
-                self.args.max_tokens,
+                # Validation keeps no activations for a backward pass.
+                self.args.max_tokens * (1 if shuffle else 4),
                 seed=self.args.seed,
                 multiple_of=self.args.world_size,
                 shuffle=shuffle,
