@@ -15,7 +15,7 @@ from a2d.attention import Geometry
 from a2d.batching import tokenise
 from a2d.corpus import read_corpus
 from a2d.distillation import TERMS
-from a2d.models import new_model
+from a2d.models import count_parameters, load_model, new_model
 from a2d.tokenizer import train_tokenizer
 from a2d.trainer import last_checkpoint
 
@@ -307,3 +307,14 @@ def test_geometry_of_the_alignment_comes_from_both_models(tmp_path, tokenizer, d
     assert alignment.teacher == Geometry(3, 2, 4, 4)
     assert alignment.weight("encoder").shape == (12, 4)
     assert alignment.weight("cross").shape == (8, 2)
+
+
+def test_counted_parameters_are_those_saved(tmp_path, tokenizer, data):
+    distiller = trainer(tmp_path, tokenizer, data)
+    distiller.save_model(str(tmp_path))
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        saved = {k: file.get_tensor(k).numel() for k in file.keys()}  # noqa: SIM118
+    bias = saved.pop("final_logits_bias")  # a buffer of zeros
+    assert bias == len(tokenizer)
+    for network in (distiller.student, load_model(tmp_path)):
+        assert count_parameters(network) == sum(saved.values())

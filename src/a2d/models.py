@@ -142,8 +142,9 @@ def _shrink_residual_branches(model: PreTrainedModel, factor: float = 0.1) -> No
 
 
 def count_parameters(model: PreTrainedModel) -> int:
-    """Number of trained parameters (sinusoidal position tables are none)."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    """Number of parameters that a saved model holds (sinusoidal position tables are computed)."""
+    computed = set(model._keys_to_ignore_on_save or ())
+    return sum(p.numel() for name, p in model.named_parameters() if name not in computed)
 
 
 def _first_line(error: Exception) -> str:

@@ -186,7 +186,6 @@ def _translate_with(
         "decoder_layers": geometry.decoder_layers,
         "heads": geometry.decoder_heads,
         "parameters": count_parameters(network),
-        "bytes": sum(p.numel() * p.element_size() for p in network.parameters()),
         "sentences_per_second": len(sources) / seconds,
     }
     with model.translations.work() as folder:

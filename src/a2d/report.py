@@ -60,7 +60,7 @@ def table(results: list[Result]) -> Table:
             f"{result['chrf']:.2f}",
             f"{result['sentences_per_second']:.1f}",
             f"{speedup:.2f}×",
-            f"{result['bytes'] / teacher['bytes']:.0%}",
+            f"{result['parameters'] / teacher['parameters']:.0%}",
             _duration(result["seconds"]),
         )
     return out
