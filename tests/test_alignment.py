@@ -103,22 +103,26 @@ def test_a_truncated_file_is_refused(alignment, path, share):
 
 
 def geometry(**changes):
-    return json.dumps(STUDENT._asdict() | changes)
+    return STUDENT._asdict() | changes
+
+
+def both(teacher):
+    return {"geometries": json.dumps({"student": geometry(), "teacher": teacher})}
 
 
 @pytest.mark.parametrize(
     "metadata",
     [
         None,
-        {"student": geometry()},
-        {"student": geometry(), "teacher": "{"},
-        {"student": geometry(), "teacher": "[1, 2, 3, 4]"},
-        {"student": geometry(), "teacher": geometry(layers=3)},
-        {"student": geometry(), "teacher": geometry(encoder_heads="two")},
-        {"student": geometry(), "teacher": geometry(encoder_heads=-1)},
-        {"student": geometry(), "teacher": geometry()},  # other shapes than the weights
+        {"geometries": "{"},
+        {"geometries": json.dumps({"student": geometry()})},
+        both([1, 2, 3, 4]),
+        both(geometry(layers=3)),
+        both(geometry(encoder_heads="two")),
+        both(geometry(encoder_heads=-1)),
+        both(geometry()),  # other shapes than the weights
     ],
-    ids=["none", "half", "bad-json", "list", "unknown-key", "text", "negative", "shapes"],
+    ids=["none", "bad-json", "half", "list", "unknown-key", "text", "negative", "shapes"],
 )
 def test_wrong_metadata_are_refused(alignment, path, metadata):
     save_file(alignment.state_dict(), path, metadata=metadata)
@@ -126,13 +130,20 @@ def test_wrong_metadata_are_refused(alignment, path, metadata):
 
 
 def test_wrong_weights_are_refused(alignment, path):
-    alignment.save(path)
-    metadata = {name: json.dumps(getattr(alignment, name)._asdict()) for name in ("student",)}
-    metadata["teacher"] = json.dumps(TEACHER._asdict())
-    weights = alignment.state_dict()
+    metadata, weights = both(TEACHER._asdict()), alignment.state_dict()
+    save_file(weights, path, metadata=metadata)
+    AttentionAlignment.load(path)
     for wrong in (
         {name: t for name, t in weights.items() if "cross" not in name},
         weights | {"lm_head.weight": torch.ones(2, 2)},
     ):
         save_file(wrong, path, metadata=metadata)
         refused(path)
+
+
+def test_the_same_alignment_is_the_same_file(alignment, path):
+    alignment.save(path)
+    first = path.read_bytes()
+    for _ in range(20):
+        AttentionAlignment.load(path).save(path)
+        assert path.read_bytes() == first

@@ -68,10 +68,9 @@ class AttentionAlignment(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write weights and geometries to one safetensors file."""
-        metadata = {
-            "student": json.dumps(self.student._asdict()),
-            "teacher": json.dumps(self.teacher._asdict()),
-        }
+        # One entry: safetensors writes several in an order that differs from run to run.
+        geometries = {"student": self.student._asdict(), "teacher": self.teacher._asdict()}
+        metadata = {"geometries": json.dumps(geometries)}
         tensors = {name: t.detach().contiguous() for name, t in self.state_dict().items()}
         save_file(tensors, path, metadata=metadata)
 
@@ -89,10 +88,8 @@ class AttentionAlignment(nn.Module):
             )
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                student = Geometry(**json.loads(metadata["student"]))
-                teacher = Geometry(**json.loads(metadata["teacher"]))
-                alignment = cls(student, teacher)
+                geometries = json.loads((file.metadata() or {})["geometries"])
+            alignment = cls(Geometry(**geometries["student"]), Geometry(**geometries["teacher"]))
             alignment.load_state_dict(load_file(path))
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             raise UserError(f"{path} is no alignment written by a2d: {error}") from error

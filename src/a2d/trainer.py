@@ -135,11 +135,14 @@ class A2DTrainer(Seq2SeqTrainer):
                 f"the dataset lacks the column {min(missing)!r}: tokenise it first, for instance "
                 "with a2d.batching.tokenise."
             )
+        sizes = lengths(dataset)
+        budget = self.args.max_tokens
+        if not shuffle:  # validation keeps no activations for a backward pass
+            budget = max(4 * budget, int(sizes.max(initial=0)))
         try:
             sampler = TokenBatchSampler(
-                lengths(dataset),
-                # Validation keeps no activations for a backward pass.
-                self.args.max_tokens * (1 if shuffle else 4),
+                sizes,
+                budget,
                 seed=self.args.seed,
                 multiple_of=self.args.world_size,
                 shuffle=shuffle,
