@@ -71,8 +71,10 @@ def translate(
     """Translate standard input to standard output, one sentence a line."""
     from a2d.decoding import translate as translate_sentences
     from a2d.models import load_model
+    from a2d.progress import silence_libraries
     from a2d.tokenizer import load_tokenizer
 
+    silence_libraries()
     network, tokenizer = load_model(model), load_tokenizer(model)
     sentences = [line.rstrip("\n") for line in sys.stdin]
     for line in translate_sentences(network, tokenizer, sentences, beams=beams):

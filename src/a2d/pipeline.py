@@ -28,11 +28,11 @@ from a2d.errors import UserError
 from a2d.evaluation import score
 from a2d.models import count_parameters, load_model
 from a2d.plan import Model, Plan, Splits, make_plan, read_splits, space_needed
-from a2d.progress import Bars, Event, log_file, logged
+from a2d.progress import Bars, Event, log_file, logged, silence_libraries
 from a2d.recipe import Evaluation, Recipe
 from a2d.stage import require_space, write_text
 from a2d.tokenizer import check_same_vocabulary, load_tokenizer, train_tokenizer
-from a2d.training import Inputs, remove_checkpoints, silence_libraries, train_models
+from a2d.training import Inputs, remove_checkpoints, train_models
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datasets import disable_progress_bars
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,6 +22,7 @@ from rich.progress import (
 )
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
+from transformers.utils import logging as transformers_logging
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +169,13 @@ class WarningEvents(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Report a warning."""
         self._report(Event(self._name, warning=record.getMessage()))
+
+
+def silence_libraries() -> None:
+    """Keep the libraries' own progress bars and notices off the screen."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    disable_progress_bars()
 
 
 @contextmanager

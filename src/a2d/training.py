@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from datasets import Dataset, disable_progress_bars, load_from_disk
+from datasets import Dataset, load_from_disk
 from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
-from transformers.utils import logging as transformers_logging
 
 from a2d.batching import TokenBatchSampler, lengths
 from a2d.config import A2DConfig
@@ -25,7 +24,15 @@ from a2d.distillation import METHODS
 from a2d.errors import UserError
 from a2d.models import load_model, new_model
 from a2d.plan import Model
-from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, log_file, logged
+from a2d.progress import (
+    Report,
+    Stopwatch,
+    TrainingProgress,
+    WarningEvents,
+    log_file,
+    logged,
+    silence_libraries,
+)
 from a2d.recipe import Distillation, Training
 from a2d.stage import write_text
 from a2d.tokenizer import load_tokenizer
@@ -166,13 +173,6 @@ def make_config(
         report_to=[],
         disable_tqdm=True,
     )
-
-
-def silence_libraries() -> None:
-    """Keep the libraries' own progress bars and notices off the screen."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    disable_progress_bars()
 
 
 def _schedule(waiting: list[Model], submit: Callable[[Model], Future[None]]) -> None:
