@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from sacrebleu.metrics import BLEU, CHRF
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from a2d import UserError, pipeline
 from a2d.corpus import read_corpus
+from a2d.distillation import TERMS
 from a2d.recipe import load_recipe
 
 TIMINGS = {"seconds", "sentences_per_second"}
@@ -101,6 +103,21 @@ def test_run_folder_holds_pictures_and_no_checkpoints(finished):
     ]
     assert not list(folder.rglob("checkpoint*"))
     assert "eval_cross" in (folder / "run.log").read_text()
+
+
+def test_tensorboard_shows_each_term_in_training_and_validation(finished):
+    folder, _ = finished
+    events = EventAccumulator(str(folder / "tensorboard/a2d-1+1x4-seed1")).Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {f"{part}/{term}" for part in ("train", "eval") for term in TERMS} <= tags
+    assert "eval/bleu" in tags
+
+
+def test_patience_ends_a_training_that_no_longer_improves(corpus, tmp_path):
+    still = ["training.learning_rate=1e-12", "training.epochs=20", "training.patience=2"]
+    run(corpus, tmp_path / "run", *still, "teacher.training.epochs=1", "methods=[baseline]")
+    history = json.loads((tmp_path / "run/models/baseline-1+1x4-seed1/history.json").read_text())
+    assert sum("eval_bleu" in entry for entry in history["log"]) == 3
 
 
 def test_a_finished_run_is_only_reported_again(finished, corpus):
