@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,7 +103,9 @@ def test_run_folder_holds_pictures_and_no_checkpoints(finished):
         "alignment-a2d-1+1x4-seed1.png"
     ]
     assert not list(folder.rglob("checkpoint*"))
-    assert "eval_cross" in (folder / "run.log").read_text()
+    log = (folder / "run.log").read_text().splitlines()
+    assert any("eval_cross" in line for line in log)
+    assert len(log) == len(set(log))
 
 
 def test_tensorboard_shows_each_term_in_training_and_validation(finished):
@@ -149,11 +152,12 @@ def test_bad_input_stops_before_training(corpus, tmp_path):
         "corpus.train=missing.tsv": "missing.tsv",
         "vocabulary.size=9000": "too small for a vocabulary of 9000",
         "training.max_tokens=8": "does not fit max_tokens=8",
+        "teacher.training.max_tokens=512 training.max_tokens=9": "does not fit max_tokens=9",
     }
     for number, (override, message) in enumerate(cases.items()):
         folder = tmp_path / str(number)
         with pytest.raises(UserError, match=message):
-            run(corpus, folder, override)
+            run(corpus, folder, *override.split(" "))
         assert not list(folder.glob("models/*/model.safetensors"))
 
 
@@ -176,6 +180,12 @@ def test_a_pretrained_teacher_brings_its_vocabulary(finished, corpus, tmp_path):
         f"students=[{shape}]",
         "methods=[a2d]",
     )
+    shutil.copytree(folder / "models/teacher", tmp_path / "broken")
+    (tmp_path / "broken/model.safetensors").rename(tmp_path / "broken/pytorch_model.bin")
+    broken = f"teacher={{path: {tmp_path / 'broken'}}}"
+    with pytest.raises(UserError, match="no readable safetensors weights"):
+        run(corpus, tmp_path / "unread", broken, f"students=[{shape}]")
+    assert not list(tmp_path.glob("unread/models/*/model.safetensors"))
     with pytest.raises(UserError, match="no tokenizer at 'nowhere'"):
         run(corpus, tmp_path / "none", "teacher={path: nowhere}", f"students=[{shape}]")
     assert "pretrained" in text

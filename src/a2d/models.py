@@ -107,6 +107,21 @@ def load_model(path: str | Path) -> PreTrainedModel:
         ) from error
 
 
+def check_same_ids(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
+    """Make sure that two models agree on the size of the vocabulary and the special tokens.
+
+    Raises:
+        UserError: they do not.
+    """
+    for name in ("vocab_size", "pad_token_id", "eos_token_id", "decoder_start_token_id"):
+        ours, theirs = getattr(student.config, name), getattr(teacher.config, name)
+        if ours != theirs:
+            raise UserError(
+                f"teacher and student vocabularies differ: {name} is {theirs} and {ours}. "
+                "Build the student with the teacher's own tokenizer."
+            )
+
+
 def keep_padding_row_zero(model: PreTrainedModel) -> None:
     """Stop the padding token's embedding from learning.
 

@@ -31,7 +31,7 @@ from a2d.decoding import generation_limit
 from a2d.distillation import IGNORED, METHODS, TERMS, Distillation, TeacherSignals, run
 from a2d.errors import UserError
 from a2d.evaluation import score
-from a2d.models import keep_padding_row_zero
+from a2d.models import check_same_ids, keep_padding_row_zero
 from a2d.tokenizer import check_same_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -409,13 +409,7 @@ def _prepared_teacher(
         return None
     if teacher is None:
         raise UserError(f"method {args.method!r} needs a teacher: pass teacher=…")
-    for name in ("vocab_size", "pad_token_id", "eos_token_id", "decoder_start_token_id"):
-        ours, theirs = getattr(student.config, name), getattr(teacher.config, name)
-        if ours != theirs:
-            raise UserError(
-                f"teacher and student vocabularies differ: {name} is {theirs} and {ours}. "
-                "Build the student with the teacher's own tokenizer."
-            )
+    check_same_ids(teacher, student)
     enable_capture(teacher)
     return teacher.eval().requires_grad_(False)
 

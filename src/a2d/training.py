@@ -22,7 +22,7 @@ from a2d.batching import TokenBatchSampler, lengths
 from a2d.config import A2DConfig
 from a2d.distillation import METHODS
 from a2d.errors import UserError
-from a2d.models import load_model, new_model
+from a2d.models import check_same_ids, load_model, new_model
 from a2d.plan import Model
 from a2d.progress import (
     Report,
@@ -62,8 +62,13 @@ def train_models(models: Sequence[Model], inputs: Inputs, parallel: int, report:
         inputs: the folders that trainings read.
         parallel: how many to train at once; they share the machine's cores.
         report: told of every step.
+
+    Raises:
+        UserError: the settings of any of them do not fit the data or the teacher; no training has
+            started then.
     """
     waiting = [model for model in models if not model.stage.done]
+    _check(waiting, inputs)
     if parallel == 1:
         for model in waiting:
             train_model(model, inputs, report)
@@ -103,11 +108,7 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
     if model.training.patience is not None:
         callbacks.append(EarlyStoppingCallback(model.training.patience))
     settings = (model.method, model.training, model.seed, data["train"])
-    with (
-        logged(WarningEvents(model.name, report)),
-        logged(log_file(inputs.log)),
-        model.stage.work() as folder,
-    ):
+    with logged(WarningEvents(model.name, report)), model.stage.work() as folder:
         trainer = A2DTrainer(
             student,
             load_model(inputs.teacher) if taught else None,
@@ -175,6 +176,20 @@ def make_config(
     )
 
 
+def _check(models: Sequence[Model], inputs: Inputs) -> None:
+    """Find out now what would otherwise end a run after its first trainings."""
+    train = load_from_disk(str(inputs.tokens))["train"]
+    for model in models:
+        assert model.training is not None
+        make_config(model.method, model.training, model.seed, train, model.stage.partial)
+    taught = [model for model in models if METHODS[model.method.method].distribution]
+    if taught and taught[0].taught_by not in {model.name for model in models}:
+        teacher, tokenizer = load_model(inputs.teacher), load_tokenizer(inputs.vocabulary)
+        for model in taught:
+            assert model.shape is not None
+            check_same_ids(teacher, new_model(tokenizer, **model.shape.model_dump()))
+
+
 def _schedule(waiting: list[Model], submit: Callable[[Model], Future[None]]) -> None:
     """Submit every model as soon as what it learns from is trained."""
     running: dict[Future[None], Model] = {}
@@ -212,4 +227,5 @@ def _end_with_parent() -> None:
 
 
 def _train(model: Model, inputs: Inputs) -> None:
-    train_model(model, inputs, _events.put)
+    with logged(log_file(inputs.log)):
+        train_model(model, inputs, _events.put)
