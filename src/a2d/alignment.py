@@ -6,6 +6,7 @@ Jin et al., "Align-to-Distill" (LREC-COLING 2024, arXiv 2403.01479), section 3.2
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -24,7 +25,8 @@ class AttentionAlignment(nn.Module):
 
     A channel is one head of one layer, layer-major. There is no bias: it would add a constant to
     every position of a map, which the softmax that follows takes away again (in the released code
-    its gradient is round-off noise).
+    its gradient is round-off noise). Weights start as the library's convolutions do, at random
+    within ±1/√channels; `start_uniform` gives another start.
 
     Args:
         student: layers and heads of the student.
@@ -55,16 +57,30 @@ class AttentionAlignment(nn.Module):
         assert isinstance(convolution, nn.Conv2d)
         return convolution.weight.flatten(1)
 
-    def forward(self, maps: Tensor, group: str) -> Tensor:
-        """Map the student's channels (B, C_S, Q, K) to intermediate maps (B, C_T, Q, K).
+    def start_uniform(self, scale: float) -> None:
+        """Start from the guess that layers correspond evenly, plus a tenth of the random start.
 
-        A matrix product over the flattened positions: the convolution's own kernels are slower.
+        A teacher's head starts with weight `scale` on the head of the same number in the student
+        layer at its layer's relative depth, or shares it among all that layer's heads where the
+        numbers of heads differ.
         """
-        batch, _, queries, keys = maps.shape
-        # Autocast would round maps and weights to bf16, a third of a percent of a small product.
-        with torch.autocast(maps.device.type, enabled=False):
-            intermediate = torch.matmul(self.weight(group), maps.flatten(2))
-        return intermediate.view(batch, -1, queries, keys)
+        with torch.no_grad():
+            for group in GROUPS:
+                ours, theirs = self.student.heads(group), self.teacher.heads(group)
+                layers, deep = self.student.layers(group), self.teacher.layers(group)
+                nearest = [math.ceil((t + 1) * layers / deep) - 1 for t in range(deep)]
+                counterparts = torch.eye(layers)[nearest]
+                heads = torch.eye(ours) if ours == theirs else torch.ones(theirs, ours) / ours
+                guess = torch.kron(counterparts, heads)
+                self.weight(group).mul_(0.1).add_(scale * guess)
+
+    def forward(self, maps: Tensor, group: str) -> Tensor:
+        """Map the student's channels (B, C_S, Q, K) to intermediate maps (B, C_T, Q, K)."""
+        return combine(self.weight(group), maps)
+
+    def convex(self, maps: Tensor, group: str) -> Tensor:
+        """The same with each teacher channel's weights made positive and summing to one."""
+        return combine(self.weight(group).softmax(dim=-1), maps)
 
     def save(self, path: str | Path) -> None:
         """Write weights and geometries to one safetensors file."""
@@ -94,3 +110,15 @@ class AttentionAlignment(nn.Module):
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             raise UserError(f"{path} is no alignment written by a2d: {error}") from error
         return alignment
+
+
+def combine(weight: Tensor, maps: Tensor) -> Tensor:
+    """Pointwise combinations of maps: weights (C, D) and maps (B, D, Q, K) give (B, C, Q, K).
+
+    A matrix product over the flattened positions: a convolution's own kernels are slower.
+    """
+    batch, _, queries, keys = maps.shape
+    # Autocast would round maps and weights to bf16, a third of a percent of a small product.
+    with torch.autocast(maps.device.type, enabled=False):
+        combined = torch.matmul(weight, maps.flatten(2))
+    return combined.view(batch, -1, queries, keys)

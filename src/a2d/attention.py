@@ -27,8 +27,19 @@ VERIFIED_FAMILIES = ("marian",)
 
 IMPLEMENTATION = "a2d"
 
-AttentionMaps = dict[str, Tensor]
-"""Group → maps (B, C, Q, K), one channel per layer and head, layer-major, before dropout."""
+
+class Features(NamedTuple):
+    """What a forward pass shows of a model's inside.
+
+    maps: group → attention maps (B, C, Q, K), one channel per layer and head, layer-major, before
+        dropout; float32 under bf16 or fp16, otherwise of the model's dtype.
+    values: group → the last layer's value vectors (B, H, K, d).
+    hidden: `encoder`, `decoder` → the layers' outputs, each (B, positions, width), where asked for.
+    """
+
+    maps: dict[str, Tensor]
+    values: dict[str, Tensor]
+    hidden: dict[str, list[Tensor]]
 
 
 class Geometry(NamedTuple):
@@ -49,14 +60,17 @@ class Geometry(NamedTuple):
             config.decoder_attention_heads,
         )
 
+    def layers(self, group: str) -> int:
+        """Layers that attend in `group`."""
+        return self.encoder_layers if group == "encoder" else self.decoder_layers
+
     def heads(self, group: str) -> int:
         """Heads per layer in `group`."""
         return self.encoder_heads if group == "encoder" else self.decoder_heads
 
     def channels(self, group: str) -> int:
         """Number of attention maps (layers x heads) in `group`."""
-        layers = self.encoder_layers if group == "encoder" else self.decoder_layers
-        return layers * self.heads(group)
+        return self.layers(group) * self.heads(group)
 
     def __str__(self) -> str:
         """Layers x heads in the usual short form, such as ``3+3 x 8``."""
@@ -65,15 +79,16 @@ class Geometry(NamedTuple):
 
 
 class AttentionCapture:
-    """Collects the maps of one forward pass; travels to every attention call as a keyword."""
+    """Collects what one forward pass attends to; travels to every attention call as a keyword."""
 
     def __init__(self) -> None:
         self._layers: dict[str, list[Tensor]] = {group: [] for group in GROUPS}
+        self._values: dict[str, Tensor] = {}
         self._open = True
         self._gradients = torch.is_grad_enabled()
 
-    def add(self, module: nn.Module, probabilities: Tensor) -> None:
-        """Take the probabilities (B, H, Q, K) of one attention call."""
+    def add(self, module: nn.Module, probabilities: Tensor, value: Tensor) -> None:
+        """Take the probabilities (B, H, Q, K) and values (B, H, K, d) of one attention call."""
         # Gradient checkpointing calls the layers a second time, in the backward pass.
         if self._open:
             if self._gradients and not torch.is_grad_enabled():
@@ -82,9 +97,10 @@ class AttentionCapture:
                     "them; set gradient_checkpointing_kwargs={'use_reentrant': False}."
                 )
             self._layers[_group_of(module)].append(probabilities)
+            self._values[_group_of(module)] = value
 
-    def finish(self, config: Any) -> AttentionMaps:
-        """Close the capture and stack each group's layers.
+    def finish(self, config: Any) -> Features:
+        """Close the capture and stack each group's layers; hidden states are left empty.
 
         Raises:
             RuntimeError: a group was called another number of times than the model has layers.
@@ -100,7 +116,7 @@ class AttentionCapture:
                     f"{geometry.channels(group)}: was a layer skipped (layerdrop) or called twice?"
                 )
             maps[group] = torch.cat(layers, dim=1)
-        return maps
+        return Features(maps, self._values, {})
 
 
 def enable_capture(model: PreTrainedModel) -> None:
@@ -123,21 +139,27 @@ def enable_capture(model: PreTrainedModel) -> None:
 
 
 def capture_attention(
-    model: PreTrainedModel, inputs: Mapping[str, Any]
-) -> tuple[Seq2SeqLMOutput, AttentionMaps]:
-    """Run `model` on `inputs` and return its output with all its attention maps.
+    model: PreTrainedModel, inputs: Mapping[str, Any], *, hidden_states: bool = False
+) -> tuple[Seq2SeqLMOutput, Features]:
+    """Run `model` on `inputs` and return its output with its features.
 
     Args:
         model: an encoder-decoder prepared with `enable_capture`.
         inputs: keyword arguments of its forward.
+        hidden_states: also give the layers' outputs.
 
     Returns:
-        The model's own output, and per group the maps (B, C, Q, K): float32 under bf16 or fp16,
-        otherwise of the model's dtype; taken before dropout, with gradients unless switched off.
+        The model's own output and the features, with gradients unless switched off.
     """
     capture = AttentionCapture()
-    output = model(**inputs, attention_capture=capture)
-    return output, capture.finish(model.config)
+    output = model(**inputs, attention_capture=capture, output_hidden_states=hidden_states)
+    features = capture.finish(model.config)
+    if hidden_states:
+        stacks = (output.encoder_hidden_states, output.decoder_hidden_states)
+        # The first of each are the embeddings.
+        hidden = {"encoder": list(stacks[0][1:]), "decoder": list(stacks[1][1:])}
+        features = features._replace(hidden=hidden)
+    return output, features
 
 
 def attention_forward(
@@ -171,7 +193,7 @@ def attention_forward(
     precise = torch.promote_types(scores.dtype, torch.float32)
     probabilities = scores.softmax(dim=-1, dtype=precise)
     if attention_capture is not None:
-        attention_capture.add(module, probabilities)
+        attention_capture.add(module, probabilities, value)
     weights = nn.functional.dropout(probabilities, p=dropout, training=module.training)
     output = torch.matmul(weights.to(value.dtype), value)
     return output.transpose(1, 2).contiguous(), None

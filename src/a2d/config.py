@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import Seq2SeqTrainingArguments
 
+from a2d.attention import GROUPS
 from a2d.distillation import METHODS, Objective
 from a2d.errors import UserError
-from a2d.losses import FORMULAS
 from a2d.suggestions import nearest
+from a2d.transfer import FORMULAS, STARTS
 
 
 def bf16_pays() -> bool:
@@ -29,11 +31,12 @@ class A2DConfig(Seq2SeqTrainingArguments):
     Eq. 12) is ``(1-α)·CE + α·KD + β·decay^(epoch-1)·[A_encoder + ½(A_decoder + A_cross)]``.
 
     Args:
-        method: `baseline` (references only), `kd` (word-level distillation) or `a2d` (with
-            attention transfer). A term that the method lacks has no weight: `baseline` is α = 0.
-        formula: how intermediate maps are compared with the teacher's. `paper`: row-wise
-            KL(T ‖ softmax(W·S)). `official`: what the authors' code computes, its
-            normalisations included.
+        method: `baseline` (references only), `kd` (word-level distillation), `a2d` (with attention
+            transfer), or one of those that it is compared with (`a2d.distillation.METHODS`). A
+            term that the method lacks has no weight: `baseline` is α = 0. Methods with `seqkd`
+            expect a `train_dataset` whose labels are the teacher's translations
+            (`a2d.sequences`).
+        formula: how `a2d` compares maps with the teacher's (`a2d.transfer.A2D` lists the ways).
         alpha: α, weight of word-level distillation against the references.
         beta: β, weight of attention transfer.
         decay: factor on β after each epoch.
@@ -41,7 +44,11 @@ class A2DConfig(Seq2SeqTrainingArguments):
         max_tokens: padded tokens per batch and device, on the source and on the target side
             (`per_device_train_batch_size` is not used: sentences differ too much in length);
             validation takes four times as many.
-        alignment_learning_rate: peak learning rate of the alignment; None: `learning_rate`.
+        groups: which attention is compared, joined by `+`: `encoder` and `decoder` self-attention,
+            `cross`-attention.
+        alignment_start: `random`, or `uniform`: the guess that layers correspond evenly.
+        alignment_learning_rate: peak learning rate of the alignment, or of whatever else a method
+            learns beside the student; None: `learning_rate`.
         bf16: None switches it on where the hardware makes it pay.
 
     Raises:
@@ -58,6 +65,8 @@ class A2DConfig(Seq2SeqTrainingArguments):
     beta: float = 1.0
     decay: float = 0.9
     temperature: float = 1.0
+    groups: str = "encoder+decoder+cross"
+    alignment_start: str = "random"
     max_tokens: int = 4096
     alignment_learning_rate: float | None = None
 
@@ -75,10 +84,11 @@ class A2DConfig(Seq2SeqTrainingArguments):
 
     def __post_init__(self) -> None:
         """Check values and settle what depends on the machine."""
-        if self.method not in METHODS:
-            raise UserError(f"unknown method {self.method!r}{nearest(self.method, METHODS)}")
-        if self.formula not in FORMULAS:
-            raise UserError(f"unknown formula {self.formula!r}{nearest(self.formula, FORMULAS)}")
+        _one_of("method", self.method, METHODS)
+        _one_of("formula", self.formula, FORMULAS)
+        _one_of("alignment_start", self.alignment_start, STARTS)
+        for group in self.groups.split("+"):
+            _one_of("group", group, GROUPS)
         _within("alpha", self.alpha, 0, 1)
         _within("beta", self.beta, 0)
         _within("decay", self.decay, 0, 1)
@@ -94,7 +104,15 @@ class A2DConfig(Seq2SeqTrainingArguments):
     @property
     def objective(self) -> Objective:
         """The settings that the losses need."""
-        return Objective(self.method, self.formula, self.temperature, self.label_smoothing_factor)
+        chosen = self.groups.split("+")
+        return Objective(
+            self.method,
+            self.formula,
+            self.temperature,
+            self.label_smoothing_factor,
+            tuple(group for group in GROUPS if group in chosen),
+            self.alignment_start,
+        )
 
     def term_weights(self, epoch: int | None = None) -> torch.Tensor:
         """Weights of `TERMS` in the total loss.
@@ -105,10 +123,15 @@ class A2DConfig(Seq2SeqTrainingArguments):
         """
         method = METHODS[self.method]
         alpha = self.alpha if method.distribution else 0.0
-        beta = self.beta if method.attention else 0.0
+        beta = self.beta if method.features else 0.0
         if epoch is not None:
             beta *= self.decay ** (epoch - 1)
         return torch.tensor([1 - alpha, alpha, beta, beta / 2, beta / 2], dtype=torch.float64)
+
+
+def _one_of(setting: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise UserError(f"unknown {setting} {value!r}{nearest(value, known)}")
 
 
 def _within(name: str, value: float, low: float, high: float = float("inf")) -> None:

@@ -1,40 +1,64 @@
-"""The module that is trained: a student, its alignment, and the terms of their objective."""
+"""The module that is trained: a student, what its method learns beside it, and their objective."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from a2d import losses
 from a2d.alignment import AttentionAlignment
-from a2d.attention import GROUPS, AttentionMaps, Geometry, capture_attention
+from a2d.attention import GROUPS, Features, Geometry, capture_attention
+from a2d.mappings import Combination, LayerMapping, MiniLM, TinyBert
+from a2d.transfer import A2D, Transfer
 
 IGNORED = -100
 """Label of positions that take no part, as everywhere in transformers."""
+
+OFFICIAL = ("official", "official-mixture")
+"""Formulas with the released code's normalisations."""
 
 TERMS = ("ce", "kd", *GROUPS)
 """The objective's terms, in the order of every vector of terms."""
 
 
 class Method(NamedTuple):
-    """What a named method imitates."""
+    """What a named method imitates.
 
-    distribution: bool
-    attention: bool
+    sequences: references are the teacher's translations of the training source.
+    distribution: the teacher's distribution over every next token.
+    features: what it compares inside the models, or None.
+    """
+
+    sequences: bool = False
+    distribution: bool = False
+    features: Literal["last", "uniform", "tinybert", "minilm", "ckd", "a2d"] | None = None
+
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher has a part in it at all."""
+        return self.sequences or self.distribution
 
 
 METHODS = {
-    "baseline": Method(distribution=False, attention=False),
-    "kd": Method(distribution=True, attention=False),
-    "a2d": Method(distribution=True, attention=True),
+    "baseline": Method(),
+    "kd": Method(distribution=True),
+    "seqkd": Method(sequences=True),
+    "seqkd+kd": Method(sequences=True, distribution=True),
+    "last": Method(distribution=True, features="last"),
+    "uniform": Method(distribution=True, features="uniform"),
+    "tinybert": Method(distribution=True, features="tinybert"),
+    "minilm": Method(distribution=True, features="minilm"),
+    "ckd": Method(distribution=True, features="ckd"),
+    "a2d": Method(distribution=True, features="a2d"),
+    "seqkd+a2d": Method(sequences=True, distribution=True, features="a2d"),
 }
-"""baseline: references only. kd: word-level KD (Hinton et al. 2015; Kim & Rush 2016). a2d: kd and
-attention transfer through a learned alignment (Jin et al. 2024)."""
+"""baseline: references only. kd: word-level KD (Hinton et al. 2015; Kim & Rush 2016, section 3.1).
+seqkd: sequence-level KD (Kim & Rush 2016, section 3.2). a2d: kd and attention transfer through a
+learned alignment (Jin et al. 2024). The others are kd and feature transfer by `a2d.mappings`."""
 
 
 class Objective(NamedTuple):
@@ -44,42 +68,49 @@ class Objective(NamedTuple):
     formula: str
     temperature: float
     label_smoothing: float
+    groups: tuple[str, ...] = GROUPS
+    alignment_start: str = "random"
 
 
-class TeacherSignals(NamedTuple):
-    """What the frozen teacher says of a batch; maps are empty where none are imitated."""
+class Signals(NamedTuple):
+    """What a model says of a batch; features are None where nobody asked for them."""
 
     logits: Tensor
-    maps: AttentionMaps
+    features: Features | None
 
 
 class Distillation(nn.Module):
-    """A student and, for attention transfer, its alignment: all that learns, and nothing else.
+    """A student and what its method learns beside it: all that is trained, and nothing else.
 
     This is what the Trainer optimises, checkpoints and, on several devices, wraps; the teacher's
     signals come in as inputs. It passes for the student wherever the Trainer asks for one.
+
+    Args:
+        student: the model to train.
+        objective: its settings.
+        teacher_config: the teacher's configuration; None for methods that compare no features.
+
+    Raises:
+        UserError: the method does not fit the models' shapes.
     """
 
     def __init__(
         self,
         student: PreTrainedModel,
         objective: Objective,
-        teacher_geometry: Geometry | None = None,
+        teacher_config: Any = None,
     ) -> None:
         super().__init__()
         self.student = student
         self.objective = objective
-        self.alignment: AttentionAlignment | None = None
-        if METHODS[objective.method].attention:
-            assert teacher_geometry is not None
-            self.alignment = AttentionAlignment(Geometry.of(student.config), teacher_geometry)
+        self.transfer = new_transfer(objective, student.config, teacher_config)
 
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
         labels: Tensor,
-        teacher: TeacherSignals | None = None,
+        teacher: Signals | None = None,
     ) -> dict[str, Tensor]:
         """Compute every term of the objective as a sum over the batch's tokens.
 
@@ -94,22 +125,18 @@ class Distillation(nn.Module):
             distributed wrappers look for unused parameters in it.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        output, maps = run(self.student, inputs, with_maps=self.alignment is not None)
-        terms = dict.fromkeys(TERMS, output.logits.new_zeros(()))
-        terms.update(self._token_terms(output.logits, labels, teacher))
-        if self.alignment is not None and teacher is not None:
+        logits, features = run(self.student, inputs, self.transfer)
+        terms = dict.fromkeys(TERMS, logits.new_zeros(()))
+        terms.update(self._token_terms(logits, labels, teacher))
+        if self.transfer is not None and teacher is not None:
             masks = group_masks(attention_mask.bool(), labels.ne(IGNORED))
-            for group in GROUPS:
-                keys, rows = masks[group]
-                terms[group] = self._attention_term(
-                    group, maps[group], teacher.maps[group], keys, rows
-                )
+            terms.update(self.transfer(features, teacher.features, masks))
         return terms
 
     def _token_terms(
-        self, logits: Tensor, labels: Tensor, teacher: TeacherSignals | None
+        self, logits: Tensor, labels: Tensor, teacher: Signals | None
     ) -> dict[str, Tensor]:
-        official = self.objective.formula == "official"
+        official = self.objective.formula in OFFICIAL
         smoothing = self.objective.label_smoothing
         if official:
             size = logits.shape[-1]
@@ -126,13 +153,10 @@ class Distillation(nn.Module):
             terms["kd"] = kd * scale
         return terms
 
-    def _attention_term(
-        self, group: str, maps: Tensor, teacher_maps: Tensor, keys: Tensor, rows: Tensor
-    ) -> Tensor:
-        assert self.alignment is not None
-        if self.objective.formula == "official":
-            return losses.official_attention_transfer(self.alignment(maps, group), teacher_maps)
-        return losses.attention_transfer(self.alignment(maps, group), teacher_maps, keys, rows)
+    @property
+    def alignment(self) -> AttentionAlignment | None:
+        """The student's alignment; None for a method without one."""
+        return self.transfer.alignment if isinstance(self.transfer, A2D) else None
 
     # What the Trainer asks of a model.
 
@@ -164,15 +188,16 @@ class Distillation(nn.Module):
         return generated
 
 
-def run(
-    model: PreTrainedModel, inputs: Mapping[str, Tensor], *, with_maps: bool
-) -> tuple[Seq2SeqLMOutput, AttentionMaps]:
-    """Forward of student or teacher on a batch with labels; maps only where asked for."""
+def run(model: PreTrainedModel, inputs: Mapping[str, Tensor], transfer: Transfer | None) -> Signals:
+    """Forward of student or teacher on a batch with labels, with the features `transfer` needs."""
     feed = {k: v for k, v in inputs.items() if k != "labels"}
     feed["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(inputs["labels"])
-    if with_maps:
-        return capture_attention(model, {**feed, "use_cache": False})
-    return model(**feed, use_cache=False), {}
+    if transfer is None:
+        return Signals(model(**feed, use_cache=False).logits, None)
+    output, features = capture_attention(
+        model, {**feed, "use_cache": False}, hidden_states=transfer.hidden_states
+    )
+    return Signals(output.logits, features)
 
 
 def group_masks(source: Tensor, target: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -192,3 +217,25 @@ def group_masks(source: Tensor, target: Tensor) -> dict[str, tuple[Tensor, Tenso
         "decoder": (causal & target[:, None, :], target),
         "cross": (source[:, None, :], target),
     }
+
+
+def new_transfer(objective: Objective, student: Any, teacher: Any) -> Transfer | None:
+    """What a method compares inside models of these configurations; None for one that does not.
+
+    Raises:
+        UserError: the method does not fit their shapes.
+    """
+    features, groups = METHODS[objective.method].features, objective.groups
+    if features is None:
+        return None
+    assert teacher is not None
+    shapes = Geometry.of(student), Geometry.of(teacher)
+    if features == "a2d":
+        alignment = AttentionAlignment(*shapes)
+        return A2D(alignment, objective.formula, groups, objective.alignment_start)
+    if features == "ckd":
+        return Combination(*shapes, groups)
+    if features in ("tinybert", "minilm"):
+        kind = TinyBert if features == "tinybert" else MiniLM
+        return kind(*shapes, groups, (student.d_model, teacher.d_model))
+    return LayerMapping(features, *shapes, groups)

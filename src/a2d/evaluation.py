@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.significance import PairedTest
+
+RESAMPLES = 1000
 
 
 class Scores(NamedTuple):
@@ -37,3 +40,24 @@ def score(hypotheses: Sequence[str], references: Sequence[str]) -> Scores:
     chrf_score = chrf.corpus_score(hypotheses, [references]).score
     signatures = {"bleu": str(bleu.get_signature()), "chrf": str(chrf.get_signature())}
     return Scores(bleu_score, chrf_score, signatures)
+
+
+def p_values(
+    rival: Sequence[str], systems: Mapping[str, Sequence[str]], references: Sequence[str]
+) -> dict[str, float]:
+    """How likely each system's difference from a rival in BLEU is mere chance (two-sided).
+
+    sacreBLEU's paired bootstrap resampling (Koehn 2004), 1000 samples, its fixed seed.
+
+    Args:
+        rival: translations of the system that the others are compared with.
+        systems: name → translations of the same sentences.
+        references: one reference each.
+    """
+    if not systems:
+        return {}
+    named = [("", rival), *systems.items()]
+    metrics = {"BLEU": BLEU(references=[references])}
+    _, scores = PairedTest(named, metrics, None, test_type="bs", n_samples=RESAMPLES)()
+    results: Any = scores["BLEU"][1:]
+    return {name: r.p_value for name, r in zip(systems, results, strict=True)}

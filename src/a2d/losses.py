@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-FORMULAS = ("paper", "official")
-
 
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Label-smoothed cross-entropy with the references, summed over tokens.
@@ -50,7 +48,7 @@ def word_level_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
 
 
 def attention_transfer(intermediate: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
-    """The `paper` formula: KL(teacher row ‖ softmax(intermediate row)), every map compared.
+    """Row-wise KL(teacher row ‖ softmax(intermediate row)), every map compared.
 
     Jin et al. 2024, Eq. 10: nothing is reduced over layers or heads before the comparison. Each
     query row is a distribution over its valid keys; padding and future positions take no part.
@@ -73,6 +71,19 @@ def attention_transfer(intermediate: Tensor, teacher: Tensor, keys: Tensor, rows
     divergence = target * (target.clamp_min(tiny).log() - predicted)
     chosen = (valid & rows[:, None, :, None]).expand_as(divergence)
     return divergence.masked_fill(~chosen, 0.0).sum() / teacher.shape[1]
+
+
+def map_distance(predicted: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
+    """Squared distance between maps, summed over keys and query rows, averaged over maps.
+
+    Args:
+        predicted: maps (B, C, Q, K).
+        teacher: maps of the same shape, with a gradient where it is learned.
+        keys, rows: as in `attention_transfer`.
+    """
+    chosen = keys.unsqueeze(1) & rows[:, None, :, None]
+    distance = (predicted - teacher).square().masked_fill(~chosen, 0.0)
+    return distance.sum() / teacher.shape[1]
 
 
 def official_attention_transfer(intermediate: Tensor, teacher: Tensor) -> Tensor:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import yaml
@@ -20,19 +18,18 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from a2d import report
-from a2d.attention import Geometry
 from a2d.batching import tokenise
 from a2d.corpus import Pair, overlap
-from a2d.decoding import translate
+from a2d.distillation import METHODS
 from a2d.errors import UserError
-from a2d.evaluation import score
-from a2d.models import count_parameters, load_model
-from a2d.plan import Model, Plan, Splits, make_plan, read_splits, space_needed
-from a2d.progress import Bars, Event, log_file, logged, silence_libraries
+from a2d.plan import Plan, Splits, make_plan, read_splits, space_needed
+from a2d.progress import Bars, log_file, logged, silence_libraries
 from a2d.recipe import Evaluation, Recipe
 from a2d.stage import require_space, write_text
 from a2d.tokenizer import check_same_vocabulary, load_tokenizer, train_tokenizer
-from a2d.training import Inputs, remove_checkpoints, train_models
+from a2d.training import Inputs, check, remove_checkpoints, train_models
+from a2d.translations import translate_and_score, translate_training_source, write_lines
+from a2d.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +60,9 @@ def run(recipe: Recipe, folder: Path, console: Console) -> None:
         with console.status("Preparing the vocabulary…"):
             tokenizer = _prepare_vocabulary(plan, recipe, splits)
             _prepare_tokens(plan, splits, tokenizer)
-        _train(plan, recipe, folder, console)
-        _translate(plan, splits.test, recipe.evaluation, tokenizer, console)
-        report.write(folder, plan, console, samples=recipe.evaluation.samples)
+        _train(plan, recipe, splits, tokenizer, folder, console)
+        _translate(plan, getattr(splits, recipe.evaluation.split), recipe, folder, console)
+        report.write(folder, plan, recipe, console)
 
 
 @contextmanager
@@ -97,8 +94,9 @@ def _prepare_corpus(plan: Plan, splits: Splits, console: Console) -> None:
         return
     with plan.corpus.work() as folder:
         write_text(folder / "cleaning.json", json.dumps(cleaning, indent=1) + "\n")
-        write_text(folder / "test.source.txt", _lines(pair.source for pair in splits.test))
-        write_text(folder / "test.reference.txt", _lines(pair.target for pair in splits.test))
+        for name, split in (("valid", splits.valid), ("test", splits.test)):
+            write_lines(folder / f"{name}.source.txt", [pair.source for pair in split])
+            write_lines(folder / f"{name}.reference.txt", [pair.target for pair in split])
 
 
 def _prepare_vocabulary(plan: Plan, recipe: Recipe, splits: Splits) -> PreTrainedTokenizerBase:
@@ -127,81 +125,60 @@ def _prepare_tokens(plan: Plan, splits: Splits, tokenizer: PreTrainedTokenizerBa
         DatasetDict(tokens).save_to_disk(str(folder))
 
 
-def _train(plan: Plan, recipe: Recipe, folder: Path, console: Console) -> None:
+def _train(
+    plan: Plan,
+    recipe: Recipe,
+    splits: Splits,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    console: Console,
+) -> None:
     done = [model.name for model in plan.trained if model.stage.done]
     if done:
         console.print(f"Trained already: {', '.join(done)}.")
     inputs = Inputs(
         plan.vocabulary.folder,
         plan.tokens.folder,
+        plan.distilled.folder,
         plan.teacher.path,
         folder / "tensorboard",
-        folder / LOG,
     )
-    with Bars(console) as bars:
-        train_models(plan.trained, inputs, recipe.compute.parallel, bars.show)
+    check(plan.trained, inputs)
+    with Bars(console) as bars, Workers(recipe.compute.parallel, folder / LOG, bars.show) as pool:
+        later = [m for m in plan.trained if METHODS[m.method.method].sequences]
+        train_models([m for m in plan.trained if m not in later], inputs, pool)
+        if plan.needs_distilled and not plan.distilled.done:
+            _distil_sequences(plan, splits.train, recipe.evaluation, tokenizer, pool)
+        train_models(later, inputs, pool)
     for model in plan.trained:
         remove_checkpoints(model)  # of a run that was killed before it came to that
 
 
-def _translate(
+def _distil_sequences(
     plan: Plan,
-    test: list[Pair],
-    settings: Evaluation,
+    train: list[Pair],
+    search: Evaluation,
     tokenizer: PreTrainedTokenizerBase,
-    console: Console,
+    pool: Workers,
 ) -> None:
-    with Bars(console) as bars:
-        for model in plan.models:
-            if not model.translations.done:
-                _translate_with(model, test, settings, tokenizer, bars)
+    sources = [pair.source for pair in train]
+    with plan.distilled.work() as folder:
+        targets = translate_training_source(sources, plan.teacher.path, folder, search, pool)
+        pairs = [Pair(*texts) for texts in zip(sources, targets, strict=True)]
+        tokenise(pairs, tokenizer).save_to_disk(str(folder))
 
 
-def _translate_with(
-    model: Model,
-    test: list[Pair],
-    settings: Evaluation,
-    tokenizer: PreTrainedTokenizerBase,
-    bars: Bars,
+def _translate(
+    plan: Plan, pairs: list[Pair], recipe: Recipe, folder: Path, console: Console
 ) -> None:
-    def show(done: int) -> None:
-        bars.show(Event(f"translating: {model.name}", done, len(test)))
-
-    network = load_model(model.path)
-    sources = [pair.source for pair in test]
-    decode = partial(
-        translate, network, tokenizer, beams=settings.beams, max_tokens=settings.max_tokens
-    )
-    decode(sources[:16])  # not timed: first calls are slower
-    start = time.perf_counter()
-    hypotheses = decode(sources, progress=show)
-    seconds = time.perf_counter() - start
-    # What is scored is what is written, so that anyone can score it again.
-    hypotheses = [_line(text) for text in hypotheses]
-    scores = score(hypotheses, [_line(pair.target) for pair in test])
-    geometry = Geometry.of(network.config)
-    figures = {
-        **scores._asdict(),
-        "encoder_layers": geometry.encoder_layers,
-        "decoder_layers": geometry.decoder_layers,
-        "heads": geometry.decoder_heads,
-        "parameters": count_parameters(network),
-        "sentences_per_second": len(sources) / seconds,
-    }
-    with model.translations.work() as folder:
-        write_text(folder / "test.txt", _lines(hypotheses))
-        write_text(folder / "scores.json", json.dumps(figures, indent=1) + "\n")
+    sources, references = ([pair[side] for pair in pairs] for side in (0, 1))
+    inputs = plan.vocabulary.folder, sources, references, recipe.evaluation
+    with Bars(console) as bars, Workers(recipe.compute.parallel, folder / LOG, bars.show) as pool:
+        waiting = [model for model in plan.models if not model.translations.done]
+        for future in [pool.submit(translate_and_score, model, *inputs) for model in waiting]:
+            future.result()
 
 
 def _warn(message: str, console: Console) -> None:
     logger.warning(message)
     console.print(f"[yellow]Warning:[/] {message}")
-
-
-def _line(text: str) -> str:
-    # One sentence a line, whatever line breaks a text had.
-    return " ".join(text.split())
-
-
-def _lines(texts: Iterable[str]) -> str:
-    return "".join(f"{_line(text)}\n" for text in texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,14 +53,21 @@ class Model:
     translations: Stage
     taught_by: str | None = None
 
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the teacher runs beside its training, or starts it."""
+        method = METHODS[self.method.method]
+        return method.distribution or (method.taught and self.method.student_start == "teacher")
+
 
 @dataclass(frozen=True)
 class Plan:
-    """All stages of a run."""
+    """All stages of a run; `distilled` is the teacher's translation of the training source."""
 
     corpus: Stage
     vocabulary: Stage
     tokens: Stage
+    distilled: Stage
     teacher: Model
     students: list[Model]
 
@@ -67,6 +75,11 @@ class Plan:
     def models(self) -> list[Model]:
         """The teacher, then the students."""
         return [self.teacher, *self.students]
+
+    @property
+    def needs_distilled(self) -> bool:
+        """Whether any student has the teacher's translations as references."""
+        return any(METHODS[student.method.method].sequences for student in self.students)
 
     @property
     def trained(self) -> list[Model]:
@@ -78,7 +91,8 @@ class Plan:
         """Every stage, in order."""
         training = [model.stage for model in self.trained]
         translations = [model.translations for model in self.models]
-        return [self.corpus, self.vocabulary, self.tokens, *training, *translations]
+        distilled = [self.distilled] * self.needs_distilled
+        return [self.corpus, self.vocabulary, self.tokens, *distilled, *training, *translations]
 
 
 def read_splits(recipe: Recipe) -> Splits:
@@ -92,6 +106,8 @@ def read_splits(recipe: Recipe) -> Splits:
         read_corpus(getattr(corpus, name), name) for name in ("train", "valid", "test")
     )
     train, cleaning = clean(train, **corpus.cleaning.model_dump())
+    if corpus.limit is not None and corpus.limit < len(train):
+        train = random.Random(0).sample(train, corpus.limit)
     if not train:
         raise UserError(f"train: cleaning leaves no pair ({cleaning.as_dict()}): loosen its rules.")
     for name, split in (("valid", valid), ("test", test)):
@@ -112,8 +128,13 @@ def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
         },
     )
     teacher = _teacher(recipe, folder, vocabulary)
+    search = recipe.evaluation.model_dump(include={"beams", "max_tokens"})
+    distilled = Stage(
+        folder / "distilled",
+        {"vocabulary": vocabulary.fingerprint, "teacher": teacher.stage.fingerprint, **search},
+    )
     students = [
-        _student(recipe, folder, vocabulary, teacher, shape, method, seed)
+        _student(recipe, folder, vocabulary, teacher, distilled, shape, method, seed)
         for shape in recipe.students
         for method in recipe.methods
         for seed in recipe.seeds
@@ -126,7 +147,7 @@ def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
                 "not at all. Give each a recipe and a run of its own."
             )
     tokens = Stage(folder / "tokens", {"vocabulary": vocabulary.fingerprint})
-    return Plan(corpus, vocabulary, tokens, teacher, students)
+    return Plan(corpus, vocabulary, tokens, distilled, teacher, students)
 
 
 def space_needed(recipe: Recipe) -> int:
@@ -167,6 +188,7 @@ def _student(
     folder: Path,
     vocabulary: Stage,
     teacher: Model,
+    distilled: Stage,
     shape: Shape,
     method: Distillation,
     seed: int,
@@ -178,9 +200,11 @@ def _student(
     name = f"{method.name}-{size}-seed{seed}"
     settings: dict[str, Any] = {"vocabulary": vocabulary.fingerprint}
     settings |= _training_settings(shape, method, recipe.training, seed)
-    taught = METHODS[method.method].distribution
-    if taught:
+    kind = METHODS[method.method]
+    if kind.taught:
         settings["teacher"] = teacher.stage.fingerprint
+    if kind.sequences:
+        settings["references"] = distilled.fingerprint
     stage = Stage(folder / "models" / name, settings)
     return Model(
         name,
@@ -191,7 +215,7 @@ def _student(
         seed,
         stage,
         _translations(recipe, folder, name, stage),
-        taught_by=TEACHER if taught else None,
+        taught_by=TEACHER if kind.taught else None,
     )
 
 
@@ -199,11 +223,15 @@ def _training_settings(
     shape: Shape, method: Distillation, training: Training, seed: int
 ) -> dict[str, Any]:
     # Settings that a method does not use must not make a finished model look like another one.
-    used = {"method"}
-    if METHODS[method.method].distribution:
+    used, kind = {"method"}, METHODS[method.method]
+    if kind.taught:
+        used |= {"student_start"}
+    if kind.distribution:
         used |= {"alpha", "temperature"}
-    if METHODS[method.method].attention:
-        used |= {"formula", "beta", "decay", "alignment_learning_rate"}
+    if kind.features:
+        used |= {"beta", "decay", "groups", "alignment_learning_rate"}
+    if kind.features == "a2d":
+        used |= {"formula", "alignment_start"}
     return {
         "shape": shape.model_dump(),
         "method": method.model_dump(include=used),
@@ -214,7 +242,8 @@ def _training_settings(
 
 def _translations(recipe: Recipe, folder: Path, name: str, model: Stage) -> Stage:
     settings = recipe.evaluation.model_dump(exclude={"samples"})
-    return Stage(folder / "translations" / name, {"model": model.fingerprint, **settings})
+    place = folder / "translations" / recipe.evaluation.split / name
+    return Stage(place, {"model": model.fingerprint, **settings})
 
 
 def _parameters(vocabulary: int, shape: Shape) -> int:

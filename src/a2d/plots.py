@@ -14,6 +14,7 @@ from matplotlib.figure import Figure  # not pyplot: it would choose a backend fo
 from a2d.alignment import AttentionAlignment
 from a2d.attention import GROUPS
 from a2d.errors import UserError
+from a2d.results import Group, Row, grouped
 
 TITLES = {
     "encoder": "encoder self-attention",
@@ -80,6 +81,42 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> 
     axes[0].set_xlim(left=0)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     _save(figure, path)
+
+
+def scores(rows: Sequence[Row], path: Path) -> None:
+    """BLEU of every method: a dot per seed, a bar at their mean; one panel per student size.
+
+    Dashed lines stand at the teacher's and the baseline's means; methods are sorted.
+    """
+    teacher, *groups = grouped(rows)
+    students = list(dict.fromkeys(group.student for group in groups))
+    tallest = max(sum(g.student == s for g in groups) for s in students)
+    size = (7.5, len(students) * (0.3 * tallest + 1.3))
+    figure = Figure(size, layout="constrained")
+    axes = np.atleast_1d(figure.subplots(len(students), 1, sharex=True))
+    for axis, student in zip(axes, students, strict=True):
+        chosen = [group for group in groups if group.student == student]
+        _dots(axis, sorted(chosen, key=lambda group: group.mean("bleu")))
+        axis.axvline(teacher.mean("bleu"), color="C3", linestyle="--", linewidth=1, label="teacher")
+        axis.set_title(f"students {student.replace('x', '×')}", fontsize=10, loc="left")
+    axes[-1].set_xlabel("BLEU (dots: seeds; bars: means)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    _save(figure, path)
+
+
+def _dots(axis: Axes, groups: Sequence[Group]) -> None:
+    for height, group in enumerate(groups):
+        color = "C1" if "a2d" in group.label else "C7" if group.label == "baseline" else "C0"
+        values = [row.bleu for row in group.rows]
+        axis.plot(values, [height] * len(values), "o", color=color, markersize=5, alpha=0.6)
+        axis.plot([group.mean("bleu")] * 2, [height - 0.3, height + 0.3], color=color, linewidth=3)
+        if group.label == "baseline":
+            axis.axvline(
+                group.mean("bleu"), color="C7", linestyle="--", linewidth=1, label="baseline"
+            )
+    axis.set_yticks(range(len(groups)), [group.label for group in groups])
+    axis.set_ylim(-0.6, len(groups) - 0.4)
+    axis.grid(axis="x", alpha=0.3)
 
 
 def _layers(axis: Axes, side: str, channels: int, heads: int) -> None:

@@ -148,6 +148,13 @@ class Stopwatch(TrainerCallback, ExportableState):
         """Count the validation: it chooses the checkpoint, so it belongs to the training."""
         self._tick()
 
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, *rest: Any, **kwargs: Any
+    ) -> None:
+        """Note the seconds so far with what was logged, for learning curves."""
+        self._tick()
+        state.log_history[-1]["seconds"] = self.seconds
+
     def state(self) -> dict[str, Any]:
         """What the checkpoints keep."""
         return {"args": {"seconds": self.seconds}, "attributes": {}}

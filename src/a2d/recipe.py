@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from a2d.attention import GROUPS
 from a2d.distillation import METHODS
 from a2d.errors import UserError
-from a2d.losses import FORMULAS
 from a2d.suggestions import nearest
+from a2d.transfer import FORMULAS, STARTS
 
-NAME = r"^\w[\w.-]*$"
+NAME = r"^\w[\w.+-]*$"
 """What names a folder."""
 
 CorpusSpec = str | list[str] | dict[str, Any]
@@ -45,6 +54,7 @@ class Corpus(Section):
     valid: CorpusSpec
     test: CorpusSpec
     cleaning: Cleaning = Cleaning()
+    limit: int | None = Field(default=None, ge=1)
 
 
 class Vocabulary(Section):
@@ -106,36 +116,44 @@ class Teacher(Section):
         return self
 
 
-class Objective(Section):
-    """Settings that methods share unless they name their own (`a2d.A2DConfig` explains them)."""
+def _one_of(what: str, known: Collection[str]) -> Any:
+    def check(value: str) -> str:
+        if value not in known:
+            raise ValueError(f"unknown {what} {value!r}{nearest(value, known)}")
+        return value
 
-    formula: str = "paper"
+    return AfterValidator(check)
+
+
+def _groups(value: str) -> str:
+    for group in value.split("+"):
+        if group not in GROUPS:
+            raise ValueError(f"unknown group {group!r}{nearest(group, GROUPS)}")
+    return value
+
+
+class Objective(Section):
+    """Settings that methods share unless they name their own (`a2d.A2DConfig` explains them).
+
+    `student_start`: a student starts at `random`, or from its `teacher`'s layers and embeddings.
+    """
+
+    formula: Annotated[str, _one_of("formula", FORMULAS)] = "paper"
     alpha: float = Field(default=0.5, ge=0, le=1)
     beta: float = Field(default=1.0, ge=0)
     decay: float = Field(default=0.9, ge=0, le=1)
     temperature: float = Field(default=1.0, ge=1e-3)
+    groups: Annotated[str, AfterValidator(_groups)] = "+".join(GROUPS)
+    alignment_start: Annotated[str, _one_of("start", STARTS)] = "random"
     alignment_learning_rate: float | None = Field(default=None, gt=0)
-
-    @field_validator("formula")
-    @classmethod
-    def _known_formula(cls, value: str) -> str:
-        if value not in FORMULAS:
-            raise ValueError(f"unknown formula {value!r}{nearest(value, FORMULAS)}")
-        return value
+    student_start: Literal["random", "teacher"] = "random"
 
 
 class Distillation(Objective):
     """A method and its settings."""
 
-    method: str
+    method: Annotated[str, _one_of("method", METHODS)]
     name: str = Field(pattern=NAME)
-
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, value: str) -> str:
-        if value not in METHODS:
-            raise ValueError(f"unknown method {value!r}{nearest(value, METHODS)}")
-        return value
 
 
 class Compute(Section):
@@ -145,8 +163,9 @@ class Compute(Section):
 
 
 class Evaluation(Section):
-    """How translations are made and shown."""
+    """How translations are made and shown; settings are chosen by those of `valid`."""
 
+    split: Literal["valid", "test"] = "test"
     beams: int = Field(default=5, ge=1)
     max_tokens: int = Field(default=4096, ge=1)
     samples: int = Field(default=3, ge=0)
@@ -187,7 +206,8 @@ class Recipe(Section):
             raw["distillation"] = {}
         shared = raw["distillation"]
         if isinstance(raw.get("methods"), list) and isinstance(shared, dict):
-            raw["methods"] = [_method(entry, shared) for entry in raw["methods"]]
+            cells = [cell for entry in raw["methods"] for cell in _cells(entry)]
+            raw["methods"] = [shared | c if isinstance(c, dict) else c for c in cells]
         return raw
 
     @model_validator(mode="after")
@@ -202,12 +222,21 @@ class Recipe(Section):
         return self
 
 
-def _method(entry: Any, shared: dict[str, Any]) -> Any:
+def _cells(entry: Any) -> list[Any]:
+    """A method once for every combination of settings that it gives as lists, each with a name."""
     if isinstance(entry, str):
         entry = {"method": entry}
     if not isinstance(entry, dict):
-        return entry
-    return {"name": entry.get("method")} | shared | entry
+        return [entry]
+    varied = {key: values for key, values in entry.items() if isinstance(values, list)}
+    cells = []
+    for values in product(*varied.values()):
+        chosen = dict(zip(varied, values, strict=True))
+        name = entry.get("name", entry.get("method"))
+        if chosen:
+            name = "-".join([str(name), *(f"{key}_{value}" for key, value in chosen.items())])
+        cells.append(entry | chosen | {"name": name})
+    return cells
 
 
 def builtin_recipes() -> list[str]:

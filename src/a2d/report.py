@@ -1,4 +1,4 @@
-"""What a run found: `results.json`, one table, sample translations, pictures."""
+"""What a run shows at its end: one table, sample translations, pictures."""
 
 from __future__ import annotations
 
@@ -6,104 +6,99 @@ import json
 import textwrap
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from a2d import plots
+from a2d import plots, results
 from a2d.alignment import FILE_NAME, AttentionAlignment
-from a2d.plan import Model, Plan
-from a2d.stage import write_text
-from a2d.training import HISTORY
+from a2d.plan import Plan
+from a2d.recipe import Recipe
+from a2d.results import Group, Row
+from a2d.translations import HYPOTHESES, read_lines
 
-Result = dict[str, Any]
 
-
-def write(folder: Path, plan: Plan, console: Console, samples: int) -> None:
-    """Write `results.json` and the plots of a finished run; show its table and samples."""
-    results = [_result(model) for model in plan.models]
-    write_text(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+def write(folder: Path, plan: Plan, recipe: Recipe, console: Console) -> None:
+    """Write results and plots of a finished run; show its table and samples."""
+    split = recipe.evaluation.split
+    rows = results.collect(plan, recipe)
+    results.write(folder / "results", rows, plan, recipe)
     plots.curves(
-        {model.name: _history(model)["log"] for model in plan.trained}, folder / "plots/curves.png"
+        {model.name: results.history(model)["log"] for model in plan.trained},
+        folder / "plots/curves.png",
     )
+    plots.scores(rows, folder / "plots/scores.png")
     for model in plan.students:
         if (model.stage.folder / FILE_NAME).exists():
             alignment = AttentionAlignment.load(model.stage.folder / FILE_NAME)
             plots.alignment(alignment, folder / f"plots/alignment-{model.name}.png")
-    console.print(table(results))
-    for name, signature in results[0]["signatures"].items():
+    console.print(table(rows, "Test set" if split == "test" else "Validation set"))
+    run = json.loads((folder / "results/run.json").read_text("utf-8"))
+    for name, signature in run["signatures"].items():
         console.print(f"[dim]{name}: {signature}[/]", highlight=False)
-    _show_samples(plan, console, samples)
-    console.print(
-        f"\nEverything is in {escape(str(folder))}: results.json, models, plots, run.log."
-    )
+    _show_samples(plan, console, recipe.evaluation.samples, split)
+    console.print(f"\nEverything is in {escape(str(folder))}: results, models, plots, run.log.")
 
 
-def table(results: list[Result]) -> Table:
-    """One row per model, compared with the first, the teacher."""
-    teacher = results[0]
-    out = Table(title="Test set", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-    out.add_column("method", no_wrap=True)
-    out.add_column("layers×heads", no_wrap=True)
-    for name in ("params", "BLEU", "chrF", "sent/s", "speed-up", "size", "training"):
+def table(rows: list[Row], title: str) -> Table:
+    """One row per method, setting and student, means over seeds; the teacher's first.
+
+    `±` is the sample standard deviation over seeds. The gain is over the baseline of the same
+    size; a `*` marks p < 0.05 in every seed.
+    """
+    teacher, *groups = results.grouped(rows)
+    baselines = {g.student: g.mean("bleu") for g in groups if g.label == "baseline"}
+    several = any(len(group.rows) > 1 for group in groups)
+    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    out.add_column("method")
+    out.add_column("size", no_wrap=True)
+    for name in ("params", "BLEU", "gain", "chrF", "speed-up", "training"):
         out.add_column(name, justify="right", no_wrap=True)
-    for result in results:
-        speedup = result["sentences_per_second"] / teacher["sentences_per_second"]
+    for group in (teacher, *groups):
+        speed = group.mean("sentences_per_second")
         out.add_row(
-            escape(result["name"] if result is teacher else _label(result, results)),
-            f"{result['layers']}×{result['heads']}",
-            f"{result['parameters'] / 1e6:.1f}M",
-            f"{result['bleu']:.2f}",
-            f"{result['chrf']:.2f}",
-            f"{result['sentences_per_second']:.1f}",
-            f"{speedup:.2f}×",
-            f"{result['parameters'] / teacher['parameters']:.0%}",
-            _duration(result["seconds"]),
+            escape(group.label),
+            group.student.replace("x", "×"),
+            f"{group.rows[0].parameters / 1e6:.1f}M",
+            spread(group, "bleu", several),
+            _gain(group, baselines.get(group.student)),
+            spread(group, "chrf", several),
+            f"{speed / teacher.mean('sentences_per_second'):.2f}×",
+            duration(group),
         )
     return out
 
 
-def _label(result: Result, results: list[Result]) -> str:
-    """The method, and the seed where several were run."""
-    seeds = {other["seed"] for other in results[1:]}
-    return (
-        f"{result['method']} (seed {result['seed']})" if len(seeds) > 1 else str(result["method"])
-    )
+def spread(group: Group, column: str, several: bool) -> str:
+    """A mean, and its deviation where several seeds were run."""
+    text = f"{group.mean(column):.2f}"
+    return f"{text} ± {group.deviation(column):.2f}" if several and len(group.rows) > 1 else text
 
 
-def _result(model: Model) -> Result:
-    scores = json.loads((model.translations.folder / "scores.json").read_text("utf-8"))
-    layers = f"{scores.pop('encoder_layers')}+{scores.pop('decoder_layers')}"
-    seconds = _history(model)["seconds"] if model.shape is not None else None
-    return {
-        "name": model.name,
-        "method": model.method.name,
-        "seed": model.seed,
-        "layers": layers,
-        **scores,
-        "seconds": seconds,
-    }
-
-
-def _history(model: Model) -> Any:
-    return json.loads((model.stage.folder / HISTORY).read_text("utf-8"))
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
+def duration(group: Group) -> str:
+    """Mean training time."""
+    if group.rows[0].train_seconds is None:
         return "pretrained"
-    return str(timedelta(seconds=round(seconds)))
+    return str(timedelta(seconds=round(group.mean("train_seconds"))))
 
 
-def _show_samples(plan: Plan, console: Console, count: int) -> None:
-    """Sentences of middling length, evenly spread over the test set."""
+def _gain(group: Group, baseline: float | None) -> str:
+    significant = group.significant("p_vs_baseline")
+    if baseline is None or significant is None:
+        return ""
+    mark = "*" if significant == len(group.rows) else ""
+    return f"{group.mean('bleu') - baseline:+.2f}{mark}"
+
+
+def _show_samples(plan: Plan, console: Console, count: int, split: str) -> None:
+    """Sentences of middling length, evenly spread over the evaluated set."""
     corpus = plan.corpus.folder
-    sources = _read_lines(corpus / "test.source.txt")
-    rows = {"source": sources, "reference": _read_lines(corpus / "test.reference.txt")}
-    rows |= {m.name: _read_lines(m.translations.folder / "test.txt") for m in plan.models}
+    sources = read_lines(corpus / f"{split}.source.txt")
+    rows = {"source": sources, "reference": read_lines(corpus / f"{split}.reference.txt")}
+    shown = [plan.teacher, *(m for m in plan.students if m.seed == plan.students[0].seed)]
+    rows |= {m.name: read_lines(m.translations.folder / HYPOTHESES) for m in shown}
     middling = [i for i, text in enumerate(sources) if 5 <= len(text.split()) <= 12]
     width = max(map(len, rows)) + 2
     for index in middling[:: max(1, len(middling) // count)][:count] if count else []:
@@ -112,7 +107,3 @@ def _show_samples(plan: Plan, console: Console, count: int) -> None:
             text = textwrap.shorten(lines[index], 160)
             line = f"[dim]{escape(name.ljust(width))}[/]{escape(text)}"
             console.print(line, highlight=False, emoji=False)
-
-
-def _read_lines(path: Path) -> list[str]:
-    return path.read_text("utf-8").split("\n")[:-1]

@@ -23,12 +23,12 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from a2d.alignment import FILE_NAME, AttentionAlignment
-from a2d.attention import Geometry, enable_capture
+from a2d.alignment import AttentionAlignment
+from a2d.attention import enable_capture
 from a2d.batching import TokenBatchSampler, lengths
 from a2d.config import A2DConfig
 from a2d.decoding import generation_limit
-from a2d.distillation import IGNORED, METHODS, TERMS, Distillation, TeacherSignals, run
+from a2d.distillation import IGNORED, METHODS, OFFICIAL, TERMS, Distillation, run
 from a2d.errors import UserError
 from a2d.evaluation import score
 from a2d.models import check_same_ids, keep_padding_row_zero
@@ -79,9 +79,9 @@ class A2DTrainer(Seq2SeqTrainer):
         enable_capture(model)
         keep_padding_row_zero(model)
         torch.manual_seed(args.seed)
-        geometry = None if self.teacher is None else Geometry.of(self.teacher.config)
+        teacher_config = None if self.teacher is None else self.teacher.config
         super().__init__(
-            model=Distillation(model, args.objective, geometry),
+            model=Distillation(model, args.objective, teacher_config),
             args=args,
             data_collator=DataCollatorForSeq2Seq(processing_class, label_pad_token_id=IGNORED),
             train_dataset=train_dataset,
@@ -189,11 +189,9 @@ class A2DTrainer(Seq2SeqTrainer):
     def _terms(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Sums of `TERMS`, (5,), and the numbers of source and target tokens, (2,)."""
         signals = None
-        method = METHODS[self.args.method]
-        if self.teacher is not None and method.distribution:
+        if self.teacher is not None:
             with torch.no_grad(), self.accelerator.autocast():
-                output, maps = run(self.teacher, inputs, with_maps=method.attention)
-            signals = TeacherSignals(output.logits, maps)
+                signals = run(self.teacher, inputs, self._unwrapped.transfer)
         terms = model(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
@@ -213,10 +211,11 @@ class A2DTrainer(Seq2SeqTrainer):
         return total
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The usual optimiser, with the alignment in a group of its own."""
+        """The usual optimiser; what the method learns beside the student has its own group."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        if self.alignment is not None:
-            own = list(self.alignment.parameters())
+        transfer = self._unwrapped.transfer
+        own = [] if transfer is None else [p for p in transfer.parameters() if p.requires_grad]
+        if own:
             ids = {id(parameter) for parameter in own}
             for group in optimizer.param_groups:
                 group["params"] = [p for p in group["params"] if id(p) not in ids]
@@ -247,9 +246,9 @@ class A2DTrainer(Seq2SeqTrainer):
 
     @property
     def _active_terms(self) -> list[str]:
-        method = METHODS[self.args.method]
-        active = [True, method.distribution, *[method.attention] * 3]
-        return [name for name, used in zip(TERMS, active, strict=True) if used]
+        transfer = self._unwrapped.transfer
+        compared = () if transfer is None else transfer.groups
+        return ["ce", *["kd"] * METHODS[self.args.method].distribution, *compared]
 
     def prediction_step(
         self,
@@ -312,10 +311,10 @@ class A2DTrainer(Seq2SeqTrainer):
         for batch, _ in zip(self._loader(dataset, shuffle=False), range(batches), strict=False):
             inputs = self._prepare_inputs(batch)
             with torch.no_grad(), self.accelerator.autocast():
-                output, _ = run(self.teacher, inputs, with_maps=False)
+                logits = run(self.teacher, inputs, None).logits
             valid = inputs["labels"].ne(IGNORED)
             targets = inputs["labels"][valid]
-            logits = output.logits[valid].float()
+            logits = logits[valid].float()
             total += nn.functional.cross_entropy(logits, targets, reduction="sum").item()
             seen.append(targets)
         tokens = torch.cat(seen)
@@ -346,8 +345,8 @@ class A2DTrainer(Seq2SeqTrainer):
         self.student.save_pretrained(folder, state_dict=state_dict)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
-        if self.alignment is not None:
-            self.alignment.save(folder / FILE_NAME)
+        if self._unwrapped.transfer is not None:
+            self._unwrapped.transfer.save(folder)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
@@ -356,9 +355,8 @@ class A2DTrainer(Seq2SeqTrainer):
         loaded = type(self.student).from_pretrained(folder)
         try:
             self.student.load_state_dict(loaded.state_dict())
-            if self.alignment is not None:
-                saved = AttentionAlignment.load(folder / FILE_NAME)
-                self.alignment.load_state_dict(saved.state_dict())
+            if self._unwrapped.transfer is not None:
+                self._unwrapped.transfer.load(folder)
         except RuntimeError as error:
             raise UserError(
                 f"{folder} is the checkpoint of another model: choose another output_dir, or "
@@ -424,5 +422,5 @@ def _denominators(counts: Tensor, formula: str) -> Tensor:
     The released code divides everything by the number of target tokens.
     """
     source, target = counts
-    encoder = target if formula == "official" else source
+    encoder = target if formula in OFFICIAL else source
     return torch.stack([target, target, encoder, target, target])

@@ -1,87 +1,78 @@
-"""Training the models of a run: one at a time or several at once, each in a process of its own."""
+"""Training the models of a run, one at a time or several at once."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
+import platform
+import re
 import shutil
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from datasets import Dataset, load_from_disk
 from torch.utils.tensorboard import SummaryWriter
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+)
 from transformers.integrations import TensorBoardCallback
 
 from a2d.batching import TokenBatchSampler, lengths
 from a2d.config import A2DConfig
-from a2d.distillation import METHODS
+from a2d.distillation import METHODS, new_transfer
 from a2d.errors import UserError
-from a2d.models import check_same_ids, load_model, new_model
-from a2d.plan import Model
-from a2d.progress import (
-    Report,
-    Stopwatch,
-    TrainingProgress,
-    WarningEvents,
-    log_file,
-    logged,
-    silence_libraries,
-)
+from a2d.models import check_same_ids, copy_layers, load_model, new_model
+from a2d.plan import TEACHER, Model
+from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, logged
 from a2d.recipe import Distillation, Training
 from a2d.stage import write_text
 from a2d.tokenizer import load_tokenizer
 from a2d.trainer import A2DTrainer
+from a2d.workers import Workers
 
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.json"
 
-_events: Any = None  # a worker's way to its parent
-
 
 class Inputs(NamedTuple):
-    """What every training of a run reads, and where it logs."""
+    """What every training of a run reads, and where it logs.
+
+    `distilled` is the training data with the teacher's translations as references.
+    """
 
     vocabulary: Path
     tokens: Path
+    distilled: Path
     teacher: str
     tensorboard: Path
-    log: Path
 
 
-def train_models(models: Sequence[Model], inputs: Inputs, parallel: int, report: Report) -> None:
+def train_models(models: Sequence[Model], inputs: Inputs, workers: Workers) -> None:
     """Train the models that are not trained yet, the teacher before those it teaches.
 
     Args:
-        models: the models of a run.
+        models: models of a run.
         inputs: the folders that trainings read.
-        parallel: how many to train at once; they share the machine's cores.
-        report: told of every step.
-
-    Raises:
-        UserError: the settings of any of them do not fit the data or the teacher; no training has
-            started then.
+        workers: what trains.
     """
     waiting = [model for model in models if not model.stage.done]
-    _check(waiting, inputs)
-    if parallel == 1:
-        for model in waiting:
-            train_model(model, inputs, report)
-        return
-    threads = max(1, torch.get_num_threads() // parallel)
-    context = multiprocessing.get_context("spawn")
-    events = context.Queue()
-    reader = threading.Thread(target=_forward, args=(events, report), daemon=True)
-    reader.start()
-    with ProcessPoolExecutor(parallel, context, _start_worker, (threads, events)) as pool:
-        _schedule(waiting, lambda model: pool.submit(_train, model, inputs))
-    events.put(None)
-    reader.join()
+    running: dict[Future[None], Model] = {}
+    while waiting or running:
+        unfinished = {model.name for model in [*waiting, *running.values()]}
+        for model in list(waiting):
+            if model.taught_by not in unfinished:
+                waiting.remove(model)
+                running[workers.submit(train_model, model, inputs)] = model
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            del running[future]
+            future.result()
 
 
 def train_model(model: Model, inputs: Inputs, report: Report) -> None:
@@ -96,9 +87,13 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
     assert model.training is not None
     tokenizer = load_tokenizer(inputs.vocabulary)
     data = load_from_disk(str(inputs.tokens))
-    taught = METHODS[model.method.method].distribution
+    method = METHODS[model.method.method]
+    train = load_from_disk(str(inputs.distilled)) if method.sequences else data["train"]
+    teacher = load_model(inputs.teacher) if model.needs_teacher else None
     torch.manual_seed(model.seed)
     student = new_model(tokenizer, **model.shape.model_dump())
+    if teacher is not None and model.method.student_start == "teacher":
+        copy_layers(teacher, student)
     writer = SummaryWriter(str(inputs.tensorboard / model.name))
     callbacks: list[TrainerCallback] = [
         Stopwatch(),
@@ -107,13 +102,13 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
     ]
     if model.training.patience is not None:
         callbacks.append(EarlyStoppingCallback(model.training.patience))
-    settings = (model.method, model.training, model.seed, data["train"])
+    settings = (model.method, model.training, model.seed, train)
     with logged(WarningEvents(model.name, report)), model.stage.work() as folder:
         trainer = A2DTrainer(
             student,
-            load_model(inputs.teacher) if taught else None,
+            teacher,
             make_config(*settings, folder / CHECKPOINTS),
-            data["train"],
+            train,
             data["valid"],
             tokenizer,
             callbacks=callbacks,
@@ -123,7 +118,8 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
         trainer.save_model(str(folder))
         # A resumed Trainer puts stateful callbacks from the checkpoint in the place of ours.
         watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Stopwatch))
-        history = {"seconds": watch.seconds, "log": trainer.state.log_history}
+        log = trainer.state.log_history
+        history = {"seconds": watch.seconds, "device": _device(trainer.args), "log": log}
         write_text(folder / HISTORY, json.dumps(history, indent=1) + "\n")
     remove_checkpoints(model)
 
@@ -149,7 +145,7 @@ def make_config(
     interval = round(steps / evaluations)
     return A2DConfig(
         output_dir=str(output),
-        **method.model_dump(exclude={"name"}),
+        **method.model_dump(exclude={"name", "student_start"}),
         max_tokens=training.max_tokens,
         gradient_accumulation_steps=training.gradient_accumulation,
         max_steps=interval * evaluations,
@@ -176,56 +172,50 @@ def make_config(
     )
 
 
-def _check(models: Sequence[Model], inputs: Inputs) -> None:
-    """Find out now what would otherwise end a run after its first trainings."""
+def _device(args: A2DConfig) -> str:
+    """What a training ran on, in words."""
+    precision = "bf16" if args.bf16 else "fp32"
+    if args.device.type == "cuda":
+        return f"{torch.cuda.get_device_name(args.device)}, {precision}"
+    try:
+        processor = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
+    except (OSError, IndexError):
+        processor = platform.processor() or platform.machine()
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{processor} ({capability}), {torch.get_num_threads()} thread(s), {precision}"
+
+
+def check(models: Sequence[Model], inputs: Inputs) -> None:
+    """Find out before the first training what would otherwise end a run after it.
+
+    Raises:
+        UserError: the settings of any model do not fit the data, the teacher or its shape.
+    """
+    waiting = [model for model in models if not model.stage.done]
     train = load_from_disk(str(inputs.tokens))["train"]
-    for model in models:
+    tokenizer = load_tokenizer(inputs.vocabulary)
+    teacher = None
+    for model in waiting:
         assert model.training is not None
-        make_config(model.method, model.training, model.seed, train, model.stage.partial)
-    taught = [model for model in models if METHODS[model.method.method].distribution]
-    if taught and taught[0].taught_by not in {model.name for model in models}:
-        teacher, tokenizer = load_model(inputs.teacher), load_tokenizer(inputs.vocabulary)
-        for model in taught:
-            assert model.shape is not None
-            check_same_ids(teacher, new_model(tokenizer, **model.shape.model_dump()))
+        assert model.shape is not None
+        config = make_config(model.method, model.training, model.seed, train, model.stage.partial)
+        if model.taught_by is None:
+            continue
+        if teacher is None:
+            teacher = _teacher_for_checks(models, tokenizer, inputs)
+        student = new_model(tokenizer, **model.shape.model_dump())
+        check_same_ids(teacher, student)
+        if model.method.student_start == "teacher":
+            copy_layers(teacher, student)
+        new_transfer(config.objective, student.config, teacher.config)
 
 
-def _schedule(waiting: list[Model], submit: Callable[[Model], Future[None]]) -> None:
-    """Submit every model as soon as what it learns from is trained."""
-    running: dict[Future[None], Model] = {}
-    while waiting or running:
-        unfinished = {model.name for model in [*waiting, *running.values()]}
-        for model in list(waiting):
-            if model.taught_by not in unfinished:
-                waiting.remove(model)
-                running[submit(model)] = model
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            del running[future]
-            future.result()
-
-
-def _forward(events: Any, report: Report) -> None:
-    for event in iter(events.get, None):
-        report(event)
-
-
-def _start_worker(threads: int, events: Any) -> None:
-    global _events
-    _events = events
-    torch.set_num_threads(threads)
-    silence_libraries()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Leave the folder to a successor when the run is killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _train(model: Model, inputs: Inputs) -> None:
-    with logged(log_file(inputs.log)):
-        train_model(model, inputs, _events.put)
+def _teacher_for_checks(
+    models: Sequence[Model], tokenizer: PreTrainedTokenizerBase, inputs: Inputs
+) -> PreTrainedModel:
+    """The pretrained teacher, or one of the shape that will be trained."""
+    own = next((model for model in models if model.name == TEACHER), None)
+    if own is None:
+        return load_model(inputs.teacher)
+    assert own.shape is not None
+    return new_model(tokenizer, **own.shape.model_dump())

@@ -1,0 +1,136 @@
+"""Translations of whole corpora: of a test set, to be scored; of the training source, to learn.
+
+Learning from the teacher's beam-search translations in the place of references is sequence-level
+distillation (Kim & Rush 2016, section 3.2).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from a2d.attention import Geometry
+from a2d.decoding import translate
+from a2d.evaluation import score
+from a2d.models import count_parameters, load_model
+from a2d.plan import Model
+from a2d.progress import Event, Report
+from a2d.recipe import Evaluation
+from a2d.stage import write_text
+from a2d.tokenizer import load_tokenizer
+from a2d.workers import Workers
+
+SHARD = 1000
+"""Training sentences per file: at most so many are translated again after an interruption."""
+
+HYPOTHESES = "hypotheses.txt"
+SCORES = "scores.json"
+
+
+def one_line(text: str) -> str:
+    """A text as files with one sentence a line hold it."""
+    return " ".join(text.split())
+
+
+def read_lines(path: Path) -> list[str]:
+    """What `write_lines` wrote; sentences may hold characters that other readers break lines at."""
+    return path.read_text("utf-8").split("\n")[:-1]
+
+
+def write_lines(path: Path, texts: Sequence[str]) -> None:
+    """Write one sentence a line."""
+    write_text(path, "".join(f"{one_line(text)}\n" for text in texts))
+
+
+def translate_training_source(
+    sources: Sequence[str], teacher: str, folder: Path, search: Evaluation, workers: Workers
+) -> list[str]:
+    """Translate the training source with the teacher, shard by shard.
+
+    Args:
+        sources: the source side, one sentence each.
+        teacher: folder or hub name of a model with its tokenizer.
+        folder: where finished shards are kept (`shard-00000.txt`, …); those there are used.
+        search: the beam search.
+        workers: what translates.
+
+    Returns:
+        As many translations.
+    """
+    shards = [sources[start : start + SHARD] for start in range(0, len(sources), SHARD)]
+    paths = [folder / f"shard-{number:05}.txt" for number in range(len(shards))]
+    futures = [
+        workers.submit(_translate_shard, shard, teacher, path, search)
+        for shard, path in zip(shards, paths, strict=True)
+        if not path.exists()
+    ]
+    for future in futures:
+        future.result()
+    return [line for path in paths for line in read_lines(path)]
+
+
+def translate_and_score(
+    model: Model,
+    tokenizer: Path,
+    sources: Sequence[str],
+    references: Sequence[str],
+    search: Evaluation,
+    report: Report,
+) -> None:
+    """Carry out a model's stage of translations: `hypotheses.txt` and `scores.json`.
+
+    Speed is that of one process, as many of which run at once as the recipe says.
+    """
+    name = f"translating: {model.name}"
+    network = _load(model.path)
+    decode = partial(
+        translate,
+        network,
+        load_tokenizer(tokenizer),
+        beams=search.beams,
+        max_tokens=search.max_tokens,
+    )
+    decode(sources[:16])  # not timed: first calls are slower
+    start = time.perf_counter()
+    hypotheses = decode(sources, progress=lambda n: report(Event(name, n, len(sources))))
+    seconds = time.perf_counter() - start
+    # What is scored is what is written, so that anyone can score it again.
+    scores = score([one_line(t) for t in hypotheses], [one_line(t) for t in references])
+    geometry = Geometry.of(network.config)
+    figures = {
+        **scores._asdict(),
+        "encoder_layers": geometry.encoder_layers,
+        "decoder_layers": geometry.decoder_layers,
+        "heads": geometry.decoder_heads,
+        "parameters": count_parameters(network),
+        "sentences_per_second": len(sources) / seconds,
+    }
+    with model.translations.work() as folder:
+        write_lines(folder / HYPOTHESES, hypotheses)
+        write_text(folder / SCORES, json.dumps(figures, indent=1) + "\n")
+
+
+def _translate_shard(
+    sources: Sequence[str], teacher: str, path: Path, search: Evaluation, report: Report
+) -> None:
+    name = f"teacher's translations: {path.stem}"
+    texts = translate(
+        _load(teacher),
+        load_tokenizer(teacher),
+        sources,
+        beams=search.beams,
+        max_tokens=search.max_tokens,
+        progress=lambda done: report(Event(name, done, len(sources))),
+    )
+    write_lines(path, texts)
+
+
+def _load(path: str) -> PreTrainedModel:
+    model = load_model(path)
+    return model.to("cuda") if torch.cuda.is_available() else model

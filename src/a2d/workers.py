@@ -1,0 +1,102 @@
+"""Processes that share a machine's cores or graphics cards and tell their parent how far they are.
+
+With one worker there is no process: work is done where it is submitted.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from a2d.progress import Report, log_file, logged, silence_libraries
+
+_events: Any = None  # a worker's way to its parent
+_log: Path
+
+
+class Workers:
+    """A pool whose tasks are called as `task(*arguments, report)`.
+
+    Args:
+        count: how many tasks run at once; each gets its share of the cores and, in turn, one of
+            the graphics cards.
+        log: the file that tasks' logging goes to.
+        report: told of every event, in this process.
+    """
+
+    def __init__(self, count: int, log: Path, report: Report) -> None:
+        self._report = report
+        self._pool: ProcessPoolExecutor | None = None
+        if count == 1:
+            return
+        context = multiprocessing.get_context("spawn")
+        self._events = context.Queue()
+        self._reader = threading.Thread(target=self._forward, daemon=True)
+        cards: Any = context.Queue()
+        for number in range(count):
+            cards.put(_card(number))
+        threads = max(1, torch.get_num_threads() // count)
+        arguments = (threads, cards, self._events, log)
+        self._pool = ProcessPoolExecutor(count, context, _start, arguments)
+        self._reader.start()
+
+    def submit(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Start a task; with one worker, finish it, its errors raised at once."""
+        if self._pool is not None:
+            return self._pool.submit(_work, task, *arguments)
+        future: Future[Any] = Future()
+        future.set_result(task(*arguments, self._report))
+        return future
+
+    def __enter__(self) -> Workers:
+        """Nothing: processes start with the first task."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Wait for what runs; drop what has not begun if there was an error."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=error[0] is not None)
+            self._events.put(None)
+            self._reader.join()
+
+    def _forward(self) -> None:
+        for event in iter(self._events.get, None):
+            self._report(event)
+
+
+def _card(number: int) -> str | None:
+    """The graphics card for a worker, by the name that CUDA gives it; None without any."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    cards = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
+    return cards[number % len(cards)] if torch.cuda.is_available() and cards else None
+
+
+def _start(threads: int, cards: Any, events: Any, log: Path) -> None:
+    global _events, _log
+    _events, _log = events, log
+    card = cards.get()
+    if card is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = card
+    torch.set_num_threads(threads)
+    silence_libraries()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Leave the folder to a successor when the run is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _work(task: Callable[..., Any], *arguments: Any) -> Any:
+    with logged(log_file(_log)):
+        return task(*arguments, _events.put)
