@@ -1,7 +1,8 @@
-# make demo    the embedded corpus from text to table, on this machine
-# make test    every check: lint, format, types, tests (slow ones too)
-# make format  rewrite the code in the house style
-# make clean   remove caches; runs/ and .venv stay
+# make demo     the embedded corpus from text to table, on this machine
+# make results  docs/results.md, its tables and pictures, from the files in results/
+# make test     every check: lint, format, types, tests (slow ones too)
+# make format   rewrite the code in the house style
+# make clean    remove caches; runs/ and .venv stay
 #
 # Variables, as in make demo PYTHON=python3.12; tools/venv.py reads the last two:
 #
@@ -12,10 +13,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test format clean
+.PHONY: demo results test format clean
 
 demo: .venv/.installed
 	$(BIN)/a2d run demo
+
+results: .venv/.installed
+	$(BIN)/python tools/results.py
 
 test: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from transformers import BartConfig, BartForConditionalGeneration
 from a2d.attention import GROUPS, AttentionCapture, capture_attention, enable_capture
 from a2d.distillation import run
 from a2d.errors import UserError
+from a2d.transfer import Transfer
 
 FIELDS = {
     "encoder": "encoder_attentions",
@@ -59,8 +60,10 @@ def eager(model, inputs):
 
 
 def captured(model, inputs):
+    """Logits and maps."""
     enable_capture(model)
-    return run(model, inputs, with_maps=True)
+    logits, features = run(model, inputs, Transfer(GROUPS))
+    return logits, features.maps
 
 
 def example():
@@ -74,9 +77,9 @@ def test_maps_and_logits_equal_eager(case):
     inputs = batch(case.sources, case.targets, left=case.left, seed=case.seed)
     with torch.no_grad():
         reference = eager(model, inputs)
-        output, maps = captured(model, inputs)
+        logits, maps = captured(model, inputs)
 
-    assert (output.logits - reference.logits).abs().max() <= 1e-6 * reference.logits.abs().max()
+    assert (logits - reference.logits).abs().max() <= 1e-6 * reference.logits.abs().max()
     assert set(maps) == set(GROUPS)
     for group, layers_and_heads in zip(GROUPS, (0, 1, 1), strict=True):
         layers, heads = case.layers[layers_and_heads], case.heads[layers_and_heads]
@@ -100,6 +103,44 @@ def test_rows_are_distributions_over_visible_keys(left):
         assert (maps[group][keys] > 0).all()
     future = torch.ones(5, 5).triu(1).bool().expand_as(maps["decoder"])
     assert (maps["decoder"][future] == 0).all()
+
+
+def outputs_of(modules):
+    """A list to which the modules' outputs will be added, call by call."""
+    seen = []
+    for module in modules:
+        module.register_forward_hook(
+            lambda _module, _inputs, out: seen.append(out[0] if isinstance(out, tuple) else out)
+        )
+    return seen
+
+
+def test_values_are_the_last_layers():
+    model = marian(2, 3, 2, 3)
+    enable_capture(model)
+    encoder, decoder = model.model.encoder.layers[-1], model.model.decoder.layers[-1]
+    attentions = (encoder.self_attn, decoder.self_attn, decoder.encoder_attn)
+    projected = outputs_of(attention.v_proj for attention in attentions)
+    _, features = run(model, example(), Transfer(GROUPS))
+    for group, heads, wanted in zip(GROUPS, (2, 3, 3), projected, strict=True):
+        values = features.values[group]
+        assert values.shape[1] == heads
+        assert torch.equal(values.transpose(1, 2).flatten(2), wanted)
+
+
+def test_hidden_states_are_every_layers_output_where_asked_for():
+    model = marian(2, 3)
+    enable_capture(model)
+    stacks = {"encoder": model.model.encoder.layers, "decoder": model.model.decoder.layers}
+    outputs = {name: outputs_of(layers) for name, layers in stacks.items()}
+    _, features = capture_attention(model, feed(model, example()), hidden_states=True)
+    assert features.hidden.keys() == outputs.keys()
+    for name, wanted in outputs.items():
+        assert len(wanted) == len(stacks[name])
+        for ours, theirs in zip(features.hidden[name], wanted, strict=True):
+            assert torch.equal(ours, theirs)
+    _, features = capture_attention(model, feed(model, example()))
+    assert features.hidden == {}
 
 
 def test_gradients_through_maps_equal_those_through_eager():
@@ -130,11 +171,11 @@ def test_maps_are_taken_before_dropout():
     inputs = example()
     model = marian(attention_dropout=0.5)
     _, undisturbed = captured(model, inputs)
-    output, _ = captured(model, inputs)
+    logits, _ = captured(model, inputs)
     torch.manual_seed(0)
     dropped, maps = captured(model.train(), inputs)
 
-    assert not torch.allclose(dropped.logits, output.logits)  # dropout is at work
+    assert not torch.allclose(dropped, logits)  # dropout is at work
     for group in GROUPS:
         assert_close(maps[group].sum(-1), torch.ones(maps[group].shape[:3]), 1e-6)
     first_layer = slice(0, 2)
@@ -148,12 +189,12 @@ def test_plain_path_equals_sdpa(left, dtype):
     inputs = batch([4, 6, 2], [5, 2, 4], left=left)
     model = marian().to(dtype)
     model.set_attn_implementation("sdpa")
-    reference, _ = run(model, inputs, with_maps=False)
+    reference, _ = run(model, inputs, None)
     enable_capture(model)
-    output, maps = run(model, inputs, with_maps=False)
-    assert maps == {}
-    assert output.logits.dtype == dtype
-    assert_close(output.logits, reference.logits, 1e-6 if dtype == torch.float32 else 3e-2)
+    logits, features = run(model, inputs, None)
+    assert features is None
+    assert logits.dtype == dtype
+    assert_close(logits, reference, 1e-6 if dtype == torch.float32 else 3e-2)
 
 
 def test_generation_equals_sdpa():
@@ -188,10 +229,10 @@ def test_gradient_checkpointing_changes_nothing():
         model = marian().train()
         if checkpointing:
             model.gradient_checkpointing_enable()
-        output, maps = captured(model, inputs)
+        logits, maps = captured(model, inputs)
         assert [maps[group].shape[1] for group in GROUPS] == [4, 2, 2]
         sum(maps[group].square().sum() for group in GROUPS).backward(retain_graph=True)
-        output.logits.square().mean().backward()
+        logits.square().mean().backward()
         weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         gradients.append({name: weight.grad for name, weight in weights.items()})
     for name, gradient in gradients[0].items():
@@ -205,10 +246,12 @@ def test_layers_called_again_in_the_backward_pass_are_not_captured():
     model.gradient_checkpointing_enable()
     capture = AttentionCapture()
     output = model(**feed(model, example()), attention_capture=capture)
-    maps = capture.finish(model.config)
+    before = capture.finish(model.config)
     output.logits.sum().backward()
     again = capture.finish(model.config)
-    assert all(torch.equal(maps[group], again[group]) for group in GROUPS)
+    for group in GROUPS:
+        assert torch.equal(before.maps[group], again.maps[group])
+        assert before.values[group] is again.values[group]
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable.:FutureWarning")

@@ -8,6 +8,8 @@ from a2d import A2DConfig
 from a2d.distillation import METHODS, TERMS
 from a2d.errors import UserError
 
+NAMES = "baseline, kd, seqkd, seqkd+kd, last, uniform, tinybert, minilm, ckd, a2d, seqkd+a2d"
+
 
 @pytest.fixture
 def config(tmp_path):
@@ -19,7 +21,7 @@ def config(tmp_path):
 
 def test_defaults_are_those_documented(config):
     args = config()
-    assert (args.method, args.formula) == ("a2d", "paper")
+    assert (args.method, args.formula, args.alignment_start) == ("a2d", "paper", "random")
     assert (args.alpha, args.beta, args.decay, args.temperature) == (0.5, 1.0, 0.9, 1.0)
     assert isinstance(args.bf16, bool)
     assert config(bf16=False).bf16 is False
@@ -55,10 +57,13 @@ def test_limits_themselves_are_allowed(config, name, value):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"method": "a2dd"}, "unknown method 'a2dd': did you mean 'a2d'? Valid: baseline, kd, a2d"),
-        ({"method": "base"}, "unknown method 'base': did you mean 'baseline'? Valid: "),
-        ({"method": "zzz"}, "unknown method 'zzz': Valid: baseline, kd, a2d"),
+        ({"method": "a2dd"}, f"unknown method 'a2dd': did you mean 'a2d'? Valid: {NAMES}."),
+        ({"method": "base"}, f"unknown method 'base': did you mean 'baseline'? Valid: {NAMES}."),
+        ({"method": "zzz"}, f"unknown method 'zzz': Valid: {NAMES}."),
         ({"formula": "papper"}, "unknown formula 'papper': did you mean 'paper'? Valid: paper, "),
+        ({"alignment_start": "even"}, "unknown alignment_start 'even': Valid: random, uniform."),
+        ({"groups": "encoder+cros"}, "unknown group 'cros': did you mean 'cross'? Valid: encoder"),
+        ({"groups": ""}, "unknown group '': Valid: encoder, decoder, cross."),
     ],
 )
 def test_unknown_names_are_met_with_the_nearest(config, setting, message):
@@ -72,8 +77,8 @@ def test_unknown_names_are_met_with_the_nearest(config, setting, message):
 def test_weights_follow_the_formula(config, method, epoch):
     """(1-α)·CE + α·KD + β·decay^(epoch-1)·[A_encoder + ½(A_decoder + A_cross)]"""
     args = config(method=method, alpha=0.3, beta=2.0, decay=0.8)
-    alpha = {"baseline": 0, "kd": 0.3, "a2d": 0.3}[method]
-    beta = {"baseline": 0, "kd": 0, "a2d": 2.0}[method]
+    alpha = 0 if method in ("baseline", "seqkd") else 0.3
+    beta = 0 if method in ("baseline", "kd", "seqkd", "seqkd+kd") else 2.0
     decayed = beta if epoch is None else beta * 0.8 ** (epoch - 1)
     want = {
         "ce": 1 - alpha,
@@ -89,4 +94,6 @@ def test_objective_takes_over_what_the_losses_need(config):
     objective = config(
         method="kd", formula="official", temperature=2.0, label_smoothing_factor=0.2
     ).objective
-    assert objective == ("kd", "official", 2.0, 0.2)
+    assert objective == ("kd", "official", 2.0, 0.2, ("encoder", "decoder", "cross"), "random")
+    objective = config(groups="cross+encoder", alignment_start="uniform").objective
+    assert objective == ("a2d", "paper", 1.0, 0.1, ("encoder", "cross"), "uniform")

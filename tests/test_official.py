@@ -1,4 +1,4 @@
-"""The `official` formula equals the authors' code: losses and gradients on given maps."""
+"""The `official` formulas equal the authors' code: losses and gradients on given maps."""
 
 from functools import cache
 
@@ -9,12 +9,16 @@ from toys import RecordedModel, assert_close, load_fixture
 
 from a2d import A2DConfig, losses
 from a2d.alignment import AttentionAlignment
-from a2d.attention import GROUPS, Geometry
-from a2d.distillation import IGNORED, METHODS, TERMS, Distillation, Objective, TeacherSignals, run
+from a2d.attention import GROUPS
+from a2d.distillation import IGNORED, METHODS, TERMS, Distillation, Objective, Signals, run
 
 KINDS = {"encoder": "enc_self", "decoder": "dec_self", "cross": "cross"}
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
 ALPHA, BETA, DECAY, SMOOTHING = 0.5, 1.0, 0.9, 0.1
+
+# The authors' teacher brings an alignment of its own, which their code leaves out (traw) or not
+# (taam); here the test applies it, bias and all, to the teacher's maps, or `official-mixture` does.
+VARIANTS = {"traw": "traw", "taam": "taam", "mixture": "taam"}  # → the reference's
 
 
 def array(name, dtype=torch.float64):
@@ -42,30 +46,39 @@ def weights(epoch):
     return dict(zip(TERMS, [1 - ALPHA, ALPHA, beta, beta / 2, beta / 2], strict=True))
 
 
-def teacher_signals(student, variant, inputs, dtype):
-    with torch.no_grad():
-        output, maps = run(recorded(student, "teacher", dtype), inputs, with_maps=True)
-    if variant == "taam":  # the authors' teacher brings an alignment of its own
-        for group, kind in KINDS.items():
-            name = f"{student}teacher_aam_{kind}_"
-            convolution = array(name + "weight", dtype), array(name + "bias", dtype)
-            maps[group] = functional.conv2d(maps[group], *convolution)
-    return TeacherSignals(output.logits, maps)
+def aligned(student, features, dtype):
+    """The teacher's maps sent through the alignment that the authors' teacher brings."""
+    maps = {}
+    for group, kind in KINDS.items():
+        name = f"{student}teacher_aam_{kind}_"
+        convolution = array(name + "weight", dtype), array(name + "bias", dtype)
+        maps[group] = functional.conv2d(features.maps[group], *convolution)
+    return features._replace(maps=maps)
+
+
+def convolutions(student, role, dtype):
+    """State of an alignment with the authors' weights."""
+    return {
+        f"convolutions.{group}.weight": array(f"{student}{role}aam_{kind}_weight", dtype)
+        for group, kind in KINDS.items()
+    }
 
 
 @cache
 def measure(student, variant, epoch, dtype):
     """A distillation after the backward pass of the whole objective, and its weighted terms."""
-    inputs = batch(student)
-    objective = Objective("a2d", "official", temperature=1.0, label_smoothing=SMOOTHING)
-    module = Distillation(recorded(student, "student", dtype), objective, Geometry(6, 6, 4, 4))
-    module.to(dtype).alignment.load_state_dict(
-        {
-            f"convolutions.{group}.weight": array(f"{student}aam_{kind}_weight", dtype)
-            for group, kind in KINDS.items()
-        }
-    )
-    terms = module(**inputs, teacher=teacher_signals(student, variant, inputs, dtype))
+    inputs, teacher = batch(student), recorded(student, "teacher", dtype)
+    formula = "official-mixture" if variant == "mixture" else "official"
+    objective = Objective("a2d", formula, temperature=1.0, label_smoothing=SMOOTHING)
+    module = Distillation(recorded(student, "student", dtype), objective, teacher.config)
+    module.to(dtype).alignment.load_state_dict(convolutions(student, "", dtype))
+    if variant == "mixture":
+        module.transfer.mixture.load_state_dict(convolutions(student, "teacher_", dtype))
+    with torch.no_grad():
+        logits, features = run(teacher, inputs, module.transfer)
+    if variant == "taam":
+        features = aligned(student, features, dtype)
+    terms = module(**inputs, teacher=Signals(logits, features))
     weighted = {name: weight * terms[name] for name, weight in weights(epoch).items()}
     sum(weighted.values()).backward()
     return module, weighted
@@ -76,7 +89,7 @@ every_case = pytest.mark.parametrize(
     [
         pytest.param(student, variant, epoch, dtype, id=f"{name}-{variant}-epoch{epoch}-{dtype}")
         for student, name in {"": "3x8", "h4_": "3x4"}.items()
-        for variant in ("traw", "taam")
+        for variant in VARIANTS
         for epoch in (1, 3)
         for dtype in TOLERANCES
     ],
@@ -87,7 +100,7 @@ both_students = pytest.mark.parametrize("student", ["", "h4_"], ids=["3x8", "3x4
 @every_case
 def test_losses(student, variant, epoch, dtype):
     _, weighted = measure(student, variant, epoch, dtype)
-    prefix = f"{student}{variant}_ep{epoch}_"
+    prefix = f"{student}{VARIANTS[variant]}_ep{epoch}_"
     for group, kind in KINDS.items():
         assert_close(weighted[group], array(f"{prefix}attn_loss_{kind}"), TOLERANCES[dtype])
     assert_close(sum(weighted.values()), array(f"{prefix}total_loss"), TOLERANCES[dtype])
@@ -100,7 +113,7 @@ def test_losses(student, variant, epoch, dtype):
 @every_case
 def test_gradients(student, variant, epoch, dtype):
     module, _ = measure(student, variant, epoch, dtype)
-    prefix = f"{student}{variant}_ep{epoch}_grad_"
+    prefix = f"{student}{VARIANTS[variant]}_ep{epoch}_grad_"
     ours = module.student.logits.grad
     assert_close(ours, array(f"{prefix}student_logits"), TOLERANCES[dtype])
     for group, kind in KINDS.items():
@@ -129,7 +142,14 @@ def test_authors_settings_are_the_defaults_of_config(tmp_path):
     config = A2DConfig(str(tmp_path), formula="official", bf16=False)
     assert config.objective == Objective("a2d", "official", 1.0, SMOOTHING)
     assert (config.alpha, config.beta, config.decay) == (ALPHA, BETA, DECAY)
-    assert METHODS[config.method].attention
+    assert METHODS[config.method].features == "a2d"
+
+
+def test_nothing_trains_the_mixture():
+    module, _ = measure("", "mixture", 1, torch.float64)
+    mixture = list(module.transfer.mixture.parameters())
+    assert len(mixture) == len(GROUPS)
+    assert not any(weight.requires_grad or weight.grad is not None for weight in mixture)
 
 
 @both_students

@@ -19,7 +19,7 @@ from a2d.corpus import read_corpus
 from a2d.distillation import TERMS
 from a2d.recipe import load_recipe
 
-TIMINGS = {"seconds", "sentences_per_second"}
+TIMINGS = {"train_seconds", "sentences_per_second"}
 
 
 @pytest.fixture(scope="module")
@@ -63,35 +63,72 @@ def run(corpus, output, *more):
     return console.export_text()
 
 
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 @pytest.fixture(scope="module")
 def finished(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
     return folder, run(corpus, folder)
 
 
+def lines_of(path):
+    return path.read_text("utf-8").split("\n")[:-1]
+
+
 def test_results_hold_one_object_per_model(finished, corpus):
     folder, _ = finished
-    results = json.loads((folder / "results.json").read_text())
+    results = json.loads((folder / "results/test/scores.json").read_text())
     assert [r["method"] for r in results] == ["teacher", "baseline", "kd", "a2d"]
     references = [p.target for p in read_corpus(corpus / "test.tsv")]
     for result in results:
-        lines = (folder / "translations" / result["name"] / "test.txt").read_text().split("\n")[:-1]
+        translations = folder / "translations/test" / result["name"]
+        lines = lines_of(translations / "hypotheses.txt")
         assert len(lines) == len(references)
         assert result["bleu"] == pytest.approx(BLEU().corpus_score(lines, [references]).score)
         assert result["chrf"] == pytest.approx(CHRF().corpus_score(lines, [references]).score)
-        assert result["signatures"].keys() == {"bleu", "chrf"}
-        assert result["seconds"] > 0
+        scores = json.loads((translations / "scores.json").read_text())
+        assert scores["signatures"].keys() == {"bleu", "chrf"}
+        assert result["train_seconds"] > 0
         assert result["sentences_per_second"] > 0
     teacher, *students = results
-    assert (teacher["layers"], teacher["heads"]) == ("2+2", 2)
-    assert {(s["layers"], s["heads"], s["parameters"]) for s in students} == {
-        ("1+1", 4, students[0]["parameters"])
+    assert teacher["student"] == "2+2x2"
+    assert {(s["student"], s["parameters"]) for s in students} == {
+        ("1+1x4", students[0]["parameters"])
     }
+
+
+def test_corpus_folder_holds_what_models_are_evaluated_on(finished, corpus):
+    folder, _ = finished
+    for split in ("valid", "test"):
+        pairs = read_corpus(corpus / f"{split}.tsv")
+        sources, references = (
+            lines_of(folder / f"corpus/{split}.{side}.txt") for side in ("source", "reference")
+        )
+        assert list(zip(sources, references, strict=True)) == [tuple(pair) for pair in pairs]
+
+
+def test_history_tells_the_seconds_and_the_device_that_they_were_spent_on(finished):
+    folder, _ = finished
+    results = {r["name"]: r for r in json.loads((folder / "results/test/scores.json").read_text())}
+    for path in folder.glob("models/*/history.json"):
+        history = json.loads(path.read_text())
+        seconds = [entry["seconds"] for entry in history["log"]]
+        assert seconds == sorted(seconds)
+        assert 0 < seconds[0] < seconds[-1] <= history["seconds"]
+        result = results[path.parent.name]
+        assert (result["train_seconds"], result["device"]) == (
+            history["seconds"],
+            history["device"],
+        )
+        assert history["device"].endswith("fp32")
 
 
 def test_output_shows_table_samples_and_folder(finished):
     _, text = finished
-    for word in ("method", "layers×heads", "BLEU", "chrF", "speed-up", "reference", "2+2×2"):
+    columns = ("method", "size", "params", "BLEU", "gain", "chrF", "speed-up", "training")
+    for word in (*columns, "reference", "2+2×2", "1+1×4"):
         assert word in text
     assert "200 training pairs (200 read, dropped: none)" in text
 
@@ -99,6 +136,7 @@ def test_output_shows_table_samples_and_folder(finished):
 def test_run_folder_holds_pictures_and_no_checkpoints(finished):
     folder, _ = finished
     assert (folder / "plots/curves.png").stat().st_size > 10_000
+    assert (folder / "plots/scores.png").stat().st_size > 10_000
     assert [p.name for p in folder.glob("plots/alignment-*.png")] == [
         "alignment-a2d-1+1x4-seed1.png"
     ]
@@ -132,10 +170,22 @@ def test_a_finished_run_is_only_reported_again(finished, corpus):
 
 def test_another_run_in_the_folder_is_refused_before_anything_is_touched(finished, corpus):
     folder, _ = finished
-    before = (folder / "results.json").read_bytes()
+    before = contents(folder / "results/test")
     with pytest.raises(UserError, match=r"another run .*epochs is 4\.0 there, 5\.0 here"):
         run(corpus, folder, "training.epochs=5")
-    assert (folder / "results.json").read_bytes() == before
+    assert contents(folder / "results/test") == before
+
+
+def test_the_other_split_is_evaluated_beside_the_first(finished, corpus, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    kept = ("models", "translations/test", "results/test")
+    before = [contents(tmp_path / "run" / place) for place in kept]
+    assert "Validation set" in run(corpus, tmp_path / "run", "evaluation.split=valid")
+    assert [contents(tmp_path / "run" / place) for place in kept] == before
+    references = [p.target for p in read_corpus(corpus / "valid.tsv")]
+    for result in json.loads((tmp_path / "run/results/valid/scores.json").read_text()):
+        lines = lines_of(tmp_path / f"run/translations/valid/{result['name']}/hypotheses.txt")
+        assert result["bleu"] == pytest.approx(BLEU().corpus_score(lines, [references]).score)
 
 
 def test_more_methods_reuse_what_is_there(finished, corpus):
@@ -197,8 +247,10 @@ def test_a_pretrained_teacher_brings_its_vocabulary(finished, corpus, tmp_path):
 
 def outputs(folder):
     """All that must not depend on whether a run was interrupted."""
-    files = [*folder.glob("models/*/*.safetensors"), *folder.glob("translations/*/test.txt")]
-    results = json.loads((folder / "results.json").read_text())
+    patterns = ["models/*/*.safetensors", "distilled/shard-*.txt", "results/test/**/*.gz"]
+    patterns += ["translations/test/*/hypotheses.txt"]
+    files = [file for pattern in patterns for file in folder.glob(pattern)]
+    results = json.loads((folder / "results/test/scores.json").read_text())
     scores = [{k: v for k, v in r.items() if k not in TIMINGS} for r in results]
     return {str(f.relative_to(folder)): f.read_bytes() for f in files}, scores
 
@@ -215,18 +267,20 @@ def kill_when(condition, process):
 @pytest.mark.slow
 def test_a_killed_run_ends_like_an_undisturbed_one(corpus, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    subprocess.run(command(corpus, tmp_path / "a"), check=True, env=environment)
+    methods = "methods=[baseline, kd, seqkd, a2d]"
+    subprocess.run([*command(corpus, tmp_path / "a"), methods], check=True, env=environment)
     folder = tmp_path / "b"
     moments = [
         lambda: any(folder.glob("models/*.partial/checkpoints/checkpoint-*")),
+        lambda: (folder / "distilled.partial").exists(),
         lambda: any(folder.glob("models/kd*.partial/checkpoints/checkpoint-*")),
         lambda: any(folder.glob("models/a2d*/model.safetensors")),
     ]
     for moment in moments:
         process = subprocess.Popen(
-            command(corpus, folder), stdout=subprocess.DEVNULL, env=environment
+            [*command(corpus, folder), methods], stdout=subprocess.DEVNULL, env=environment
         )
         kill_when(moment, process)
-        assert not (folder / "results.json").exists()
-    subprocess.run(command(corpus, folder), check=True, env=environment)
+        assert not (folder / "results").exists()
+    subprocess.run([*command(corpus, folder), methods], check=True, env=environment)
     assert outputs(folder) == outputs(tmp_path / "a")

@@ -9,6 +9,7 @@ from matplotlib import pyplot as plt
 from a2d import plots
 from a2d.alignment import AttentionAlignment
 from a2d.attention import Geometry
+from a2d.results import Row
 
 
 def size(path):
@@ -28,6 +29,26 @@ def history(epochs=3, logs=10, bleu=True):
         entry = {"epoch": float(epoch), "eval_ce": 5 - epoch / 2, "eval_loss": 5.0}
         log.append(entry | ({"eval_bleu": 7.0 * epoch} if bleu else {}))
     return log
+
+
+def rows(method, student, *bleu):
+    """A row per seed."""
+    unseen = {"setting": "", "parameters": 1, "chrf": 0.0, "p_vs_baseline": None, "p_vs_kd": None}
+    unseen |= {"sentences_per_second": 1.0, "train_seconds": None, "device": None}
+    return [
+        Row("name", "de-dsb", method=method, student=student, seed=seed, bleu=score, **unseen)
+        for seed, score in enumerate(bleu, 1)
+    ]
+
+
+GRID = [
+    *rows("teacher", "3+3x4", 12.0),
+    *rows("a2d", "2+1x8", 8.0, 9.0),
+    *rows("baseline", "2+1x8", 5.0, 7.0),
+    *rows("kd", "2+1x8", 8.0, 10.0),
+    *rows("baseline", "1+1x8", 4.0),
+    *rows("a2d", "1+1x8", 3.0),
+]
 
 
 @pytest.fixture
@@ -122,3 +143,62 @@ class TestCurves:
         points = sum(len(line.get_xdata()) for line in scores.lines)
         assert points == 3
         assert scores.get_ylim()[0] > 0
+
+
+class TestScores:
+    def test_picture_is_written(self, tmp_path):
+        path = tmp_path / "plots" / "scores.png"
+        plots.scores(GRID, path)
+        width, height = size(path)
+        assert 600 < width < 2000
+        assert 300 < height < 2000
+        assert plt.get_fignums() == []
+
+    def test_every_seed_is_a_dot_and_methods_rise(self, tmp_path, drawn):
+        plots.scores(GRID, tmp_path / "s.png")
+        panels = {part["axis"].get_title(loc="left"): part["axis"] for part in drawn[0]}
+        want = {
+            "students 2+1×8": {"baseline": [5, 7], "a2d": [8, 9], "kd": [8, 10]},
+            "students 1+1×8": {"a2d": [3], "baseline": [4]},
+        }
+        assert panels.keys() == want.keys()
+        for title, methods in want.items():
+            axis = panels[title]
+            names = [label.get_text() for label in axis.get_yticklabels()]
+            heights = dict(zip(axis.get_yticks().tolist(), names, strict=True))
+            assert [heights[height] for height in sorted(heights)] == list(methods)
+            dots = [line for line in axis.lines if line.get_marker() == "o"]
+            shown = {heights[line.get_ydata()[0]]: list(line.get_xdata()) for line in dots}
+            assert shown == methods
+            bars = {tuple(line.get_xdata()) for line in axis.lines if line.get_linewidth() == 3}
+            assert bars == {(sum(bleu) / len(bleu),) * 2 for bleu in methods.values()}
+
+    def test_teacher_and_baseline_are_lines_at_their_means(self, tmp_path, drawn):
+        plots.scores(GRID, tmp_path / "s.png")
+        first, second = (self.dashed(part["axis"]) for part in drawn[0])
+        assert first == {"teacher": {12}, "baseline": {6}}
+        assert second == {"teacher": {12}, "baseline": {4}}
+
+    def test_without_a_baseline(self, tmp_path, drawn):
+        plots.scores(rows("teacher", "3+3x4", 12.0) + rows("kd", "1+1x4", 5.0), tmp_path / "s.png")
+        assert self.dashed(drawn[0][0]["axis"]) == {"teacher": {12}}
+
+    def dashed(self, axis):
+        lines = [line for line in axis.lines if line.get_linestyle() == "--"]
+        return {line.get_label(): set(line.get_xdata()) for line in lines}
+
+
+class TestWallClock:
+    def test_picture_is_written(self, tmp_path):
+        path = tmp_path / "plots" / "wall-clock.png"
+        plots.wall_clock({"kd": [(60.0, 1.0), (120.0, 2.0)]}, path)
+        width, height = size(path)
+        assert 600 < width < 2000
+        assert 300 < height < 2000
+        assert plt.get_fignums() == []
+
+    def test_every_curve_is_a_line_in_minutes(self, tmp_path, drawn):
+        curves = {"kd": [(60.0, 1.0), (150.0, 2.0)], "a2d": [(90.0, 3.0)]}
+        plots.wall_clock(curves, tmp_path / "w.png")
+        lines = {line.get_label(): line.get_xydata().tolist() for line in drawn[0][0]["axis"].lines}
+        assert lines == {"kd": [[1, 1], [2.5, 2]], "a2d": [[1.5, 3]]}

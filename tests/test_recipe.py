@@ -8,6 +8,7 @@ import yaml
 
 from a2d import recipes
 from a2d.corpus import CleaningReport, Pair
+from a2d.distillation import METHODS
 from a2d.errors import UserError
 from a2d.plan import Splits, make_plan
 from a2d.recipe import builtin_recipes, load_recipe
@@ -220,7 +221,7 @@ class TestMethods:
     def test_unknown_are_refused_with_the_nearest(self, entry, near):
         message = refused(f"methods=[kd, {entry}]")
         assert "methods.1.method: unknown method" in message
-        assert f"did you mean {near!r}? Valid: baseline, kd, a2d." in message
+        assert f"did you mean {near!r}? Valid: {', '.join(METHODS)}." in message
 
     def test_unknown_formula(self):
         message = refused("methods=[{method: a2d, formula: papr}]")

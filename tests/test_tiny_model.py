@@ -8,8 +8,9 @@ from test_official import KINDS, TOLERANCES, weights
 from torch import nn
 from toys import assert_close, load_fixture, marian
 
-from a2d.attention import Geometry, enable_capture
-from a2d.distillation import IGNORED, Distillation, Objective, TeacherSignals, run
+from a2d.attention import GROUPS, Geometry, enable_capture
+from a2d.distillation import IGNORED, Distillation, Objective, run
+from a2d.transfer import Transfer
 
 PADDING, END = 1, 2
 GEOMETRIES = {"student": Geometry(2, 2, 4, 4), "teacher": Geometry(3, 3, 8, 8)}
@@ -121,17 +122,17 @@ def batch():
 def measure(epoch, dtype):
     """A distillation after the backward pass of the official objective, and its terms."""
     teacher = as_in_fairseq("teacher").to(dtype)
-    with torch.no_grad():
-        output, maps = run(teacher, batch(), with_maps=True)
     objective = Objective("a2d", "official", temperature=1.0, label_smoothing=0.1)
-    module = Distillation(as_in_fairseq("student"), objective, GEOMETRIES["teacher"])
+    module = Distillation(as_in_fairseq("student"), objective, teacher.config)
+    with torch.no_grad():
+        signals = run(teacher, batch(), module.transfer)
     module.alignment.load_state_dict(
         {
             f"convolutions.{group}.weight": weights_of("student")[name]
             for name, group in ALIGNMENTS.items()
         }
     )
-    terms = module.to(dtype)(**batch(), teacher=TeacherSignals(output.logits, maps))
+    terms = module.to(dtype)(**batch(), teacher=signals)
     weighted = {name: weight * terms[name] for name, weight in weights(epoch).items()}
     sum(weighted.values()).backward()
     return module, terms, weighted
@@ -139,11 +140,11 @@ def measure(epoch, dtype):
 
 @pytest.mark.parametrize("role", GEOMETRIES)
 def test_logits_and_maps(role):
-    output, maps = run(as_in_fairseq(role), batch(), with_maps=True)
-    assert_close(output.logits, array(f"{role}_logits"), 1e-5)
+    logits, features = run(as_in_fairseq(role), batch(), Transfer(GROUPS))
+    assert_close(logits, array(f"{role}_logits"), 1e-5)
     name = "student_stacked_maps" if role == "student" else "teacher_maps"
     for group, kind in KINDS.items():
-        assert_close(maps[group], array(f"{name}_{kind}"), 1e-5)
+        assert_close(features.maps[group], array(f"{name}_{kind}"), 1e-5)
 
 
 @pytest.mark.parametrize("role", GEOMETRIES)
@@ -156,11 +157,11 @@ def test_logits_and_maps_of_tokens_without_fairseqs_padding(role):
     inputs = batch()
     order = (inputs["attention_mask"] == 0).long().argsort(dim=1, stable=True)
     shifted = {name: inputs[name].gather(1, order) for name in ("input_ids", "attention_mask")}
-    output, maps = run(converted, inputs | shifted, with_maps=True)
+    ours, features = run(converted, inputs | shifted, Transfer(GROUPS))
 
     source, target = shifted["attention_mask"].bool(), inputs["labels"] != IGNORED
     logits = array(f"{role}_logits")
-    assert_close(output.logits[target], logits[target], 1e-5)
+    assert_close(ours[target], logits[target], 1e-5)
     name = "student_stacked_maps" if role == "student" else "teacher_maps"
     for group, kind in KINDS.items():
         reference = array(f"{name}_{kind}")
@@ -172,7 +173,7 @@ def test_logits_and_maps_of_tokens_without_fairseqs_padding(role):
         if group != "decoder":
             reference = reference.gather(3, order[:, None, None, :].expand_as(reference))
         of_tokens = (queries[:, None, :, None] & keys[:, None, None, :]).expand_as(reference)
-        assert_close(maps[group][of_tokens], reference[of_tokens], 1e-5)
+        assert_close(features.maps[group][of_tokens], reference[of_tokens], 1e-5)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -203,7 +204,7 @@ def test_gradients(dtype):
     largest = max(norm for norm, _ in digests.values())
     for name, digest in digests.items():
         group = ALIGNMENTS.get(name)
-        key = f"alignment.convolutions.{group}.weight" if group else name
+        key = f"transfer.alignment.convolutions.{group}.weight" if group else name
         gradient = ours[key].double().flatten()
         waves = torch.arange(gradient.numel(), dtype=torch.float64).cos()
         digest_of_ours = torch.stack([gradient.norm(), gradient @ waves])

@@ -112,7 +112,7 @@ class RecordedModel(nn.Module):
                     is_decoder=group != "encoder", is_causal=group == "decoder"
                 )
                 for layer in layers:
-                    attention_capture.add(caller, layer)
+                    attention_capture.add(caller, layer, None)  # its values were not recorded
         return Seq2SeqLMOutput(logits=self.logits)
 
     def stacked_gradient(self, group):

@@ -72,10 +72,25 @@ class Objective(NamedTuple):
     alignment_start: str = "random"
 
 
-class Signals(NamedTuple):
-    """What a model says of a batch; features are None where nobody asked for them."""
+class TopTokens(NamedTuple):
+    """A distribution over next tokens by its likeliest tokens; the rest of it is spread evenly.
 
-    logits: Tensor
+    ids: the tokens (B, T, k).
+    log_probabilities: theirs (B, T, k), in nats.
+    """
+
+    ids: Tensor
+    log_probabilities: Tensor
+
+
+class Signals(NamedTuple):
+    """What a model says of a batch.
+
+    logits: of the next tokens (B, T, V), or what a cache keeps of them.
+    features: None where nobody asked for them.
+    """
+
+    logits: Tensor | TopTokens
     features: Features | None
 
 
@@ -126,6 +141,7 @@ class Distillation(nn.Module):
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         logits, features = run(self.student, inputs, self.transfer)
+        assert isinstance(logits, Tensor)
         terms = dict.fromkeys(TERMS, logits.new_zeros(()))
         terms.update(self._token_terms(logits, labels, teacher))
         if self.transfer is not None and teacher is not None:
@@ -147,9 +163,13 @@ class Distillation(nn.Module):
         scale = 1 / labels.numel() if official else 1.0
         terms = {"ce": losses.cross_entropy(chosen, labels[valid], smoothing) * scale}
         if teacher is not None and METHODS[self.objective.method].distribution:
-            kd = losses.word_level_kd(
-                chosen, teacher.logits[valid].to(chosen.dtype), self.objective.temperature
-            )
+            temperature = self.objective.temperature
+            if isinstance(teacher.logits, TopTokens):
+                tokens, top = (kept[valid] for kept in teacher.logits)
+                kd = losses.top_word_level_kd(chosen, tokens, top, temperature)
+            else:
+                logits = teacher.logits[valid].to(chosen.dtype)
+                kd = losses.word_level_kd(chosen, logits, temperature)
             terms["kd"] = kd * scale
         return terms
 

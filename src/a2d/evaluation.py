@@ -47,7 +47,8 @@ def p_values(
 ) -> dict[str, float]:
     """How likely each system's difference from a rival in BLEU is mere chance (two-sided).
 
-    sacreBLEU's paired bootstrap resampling (Koehn 2004), 1000 samples, its fixed seed.
+    sacreBLEU's paired bootstrap resampling (Koehn 2004), 1000 samples, its fixed seed. Equal scores
+    differ by chance alone: 1.
 
     Args:
         rival: translations of the system that the others are compared with.
@@ -59,5 +60,9 @@ def p_values(
     named = [("", rival), *systems.items()]
     metrics = {"BLEU": BLEU(references=[references])}
     _, scores = PairedTest(named, metrics, None, test_type="bs", n_samples=RESAMPLES)()
-    results: Any = scores["BLEU"][1:]
-    return {name: r.p_value for name, r in zip(systems, results, strict=True)}
+    results: list[Any] = list(scores["BLEU"])
+    first = results.pop(0)
+    return {
+        name: result.p_value if result.score != first.score else 1.0
+        for name, result in zip(systems, results, strict=True)
+    }

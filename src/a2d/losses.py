@@ -47,6 +47,33 @@ def word_level_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
     return loss * temperature**2
 
 
+def top_word_level_kd(
+    student: Tensor, tokens: Tensor, log_probabilities: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """`word_level_kd` of a teacher's likeliest tokens, the rest spread evenly over the others.
+
+    Args:
+        student: student logits (N, V).
+        tokens: the teacher's k likeliest tokens (N, k).
+        log_probabilities: theirs (N, k), in nats, at temperature 1.
+        temperature: τ, dividing both sides' logits.
+
+    Returns:
+        A scalar in nats.
+    """
+    others = student.shape[-1] - tokens.shape[-1]
+    top = log_probabilities.to(student.dtype)
+    left = (1 - top.exp().sum(-1, keepdim=True)).clamp_min(torch.finfo(top.dtype).tiny)
+    top = (top / temperature).exp()
+    rest = (left / max(others, 1)) ** (1 / temperature) * (others > 0)
+    total = top.sum(-1, keepdim=True) + others * rest
+    top, rest = top / total, rest / total
+    predicted = (student / temperature).log_softmax(dim=-1)
+    of_top = ((top - rest) * predicted.gather(-1, tokens)).sum()
+    of_rest = (rest * predicted.sum(-1, keepdim=True)).sum()
+    return -(of_top + of_rest) * temperature**2
+
+
 def attention_transfer(intermediate: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
     """Row-wise KL(teacher row ‖ softmax(intermediate row)), every map compared.
 
@@ -63,8 +90,7 @@ def attention_transfer(intermediate: Tensor, teacher: Tensor, keys: Tensor, rows
         A scalar in nats: summed over valid query rows, averaged over teacher maps.
     """
     valid = keys.unsqueeze(1)
-    precise = torch.promote_types(intermediate.dtype, torch.float32)
-    target, scores = teacher.detach().to(precise), intermediate.to(precise)
+    target, scores = precise(teacher.detach()), precise(intermediate)
     scores = scores.masked_fill(~valid, torch.finfo(scores.dtype).min)
     predicted = scores.log_softmax(dim=-1)
     tiny = torch.finfo(target.dtype).tiny
@@ -78,7 +104,7 @@ def map_distance(predicted: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor)
 
     Args:
         predicted: maps (B, C, Q, K).
-        teacher: maps of the same shape, with a gradient where it is learned.
+        teacher: maps of the same shape; a gradient flows to them where they are learned.
         keys, rows: as in `attention_transfer`.
     """
     chosen = keys.unsqueeze(1) & rows[:, None, :, None]
@@ -99,7 +125,11 @@ def official_attention_transfer(intermediate: Tensor, teacher: Tensor) -> Tensor
     Returns:
         A scalar in nats, summed over sentences, maps and positions.
     """
-    precise = torch.promote_types(intermediate.dtype, torch.float32)
-    predicted = intermediate.to(precise).flatten(2).log_softmax(dim=-1)
-    target = teacher.detach().to(precise).flatten(2).log_softmax(dim=-1)
+    predicted = precise(intermediate).flatten(2).log_softmax(dim=-1)
+    target = precise(teacher.detach()).flatten(2).log_softmax(dim=-1)
     return functional.kl_div(predicted, target, reduction="sum", log_target=True)
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """The same in float32, where it was less."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -15,6 +15,7 @@ from a2d import losses
 from a2d.alignment import combine
 from a2d.attention import Features, Geometry
 from a2d.errors import UserError
+from a2d.losses import precise
 from a2d.transfer import Transfer, log
 
 
@@ -78,7 +79,7 @@ class LayerMapping(Transfer):
     def _pairs(self, group: str, student: Features, teacher: Features) -> tuple[Tensor, Tensor]:
         """Maps to compare one by one, both (B, pairs, Q, K)."""
         ours = student.maps[group].unflatten(1, (-1, self.student.heads(group)))
-        theirs = teacher.maps[group].unflatten(1, (-1, self.teacher.heads(group)))
+        theirs = teacher.maps[group].detach().unflatten(1, (-1, self.teacher.heads(group)))
         theirs = theirs[:, self.mapping[group]]
         if ours.shape[2] != theirs.shape[2]:
             ours, theirs = ours.mean(2, keepdim=True), theirs.mean(2, keepdim=True)
@@ -98,6 +99,7 @@ class TinyBert(LayerMapping):
     """
 
     hidden_states = True
+    maps_only = False
 
     def __init__(
         self,
@@ -118,8 +120,9 @@ class TinyBert(LayerMapping):
         if group == "cross":
             return distance
         for ours, layer in zip(student.hidden[group], self.mapping[group], strict=True):
-            difference = self.projections[group](ours[rows]) - teacher.hidden[group][layer][rows]
-            distance = distance + difference.float().square().sum() / (
+            theirs = teacher.hidden[group][layer].detach()
+            difference = precise(self.projections[group](ours[rows])) - theirs[rows]
+            distance = distance + difference.square().sum() / (
                 difference.shape[-1] * len(self.mapping[group])
             )
         return distance
@@ -135,6 +138,8 @@ class MiniLM(LayerMapping):
     Raises:
         UserError: the student's width cannot be cut so.
     """
+
+    maps_only = False
 
     def __init__(
         self,
@@ -206,7 +211,7 @@ class Combination(Transfer):
     ) -> Tensor:
         """Squared distance of the student's maps from the fused ones."""
         weight = self.weights[group]
-        fused = combine(weight * self.parts[group].to(weight), teacher.maps[group])
+        fused = combine(weight * self.parts[group].to(weight), teacher.maps[group].detach())
         return losses.map_distance(student.maps[group], fused, keys, rows)
 
 
@@ -215,7 +220,7 @@ _ONE_LAYER = {"encoder_layers": 1, "decoder_layers": 1}
 
 def _relations(values: Tensor, heads: int) -> Tensor:
     """Scaled products (B, heads, K, K) of value vectors given as (B, any heads, K, d)."""
-    merged = values.transpose(1, 2).flatten(2).float()
+    merged = precise(values.transpose(1, 2).flatten(2))
     vectors = merged.unflatten(2, (heads, -1)).transpose(1, 2)
     relations: Tensor = vectors @ vectors.transpose(2, 3) / math.sqrt(vectors.shape[-1])
     return relations

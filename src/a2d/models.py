@@ -31,11 +31,12 @@ def new_model(
     dropout: float = 0.1,
     attention_dropout: float = 0.0,
     activation_dropout: float = 0.0,
+    activation: str = "relu",
     max_positions: int = 512,
 ) -> MarianMTModel:
     """A freshly initialised Transformer (Vaswani et al. 2017) in transformers' Marian class.
 
-    Post-norm, ReLU, sinusoidal positions, one embedding matrix for source, target and output.
+    Post-norm, sinusoidal positions, one embedding matrix for source, target and output.
 
     Raises:
         UserError: the width cannot be split into that many heads.
@@ -59,7 +60,7 @@ def new_model(
         dropout=dropout,
         attention_dropout=attention_dropout,
         activation_dropout=activation_dropout,
-        activation_function="relu",
+        activation_function=activation,
         max_position_embeddings=max_positions,
         scale_embedding=True,
         # The usual Transformer initialisation: embeddings of unit variance once scaled by √width,
@@ -86,8 +87,14 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
     not be equally many: projections are copied whole, and cut into the student's heads.
 
     Raises:
-        UserError: the student is deeper than the teacher, or of other widths.
+        UserError: the student is deeper than the teacher, or of other widths or activations.
     """
+    ours, theirs = (m.config.activation_function for m in (student, teacher))
+    if ours != theirs:
+        raise UserError(
+            f"a student with activation {ours!r} cannot start from a teacher with {theirs!r}: "
+            "give it the teacher's."
+        )
     depths = {}
     for stack in ("encoder", "decoder"):
         ours, theirs = (getattr(m.config, f"{stack}_layers") for m in (student, teacher))

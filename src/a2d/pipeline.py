@@ -11,20 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import yaml
 from datasets import DatasetDict
 from filelock import FileLock, Timeout
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from a2d import report
-from a2d.batching import tokenise
+from a2d import report, teacher_cache
+from a2d.batching import lengths, tokenise
 from a2d.corpus import Pair, overlap
-from a2d.distillation import METHODS
 from a2d.errors import UserError
 from a2d.plan import Plan, Splits, make_plan, read_splits, space_needed
 from a2d.progress import Bars, log_file, logged, silence_libraries
-from a2d.recipe import Evaluation, Recipe
+from a2d.recipe import Recipe
 from a2d.stage import require_space, write_text
 from a2d.tokenizer import check_same_vocabulary, load_tokenizer, train_tokenizer
 from a2d.training import Inputs, check, remove_checkpoints, train_models
@@ -140,16 +140,23 @@ def _train(
         plan.vocabulary.folder,
         plan.tokens.folder,
         plan.distilled.folder,
+        {sequences: stage.folder for sequences, stage in plan.caches.items()},
         plan.teacher.path,
         folder / "tensorboard",
     )
     check(plan.trained, inputs)
     with Bars(console) as bars, Workers(recipe.compute.parallel, folder / LOG, bars.show) as pool:
-        later = [m for m in plan.trained if METHODS[m.method.method].sequences]
-        train_models([m for m in plan.trained if m not in later], inputs, pool)
+        # What students read of the teacher is made once, between the teacher and its students.
+        train_models([m for m in plan.trained if m.taught_by is None], inputs, pool)
         if plan.needs_distilled and not plan.distilled.done:
-            _distil_sequences(plan, splits.train, recipe.evaluation, tokenizer, pool)
-        train_models(later, inputs, pool)
+            _distil_sequences(plan, splits.train, recipe, tokenizer, pool)
+        for sequences, stage in plan.caches.items():
+            if not stage.done:
+                data = inputs.distilled if sequences else inputs.tokens / "train"
+                with stage.work() as place:
+                    arguments = data, plan.teacher.path, place, recipe.evaluation.max_tokens
+                    pool.submit(teacher_cache.build_from, *arguments).result()
+        train_models(plan.trained, inputs, pool)
     for model in plan.trained:
         remove_checkpoints(model)  # of a run that was killed before it came to that
 
@@ -157,15 +164,19 @@ def _train(
 def _distil_sequences(
     plan: Plan,
     train: list[Pair],
-    search: Evaluation,
+    recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
     pool: Workers,
 ) -> None:
     sources = [pair.source for pair in train]
     with plan.distilled.work() as folder:
-        targets = translate_training_source(sources, plan.teacher.path, folder, search, pool)
-        pairs = [Pair(*texts) for texts in zip(sources, targets, strict=True)]
-        tokenise(pairs, tokenizer).save_to_disk(str(folder))
+        targets = translate_training_source(
+            sources, plan.teacher.path, folder, recipe.evaluation, pool
+        )
+        data = tokenise([Pair(*texts) for texts in zip(sources, targets, strict=True)], tokenizer)
+        # A teacher that runs on and on, as bad ones do, teaches nothing and fits in no batch.
+        fitting = np.flatnonzero(lengths(data).max(axis=1) <= recipe.training.max_tokens)
+        data.select(fitting).save_to_disk(str(folder))
 
 
 def _translate(

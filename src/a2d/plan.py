@@ -62,12 +62,17 @@ class Model:
 
 @dataclass(frozen=True)
 class Plan:
-    """All stages of a run; `distilled` is the teacher's translation of the training source."""
+    """All stages of a run.
+
+    `distilled` is the training data with the teacher's translations as references; `caches` hold
+    what the teacher says of the data, by whether that is `distilled`, where students read it.
+    """
 
     corpus: Stage
     vocabulary: Stage
     tokens: Stage
     distilled: Stage
+    caches: dict[bool, Stage]
     teacher: Model
     students: list[Model]
 
@@ -91,8 +96,9 @@ class Plan:
         """Every stage, in order."""
         training = [model.stage for model in self.trained]
         translations = [model.translations for model in self.models]
-        distilled = [self.distilled] * self.needs_distilled
-        return [self.corpus, self.vocabulary, self.tokens, *distilled, *training, *translations]
+        early = [self.corpus, self.vocabulary, self.tokens]
+        early += [self.distilled] * self.needs_distilled
+        return [*early, *self.caches.values(), *training, *translations]
 
 
 def read_splits(recipe: Recipe) -> Splits:
@@ -131,7 +137,12 @@ def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
     search = recipe.evaluation.model_dump(include={"beams", "max_tokens"})
     distilled = Stage(
         folder / "distilled",
-        {"vocabulary": vocabulary.fingerprint, "teacher": teacher.stage.fingerprint, **search},
+        {
+            "vocabulary": vocabulary.fingerprint,
+            "teacher": teacher.stage.fingerprint,
+            "longest": recipe.training.max_tokens,
+            **search,
+        },
     )
     students = [
         _student(recipe, folder, vocabulary, teacher, distilled, shape, method, seed)
@@ -147,7 +158,14 @@ def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
                 "not at all. Give each a recipe and a run of its own."
             )
     tokens = Stage(folder / "tokens", {"vocabulary": vocabulary.fingerprint})
-    return Plan(corpus, vocabulary, tokens, distilled, teacher, students)
+    caches = {}
+    if recipe.teacher.cache:
+        kinds = [METHODS[method.method] for method in recipe.methods]
+        for sequences in {kind.sequences for kind in kinds if kind.distribution}:
+            data = distilled if sequences else tokens
+            settings = {"teacher": teacher.stage.fingerprint, "data": data.fingerprint}
+            caches[sequences] = Stage(folder / "cache" / data.folder.name, settings)
+    return Plan(corpus, vocabulary, tokens, distilled, caches, teacher, students)
 
 
 def space_needed(recipe: Recipe) -> int:
@@ -205,6 +223,8 @@ def _student(
         settings["teacher"] = teacher.stage.fingerprint
     if kind.sequences:
         settings["references"] = distilled.fingerprint
+    if kind.distribution and recipe.teacher.cache:
+        settings["cache"] = True
     stage = Stage(folder / "models" / name, settings)
     return Model(
         name,

@@ -83,7 +83,7 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> 
     _save(figure, path)
 
 
-def scores(rows: Sequence[Row], path: Path) -> None:
+def scores(rows: Sequence[Row], path: Path, measured: str = "test") -> None:
     """BLEU of every method: a dot per seed, a bar at their mean; one panel per student size.
 
     Dashed lines stand at the teacher's and the baseline's means; methods are sorted.
@@ -99,8 +99,31 @@ def scores(rows: Sequence[Row], path: Path) -> None:
         _dots(axis, sorted(chosen, key=lambda group: group.mean("bleu")))
         axis.axvline(teacher.mean("bleu"), color="C3", linestyle="--", linewidth=1, label="teacher")
         axis.set_title(f"students {student.replace('x', '×')}", fontsize=10, loc="left")
-    axes[-1].set_xlabel("BLEU (dots: seeds; bars: means)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    axes[-1].set_xlabel(f"{measured} BLEU (dots: seeds; bars: means)")
+    lines = {
+        line.get_label(): line for axis in axes for line in axis.get_legend_handles_labels()[0]
+    }
+    figure.legend(lines.values(), lines.keys(), loc="outside upper right", ncols=2)
+    _save(figure, path)
+
+
+def wall_clock(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> None:
+    """Validation BLEU by training time.
+
+    Args:
+        curves: name → points (seconds, BLEU).
+        path: the picture to write.
+    """
+    figure = Figure((7.5, 4), layout="constrained")
+    axis = figure.subplots()
+    for name, points in curves.items():
+        seconds, bleu = zip(*points, strict=True)
+        axis.plot([s / 60 for s in seconds], bleu, marker="o", markersize=4, label=name)
+    axis.set_xlabel("minutes of training")
+    axis.set_ylabel("validation BLEU (greedy)")
+    axis.set_xlim(left=0)
+    axis.grid(alpha=0.3)
+    axis.legend()
     _save(figure, path)
 
 

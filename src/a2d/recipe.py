@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from importlib import resources
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -103,11 +103,15 @@ class Shape(Section):
 
 
 class Teacher(Section):
-    """The teacher: a shape to train from scratch, or the folder or hub name of a trained one."""
+    """The teacher: a shape to train from scratch, or the folder or hub name of a trained one.
+
+    `cache`: run it over the training data once, and let all students read from disk what it said.
+    """
 
     path: str | None = None
     shape: Shape | None = None
     training: Training | None = None
+    cache: bool = False
 
     @model_validator(mode="after")
     def _one_of(self) -> Teacher:
@@ -211,11 +215,14 @@ class Recipe(Section):
         return raw
 
     @model_validator(mode="after")
-    def _names_differ(self) -> Recipe:
+    def _no_training_twice(self) -> Recipe:
         names = [method.name for method in self.methods]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two methods are called {name!r}: give each a name of its own")
+        for first, second in combinations(self.methods, 2):
+            if first.model_copy(update={"name": second.name}) == second:
+                raise ValueError(f"methods {first.name!r} and {second.name!r} are the same")
         for seed in self.seeds:
             if self.seeds.count(seed) > 1:
                 raise ValueError(f"seed {seed} occurs twice: the same training would run twice")
@@ -228,13 +235,13 @@ def _cells(entry: Any) -> list[Any]:
         entry = {"method": entry}
     if not isinstance(entry, dict):
         return [entry]
-    varied = {key: values for key, values in entry.items() if isinstance(values, list)}
+    varied = {key: values for key, values in entry.items() if isinstance(values, list) and values}
     cells = []
     for values in product(*varied.values()):
         chosen = dict(zip(varied, values, strict=True))
         name = entry.get("name", entry.get("method"))
-        if chosen:
-            name = "-".join([str(name), *(f"{key}_{value}" for key, value in chosen.items())])
+        if chosen and isinstance(name, str):  # any other is refused as it stands
+            name = "-".join([name, *(f"{key}_{value}" for key, value in chosen.items())])
         cells.append(entry | chosen | {"name": name})
     return cells
 

@@ -24,18 +24,19 @@ def write(folder: Path, plan: Plan, recipe: Recipe, console: Console) -> None:
     """Write results and plots of a finished run; show its table and samples."""
     split = recipe.evaluation.split
     rows = results.collect(plan, recipe)
-    results.write(folder / "results", rows, plan, recipe)
+    place = folder / "results" / split
+    results.write(place, rows, plan, recipe)
     plots.curves(
         {model.name: results.history(model)["log"] for model in plan.trained},
         folder / "plots/curves.png",
     )
-    plots.scores(rows, folder / "plots/scores.png")
+    plots.scores(rows, folder / f"plots/scores-{split}.png", split)
     for model in plan.students:
         if (model.stage.folder / FILE_NAME).exists():
             alignment = AttentionAlignment.load(model.stage.folder / FILE_NAME)
             plots.alignment(alignment, folder / f"plots/alignment-{model.name}.png")
     console.print(table(rows, "Test set" if split == "test" else "Validation set"))
-    run = json.loads((folder / "results/run.json").read_text("utf-8"))
+    run = json.loads((place / "run.json").read_text("utf-8"))
     for name, signature in run["signatures"].items():
         console.print(f"[dim]{name}: {signature}[/]", highlight=False)
     _show_samples(plan, console, recipe.evaluation.samples, split)
@@ -49,7 +50,7 @@ def table(rows: list[Row], title: str) -> Table:
     size; a `*` marks p < 0.05 in every seed.
     """
     teacher, *groups = results.grouped(rows)
-    baselines = {g.student: g.mean("bleu") for g in groups if g.label == "baseline"}
+    baselines = {g.student: g.mean("bleu") for g in groups if g.method == "baseline"}
     several = any(len(group.rows) > 1 for group in groups)
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     out.add_column("method")

@@ -38,8 +38,9 @@ class Row:
     """One model of a grid.
 
     `setting` names what its method sets otherwise than the recipe does for all. `p_vs_…` are
-    sacreBLEU's, of paired bootstrap resampling against the student of the same size and seed;
-    None where there is none. `train_seconds` and `device` are None for a pretrained teacher.
+    sacreBLEU's, of paired bootstrap resampling against the student of the same size and seed (and
+    the recipe's first setting of that method); None where there is none. `train_seconds` and
+    `device` are None for a pretrained teacher.
     """
 
     name: str
@@ -66,9 +67,22 @@ class Row:
 class Group(NamedTuple):
     """The rows that differ in nothing but the seed."""
 
-    label: str
-    student: str
     rows: list[Row]
+
+    @property
+    def method(self) -> str:
+        """Their method."""
+        return self.rows[0].method
+
+    @property
+    def label(self) -> str:
+        """Their method with its setting."""
+        return self.rows[0].label
+
+    @property
+    def student(self) -> str:
+        """Their size."""
+        return self.rows[0].student
 
     def mean(self, column: str) -> float:
         """Mean of a column over seeds."""
@@ -89,8 +103,7 @@ def grouped(rows: Iterable[Row]) -> list[Group]:
     """Rows by method, setting and student, in order of appearance."""
     groups: dict[tuple[str, str], Group] = {}
     for row in rows:
-        group = groups.setdefault((row.label, row.student), Group(row.label, row.student, []))
-        group.rows.append(row)
+        groups.setdefault((row.label, row.student), Group([])).rows.append(row)
     return list(groups.values())
 
 
@@ -106,7 +119,7 @@ def collect(plan: Plan, recipe: Recipe) -> list[Row]:
             name=model.name,
             pair=f"{corpus.source_language}-{corpus.target_language}",
             method=model.method.method if model is not plan.teacher else model.name,
-            setting=_setting(model, recipe.distillation),
+            setting=_setting(model, recipe.distillation) if model is not plan.teacher else "",
             p_vs_baseline=against["baseline"].get(model.name),
             p_vs_kd=against["kd"].get(model.name),
             seed=model.seed,
@@ -117,7 +130,8 @@ def collect(plan: Plan, recipe: Recipe) -> list[Row]:
 
 
 def write(folder: Path, rows: list[Row], plan: Plan, recipe: Recipe) -> None:
-    """Write a run's results folder."""
+    """Write a run's results folder anew."""
+    shutil.rmtree(folder, ignore_errors=True)
     (folder / "hypotheses").mkdir(parents=True, exist_ok=True)
     write_csv(folder / "scores.csv", [asdict(row) for row in rows])
     records = [asdict(row) for row in rows]
@@ -211,8 +225,9 @@ def _compare(
 ) -> dict[str, float]:
     """p-values of students against the rival of the same shape and seed."""
     found: dict[str, float] = {}
+    name = next((m.method.name for m in students if m.method.method == rival), None)
     for first in students:
-        if first.method.name != rival:
+        if first.method.name != name:
             continue
         others = {
             m.name: hypotheses[m.name]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -32,9 +33,13 @@ from a2d.distillation import IGNORED, METHODS, OFFICIAL, TERMS, Distillation, ru
 from a2d.errors import UserError
 from a2d.evaluation import score
 from a2d.models import check_same_ids, keep_padding_row_zero
+from a2d.teacher_cache import TeacherCache
 from a2d.tokenizer import check_same_vocabulary
 
 logger = logging.getLogger(__name__)
+
+ROW = "row"
+"""Column of a sentence's place in the dataset, by which a cache of the teacher is read."""
 
 
 class A2DTrainer(Seq2SeqTrainer):
@@ -53,6 +58,8 @@ class A2DTrainer(Seq2SeqTrainer):
         teacher_processing_class: the teacher's tokenizer, if at hand: it is compared with
             `processing_class`.
         callbacks: further callbacks.
+        teacher_cache: the teacher's signals for `train_dataset`; the teacher itself then runs for
+            validation only, and for methods that compare more than attention maps.
 
     Raises:
         UserError: no teacher where the method needs one, vocabularies that differ, or a model
@@ -71,6 +78,7 @@ class A2DTrainer(Seq2SeqTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         teacher_processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: Sequence[TrainerCallback] | None = None,
+        teacher_cache: TeacherCache | None = None,
     ) -> None:
         args = args or A2DConfig(output_dir="a2d-out")
         self.teacher = _prepared_teacher(teacher, model, args)
@@ -95,6 +103,9 @@ class A2DTrainer(Seq2SeqTrainer):
         if self.teacher is not None:
             self.teacher.to(args.device)
         self.loss_is_scaled_for_ga = True
+        transfer = self._unwrapped.transfer
+        usable = self.teacher is not None and (transfer is None or transfer.maps_only)
+        self.teacher_cache = teacher_cache if usable else None
         self._train_terms = _TermAverages()
         self._eval_terms = _TermAverages()
 
@@ -149,8 +160,11 @@ class A2DTrainer(Seq2SeqTrainer):
             )
         except ValueError as error:
             raise UserError(f"{error}.") from error
+        dataset = dataset.select_columns(["input_ids", "labels"])
+        if shuffle and self.teacher_cache is not None:
+            dataset = dataset.add_column(ROW, list(range(len(dataset))))
         loader = DataLoader(
-            dataset.select_columns(["input_ids", "labels"]),
+            dataset,
             batch_sampler=sampler,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -189,7 +203,10 @@ class A2DTrainer(Seq2SeqTrainer):
     def _terms(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Sums of `TERMS`, (5,), and the numbers of source and target tokens, (2,)."""
         signals = None
-        if self.teacher is not None:
+        if self.teacher_cache is not None and ROW in inputs:
+            signals = self.teacher_cache.signals(inputs[ROW].tolist())
+            signals = send_to_device(signals, self.args.device)
+        elif self.teacher is not None:
             with torch.no_grad(), self.accelerator.autocast():
                 signals = run(self.teacher, inputs, self._unwrapped.transfer)
         terms = model(

@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.integrations import TensorBoardCallback
 
+from a2d.attention import Geometry
 from a2d.batching import TokenBatchSampler, lengths
 from a2d.config import A2DConfig
 from a2d.distillation import METHODS, new_transfer
@@ -32,6 +33,7 @@ from a2d.plan import TEACHER, Model
 from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, logged
 from a2d.recipe import Distillation, Training
 from a2d.stage import write_text
+from a2d.teacher_cache import TeacherCache
 from a2d.tokenizer import load_tokenizer
 from a2d.trainer import A2DTrainer
 from a2d.workers import Workers
@@ -43,12 +45,14 @@ HISTORY = "history.json"
 class Inputs(NamedTuple):
     """What every training of a run reads, and where it logs.
 
-    `distilled` is the training data with the teacher's translations as references.
+    `distilled` is the training data with the teacher's translations as references; `caches` are
+    the teacher's, by whether they are of that data.
     """
 
     vocabulary: Path
     tokens: Path
     distilled: Path
+    caches: dict[bool, Path]
     teacher: str
     tensorboard: Path
 
@@ -90,10 +94,11 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
     method = METHODS[model.method.method]
     train = load_from_disk(str(inputs.distilled)) if method.sequences else data["train"]
     teacher = load_model(inputs.teacher) if model.needs_teacher else None
-    torch.manual_seed(model.seed)
-    student = new_model(tokenizer, **model.shape.model_dump())
-    if teacher is not None and model.method.student_start == "teacher":
-        copy_layers(teacher, student)
+    cache = None
+    if teacher is not None and method.distribution and method.sequences in inputs.caches:
+        place = inputs.caches[method.sequences]
+        cache = TeacherCache(place, train, Geometry.of(teacher.config))
+    student = _new_student(model, tokenizer, teacher)
     writer = SummaryWriter(str(inputs.tensorboard / model.name))
     callbacks: list[TrainerCallback] = [
         Stopwatch(),
@@ -112,6 +117,7 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
             data["valid"],
             tokenizer,
             callbacks=callbacks,
+            teacher_cache=cache,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=True)
@@ -122,6 +128,24 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
         history = {"seconds": watch.seconds, "device": _device(trainer.args), "log": log}
         write_text(folder / HISTORY, json.dumps(history, indent=1) + "\n")
     remove_checkpoints(model)
+
+
+def _new_student(
+    model: Model, tokenizer: PreTrainedTokenizerBase, teacher: PreTrainedModel | None
+) -> PreTrainedModel:
+    assert model.shape is not None
+    torch.manual_seed(model.seed)
+    shape = model.shape.model_dump()
+    if teacher is None or model.method.student_start == "random":
+        return new_model(tokenizer, **shape)
+    student = new_model(
+        tokenizer,
+        **shape,
+        activation=teacher.config.activation_function,
+        max_positions=teacher.config.max_position_embeddings,
+    )
+    copy_layers(teacher, student)
+    return student
 
 
 def remove_checkpoints(model: Model) -> None:
@@ -203,10 +227,8 @@ def check(models: Sequence[Model], inputs: Inputs) -> None:
             continue
         if teacher is None:
             teacher = _teacher_for_checks(models, tokenizer, inputs)
-        student = new_model(tokenizer, **model.shape.model_dump())
+        student = _new_student(model, tokenizer, teacher)
         check_same_ids(teacher, student)
-        if model.method.student_start == "teacher":
-            copy_layers(teacher, student)
         new_transfer(config.objective, student.config, teacher.config)
 
 

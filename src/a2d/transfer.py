@@ -37,6 +37,9 @@ class Transfer(nn.Module):
     hidden_states: ClassVar[bool] = False
     """Whether `forward` reads the layers' outputs."""
 
+    maps_only: ClassVar[bool] = True
+    """Whether `forward` reads nothing but attention maps, which a cache of the teacher holds."""
+
     def __init__(self, groups: tuple[str, ...]) -> None:
         super().__init__()
         self.groups = groups
@@ -92,10 +95,10 @@ class A2D(Transfer):
         self.formula = formula
         self.alignment = alignment
         self.mixture: AttentionAlignment | None = None
-        for group in set(GROUPS) - set(groups):
-            nn.init.zeros_(alignment.weight(group))  # nothing will ever train it
         if start == "uniform":
             alignment.start_uniform({"geometric": 1.0, "convex": 4.0}.get(formula, 5.0))
+        for group in set(GROUPS) - set(groups):
+            nn.init.zeros_(alignment.weight(group))  # nothing will ever train it
         if formula == "official-mixture":
             self.mixture = AttentionAlignment(alignment.teacher, alignment.teacher)
             self.mixture.requires_grad_(False)

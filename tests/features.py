@@ -1,0 +1,217 @@
+"""Random features of a student and a teacher, and the check of a loss against its naive twin."""
+
+import math
+from typing import NamedTuple
+
+import naive
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from a2d.attention import GROUPS, Features, Geometry
+from a2d.distillation import group_masks
+
+WIDTHS = 6, 12
+"""Of student and teacher: each can be cut into 1, 2 or 3 heads."""
+
+
+class Case(NamedTuple):
+    """Two models' features of one batch, and which of its positions are tokens."""
+
+    shapes: tuple[Geometry, Geometry]
+    source: Tensor
+    target: Tensor
+    student: Features
+    teacher: Features
+
+    @property
+    def masks(self):
+        return group_masks(self.source, self.target)
+
+
+def token_masks(batch):
+    """Which of (B, N) positions are tokens: any number of them, padding on either side."""
+    return st.integers(1, 4).flatmap(
+        lambda width: st.lists(
+            st.tuples(st.integers(0, width), st.integers(0, width)).map(
+                lambda ends: [min(ends) <= position < max(ends) for position in range(width)]
+            ),
+            min_size=batch,
+            max_size=batch,
+        )
+    )
+
+
+counts = st.integers(1, 3)
+
+
+@st.composite
+def cases(draw, *, shallow=False):
+    """Any layers and heads; with `shallow`, a student that is nowhere deeper than its teacher."""
+    deep = draw(counts), draw(counts)
+    layers = [draw(st.integers(1, most)) if shallow else draw(counts) for most in deep]
+    heads = [draw(counts) for _ in range(4)]
+    batch = draw(st.integers(1, 2))
+    return case(
+        (*layers, *heads[:2]),
+        (*deep, *heads[2:]),
+        draw(token_masks(batch)),
+        draw(token_masks(batch)),
+        sharpness=draw(st.sampled_from([1, 20])),
+        seed=draw(st.integers(0, 2**16)),
+    )
+
+
+def example(student=(2, 1, 2, 3), teacher=(3, 2, 2, 1), **settings):
+    """Three sentences with padding on both sides."""
+    source = [[1, 1, 1, 1], [0, 0, 1, 1], [1, 1, 1, 0]]
+    target = [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+    return case(student, teacher, source, target, **settings)
+
+
+def case(student, teacher, source, target, sharpness=1, seed=0):
+    """Positions that must not matter hold garbage."""
+    torch.manual_seed(seed)
+    shapes = Geometry(*student), Geometry(*teacher)
+    source, target = torch.as_tensor(source).bool(), torch.as_tensor(target).bool()
+    models = [
+        features(geometry, width, source, target, sharpness)
+        for geometry, width in zip(shapes, WIDTHS, strict=True)
+    ]
+    return refilled(Case(shapes, source, target, *models))
+
+
+def features(geometry, width, source, target, sharpness):
+    """As a model of this geometry and width might show; positions are (queries, keys)."""
+    sizes = {"encoder": (source, source), "decoder": (target, target), "cross": (target, source)}
+    maps, values = {}, {}
+    for group, (queries, keys) in sizes.items():
+        seen = visible(group, source, target)[:, None]
+        shape = len(source), geometry.channels(group), queries.shape[1], keys.shape[1]
+        scores = sharpness * torch.randn(shape, dtype=torch.float64)
+        maps[group] = scores.masked_fill(~seen, -1e300).softmax(-1)
+        heads = geometry.heads(group)
+        shape = len(source), heads, keys.shape[1], width // heads
+        values[group] = torch.randn(shape, dtype=torch.float64)
+    hidden = {
+        stack: [
+            torch.randn(*sizes[stack][0].shape, width, dtype=torch.float64)
+            for _ in range(geometry.layers(stack))
+        ]
+        for stack in ("encoder", "decoder")
+    }
+    return Features(maps, values, hidden)
+
+
+def visible(group, source, target):
+    """(B, Q, K) from the naive rule; False at rows of padding."""
+    queries = source if group == "encoder" else target
+    keys = target if group == "decoder" else source
+    seen = torch.zeros(len(source), queries.shape[1], keys.shape[1], dtype=torch.bool)
+    for b in range(len(source)):
+        for q, at in naive.visible(group, source[b].tolist(), target[b].tolist()).items():
+            seen[b, q, at] = True
+    return seen
+
+
+def matters(c):
+    """A model's features' shapes with True where the loss may look, broadcastable to them."""
+    tokens = {"encoder": c.source, "decoder": c.target, "cross": c.source}
+    return Features(
+        {group: visible(group, c.source, c.target)[:, None] for group in GROUPS},
+        {group: tokens[group][:, None, :, None] for group in GROUPS},
+        {stack: tokens[stack][:, :, None] for stack in ("encoder", "decoder")},
+    )
+
+
+def refilled(c):
+    """The same case with new garbage in all positions that must not matter."""
+
+    def renewed(tensor, kept, largest):
+        noise = torch.rand_like(tensor)
+        chance = torch.rand_like(tensor)
+        noise = noise.masked_fill(chance < 0.2, 0.0).masked_fill(chance > 0.8, 1.0)
+        return torch.where(kept, tensor.detach(), largest * noise)
+
+    kept = matters(c)
+    models = [
+        Features(
+            {g: renewed(m, kept.maps[g], 1) for g, m in model.maps.items()},
+            {g: renewed(v, kept.values[g], 1000) for g, v in model.values.items()},
+            {s: [renewed(h, kept.hidden[s], 1000) for h in hs] for s, hs in model.hidden.items()},
+        )
+        for model in (c.student, c.teacher)
+    ]
+    return c._replace(student=models[0], teacher=models[1])
+
+
+def alone(c, index):
+    """One sentence, without its padding."""
+    source, target = c.source[index], c.target[index]
+    at = {"encoder": (source, source), "decoder": (target, target), "cross": (target, source)}
+    models = [
+        Features(
+            {g: m[index, :, at[g][0]][:, :, at[g][1]][None] for g, m in model.maps.items()},
+            {g: v[index, :, at[g][1]][None] for g, v in model.values.items()},
+            {s: [h[index, at[s][0]][None] for h in hs] for s, hs in model.hidden.items()},
+        )
+        for model in (c.student, c.teacher)
+    ]
+    return Case(c.shapes, source[source][None], target[target][None], *models)
+
+
+def tensors(features):
+    """All of a model's features."""
+    hidden = [layer for layers in features.hidden.values() for layer in layers]
+    return [*features.maps.values(), *features.values.values(), *hidden]
+
+
+def cast(features, dtype):
+    """The same features in another precision."""
+    return Features(
+        {group: m.to(dtype) for group, m in features.maps.items()},
+        {group: v.to(dtype) for group, v in features.values.items()},
+        {stack: [h.to(dtype) for h in layers] for stack, layers in features.hidden.items()},
+    )
+
+
+def close(ours, reference, tolerance=1e-10):
+    """Relative to the largest of the reference where that is above 1."""
+    ours, reference = (torch.as_tensor(t, dtype=torch.float64).detach() for t in (ours, reference))
+    assert ours.shape == reference.shape
+    scale = max(1.0, reference.abs().max().item())
+    return (ours - reference).abs().max() <= tolerance * scale
+
+
+def agree(loss, twin, inputs, tolerance=1e-10, slopes=1e-6):
+    """Whether `loss` is twin(*inputs), as lists, and its gradients are the twin's slopes.
+
+    Slopes are central differences along a random direction in each of the inputs.
+    """
+    lists = [tensor.tolist() for tensor in inputs]
+    if not close(loss, twin(*lists), tolerance):
+        return False
+    gradients = torch.autograd.grad(loss, inputs, materialize_grads=True)
+    for index, (tensor, gradient) in enumerate(zip(inputs, gradients, strict=True)):
+        direction = tensor.detach() * torch.randn_like(tensor)
+        step = 1e-5
+        ends = []
+        for sign in (1, -1):
+            moved = (tensor.detach() + sign * step * direction).tolist()
+            ends.append(twin(*lists[:index], moved, *lists[index + 1 :]))
+        if not close((gradient * direction).sum(), (ends[0] - ends[1]) / (2 * step), slopes):
+            return False
+    return True
+
+
+# What naive twins are made of
+
+
+def dot(weights, values):
+    return sum(weight * value for weight, value in zip(weights, values, strict=True))
+
+
+def kl(wanted, scores):
+    """Of the distribution `wanted` from softmax(scores)."""
+    logs = naive.log_softmax(scores) if scores else []
+    return sum(p * (math.log(p) - log) for p, log in zip(wanted, logs, strict=True) if p > 0)

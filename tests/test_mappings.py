@@ -1,0 +1,525 @@
+"""The methods that A2D is compared with: each against its naive twin; mappings, refusals, files."""
+
+import math
+from functools import partial
+
+import naive
+import pytest
+import torch
+from features import (
+    WIDTHS,
+    agree,
+    alone,
+    case,
+    cases,
+    cast,
+    close,
+    dot,
+    example,
+    kl,
+    matters,
+    refilled,
+    tensors,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from a2d.attention import GROUPS, Features, Geometry
+from a2d.errors import UserError
+from a2d.mappings import (
+    Combination,
+    LayerMapping,
+    MiniLM,
+    TinyBert,
+    last_mapping,
+    uniform_mapping,
+)
+
+METHODS = {
+    "last": partial(LayerMapping, "last"),
+    "uniform": partial(LayerMapping, "uniform"),
+    "tinybert": partial(TinyBert, widths=WIDTHS),
+    "minilm": partial(MiniLM, widths=WIDTHS),
+    "ckd": Combination,
+}
+SHALLOW = ("last", "ckd")  # what takes no student that is deeper than its teacher
+SINGLE = 1e-5  # tolerance of what is computed in single precision
+
+every_method = pytest.mark.parametrize("method", METHODS)
+every_group = st.sampled_from(GROUPS)
+depths = st.integers(1, 24)
+
+
+def method_for(method, c, groups=GROUPS):
+    torch.manual_seed(0)
+    return METHODS[method](*c.shapes, groups=groups).double()
+
+
+def losses_of(transfer, c):
+    return transfer(c.student, c.teacher, c.masks)
+
+
+def cases_for(data, method):
+    return data.draw(cases(shallow=method in SHALLOW))
+
+
+# Which layer imitates which
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "expected"),
+    [
+        (4, 12, [3, 6, 9, 12]),  # TinyBERT: g(m) = 3m
+        (6, 12, [2, 4, 6, 8, 10, 12]),
+        (3, 6, [2, 4, 6]),
+        (1, 6, [6]),
+        (5, 5, [1, 2, 3, 4, 5]),
+        (4, 2, [1, 1, 2, 2]),
+        (4, 6, [2, 3, 4, 6]),
+    ],
+)
+def test_uniform_mapping_by_example(student, teacher, expected):
+    assert [layer + 1 for layer in uniform_mapping(student, teacher)] == expected
+
+
+@given(depths, depths)
+def test_uniform_mapping_keeps_relative_depth(student, teacher):
+    mapping = uniform_mapping(student, teacher)
+    assert len(mapping) == student
+    assert mapping == sorted(mapping)
+    assert mapping[-1] == teacher - 1
+    for layer, imitated in enumerate(mapping, start=1):
+        assert 0 <= imitated < teacher
+        off = abs((imitated + 1) * student - layer * teacher)  # in teacher layers, times student
+        assert 2 * off <= student or (imitated == 0 and layer * teacher < student)
+    if student <= teacher:
+        assert len(set(mapping)) == student
+
+
+@given(depths, depths)
+def test_last_mapping_takes_the_last_in_order(student, teacher):
+    if student > teacher:
+        with pytest.raises(UserError, match=rf"'last'.* has {student} and the teacher {teacher}:"):
+            last_mapping(student, teacher)
+    else:
+        numbered = list(range(teacher))
+        assert last_mapping(student, teacher) == numbered[len(numbered) - student :]
+
+
+@given(depths)
+def test_equal_depths_map_to_themselves(layers):
+    assert uniform_mapping(layers, layers) == last_mapping(layers, layers) == list(range(layers))
+
+
+# Twins: loops over sentences b, query rows q, student layers s and pairs of maps
+
+
+def squares(ours, theirs):
+    return sum((one - other) ** 2 for one, other in zip(ours, theirs, strict=True))
+
+
+def rows_of_maps(c, group, mapping, maps):
+    """Yields (row of the student, row of the teacher, 1/pairs) over visible keys."""
+    ours, theirs = (shape.heads(group) for shape in c.shapes)
+    teacher = c.teacher.maps[group].tolist()
+    for b in range(len(maps)):
+        visible = naive.visible(group, c.source[b].tolist(), c.target[b].tolist())
+        for q, keys in visible.items():
+            for s, t in enumerate(mapping):
+                one = [[maps[b][s * ours + h][q][k] for k in keys] for h in range(ours)]
+                other = [[teacher[b][t * theirs + h][q][k] for k in keys] for h in range(theirs)]
+                if ours != theirs:
+                    one, other = [mean(one)], [mean(other)]
+                for pair in zip(one, other, strict=True):
+                    yield *pair, 1 / (len(one) * len(mapping))
+
+
+def mean(rows):
+    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+
+
+def divergence_of_maps(c, group, mapping, maps):
+    return sum(
+        share * kl(theirs, [math.log(p + 1e-6) for p in ours])
+        for ours, theirs, share in rows_of_maps(c, group, mapping, maps)
+    )
+
+
+def distance_of_maps(c, group, mapping, maps):
+    rows = rows_of_maps(c, group, mapping, maps)
+    return sum(share * squares(ours, theirs) for ours, theirs, share in rows)
+
+
+def distance_of_hidden(c, stack, mapping, projection, hidden):
+    tokens = {"encoder": c.source, "decoder": c.target}[stack].tolist()
+    total = 0.0
+    for ours, layer in zip(hidden, mapping, strict=True):
+        theirs = c.teacher.hidden[stack][layer].tolist()
+        for b in range(len(tokens)):
+            for n in naive.positions(tokens[b]):
+                projected = [dot(row, ours[b][n]) for row in projection]
+                total += squares(projected, theirs[b][n]) / len(projected) / len(mapping)
+    return total
+
+
+def divergence_of_relations(c, group, values):
+    """Of softmax(V·Vᵀ/√d), for each of as many heads as the teacher has."""
+    tokens = {"encoder": c.source, "decoder": c.target}[group].tolist()
+    count, teacher = c.shapes[1].heads(group), c.teacher.values[group].tolist()
+    total = 0.0
+    for b in range(len(tokens)):
+        at = naive.positions(tokens[b])
+        for head in range(count):
+            ours, theirs = (
+                [cut([x for v in model[b] for x in v[n]], count, head) for n in at]
+                for model in (values, teacher)
+            )
+            for n in range(len(at)):
+                wanted = [math.exp(log) for log in naive.log_softmax(products(theirs, n))]
+                total += kl(wanted, products(ours, n)) / count
+    return total
+
+
+def cut(vector, count, part):
+    size = len(vector) // count
+    return vector[part * size : (part + 1) * size]
+
+
+def products(vectors, n):
+    return [dot(vectors[n], other) / math.sqrt(len(other)) for other in vectors]
+
+
+def distance_of_fusion(c, group, weight, maps):
+    """Each student map from the weighted sum of the maps of its layer's share of the teacher."""
+    (layers, heads), (deep, many) = ((g.layers(group), g.heads(group)) for g in c.shapes)
+    teacher = c.teacher.maps[group].tolist()
+    total = 0.0
+    for b in range(len(maps)):
+        visible = naive.visible(group, c.source[b].tolist(), c.target[b].tolist())
+        for channel in range(layers * heads):
+            mine = [t for t in range(deep) if share(t, layers, deep) == channel // heads]
+            fed = [t * many + h for t in mine for h in range(many)]
+            for q, k in ((q, k) for q, keys in visible.items() for k in keys):
+                fused = sum(weight[channel][f] * teacher[b][f][q][k] for f in fed)
+                total += (maps[b][channel][q][k] - fused) ** 2 / (layers * heads)
+    return total
+
+
+def share(layer, student, teacher):
+    """The student layer s whose interval [s/S, (s+1)/S) of depth holds where this layer begins."""
+    return next(s for s in range(student) if layer * student < (s + 1) * teacher)
+
+
+# Each method is its twin
+
+
+@pytest.mark.parametrize("rule", ["last", "uniform"])
+@given(st.data(), every_group)
+@settings(max_examples=25, deadline=None)
+def test_layer_mapping_equals_its_twin(rule, data, group):
+    c = cases_for(data, rule)
+    transfer = method_for(rule, c)
+    rule_of = {"last": last_mapping, "uniform": uniform_mapping}[rule]
+    mapping = rule_of(*(shape.layers(group) for shape in c.shapes))
+    maps = c.student.maps[group].requires_grad_()
+    twin = partial(divergence_of_maps, c, group, mapping)
+    assert agree(losses_of(transfer, c)[group], twin, [maps])
+
+
+@given(cases(), every_group)
+@settings(max_examples=25, deadline=None)
+def test_tinybert_equals_its_twin(c, group):
+    loss = losses_of(transfer := method_for("tinybert", c), watched(c))[group]
+    mapping = uniform_mapping(*(shape.layers(group) for shape in c.shapes))
+    maps = c.student.maps[group]
+    if group == "cross":
+        assert agree(loss, partial(distance_of_maps, c, group, mapping), [maps])
+        return
+
+    def twin(maps, projection, *hidden):
+        distance = distance_of_maps(c, group, mapping, maps)
+        return distance + distance_of_hidden(c, group, mapping, projection, hidden)
+
+    learned = transfer.projections[group].weight
+    inputs = [maps, learned, *c.student.hidden[group]]
+    assert agree(loss, twin, inputs, SINGLE, 10 * SINGLE)
+
+
+@given(cases(), every_group)
+@settings(max_examples=25, deadline=None)
+def test_minilm_equals_its_twin(c, group):
+    loss = losses_of(method_for("minilm", c), watched(c))[group]
+    heads, deep = c.shapes[0].heads(group), c.shapes[1].layers(group)
+
+    def twin(maps, values=None):
+        lasts = [sentence[-heads:] for sentence in maps]
+        divergence = divergence_of_maps(c, group, [deep - 1], lasts)
+        return divergence + (divergence_of_relations(c, group, values) if values else 0)
+
+    inputs = [c.student.maps[group], c.student.values[group]][: 1 if group == "cross" else 2]
+    assert agree(loss, twin, inputs, SINGLE, 10 * SINGLE)
+
+
+@given(cases(shallow=True), every_group)
+@settings(max_examples=25, deadline=None)
+def test_ckd_equals_its_twin(c, group):
+    transfer = method_for("ckd", c)
+    torch.nn.init.normal_(transfer.weights[group])  # those between what does not correspond, too
+    loss = losses_of(transfer, watched(c))[group]
+    twin = partial(distance_of_fusion, c, group)
+    assert agree(loss, twin, [transfer.weights[group], c.student.maps[group]])
+
+
+def watched(c):
+    """The same case, its student's features with gradients."""
+    for tensor in tensors(c.student):
+        tensor.requires_grad_()
+    return c
+
+
+# What has no influence
+
+
+@every_method
+@given(st.data())
+@settings(max_examples=15, deadline=None)
+def test_padding_and_future_positions_have_no_influence(method, data):
+    c = cases_for(data, method)
+    transfer = method_for(method, c)
+    terms = losses_of(transfer, c)
+    other = watched(refilled(c))
+    for group, term in losses_of(transfer, other).items():
+        assert close(term, terms[group], 1e-12)
+        gradients = torch.autograd.grad(term, tensors(other.student), materialize_grads=True)
+        for gradient, kept in zip(gradients, kept_in(other), strict=True):
+            assert not gradient.masked_fill(kept, 0).any()
+
+
+def kept_in(c):
+    """`matters`, one for each of the student's `tensors`."""
+    kept = matters(c)
+    hidden = [kept.hidden[stack] for stack, layers in c.student.hidden.items() for _ in layers]
+    return [*kept.maps.values(), *kept.values.values(), *hidden]
+
+
+@every_method
+def test_sums_over_sentences_however_padded(method):
+    c = example()
+    transfer = method_for(method, c)
+    parts = [losses_of(transfer, alone(c, index)) for index in range(len(c.source))]
+    for group, term in losses_of(transfer, c).items():
+        assert close(sum(part[group] for part in parts), term, SINGLE)
+
+
+@every_method
+@given(st.data())
+@settings(max_examples=15, deadline=None)
+def test_is_never_negative(method, data):
+    c = cases_for(data, method)
+    assert all(term >= -SINGLE for term in losses_of(method_for(method, c), c).values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_gradient_reaches_the_teacher(method):
+    c = example()
+    for tensor in tensors(c.teacher):
+        tensor.requires_grad_()
+    sum(losses_of(method_for(method, watched(c)), c).values()).backward()
+    assert all(tensor.grad is None for tensor in tensors(c.teacher))
+
+
+# Equal models
+
+
+@pytest.mark.parametrize("method", ["last", "uniform", "minilm", "tinybert", "ckd"])
+@pytest.mark.parametrize("sharpness", [1, 20])
+def test_equal_models_differ_by_nothing(method, sharpness):
+    c = equal(sharpness)
+    transfer = METHODS[method](*c.shapes, groups=GROUPS, **equal_widths(method)).double()
+    for parameter in transfer.parameters():
+        torch.nn.init.eye_(parameter)
+    for term in losses_of(transfer, c).values():
+        # A millionth is added to the student's probabilities before the logarithm.
+        assert abs(term) < 1e-4 if method in ("last", "uniform", "minilm") else term == 0
+
+
+def equal(sharpness=1):
+    """A student that is its own teacher, heads unequal between encoder and decoder."""
+    c = example((2, 3, 3, 2), (2, 3, 3, 2), sharpness=sharpness)
+    return c._replace(teacher=c.student)
+
+
+def equal_widths(method):
+    return {"widths": (WIDTHS[0],) * 2} if method in ("tinybert", "minilm") else {}
+
+
+@every_method
+def test_other_models_differ(method):
+    c = example()
+    assert all(term > 0.01 for term in losses_of(method_for(method, c), c).values())
+
+
+# Combination
+
+
+@given(cases(shallow=True), every_group)
+@settings(max_examples=25, deadline=None)
+def test_ckd_starts_near_the_mean_of_each_share(c, group):
+    (layers, heads), (deep, many) = ((g.layers(group), g.heads(group)) for g in c.shapes)
+    transfer = method_for("ckd", c)
+    weight = transfer.weights[group]
+    assert weight.shape == (layers * heads, deep * many)
+    owners = [share(t, layers, deep) for t in range(deep)]
+    assert owners == sorted(owners)
+    assert {owners.count(s) for s in range(layers)} <= {deep // layers, -(-deep // layers)}
+    for channel in range(layers * heads):
+        fed = [
+            t * many + h for t in range(deep) if owners[t] == channel // heads for h in range(many)
+        ]
+        for f in range(deep * many):
+            wanted = 1 / len(fed) if f in fed else 0
+            assert abs(weight[channel, f] - wanted) <= 0.6 * wanted
+
+
+def test_ckd_tells_heads_apart_from_the_start():
+    weight = method_for("ckd", example()).weights["encoder"]
+    assert len({tuple(row) for row in weight.tolist()}) == len(weight)
+
+
+# Refusals and choice of groups
+
+
+@pytest.mark.parametrize("method", SHALLOW)
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_a_student_that_is_too_deep_is_refused(method, side):
+    student, teacher = Geometry(2, 2, 2, 2), Geometry(3, 3, 2, 2)
+    deep = student._replace(**{f"{side}_layers": 4})
+    with pytest.raises(UserError, match=rf"method '{method}'.*\b[34]\b.*\b[34]\b.*method"):
+        METHODS[method](deep, teacher, groups=GROUPS)
+    other = tuple(group for group in GROUPS if (group == "encoder") != (side == "encoder"))
+    METHODS[method](deep, teacher, groups=other)
+
+
+@pytest.mark.parametrize("method", ["uniform", "tinybert", "minilm"])
+def test_other_methods_take_a_deeper_student(method):
+    c = example((3, 3, 2, 2), (2, 1, 2, 2))
+    assert set(losses_of(method_for(method, c), c)) == set(GROUPS)
+
+
+@pytest.mark.parametrize(("heads", "group"), [((5, 2), "encoder"), ((2, 5), "decoder")])
+def test_a_width_that_cannot_be_cut_is_refused(heads, group):
+    shapes = Geometry(1, 1, 2, 2), Geometry(2, 2, *heads)
+    with pytest.raises(UserError, match=r"method 'minilm'.* width 12 .* 5 heads"):
+        MiniLM(*shapes, GROUPS, (12, 20))
+    MiniLM(*shapes, ("decoder",) if group == "encoder" else ("encoder",), (12, 20))
+    MiniLM(*shapes, GROUPS, (10, 20))
+
+
+@every_method
+@pytest.mark.parametrize("groups", [("encoder",), ("cross",), ("decoder", "cross"), GROUPS])
+def test_groups_are_the_terms(method, groups):
+    c = example()
+    whole = losses_of(method_for(method, c), c)
+    only = [
+        model._replace(maps={group: model.maps[group] for group in groups})
+        for model in (c.student, c.teacher)
+    ]
+    transfer = method_for(method, c, groups)
+    own = dict(method_for(method, c).named_parameters())
+    for name, parameter in transfer.named_parameters():
+        parameter.data = own[name].data
+    terms = transfer(*only, {group: c.masks[group] for group in groups})
+    assert tuple(terms) == groups
+    for group, term in terms.items():
+        assert close(term, whole[group])
+
+
+@pytest.mark.parametrize(
+    ("method", "groups", "learned"),
+    [
+        ("last", GROUPS, set()),
+        ("uniform", GROUPS, set()),
+        ("minilm", GROUPS, set()),
+        ("tinybert", GROUPS, {"projections.encoder.weight", "projections.decoder.weight"}),
+        ("tinybert", ("decoder", "cross"), {"projections.decoder.weight"}),
+        ("tinybert", ("cross",), set()),
+        ("ckd", GROUPS, {f"weights.{group}" for group in GROUPS}),
+        ("ckd", ("cross",), {"weights.cross"}),
+    ],
+)
+def test_what_is_learned_and_saved(method, groups, learned, tmp_path):
+    c = example()
+    transfer = method_for(method, c, groups).float()
+    assert {name for name, _ in transfer.named_parameters()} == learned
+    for parameter in transfer.parameters():
+        parameter.data.add_(0.1)  # as if it had been trained
+    transfer.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["transfer.safetensors"] * bool(learned)
+    loaded = method_for(method, c, groups).float()
+    loaded.load(tmp_path)
+    before, after = (losses_of(t.double(), c) for t in (transfer, loaded))
+    assert all(torch.equal(before[group], after[group]) for group in groups)
+    for parameter in loaded.parameters():
+        (gradient,) = torch.autograd.grad(sum(after.values()), parameter, retain_graph=True)
+        assert gradient.any()
+
+
+@pytest.mark.parametrize("method", ["tinybert", "ckd"])
+def test_a_file_of_other_models_is_refused(method, tmp_path):
+    METHODS[method](Geometry(2, 2, 2, 2), Geometry(2, 2, 2, 2), groups=GROUPS).save(tmp_path)
+    other = METHODS[method](Geometry(2, 2, 2, 2), Geometry(2, 2, 2, 2), groups=("encoder",))
+    with pytest.raises(RuntimeError, match="loading state_dict"):
+        other.load(tmp_path)
+
+
+@every_method
+def test_says_what_it_reads(method):
+    c = example()
+    transfer = method_for(method, c)
+    assert transfer.hidden_states == (method == "tinybert")
+    assert transfer.maps_only == (method not in ("tinybert", "minilm"))
+    bare = [
+        Features(
+            model.maps,
+            {} if transfer.maps_only else model.values,
+            model.hidden if transfer.hidden_states else {},
+        )
+        for model in (c.student, c.teacher)
+    ]
+    whole = losses_of(transfer, c)
+    assert all(close(term, whole[group]) for group, term in transfer(*bare, c.masks).items())
+
+
+# Precision
+
+
+@every_method
+def test_bf16_autocast_stays_near_float64(method):
+    lengths = torch.tensor([14, 9, 12])
+    tokens = torch.arange(14) < lengths[:, None]
+    c = case((2, 2, 3, 3), (3, 2, 3, 2), tokens, tokens, sharpness=2)
+    transfer = method_for(method, c)
+    exact = losses_of(transfer, c)
+    low = c._replace(student=cast(c.student, torch.float32), teacher=cast(c.teacher, torch.float32))
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = losses_of(transfer.float(), watched(low))
+    for group, term in terms.items():
+        assert term.dtype == torch.float32
+        rounded = method in ("tinybert", "minilm") and group != "cross"  # in a matrix product
+        assert abs(term - exact[group]) <= (5e-3 if rounded else 1e-5) * exact[group]
+    sum(terms.values()).backward()
+    for tensor in tensors(low.student):
+        assert tensor.grad is None or tensor.grad.isfinite().all()
+
+
+@every_method
+def test_maps_with_zeros_and_empty_sentences_stay_finite(method):
+    tokens = [[1, 1, 1, 1], [0, 0, 0, 0]]
+    c = case((2, 1, 2, 3), (3, 2, 2, 1), tokens, tokens, sharpness=1000)
+    c = c._replace(student=cast(c.student, torch.float32), teacher=cast(c.teacher, torch.float32))
+    transfer = method_for(method, c).float()
+    terms = losses_of(transfer, watched(c))
+    assert all(term.isfinite() for term in terms.values())
+    sum(terms.values()).backward()
+    gradients = [tensor.grad for tensor in (*tensors(c.student), *transfer.parameters())]
+    assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)

@@ -1,0 +1,352 @@
+"""Results of a run: complete, comparable, readable by anyone, and what sacreBLEU says they are."""
+
+import csv
+import gc
+import gzip
+import json
+import random
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import load_from_disk
+from rich.console import Console
+from sacrebleu.metrics import BLEU, CHRF
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from a2d import evaluation, pipeline, plots, results, training
+from a2d.corpus import read_corpus
+from a2d.decoding import translate
+from a2d.evaluation import p_values
+from a2d.plan import make_plan, read_splits
+from a2d.recipe import Recipe, load_recipe
+from a2d.results import Row, grouped
+from a2d.translations import HYPOTHESES, read_lines
+
+REFERENCES = [pair.target for pair in read_corpus("builtin:de-dsb/test")[:80]]
+METHODS = ["baseline", "kd", "seqkd", "a2d", "a2d"]
+
+
+def damaged(lines, share, seed=0):
+    """Something like translations: a share of the lines has lost a word and gained another."""
+    chance = random.Random(seed)
+    return [
+        f"{line.partition(' ')[2]} wopaki" if chance.random() < share else line for line in lines
+    ]
+
+
+class TestSignificance:
+    SYSTEMS = tuple(damaged(REFERENCES, *x) for x in ((0.5, 0), (0.4, 1), (0.9, 2), (0.45, 3)))
+
+    def test_equals_the_command_line(self, tmp_path):
+        texts = {"references": REFERENCES, **dict(zip("abcd", self.SYSTEMS, strict=True))}
+        for name, lines in texts.items():
+            (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        options = [*"abcd", "--paired-bs", "-m", "bleu", "-f", "json"]
+        output = subprocess.run(
+            [sys.executable, "-m", "sacrebleu", "references", "-i", *options],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
+        ).stdout
+        first, *others = json.loads(output)
+        expected = {system["system"]: system["BLEU"]["p_value"] for system in others}
+        systems = dict(zip("bcd", self.SYSTEMS[1:], strict=True))
+        assert p_values(self.SYSTEMS[0], systems, REFERENCES) == expected
+        assert first["BLEU"]["p_value"] is None
+        # The systems were chosen to differ clearly and hardly.
+        assert min(expected.values()) < results.SIGNIFICANT < max(expected.values()) < 1
+
+    def test_of_no_systems(self):
+        assert p_values(REFERENCES, {}, REFERENCES) == {}
+
+    def test_does_not_depend_on_the_other_systems(self):
+        first, second, third, _ = self.SYSTEMS
+        both = p_values(first, {"second": second, "third": third}, REFERENCES)
+        assert both == {
+            **p_values(first, {"second": second}, REFERENCES),
+            **p_values(first, {"third": third}, REFERENCES),
+        }
+
+
+def row(bleu=1.0, **others):
+    values = {
+        "name": "n",
+        "pair": "de-dsb",
+        "method": "a2d",
+        "setting": "",
+        "student": "2+1x8",
+        "seed": 1,
+        "parameters": 1,
+        "bleu": bleu,
+        "chrf": 20.0,
+        "p_vs_baseline": 0.01,
+        "p_vs_kd": None,
+        "sentences_per_second": 5.0,
+        "train_seconds": 60.0,
+        "device": "cpu",
+    }
+    return Row(**values | others)
+
+
+class TestGroups:
+    def test_hold_rows_that_differ_in_the_seed_alone(self):
+        rows = [
+            row(method="teacher"),
+            row(seed=1),
+            row(setting="beta=2", seed=1),
+            row(student="1+1x4"),
+            row(seed=2),
+            row(setting="beta=2", seed=2),
+        ]
+        groups = {(group.label, group.student): group.rows for group in grouped(rows)}
+        assert list(groups) == [  # in order of appearance
+            ("teacher", "2+1x8"),
+            ("a2d", "2+1x8"),
+            ("a2d beta=2", "2+1x8"),
+            ("a2d", "1+1x4"),
+        ]
+        assert [[r.seed for r in group] for group in groups.values()] == [[1], [1, 2], [1, 2], [1]]
+
+    def test_mean_and_sample_deviation(self):
+        (group,) = grouped(row(bleu) for bleu in (1.5, 4.0, 2.25))
+        assert group.mean("bleu") == pytest.approx(np.mean([1.5, 4.0, 2.25]))
+        assert group.deviation("bleu") == pytest.approx(np.std([1.5, 4.0, 2.25], ddof=1))
+        assert group.deviation("chrf") == 0
+
+    def test_one_seed_does_not_deviate(self):
+        (group,) = grouped([row(3.0)])
+        assert (group.mean("bleu"), group.deviation("bleu")) == (3.0, 0.0)
+
+    def test_count_significant_seeds_where_something_was_compared(self):
+        (group,) = grouped(row(p_vs_baseline=p) for p in (0.049, 0.05, 0.001))
+        assert group.significant("p_vs_baseline") == 2
+        assert group.significant("p_vs_kd") is None
+
+
+class TestCompressed:
+    LINES = ("a", "", "dolnoserbšćina", "x\u2028y\u0085z")
+
+    def test_reads_what_was_written(self, tmp_path):
+        results.write_compressed(tmp_path / "a.gz", self.LINES)
+        assert results.read_compressed(tmp_path / "a.gz") == list(self.LINES)
+
+    def test_is_plain_gzip(self, tmp_path):
+        results.write_compressed(tmp_path / "a.gz", self.LINES)
+        with gzip.open(tmp_path / "a.gz", "rt", encoding="utf-8", newline="\n") as file:
+            assert file.read() == "".join(f"{line}\n" for line in self.LINES)
+
+    def test_the_same_lines_give_the_same_bytes_at_any_time(self, tmp_path, monkeypatch):
+        results.write_compressed(tmp_path / "a.gz", self.LINES)
+        monkeypatch.setattr("time.time", lambda: 2e9)
+        results.write_compressed(tmp_path / "b.gz", self.LINES)
+        assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+
+
+def tiny_recipe(folder, *more):
+    """A grid of every kind of method, two seeds, on a few dozen pairs; validation translations."""
+    pairs = [p for p in read_corpus("builtin:de-dsb/train") if 8 < len(p.source) < 20][:84]
+    for name, part in {"train": pairs[:60], "valid": pairs[60:72], "test": pairs[72:]}.items():
+        text = "".join(f"{pair.source}\t{pair.target}\n" for pair in part)
+        (folder / f"{name}.tsv").write_text(text, "utf-8")
+    layers = "encoder_layers: 1, decoder_layers: 1"
+    return load_recipe(
+        "demo",
+        [
+            *(f"corpus.{name}={folder / name}.tsv" for name in ("train", "valid", "test")),
+            "vocabulary.size=320",
+            f"teacher.shape={{{layers}, heads: 2, width: 16, feed_forward: 16}}",
+            "teacher.training={epochs: 2, evaluate_every: 1}",
+            f"students=[{{{layers}, heads: 4}}]",
+            "methods=[baseline, kd, seqkd, {method: a2d, beta: [2, 0.5]}]",
+            "seeds=[1, 2]",
+            "training={epochs: 1, max_tokens: 512, learning_rate: 0.01, warmup_steps: 0}",
+            "compute.parallel=1",
+            "evaluation={split: valid, beams: 1}",
+            *more,
+        ],
+    )
+
+
+class Run:
+    """A finished run, and the labels that each of its models was trained on."""
+
+    def __init__(self, folder):
+        self.recipe = tiny_recipe(folder)
+        self.folder = folder / "run"
+        self.splits = read_splits(self.recipe)
+        self.plan = make_plan(self.recipe, self.folder, self.splits)
+        self.learned = {}
+
+        class Watched(training.A2DTrainer):
+            def train(trainer, *args, **kwargs):
+                name = Path(trainer.args.output_dir).parent.name.removesuffix(".partial")
+                self.learned[name] = trainer.train_dataset["labels"][:]
+                return super().train(*args, **kwargs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training, "A2DTrainer", Watched)
+            for picture in ("curves", "scores", "alignment"):  # they take as long as the rest
+                patch.setattr(plots, picture, lambda *_: None)
+            gc.freeze()  # every training collects garbage, which takes as long as the training
+            pipeline.run(self.recipe, self.folder, Console(record=True, width=100))
+            gc.unfreeze()
+        self.rows = results.read(self.folder / "results/valid")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return Run(tmp_path_factory.mktemp("results"))
+
+
+def read_csv(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+class TestFinishedRun:
+    def test_has_a_row_per_model_the_teacher_first(self, run):
+        assert [row.name for row in run.rows] == [model.name for model in run.plan.models]
+        assert [row.method for row in run.rows] == ["teacher", *np.repeat(METHODS, 2)]
+        assert [row.seed for row in run.rows[1:]] == [1, 2] * 5
+
+    def test_settings_name_what_differs_from_the_shared_ones(self, run):
+        groups = grouped(run.rows)
+        assert [group.label for group in groups] == [
+            "teacher",
+            "baseline",
+            "kd",
+            "seqkd",
+            "a2d beta=2.0",
+            "a2d beta=0.5",
+        ]
+        assert {len(group.rows) for group in groups[1:]} == {2}
+
+    def test_rows_are_read_as_they_were_collected(self, run):
+        assert results.collect(run.plan, run.recipe) == run.rows
+
+    def test_rows_of_later_versions_are_read(self, run, tmp_path):
+        records = [asdict(row) | {"comet": 0.5} for row in run.rows]
+        (tmp_path / "scores.json").write_text(json.dumps(records))
+        assert results.read(tmp_path) == run.rows
+
+    def test_table_of_scores_is_tidy(self, run):
+        records = read_csv(run.folder / "results/valid/scores.csv")
+        for record, row in zip(records, run.rows, strict=True):
+            assert record == {k: "" if v is None else str(v) for k, v in asdict(row).items()}
+            assert float(record["bleu"]) == row.bleu  # no digit is lost
+
+    def test_rescored_hypotheses_have_the_scores_of_the_table(self, run):
+        folder = run.folder / "results/valid"
+        references = gzip.decompress((folder / "references.txt.gz").read_bytes()).decode()
+        references = references.split("\n")[:-1]
+        assert references == [pair.target for pair in run.splits.valid]
+        for record in read_csv(folder / "scores.csv"):
+            packed = (folder / "hypotheses" / f"{record['name']}.txt.gz").read_bytes()
+            lines = gzip.decompress(packed).decode().split("\n")[:-1]
+            assert lines == read_lines(
+                run.folder / f"translations/valid/{record['name']}/{HYPOTHESES}"
+            )
+            bleu, chrf = (m.corpus_score(lines, [references]).score for m in (BLEU(), CHRF()))
+            assert float(record["bleu"]) == pytest.approx(bleu, abs=1e-9)
+            assert float(record["chrf"]) == pytest.approx(chrf, abs=1e-9)
+
+    def test_curves_hold_every_validation_of_every_training(self, run):
+        records = read_csv(run.folder / "results/valid/curves.csv")
+        assert all("" not in record.values() for record in records)
+        epochs = [(record["name"], float(record["epoch"])) for record in records]
+        students = [(model.name, 1) for model in run.plan.students]
+        assert epochs == [("teacher", 1), ("teacher", 2), *students]
+        first, second = (float(record["seconds"]) for record in records[:2])
+        assert 0 < first < second <= run.rows[0].train_seconds
+
+    def test_tells_its_recipe_signatures_and_versions(self, run):
+        record = json.loads((run.folder / "results/valid/run.json").read_text("utf-8"))
+        assert Recipe.model_validate(record["recipe"]) == run.recipe
+        assert record["signatures"] == evaluation.score(["a"], ["a"]).signatures
+        assert record["versions"].keys() >= {"a2d", "torch", "transformers", "sacrebleu"}
+
+    def test_written_again_is_the_same_byte_for_byte(self, run, tmp_path):
+        results.write(tmp_path, run.rows, run.plan, run.recipe)
+        assert contents(tmp_path) == contents(run.folder / "results/valid")
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+class TestSequenceLevelDistillation:
+    def test_has_the_teachers_translation_of_every_training_source(self, run):
+        sources = [pair.source for pair in run.splits.train]
+        folder = run.plan.teacher.stage.folder
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        teacher = AutoModelForSeq2SeqLM.from_pretrained(folder)
+        texts = translate(teacher, tokenizer, sources, beams=1, max_tokens=4096)
+        assert shard(run) == [" ".join(text.split()) for text in texts]
+        distilled = load_from_disk(str(run.plan.distilled.folder))
+        assert distilled["input_ids"][:] == tokenizer(sources)["input_ids"]
+        assert distilled["labels"][:] == tokenizer(shard(run))["input_ids"]
+
+    def test_teaches_them_to_its_own_students_alone(self, run):
+        tokenizer = AutoTokenizer.from_pretrained(run.plan.vocabulary.folder)
+        references = [pair.target for pair in run.splits.train]
+        assert shard(run) != references
+        assert run.learned.keys() == {model.name for model in run.plan.trained}
+        for name, labels in run.learned.items():
+            texts = shard(run) if name.startswith("seqkd") else references
+            assert labels == tokenizer(texts)["input_ids"], name
+
+
+def shard(run):
+    """The translations of the training source: so few are in one file."""
+    (path,) = run.plan.distilled.folder.glob("shard-*.txt")
+    return path.read_text("utf-8").split("\n")[:-1]
+
+
+class TestComparisons:
+    """Of students of two sizes and two seeds, each of which translates in its own way."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def recipe(cls, tmp_path_factory):
+        sizes = "students=[{encoder_layers: 1, heads: 4}, {encoder_layers: 1, heads: 2}]"
+        methods = "methods=[a2d, baseline, kd]"
+        return tiny_recipe(tmp_path_factory.mktemp("recipe"), sizes, methods)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def plan(cls, run, recipe, tmp_path_factory):
+        plan = make_plan(recipe, tmp_path_factory.mktemp("compared"), run.splits)
+        shutil.copytree(run.plan.corpus.folder, plan.corpus.folder)
+        for seed, model in enumerate(plan.models):
+            shutil.copytree(run.plan.teacher.stage.folder, model.stage.folder)
+            shutil.copytree(run.plan.teacher.translations.folder, model.translations.folder)
+            lines = damaged([pair.target for pair in run.splits.valid], 0.5, seed)
+            text = "".join(f"{line}\n" for line in lines)
+            (model.translations.folder / HYPOTHESES).write_text(text, "utf-8")
+        return plan
+
+    @pytest.mark.parametrize("rival", ["baseline", "kd"])
+    def test_are_with_the_rival_of_the_same_size_and_seed(self, plan, recipe, rival, monkeypatch):
+        monkeypatch.setattr(evaluation, "RESAMPLES", 100)
+        rows = results.collect(plan, recipe)
+        references = read_lines(plan.corpus.folder / "valid.reference.txt")
+        texts = {m.name: read_lines(m.translations.folder / HYPOTHESES) for m in plan.models}
+        expected = dict.fromkeys(texts)
+        for name in texts:
+            method, _, same = name.partition("-")
+            if method not in ("teacher", rival):
+                (p,) = p_values(texts[f"{rival}-{same}"], {"": texts[name]}, references).values()
+                expected[name] = p
+        assert {row.name: getattr(row, f"p_vs_{rival}") for row in rows} == expected
+        assert len(set(expected.values())) > 5  # a mix-up would show
+
+    def test_are_left_out_without_a_rival(self, plan, recipe):
+        alone = replace(plan, students=[m for m in plan.students if m.method.method == "a2d"])
+        rows = results.collect(alone, recipe)
+        assert {(row.p_vs_baseline, row.p_vs_kd) for row in rows} == {(None, None)}

@@ -1,0 +1,227 @@
+"""Grids of settings in a recipe, and the settings beside them: limit, split, objective."""
+
+import math
+
+import pytest
+
+from a2d.corpus import read_corpus
+from a2d.errors import UserError
+from a2d.plan import make_plan, read_splits
+from a2d.recipe import load_recipe
+
+
+def methods(*entries, shared="null"):
+    """The methods of the demo with these in the place of its own."""
+    return load_recipe(
+        "demo", [f"distillation={shared}", f"methods=[{', '.join(entries)}]"]
+    ).methods
+
+
+def refused(*overrides):
+    """Load the demo, expect one sentence, return it."""
+    with pytest.raises(UserError) as caught:
+        load_recipe("demo", overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "pydantic" not in message
+    assert message.endswith(".")
+    return message
+
+
+class TestSweeps:
+    def test_of_one_setting(self):
+        assert [
+            (m.method, m.name, m.beta) for m in methods("{method: a2d, beta: [0.5, 1, 2]}")
+        ] == [
+            ("a2d", "a2d-beta_0.5", 0.5),
+            ("a2d", "a2d-beta_1", 1),
+            ("a2d", "a2d-beta_2", 2),
+        ]
+
+    def test_of_several_are_their_combinations(self):
+        found = methods("{method: a2d, beta: [1, 2], alpha: [0.1, 0.9], decay: [0, 0.5, 1]}")
+        assert len(found) == len({(m.alpha, m.beta, m.decay) for m in found}) == 12
+        assert {m.beta for m in found} == {1, 2}
+        assert {m.alpha for m in found} == {0.1, 0.9}
+        assert {m.decay for m in found} == {0, 0.5, 1}
+        assert found[1].name == "a2d-beta_1-alpha_0.1-decay_0.5"  # as the entry orders them
+        assert len({m.name for m in found}) == 12
+
+    def test_leave_the_other_settings_and_methods_alone(self):
+        found = methods("kd", "{method: a2d, beta: [1, 2], decay: 0.3}", "baseline")
+        assert [m.name for m in found] == ["kd", "a2d-beta_1", "a2d-beta_2", "baseline"]
+        assert [m.decay for m in found] == [0.9, 0.3, 0.3, 0.9]
+
+    def test_keep_a_name_of_their_own(self):
+        found = methods("{method: a2d, name: short, beta: [1, 2]}", "{method: a2d, beta: [3]}")
+        assert [m.name for m in found] == ["short-beta_1", "short-beta_2", "a2d-beta_3"]
+
+    def test_of_methods_need_a_name(self):
+        found = methods("{method: [kd, seqkd+kd], name: both, temperature: [1, 2]}")
+        assert [(m.method, m.temperature, m.name) for m in found] == [
+            ("kd", 1, "both-method_kd-temperature_1"),
+            ("kd", 2, "both-method_kd-temperature_2"),
+            ("seqkd+kd", 1, "both-method_seqkd+kd-temperature_1"),
+            ("seqkd+kd", 2, "both-method_seqkd+kd-temperature_2"),
+        ]
+
+    def test_of_words_and_nothing(self):
+        found = methods(
+            "{method: a2d, groups: [encoder+cross, decoder], formula: [convex, official-mixture]}",
+            "{method: a2d, alignment_learning_rate: [null, 0.02], student_start: [teacher]}",
+        )
+        assert [m.name for m in found] == [
+            "a2d-groups_encoder+cross-formula_convex",
+            "a2d-groups_encoder+cross-formula_official-mixture",
+            "a2d-groups_decoder-formula_convex",
+            "a2d-groups_decoder-formula_official-mixture",
+            "a2d-alignment_learning_rate_None-student_start_teacher",
+            "a2d-alignment_learning_rate_0.02-student_start_teacher",
+        ]
+        assert [m.alignment_learning_rate for m in found[-2:]] == [None, 0.02]
+
+    def test_inherit_what_methods_share(self):
+        shared = "{alpha: 0.25, beta: 7, formula: convex}"
+        found = methods("{method: a2d, beta: [1, 2]}", "a2d", shared=shared)
+        assert [m.beta for m in found] == [1, 2, 7]
+        assert {(m.alpha, m.formula) for m in found} == {(0.25, "convex")}
+
+    def test_have_as_many_students_as_combinations_shapes_and_seeds(self, tmp_path):
+        recipe = load_recipe(
+            "demo",
+            [
+                "methods=[kd, {method: a2d, beta: [1, 2], alpha: [0, 1]}]",
+                "students=[{heads: 2}, {heads: 4}, {heads: 8}]",
+                "seeds=[1, 2]",
+            ],
+        )
+        plan = make_plan(recipe, tmp_path, read_splits(recipe))
+        assert len({stage.folder for stage in plan.stages}) == len(plan.stages)
+        assert len(plan.students) == math.prod((1 + 2 * 2, 3, 2))
+        assert len({student.stage.fingerprint for student in plan.students}) == len(plan.students)
+
+    def test_loads_again_as_it_was_written_down(self):
+        recipe = load_recipe("demo", ["methods=[kd, {method: a2d, beta: [1, 2]}]"])
+        assert type(recipe).model_validate(recipe.model_dump()) == recipe
+
+    @pytest.mark.parametrize(
+        ("entry", "told"),
+        [
+            ("{method: a2d, beta: [1, -1]}", "'methods.1.beta' is -1: "),
+            ("{method: a2d, beta: [[1, 2]]}", "'methods.0.beta' is [1, 2]: "),
+            ("{method: a2d, beta: []}", "'methods.0.beta' is []: "),
+            ("{method: a2d, bta: [1, 2]}", "unknown key 'methods.0.bta': did you mean 'beta'?"),
+            ("{method: a2d, beta: [1, 1]}", "two methods are called 'a2d-beta_1'"),
+            ("{method: [kd, a2dd], name: x}", "unknown method 'a2dd': did you mean 'a2d'?"),
+            ("{method: [kd, a2d]}", "'methods.0.name' is ['kd', 'a2d']: "),
+            ("{method: kd, name: [a, b]}", "'methods.0.name' is ['a', 'b']: "),
+            ("{beta: [1, 2]}", "'methods.0.method' is missing"),
+        ],
+    )
+    def test_with_a_mistake_are_refused(self, entry, told):
+        assert told in refused(f"methods=[{entry}, baseline]")
+
+    def test_belong_to_methods_alone(self):
+        assert "'distillation.beta' is [1, 2]: " in refused("distillation={beta: [1, 2]}")
+
+    def test_refuse_the_same_method_under_two_names(self):
+        with pytest.raises(UserError, match=r"methods 'short' and 'a2d' are the same"):
+            methods("{method: a2d, name: short, beta: 1.0}", "a2d")
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["off", "5", "null", "2024-01-01", "1.5", "{a: b}"])
+    @pytest.mark.parametrize("more", ["", ", temperature: 2", ", temperature: [1, 2]"])
+    def test_that_yaml_takes_for_something_else_are_refused(self, name, more):
+        message = refused(f"methods=[{{method: kd, name: {name}{more}}}]")
+        assert message.startswith("demo: 'methods.0.name' is ")
+        assert "valid string" in message
+
+    @pytest.mark.parametrize("name", ["a/b", "..", "-a", "a b", "''"])
+    def test_that_name_no_folder_are_refused(self, name):
+        assert "'methods.0.name' is " in refused(f"methods=[{{method: kd, name: {name}}}]")
+
+
+class TestObjective:
+    @pytest.mark.parametrize(
+        ("setting", "told"),
+        [
+            ("alignment_start: unifrm", "unknown start 'unifrm': did you mean 'uniform'?"),
+            ("formula: oficial", "unknown formula 'oficial': did you mean 'official'?"),
+            ("groups: encoder+cros", "unknown group 'cros': did you mean 'cross'?"),
+            ("groups: encoder cross", "unknown group 'encoder cross': did you mean "),
+            ("groups: encoder+", "unknown group '': Valid: encoder, decoder, cross."),
+            ("groups: ''", "unknown group '': Valid: encoder, decoder, cross."),
+            ("method: seqkd+kdd", "unknown method 'seqkd+kdd': did you mean 'seqkd+kd'?"),
+        ],
+    )
+    def test_unknown_words_are_refused_with_the_nearest(self, setting, told):
+        key = setting.partition(":")[0]
+        method = "" if key == "method" else "method: a2d, "
+        assert f"methods.1.{key}: {told}" in refused(f"methods=[kd, {{{method}{setting}}}]")
+        if key != "method":
+            assert f"distillation.{key}: {told}" in refused(f"distillation={{{setting}}}")
+
+    @pytest.mark.parametrize(
+        "groups", ["encoder", "cross", "encoder+cross", "cross+decoder+encoder"]
+    )
+    def test_groups_are_joined_by_plus(self, groups):
+        (method,) = methods(f"{{method: a2d, groups: {groups}}}")
+        assert method.groups == groups
+
+    def test_all_groups_are_compared_unless_told_otherwise(self):
+        assert methods("a2d")[0].groups == "encoder+decoder+cross"
+
+    def test_unknown_student_start(self):
+        message = refused("methods=[{method: kd, student_start: techer}]")
+        assert "'methods.0.student_start' is 'techer': it must be 'random' or 'teacher'" in message
+
+
+class TestLimit:
+    def test_draws_as_many_training_pairs_the_same_each_time(self):
+        whole, once, again = (
+            read_splits(load_recipe("demo", more))
+            for more in ([], ["corpus.limit=500"], ["corpus.limit=500", "seeds=[9]"])
+        )
+        assert len(once.train) == len(set(once.train)) == 500
+        assert set(once.train) < set(whole.train)
+        assert once.train == again.train
+        assert once.fingerprint == again.fingerprint != whole.fingerprint
+        # Not merely the first ones: neighbours in a corpus resemble each other.
+        assert len(set(once.train) & set(whole.train[: len(whole.train) // 2])) < 300
+
+    def test_leaves_the_other_parts_alone(self):
+        splits = read_splits(load_recipe("demo", ["corpus.limit=3"]))
+        for name in ("valid", "test"):
+            assert getattr(splits, name) == read_corpus(f"builtin:de-dsb/{name}")
+
+    def test_above_the_size_of_the_corpus_changes_nothing(self):
+        whole = read_splits(load_recipe("demo"))
+        assert read_splits(load_recipe("demo", [f"corpus.limit={len(whole.train)}"])) == whole
+        assert read_splits(load_recipe("demo", ["corpus.limit=10000000"])) == whole
+
+    @pytest.mark.parametrize(
+        ("limit", "shown"), [("0", "0"), ("-3", "-3"), ("few", "'few'"), ("1.5", "1.5")]
+    )
+    def test_out_of_range(self, limit, shown):
+        assert f"'corpus.limit' is {shown}: " in refused(f"corpus.limit={limit}")
+
+
+class TestSplit:
+    def test_unknown(self):
+        message = refused("evaluation.split=train")
+        assert "'evaluation.split' is 'train': it must be 'valid' or 'test'" in message
+
+    def test_test_unless_told_otherwise(self):
+        assert load_recipe("demo").evaluation.split == "test"
+
+    def test_changes_translations_and_nothing_before_them(self, tmp_path):
+        valid, test = (load_recipe("demo", [f"evaluation.split={s}"]) for s in ("valid", "test"))
+        splits = read_splits(valid)
+        chosen, reported = (make_plan(recipe, tmp_path, splits) for recipe in (valid, test))
+        for one, other in zip(chosen.models, reported.models, strict=True):
+            assert one.stage == other.stage
+            assert one.translations.folder == tmp_path / "translations/valid" / one.name
+            assert other.translations.folder == tmp_path / "translations/test" / one.name
+            assert one.translations.fingerprint != other.translations.fingerprint
+        assert chosen.distilled == reported.distilled

@@ -1,0 +1,114 @@
+"""A cached teacher says what the teacher does, but for float16 and the unlikeliest tokens."""
+
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import assert_close, batch, marian
+
+from a2d import UserError, losses, teacher_cache
+from a2d.attention import Geometry, enable_capture
+from a2d.distillation import IGNORED, Distillation, Objective, run
+from a2d.teacher_cache import TeacherCache, build
+
+SOURCES, TARGETS = [4, 6, 2, 6, 1], [5, 2, 4, 6, 3]
+
+
+def corpus():
+    inputs = batch(SOURCES, TARGETS)
+    return Dataset.from_dict(
+        {
+            "input_ids": [
+                ids[mask.bool()].tolist()
+                for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+            ],
+            "labels": [labels[labels != IGNORED].tolist() for labels in inputs["labels"]],
+        }
+    )
+
+
+def teacher(**settings):
+    model = marian(3, 2, 4, 3, seed=1, **settings)
+    enable_capture(model)
+    return model
+
+
+def built(folder, model):
+    folder.mkdir(exist_ok=True)
+    done = []
+    build(folder, model, corpus(), 12, done.append)
+    assert done[-1] == len(SOURCES)
+    return TeacherCache(folder, corpus(), Geometry.of(model.config))
+
+
+def padded(rows):
+    """The sentences `rows` of the corpus as a batch, padded to the longest of them."""
+    inputs = batch(SOURCES, TARGETS)
+    widths = {
+        "input_ids": max(SOURCES[r] for r in rows),
+        "attention_mask": max(SOURCES[r] for r in rows),
+        "labels": max(TARGETS[r] for r in rows),
+    }
+    return {name: inputs[name][rows, :width] for name, width in widths.items()}
+
+
+@pytest.mark.parametrize("method", ["kd", "a2d", "uniform", "ckd"])
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4], [3], [4, 2]])
+def test_terms_and_gradients_equal_the_live_teachers(tmp_path, method, rows):
+    model = teacher()  # its 13 tokens all fit
+    cached = built(tmp_path / "cache", model).signals(rows)
+    student = marian(2, 1, 2, 3)
+    enable_capture(student)
+    torch.manual_seed(2)
+    module = Distillation(student, Objective(method, "paper", 2.0, 0.1), model.config)
+    with torch.no_grad():
+        live = run(model, padded(rows), module.transfer)
+    found = []
+    for signals in (live, cached):
+        module.zero_grad()
+        terms = module(**padded(rows), teacher=signals)
+        sum(terms.values()).backward()
+        gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+        found.append((torch.stack(list(terms.values())), torch.cat(gradients)))
+    assert_close(found[1][0], found[0][0], 1e-3)
+    assert_close(found[1][1], found[0][1], 1e-3)
+
+
+def test_a_large_vocabulary_keeps_its_likeliest_tokens(tmp_path):
+    model = teacher(vocabulary=200)
+    cached = built(tmp_path / "cache", model).signals([0, 1])
+    with torch.no_grad():
+        live = run(model, padded([0, 1]), None).logits.softmax(-1)
+    assert cached.logits.ids.shape[-1] == teacher_cache.TOP
+    kept = cached.logits.log_probabilities.exp()
+    valid = padded([0, 1])["labels"] != IGNORED
+    assert_close(kept[valid], live.sort(descending=True).values[valid][:, : kept.shape[-1]], 2e-3)
+    assert_close(kept[valid], live.gather(-1, cached.logits.ids)[valid], 2e-3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 9), st.integers(0, 9), st.sampled_from([0.5, 1.0, 3.0]), st.integers(0, 99))
+def test_loss_is_that_of_the_distribution_with_an_even_rest(kept, others, temperature, seed):
+    generator = torch.Generator().manual_seed(seed)
+    student = torch.randn(5, kept + others, generator=generator, dtype=torch.float64)
+    logits = 3 * torch.randn(5, kept + others, generator=generator, dtype=torch.float64)
+    top = logits.log_softmax(-1).topk(kept)
+    # The distribution that the cache stands for, written out.
+    left = 1 - top.values.exp().sum(-1, keepdim=True)
+    whole = (left / max(others, 1)).expand_as(logits).scatter(-1, top.indices, top.values.exp())
+    expected = losses.word_level_kd(student, whole.clamp_min(1e-300).log(), temperature)
+    ours = losses.top_word_level_kd(student, top.indices, top.values, temperature)
+    assert_close(ours, expected, 1e-9)
+
+
+def test_another_corpus_is_refused(tmp_path):
+    built(tmp_path, teacher())
+    other = corpus().select(range(3))
+    with pytest.raises(UserError, match="made from another corpus or teacher"):
+        TeacherCache(tmp_path, other, Geometry(3, 2, 4, 3))
+    with pytest.raises(UserError, match="made from another corpus or teacher"):
+        TeacherCache(tmp_path, corpus(), Geometry(3, 3, 4, 3))
+    (tmp_path / "cross.npy").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="is no teacher cache"):
+        TeacherCache(tmp_path, corpus(), Geometry(3, 2, 4, 3))

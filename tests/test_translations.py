@@ -1,0 +1,166 @@
+"""Translations of whole corpora: in shards that survive interruptions, one sentence a line."""
+
+import json
+
+import pytest
+import torch
+from sacrebleu.metrics import BLEU, CHRF
+
+from a2d import translations
+from a2d.corpus import read_corpus
+from a2d.decoding import translate
+from a2d.models import count_parameters, new_model
+from a2d.plan import Model
+from a2d.recipe import Distillation, Evaluation
+from a2d.stage import Stage
+from a2d.tokenizer import train_tokenizer
+from a2d.translations import (
+    HYPOTHESES,
+    SCORES,
+    one_line,
+    read_lines,
+    translate_and_score,
+    translate_training_source,
+    write_lines,
+)
+from a2d.workers import Workers
+
+TEXTS = [pair.source for pair in read_corpus("builtin:de-dsb/valid")[:200]]
+SOURCES = [text for text in TEXTS if len(text) < 30][:22]
+SEARCH = Evaluation(beams=2, max_tokens=100)
+ODD = ("a\u2028b", "a\u0085b", "a\x0bb\x0cb", "a\rb", "a\nb", "a\x1cb", " a\t b ", "\n", "")
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """Folder, model and tokenizer; what it says depends on what it reads."""
+    folder = str(tmp_path_factory.mktemp("teacher"))
+    tokenizer = train_tokenizer(TEXTS, 400)
+    torch.manual_seed(0)
+    model = new_model(
+        tokenizer, encoder_layers=1, decoder_layers=1, heads=2, width=16, feed_forward=16
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.dim() == 2:
+                parameter.mul_(4)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, model, tokenizer
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(translations, "SHARD", 4)
+
+
+@pytest.fixture
+def echo(monkeypatch):
+    """Translations of a sentence end in `!`; the sentences that were translated, in order."""
+    seen = []
+
+    def translated(model, tokenizer, sentences, progress=None, **search):
+        if "trouble" in sentences:
+            raise RuntimeError("trouble")
+        seen.extend(sentences)
+        return [f"{sentence}!" for sentence in sentences]
+
+    monkeypatch.setattr(translations, "translate", translated)
+    monkeypatch.setattr(translations, "_load", lambda path: None)
+    monkeypatch.setattr(translations, "load_tokenizer", lambda path: None)
+    return seen
+
+
+def translate_source(sources, folder, teacher="nobody", events=None):
+    report = print if events is None else events.append
+    with Workers(1, folder / "log", report) as workers:
+        return translate_training_source(sources, teacher, folder, SEARCH, workers)
+
+
+class TestTrainingSource:
+    def test_is_translated_by_the_teacher_in_order(self, teacher, tmp_path):
+        folder, model, tokenizer = teacher
+        events = []
+        found = translate_source(SOURCES, tmp_path, folder, events)
+        expected = translate(model, tokenizer, SOURCES, beams=2, max_tokens=100)
+        assert found == [one_line(text) for text in expected]
+        assert len(set(found)) > len(found) / 2  # an order could be lost
+        names = [f"shard-{number:05}" for number in range(6)]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [f"{n}.txt" for n in names]
+        ends = [event.task for event in events if event.completed == event.total]
+        assert ends == [f"teacher's translations: {name}" for name in names]
+
+    @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 9])
+    def test_has_as_many_translations_as_sentences(self, echo, tmp_path, count):
+        sources = [str(number) for number in range(count)]
+        assert translate_source(sources, tmp_path) == [f"{source}!" for source in sources]
+        assert echo == sources
+        assert len(list(tmp_path.iterdir())) == -(-count // 4)
+
+    def test_finished_shards_are_used_again(self, echo, tmp_path):
+        sources = [str(number) for number in range(10)]
+        marked = ["e", "f", "g", "h"]
+        write_lines(tmp_path / "shard-00001.txt", marked)
+        found = translate_source(sources, tmp_path)
+        assert found == ["0!", "1!", "2!", "3!", *marked, "8!", "9!"]
+        assert echo == ["0", "1", "2", "3", "8", "9"]
+
+    def test_goes_on_where_it_was_interrupted(self, echo, tmp_path):
+        sources = [str(number) for number in range(10)]
+        with pytest.raises(RuntimeError, match="trouble"):
+            translate_source([*sources[:9], "trouble"], tmp_path)
+        assert len(list(tmp_path.iterdir())) == 2
+        assert translate_source(sources, tmp_path) == [f"{source}!" for source in sources]
+        assert echo == sources
+
+    def test_keeps_a_line_for_every_sentence_whatever_is_in_it(self, echo, tmp_path):
+        found = translate_source(ODD, tmp_path)
+        assert len(found) == len(ODD)
+        assert [line.split() for line in found] == [f"{text}!".split() for text in ODD]
+        assert echo == list(ODD)  # sources are left as they are
+
+
+class TestLines:
+    @pytest.mark.parametrize("text", ODD)
+    def test_are_one_each_for_any_reader(self, tmp_path, text):
+        write_lines(tmp_path / "a", ["x", text, "y"])
+        content = (tmp_path / "a").read_text("utf-8")
+        assert read_lines(tmp_path / "a") == content.splitlines() == ["x", one_line(text), "y"]
+        assert content.count("\n") == 3
+
+    def test_of_others_may_hold_odd_separators(self, tmp_path):
+        (tmp_path / "a").write_bytes("x\u2028y\u0085\nz\n".encode())
+        assert read_lines(tmp_path / "a") == ["x\u2028y\u0085", "z"]
+
+    def test_of_an_empty_file(self, tmp_path):
+        write_lines(tmp_path / "a", [])
+        assert read_lines(tmp_path / "a") == []
+
+
+def test_scores_are_those_of_the_lines_written(teacher, tmp_path, monkeypatch):
+    folder, model, _ = teacher
+    pairs = read_corpus("builtin:de-dsb/test")[:60]
+    # Half right, with characters that written lines do not keep.
+    says = {pair.source: f" {pair.target} ".replace(" ", "\u2028 ") for pair in pairs[::2]}
+
+    def translated(network, tokenizer, sentences, **search):
+        assert search["beams"] == 2
+        return [says.get(sentence, "něco druge") for sentence in sentences]
+
+    monkeypatch.setattr(translations, "translate", translated)
+    stage = Stage(tmp_path / "translations", {})
+    method = Distillation(method="baseline", name="b")
+    job = Model("b", folder, None, None, method, 1, Stage(tmp_path / "model", {}), stage)
+    sources, references = zip(*pairs, strict=True)
+    translate_and_score(job, folder, sources, references, SEARCH, print)
+
+    lines = (stage.folder / HYPOTHESES).read_text("utf-8").splitlines()
+    assert lines[:2] == [pairs[0].target, "něco druge"]
+    assert len(lines) == len(pairs)
+    figures = json.loads((stage.folder / SCORES).read_text())
+    for name, metric in {"bleu": BLEU(), "chrf": CHRF()}.items():
+        score = metric.corpus_score(lines, [references]).score
+        assert 10 < figures[name] == pytest.approx(score)
+        assert figures["signatures"][name] == str(metric.get_signature())
+    assert figures["parameters"] == count_parameters(model)
+    assert figures["sentences_per_second"] > 0

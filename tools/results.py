@@ -1,0 +1,164 @@
+"""Write docs/results.md, its tables and pictures, from the files in results/ alone.
+
+Every folder there is one experiment: what `a2d run` wrote to its run's `results` folder, or several
+such folders side by side, and `about.yaml`, which says what was asked and what was found. All
+translations are scored again first: figures that they do not bear out stop it.
+
+    python tools/results.py [EXPERIMENT…]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from a2d import plots, results
+from a2d.evaluation import score
+from a2d.report import spread
+from a2d.results import Group, Row
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "results.md"
+PICTURES = ROOT / "docs" / "results"
+
+HEAD = """# Results
+
+`make results` writes this page from the files in [`results/`](../results), which hold each model's
+translations, scores and learning curve; it scores the translations again first. BLEU and chrF are
+sacreBLEU's, on raw text. ± is the sample standard deviation over seeds; *n/m* under "p < 0.05" says
+that the difference in BLEU is significant in n of m seeds, by sacreBLEU's paired bootstrap
+resampling. Settings were chosen on the validation set.
+
+Any cell of a table is one command: the experiment's, with the cell's method and seed, as in
+`a2d run experiments/NAME.yaml 'methods=[a2d]' 'seeds=[1]'`.
+"""
+
+
+def main() -> None:
+    """Check and write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("experiments", nargs="*", help="folders in results/; default: all")
+    wanted = parser.parse_args().experiments
+    folders = [path.parent for path in (ROOT / "results").glob("*/about.yaml")]
+    abouts = {
+        folder: yaml.safe_load((folder / "about.yaml").read_text("utf-8")) for folder in folders
+    }
+    sections = []
+    for folder in sorted(folders, key=lambda folder: abouts[folder]["order"]):
+        if wanted and folder.name not in wanted:
+            continue
+        print(f"{folder.name}: scoring", file=sys.stderr)
+        sections.append(section(folder, abouts[folder]))
+    if not wanted:
+        PAGE.write_text("\n".join([HEAD, *sections]), "utf-8")
+
+
+def section(folder: Path, about: dict[str, Any]) -> str:
+    """One experiment: question, table, picture, command, hardware and time, finding."""
+    parts = {part: folder / part for part in about.get("parts", [])} or {"": folder}
+    rows = []
+    for part, place in parts.items():
+        found = results.read(place)
+        check(place, found)
+        rows += [replace(row, student=part or row.student) for row in found]
+    plots.scores(rows, PICTURES / f"{folder.name}.png", about["measured"])
+    lines = [f"## {about['title']}", about["question"].strip(), *tables(rows, about["measured"])]
+    lines.append(f"![BLEU of every method](results/{folder.name}.png)")
+    if "curves" in about:
+        histories = dict(curves(folder, rows, about["curves"]))
+        plots.wall_clock(histories, PICTURES / f"{folder.name}-curves.png")
+        lines.append(f"![validation BLEU by training time](results/{folder.name}-curves.png)")
+    lines += [about["finding"].strip(), facts(rows, about)]
+    return "\n\n".join(lines) + "\n"
+
+
+def check(folder: Path, rows: list[Row]) -> None:
+    """Score every translation again; exit where a file says otherwise."""
+    references = results.read_compressed(folder / "references.txt.gz")
+    for row in rows:
+        hypotheses = results.read_compressed(folder / "hypotheses" / f"{row.name}.txt.gz")
+        found = score(hypotheses, references)
+        if abs(found.bleu - row.bleu) > 1e-9 or abs(found.chrf - row.chrf) > 1e-9:
+            sys.exit(
+                f"{folder}: {row.name} scores {found.bleu:.4f} BLEU and {found.chrf:.4f} chrF, but "
+                f"scores.json says {row.bleu:.4f} and {row.chrf:.4f}."
+            )
+
+
+def tables(rows: list[Row], measured: str) -> Iterator[str]:
+    """A Markdown table, one line per method, setting and student, the best BLEU in bold."""
+    groups = results.grouped(rows)
+    best = {
+        student: max((g for g in groups if g.student == student), key=lambda g: g.mean("bleu"))
+        for student in {group.student for group in groups if group.label != "teacher"}
+    }
+    lines = [
+        f"| method | student | params | seeds | BLEU ({measured}) | chrF | p < 0.05 vs baseline | "
+        "vs kd | training |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for group in groups:
+        several = len(group.rows) > 1
+        bleu = spread(group, "bleu", several)
+        cells = [
+            group.label,
+            group.student.replace("x", "×"),
+            f"{group.rows[0].parameters / 1e6:.1f}M",
+            str(len(group.rows)),
+            f"**{bleu}**" if best.get(group.student) is group else bleu,
+            spread(group, "chrf", several),
+            wins(group, "p_vs_baseline"),
+            wins(group, "p_vs_kd"),
+            "–" if group.rows[0].train_seconds is None else clock(group.mean("train_seconds")),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    yield "\n".join(lines)
+
+
+def wins(group: Group, column: str) -> str:
+    """In how many seeds a difference is significant."""
+    count = group.significant(column)
+    return "" if count is None else f"{count}/{len(group.rows)}"
+
+
+def curves(folder: Path, rows: list[Row], labels: list[str]) -> Iterator[tuple[str, Any]]:
+    """For each label the points (seconds, validation BLEU), averaged over seeds."""
+    with (folder / "curves.csv").open(encoding="utf-8", newline="") as file:
+        records = list(csv.DictReader(file))
+    names = {row.name: row.label for row in rows}
+    for label in labels:
+        points = defaultdict(list)
+        for record in records:
+            if names.get(record["name"]) == label:
+                point = float(record["seconds"]), float(record["eval_bleu"])
+                points[int(record["step"])].append(point)
+        yield label, [tuple(sum(x) / len(x) for x in zip(*p, strict=True)) for p in points.values()]
+
+
+def facts(rows: list[Row], about: dict[str, Any]) -> str:
+    """The command, the hardware and the time."""
+    devices = sorted({row.device for row in rows if row.device})
+    seconds = sum(row.train_seconds or 0 for row in rows)
+    command = about["command"].strip()
+    return (
+        f"```\n{command}\n```\n\nTrained on: {'; '.join(devices)}. Training time of all models "
+        f"together: {clock(seconds)}."
+    )
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+if __name__ == "__main__":
+    main()
