@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -136,12 +135,12 @@ def curves(folder: Path, rows: list[Row], labels: list[str]) -> Iterator[tuple[s
         records = list(csv.DictReader(file))
     names = {row.name: row.label for row in rows}
     for label in labels:
-        points = defaultdict(list)
-        for record in records:
-            if names.get(record["name"]) == label:
-                point = float(record["seconds"]), float(record["eval_bleu"])
-                points[int(record["step"])].append(point)
-        yield label, [tuple(sum(x) / len(x) for x in zip(*p, strict=True)) for p in points.values()]
+        log = [
+            {key: record[key] for key in ("step", "seconds", "eval_bleu")}
+            for record in records
+            if names.get(record["name"]) == label
+        ]
+        yield label, [(e["seconds"], e["eval_bleu"]) for e in results.mean_log([log])]
 
 
 def facts(rows: list[Row], about: dict[str, Any]) -> str:

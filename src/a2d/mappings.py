@@ -22,7 +22,8 @@ from a2d.transfer import Transfer, log
 def uniform_mapping(student_layers: int, teacher_layers: int) -> list[int]:
     """For each student layer the teacher layer at the same relative depth ("skip", every k-th).
 
-    Sun et al. 2019 ("Patient Knowledge Distillation"), PKD-skip; Jiao et al. 2020, section 3.1.
+    As in Jiao et al. 2020, section 3.1, and nearly PKD-skip (Sun et al. 2019, "Patient Knowledge
+    Distillation"), which leaves the teacher's last layer out.
 
     Example:
         >>> uniform_mapping(3, 6)
@@ -33,7 +34,7 @@ def uniform_mapping(student_layers: int, teacher_layers: int) -> list[int]:
 
 
 def last_mapping(student_layers: int, teacher_layers: int) -> list[int]:
-    """For each student layer one of the teacher's last, in order (Sun et al. 2019, PKD-last).
+    """For each student layer one of the teacher's last, in order (nearly PKD-last).
 
     Raises:
         UserError: the student is deeper than the teacher.
@@ -89,8 +90,9 @@ class LayerMapping(Transfer):
 class TinyBert(LayerMapping):
     """Squared distances of attention maps and of projected hidden states, uniform mapping.
 
-    After Jiao et al. 2020 ("TinyBERT"), Eq. 7 and 8, for encoder and decoder. Distances of hidden
-    states, in the terms of the two self-attentions, are means over the width and the layers.
+    After Jiao et al. 2020 ("TinyBERT"), Eq. 7 and 8, for encoder and decoder. It departs from them
+    in comparing maps after the softmax, and leaves out the embeddings. Distances of hidden states,
+    in the terms of the two self-attentions, are means over the width and the layers.
 
     Args:
         student, teacher: layers and heads of the models.
@@ -131,9 +133,10 @@ class TinyBert(LayerMapping):
 class MiniLM(LayerMapping):
     """KL of the last layers' attention maps, and of the relations between their value vectors.
 
-    After Wang et al. 2020 ("MiniLM"), Eq. 4 to 6: softmax(V·Vᵀ/√d) of every head, for the
-    self-attentions. Where numbers of heads differ, the student's values are cut into as many
-    heads as the teacher's (Wang et al. 2021, "MiniLMv2", section 3.1).
+    After Wang et al. 2020 ("MiniLM"), sections 3.1 and 3.2: relations are softmax(V·Vᵀ/√d) of
+    every head, for the self-attentions, over all positions of a sentence (the decoder's too).
+    Where numbers of heads differ, the student's values are cut into as many heads as the
+    teacher's (Wang et al. 2021, "MiniLMv2").
 
     Raises:
         UserError: the student's width cannot be cut so.
@@ -149,7 +152,7 @@ class MiniLM(LayerMapping):
         widths: tuple[int, int],
     ) -> None:
         super().__init__("last", student._replace(**_ONE_LAYER), teacher, groups)
-        for group in groups:
+        for group in set(groups) - {"cross"}:
             if widths[0] % teacher.heads(group):
                 raise UserError(
                     f"method 'minilm' cuts the student's width {widths[0]} into the teacher's "
@@ -177,7 +180,8 @@ class Combination(Transfer):
 
     After Wu et al. 2020 ("Why Skip If You Can Combine", CKD), for attention maps: the teacher's
     layers are dealt out evenly, in order; those of one student layer are fused by a learned linear
-    map of their concatenation, here of their heads' maps, and compared by squared distance.
+    map of their concatenation and compared by squared distance: there hidden states, here the
+    heads' maps.
 
     Args:
         student, teacher: layers and heads of the models.
@@ -222,5 +226,6 @@ def _relations(values: Tensor, heads: int) -> Tensor:
     """Scaled products (B, heads, K, K) of value vectors given as (B, any heads, K, d)."""
     merged = precise(values.transpose(1, 2).flatten(2))
     vectors = merged.unflatten(2, (heads, -1)).transpose(1, 2)
-    relations: Tensor = vectors @ vectors.transpose(2, 3) / math.sqrt(vectors.shape[-1])
+    with torch.autocast(values.device.type, enabled=False):  # it would cut them to bf16 again
+        relations: Tensor = vectors @ vectors.transpose(2, 3) / math.sqrt(vectors.shape[-1])
     return relations

@@ -6,6 +6,7 @@ import json
 import textwrap
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -26,10 +27,7 @@ def write(folder: Path, plan: Plan, recipe: Recipe, console: Console) -> None:
     rows = results.collect(plan, recipe)
     place = folder / "results" / split
     results.write(place, rows, plan, recipe)
-    plots.curves(
-        {model.name: results.history(model)["log"] for model in plan.trained},
-        folder / "plots/curves.png",
-    )
+    plots.curves(_curves(plan), folder / "plots/curves.png")
     plots.scores(rows, folder / f"plots/scores-{split}.png", split)
     for model in plan.students:
         if (model.stage.folder / FILE_NAME).exists():
@@ -83,6 +81,15 @@ def duration(group: Group) -> str:
     if group.rows[0].train_seconds is None:
         return "pretrained"
     return str(timedelta(seconds=round(group.mean("train_seconds"))))
+
+
+def _curves(plan: Plan) -> dict[str, list[dict[str, float]]]:
+    """The logs of every method and size, averaged over seeds."""
+    logs: dict[str, list[Any]] = {}
+    for model in plan.trained:
+        name = model.name.removesuffix(f"-seed{model.seed}")
+        logs.setdefault(name, []).append(results.history(model)["log"])
+    return {name: results.mean_log(seeds) for name, seeds in logs.items()}
 
 
 def _gain(group: Group, baseline: float | None) -> str:

@@ -170,6 +170,17 @@ def history(model: Model) -> Any:
     return json.loads((model.stage.folder / HISTORY).read_text("utf-8"))
 
 
+def mean_log(logs: Iterable[Iterable[Mapping[str, Any]]]) -> list[dict[str, float]]:
+    """The logs of several seeds as one: the mean of every figure at each step."""
+    steps: dict[float, dict[str, list[float]]] = {}
+    for log in logs:
+        for entry in log:
+            figures = steps.setdefault(float(entry["step"]), {})
+            for key, value in entry.items():
+                figures.setdefault(key, []).append(float(value))
+    return [{k: mean(values) for k, values in figures.items()} for figures in steps.values()]
+
+
 def write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Write records of the same keys."""
     temporary = path.with_name(path.name + ".tmp")

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from a2d import losses
 from a2d.alignment import FILE_NAME, AttentionAlignment
 from a2d.attention import GROUPS, Features
+from a2d.errors import UserError
 
 FORMULAS = ("paper", "geometric", "convex", "official", "official-mixture")
 
@@ -62,9 +64,19 @@ class Transfer(nn.Module):
             save_file(self.state_dict(), folder / "transfer.safetensors")
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
         if list(self.parameters()):
-            self.load_state_dict(load_file(folder / "transfer.safetensors"))
+            try:
+                self.load_state_dict(load_file(folder / "transfer.safetensors"))
+            except (OSError, SafetensorError, RuntimeError) as error:
+                raise UserError(
+                    f"{folder} is no checkpoint of this method ({error}): choose another "
+                    "output_dir, or delete it."
+                ) from error
 
 
 class A2D(Transfer):

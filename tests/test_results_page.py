@@ -1,0 +1,99 @@
+"""docs/results.md says what the files in results/ bear out, and nothing else."""
+
+import importlib.util
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from a2d import results
+from a2d.evaluation import score
+from a2d.results import Row
+
+ROOT = Path(__file__).parent.parent
+REFERENCES = ["a b c d e f", "g h i j k", "l m n o p q"]
+HYPOTHESES = {
+    "teacher": REFERENCES,
+    "kd-1": ["a b c d e x", "g h i j k", "l m n o p q"],
+    "kd-2": ["a b c d x f", "g h i j k", "l m n o p q"],
+    "a2d-1": ["a b c d e f", "g h i j x", "l m n o p q"],
+}
+
+
+@pytest.fixture(scope="module")
+def page():
+    spec = importlib.util.spec_from_file_location("results_page", ROOT / "tools/results.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(name, lines):
+    method, _, seed = name.partition("-")
+    scores = score(lines, REFERENCES)
+    return Row(
+        name=name,
+        pair="de-dsb",
+        method=method,
+        setting="",
+        student="3+3x8",
+        seed=int(seed or 1),
+        parameters=1_900_000,
+        bleu=scores.bleu,
+        chrf=scores.chrf,
+        p_vs_baseline=None,
+        p_vs_kd=0.01 if method == "a2d" else None,
+        sentences_per_second=10.0,
+        train_seconds=60.0,
+        device="a machine",
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = [row(*item) for item in HYPOTHESES.items()]
+    (tmp_path / "hypotheses").mkdir()
+    (tmp_path / "scores.json").write_text(json.dumps([asdict(r) for r in rows]))
+    for name, lines in HYPOTHESES.items():
+        results.write_compressed(tmp_path / f"hypotheses/{name}.txt.gz", lines)
+    results.write_compressed(tmp_path / "references.txt.gz", REFERENCES)
+    curve = {"step": 5, "epoch": 1, "eval_bleu": 3.0}
+    curves = [{"name": n, "seconds": s, **curve} for n, s in (("kd-1", 10), ("kd-2", 30))]
+    results.write_csv(tmp_path / "curves.csv", curves)
+    return tmp_path
+
+
+ABOUT = {
+    "title": "Which is best?",
+    "order": 1,
+    "question": "Which?",
+    "measured": "test",
+    "command": "a2d run x.yaml",
+    "curves": ["kd"],
+    "finding": "This one.",
+}
+
+
+def test_a_section_has_every_figure(page, folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "PICTURES", tmp_path / "pictures")
+    text = page.section(folder, ABOUT)
+    kd = [row(name, HYPOTHESES[name]).bleu for name in ("kd-1", "kd-2")]
+    assert f"| kd | 3+3×8 | 1.9M | 2 | {sum(kd) / 2:.2f} ± " in text.replace("**", "")
+    assert text.count("**") == 2  # the best student's BLEU
+    assert "| 1/1 | 0:01:00 |" in text
+    assert "Training time of all models together: 0:04:00." in text
+    for part in ("## Which is best?", "a2d run x.yaml", "This one.", "a machine"):
+        assert part in text
+    pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert pictures == [f"{folder.name}-curves.png", f"{folder.name}.png"]
+
+
+def test_curves_are_means_over_seeds(page, folder):
+    assert dict(page.curves(folder, results.read(folder), ["kd"])) == {"kd": [(20.0, 3.0)]}
+
+
+def test_translations_that_score_otherwise_stop_it(page, folder):
+    results.write_compressed(folder / "hypotheses/a2d-1.txt.gz", REFERENCES)
+    with pytest.raises(SystemExit, match=r"a2d-1 scores 100\.0000 BLEU"):
+        page.check(folder, results.read(folder))
