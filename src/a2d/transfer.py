@@ -74,8 +74,8 @@ class Transfer(nn.Module):
                 self.load_state_dict(load_file(folder / "transfer.safetensors"))
             except (OSError, SafetensorError, RuntimeError) as error:
                 raise UserError(
-                    f"{folder} is no checkpoint of this method ({error}): choose another "
-                    "output_dir, or delete it."
+                    f"{folder} is no checkpoint of this method: choose another output_dir, or "
+                    "delete it."
                 ) from error
 
 
