@@ -35,7 +35,7 @@ class A2DConfig(Seq2SeqTrainingArguments):
             transfer), or one of those that it is compared with (`a2d.distillation.METHODS`). A
             term that the method lacks has no weight: `baseline` is α = 0. Methods with `seqkd`
             expect a `train_dataset` whose labels are the teacher's translations
-            (`a2d.sequences`).
+            (`a2d.translations`).
         formula: how `a2d` compares maps with the teacher's (`a2d.transfer.A2D` lists the ways).
         alpha: α, weight of word-level distillation against the references.
         beta: β, weight of attention transfer.
