@@ -66,7 +66,7 @@ def echo(monkeypatch):
         return [f"{sentence}!" for sentence in sentences]
 
     monkeypatch.setattr(translations, "translate", translated)
-    monkeypatch.setattr(translations, "_load", lambda path: None)
+    monkeypatch.setattr(translations, "load_to_run", lambda path: None)
     monkeypatch.setattr(translations, "load_tokenizer", lambda path: None)
     return seen
 

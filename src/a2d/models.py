@@ -149,6 +149,12 @@ def load_model(path: str | Path) -> PreTrainedModel:
         ) from error
 
 
+def load_to_run(path: str | Path) -> PreTrainedModel:
+    """`load_model`, on the graphics card where there is one."""
+    model = load_model(path)
+    return model.to("cuda") if torch.cuda.is_available() else model
+
+
 def check_same_ids(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
     """Make sure that two models agree on the size of the vocabulary and the special tokens.
 

@@ -21,7 +21,7 @@ from a2d.attention import GROUPS, Features, Geometry, capture_attention, enable_
 from a2d.batching import TokenBatchSampler, lengths
 from a2d.distillation import Signals, TopTokens
 from a2d.errors import UserError
-from a2d.models import load_model
+from a2d.models import load_to_run
 from a2d.progress import Event, Report
 from a2d.stage import require_space
 
@@ -152,14 +152,11 @@ def build(
 def build_from(data: Path, teacher: str, folder: Path, max_tokens: int, report: Report) -> None:
     """`build` for a dataset saved in `data` and a teacher's folder or hub name."""
     dataset = load_from_disk(str(data))
-    model = load_model(teacher)
-    if torch.cuda.is_available():
-        model.to("cuda")
 
     def show(done: int) -> None:
         report(Event(f"teacher's signals: {data.name}", done, len(dataset)))
 
-    build(folder, model, dataset, max_tokens, show)
+    build(folder, load_to_run(teacher), dataset, max_tokens, show)
 
 
 _FILES = ("tokens", "log_probabilities", *GROUPS)

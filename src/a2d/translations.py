@@ -12,13 +12,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
-from transformers import PreTrainedModel
-
 from a2d.attention import Geometry
 from a2d.decoding import translate
 from a2d.evaluation import score
-from a2d.models import count_parameters, load_model
+from a2d.models import count_parameters, load_to_run
 from a2d.plan import Model
 from a2d.progress import Event, Report
 from a2d.recipe import Evaluation
@@ -88,7 +85,7 @@ def translate_and_score(
     Speed is that of one process, as many of which run at once as the recipe says.
     """
     name = f"translating: {model.name}"
-    network = _load(model.path)
+    network = load_to_run(model.path)
     decode = partial(
         translate,
         network,
@@ -121,7 +118,7 @@ def _translate_shard(
 ) -> None:
     name = f"teacher's translations: {path.stem}"
     texts = translate(
-        _load(teacher),
+        load_to_run(teacher),
         load_tokenizer(teacher),
         sources,
         beams=search.beams,
@@ -129,8 +126,3 @@ def _translate_shard(
         progress=lambda done: report(Event(name, done, len(sources))),
     )
     write_lines(path, texts)
-
-
-def _load(path: str) -> PreTrainedModel:
-    model = load_model(path)
-    return model.to("cuda") if torch.cuda.is_available() else model
