@@ -121,6 +121,15 @@ def test_a_method_has_its_terms_and_no_others(method):
     assert (module.alignment is not None) == (method in ("a2d", "seqkd+a2d"))
 
 
+@pytest.mark.parametrize("method", [m for m in METHODS if "a2d" not in m])
+def test_the_formula_concerns_a2d_alone(method):
+    inputs = batch(**LENGTHS)
+    modules = [distillation(method, formula) for formula in ("paper", "official")]
+    one, other = (module(**inputs, teacher=signals(inputs, module)) for module in modules)
+    assert one == other
+    assert not modules[1].objective.official
+
+
 @pytest.mark.parametrize("method", COMPARING)
 @pytest.mark.parametrize("groups", [("encoder",), ("decoder", "cross")])
 def test_groups_that_are_not_compared_have_no_terms(method, groups):

@@ -197,6 +197,18 @@ def test_more_methods_reuse_what_is_there(finished, corpus):
     assert (folder / "models/teacher/model.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_cache_is_made_for_students_that_can_read_it_alone(corpus, tmp_path):
+    folder = tmp_path / "run"
+    run(corpus, folder, "teacher.cache=true", "methods=[baseline, tinybert]")
+    assert not (folder / "cache").exists()
+    run(corpus, folder, "teacher.cache=true", "methods=[tinybert, kd]")
+    made = folder / "cache/tokens"
+    assert made.is_dir()
+    shutil.rmtree(made)
+    run(corpus, folder, "teacher.cache=true", "methods=[tinybert, kd]")
+    assert not made.exists()
+
+
 def test_bad_input_stops_before_training(corpus, tmp_path):
     cases = {
         "corpus.train=missing.tsv": "missing.tsv",

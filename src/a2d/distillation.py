@@ -18,9 +18,6 @@ from a2d.transfer import A2D, Transfer
 IGNORED = -100
 """Label of positions that take no part, as everywhere in transformers."""
 
-OFFICIAL = ("official", "official-mixture")
-"""Formulas with the released code's normalisations."""
-
 TERMS = ("ce", "kd", *GROUPS)
 """The objective's terms, in the order of every vector of terms."""
 
@@ -41,6 +38,11 @@ class Method(NamedTuple):
     def taught(self) -> bool:
         """Whether a teacher has a part in it at all."""
         return self.sequences or self.distribution
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether a cache of the teacher's distributions and attention maps can replace it."""
+        return self.distribution and self.features not in ("tinybert", "minilm")
 
 
 METHODS = {
@@ -70,6 +72,11 @@ class Objective(NamedTuple):
     label_smoothing: float
     groups: tuple[str, ...] = GROUPS
     alignment_start: str = "random"
+
+    @property
+    def official(self) -> bool:
+        """Whether losses are normalised as the released code does, which knows `a2d` alone."""
+        return METHODS[self.method].features == "a2d" and self.formula.startswith("official")
 
 
 class TopTokens(NamedTuple):
@@ -152,7 +159,7 @@ class Distillation(nn.Module):
     def _token_terms(
         self, logits: Tensor, labels: Tensor, teacher: Signals | None
     ) -> dict[str, Tensor]:
-        official = self.objective.formula in OFFICIAL
+        official = self.objective.official
         smoothing = self.objective.label_smoothing
         if official:
             size = logits.shape[-1]

@@ -101,7 +101,6 @@ class TinyBert(LayerMapping):
     """
 
     hidden_states = True
-    maps_only = False
 
     def __init__(
         self,
@@ -141,8 +140,6 @@ class MiniLM(LayerMapping):
     Raises:
         UserError: the student's width cannot be cut so.
     """
-
-    maps_only = False
 
     def __init__(
         self,

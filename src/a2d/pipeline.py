@@ -151,7 +151,7 @@ def _train(
         if plan.needs_distilled and not plan.distilled.done:
             _distil_sequences(plan, splits.train, recipe, tokenizer, pool)
         for sequences, stage in plan.caches.items():
-            if not stage.done:
+            if plan.needs_cache(sequences) and not stage.done:
                 data = inputs.distilled if sequences else inputs.tokens / "train"
                 with stage.work() as place:
                     arguments = data, plan.teacher.path, place, recipe.evaluation.max_tokens

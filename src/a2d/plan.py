@@ -86,6 +86,11 @@ class Plan:
         """Whether any student has the teacher's translations as references."""
         return any(METHODS[student.method.method].sequences for student in self.students)
 
+    def needs_cache(self, sequences: bool) -> bool:
+        """Whether any student that is not trained yet reads the cache of that data."""
+        kinds = [METHODS[s.method.method] for s in self.students if not s.stage.done]
+        return any(kind.cacheable and kind.sequences == sequences for kind in kinds)
+
     @property
     def trained(self) -> list[Model]:
         """The models that the run trains."""
@@ -161,7 +166,7 @@ def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
     caches = {}
     if recipe.teacher.cache:
         kinds = [METHODS[method.method] for method in recipe.methods]
-        for sequences in {kind.sequences for kind in kinds if kind.distribution}:
+        for sequences in {kind.sequences for kind in kinds if kind.cacheable}:
             data = distilled if sequences else tokens
             settings = {"teacher": teacher.stage.fingerprint, "data": data.fingerprint}
             caches[sequences] = Stage(folder / "cache" / data.folder.name, settings)
@@ -223,7 +228,7 @@ def _student(
         settings["teacher"] = teacher.stage.fingerprint
     if kind.sequences:
         settings["references"] = distilled.fingerprint
-    if kind.distribution and recipe.teacher.cache:
+    if kind.cacheable and recipe.teacher.cache:
         settings["cache"] = True
     stage = Stage(folder / "models" / name, settings)
     return Model(

@@ -29,7 +29,7 @@ from a2d.attention import enable_capture
 from a2d.batching import TokenBatchSampler, lengths
 from a2d.config import A2DConfig
 from a2d.decoding import generation_limit
-from a2d.distillation import IGNORED, METHODS, OFFICIAL, TERMS, Distillation, run
+from a2d.distillation import IGNORED, METHODS, TERMS, Distillation, run
 from a2d.errors import UserError
 from a2d.evaluation import score
 from a2d.models import check_same_ids, keep_padding_row_zero
@@ -103,9 +103,7 @@ class A2DTrainer(Seq2SeqTrainer):
         if self.teacher is not None:
             self.teacher.to(args.device)
         self.loss_is_scaled_for_ga = True
-        transfer = self._unwrapped.transfer
-        usable = self.teacher is not None and (transfer is None or transfer.maps_only)
-        self.teacher_cache = teacher_cache if usable else None
+        self.teacher_cache = teacher_cache if METHODS[args.method].cacheable else None
         self._train_terms = _TermAverages()
         self._eval_terms = _TermAverages()
 
@@ -195,7 +193,7 @@ class A2DTrainer(Seq2SeqTrainer):
         self._train_terms.add(terms, counts)
         epoch = int(self.state.epoch or 0) + 1
         weights = self.args.term_weights(epoch).to(terms)
-        means = terms / _denominators(totals, self.args.formula)
+        means = terms / _denominators(totals, self.args.objective.official)
         # Distributed wrappers average gradients over processes; the totals already span them.
         loss = (weights * means).sum() * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
@@ -401,7 +399,7 @@ class _TermAverages:
         self.__init__()  # type: ignore[misc]
         sums = trainer.accelerator.reduce(sums, reduction="sum")
         counts = trainer.accelerator.reduce(counts, reduction="sum")
-        means = sums / _denominators(counts, trainer.args.formula)
+        means = sums / _denominators(counts, trainer.args.objective.official)
         return dict(zip(TERMS, means.tolist(), strict=True))
 
 
@@ -433,11 +431,11 @@ def _count_tokens(inputs: dict[str, Tensor]) -> Tensor:
     return torch.stack([inputs["attention_mask"].sum(), inputs["labels"].ne(IGNORED).sum()])
 
 
-def _denominators(counts: Tensor, formula: str) -> Tensor:
+def _denominators(counts: Tensor, official: bool) -> Tensor:
     """Tokens that each of `TERMS` is divided by: source for the encoder's maps, else target.
 
     The released code divides everything by the number of target tokens.
     """
     source, target = counts
-    encoder = target if formula in OFFICIAL else source
+    encoder = target if official else source
     return torch.stack([target, target, encoder, target, target])

@@ -39,9 +39,6 @@ class Transfer(nn.Module):
     hidden_states: ClassVar[bool] = False
     """Whether `forward` reads the layers' outputs."""
 
-    maps_only: ClassVar[bool] = True
-    """Whether `forward` reads nothing but attention maps, which a cache of the teacher holds."""
-
     def __init__(self, groups: tuple[str, ...]) -> None:
         super().__init__()
         self.groups = groups
