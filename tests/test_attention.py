@@ -62,8 +62,8 @@ def eager(model, inputs):
 def captured(model, inputs):
     """Logits and maps."""
     enable_capture(model)
-    logits, features = run(model, inputs, Transfer(GROUPS))
-    return logits, features.maps
+    tokens, features = run(model, inputs, Transfer(GROUPS))
+    return tokens.logits, features.maps
 
 
 def example():
@@ -189,9 +189,10 @@ def test_plain_path_equals_sdpa(left, dtype):
     inputs = batch([4, 6, 2], [5, 2, 4], left=left)
     model = marian().to(dtype)
     model.set_attn_implementation("sdpa")
-    reference, _ = run(model, inputs, None)
+    reference = run(model, inputs, None).tokens.logits
     enable_capture(model)
-    logits, features = run(model, inputs, None)
+    tokens, features = run(model, inputs, None)
+    logits = tokens.logits
     assert features is None
     assert logits.dtype == dtype
     assert_close(logits, reference, 1e-6 if dtype == torch.float32 else 3e-2)

@@ -92,8 +92,8 @@ def test_weights_follow_the_formula(config, method, epoch):
 
 def test_objective_takes_over_what_the_losses_need(config):
     objective = config(
-        method="kd", formula="official", temperature=2.0, label_smoothing_factor=0.2
+        method="kd", formula="official", alpha=0.7, temperature=2.0, label_smoothing_factor=0.2
     ).objective
-    assert objective == ("kd", "official", 2.0, 0.2, ("encoder", "decoder", "cross"), "random")
+    assert objective == ("kd", "official", 0.7, 2.0, 0.2, ("encoder", "decoder", "cross"), "random")
     objective = config(groups="cross+encoder", alignment_start="uniform").objective
-    assert objective == ("a2d", "paper", 1.0, 0.1, ("encoder", "cross"), "uniform")
+    assert objective == ("a2d", "paper", 0.5, 1.0, 0.1, ("encoder", "cross"), "uniform")

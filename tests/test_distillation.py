@@ -9,6 +9,7 @@ from transformers import GenerationConfig
 
 from a2d.attention import GROUPS, enable_capture
 from a2d.distillation import IGNORED, METHODS, TERMS, Distillation, Objective, Signals, run
+from a2d.token_losses import Prediction
 from a2d.transfer import FORMULAS
 
 LENGTHS = {"source_lengths": [4, 6, 2], "target_lengths": [5, 2, 4]}
@@ -20,6 +21,7 @@ TERMS_OF = {
     "seqkd+kd": TOKENS,
     **dict.fromkeys(("last", "uniform", "tinybert", "minilm", "ckd", "a2d", "seqkd+a2d"), ALL),
 }
+LEARNED = ("tokens", *GROUPS)
 COMPARING = [method for method, terms in TERMS_OF.items() if terms == ALL]
 
 WAYS = [
@@ -44,10 +46,10 @@ def signals(inputs, module):
         return run(teacher(), inputs, module.transfer)
 
 
-def distillation(method="a2d", formula="paper", **settings):
+def distillation(method="a2d", formula="paper", alpha=0.5, **settings):
     student = prepared(2, 2, 2, 3)
     torch.manual_seed(2)
-    objective = Objective(method, formula, temperature=2.0, label_smoothing=0.1, **settings)
+    objective = Objective(method, formula, alpha, temperature=2.0, label_smoothing=0.1, **settings)
     return Distillation(student, objective, teacher().config).double()
 
 
@@ -62,17 +64,21 @@ def sentence(inputs, index):
     }
 
 
+def total(terms):
+    """What has a gradient, summed."""
+    return sum(terms[name] for name in LEARNED)
+
+
 @every_way
 def test_every_term_has_a_gradient_of_its_own(method, formula):
     inputs = batch(**LENGTHS)
-    module = distillation(method, formula)
-    terms = module(**inputs, teacher=signals(inputs, module))
-    parameters = [p for p in module.student.parameters() if p.requires_grad]
     gradients = {}
     for name in TERMS:
-        parts = torch.autograd.grad(
-            terms[name], parameters, retain_graph=True, materialize_grads=True
-        )
+        module = distillation(method, formula, alpha=float(name == "kd"))
+        terms = module(**inputs, teacher=signals(inputs, module))
+        parameters = [p for p in module.student.parameters() if p.requires_grad]
+        learned = terms[name if name in GROUPS else "tokens"]
+        parts = torch.autograd.grad(learned, parameters, materialize_grads=True)
         gradient = torch.cat([part.flatten() for part in parts])
         assert gradient.norm() > 1e-6, name
         gradients[name] = gradient / gradient.norm()
@@ -86,7 +92,7 @@ def test_each_group_trains_its_own_alignment(formula):
     module = distillation(formula=formula)
     terms = module(**inputs, teacher=signals(inputs, module))
     weights = [module.alignment.convolutions[group].weight for group in GROUPS]
-    for name in TERMS:
+    for name in LEARNED:
         parts = torch.autograd.grad(terms[name], weights, retain_graph=True, materialize_grads=True)
         moved = [group for group, part in zip(GROUPS, parts, strict=True) if part.norm() > 1e-9]
         assert moved == [name] * (name in GROUPS)
@@ -116,8 +122,8 @@ def test_a_method_has_its_terms_and_no_others(method):
     module = distillation(method)
     has_teacher = method not in ("baseline", "seqkd")
     terms = module(**inputs, teacher=signals(inputs, module) if has_teacher else None)
-    assert tuple(terms) == TERMS
-    assert {name for name, term in terms.items() if term != 0} == TERMS_OF[method]
+    assert {name for name in TERMS if terms[name] != 0} == TERMS_OF[method]
+    assert terms["tokens"] == (terms["ce"] + terms["kd"]) / (2 if has_teacher else 1)
     assert (module.alignment is not None) == (method in ("a2d", "seqkd+a2d"))
 
 
@@ -136,7 +142,7 @@ def test_groups_that_are_not_compared_have_no_terms(method, groups):
     inputs = batch(**LENGTHS)
     module = distillation(method, groups=groups)
     terms = module(**inputs, teacher=signals(inputs, module))
-    assert {name for name, term in terms.items() if term != 0} == {"ce", "kd", *groups}
+    assert {name for name in TERMS if terms[name] != 0} == {"ce", "kd", *groups}
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
@@ -145,7 +151,7 @@ def test_no_gradient_reaches_the_teacher(formula):
     model = teacher()
     module = distillation(formula=formula)
     terms = module(**inputs, teacher=run(model, inputs, module.transfer))
-    sum(terms.values()).backward()
+    total(terms).backward()
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -155,17 +161,18 @@ def test_bf16_autocast_stays_near_float64(formula):
     # What the student's own layers lose to bf16 is not at stake: its maps and logits are given.
     module = distillation(formula=formula)
     with torch.no_grad():
-        logits, features = run(module.student, inputs, module.transfer)
-    module.student = RecordedModel({g: features.maps[g][None] for g in GROUPS}, logits)
+        tokens, features = run(module.student, inputs, module.transfer)
+    module.student = RecordedModel({g: features.maps[g][None] for g in GROUPS}, tokens.logits)
     given = signals(inputs, module)
     exact = module(**inputs, teacher=given)
 
     maps = {group: given.features.maps[group].float() for group in GROUPS}
-    low = Signals(given.logits.float(), given.features._replace(maps=maps))
+    tokens = Prediction(*(part.float() for part in given.tokens))
+    low = Signals(tokens, given.features._replace(maps=maps))
     module.float()
     with torch.autocast("cpu", torch.bfloat16):
         terms = module(**inputs, teacher=low)
-    sum(terms.values()).backward()
+    total(terms).backward()
     for name in TERMS:
         assert terms[name].dtype == torch.float32
         assert_close(terms[name], exact[name].item(), 5e-3)
@@ -179,7 +186,7 @@ def test_a_batch_without_target_tokens_is_harmless():
     module = distillation()
     terms = module(**inputs, teacher=signals(inputs, module))
     assert [name for name in TERMS if terms[name] != 0] == ["encoder"]
-    sum(terms.values()).backward()
+    total(terms).backward()
     assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
 
 
@@ -208,7 +215,7 @@ def test_gradient_checkpointing_is_the_students():
         if checkpointing:
             module.gradient_checkpointing_enable()
         assert module.student.model.encoder.layers[0].gradient_checkpointing == checkpointing
-        sum(module(**inputs, teacher=signals(inputs, module)).values()).backward()
+        total(module(**inputs, teacher=signals(inputs, module))).backward()
         weights = [p for p in module.parameters() if p.requires_grad]
         gradients.append(torch.cat([weight.grad.flatten() for weight in weights]))
     assert_close(gradients[1], gradients[0], 1e-10)

@@ -69,18 +69,18 @@ def measure(student, variant, epoch, dtype):
     """A distillation after the backward pass of the whole objective, and its weighted terms."""
     inputs, teacher = batch(student), recorded(student, "teacher", dtype)
     formula = "official-mixture" if variant == "mixture" else "official"
-    objective = Objective("a2d", formula, temperature=1.0, label_smoothing=SMOOTHING)
+    objective = Objective("a2d", formula, ALPHA, temperature=1.0, label_smoothing=SMOOTHING)
     module = Distillation(recorded(student, "student", dtype), objective, teacher.config)
     module.to(dtype).alignment.load_state_dict(convolutions(student, "", dtype))
     if variant == "mixture":
         module.transfer.mixture.load_state_dict(convolutions(student, "teacher_", dtype))
     with torch.no_grad():
-        logits, features = run(teacher, inputs, module.transfer)
+        tokens, features = run(teacher, inputs, module.transfer)
     if variant == "taam":
         features = aligned(student, features, dtype)
-    terms = module(**inputs, teacher=Signals(logits, features))
+    terms = module(**inputs, teacher=Signals(tokens, features))
     weighted = {name: weight * terms[name] for name, weight in weights(epoch).items()}
-    sum(weighted.values()).backward()
+    sum(weighted[group] for group in GROUPS).add(terms["tokens"]).backward()
     return module, weighted
 
 
@@ -128,7 +128,8 @@ def test_plain_cross_entropy(student):
     labels = batch(student)["labels"]
     for role in ("student", "teacher"):
         logits = array(f"{student}{role}_logits")[labels != IGNORED]
-        ours = losses.cross_entropy(logits, labels[labels != IGNORED]) / labels.numel()
+        ours = functional.cross_entropy(logits, labels[labels != IGNORED], reduction="sum")
+        ours = ours / labels.numel()
         assert_close(ours, array(f"{student}traw_ep1_nll_loss_{role}"), 1e-9)
 
 
@@ -140,7 +141,7 @@ def test_term_weights(tmp_path, epoch):
 
 def test_authors_settings_are_the_defaults_of_config(tmp_path):
     config = A2DConfig(str(tmp_path), formula="official", bf16=False)
-    assert config.objective == Objective("a2d", "official", 1.0, SMOOTHING)
+    assert config.objective == Objective("a2d", "official", ALPHA, 1.0, SMOOTHING)
     assert (config.alpha, config.beta, config.decay) == (ALPHA, BETA, DECAY)
     assert METHODS[config.method].features == "a2d"
 

@@ -261,7 +261,7 @@ def test_geometric_of_the_identity_is_zero(seed, sharpness):
 def test_convex_rows_are_distributions(c, group):
     alignment = a2d(c.shapes, "convex").alignment
     alignment.convolutions[group].weight.data.mul_(9)
-    mixed = alignment.convex(c.student.maps[group], group)
+    mixed = combine(alignment.weight(group).softmax(-1), c.student.maps[group])
     assert mixed.shape == c.teacher.maps[group].shape
     kept = matters(c).maps[group].expand_as(mixed)
     assert (mixed >= 0).all()

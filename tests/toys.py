@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import MarianConfig, MarianMTModel
-from transformers.modeling_outputs import Seq2SeqLMOutput
+from transformers.modeling_outputs import Seq2SeqModelOutput
 
 from a2d.distillation import IGNORED
 
@@ -102,6 +102,16 @@ class RecordedModel(nn.Module):
             decoder_attention_heads=maps["decoder"].shape[2],
         )
 
+        self.register_buffer("identity", torch.eye(logits.shape[-1]).to(logits))
+        self.register_buffer("final_logits_bias", logits.new_zeros(1, logits.shape[-1]))
+
+    @property
+    def base_model(self):
+        return self
+
+    def get_output_embeddings(self):
+        return SimpleNamespace(weight=self.identity)
+
     def prepare_decoder_input_ids_from_labels(self, labels):
         return labels
 
@@ -113,7 +123,7 @@ class RecordedModel(nn.Module):
                 )
                 for layer in layers:
                     attention_capture.add(caller, layer, None)  # its values were not recorded
-        return Seq2SeqLMOutput(logits=self.logits)
+        return Seq2SeqModelOutput(last_hidden_state=self.logits)
 
     def stacked_gradient(self, group):
         """Gradient w.r.t. the stacked maps (B, L·H, Q, K)."""

@@ -78,10 +78,6 @@ class AttentionAlignment(nn.Module):
         """Map the student's channels (B, C_S, Q, K) to intermediate maps (B, C_T, Q, K)."""
         return combine(self.weight(group), maps)
 
-    def convex(self, maps: Tensor, group: str) -> Tensor:
-        """The same with each teacher channel's weights made positive and summing to one."""
-        return combine(self.weight(group).softmax(dim=-1), maps)
-
     def save(self, path: str | Path) -> None:
         """Write weights and geometries to one safetensors file."""
         # One entry: safetensors writes several in an order that differs from run to run.

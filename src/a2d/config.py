@@ -108,6 +108,7 @@ class A2DConfig(Seq2SeqTrainingArguments):
         return Objective(
             self.method,
             self.formula,
+            self.alpha,
             self.temperature,
             self.label_smoothing_factor,
             tuple(group for group in GROUPS if group in chosen),

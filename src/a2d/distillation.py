@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from a2d import losses
 from a2d.alignment import AttentionAlignment
 from a2d.attention import GROUPS, Features, Geometry, capture_attention
 from a2d.mappings import Combination, LayerMapping, MiniLM, TinyBert
+from a2d.token_losses import Prediction, TopTokens, token_losses
 from a2d.transfer import A2D, Transfer
 
 IGNORED = -100
@@ -68,6 +68,7 @@ class Objective(NamedTuple):
 
     method: str
     formula: str
+    alpha: float
     temperature: float
     label_smoothing: float
     groups: tuple[str, ...] = GROUPS
@@ -79,25 +80,14 @@ class Objective(NamedTuple):
         return METHODS[self.method].features == "a2d" and self.formula.startswith("official")
 
 
-class TopTokens(NamedTuple):
-    """A distribution over next tokens by its likeliest tokens; the rest of it is spread evenly.
-
-    ids: the tokens (B, T, k).
-    log_probabilities: theirs (B, T, k), in nats.
-    """
-
-    ids: Tensor
-    log_probabilities: Tensor
-
-
 class Signals(NamedTuple):
     """What a model says of a batch.
 
-    logits: of the next tokens (B, T, V), or what a cache keeps of them.
+    tokens: the next ones at every target position, (B, T, …).
     features: None where nobody asked for them.
     """
 
-    logits: Tensor | TopTokens
+    tokens: Prediction | TopTokens
     features: Features | None
 
 
@@ -143,42 +133,41 @@ class Distillation(nn.Module):
             teacher: what the teacher says of the same batch; None without one.
 
         Returns:
-            Scalars, one for each of `TERMS`, zero where the method does not have it. A plain dict:
-            distributed wrappers look for unused parameters in it.
+            Scalars, one for each of `TERMS`, zero where the method does not have it, and `tokens`:
+            (1-α)·ce + α·kd, which has the gradient of both. A plain dict: distributed wrappers look
+            for unused parameters in it.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        logits, features = run(self.student, inputs, self.transfer)
-        assert isinstance(logits, Tensor)
-        terms = dict.fromkeys(TERMS, logits.new_zeros(()))
-        terms.update(self._token_terms(logits, labels, teacher))
+        prediction, features = run(self.student, inputs, self.transfer)
+        assert isinstance(prediction, Prediction)
+        terms = dict.fromkeys(TERMS, prediction.hidden.new_zeros(()))
+        terms.update(self._token_terms(prediction, labels, teacher))
         if self.transfer is not None and teacher is not None:
             masks = group_masks(attention_mask.bool(), labels.ne(IGNORED))
             terms.update(self.transfer(features, teacher.features, masks))
         return terms
 
     def _token_terms(
-        self, logits: Tensor, labels: Tensor, teacher: Signals | None
+        self, student: Prediction, labels: Tensor, teacher: Signals | None
     ) -> dict[str, Tensor]:
-        official = self.objective.official
-        smoothing = self.objective.label_smoothing
-        if official:
-            size = logits.shape[-1]
+        objective = self.objective
+        smoothing, scale = objective.label_smoothing, 1.0
+        if objective.official:
+            size = len(student.weight)
             smoothing = smoothing * size / (size - 1)
+            # The released code averages over all positions of a batch, padding counted.
+            scale = 1 / labels.numel()
         valid = labels.ne(IGNORED)
-        chosen = logits[valid].float() if logits.dtype != torch.float64 else logits[valid]
-        # The released code averages over all positions of a batch, padding counted.
-        scale = 1 / labels.numel() if official else 1.0
-        terms = {"ce": losses.cross_entropy(chosen, labels[valid], smoothing) * scale}
-        if teacher is not None and METHODS[self.objective.method].distribution:
-            temperature = self.objective.temperature
-            if isinstance(teacher.logits, TopTokens):
-                tokens, top = (kept[valid] for kept in teacher.logits)
-                kd = losses.top_word_level_kd(chosen, tokens, top, temperature)
-            else:
-                logits = teacher.logits[valid].to(chosen.dtype)
-                kd = losses.word_level_kd(chosen, logits, temperature)
-            terms["kd"] = kd * scale
-        return terms
+        imitates = teacher is not None and METHODS[objective.method].distribution
+        found = token_losses(
+            student.at(valid),
+            labels[valid],
+            teacher.tokens.at(valid) if teacher is not None and imitates else None,
+            alpha=objective.alpha,
+            temperature=objective.temperature,
+            label_smoothing=smoothing,
+        )
+        return {name: loss * scale for name, loss in found._asdict().items()}
 
     @property
     def alignment(self) -> AttentionAlignment | None:
@@ -217,14 +206,18 @@ class Distillation(nn.Module):
 
 def run(model: PreTrainedModel, inputs: Mapping[str, Tensor], transfer: Transfer | None) -> Signals:
     """Forward of student or teacher on a batch with labels, with the features `transfer` needs."""
-    feed = {k: v for k, v in inputs.items() if k != "labels"}
+    feed: dict[str, Any] = {k: v for k, v in inputs.items() if k != "labels"}
     feed["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(inputs["labels"])
+    feed["use_cache"] = False
+    body, features = model.base_model, None  # logits are for the losses to compute
     if transfer is None:
-        return Signals(model(**feed, use_cache=False).logits, None)
-    output, features = capture_attention(
-        model, {**feed, "use_cache": False}, hidden_states=transfer.hidden_states
+        output = body(**feed)
+    else:
+        output, features = capture_attention(body, feed, hidden_states=transfer.hidden_states)
+    weight = model.get_output_embeddings().weight
+    return Signals(
+        Prediction(output.last_hidden_state, weight, model.final_logits_bias.squeeze(0)), features
     )
-    return Signals(output.logits, features)
 
 
 def group_masks(source: Tensor, target: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

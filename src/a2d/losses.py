@@ -1,4 +1,4 @@
-"""The distillation objective's terms, as sums over tokens: who calls them knows the counts.
+"""Losses on attention maps, as sums over query rows: who calls them knows the counts.
 
 Sums, not means, so that an optimisation step is the same however its batch is cut into
 micro-batches and devices: the caller divides by the number of tokens of the whole step.
@@ -6,97 +6,116 @@ micro-batches and devices: the caller divides by the number of tokens of the who
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+CHUNK = 2**21
+"""Positions of intermediate maps computed at a time: 8 MB in float32."""
 
-def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Label-smoothed cross-entropy with the references, summed over tokens.
-
-    Args:
-        logits: student logits (N, V).
-        targets: token ids (N,).
-        label_smoothing: mass spread evenly over all V tokens (PyTorch's convention). fairseq's ε,
-            spread over the V-1 others, is this with ε·V/(V-1).
-
-    Returns:
-        A scalar in nats.
-    """
-    return functional.cross_entropy(
-        logits, targets, reduction="sum", label_smoothing=label_smoothing
-    )
+_NEGLIGIBLE = 1e-6
+"""Of a probability: keeps its logarithm finite."""
 
 
-def word_level_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Word-level knowledge distillation, summed over tokens: -τ² Σ p_T log p_S.
-
-    Hinton et al. 2015, section 2; Kim & Rush 2016, section 3.1. Cross-entropy, not KL: the two
-    differ by the teacher's entropy, which has no gradient.
-
-    Args:
-        student: student logits (N, V).
-        teacher: teacher logits (N, V); no gradient flows to them.
-        temperature: τ, dividing both sides' logits.
-
-    Returns:
-        A scalar in nats.
-    """
-    probabilities = (teacher.detach() / temperature).softmax(dim=-1)
-    loss = functional.cross_entropy(student / temperature, probabilities, reduction="sum")
-    return loss * temperature**2
-
-
-def top_word_level_kd(
-    student: Tensor, tokens: Tensor, log_probabilities: Tensor, temperature: float = 1.0
+def attention_transfer(
+    maps: Tensor,
+    teacher: Tensor,
+    keys: Tensor,
+    rows: Tensor,
+    *,
+    weight: Tensor | None = None,
+    formula: str = "paper",
 ) -> Tensor:
-    """`word_level_kd` of a teacher's likeliest tokens, the rest spread evenly over the others.
+    """Row-wise KL(teacher row ‖ intermediate row), every map compared.
+
+    Jin et al. 2024, Eq. 9 and 10: nothing is reduced over layers or heads before the comparison.
+    Each query row is a distribution over its valid keys; padding and future positions take no part.
+    Intermediate maps are made for some sentences at a time, their gradient right after their
+    divergence: of their size (B, C_T, Q, K), nothing is kept for the backward pass.
 
     Args:
-        student: student logits (N, V).
-        tokens: the teacher's k likeliest tokens (N, k).
-        log_probabilities: theirs (N, k), in nats, at temperature 1.
-        temperature: τ, dividing both sides' logits.
-
-    Returns:
-        A scalar in nats.
-    """
-    others = student.shape[-1] - tokens.shape[-1]
-    top = log_probabilities.to(student.dtype)
-    left = (1 - top.exp().sum(-1, keepdim=True)).clamp_min(torch.finfo(top.dtype).tiny)
-    top = (top / temperature).exp()
-    rest = (left / max(others, 1)) ** (1 / temperature) * (others > 0)
-    total = top.sum(-1, keepdim=True) + others * rest
-    top, rest = top / total, rest / total
-    predicted = (student / temperature).log_softmax(dim=-1)
-    of_top = ((top - rest) * predicted.gather(-1, tokens)).sum()
-    of_rest = (rest * predicted.sum(-1, keepdim=True)).sum()
-    return -(of_top + of_rest) * temperature**2
-
-
-def attention_transfer(intermediate: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
-    """Row-wise KL(teacher row ‖ softmax(intermediate row)), every map compared.
-
-    Jin et al. 2024, Eq. 10: nothing is reduced over layers or heads before the comparison. Each
-    query row is a distribution over its valid keys; padding and future positions take no part.
-
-    Args:
-        intermediate: the alignment's output (B, C_T, Q, K), any real numbers.
+        maps: the student's (B, C_S, Q, K): probabilities, or anything real for `paper`.
         teacher: the teacher's maps (B, C_T, Q, K), probabilities; no gradient flows to them.
         keys: True where a query may attend to a key, broadcastable to (B, Q, K).
         rows: True at valid query positions, (B, Q).
+        weight: of the alignment, (C_T, C_S); None where map stands against map.
+        formula: how intermediate rows come from x, the maps, and W, the weight: `paper`
+            softmax(W·x), `geometric` softmax(W·log x), `convex` W·x, a distribution already.
 
     Returns:
         A scalar in nats: summed over valid query rows, averaged over teacher maps.
     """
-    valid = keys.unsqueeze(1)
-    target, scores = precise(teacher.detach()), precise(intermediate)
-    scores = scores.masked_fill(~valid, torch.finfo(scores.dtype).min)
-    predicted = scores.log_softmax(dim=-1)
-    tiny = torch.finfo(target.dtype).tiny
-    divergence = target * (target.clamp_min(tiny).log() - predicted)
-    chosen = (valid & rows[:, None, :, None]).expand_as(divergence)
-    return divergence.masked_fill(~chosen, 0.0).sum() / teacher.shape[1]
+    with torch.autocast(maps.device.type, enabled=False):
+        maps = precise(maps)
+        weight = None if weight is None else weight.to(maps.dtype)
+        given = maps, weight, teacher.detach(), keys, rows, formula
+        value: Tensor = _AttentionTransfer.apply(*given)  # type: ignore[no-untyped-call]
+    return value
+
+
+class _AttentionTransfer(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        maps: Tensor,
+        weight: Tensor | None,
+        teacher: Tensor,
+        keys: Tensor,
+        rows: Tensor,
+        formula: str,
+    ) -> Tensor:
+        keys = keys.expand(len(maps), *maps.shape[2:])
+        value = maps.new_zeros(())
+        learns = any(ctx.needs_input_grad)
+        slopes = torch.empty_like(maps) if learns else None
+        of_weight = None if weight is None else torch.zeros_like(weight)
+        size = max(1, CHUNK // max(1, teacher[0].numel())) if len(maps) else 1
+        for start in range(0, len(maps), size):
+            part = slice(start, start + size)
+            given = maps[part].flatten(2)
+            logs = (given + _NEGLIGIBLE).log() if formula == "geometric" else given
+            mixed = logs if weight is None else weight @ logs
+            mixed = mixed.view(-1, *teacher.shape[1:])
+            chosen = (keys[part] & rows[part].unsqueeze(-1)).unsqueeze(1)
+            divergence, slope = _divergence(mixed, teacher[part], keys[part], chosen, formula)
+            value += divergence
+            if slopes is None:
+                continue
+            slope = slope.flatten(2)
+            if weight is not None and of_weight is not None:
+                of_weight += (slope @ logs.transpose(1, 2)).sum(0)
+                slope = weight.T @ slope
+            if formula == "geometric":
+                slope = slope.div_(given + _NEGLIGIBLE)
+            slopes[part] = slope.view_as(maps[part])
+        ctx.save_for_backward(slopes, of_weight)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, value: Tensor) -> tuple[Tensor | None, ...]:
+        return *(None if g is None else g * value for g in ctx.saved_tensors), *[None] * 4
+
+
+def _divergence(
+    mixed: Tensor, teacher: Tensor, keys: Tensor, chosen: Tensor, formula: str
+) -> tuple[Tensor, Tensor]:
+    """Divergence of intermediate maps before any softmax, and its gradient in their place."""
+    count = teacher.shape[1]
+    wanted = teacher.to(mixed.dtype).masked_fill(~chosen, 0.0)
+    scores = (mixed + _NEGLIGIBLE).log() if formula == "convex" else mixed
+    lowest = torch.finfo(scores.dtype).min
+    predicted = scores.masked_fill(~keys.unsqueeze(1), lowest).log_softmax(dim=-1)
+    known = wanted.clamp_min(torch.finfo(wanted.dtype).tiny).log()
+    value = (wanted * known.sub_(predicted).masked_fill_(~chosen, 0.0)).sum() / count
+    # A row of a cached teacher sums up to one only nearly.
+    slope = predicted.exp_().mul_(wanted.sum(-1, keepdim=True)).sub_(wanted)
+    if formula == "convex":
+        slope.div_(mixed + _NEGLIGIBLE)
+    return value, slope.div_(count)
 
 
 def map_distance(predicted: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from a2d.alignment import combine
 from a2d.attention import Features, Geometry
 from a2d.errors import UserError
 from a2d.losses import precise
-from a2d.transfer import Transfer, log
+from a2d.transfer import Transfer
 
 
 def uniform_mapping(student_layers: int, teacher_layers: int) -> list[int]:
@@ -75,7 +75,7 @@ class LayerMapping(Transfer):
     ) -> Tensor:
         """Mean over the pairs of maps, sum over query rows."""
         ours, theirs = self._pairs(group, student, teacher)
-        return losses.attention_transfer(log(ours), theirs, keys, rows)
+        return losses.attention_transfer(ours, theirs, keys, rows, formula="convex")
 
     def _pairs(self, group: str, student: Features, teacher: Features) -> tuple[Tensor, Tensor]:
         """Maps to compare one by one, both (B, pairs, Q, K)."""

@@ -19,11 +19,12 @@ from transformers import PreTrainedModel
 
 from a2d.attention import GROUPS, Features, Geometry, capture_attention, enable_capture
 from a2d.batching import TokenBatchSampler, lengths
-from a2d.distillation import Signals, TopTokens
+from a2d.distillation import Signals
 from a2d.errors import UserError
 from a2d.models import load_to_run
 from a2d.progress import Event, Report
 from a2d.stage import require_space
+from a2d.token_losses import TopTokens
 
 TOP = 128
 """Tokens kept of every distribution, fewer where the vocabulary is smaller."""

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from a2d.alignment import AttentionAlignment
-from a2d.attention import enable_capture
+from a2d.attention import GROUPS, enable_capture
 from a2d.batching import TokenBatchSampler, lengths
 from a2d.config import A2DConfig
 from a2d.decoding import generation_limit
@@ -34,6 +34,7 @@ from a2d.errors import UserError
 from a2d.evaluation import score
 from a2d.models import check_same_ids, keep_padding_row_zero
 from a2d.teacher_cache import TeacherCache
+from a2d.token_losses import Prediction, token_losses
 from a2d.tokenizer import check_same_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -191,15 +192,18 @@ class A2DTrainer(Seq2SeqTrainer):
         terms, counts = self._terms(model, inputs)
         totals = counts if num_items_in_batch is None else num_items_in_batch
         self._train_terms.add(terms, counts)
-        epoch = int(self.state.epoch or 0) + 1
-        weights = self.args.term_weights(epoch).to(terms)
-        means = terms / _denominators(totals, self.args.objective.official)
+        parts = torch.stack([terms[name] for name in ("tokens", *GROUPS)])
+        weights = self.args.term_weights(int(self.state.epoch or 0) + 1)[1:].to(parts)
+        weights[0] = 1  # α is in it already
+        means = parts / _denominators(totals, self.args.objective.official)[1:]
         # Distributed wrappers average gradients over processes; the totals already span them.
         loss = (weights * means).sum() * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
 
-    def _terms(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Sums of `TERMS`, (5,), and the numbers of source and target tokens, (2,)."""
+    def _terms(
+        self, model: nn.Module, inputs: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """What the module returns, and the numbers of source and target tokens, (2,)."""
         signals = None
         if self.teacher_cache is not None and ROW in inputs:
             signals = self.teacher_cache.signals(inputs[ROW].tolist())
@@ -207,13 +211,13 @@ class A2DTrainer(Seq2SeqTrainer):
         elif self.teacher is not None:
             with torch.no_grad(), self.accelerator.autocast():
                 signals = run(self.teacher, inputs, self._unwrapped.transfer)
-        terms = model(
+        terms: dict[str, Tensor] = model(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             labels=inputs["labels"],
             teacher=signals,
         )
-        return torch.stack([terms[name] for name in TERMS]), _count_tokens(inputs)
+        return terms, _count_tokens(inputs)
 
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Tensor]], device: torch.device
@@ -293,7 +297,7 @@ class A2DTrainer(Seq2SeqTrainer):
             self.accelerator.pad_across_processes(ids, dim=0, pad_index=IGNORED)
             for ids in (generated, inputs["labels"])
         )
-        return terms.sum(), generated, labels
+        return terms["tokens"], generated, labels
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The Trainer's loop, with losses averaged over tokens and each term reported."""
@@ -326,11 +330,11 @@ class A2DTrainer(Seq2SeqTrainer):
         for batch, _ in zip(self._loader(dataset, shuffle=False), range(batches), strict=False):
             inputs = self._prepare_inputs(batch)
             with torch.no_grad(), self.accelerator.autocast():
-                logits = run(self.teacher, inputs, None).logits
-            valid = inputs["labels"].ne(IGNORED)
-            targets = inputs["labels"][valid]
-            logits = logits[valid].float()
-            total += nn.functional.cross_entropy(logits, targets, reduction="sum").item()
+                prediction = run(self.teacher, inputs, None).tokens
+                assert isinstance(prediction, Prediction)
+                valid = inputs["labels"].ne(IGNORED)
+                targets = inputs["labels"][valid]
+                total += token_losses(prediction.at(valid), targets).ce.item()
             seen.append(targets)
         tokens = torch.cat(seen)
         frequencies = torch.bincount(tokens).double() / len(tokens)
@@ -389,8 +393,8 @@ class _TermAverages:
         self._sums: list[Tensor] = []
         self._counts: list[Tensor] = []
 
-    def add(self, terms: Tensor, counts: Tensor) -> None:
-        self._sums.append(terms.detach().float())
+    def add(self, terms: dict[str, Tensor], counts: Tensor) -> None:
+        self._sums.append(torch.stack([terms[name].detach().float() for name in TERMS]))
         self._counts.append(counts)
 
     def take(self, trainer: A2DTrainer) -> dict[str, float]:

@@ -26,8 +26,6 @@ STARTS = ("random", "uniform")
 Masks = Mapping[str, tuple[Tensor, Tensor]]
 """Group → keys that queries may attend to, (B, 1 or Q, K), and query rows that count, (B, Q)."""
 
-_NEGLIGIBLE = 1e-6
-
 
 class Transfer(nn.Module):
     """Compares the student's features with the teacher's, group by group.
@@ -117,17 +115,15 @@ class A2D(Transfer):
     ) -> Tensor:
         """KL of the teacher's maps from the intermediate ones."""
         maps, wanted = student.maps[group], teacher.maps[group]
-        if self.formula == "paper":
-            scores = self.alignment(maps, group)
-        elif self.formula == "geometric":
-            scores = self.alignment(log(maps), group)
-        elif self.formula == "convex":
-            scores = log(self.alignment.convex(maps, group))
-        else:
-            if self.mixture is not None:
-                wanted = self.mixture(wanted, group)
-            return losses.official_attention_transfer(self.alignment(maps, group), wanted)
-        return losses.attention_transfer(scores, wanted, keys, rows)
+        if not self.formula.startswith("official"):
+            weight = self.alignment.weight(group)
+            weight = weight.softmax(dim=-1) if self.formula == "convex" else weight
+            return losses.attention_transfer(
+                maps, wanted, keys, rows, weight=weight, formula=self.formula
+            )
+        if self.mixture is not None:
+            wanted = self.mixture(wanted, group)
+        return losses.official_attention_transfer(self.alignment(maps, group), wanted)
 
     def save(self, folder: Path) -> None:
         """Write the alignment."""
@@ -137,8 +133,3 @@ class A2D(Transfer):
         """Read the alignment."""
         saved = AttentionAlignment.load(folder / FILE_NAME)
         self.alignment.load_state_dict(saved.state_dict())
-
-
-def log(maps: Tensor) -> Tensor:
-    """Log of probabilities, of which a millionth says nothing any more."""
-    return (maps + _NEGLIGIBLE).log()
