@@ -14,7 +14,7 @@ from toys import assert_close
 
 from a2d import losses
 from a2d.alignment import AttentionAlignment
-from a2d.attention import GROUPS, Geometry
+from a2d.attention import GROUPS, Attended, Geometry
 from a2d.distillation import group_masks
 
 every_group = pytest.mark.parametrize("group", GROUPS)
@@ -134,6 +134,64 @@ def compare_with_the_naive_twin(c):
     assert close(c.maps.grad, dense(maps_gradient, c.maps))
     ours = c.alignment.convolutions[c.group].weight.grad
     assert close(ours.flatten(1), dense(weight_gradient, weight))
+
+
+def layers(group, source, target, heads, seed, dtype=torch.float64):
+    """Queries and keys of as many layers as there are numbers of heads."""
+    generator = torch.Generator().manual_seed(seed)
+    keys, _ = group_masks(source, target)[group]
+    batch, _, length = keys.shape
+    queries = (source if group == "encoder" else target).shape[1]
+    mask = keys.expand(batch, queries, length).unsqueeze(1)
+    return [
+        Attended(
+            torch.randn(batch, count, queries, 3, generator=generator, dtype=dtype),
+            torch.randn(batch, count, length, 3, generator=generator, dtype=dtype),
+            0.8,
+            mask,
+        )
+        for count in heads
+    ]
+
+
+def stacked(made_of):
+    """Every layer's maps, written out."""
+    lowest = torch.finfo(made_of[0].query.dtype).min
+    return torch.cat(
+        [
+            (query @ key.mT * scale).masked_fill(~mask, lowest).softmax(-1)
+            for query, key, scale, mask in made_of
+        ],
+        dim=1,
+    )
+
+
+@given(
+    st.sampled_from(GROUPS),
+    st.integers(1, 3).flatmap(lambda batch: st.tuples(token_masks(batch), token_masks(batch))),
+    st.sampled_from(["paper", "geometric", "convex"]),
+    st.sampled_from([1, 20, 2**21]),
+    st.booleans(),
+    st.integers(0, 2**16),
+)
+@settings(max_examples=60, deadline=None)
+def test_maps_computed_piece_by_piece_are_the_maps(group, masks, formula, chunk, live, seed):
+    source, target = (torch.tensor(mask, dtype=torch.bool) for mask in masks)
+    student, teacher = (layers(group, source, target, (2, 2), seed + i) for i in (0, 1))
+    weight = torch.rand(4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    learned = [weight.requires_grad_()]
+    learned += [part.requires_grad_() for layer in student for part in layer[:2]]
+    rest = group_masks(source, target)[group]
+    settings = {"weight": weight, "formula": formula}
+    expected = losses.attention_transfer(stacked(student), stacked(teacher), *rest, **settings)
+    gradients = torch.autograd.grad(2 * expected, learned)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "CHUNK", chunk)
+        told = teacher if live else stacked(teacher)
+        ours = losses.attention_transfer(student, told, *rest, **settings)
+    assert close(ours, expected)
+    for one, other in zip(torch.autograd.grad(2 * ours, learned), gradients, strict=True):
+        assert close(one, other)
 
 
 @given(cases())

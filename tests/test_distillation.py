@@ -7,6 +7,7 @@ import torch
 from toys import RecordedModel, assert_close, batch, marian
 from transformers import GenerationConfig
 
+from a2d import attention
 from a2d.attention import GROUPS, enable_capture
 from a2d.distillation import IGNORED, METHODS, TERMS, Distillation, Objective, Signals, run
 from a2d.token_losses import Prediction
@@ -114,6 +115,21 @@ def test_terms_are_sums_over_sentences_however_padded(method, formula):
         in_float32 = method in ("tinybert", "minilm") and name in GROUPS
         tolerance = 1e-6 if in_float32 else 1e-10
         assert_close(sum(part[name] for part in parts), whole[name], tolerance)
+
+
+@every_way
+def test_long_sentences_give_the_same_losses_and_gradients(method, formula, monkeypatch):
+    inputs = batch(**LENGTHS)
+    found = []
+    for long in (attention.LONG, 4):
+        monkeypatch.setattr(attention, "LONG", long)
+        module = distillation(method, formula)
+        terms = module(**inputs, teacher=signals(inputs, module))
+        total(terms).backward()
+        gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+        found.append((torch.stack([terms[name] for name in TERMS]), torch.cat(gradients)))
+    for one, other in zip(*found, strict=True):
+        assert_close(one, other.detach(), 1e-7)
 
 
 @pytest.mark.parametrize("method", METHODS)

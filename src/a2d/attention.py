@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from a2d.errors import UserError
 
@@ -28,16 +27,50 @@ VERIFIED_FAMILIES = ("marian",)
 IMPLEMENTATION = "a2d"
 
 
+LONG = 256
+"""Keys from which on maps are computed a second time rather than kept (see `benchmarks/`)."""
+
+
+class Piece(NamedTuple):
+    """Some of a batch's attention rows."""
+
+    sentences: slice
+    queries: slice
+
+
+class Attended(NamedTuple):
+    """What the attention maps of one layer are computed from.
+
+    query: (B, H, Q, d), not scaled.
+    key: (B, H, K, d).
+    scale: of their products.
+    mask: True where a query may attend to a key, broadcastable to (B, H, Q, K).
+    """
+
+    query: Tensor
+    key: Tensor
+    scale: float
+    mask: Tensor
+
+    def maps(self, piece: Piece) -> Tensor:
+        """The maps of some rows, (b, H, q, K), as the model has them."""
+        sentences, queries = piece
+        mask = self.mask.expand(len(self.query), -1, self.query.shape[2], -1)
+        scores = self.query[sentences, :, queries] @ self.key[sentences].transpose(2, 3)
+        return _probabilities(scores * self.scale, mask[sentences, :, queries])
+
+
 class Features(NamedTuple):
     """What a forward pass shows of a model's inside.
 
     maps: group → attention maps (B, C, Q, K), one channel per layer and head, layer-major, before
-        dropout; float32 under bf16 or fp16, otherwise of the model's dtype.
+        dropout; float32 under bf16 or fp16, otherwise of the model's dtype. Where sentences are
+        long and nobody asked for stacked maps: for each layer what they are computed from.
     values: group → the last layer's value vectors (B, H, K, d).
     hidden: `encoder`, `decoder` → the layers' outputs, each (B, positions, width), where asked for.
     """
 
-    maps: dict[str, Tensor]
+    maps: dict[str, Any]
     values: dict[str, Tensor]
     hidden: dict[str, list[Tensor]]
 
@@ -81,14 +114,19 @@ class Geometry(NamedTuple):
 class AttentionCapture:
     """Collects what one forward pass attends to; travels to every attention call as a keyword."""
 
-    def __init__(self) -> None:
-        self._layers: dict[str, list[Tensor]] = {group: [] for group in GROUPS}
+    def __init__(self, stacked: bool) -> None:
+        self._layers: dict[str, list[Any]] = {group: [] for group in GROUPS}
         self._values: dict[str, Tensor] = {}
+        self._stacked = stacked
         self._open = True
         self._gradients = torch.is_grad_enabled()
 
-    def add(self, module: nn.Module, probabilities: Tensor, value: Tensor) -> None:
-        """Take the probabilities (B, H, Q, K) and values (B, H, K, d) of one attention call."""
+    def keeps(self, key: Tensor) -> bool:
+        """Whether it wants the maps themselves, not what they are computed from."""
+        return self._stacked or key.shape[2] < LONG
+
+    def add(self, module: nn.Module, maps: Tensor | Attended, value: Tensor) -> None:
+        """Take one attention call's maps (B, H, Q, K), in either form, and values (B, H, K, d)."""
         # Gradient checkpointing calls the layers a second time, in the backward pass.
         if self._open:
             if self._gradients and not torch.is_grad_enabled():
@@ -96,7 +134,7 @@ class AttentionCapture:
                     "attention maps come without gradients: reentrant gradient checkpointing hides "
                     "them; set gradient_checkpointing_kwargs={'use_reentrant': False}."
                 )
-            self._layers[_group_of(module)].append(probabilities)
+            self._layers[_group_of(module)].append(maps)
             self._values[_group_of(module)] = value
 
     def finish(self, config: Any) -> Features:
@@ -107,15 +145,16 @@ class AttentionCapture:
         """
         self._open = False
         geometry = Geometry.of(config)
-        maps = {}
+        maps: dict[str, Any] = {}
         for group, layers in self._layers.items():
-            found = sum(layer.shape[1] for layer in layers)
+            kept = all(isinstance(layer, Tensor) for layer in layers)
+            found = sum((layer if kept else layer.query).shape[1] for layer in layers)
             if found != geometry.channels(group):
                 raise RuntimeError(
                     f"captured {found} {group} attention maps where the model has "
                     f"{geometry.channels(group)}: was a layer skipped (layerdrop) or called twice?"
                 )
-            maps[group] = torch.cat(layers, dim=1)
+            maps[group] = torch.cat(layers, dim=1) if kept else layers
         return Features(maps, self._values, {})
 
 
@@ -139,19 +178,24 @@ def enable_capture(model: PreTrainedModel) -> None:
 
 
 def capture_attention(
-    model: PreTrainedModel, inputs: Mapping[str, Any], *, hidden_states: bool = False
-) -> tuple[Seq2SeqLMOutput, Features]:
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    *,
+    hidden_states: bool = False,
+    stacked: bool = True,
+) -> tuple[Any, Features]:
     """Run `model` on `inputs` and return its output with its features.
 
     Args:
-        model: an encoder-decoder prepared with `enable_capture`.
+        model: an encoder-decoder prepared with `enable_capture`, or its part below the logits.
         inputs: keyword arguments of its forward.
         hidden_states: also give the layers' outputs.
+        stacked: give maps as tensors however long sentences are.
 
     Returns:
         The model's own output and the features, with gradients unless switched off.
     """
-    capture = AttentionCapture()
+    capture = AttentionCapture(stacked)
     output = model(**inputs, attention_capture=capture, output_hidden_states=hidden_states)
     features = capture.finish(model.config)
     if hidden_states:
@@ -174,7 +218,12 @@ def attention_forward(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention function registered with transformers under the name ``"a2d"``."""
-    if attention_capture is None and not _explicit_is_faster(query, key):
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    kept = attention_capture is not None and attention_capture.keeps(key)
+    if attention_capture is not None and not kept:
+        assert attention_mask is not None
+        attention_capture.add(module, Attended(query, key, scale, attention_mask), value)
+    if not kept and not _explicit_is_faster(query, key):
         output, _ = sdpa_attention_forward(
             module,
             query,
@@ -186,13 +235,9 @@ def attention_forward(
             **kwargs,
         )
         return output, None
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query, key.transpose(2, 3)) * scale
-    if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    precise = torch.promote_types(scores.dtype, torch.float32)
-    probabilities = scores.softmax(dim=-1, dtype=precise)
-    if attention_capture is not None:
+    probabilities = _probabilities(scores, attention_mask)
+    if attention_capture is not None and kept:
         attention_capture.add(module, probabilities, value)
     weights = nn.functional.dropout(probabilities, p=dropout, training=module.training)
     output = torch.matmul(weights.to(value.dtype), value)
@@ -205,6 +250,12 @@ def attention_mask(*args: Any, **kwargs: Any) -> Tensor:
     kwargs["allow_is_bidirectional_skip"] = False
     mask: Tensor = sdpa_mask(*args, **kwargs)
     return mask
+
+
+def _probabilities(scores: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
 def _group_of(module: Any) -> str:

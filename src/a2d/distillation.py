@@ -213,7 +213,9 @@ def run(model: PreTrainedModel, inputs: Mapping[str, Tensor], transfer: Transfer
     if transfer is None:
         output = body(**feed)
     else:
-        output, features = capture_attention(body, feed, hidden_states=transfer.hidden_states)
+        output, features = capture_attention(
+            body, feed, hidden_states=transfer.hidden_states, stacked=transfer.stacked
+        )
     weight = model.get_output_embeddings().weight
     return Signals(
         Prediction(output.last_hidden_state, weight, model.final_logits_bias.squeeze(0)), features

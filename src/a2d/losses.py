@@ -6,12 +6,15 @@ micro-batches and devices: the caller divides by the number of tokens of the who
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from a2d.attention import Attended, Piece
 
 CHUNK = 2**21
 """Positions of intermediate maps computed at a time: 8 MB in float32."""
@@ -21,8 +24,8 @@ _NEGLIGIBLE = 1e-6
 
 
 def attention_transfer(
-    maps: Tensor,
-    teacher: Tensor,
+    maps: Tensor | list[Attended],
+    teacher: Tensor | list[Attended],
     keys: Tensor,
     rows: Tensor,
     *,
@@ -33,12 +36,13 @@ def attention_transfer(
 
     Jin et al. 2024, Eq. 9 and 10: nothing is reduced over layers or heads before the comparison.
     Each query row is a distribution over its valid keys; padding and future positions take no part.
-    Intermediate maps are made for some sentences at a time, their gradient right after their
-    divergence: of their size (B, C_T, Q, K), nothing is kept for the backward pass.
+    Intermediate maps are made for some sentences, or some rows of a long one, at a time, and their
+    gradient right after their divergence: of their size (B, C_T, Q, K), nothing is kept.
 
     Args:
-        maps: the student's (B, C_S, Q, K): probabilities, or anything real for `paper`.
-        teacher: the teacher's maps (B, C_T, Q, K), probabilities; no gradient flows to them.
+        maps: the student's (B, C_S, Q, K): probabilities, or anything real for `paper`; or what
+            its layers' maps are to be computed from, piece by piece too.
+        teacher: the teacher's, (B, C_T, Q, K), in either form; no gradient flows to them.
         keys: True where a query may attend to a key, broadcastable to (B, Q, K).
         rows: True at valid query positions, (B, Q).
         weight: of the alignment, (C_T, C_S); None where map stands against map.
@@ -48,59 +52,158 @@ def attention_transfer(
     Returns:
         A scalar in nats: summed over valid query rows, averaged over teacher maps.
     """
-    with torch.autocast(maps.device.type, enabled=False):
-        maps = precise(maps)
-        weight = None if weight is None else weight.to(maps.dtype)
-        given = maps, weight, teacher.detach(), keys, rows, formula
-        value: Tensor = _AttentionTransfer.apply(*given)  # type: ignore[no-untyped-call]
+    if isinstance(maps, Tensor):
+        tensors = [maps]
+    else:
+        tensors = [tensor for layer in maps for tensor in (layer.query, layer.key)]
+    given = _Given(maps, teacher, keys, rows, formula)
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        value: Tensor = _AttentionTransfer.apply(given, weight, *tensors)  # type: ignore[no-untyped-call]
     return value
 
 
+class _Given(NamedTuple):
+    maps: Tensor | list[Attended]
+    teacher: Tensor | list[Attended]
+    keys: Tensor
+    rows: Tensor
+    formula: str
+
+
 class _AttentionTransfer(torch.autograd.Function):
+    """The tensors after `given` are what autograd knows of: weight, and what maps consist of."""
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        maps: Tensor,
-        weight: Tensor | None,
-        teacher: Tensor,
-        keys: Tensor,
-        rows: Tensor,
-        formula: str,
-    ) -> Tensor:
-        keys = keys.expand(len(maps), *maps.shape[2:])
-        value = maps.new_zeros(())
+    def forward(ctx: Any, given: _Given, weight: Tensor | None, *tensors: Tensor) -> Tensor:
         learns = any(ctx.needs_input_grad)
-        slopes = torch.empty_like(maps) if learns else None
-        of_weight = None if weight is None else torch.zeros_like(weight)
-        size = max(1, CHUNK // max(1, teacher[0].numel())) if len(maps) else 1
-        for start in range(0, len(maps), size):
-            part = slice(start, start + size)
-            given = maps[part].flatten(2)
-            logs = (given + _NEGLIGIBLE).log() if formula == "geometric" else given
-            mixed = logs if weight is None else weight @ logs
-            mixed = mixed.view(-1, *teacher.shape[1:])
-            chosen = (keys[part] & rows[part].unsqueeze(-1)).unsqueeze(1)
-            divergence, slope = _divergence(mixed, teacher[part], keys[part], chosen, formula)
+        student = _Stacked(given.maps) if isinstance(given.maps, Tensor) else _Layers(given.maps)
+        of_weight = None if weight is None else torch.zeros_like(weight, dtype=student.dtype)
+        value = torch.zeros((), dtype=student.dtype, device=tensors[0].device)
+        for piece in _pieces(given):
+            maps = student.read(piece)
+            divergence, slope, slope_of_weight = _divergence(maps, weight, given, piece)
             value += divergence
-            if slopes is None:
-                continue
-            slope = slope.flatten(2)
-            if weight is not None and of_weight is not None:
-                of_weight += (slope @ logs.transpose(1, 2)).sum(0)
-                slope = weight.T @ slope
-            if formula == "geometric":
-                slope = slope.div_(given + _NEGLIGIBLE)
-            slopes[part] = slope.view_as(maps[part])
-        ctx.save_for_backward(slopes, of_weight)
+            if learns:
+                student.write(piece, slope)
+            if of_weight is not None and slope_of_weight is not None:
+                of_weight += slope_of_weight
+        ctx.save_for_backward(of_weight, *student.gradients)
         return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, value: Tensor) -> tuple[Tensor | None, ...]:
-        return *(None if g is None else g * value for g in ctx.saved_tensors), *[None] * 4
+        found = (None if g is None else g * value.to(g.dtype) for g in ctx.saved_tensors)
+        return None, *found
+
+
+class _Stacked:
+    """Maps at hand, and their gradient."""
+
+    def __init__(self, maps: Tensor) -> None:
+        self.dtype = torch.promote_types(maps.dtype, torch.float32)
+        self._maps = maps
+        self._gradient = torch.empty_like(maps)
+
+    def read(self, piece: Piece) -> Tensor:
+        return self._maps[piece.sentences, :, piece.queries].to(self.dtype)
+
+    def write(self, piece: Piece, slope: Tensor) -> None:
+        self._gradient[piece.sentences, :, piece.queries] = slope
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        return [self._gradient]
+
+
+class _Layers:
+    """Maps computed from queries and keys, and the gradients of these."""
+
+    def __init__(self, layers: list[Attended]) -> None:
+        self.dtype = torch.promote_types(layers[0].query.dtype, torch.float32)
+        self._layers = layers
+        self._read: list[Tensor] = []
+        # Those of a key are sums over pieces.
+        self.gradients = [
+            gradient
+            for layer in layers
+            for gradient in (
+                torch.empty_like(layer.query),
+                torch.zeros_like(layer.key, dtype=self.dtype),
+            )
+        ]
+
+    def read(self, piece: Piece) -> Tensor:
+        self._read = [layer.maps(piece) for layer in self._layers]
+        return torch.cat(self._read, dim=1)
+
+    def write(self, piece: Piece, slope: Tensor) -> None:
+        heads = [maps.shape[1] for maps in self._read]
+        for index, part in enumerate(slope.split(heads, dim=1)):
+            layer, maps = self._layers[index], self._read[index]
+            scores = maps * (part - (part * maps).sum(-1, keepdim=True)) * layer.scale
+            query = layer.query[piece.sentences, :, piece.queries].to(self.dtype)
+            key = layer.key[piece.sentences].to(self.dtype)
+            of_query, of_key = self.gradients[2 * index : 2 * index + 2]
+            of_query[piece.sentences, :, piece.queries] = scores @ key
+            of_key[piece.sentences] += scores.transpose(2, 3) @ query
+
+
+def _pieces(given: _Given) -> Iterator[Piece]:
+    """Sentences, or rows of one, whose intermediate maps fit in `CHUNK`."""
+    batch, queries = given.rows.shape
+    keys = given.keys.shape[-1]
+    channels = _channels(given.teacher)
+    at_once = max(1, CHUNK // max(1, channels * keys))  # rows
+    if at_once >= queries:
+        step = at_once // max(1, queries)
+        yield from (
+            Piece(slice(start, start + step), slice(None)) for start in range(0, batch, step)
+        )
+        return
+    for sentence in range(batch):
+        for start in range(0, queries, at_once):
+            yield Piece(slice(sentence, sentence + 1), slice(start, start + at_once))
+
+
+def _channels(maps: Tensor | list[Attended]) -> int:
+    if isinstance(maps, Tensor):
+        return maps.shape[1]
+    return sum(layer.query.shape[1] for layer in maps)
 
 
 def _divergence(
+    maps: Tensor, weight: Tensor | None, given: _Given, piece: Piece
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Divergence of a piece, its gradient with respect to its maps and to the weight."""
+    wanted = given.teacher
+    if isinstance(wanted, Tensor):
+        wanted = wanted[piece.sentences, :, piece.queries]
+    else:
+        wanted = torch.cat([layer.maps(piece) for layer in wanted], dim=1)
+    rows = given.rows[piece.sentences, piece.queries]
+    keys = given.keys.expand(len(given.rows), given.rows.shape[1], -1)
+    keys = keys[piece.sentences, piece.queries].unsqueeze(1)
+    weight = None if weight is None else weight.to(maps.dtype)
+
+    # Combine.
+    flat = maps.flatten(2)
+    basis = (flat + _NEGLIGIBLE).log() if given.formula == "geometric" else flat
+    mixed = basis if weight is None else weight @ basis
+    mixed = mixed.view(-1, *wanted.shape[1:])
+    # Compare.
+    value, slope = _row_wise_kl(mixed, wanted, keys, keys & rows[:, None, :, None], given.formula)
+    # And back.
+    slope, slope_of_weight = slope.flatten(2), None
+    if weight is not None:
+        slope_of_weight = (slope @ basis.transpose(1, 2)).sum(0)
+        slope = weight.T @ slope
+    if given.formula == "geometric":
+        slope = slope / (flat + _NEGLIGIBLE)
+    return value, slope.view_as(maps), slope_of_weight
+
+
+def _row_wise_kl(
     mixed: Tensor, teacher: Tensor, keys: Tensor, chosen: Tensor, formula: str
 ) -> tuple[Tensor, Tensor]:
     """Divergence of intermediate maps before any softmax, and its gradient in their place."""
@@ -108,7 +211,7 @@ def _divergence(
     wanted = teacher.to(mixed.dtype).masked_fill(~chosen, 0.0)
     scores = (mixed + _NEGLIGIBLE).log() if formula == "convex" else mixed
     lowest = torch.finfo(scores.dtype).min
-    predicted = scores.masked_fill(~keys.unsqueeze(1), lowest).log_softmax(dim=-1)
+    predicted = scores.masked_fill(~keys, lowest).log_softmax(dim=-1)
     known = wanted.clamp_min(torch.finfo(wanted.dtype).tiny).log()
     value = (wanted * known.sub_(predicted).masked_fill_(~chosen, 0.0)).sum() / count
     # A row of a cached teacher sums up to one only nearly.

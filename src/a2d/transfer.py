@@ -37,6 +37,9 @@ class Transfer(nn.Module):
     hidden_states: ClassVar[bool] = False
     """Whether `forward` reads the layers' outputs."""
 
+    stacked: bool = True
+    """Whether `forward` reads maps as tensors, however long sentences are."""
+
     def __init__(self, groups: tuple[str, ...]) -> None:
         super().__init__()
         self.groups = groups
@@ -100,6 +103,7 @@ class A2D(Transfer):
     ) -> None:
         super().__init__(groups)
         self.formula = formula
+        self.stacked = formula.startswith("official")
         self.alignment = alignment
         self.mixture: AttentionAlignment | None = None
         if start == "uniform":
@@ -115,7 +119,7 @@ class A2D(Transfer):
     ) -> Tensor:
         """KL of the teacher's maps from the intermediate ones."""
         maps, wanted = student.maps[group], teacher.maps[group]
-        if not self.formula.startswith("official"):
+        if not self.stacked:
             weight = self.alignment.weight(group)
             weight = weight.softmax(dim=-1) if self.formula == "convex" else weight
             return losses.attention_transfer(
