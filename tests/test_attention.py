@@ -245,7 +245,7 @@ def test_layers_called_again_in_the_backward_pass_are_not_captured():
     model = marian().train()
     enable_capture(model)
     model.gradient_checkpointing_enable()
-    capture = AttentionCapture()
+    capture = AttentionCapture(stacked=True)
     output = model(**feed(model, example()), attention_capture=capture)
     before = capture.finish(model.config)
     output.logits.sum().backward()
