@@ -1,5 +1,6 @@
 # make demo     the embedded corpus from text to table, on this machine
 # make results  docs/results.md, its tables and pictures, from the files in results/
+# make bench    what distillation costs, as ratios measured on this machine (ten minutes)
 # make test     every check: lint, format, types, tests (slow ones too)
 # make format   rewrite the code in the house style
 # make clean    remove caches; runs/ and .venv stay
@@ -13,13 +14,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo results test format clean
+.PHONY: demo results bench test format clean
 
 demo: .venv/.installed
 	$(BIN)/a2d run demo
 
 results: .venv/.installed
 	$(BIN)/python tools/results.py
+
+bench: .venv/.installed
+	$(BIN)/python benchmarks/bench.py
 
 test: .venv/.installed-dev
 	$(BIN)/ruff check .

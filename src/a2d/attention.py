@@ -56,8 +56,8 @@ class Attended(NamedTuple):
         """The maps of some rows, (b, H, q, K), as the model has them."""
         sentences, queries = piece
         mask = self.mask.expand(len(self.query), -1, self.query.shape[2], -1)
-        scores = self.query[sentences, :, queries] @ self.key[sentences].transpose(2, 3)
-        return _probabilities(scores * self.scale, mask[sentences, :, queries])
+        query, key = self.query[sentences, :, queries], self.key[sentences]
+        return _probabilities(query, key, self.scale, mask[sentences, :, queries])
 
 
 class Features(NamedTuple):
@@ -235,8 +235,7 @@ def attention_forward(
             **kwargs,
         )
         return output, None
-    scores = torch.matmul(query, key.transpose(2, 3)) * scale
-    probabilities = _probabilities(scores, attention_mask)
+    probabilities = _probabilities(query, key, scale, attention_mask)
     if attention_capture is not None and kept:
         attention_capture.add(module, probabilities, value)
     weights = nn.functional.dropout(probabilities, p=dropout, training=module.training)
@@ -252,9 +251,16 @@ def attention_mask(*args: Any, **kwargs: Any) -> Tensor:
     return mask
 
 
-def _probabilities(scores: Tensor, mask: Tensor | None) -> Tensor:
+def masking(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What, added to scores, leaves nothing of them in a softmax where the mask is False."""
+    # Half the lowest number: a score added to the lowest may be infinite, and a row of such NaN.
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min / 2)
+
+
+def _probabilities(query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    scores = torch.matmul(query * scale, key.transpose(2, 3))
     if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        scores = scores + masking(mask, scores.dtype)
     return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from a2d.attention import Attended, Piece
+from a2d.attention import Attended, Piece, masking
 
-CHUNK = 2**21
-"""Positions of intermediate maps computed at a time: 8 MB in float32."""
+CHUNK = 2**20
+"""Positions of intermediate maps computed at a time: 4 MB in float32."""
 
 _NEGLIGIBLE = 1e-6
 """Of a probability: keeps its logarithm finite."""
@@ -189,36 +189,49 @@ def _divergence(
     # Combine.
     flat = maps.flatten(2)
     basis = (flat + _NEGLIGIBLE).log() if given.formula == "geometric" else flat
-    mixed = basis if weight is None else weight @ basis
+    mixed = basis if weight is None else _times(weight, basis)
     mixed = mixed.view(-1, *wanted.shape[1:])
     # Compare.
-    value, slope = _row_wise_kl(mixed, wanted, keys, keys & rows[:, None, :, None], given.formula)
+    value, slope = _row_wise_kl(mixed, wanted, keys, rows[:, None, :, None], given.formula)
     # And back.
+    count = wanted.shape[1]
     slope, slope_of_weight = slope.flatten(2), None
-    if weight is not None:
-        slope_of_weight = (slope @ basis.transpose(1, 2)).sum(0)
-        slope = weight.T @ slope
+    if weight is None:
+        slope = slope / count
+    else:
+        slope_of_weight = (slope @ basis.transpose(1, 2)).sum(0) / count
+        slope = _times(weight.T / count, slope)
     if given.formula == "geometric":
         slope = slope / (flat + _NEGLIGIBLE)
-    return value, slope.view_as(maps), slope_of_weight
+    return value / count, slope.view_as(maps), slope_of_weight
+
+
+def _times(weight: Tensor, channels: Tensor) -> Tensor:
+    """weight · channels for every sentence (`matmul` would copy the channels)."""
+    return torch.bmm(weight.expand(len(channels), -1, -1), channels)
 
 
 def _row_wise_kl(
-    mixed: Tensor, teacher: Tensor, keys: Tensor, chosen: Tensor, formula: str
+    mixed: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor, formula: str
 ) -> tuple[Tensor, Tensor]:
-    """Divergence of intermediate maps before any softmax, and its gradient in their place."""
-    count = teacher.shape[1]
-    wanted = teacher.to(mixed.dtype).masked_fill(~chosen, 0.0)
+    """Divergence of intermediate maps before any softmax, and its gradient in their place.
+
+    Long sentences make every pass over the maps count. On a processor, masks are cheaper added and
+    multiplied than filled in, and two softmaxes cheaper than the exponential of one's logarithm,
+    which is slow where that is very small.
+    """
+    wanted = teacher.to(mixed.dtype) * (keys & rows)
     scores = (mixed + _NEGLIGIBLE).log() if formula == "convex" else mixed
-    lowest = torch.finfo(scores.dtype).min
-    predicted = scores.masked_fill(~keys, lowest).log_softmax(dim=-1)
+    scores = scores + masking(keys, scores.dtype)
+    predicted = scores.log_softmax(dim=-1)
     known = wanted.clamp_min(torch.finfo(wanted.dtype).tiny).log()
-    value = (wanted * known.sub_(predicted).masked_fill_(~chosen, 0.0)).sum() / count
+    dot = torch.linalg.vecdot
+    value = (dot(wanted, known) - dot(wanted, predicted)).sum()
     # A row of a cached teacher sums up to one only nearly.
-    slope = predicted.exp_().mul_(wanted.sum(-1, keepdim=True)).sub_(wanted)
+    slope = scores.softmax(dim=-1).mul_(wanted.sum(-1, keepdim=True)).sub_(wanted)
     if formula == "convex":
         slope.div_(mixed + _NEGLIGIBLE)
-    return value, slope.div_(count)
+    return value, slope
 
 
 def map_distance(predicted: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from a2d import losses
 from a2d.alignment import combine
-from a2d.attention import Features, Geometry
+from a2d.attention import Features, Geometry, masking
 from a2d.errors import UserError
 from a2d.losses import precise
 from a2d.transfer import Transfer
@@ -168,7 +168,7 @@ class MiniLM(LayerMapping):
         count = self.teacher.heads(group)
         ours, theirs = (_relations(f.values[group], count) for f in (student, teacher))
         everywhere = rows.unsqueeze(1)
-        wanted = theirs.masked_fill(~everywhere.unsqueeze(1), -torch.inf).softmax(-1)
+        wanted = (theirs + masking(everywhere.unsqueeze(1), theirs.dtype)).softmax(-1)
         return divergence + losses.attention_transfer(ours, wanted, everywhere, rows)
 
 
