@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import assert_close, batch, marian
-from transformers import BartConfig, BartForConditionalGeneration
+from transformers import MvpConfig, MvpForConditionalGeneration
 
 from a2d.attention import GROUPS, AttentionCapture, capture_attention, enable_capture
 from a2d.distillation import run
@@ -273,7 +273,7 @@ def test_captures_do_not_mix():
 
 
 def test_an_unverified_family_is_refused_by_name():
-    config = BartConfig(
+    config = MvpConfig(
         vocab_size=11,
         d_model=8,
         encoder_layers=1,
@@ -284,8 +284,8 @@ def test_an_unverified_family_is_refused_by_name():
         decoder_ffn_dim=8,
         max_position_embeddings=16,
     )
-    with pytest.raises(UserError, match=r"'bart'.*marian"):
-        enable_capture(BartForConditionalGeneration(config))
+    with pytest.raises(UserError, match=r"'mvp'.*marian"):
+        enable_capture(MvpForConditionalGeneration(config))
 
 
 @pytest.mark.parametrize("side", ["encoder", "decoder"])

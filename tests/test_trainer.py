@@ -285,6 +285,13 @@ def test_other_vocabularies_are_refused(tmp_path, tokenizer, data):
         )
 
 
+def test_a_missing_tokenizer_is_asked_for(tmp_path, tokenizer, data):
+    config = A2DConfig(str(tmp_path), report_to=[], bf16=False)
+    distiller = A2DTrainer(model(tokenizer), model(tokenizer, seed=1), config, data)
+    with pytest.raises(UserError, match="pass processing_class=tokenizer"):
+        distiller.train()
+
+
 def test_a_sentence_beyond_the_budget_is_refused_with_the_mend(tmp_path, tokenizer, data):
     with pytest.raises(UserError, match=r"does not fit max_tokens=5: raise it"):
         trainer(tmp_path, tokenizer, data, max_tokens=5).train()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import MarianConfig, MarianMTModel
-from transformers.modeling_outputs import Seq2SeqModelOutput
+from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from a2d.distillation import IGNORED
 
@@ -102,15 +102,12 @@ class RecordedModel(nn.Module):
             decoder_attention_heads=maps["decoder"].shape[2],
         )
 
-        self.register_buffer("identity", torch.eye(logits.shape[-1]).to(logits))
-        self.register_buffer("final_logits_bias", logits.new_zeros(1, logits.shape[-1]))
-
-    @property
-    def base_model(self):
-        return self
+        size = logits.shape[-1]
+        self.lm_head = nn.Linear(size, size, bias=False, dtype=logits.dtype).requires_grad_(False)
+        self.lm_head.weight.copy_(torch.eye(size))
 
     def get_output_embeddings(self):
-        return SimpleNamespace(weight=self.identity)
+        return self.lm_head
 
     def prepare_decoder_input_ids_from_labels(self, labels):
         return labels
@@ -123,7 +120,7 @@ class RecordedModel(nn.Module):
                 )
                 for layer in layers:
                     attention_capture.add(caller, layer, None)  # its values were not recorded
-        return Seq2SeqModelOutput(last_hidden_state=self.logits)
+        return Seq2SeqLMOutput(logits=self.lm_head(self.logits))
 
     def stacked_gradient(self, group):
         """Gradient w.r.t. the stacked maps (B, L·H, Q, K)."""

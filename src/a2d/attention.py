@@ -21,7 +21,7 @@ from a2d.errors import UserError
 GROUPS = ("encoder", "decoder", "cross")
 """The aligned groups: encoder self-attention, decoder self-attention, cross-attention."""
 
-VERIFIED_FAMILIES = ("marian",)
+VERIFIED_FAMILIES = ("marian", "bart", "mbart", "m2m_100", "pegasus", "t5", "mt5", "umt5")
 """Values of ``config.model_type`` whose captured maps are tested against ``eager`` attention."""
 
 IMPLEMENTATION = "a2d"
@@ -86,12 +86,16 @@ class Geometry(NamedTuple):
     @classmethod
     def of(cls, config: Any) -> Geometry:
         """Read the geometry from a transformers configuration."""
-        return cls(
-            config.encoder_layers,
-            config.decoder_layers,
-            config.encoder_attention_heads,
-            config.decoder_attention_heads,
-        )
+        if hasattr(config, "encoder_layers"):
+            return cls(
+                config.encoder_layers,
+                config.decoder_layers,
+                config.encoder_attention_heads,
+                config.decoder_attention_heads,
+            )
+        # T5 and its kin
+        heads = config.num_heads
+        return cls(config.num_layers, config.num_decoder_layers, heads, heads)
 
     def layers(self, group: str) -> int:
         """Layers that attend in `group`."""
@@ -214,12 +218,15 @@ def attention_forward(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    position_bias: Tensor | None = None,
     attention_capture: AttentionCapture | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention function registered with transformers under the name ``"a2d"``."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    kept = attention_capture is not None and attention_capture.keeps(key)
+    kept = attention_capture is not None and (
+        attention_capture.keeps(key) or position_bias is not None
+    )
     if attention_capture is not None and not kept:
         assert attention_mask is not None
         attention_capture.add(module, Attended(query, key, scale, attention_mask), value)
@@ -232,10 +239,11 @@ def attention_forward(
             attention_mask,
             dropout=dropout,
             scaling=scaling,
+            position_bias=position_bias,
             **kwargs,
         )
         return output, None
-    probabilities = _probabilities(query, key, scale, attention_mask)
+    probabilities = _probabilities(query, key, scale, attention_mask, position_bias)
     if attention_capture is not None and kept:
         attention_capture.add(module, probabilities, value)
     weights = nn.functional.dropout(probabilities, p=dropout, training=module.training)
@@ -257,8 +265,12 @@ def masking(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min / 2)
 
 
-def _probabilities(query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+def _probabilities(
+    query: Tensor, key: Tensor, scale: float, mask: Tensor | None, bias: Tensor | None = None
+) -> Tensor:
     scores = torch.matmul(query * scale, key.transpose(2, 3))
+    if bias is not None:
+        scores = scores + bias
     if mask is not None:
         scores = scores + masking(mask, scores.dtype)
     return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))

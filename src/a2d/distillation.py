@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from a2d.alignment import AttentionAlignment
 from a2d.attention import GROUPS, Features, Geometry, capture_attention
 from a2d.mappings import Combination, LayerMapping, MiniLM, TinyBert
+from a2d.models import decoder_inputs
 from a2d.token_losses import Prediction, TopTokens, token_losses
 from a2d.transfer import A2D, Transfer
 
@@ -207,18 +208,27 @@ class Distillation(nn.Module):
 def run(model: PreTrainedModel, inputs: Mapping[str, Tensor], transfer: Transfer | None) -> Signals:
     """Forward of student or teacher on a batch with labels, with the features `transfer` needs."""
     feed: dict[str, Any] = {k: v for k, v in inputs.items() if k != "labels"}
-    feed["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(inputs["labels"])
+    feed["decoder_input_ids"] = decoder_inputs(model, inputs["labels"])
     feed["use_cache"] = False
-    body, features = model.base_model, None  # logits are for the losses to compute
-    if transfer is None:
-        output = body(**feed)
-    else:
-        output, features = capture_attention(
-            body, feed, hidden_states=transfer.hidden_states, stacked=transfer.stacked
-        )
-    weight = model.get_output_embeddings().weight
+    features = None
+    head = model.get_output_embeddings()
+    given: list[Tensor] = []
+
+    def withhold(_: nn.Module, hidden: tuple[Tensor]) -> Tensor:
+        given.append(hidden[0])
+        return hidden[0][:, :0]
+
+    # Logits are for the losses to compute, where a token counts.
+    with head.register_forward_pre_hook(withhold):
+        if transfer is None:
+            model(**feed)
+        else:
+            _, features = capture_attention(
+                model, feed, hidden_states=transfer.hidden_states, stacked=transfer.stacked
+            )
+    bias = getattr(model, "final_logits_bias", None)
     return Signals(
-        Prediction(output.last_hidden_state, weight, model.final_logits_bias.squeeze(0)), features
+        Prediction(given[0], head.weight, None if bias is None else bias.squeeze(0)), features
     )
 
 

@@ -16,8 +16,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from a2d.attention import VERIFIED_FAMILIES
 from a2d.errors import UserError
+
+LOADED = ("marian",)
+"""Families whose teachers recipes handle from text to text. `A2DTrainer`, which is given models and
+tokens, takes all of `a2d.attention.VERIFIED_FAMILIES`."""
 
 
 def new_model(
@@ -135,10 +138,10 @@ def load_model(path: str | Path) -> PreTrainedModel:
             f"no model at {str(path)!r}: give a local folder with a config.json, or a hub name "
             f"while online ({_first_line(error)})"
         ) from error
-    if config.model_type not in VERIFIED_FAMILIES:
+    if config.model_type not in LOADED:
         raise UserError(
-            f"{path}: models of type {config.model_type!r} are not supported; verified families: "
-            f"{', '.join(VERIFIED_FAMILIES)}."
+            f"{path}: models of type {config.model_type!r} are not supported here, but for "
+            f"{', '.join(LOADED)}; A2DTrainer takes more."
         )
     try:
         return AutoModelForSeq2SeqLM.from_pretrained(path, use_safetensors=True, dtype="float32")
@@ -170,12 +173,24 @@ def check_same_ids(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
             )
 
 
+def decoder_inputs(model: PreTrainedModel, labels: Tensor) -> Tensor:
+    """What the decoder reads when it is to predict `labels` (B, T), -100 at padding."""
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        ids: Tensor = model.prepare_decoder_input_ids_from_labels(labels)
+        return ids
+    ids = labels.roll(1, dims=1)
+    ids[:, 0] = model.config.decoder_start_token_id
+    return ids.masked_fill(ids == -100, model.config.pad_token_id)
+
+
 def keep_padding_row_zero(model: PreTrainedModel) -> None:
-    """Stop the padding token's embedding from learning.
+    """Stop a Marian model's padding token's embedding from learning.
 
     With tied embeddings the output layer would train it, yet the decoder starts from it, and
     inference engines (CTranslate2) start Marian models from a zero embedding.
     """
+    if model.config.model_type != "marian":
+        return
     padding = model.config.pad_token_id
 
     def without_padding(gradient: Tensor) -> Tensor:

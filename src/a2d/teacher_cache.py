@@ -21,7 +21,7 @@ from a2d.attention import GROUPS, Features, Geometry, capture_attention, enable_
 from a2d.batching import TokenBatchSampler, lengths
 from a2d.distillation import Signals
 from a2d.errors import UserError
-from a2d.models import load_to_run
+from a2d.models import decoder_inputs, load_to_run
 from a2d.progress import Event, Report
 from a2d.stage import require_space
 from a2d.token_losses import TopTokens
@@ -130,7 +130,7 @@ def build(
         feed = {
             "input_ids": source,
             "attention_mask": _mask(layout.lengths[rows, 0], source),
-            "decoder_input_ids": teacher.prepare_decoder_input_ids_from_labels(target),
+            "decoder_input_ids": decoder_inputs(teacher, target),
             "use_cache": False,
         }
         output, features = capture_attention(teacher, feed)

@@ -145,6 +145,8 @@ class A2DTrainer(Seq2SeqTrainer):
                 f"the dataset lacks the column {min(missing)!r}: tokenise it first, for instance "
                 "with a2d.batching.tokenise."
             )
+        if self.processing_class is None:
+            raise UserError("batches are padded by the tokenizer: pass processing_class=tokenizer.")
         sizes = lengths(dataset)
         budget = self.args.max_tokens
         if not shuffle:  # validation keeps no activations for a backward pass
