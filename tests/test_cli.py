@@ -42,13 +42,13 @@ def python(*arguments, **options):
 
 
 class TestHelp:
-    @pytest.mark.parametrize("command", [[], ["run"], ["plot"], ["translate"]])
+    @pytest.mark.parametrize("command", [[], ["run"], ["plot"], ["translate"], ["export"]])
     def test_says_what_the_command_does(self, a2d, command):
         code, out, _ = a2d(*command, "--help")
         assert code == 0
         assert " ".join(["a2d", *command, "[OPTIONS]"]) in out
         if not command:
-            assert all(name in out for name in ("run", "plot", "translate"))
+            assert all(name in out for name in ("run", "plot", "translate", "export"))
 
     def test_loads_no_heavy_library(self):
         program = (
@@ -174,6 +174,20 @@ class TestTranslate:
         model.save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
         return tmp_path
+
+    def test_an_exported_model_translates_the_same(self, a2d, model, monkeypatch):
+        import io
+
+        code, out, _ = a2d("export", model, "--output", model / "fast")
+        assert (code, out) == (0, f"wrote {model / 'fast'}\n")
+        found = []
+        for folder in (model, model / "fast"):
+            monkeypatch.setattr(sys, "stdin", io.StringIO("ein Text\n\nzum Lernen\n"))
+            code, out, _ = a2d("translate", folder, "--beams", 1)
+            assert code == 0
+            found.append(out)
+        assert found[0] == found[1]
+        assert found[0].count("\n") == 3
 
     @pytest.mark.parametrize("text", ["ein Text\n\nzum Lernen\n", "ein Text\n\nzum Lernen", ""])
     def test_one_line_for_each(self, a2d, model, monkeypatch, text):

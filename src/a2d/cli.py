@@ -69,16 +69,41 @@ def translate(
     beams: Annotated[int, typer.Option(help="Width of the beam; 1 is greedy search.", min=1)] = 5,
 ) -> None:
     """Translate standard input to standard output, one sentence a line."""
-    from a2d.decoding import translate as translate_sentences
+    from a2d import decoding
+    from a2d.export import is_exported, translate_exported
     from a2d.models import load_model
     from a2d.progress import silence_libraries
     from a2d.tokenizer import load_tokenizer
 
     silence_libraries()
-    network, tokenizer = load_model(model), load_tokenizer(model)
-    sentences = [line.rstrip("\n") for line in sys.stdin]
-    for line in translate_sentences(network, tokenizer, sentences, beams=beams):
+    if is_exported(Path(model)):
+        translations = translate_exported(Path(model), _standard_input(), beams=beams)
+    else:
+        network, tokenizer = load_model(model), load_tokenizer(model)
+        translations = decoding.translate(network, tokenizer, _standard_input(), beams=beams)
+    for line in translations:
         typer.echo(" ".join(line.split()))  # one line, whatever line breaks it has
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Folder of a student.")],
+    output: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
+    quantization: Annotated[
+        str, typer.Option(help="How weights are kept: float32, int8, …")
+    ] = "float32",
+) -> None:
+    """Convert a student to CTranslate2, for fast translation; `a2d translate` runs it too."""
+    from a2d import export as exporting
+    from a2d.progress import silence_libraries
+
+    silence_libraries()
+    exporting.export(model, output, quantization)
+    typer.echo(f"wrote {output}")
+
+
+def _standard_input() -> list[str]:
+    return [line.rstrip("\n") for line in sys.stdin]
 
 
 def main() -> None:

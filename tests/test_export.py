@@ -1,0 +1,98 @@
+"""Exported students translate as they did before; what cannot be exported is refused in words."""
+
+import shutil
+import sys
+
+import pytest
+import torch
+
+from a2d import UserError
+from a2d.corpus import read_corpus
+from a2d.decoding import translate
+from a2d.export import export, is_exported, translate_exported
+from a2d.models import keep_padding_row_zero, load_model, new_model
+from a2d.tokenizer import load_tokenizer, train_tokenizer
+
+PAIRS = read_corpus("builtin:de-dsb/train")[:300]
+SENTENCES = ["", *[pair.source for pair in PAIRS[:40]], "   ", "Ein Satz, den es nicht gibt: €ß漢"]
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("student")
+    tokenizer = train_tokenizer((text for pair in PAIRS for text in pair), 500)
+    torch.manual_seed(0)
+    model = new_model(
+        tokenizer, encoder_layers=2, decoder_layers=1, heads=2, width=32, feed_forward=64
+    )
+    keep_padding_row_zero(model)
+    with torch.no_grad():  # so that sentences end, and differ
+        model.final_logits_bias[0, tokenizer.eos_token_id] = 2.0
+        for weight in model.parameters():
+            weight.mul_(1.7)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(student, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "fast"
+    export(student, folder)
+    return folder
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_translations_are_the_same(student, exported, beams):
+    expected = translate(load_model(student), load_tokenizer(student), SENTENCES, beams=beams)
+    ours = translate_exported(exported, SENTENCES, beams=beams)
+    assert len(set(expected)) > 20
+    assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= {1: 43, 4: 41}[beams]
+
+
+def test_nothing_in_nothing_out(exported):
+    assert translate_exported(exported, []) == []
+
+
+def test_int8_is_smaller_and_runs(student, exported, tmp_path):
+    export(student, tmp_path / "small", "int8")
+    sizes = [(folder / "model.bin").stat().st_size for folder in (tmp_path / "small", exported)]
+    assert sizes[0] < 0.5 * sizes[1]
+    assert is_exported(tmp_path / "small")
+    assert not is_exported(student)
+    assert len(translate_exported(tmp_path / "small", SENTENCES)) == len(SENTENCES)
+
+
+def test_nothing_is_overwritten(student, tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(UserError, match="mine exists already: choose another folder"):
+        export(student, tmp_path / "mine")
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_an_unknown_quantization_is_refused(student, tmp_path):
+    with pytest.raises(UserError, match="unknown quantization 'int3': give one of float32, "):
+        export(student, tmp_path / "out", "int3")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_model_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no model at"):
+        export(tmp_path, tmp_path / "out")
+
+
+def test_the_missing_library_is_named(student, exported, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    mend = r"pip install 'align-to-distill\[ctranslate2\]'"
+    with pytest.raises(UserError, match=mend):
+        export(student, tmp_path / "out")
+    with pytest.raises(UserError, match=mend):
+        translate_exported(exported, SENTENCES)
+
+
+def test_what_an_interrupted_export_left_is_made_anew(student, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial/model.bin").write_text("half")
+    export(student, tmp_path / "out")
+    assert not (tmp_path / "out.partial").exists()
+    shutil.rmtree(tmp_path / "out")
