@@ -315,7 +315,8 @@ class TestComparisons:
     @classmethod
     def recipe(cls, tmp_path_factory):
         sizes = "students=[{encoder_layers: 1, heads: 4}, {encoder_layers: 1, heads: 2}]"
-        methods = "methods=[a2d, baseline, kd]"
+        started = [f"{{method: {m}, name: {m}from, student_start: teacher}}" for m in ("a2d", "kd")]
+        methods = f"methods=[a2d, baseline, kd, {', '.join(started)}]"
         return tiny_recipe(tmp_path_factory.mktemp("recipe"), sizes, methods)
 
     @pytest.fixture(scope="class")
@@ -332,7 +333,9 @@ class TestComparisons:
         return plan
 
     @pytest.mark.parametrize("rival", ["baseline", "kd"])
-    def test_are_with_the_rival_of_the_same_size_and_seed(self, plan, recipe, rival, monkeypatch):
+    def test_are_with_the_rival_of_the_same_size_seed_and_start(
+        self, plan, recipe, rival, monkeypatch
+    ):
         monkeypatch.setattr(evaluation, "RESAMPLES", 100)
         rows = results.collect(plan, recipe)
         references = read_lines(plan.corpus.folder / "valid.reference.txt")
@@ -340,9 +343,10 @@ class TestComparisons:
         expected = dict.fromkeys(texts)
         for name in texts:
             method, _, same = name.partition("-")
-            if method not in ("teacher", rival):
-                (p,) = p_values(texts[f"{rival}-{same}"], {"": texts[name]}, references).values()
-                expected[name] = p
+            opponent = "kdfrom" if rival == "kd" and "from" in method else rival
+            if method not in ("teacher", opponent):
+                other = texts[f"{opponent}-{same}"]
+                expected[name], *_ = p_values(other, {"": texts[name]}, references).values()
         assert {row.name: getattr(row, f"p_vs_{rival}") for row in rows} == expected
         assert len(set(expected.values())) > 5  # a mix-up would show
 

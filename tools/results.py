@@ -35,7 +35,8 @@ HEAD = """# Results
 translations, scores and learning curve; it scores the translations again first. BLEU and chrF are
 sacreBLEU's, on raw text. ± is the sample standard deviation over seeds; *n/m* under "p < 0.05" says
 that the difference in BLEU is significant in n of m seeds, by sacreBLEU's paired bootstrap
-resampling. Settings were chosen on the validation set.
+resampling against the student of the same size and seed (and, if there is one, of the same start).
+Settings were chosen on the validation set.
 
 Any cell of a table is one command: the experiment's, with the cell's method and seed, as in
 `a2d run experiments/NAME.yaml 'methods=[a2d]' 'seeds=[1]'`.

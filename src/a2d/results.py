@@ -38,9 +38,9 @@ class Row:
     """One model of a grid.
 
     `setting` names what its method sets otherwise than the recipe does for all. `p_vs_…` are
-    sacreBLEU's, of paired bootstrap resampling against the student of the same size and seed (and
-    the recipe's first setting of that method); None where there is none. `train_seconds` and
-    `device` are None for a pretrained teacher.
+    sacreBLEU's, of paired bootstrap resampling against the student of the same size and seed, with
+    the recipe's first setting of that method that starts alike, or else its first; None where there
+    is none. `train_seconds` and `device` are None for a pretrained teacher.
     """
 
     name: str
@@ -234,16 +234,26 @@ def _setting(model: Model, shared: Objective) -> str:
 def _compare(
     students: list[Model], rival: str, hypotheses: Mapping[str, list[str]], references: list[str]
 ) -> dict[str, float]:
-    """p-values of students against the rival of the same shape and seed."""
+    """p-values of students against their rival, where there is one other than themselves."""
+    compared: dict[str, dict[str, list[str]]] = {}
+    for student in students:
+        opponent = _opponent(student, students, rival)
+        if opponent is not None and opponent is not student:
+            compared.setdefault(opponent.name, {})[student.name] = hypotheses[student.name]
     found: dict[str, float] = {}
-    name = next((m.method.name for m in students if m.method.method == rival), None)
-    for first in students:
-        if first.method.name != name:
-            continue
-        others = {
-            m.name: hypotheses[m.name]
-            for m in students
-            if (m.shape, m.seed) == (first.shape, first.seed) and m is not first
-        }
-        found |= p_values(hypotheses[first.name], others, references)
+    for name, others in compared.items():
+        found |= p_values(hypotheses[name], others, references)
     return found
+
+
+def _opponent(student: Model, students: list[Model], rival: str) -> Model | None:
+    """The rival of the same shape and seed; if it can be, with the same start."""
+    alike = [
+        other
+        for other in students
+        if other.method.method == rival
+        and (other.shape, other.seed) == (student.shape, student.seed)
+    ]
+    start = student.method.student_start
+    same = [other for other in alike if other.method.student_start == start]
+    return next(iter([*same, *alike]), None)
