@@ -1,6 +1,6 @@
 # make demo     the embedded corpus from text to table, on this machine
 # make results  docs/results.md, its tables and pictures, from the files in results/
-# make bench    what distillation costs, as ratios measured on this machine (ten minutes)
+# make bench    what distillation costs, as ratios measured on this machine
 # make test     every check: lint, format, types, tests (slow ones too)
 # make format   rewrite the code in the house style
 # make clean    remove caches; runs/ and .venv stay

@@ -13,8 +13,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
-import re
 import resource
 import statistics
 import subprocess
@@ -36,6 +34,7 @@ from a2d.config import bf16_pays
 from a2d.corpus import read_corpus
 from a2d.progress import silence_libraries
 from a2d.tokenizer import train_tokenizer
+from a2d.training import processor
 
 RESULTS = Path(__file__).parent / "results"
 CUDA = torch.cuda.is_available()
@@ -122,7 +121,7 @@ def memory_settings(full: bool) -> Iterator[Setting]:
 def measure(setting: Setting, rounds: int, console: Console) -> dict[str, Any]:
     """Seconds of every step and the ratios between them: median, lowest, highest."""
     data = batches(setting, rounds + 2)
-    names = [name for name in STEPS if name != "our kd, cached"]
+    names = list(STEPS)
     with tempfile.TemporaryDirectory() as folder, console.status(f"{setting.name}…"):
         made = steps(setting, names, data, Path(folder))
         seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -225,13 +224,9 @@ def _working() -> int:
 
 def machine(given: argparse.Namespace, others: float) -> dict[str, Any]:
     """What the figures were measured on."""
-    try:
-        processor = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
-    except (OSError, IndexError):
-        processor = platform.processor() or platform.machine()
     card = torch.cuda.get_device_name() if CUDA else None
     return {
-        "processor": processor,
+        "processor": processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "card": card,
         "threads": given.threads,

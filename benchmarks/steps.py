@@ -21,7 +21,7 @@ from a2d import A2DConfig, A2DTrainer
 from a2d.alignment import AttentionAlignment
 from a2d.attention import GROUPS, Geometry
 from a2d.distillation import IGNORED, group_masks
-from a2d.models import new_model
+from a2d.models import decoder_inputs, new_model
 from a2d.teacher_cache import TeacherCache, build
 
 ALPHA, SMOOTHING = 0.5, 0.1
@@ -247,7 +247,7 @@ def _feed(model: Any, batch: Batch) -> dict[str, Any]:
     return {
         "input_ids": batch["input_ids"],
         "attention_mask": batch["attention_mask"],
-        "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(batch["labels"]),
+        "decoder_input_ids": decoder_inputs(model, batch["labels"]),
         "use_cache": False,
     }
 
@@ -259,6 +259,5 @@ STEPS = {
     "our student": ours("baseline"),
     "our kd": ours("kd"),
     "a2d": ours("a2d"),
-    "our kd, cached": ours("kd", cached=True),
     "a2d, cached": ours("a2d", cached=True),
 }

@@ -2,26 +2,21 @@
 
 import pytest
 import torch
-from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_attention import FIELDS
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from toys import batch
+from toys import batch, dataset
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
 from a2d import A2DConfig, A2DTrainer
 from a2d.attention import GROUPS, VERIFIED_FAMILIES, Geometry, enable_capture
-from a2d.distillation import IGNORED, run
+from a2d.distillation import run
 from a2d.models import decoder_inputs
 from a2d.transfer import Transfer
 
 VOCABULARY = 13
-FIELDS = {
-    "encoder": "encoder_attentions",
-    "decoder": "decoder_attentions",
-    "cross": "cross_attentions",
-}
 T5 = ("t5", "mt5", "umt5")
 every_family = pytest.mark.parametrize("family", VERIFIED_FAMILIES)
 
@@ -105,16 +100,7 @@ def tokenizer():
 
 
 def sentences(count):
-    inputs = batch([5, 3] * count, [4, 6] * count)
-    return Dataset.from_dict(
-        {
-            "input_ids": [
-                ids[mask.bool()].tolist()
-                for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
-            ],
-            "labels": [labels[labels != IGNORED].tolist() for labels in inputs["labels"]],
-        }
-    )
+    return dataset(batch([5, 3] * count, [4, 6] * count))
 
 
 @every_family

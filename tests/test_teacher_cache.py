@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from datasets import Dataset
-from toys import assert_close, batch, marian
+from toys import assert_close, batch, dataset, marian
 
 from a2d import UserError, teacher_cache
 from a2d.attention import GROUPS, Geometry, enable_capture
@@ -14,16 +13,7 @@ SOURCES, TARGETS = [4, 6, 2, 6, 1], [5, 2, 4, 6, 3]
 
 
 def corpus():
-    inputs = batch(SOURCES, TARGETS)
-    return Dataset.from_dict(
-        {
-            "input_ids": [
-                ids[mask.bool()].tolist()
-                for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
-            ],
-            "labels": [labels[labels != IGNORED].tolist() for labels in inputs["labels"]],
-        }
-    )
+    return dataset(batch(SOURCES, TARGETS))
 
 
 def teacher(**settings):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import nn
 from transformers import MarianConfig, MarianMTModel
 from transformers.modeling_outputs import Seq2SeqLMOutput
@@ -81,6 +82,19 @@ def batch(source_lengths, target_lengths, *, left=False, vocabulary=13, seed=0):
         "attention_mask": mask.long(),
         "labels": labels.masked_fill(~valid, IGNORED),
     }
+
+
+def dataset(inputs):
+    """The sentences of a batch, without their padding."""
+    return Dataset.from_dict(
+        {
+            "input_ids": [
+                ids[mask.bool()].tolist()
+                for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+            ],
+            "labels": [labels[labels != IGNORED].tolist() for labels in inputs["labels"]],
+        }
+    )
 
 
 class RecordedModel(nn.Module):

@@ -28,7 +28,7 @@ IMPLEMENTATION = "a2d"
 
 
 LONG = 256
-"""Keys from which on maps are computed a second time rather than kept (see `benchmarks/`)."""
+"""Keys from which on maps are computed a second time, in the loss, rather than kept."""
 
 
 class Piece(NamedTuple):

@@ -159,11 +159,13 @@ class Distillation(nn.Module):
             # The released code averages over all positions of a batch, padding counted.
             scale = 1 / labels.numel()
         valid = labels.ne(IGNORED)
-        imitates = teacher is not None and METHODS[objective.method].distribution
+        told = None
+        if teacher is not None and METHODS[objective.method].distribution:
+            told = teacher.tokens.at(valid)
         found = token_losses(
             student.at(valid),
             labels[valid],
-            teacher.tokens.at(valid) if teacher is not None and imitates else None,
+            told,
             alpha=objective.alpha,
             temperature=objective.temperature,
             label_smoothing=smoothing,

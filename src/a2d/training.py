@@ -202,12 +202,17 @@ def _device(args: A2DConfig) -> str:
     precision = "bf16" if args.bf16 else "fp32"
     if args.device.type == "cuda":
         return f"{torch.cuda.get_device_name(args.device)}, {precision}"
-    try:
-        processor = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
-    except (OSError, IndexError):
-        processor = platform.processor() or platform.machine()
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{processor} ({capability}), {torch.get_num_threads()} thread(s), {precision}"
+    return f"{processor()} ({capability}), {torch.get_num_threads()} thread(s), {precision}"
+
+
+def processor() -> str:
+    """The processor's name, as well as the system knows it."""
+    try:
+        names: list[str] = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        return names[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
 
 
 def check(models: Sequence[Model], inputs: Inputs) -> None:

@@ -119,15 +119,15 @@ class A2D(Transfer):
     ) -> Tensor:
         """KL of the teacher's maps from the intermediate ones."""
         maps, wanted = student.maps[group], teacher.maps[group]
-        if not self.stacked:
-            weight = self.alignment.weight(group)
-            weight = weight.softmax(dim=-1) if self.formula == "convex" else weight
-            return losses.attention_transfer(
-                maps, wanted, keys, rows, weight=weight, formula=self.formula
-            )
-        if self.mixture is not None:
-            wanted = self.mixture(wanted, group)
-        return losses.official_attention_transfer(self.alignment(maps, group), wanted)
+        if self.formula in ("official", "official-mixture"):
+            if self.mixture is not None:
+                wanted = self.mixture(wanted, group)
+            return losses.official_attention_transfer(self.alignment(maps, group), wanted)
+        weight = self.alignment.weight(group)
+        weight = weight.softmax(dim=-1) if self.formula == "convex" else weight
+        return losses.attention_transfer(
+            maps, wanted, keys, rows, weight=weight, formula=self.formula
+        )
 
     def save(self, folder: Path) -> None:
         """Write the alignment."""
