@@ -15,6 +15,8 @@ from a2d.recipe import builtin_recipes, load_recipe
 
 DEMO = (Path(recipes.__file__).parent / "demo.yaml").read_text("utf-8")
 
+EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.yaml"))
+
 
 def refused(*overrides, recipe="demo"):
     """Load, expect one sentence, return it."""
@@ -51,6 +53,38 @@ class TestPackaged:
         recipe = load_recipe(name, ["seeds=[7]"])
         dumped = yaml.safe_dump(recipe.model_dump(), sort_keys=False)
         assert load_recipe(written(dumped)) == recipe
+
+
+class TestExtends:
+    def test_names_only_what_differs(self, written):
+        recipe = load_recipe(written("extends: demo\nname: mine\ntraining: {epochs: 9}\n"))
+        assert recipe == load_recipe("demo", ["name=mine", "training.epochs=9"])
+
+    def test_lists_replace(self, written):
+        recipe = load_recipe(written("extends: demo\nmethods: [kd]\nseeds: [4, 5]\n"))
+        assert recipe == load_recipe("demo", ["methods=[kd]", "seeds=[4,5]"])
+
+    def test_a_file_beside_it_which_extends_another(self, written, tmp_path):
+        (tmp_path / "base.yaml").write_text("extends: demo\nvocabulary: {size: 700}\n")
+        recipe = load_recipe(written("extends: base.yaml\nseeds: [4]\n"), ["name=other"])
+        assert recipe == load_recipe("demo", ["vocabulary.size=700", "seeds=[4]", "name=other"])
+
+    @pytest.mark.parametrize("base", ["mine.yaml", "other.yaml"])
+    def test_not_itself(self, base, written, tmp_path):
+        (tmp_path / "other.yaml").write_text("extends: mine.yaml\n")
+        message = refused(recipe=written(f"extends: {base}\n"))
+        assert "mine.yaml" in message
+        assert "which extends it" in message
+
+    def test_not_what_is_missing(self, written, tmp_path):
+        assert str(tmp_path / "gone.yaml") in refused(recipe=written("extends: gone.yaml\n"))
+
+    def test_not_a_list(self, written):
+        assert "'extends' is ['demo']" in refused(recipe=written("extends: [demo]\n"))
+
+    @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+    def test_experiments_load(self, path):
+        assert load_recipe(str(path)).name == path.stem
 
 
 class TestInheritance:

@@ -257,6 +257,8 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
 
     Args:
         name_or_path: `demo`, or the path of a YAML file.
+            A recipe may begin with `extends: NAME`, a packaged recipe or a file beside it: it then
+            names only what differs, and its lists replace the other's.
         overrides: assignments `dotted.key=value`; values are YAML, list items are numbered from 0.
 
     Raises:
@@ -266,13 +268,34 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
         >>> load_recipe("demo", ["training.epochs=2"]).training.epochs
         2.0
     """
-    raw = _parse(name_or_path, _read(name_or_path))
+    raw = _raw(name_or_path, ())
     for assignment in overrides:
         _assign(raw, assignment)
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{name_or_path}: {_explain(error)}") from error
+
+
+def _raw(name_or_path: str, extenders: tuple[str, ...]) -> dict[str, Any]:
+    """A recipe as it was read, with what it extends."""
+    raw = _parse(name_or_path, _read(name_or_path))
+    base = raw.pop("extends", None)
+    if base is None:
+        return raw
+    if not isinstance(base, str):
+        raise UserError(f"{name_or_path}: 'extends' is {base!r}: name a recipe or a YAML file.")
+    if base not in builtin_recipes():
+        base = str(Path(name_or_path).parent / base)
+    if base in (name_or_path, *extenders):
+        raise UserError(f"{name_or_path} extends {base}, which extends it: drop one of the two.")
+    return _merged(_raw(base, (*extenders, name_or_path)), raw)
+
+
+def _merged(base: Any, own: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(own, dict)):
+        return own
+    return base | {key: _merged(base.get(key), value) for key, value in own.items()}
 
 
 def _read(name_or_path: str) -> str:
