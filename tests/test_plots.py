@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from a2d import plots
 from a2d.alignment import AttentionAlignment
 from a2d.attention import Geometry
-from a2d.results import Row
+from a2d.results import COMPARISONS, Row
 
 
 def size(path):
@@ -33,7 +33,7 @@ def history(epochs=3, logs=10, bleu=True):
 
 def rows(method, student, *bleu):
     """A row per seed."""
-    unseen = {"setting": "", "parameters": 1, "chrf": 0.0, "p_vs_baseline": None, "p_vs_kd": None}
+    unseen = {"setting": "", "parameters": 1, "chrf": 0.0, **dict.fromkeys(COMPARISONS)}
     unseen |= {"sentences_per_second": 1.0, "train_seconds": None, "device": None}
     return [
         Row("name", "de-dsb", method=method, student=student, seed=seed, bleu=score, **unseen)

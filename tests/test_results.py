@@ -25,7 +25,7 @@ from a2d.evaluation import p_values
 from a2d.plan import make_plan, read_splits
 from a2d.recipe import Recipe, load_recipe
 from a2d.results import Row, grouped
-from a2d.translations import HYPOTHESES, read_lines
+from a2d.translations import HYPOTHESES, SCORES, read_lines
 
 REFERENCES = [pair.target for pair in read_corpus("builtin:de-dsb/test")[:80]]
 METHODS = ["baseline", "kd", "seqkd", "a2d", "a2d"]
@@ -85,7 +85,9 @@ def row(bleu=1.0, **others):
         "parameters": 1,
         "bleu": bleu,
         "chrf": 20.0,
+        "gain_vs_baseline": 0.5,
         "p_vs_baseline": 0.01,
+        "gain_vs_kd": None,
         "p_vs_kd": None,
         "sentences_per_second": 5.0,
         "train_seconds": 60.0,
@@ -330,6 +332,8 @@ class TestComparisons:
             lines = damaged([pair.target for pair in run.splits.valid], 0.5, seed)
             text = "".join(f"{line}\n" for line in lines)
             (model.translations.folder / HYPOTHESES).write_text(text, "utf-8")
+            scores = model.translations.folder / SCORES
+            scores.write_text(json.dumps(json.loads(scores.read_text()) | {"bleu": seed**2}))
         return plan
 
     @pytest.mark.parametrize("rival", ["baseline", "kd"])
@@ -340,14 +344,17 @@ class TestComparisons:
         rows = results.collect(plan, recipe)
         references = read_lines(plan.corpus.folder / "valid.reference.txt")
         texts = {m.name: read_lines(m.translations.folder / HYPOTHESES) for m in plan.models}
-        expected = dict.fromkeys(texts)
+        bleu = {row.name: row.bleu for row in rows}
+        expected, gains = dict.fromkeys(texts), dict.fromkeys(texts)
         for name in texts:
             method, _, same = name.partition("-")
             opponent = "kdfrom" if rival == "kd" and "from" in method else rival
             if method not in ("teacher", opponent):
                 other = texts[f"{opponent}-{same}"]
                 expected[name], *_ = p_values(other, {"": texts[name]}, references).values()
+                gains[name] = bleu[name] - bleu[f"{opponent}-{same}"]
         assert {row.name: getattr(row, f"p_vs_{rival}") for row in rows} == expected
+        assert {row.name: getattr(row, f"gain_vs_{rival}") for row in rows} == gains
         assert len(set(expected.values())) > 5  # a mix-up would show
 
     def test_are_left_out_without_a_rival(self, plan, recipe):

@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -42,7 +42,9 @@ def row(name, lines):
         parameters=1_900_000,
         bleu=scores.bleu,
         chrf=scores.chrf,
+        gain_vs_baseline=None,
         p_vs_baseline=None,
+        gain_vs_kd=1.25 if method == "a2d" else None,
         p_vs_kd=0.01 if method == "a2d" else None,
         sentences_per_second=10.0,
         train_seconds=60.0,
@@ -81,12 +83,21 @@ def test_a_section_has_every_figure(page, folder, monkeypatch, tmp_path):
     kd = [row(name, HYPOTHESES[name]).bleu for name in ("kd-1", "kd-2")]
     assert f"| kd | 3+3×8 | 1.9M | 2 | {sum(kd) / 2:.2f} ± " in text.replace("**", "")
     assert text.count("**") == 2  # the best student's BLEU
-    assert "| 1/1 | 0:01:00 |" in text
+    assert "| +1.25 (1/1) | 0:01:00 |" in text
     assert "Training time of all models together: 0:04:00." in text
     for part in ("## Which is best?", "a2d run x.yaml", "This one.", "a machine"):
         assert part in text
     pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert pictures == [f"{folder.name}-curves.png", f"{folder.name}.png"]
+
+
+def test_recovered_is_the_share_of_the_teachers_lead(page):
+    (student,) = results.grouped(
+        [replace(row("a2d-1", REFERENCES), bleu=14.0, gain_vs_baseline=3.0, p_vs_baseline=0.2)]
+    )
+    assert page.recovered(student, 17.0) == "50%"
+    assert page.recovered(student, 11.0) == ""  # a teacher without a lead
+    assert page.recovered(student, None) == ""
 
 
 def test_curves_are_means_over_seeds(page, folder):

@@ -33,10 +33,11 @@ HEAD = """# Results
 
 `make results` writes this page from the files in [`results/`](../results), which hold each model's
 translations, scores and learning curve; it scores the translations again first. BLEU and chrF are
-sacreBLEU's, on raw text. ± is the sample standard deviation over seeds; *n/m* under "p < 0.05" says
-that the difference in BLEU is significant in n of m seeds, by sacreBLEU's paired bootstrap
-resampling against the student of the same size and seed (and, if there is one, of the same start).
-Settings were chosen on the validation set.
+sacreBLEU's, on raw text. ± is the sample standard deviation over seeds. Gains are in BLEU, over the
+student of the same size and seed (and, if there is one, of the same start); *n/m* after one says
+that the difference is significant (p < 0.05) in n of m seeds, by sacreBLEU's paired bootstrap
+resampling. *Recovered* is the share of the teacher's lead over the baseline. Settings were chosen
+on the validation set.
 
 Any cell of a table is one command: the experiment's, with the cell's method and seed, as in
 `a2d run experiments/NAME.yaml 'methods=[a2d]' 'seeds=[1]'`.
@@ -101,10 +102,11 @@ def tables(rows: list[Row], measured: str) -> Iterator[str]:
         student: max((g for g in groups if g.student == student), key=lambda g: g.mean("bleu"))
         for student in {group.student for group in groups if group.label != "teacher"}
     }
+    teacher = next((g.mean("bleu") for g in groups if g.label == "teacher"), None)
     lines = [
-        f"| method | student | params | seeds | BLEU ({measured}) | chrF | p < 0.05 vs baseline | "
-        "vs kd | training |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+        f"| method | student | params | seeds | BLEU ({measured}) | chrF | over baseline | "
+        "recovered | over kd | training |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for group in groups:
         several = len(group.rows) > 1
@@ -116,18 +118,30 @@ def tables(rows: list[Row], measured: str) -> Iterator[str]:
             str(len(group.rows)),
             f"**{bleu}**" if best.get(group.student) is group else bleu,
             spread(group, "chrf", several),
-            wins(group, "p_vs_baseline"),
-            wins(group, "p_vs_kd"),
+            gain(group, "baseline"),
+            recovered(group, teacher),
+            gain(group, "kd"),
             "–" if group.rows[0].train_seconds is None else clock(group.mean("train_seconds")),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     yield "\n".join(lines)
 
 
-def wins(group: Group, column: str) -> str:
-    """In how many seeds a difference is significant."""
-    count = group.significant(column)
-    return "" if count is None else f"{count}/{len(group.rows)}"
+def gain(group: Group, rival: str) -> str:
+    """The mean difference, and in how many seeds it is significant."""
+    count = group.significant(f"p_vs_{rival}")
+    if count is None:
+        return ""
+    return f"{group.mean(f'gain_vs_{rival}'):+.2f} ({count}/{len(group.rows)})"
+
+
+def recovered(group: Group, teacher: float | None) -> str:
+    """The gain over the baseline as a share of the teacher's; nothing where it has no lead."""
+    if teacher is None or group.significant("p_vs_baseline") is None:
+        return ""
+    own = group.mean("gain_vs_baseline")
+    lead = teacher - group.mean("bleu") + own
+    return f"{own / lead:.0%}" if lead > 0 else ""
 
 
 def curves(folder: Path, rows: list[Row], labels: list[str]) -> Iterator[tuple[str, Any]]:

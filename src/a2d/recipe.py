@@ -292,10 +292,12 @@ def _raw(name_or_path: str, extenders: tuple[str, ...]) -> dict[str, Any]:
     return _merged(_raw(base, (*extenders, name_or_path)), raw)
 
 
-def _merged(base: Any, own: Any) -> Any:
-    if not (isinstance(base, dict) and isinstance(own, dict)):
-        return own
-    return base | {key: _merged(base.get(key), value) for key, value in own.items()}
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    merged = base | own
+    for key in base.keys() & own.keys():
+        if isinstance(base[key], dict) and isinstance(own[key], dict):
+            merged[key] = _merged(base[key], own[key])
+    return merged
 
 
 def _read(name_or_path: str) -> str:

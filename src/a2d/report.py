@@ -48,7 +48,6 @@ def table(rows: list[Row], title: str) -> Table:
     size; a `*` marks p < 0.05 in every seed.
     """
     teacher, *groups = results.grouped(rows)
-    baselines = {g.student: g.mean("bleu") for g in groups if g.method == "baseline"}
     several = any(len(group.rows) > 1 for group in groups)
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     out.add_column("method")
@@ -62,7 +61,7 @@ def table(rows: list[Row], title: str) -> Table:
             group.student.replace("x", "×"),
             f"{group.rows[0].parameters / 1e6:.1f}M",
             spread(group, "bleu", several),
-            _gain(group, baselines.get(group.student)),
+            _gain(group),
             spread(group, "chrf", several),
             f"{speed / teacher.mean('sentences_per_second'):.2f}×",
             duration(group),
@@ -92,12 +91,12 @@ def _curves(plan: Plan) -> dict[str, list[dict[str, float]]]:
     return {name: results.mean_log(seeds) for name, seeds in logs.items()}
 
 
-def _gain(group: Group, baseline: float | None) -> str:
+def _gain(group: Group) -> str:
     significant = group.significant("p_vs_baseline")
-    if baseline is None or significant is None:
+    if significant is None:
         return ""
     mark = "*" if significant == len(group.rows) else ""
-    return f"{group.mean('bleu') - baseline:+.2f}{mark}"
+    return f"{group.mean('gain_vs_baseline'):+.2f}{mark}"
 
 
 def _show_samples(plan: Plan, console: Console, count: int, split: str) -> None:

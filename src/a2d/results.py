@@ -15,7 +15,7 @@ import csv
 import gzip
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -31,16 +31,17 @@ from a2d.training import HISTORY
 from a2d.translations import HYPOTHESES, SCORES, read_lines
 
 SIGNIFICANT = 0.05
+COMPARISONS = ("gain_vs_baseline", "p_vs_baseline", "gain_vs_kd", "p_vs_kd")
 
 
 @dataclass(frozen=True)
 class Row:
     """One model of a grid.
 
-    `setting` names what its method sets otherwise than the recipe does for all. `p_vs_…` are
-    sacreBLEU's, of paired bootstrap resampling against the student of the same size and seed, with
-    the recipe's first setting of that method that starts alike, or else its first; None where there
-    is none. `train_seconds` and `device` are None for a pretrained teacher.
+    `setting` names what its method sets otherwise than the recipe does for all. Gains in BLEU and
+    sacreBLEU's p-values, of paired bootstrap resampling, are against the student of the same size
+    and seed, with the recipe's first setting of that method that starts alike, or else its first;
+    None where there is none. `train_seconds` and `device` are None for a pretrained teacher.
     """
 
     name: str
@@ -52,7 +53,9 @@ class Row:
     parameters: int
     bleu: float
     chrf: float
+    gain_vs_baseline: float | None
     p_vs_baseline: float | None
+    gain_vs_kd: float | None
     p_vs_kd: float | None
     sentences_per_second: float
     train_seconds: float | None
@@ -94,7 +97,7 @@ class Group(NamedTuple):
         return stdev(values) if len(values) > 1 else 0.0
 
     def significant(self, column: str) -> int | None:
-        """How many seeds differ significantly; None where nothing was compared."""
+        """How many seeds' p-values are below 0.05; None where nothing was compared."""
         values = [getattr(row, column) for row in self.rows]
         return None if None in values else sum(value < SIGNIFICANT for value in values)
 
@@ -112,18 +115,21 @@ def collect(plan: Plan, recipe: Recipe) -> list[Row]:
     corpus = recipe.corpus
     references = _references(plan, recipe)
     hypotheses = {m.name: read_lines(m.translations.folder / HYPOTHESES) for m in plan.models}
-    rivals = ("baseline", "kd")
-    against = {r: _compare(plan.students, r, hypotheses, references) for r in rivals}
+    figures = {model.name: _figures(model) for model in plan.models}
+    against: dict[str, dict[str, Any]] = {m.name: dict.fromkeys(COMPARISONS) for m in plan.models}
+    for rival in ("baseline", "kd"):
+        for name, opponent, p in _compare(plan.students, rival, hypotheses, references):
+            gain = figures[name]["bleu"] - figures[opponent]["bleu"]
+            against[name] |= {f"gain_vs_{rival}": gain, f"p_vs_{rival}": p}
     return [
         Row(
             name=model.name,
             pair=f"{corpus.source_language}-{corpus.target_language}",
             method=model.method.method if model is not plan.teacher else model.name,
             setting=_setting(model, recipe.distillation) if model is not plan.teacher else "",
-            p_vs_baseline=against["baseline"].get(model.name),
-            p_vs_kd=against["kd"].get(model.name),
             seed=model.seed,
-            **_figures(model),
+            **against[model.name],
+            **figures[model.name],
         )
         for model in plan.models
     ]
@@ -233,17 +239,16 @@ def _setting(model: Model, shared: Objective) -> str:
 
 def _compare(
     students: list[Model], rival: str, hypotheses: Mapping[str, list[str]], references: list[str]
-) -> dict[str, float]:
-    """p-values of students against their rival, where there is one other than themselves."""
+) -> Iterator[tuple[str, str, float]]:
+    """Student, opponent and p-value of every comparison with a rival other than oneself."""
     compared: dict[str, dict[str, list[str]]] = {}
     for student in students:
         opponent = _opponent(student, students, rival)
         if opponent is not None and opponent is not student:
             compared.setdefault(opponent.name, {})[student.name] = hypotheses[student.name]
-    found: dict[str, float] = {}
-    for name, others in compared.items():
-        found |= p_values(hypotheses[name], others, references)
-    return found
+    for against, others in compared.items():
+        for name, p in p_values(hypotheses[against], others, references).items():
+            yield name, against, p
 
 
 def _opponent(student: Model, students: list[Model], rival: str) -> Model | None:
