@@ -22,7 +22,7 @@ from a2d.alignment import AttentionAlignment
 from a2d.attention import GROUPS, Geometry
 from a2d.distillation import IGNORED, group_masks
 from a2d.models import decoder_inputs, new_model
-from a2d.teacher_cache import TeacherCache, build
+from a2d.teacher_cache import open_or_build
 
 ALPHA, SMOOTHING = 0.5, 0.1
 
@@ -180,11 +180,7 @@ def ours(method: str, cached: bool = False) -> Callable[[Setting, list[Batch], P
         cache = None
         if cached:
             assert teacher is not None
-            place = folder / f"cache-{setting.name}"
-            if not place.exists():
-                place.mkdir(parents=True)
-                build(place, teacher, sentences, setting.tokens, lambda done: None)
-            cache = TeacherCache(place, sentences, Geometry.of(teacher.config))
+            cache = open_or_build(folder / "cache", teacher, sentences, max_tokens=setting.tokens)
         config = A2DConfig(
             tempfile.mkdtemp(dir=folder),
             method=method,

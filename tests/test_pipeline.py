@@ -209,6 +209,17 @@ def test_a_cache_is_made_for_students_that_can_read_it_alone(corpus, tmp_path):
     assert not made.exists()
 
 
+def test_a_damaged_cache_is_made_again(corpus, tmp_path):
+    folder = tmp_path / "run"
+    run(corpus, folder, "teacher.cache=true", "methods=[kd]")
+    file = folder / "cache/tokens/cross.npy"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b"?")
+    text = run(corpus, folder, "teacher.cache=true", "methods=[kd, a2d]")
+    assert "it is made again" in text
+    assert file.read_bytes() == content
+
+
 def test_bad_input_stops_before_training(corpus, tmp_path):
     cases = {
         "corpus.train=missing.tsv": "missing.tsv",

@@ -5,9 +5,9 @@ import torch
 from toys import assert_close, batch, dataset, marian
 
 from a2d import UserError, teacher_cache
-from a2d.attention import GROUPS, Geometry, enable_capture
+from a2d.attention import GROUPS, enable_capture
 from a2d.distillation import IGNORED, Distillation, Objective, run
-from a2d.teacher_cache import TeacherCache, build
+from a2d.teacher_cache import TeacherCache, build, open_or_build
 
 SOURCES, TARGETS = [4, 6, 2, 6, 1], [5, 2, 4, 6, 3]
 
@@ -27,7 +27,7 @@ def built(folder, model):
     done = []
     build(folder, model, corpus(), 12, done.append)
     assert done[-1] == len(SOURCES)
-    return TeacherCache(folder, corpus(), Geometry.of(model.config))
+    return TeacherCache(folder, corpus(), model)
 
 
 def padded(rows):
@@ -75,13 +75,64 @@ def test_a_large_vocabulary_keeps_its_likeliest_tokens(tmp_path):
     assert_close(kept[valid], live.gather(-1, cached.tokens.ids)[valid], 2e-3)
 
 
-def test_another_corpus_is_refused(tmp_path):
-    built(tmp_path, teacher())
-    other = corpus().select(range(3))
-    with pytest.raises(UserError, match="made from another corpus or teacher"):
-        TeacherCache(tmp_path, other, Geometry(3, 2, 4, 3))
-    with pytest.raises(UserError, match="made from another corpus or teacher"):
-        TeacherCache(tmp_path, corpus(), Geometry(3, 3, 4, 3))
-    (tmp_path / "cross.npy").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="is no teacher cache"):
-        TeacherCache(tmp_path, corpus(), Geometry(3, 2, 4, 3))
+class TestAnotherOrDamaged:
+    """A cache is read only for what it was made from, and made again where it is of no use."""
+
+    OTHERS = (
+        lambda: corpus().select(range(3)),
+        lambda: corpus().select([1, 0, 2, 3, 4]),
+        lambda: dataset(batch(SOURCES, TARGETS, seed=9)),
+    )
+
+    @pytest.mark.parametrize("other", OTHERS)
+    def test_corpus_is_refused(self, tmp_path, other):
+        built(tmp_path, teacher())
+        with pytest.raises(UserError, match="made from another corpus or teacher"):
+            TeacherCache(tmp_path, other(), teacher())
+
+    def test_teacher_is_refused(self, tmp_path):
+        built(tmp_path, teacher())
+        other = teacher()
+        with torch.no_grad():
+            other.get_encoder().layers[0].fc1.bias[0] += 1
+        with pytest.raises(UserError, match="made from another corpus or teacher"):
+            TeacherCache(tmp_path, corpus(), other)
+
+    def test_nothing_is_refused(self, tmp_path):
+        with pytest.raises(UserError, match="holds no teacher cache"):
+            TeacherCache(tmp_path, corpus(), teacher())
+
+    @pytest.mark.parametrize("file", ["tokens", "log_probabilities", *GROUPS])
+    def test_a_single_wrong_byte_is_found(self, tmp_path, file):
+        built(tmp_path, teacher())
+        assert teacher_cache.intact(tmp_path)
+        path = tmp_path / f"{file}.npy"
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 1
+        path.write_bytes(content)
+        assert not teacher_cache.intact(tmp_path)
+
+    SPOILS = (
+        lambda folder: (folder / "cross.npy").write_bytes(b"nothing"),
+        lambda folder: (folder / "encoder.npy").unlink(),
+        lambda folder: (folder / teacher_cache.MANIFEST).write_text("[]"),
+    )
+
+    @pytest.mark.parametrize("spoil", SPOILS)
+    def test_damaged_is_made_again(self, tmp_path, spoil):
+        expected = built(tmp_path, teacher()).signals([0, 1])
+        spoil(tmp_path)
+        found = open_or_build(tmp_path, teacher(), corpus()).signals([0, 1])
+        assert teacher_cache.intact(tmp_path)
+        assert_close(found.features.maps["cross"], expected.features.maps["cross"], 0)
+
+    def test_anothers_is_made_again(self, tmp_path):
+        built(tmp_path, teacher())
+        few = corpus().select(range(3))
+        assert open_or_build(tmp_path, teacher(), few).signals([2])
+        TeacherCache(tmp_path, few, teacher())
+
+    def test_ones_own_is_kept(self, tmp_path, monkeypatch):
+        built(tmp_path, teacher())
+        monkeypatch.setattr(teacher_cache, "build", None)
+        open_or_build(tmp_path, teacher(), corpus())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,15 +151,26 @@ def _train(
         train_models([m for m in plan.trained if m.taught_by is None], inputs, pool)
         if plan.needs_distilled and not plan.distilled.done:
             _distil_sequences(plan, splits.train, recipe, tokenizer, pool)
-        for sequences, stage in plan.caches.items():
-            if plan.needs_cache(sequences) and not stage.done:
-                data = inputs.distilled if sequences else inputs.tokens / "train"
-                with stage.work() as place:
-                    arguments = data, plan.teacher.path, place, recipe.evaluation.max_tokens
-                    pool.submit(teacher_cache.build_from, *arguments).result()
+        _prepare_caches(plan, inputs, recipe, console, pool)
         train_models(plan.trained, inputs, pool)
     for model in plan.trained:
         remove_checkpoints(model)  # of a run that was killed before it came to that
+
+
+def _prepare_caches(
+    plan: Plan, inputs: Inputs, recipe: Recipe, console: Console, pool: Workers
+) -> None:
+    for sequences, stage in plan.caches.items():
+        if not plan.needs_cache(sequences):
+            continue
+        if stage.done and not teacher_cache.intact(stage.folder):
+            _warn(f"{stage.folder} is damaged: it is made again.", console)
+            shutil.rmtree(stage.folder)
+        if not stage.done:
+            data = inputs.distilled if sequences else inputs.tokens / "train"
+            with stage.work() as place:
+                arguments = data, plan.teacher.path, place, recipe.evaluation.max_tokens
+                pool.submit(teacher_cache.build_from, *arguments).result()
 
 
 def _distil_sequences(

@@ -2,13 +2,17 @@
 
 The distribution over next tokens is kept as the `TOP` likeliest tokens, the rest of the probability
 spread evenly over the other tokens; attention maps as float16. Memory-mapped NumPy files hold all
-sentences end to end, in the dataset's order; where each begins follows from the lengths.
+sentences end to end, in the dataset's order; where each begins follows from the lengths. Written
+last, a manifest tells what they were made from, and their checksums.
 """
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +27,10 @@ from a2d.distillation import Signals
 from a2d.errors import UserError
 from a2d.models import decoder_inputs, load_to_run
 from a2d.progress import Event, Report
-from a2d.stage import require_space
+from a2d.stage import require_space, write_text
 from a2d.token_losses import TopTokens
+
+MANIFEST = "cache.json"
 
 TOP = 128
 """Tokens kept of every distribution, fewer where the vocabulary is smaller."""
@@ -36,24 +42,26 @@ class TeacherCache:
     Args:
         folder: the cache.
         dataset: the tokenised corpus that it was built from.
-        geometry: the teacher's layers and heads.
+        teacher: the model that it was built from.
 
     Raises:
-        UserError: the files are missing or belong to other data.
+        UserError: the files are missing, or belong to other data or another teacher.
     """
 
-    def __init__(self, folder: Path, dataset: Dataset, geometry: Geometry) -> None:
-        self._layout = _Layout(lengths(dataset), geometry)
+    def __init__(self, folder: Path, dataset: Dataset, teacher: PreTrainedModel) -> None:
+        manifest = _manifest(folder)
+        if manifest is None:
+            raise UserError(f"{folder} holds no teacher cache: make one with open_or_build.")
+        if manifest["made_from"] != _origin(teacher, dataset):
+            raise UserError(
+                f"{folder} was made from another corpus or teacher: choose another folder, or "
+                "delete it."
+            )
+        self._layout = _Layout(lengths(dataset), Geometry.of(teacher.config))
         try:
             self._files = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FILES}
         except (OSError, ValueError) as error:
-            raise UserError(f"{folder} is no teacher cache: {error}") from error
-        for name, array in self._files.items():
-            if len(array) != self._layout.size(name):
-                raise UserError(
-                    f"{folder} was made from another corpus or teacher: delete it, it will be "
-                    "made again."
-                )
+            raise UserError(f"{folder} is damaged: delete it ({error}).") from error
 
     def signals(self, rows: Sequence[int]) -> Signals:
         """The teacher's signals for sentences of the dataset, padded as a batch of them is."""
@@ -83,6 +91,37 @@ class TeacherCache:
         return Signals(top, Features(maps, {}, {}))
 
 
+def open_or_build(
+    folder: Path,
+    teacher: PreTrainedModel,
+    dataset: Dataset,
+    *,
+    max_tokens: int = 4096,
+    progress: Callable[[int], None] | None = None,
+) -> TeacherCache:
+    """The cache in a folder; made first where there is none, a damaged one, or one of other data.
+
+    Arguments and errors are those of `build`.
+    """
+    manifest = _manifest(folder)
+    origin = _origin(teacher, dataset)
+    if manifest is None or manifest["made_from"] != origin or not intact(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        build(folder, teacher, dataset, max_tokens, progress or (lambda done: None))
+    return TeacherCache(folder, dataset, teacher)
+
+
+def intact(folder: Path) -> bool:
+    """Whether the files in a folder are, to the byte, those that `build` wrote."""
+    manifest = _manifest(folder)
+    if manifest is None:
+        return False
+    try:
+        return all(_checksum(folder / f"{n}.npy") == manifest["checksums"][n] for n in _FILES)
+    except OSError:
+        return False
+
+
 @torch.no_grad()
 def build(
     folder: Path,
@@ -103,6 +142,7 @@ def build(
     Raises:
         UserError: the disk cannot hold it.
     """
+    (folder / MANIFEST).unlink(missing_ok=True)
     enable_capture(teacher.eval())
     layout = _Layout(lengths(dataset), Geometry.of(teacher.config))
     size = teacher.config.vocab_size
@@ -148,6 +188,11 @@ def build(
         progress(done)
     for file in files.values():
         file.flush()
+    manifest = {
+        "made_from": _origin(teacher, dataset),
+        "checksums": {name: _checksum(folder / f"{name}.npy") for name in _FILES},
+    }
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def build_from(data: Path, teacher: str, folder: Path, max_tokens: int, report: Report) -> None:
@@ -186,6 +231,37 @@ class _Layout:
     def shape(self, group: str, row: int) -> tuple[int, int, int]:
         queries, keys = (int(self.lengths[row, side]) for side in _SIDES[group])
         return self.channels[group], queries, keys
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
+        return manifest if {"made_from", "checksums"} <= manifest.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _origin(teacher: PreTrainedModel, dataset: Dataset) -> dict[str, int]:
+    """Checksums of a teacher's weights and of a corpus's tokens."""
+    weights = tokens = 0
+    for parameter in teacher.state_dict().values():
+        flat = parameter.detach().cpu().contiguous().flatten()
+        weights = zlib.crc32(flat.view(torch.uint8).numpy(), weights)
+    for part in dataset.with_format("arrow").iter(10_000):
+        for column in ("input_ids", "labels"):
+            lists = part[column].combine_chunks()
+            for numbers in (lists.value_lengths(), lists.flatten()):
+                array = numbers.to_numpy(zero_copy_only=False).astype(np.int64)
+                tokens = zlib.crc32(array, tokens)
+    return {"teacher": weights, "corpus": tokens}
+
+
+def _checksum(path: Path) -> int:
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(2**24):
+            found = zlib.crc32(block, found)
+    return found
 
 
 def _starts(sizes: np.ndarray) -> np.ndarray:

@@ -23,7 +23,6 @@ from transformers import (
 )
 from transformers.integrations import TensorBoardCallback
 
-from a2d.attention import Geometry
 from a2d.batching import TokenBatchSampler, lengths
 from a2d.config import A2DConfig
 from a2d.distillation import METHODS, new_transfer
@@ -98,7 +97,7 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
     if method.cacheable and method.sequences in inputs.caches:
         assert teacher is not None
         place = inputs.caches[method.sequences]
-        cache = TeacherCache(place, train, Geometry.of(teacher.config))
+        cache = TeacherCache(place, train, teacher)
     student = _new_student(model, tokenizer, teacher)
     writer = SummaryWriter(str(inputs.tensorboard / model.name))
     callbacks: list[TrainerCallback] = [
