@@ -12,57 +12,53 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from parts import attention_losses, epochs
 from rich.console import Console
-from rich.table import Table
 from steps import STEPS, Setting, Step, batches, steps
+from tables import alone, machine, show, spread, write
 
 from a2d.batching import TokenBatchSampler, lengths, tokenise
 from a2d.config import bf16_pays
 from a2d.corpus import read_corpus
 from a2d.progress import silence_libraries
 from a2d.tokenizer import train_tokenizer
-from a2d.training import processor
 
-RESULTS = Path(__file__).parent / "results"
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 
 PAPER = {"teacher": (6, 6, 4, 512, 1024), "student": (3, 3, 8, 512, 1024)}
 OPUS = {"teacher": (6, 6, 8, 512, 2048), "student": (6, 2, 8, 512, 2048)}
 
-RATIOS = {
-    "a2d ÷ vanilla kd": ("a2d", "vanilla kd"),
-    "a2d ÷ our kd": ("a2d", "our kd"),
-    "a2d ÷ naive a2d": ("a2d", "naive a2d"),
-    "a2d, cached ÷ student": ("a2d, cached", "student"),
-    "our student ÷ student": ("our student", "student"),
-}
+RATIOS = (
+    ("a2d", "vanilla kd"),
+    ("a2d", "our kd"),
+    ("a2d", "naive a2d"),
+    ("a2d, cached", "student"),
+    ("our student", "student"),
+    ("attention loss", "naive attention loss"),
+    ("attention loss", "a2d"),
+)
 
 AUTHORS = {1024: (3.52, 1.55), 4096: (13.45, 6.18)}
 """Seconds of the authors' step as shipped and of `student`, once measured together (fp32, one
 thread, sentences of 25): their code cannot be run here, so `student` is the yardstick."""
-
-BUSY = 0.25
-"""Processor time of others, in cores, above which nothing is judged."""
 
 
 def main() -> None:
     """Measure, show and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--full", action="store_true", help="every setting")
+    parser.add_argument("--only", default="", help="settings whose names contain this", metavar="…")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, after two that warm up")
     parser.add_argument("--busy", action="store_true", help="measure although others compute")
     parser.add_argument("--threads", type=int, default=1, help="threads on a processor")
@@ -74,27 +70,24 @@ def main() -> None:
         print(peak(given.peak[0], Setting(*json.loads(given.peak[1]))))
         return
     console = Console()
-    others = busy()
-    if others > BUSY and not given.busy:
-        sys.exit(
-            f"other processes keep {others:.1f} cores busy: ratios would say little. Wait, or "
-            "measure all the same with --busy."
-        )
+    others = alone(given.busy)
     figures: dict[str, Any] = {}
     for setting in settings(given.full):
-        found = measure(setting, given.rounds, console)
-        figures |= {f"{name}, {setting.name}": figure for name, figure in found.items()}
-        show(setting.name, found, console)
-    rest: dict[str, Any] = corpus_figures()
+        if given.only in setting.name:
+            found = measure(setting, given.rounds, console)
+            figures |= {f"{name}, {setting.name}": figure for name, figure in found.items()}
+            show(setting.name, found, console)
     for setting in memory_settings(given.full):
-        rest[f"peak memory: a2d ÷ vanilla kd, {setting.name}"] = memory(setting)
-    show("memory and padding", rest, console)
+        if given.only in setting.name:
+            found = memory(setting, list(STEPS) if given.full else ["vanilla kd", "a2d"])
+            figures |= {f"{name}, {setting.name}": figure for name, figure in found.items()}
+            show(f"{setting.name}: peak memory", found, console)
+    rest = corpus_figures()
+    show("the embedded corpus", rest, console)
     figures |= rest
-    figures["machine"] = machine(given, others)
-    RESULTS.mkdir(exist_ok=True)
-    name = "full.json" if given.full else "latest.json"
-    (RESULTS / name).write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    console.print(f"Written to {RESULTS / name}.")
+    figures["machine"] = machine(given.threads, given.rounds, others)
+    path = write("full" if given.full else "latest", figures)
+    console.print(f"Written to {path}.")
 
 
 def settings(full: bool) -> Iterator[Setting]:
@@ -121,26 +114,28 @@ def memory_settings(full: bool) -> Iterator[Setting]:
 def measure(setting: Setting, rounds: int, console: Console) -> dict[str, Any]:
     """Seconds of every step and the ratios between them: median, lowest, highest."""
     data = batches(setting, rounds + 2)
-    names = list(STEPS)
     with tempfile.TemporaryDirectory() as folder, console.status(f"{setting.name}…"):
-        made = steps(setting, names, data, Path(folder))
-        seconds: dict[str, list[float]] = {name: [] for name in names}
+        made = steps(setting, list(STEPS), data, Path(folder)) | attention_losses(setting)
+        seconds: dict[str, list[float]] = {name: [] for name in made}
         for number, batch in enumerate(data):
-            for name in names if number % 2 else reversed(names):
+            for name in made if number % 2 else reversed(made):
                 taken = timed(made[name], batch, setting.device)
                 if number >= 2:
                     seconds[name].append(taken)
     figures = {f"seconds: {name}": spread(values) for name, values in seconds.items()}
-    for name, (one, other) in RATIOS.items():
-        pairs = zip(seconds[one], seconds[other], strict=True)
-        figures[name] = spread([a / b for a, b in pairs])
-    pairs = zip(seconds["a2d"], seconds["our kd"], strict=True)
-    figures["attention transfer ÷ a2d"] = spread([1 - b / a for a, b in pairs])
+    figures |= {f"{one} ÷ {other}": ratio(seconds[one], seconds[other]) for one, other in RATIOS}
+    added = [a - b for a, b in zip(seconds["a2d"], seconds["our kd"], strict=True)]
+    figures["attention transfer ÷ a2d"] = ratio(added, seconds["a2d"])
     if setting.tokens in AUTHORS and setting.length == 25 and not setting.bf16:
         authors, yardstick = AUTHORS[setting.tokens]
-        pairs = zip(seconds["student"], seconds["a2d"], strict=True)
-        figures["authors' code ÷ a2d"] = spread([authors / yardstick * a / b for a, b in pairs])
+        theirs = [authors / yardstick * second for second in seconds["student"]]
+        figures["authors' code ÷ a2d"] = ratio(theirs, seconds["a2d"])
     return figures
+
+
+def ratio(ones: list[float], others: list[float]) -> dict[str, float]:
+    """Of figures measured in the same rounds."""
+    return spread([one / other for one, other in zip(ones, others, strict=True)])
 
 
 def timed(step: Step, batch: Any, device: str) -> float:
@@ -154,17 +149,17 @@ def timed(step: Step, batch: Any, device: str) -> float:
     return time.perf_counter() - start
 
 
-def memory(setting: Setting) -> dict[str, float]:
-    """Peak memory of a2d's process over that of vanilla KD's, three times."""
+def memory(setting: Setting, names: list[str]) -> dict[str, Any]:
+    """Peak memory of steps' processes, in GiB, three times in alternation; and a2d's over KD's."""
     command = [sys.executable, __file__, "--peak"]
-    ratios = []
+    peaks: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(3):
-        peaks = [
-            float(subprocess.check_output([*command, name, json.dumps(setting)]))
-            for name in ("a2d", "vanilla kd")
-        ]
-        ratios.append(peaks[0] / peaks[1])
-    return spread(ratios)
+        for name in names:
+            told = subprocess.check_output([*command, name, json.dumps(setting)])
+            peaks[name].append(float(told) / 2**30)
+    figures = {f"peak GiB: {name}": spread(values) for name, values in peaks.items()}
+    figures["peak: a2d ÷ vanilla kd"] = ratio(peaks["a2d"], peaks["vanilla kd"])
+    return figures
 
 
 def peak(name: str, setting: Setting) -> float:
@@ -180,60 +175,19 @@ def peak(name: str, setting: Setting) -> float:
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
-def corpus_figures() -> dict[str, float]:
-    """Padding share on the embedded corpus, by token budget."""
+def corpus_figures() -> dict[str, Any]:
+    """Of the embedded corpus: padding share by token budget, and what an epoch takes."""
     pairs = read_corpus("builtin:de-dsb/train")
     sizes = lengths(tokenise(pairs, train_tokenizer((t for pair in pairs for t in pair), 4000)))
-    return {
+    figures: dict[str, Any] = {
         f"padding share at {budget} tokens": TokenBatchSampler(sizes, budget).padding_share()
         for budget in (512, 1024, 4096)
     }
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, lowest and highest."""
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
-
-def show(title: str, figures: dict[str, Any], console: Console) -> None:
-    """Print a small table."""
-    table = Table(title=title, title_justify="left", box=None)
-    for column in ("", "median", "low", "high"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, figure in figures.items():
-        values = figure.values() if isinstance(figure, dict) else [figure]
-        table.add_row(name, *(f"{value:.3f}" for value in values))
-    console.print(table)
-
-
-def busy(seconds: float = 2.0) -> float:
-    """Cores that other processes keep busy, watched for some seconds; 0 where it cannot be seen."""
-    try:
-        start = _working()
-        time.sleep(seconds)
-        return (_working() - start) / os.sysconf("SC_CLK_TCK") / seconds
-    except OSError:
-        return 0.0
-
-
-def _working() -> int:
-    """Ticks that all processors have spent working."""
-    user, nice, system, *_ = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:])
-    return user + nice + system
-
-
-def machine(given: argparse.Namespace, others: float) -> dict[str, Any]:
-    """What the figures were measured on."""
-    card = torch.cuda.get_device_name() if CUDA else None
-    return {
-        "processor": processor(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "card": card,
-        "threads": given.threads,
-        "rounds": given.rounds,
-        "cores busy with other things": round(others, 2),
-        "versions": {name: version(name) for name in ("torch", "transformers", "align-to-distill")},
-    }
+    found = epochs(("baseline", "kd", "a2d"), 3)
+    figures |= {name: spread(values) for name, values in found.items()}
+    key = "seconds of an epoch: "
+    figures["epoch: a2d ÷ kd"] = ratio(found[f"{key}a2d"], found[f"{key}kd"])
+    return figures
 
 
 if __name__ == "__main__":

@@ -117,18 +117,25 @@ def naive_a2d(setting: Setting, data: list[Batch], folder: Path) -> Step:
         output = student(**_feed(student, batch), output_attentions=True)
         total = _token_losses(output.logits, told.logits, batch["labels"])
         masks = group_masks(batch["attention_mask"].bool(), batch["labels"].ne(IGNORED))
-        for group, weight in zip(GROUPS, (1.0, 0.5, 0.5), strict=True):
+        for group, share in zip(GROUPS, (1.0, 0.5, 0.5), strict=True):
             kept, wanted = (torch.cat(_maps(o, group), 1) for o in (output, told))
-            mixed = alignment.convolutions[group](kept).float()
-            keys, rows = (mask.unsqueeze(1) for mask in masks[group])
-            predicted = mixed.masked_fill(~keys, torch.finfo(mixed.dtype).min).log_softmax(-1)
-            divergence = functional.kl_div(predicted, wanted.float(), reduction="none").sum(-1)
-            chosen = divergence.masked_fill(~rows, 0.0)
-            total = total + weight * chosen.sum() / rows.sum() / chosen.shape[1]
+            weight = alignment.convolutions[group].weight.flatten(1)
+            found = naive_attention_loss(kept, wanted, *masks[group], weight=weight)
+            total = total + share * found / masks[group][1].sum()
         return total
 
     parameters = [*student.parameters(), *alignment.parameters()]
     return _library_step(setting, student, parameters, loss)
+
+
+def naive_attention_loss(
+    maps: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor, *, weight: Tensor
+) -> Tensor:
+    """`a2d.losses.attention_transfer` for maps (B, C, Q, K), with nothing but library calls."""
+    mixed = functional.conv2d(maps, weight[..., None, None]).float()
+    scores = mixed.masked_fill(~keys.unsqueeze(1), torch.finfo(mixed.dtype).min)
+    divergence = functional.kl_div(scores.log_softmax(-1), teacher.float(), reduction="none")
+    return divergence.sum(-1).masked_fill(~rows.unsqueeze(1), 0.0).sum() / teacher.shape[1]
 
 
 def _library_step(

@@ -1,0 +1,121 @@
+"""Parts of the whole: the attention loss alone, and an epoch on the embedded corpus."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from steps import Batch, Setting, Step, naive_attention_loss
+from torch import Tensor, nn
+from transformers import PrinterCallback
+
+from a2d import A2DConfig, A2DTrainer
+from a2d.attention import GROUPS
+from a2d.batching import tokenise
+from a2d.corpus import read_corpus
+from a2d.distillation import IGNORED, group_masks
+from a2d.losses import attention_transfer
+from a2d.models import new_model
+from a2d.tokenizer import train_tokenizer
+
+PAIRS = 800
+"""Of the embedded corpus, in an epoch."""
+
+
+def attention_losses(setting: Setting) -> dict[str, Step]:
+    """The attention loss forward and backward, as the library has it and as this package does.
+
+    Maps are at hand (the same random ones for every batch of a shape), and take gradients.
+    """
+    encoder, decoder = ((s[0] * s[2], s[1] * s[2]) for s in (setting.student, setting.teacher))
+    weights = {
+        group: nn.Parameter(0.2 * torch.randn(ours, theirs, device=setting.device).T)
+        for group, ours, theirs in (
+            ("encoder", encoder[0], decoder[0]),
+            ("decoder", encoder[1], decoder[1]),
+            ("cross", encoder[1], decoder[1]),
+        )
+    }
+    known: dict[Any, tuple[Tensor, Tensor]] = {}
+
+    def maps(group: str, keys: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        size = (len(rows), rows.shape[1], keys.shape[-1])
+        if (group, size) not in known:
+            made = [
+                torch.randn(size[0], count, *size[1:], device=setting.device)
+                .masked_fill(~keys.unsqueeze(1), -1e9)
+                .softmax(-1)
+                for count in reversed(weights[group].shape)
+            ]
+            known[group, size] = made[0].requires_grad_(), made[1]
+        return known[group, size]
+
+    def step(loss: Callable[..., Tensor]) -> Step:
+        def work(batch: Batch) -> None:
+            masks = group_masks(batch["attention_mask"].bool(), batch["labels"].ne(IGNORED))
+            for group in GROUPS:
+                keys, rows = masks[group]
+                student, teacher = maps(group, keys, rows)
+                loss(student, teacher, keys, rows, weight=weights[group]).backward()
+                student.grad = weights[group].grad = None
+
+        return work
+
+    return {
+        "naive attention loss": step(naive_attention_loss),
+        "attention loss": step(attention_transfer),
+    }
+
+
+def epochs(methods: tuple[str, ...], rounds: int) -> dict[str, list[float]]:
+    """Seconds of an epoch of every method, in alternation, and how much of it is no step.
+
+    Real sentences, data loading included; width 128, teacher 6+6×4, students 3+3×8.
+    """
+    pairs = read_corpus("builtin:de-dsb/train")
+    tokenizer = train_tokenizer((text for pair in pairs for text in pair), 4000)
+    data = tokenise(pairs[:PAIRS], tokenizer)
+    found: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for method in methods:
+            trainer, steps = _trainer(method, tokenizer, data)
+            start = time.perf_counter()
+            trainer.train()
+            whole = time.perf_counter() - start
+            found.setdefault(f"seconds of an epoch: {method}", []).append(whole)
+            found.setdefault(f"outside of steps: {method}", []).append(1 - sum(steps) / whole)
+    return found
+
+
+def _trainer(method: str, tokenizer: Any, data: Any) -> tuple[A2DTrainer, list[float]]:
+    shape = {"width": 128, "feed_forward": 512}
+    teacher = new_model(tokenizer, encoder_layers=6, decoder_layers=6, heads=4, **shape)
+    student = new_model(tokenizer, encoder_layers=3, decoder_layers=3, heads=8, **shape)
+    config = A2DConfig(
+        tempfile.mkdtemp(),
+        method=method,
+        max_tokens=512,
+        num_train_epochs=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    trainer = A2DTrainer(
+        student, None if method == "baseline" else teacher, config, data, data, tokenizer
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer._warn_of_weak_teacher = lambda: None  # it is random: no news
+    seconds: list[float] = []
+    step = trainer.training_step
+
+    def timed(*args: Any, **kwargs: Any) -> Tensor:
+        start = time.perf_counter()
+        loss = step(*args, **kwargs)
+        seconds.append(time.perf_counter() - start)
+        return loss
+
+    trainer.training_step = timed
+    return trainer, seconds
