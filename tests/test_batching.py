@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a2d.batching import TokenBatchSampler, lengths, tokenise
-from a2d.corpus import Pair, read_corpus
+from a2d.corpus import read_corpus
+from a2d.pairs import Pair
 from a2d.tokenizer import train_tokenizer
 
 LONGEST = 40

@@ -8,13 +8,18 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from a2d import corpora
-from a2d.corpus import CleaningReport, Pair, clean, overlap, read_corpus
+from a2d.cleaning import CleaningReport, clean, overlap
+from a2d.corpus import read_corpus
 from a2d.errors import UserError
+from a2d.pairs import Pair
 
 PAIRS = [Pair("Guten Tag", "Dobry źeń"), Pair("ja", "jo")]
 TABLE = "".join(f"{source}\t{target}\n" for source, target in PAIRS)
@@ -22,7 +27,8 @@ TABLE = "".join(f"{source}\t{target}\n" for source, target in PAIRS)
 
 def write(path: Path, content: str | bytes) -> Path:
     data = content.encode() if isinstance(content, str) else content
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
+    path.write_bytes(pack(data))
     return path
 
 
@@ -81,12 +87,37 @@ class TestTable:
         assert read_corpus(path) == [Pair("über  uns", "ź")]
 
     @pytest.mark.parametrize(("line", "count"), [("one", 1), ("one\ttwo\tthree", 3)])
-    def test_columns(self, tmp_path: Path, line: str, count: int) -> None:
+    def test_columns(
+        self, tmp_path: Path, line: str, count: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
         path = write(tmp_path / "x.tsv", TABLE + line)
-        fails(path, path, "line 3", f"{count} column(s) instead of 2", "one tab")
+        assert read_corpus(path, "valid") == PAIRS
+        (record,) = caplog.records
+        assert record.getMessage().startswith(
+            f"valid: 1 of 3 entries are malformed and were skipped: {path}, line 3 has {count} "
+            "column(s) instead of 2"
+        )
+        path = write(tmp_path / "y.tsv", TABLE + f"{line}\n" * 2)
+        words = (path, "line 3", f"{count} column(s) instead of 2", "one tab", "and 1 more")
+        fails(path, *words)
+
+    def test_shows_some_of_many_skipped(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = write(tmp_path / "x.tsv", TABLE * 5 + "one\n" * 4)
+        assert read_corpus(path) == PAIRS * 5
+        message = caplog.records[0].getMessage()
+        assert all(f"line {number} has 1 column" in message for number in (11, 12, 13))
+        assert "line 14" not in message
+        assert message.endswith("…")
+
+    def test_standard_input(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with write(tmp_path / "x", TABLE).open() as file:
+            monkeypatch.setattr("sys.stdin", file)
+            assert read_corpus("-") == PAIRS
 
     @pytest.mark.parametrize("content", ["", "\ufeff", "\n\n"])
-    @pytest.mark.parametrize("file", ["x.tsv", "x.tsv.gz", "x.jsonl"])
+    @pytest.mark.parametrize("file", ["x.tsv", "x.tsv.gz", "x.tsv.zst", "x.jsonl"])
     def test_empty(self, tmp_path: Path, file: str, content: str) -> None:
         path = write(tmp_path / file, content)
         fails(path, path, "is empty")
@@ -104,6 +135,11 @@ class TestTable:
         for damaged in (whole[:-12], flipped, TABLE.encode()):
             path.write_bytes(damaged)
             fails(path, path, "not an intact gzip file", "anew")
+
+    def test_damaged_zstd(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "x.tsv.zst", TABLE)
+        path.write_bytes(TABLE.encode())
+        fails(path, path, "not an intact zstd file", "anew")
 
     def test_takes_no_keys_and_no_split(self, tmp_path: Path) -> None:
         path = write(tmp_path / "x.tsv", TABLE)
@@ -249,6 +285,43 @@ class TestDatasets:
 
         monkeypatch.setattr(datasets, "load_dataset", load)
         fails({"dataset": "some/set"}, "'some/set', split 'valid'", "(Couldn't reach the Hub)")
+
+
+class TestParquet:
+    def test_reads(self, tmp_path: Path) -> None:
+        for names in (("source", "target"), ("de", "dsb")):
+            columns = {name: [pair[n] for pair in PAIRS] for n, name in enumerate(names)}
+            parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+            keys = {} if "source" in names else {"source": "de", "target": "dsb"}
+            assert read_corpus({"path": tmp_path / "x.parquet", **keys}) == PAIRS
+        fails(tmp_path / "x.parquet", "row 0 has 'de', 'dsb' in place of 'source' and 'target'")
+
+    def test_damaged(self, tmp_path: Path) -> None:
+        fails(write(tmp_path / "x.parquet", "nothing"), "x.parquet is no intact Parquet file")
+
+
+class TestSacreBleu:
+    def test_reads_what_is_cached(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        paths = {
+            name: write(tmp_path / name, "".join(f"{pair[n]}\n" for pair in PAIRS))
+            for n, name in enumerate(("source", "reference"))
+        }
+        asked = []
+
+        def find(name: str) -> Any:
+            return lambda *args: asked.append(args) or paths[name]
+
+        monkeypatch.setattr("sacrebleu.utils.get_source_file", find("source"))
+        monkeypatch.setattr(
+            "sacrebleu.utils.get_reference_files", lambda *args: [find("reference")(*args)]
+        )
+        assert read_corpus("sacrebleu:wmt22", languages=("de", "en")) == PAIRS
+        assert asked == [("wmt22", "de-en")] * 2
+
+    def test_what_there_is_not(self) -> None:
+        with pytest.raises(UserError, match=r"no de-dsb test set 'wmt99'.*No such test set wmt99"):
+            read_corpus("sacrebleu:wmt99", languages=("de", "dsb"))
+        fails("sacrebleu:wmt22", "name source and target")
 
 
 class TestSpec:

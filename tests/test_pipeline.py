@@ -220,6 +220,17 @@ def test_a_damaged_cache_is_made_again(corpus, tmp_path):
     assert file.read_bytes() == content
 
 
+def test_skipped_entries_are_told_and_change_nothing(finished, corpus, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    told = tmp_path / "train.tsv"
+    told.write_text((corpus / "train.tsv").read_text("utf-8") + "no pair\n", "utf-8")
+    text = run(corpus, folder, f"corpus.train={told}")
+    assert "train: 1 of 201 entries are malformed and were skipped" in text
+    assert "1 of 201 entries" in (folder / "run.log").read_text("utf-8")
+    assert "Trained already: teacher, baseline" in text
+
+
 def test_bad_input_stops_before_training(corpus, tmp_path):
     cases = {
         "corpus.train=missing.tsv": "missing.tsv",

@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from a2d import recipes
-from a2d.corpus import CleaningReport, Pair
+from a2d.cleaning import CleaningReport
 from a2d.distillation import METHODS
 from a2d.errors import UserError
+from a2d.pairs import Pair
 from a2d.plan import Splits, make_plan
 from a2d.recipe import builtin_recipes, load_recipe
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
-from a2d.corpus import Pair
+from a2d.pairs import Pair
 
 
 def tokenise(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> Dataset:

@@ -1,100 +1,118 @@
-"""Parallel text: reading it in the forms people keep it in, cleaning it, checking for leaks."""
+"""Parallel text, in the forms people keep it in."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import unicodedata
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import zip_longest
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from a2d import corpora
+from a2d import corpora, localisation, records
 from a2d.errors import UserError
+from a2d.localisation import Languages
+from a2d.pairs import STANDARD_INPUT, Entries, Malformed, Pair, kind, missing
+from a2d.records import Keys
 from a2d.suggestions import nearest
 
-__all__ = ["CleaningReport", "Pair", "clean", "overlap", "read_corpus"]
+logger = logging.getLogger(__name__)
 
 _BUILTIN = "builtin:"
-_TABLES = (".tsv", ".txt")
-_JSON_LINES = (".jsonl", ".json")
+_SACREBLEU = "sacrebleu:"
 _UNDERSTOOD = (
-    "a table of two columns (.tsv, .txt), JSON lines (.jsonl, .json), each also as .gz, "
-    "a list of two plain-text files, a folder written by datasets.save_to_disk, "
-    f"'{_BUILTIN}NAME', or a mapping with 'path' or 'dataset'"
+    "a table of two columns (.tsv, .txt), JSON lines (.jsonl, .json), Parquet, a translation "
+    "memory (.tmx), XLIFF (.xlf, .xliff) or gettext (.po, .mo), each also as .gz or .zst; a list "
+    "of two plain-text, gettext or Fluent (.ftl) files; a folder written by "
+    f"datasets.save_to_disk; '{_BUILTIN}NAME', '{_SACREBLEU}TEST SET', '{STANDARD_INPUT}' for a "
+    "table on standard input; or a mapping with 'path' or 'dataset'"
 )
 _PATH_OPTIONS = ("path", "split", "source", "target")
 _DATASET_OPTIONS = ("dataset", "config", "split", "source", "target")
-_RATIO_GRACE = 20
-
-
-class Pair(NamedTuple):
-    """A sentence and its translation."""
-
-    source: str
-    target: str
-
-
-class _Keys(NamedTuple):
-    """Where a record holds its two texts; dots reach into nested objects."""
-
-    source: str
-    target: str
+_SHOWN = 3
 
 
 def read_corpus(
-    spec: str | Path | Sequence[str | Path] | Mapping[str, Any], name: str = "corpus"
+    spec: str | Path | Sequence[str | Path] | Mapping[str, Any],
+    name: str = "corpus",
+    languages: tuple[str, str] | None = None,
 ) -> list[Pair]:
     """Read a parallel corpus into memory.
 
     Texts are brought to Unicode NFC and stripped of outer whitespace, otherwise left as they
-    are. A byte-order mark and Windows line ends are accepted; lines end at line feeds alone,
-    and empty lines of tables and JSON lines are skipped.
+    are, but for translation memories and localisation files: they lose their inline markup, and
+    their line breaks become spaces. A byte-order mark and Windows line ends are accepted; lines end
+    at line feeds alone, and empty lines of tables and JSON lines are skipped.
+
+    Malformed entries are skipped, and a warning is logged that counts them and shows the first.
 
     Args:
         spec: One of
 
             - `"builtin:de-dsb/train"`: a corpus that comes with the package;
-            - the path of a table (`.tsv`, `.txt`): two columns with a tab between them;
+            - the path of a table (`.tsv`, `.txt`): two columns with a tab between them; `-` reads
+              it from standard input;
             - two paths: plain text files, source and target, aligned line by line;
-            - the path of JSON lines (`.jsonl`, `.json`): objects with `source` and `target`,
-              or with a `translation` object of two languages, the first being the source;
+            - the path of JSON lines (`.jsonl`, `.json`) or of a Parquet file: objects with
+              `source` and `target`, or with a `translation` object of two languages, the first
+              being the source;
+            - the path of a translation memory (`.tmx`), of XLIFF 1.2 or 2 (`.xlf`, `.xliff`), or of
+              a gettext catalogue (`.po`, `.mo`; fuzzy and obsolete messages are left out);
+            - two paths of gettext or Fluent (`.ftl`) files: the translations of the same messages
+              in both languages;
             - the path of a folder written by `datasets.save_to_disk`;
+            - `"sacrebleu:wmt22"`: a test set that sacreBLEU has, or can fetch;
             - `{"path": ..., "split": ..., "source": ..., "target": ...}`: a path as above, the
-              keys of its two texts (`translation.de` reaches into nested objects) and, in a
-              folder of several splits, the split;
+              keys of its two texts (`translation.de` reaches into nested objects; of a translation
+              memory, the two languages) and, in a folder of several splits, the split;
             - `{"dataset": ..., "config": ..., "split": ..., "source": ..., "target": ...}`: a
               Hugging Face dataset by name, or a folder; `dataset` alone is required.
 
-            Every file may be compressed (`.gz`). A split not given is the one called `name`.
+            Every file may be compressed (`.gz`, `.zst`). A split not given is the one called
+            `name`.
         name: What the corpus is for (`train`, `valid`); error messages begin with it.
+        languages: Codes of source and target, for the forms that hold more than two.
 
     Raises:
-        UserError: The corpus is missing, empty, damaged, malformed or of an unknown kind.
+        UserError: The corpus is missing, empty, damaged, of an unknown kind, or half of its
+            entries or more are malformed.
 
     Example:
         >>> read_corpus("builtin:de-dsb/train")[0]
         Pair(source='(Leer)', target='(Prozny)')
     """
+    pairs: list[Pair] = []
+    malformed: list[Malformed] = []
     try:
-        pairs = list(_read(spec, name))
+        for entry in _read(spec, name, Languages(*languages) if languages else None):
+            if isinstance(entry, Pair):
+                pairs.append(entry)
+            else:
+                malformed.append(entry)
+        if len(malformed) >= max(1, len(pairs)):
+            more = f" (and {len(malformed) - 1:,} more like it)" if len(malformed) > 1 else ""
+            raise UserError(f"{malformed[0]}{more}")
         if not pairs:
             raise UserError(f"{_describe(spec)} is empty: give a corpus with at least one pair")
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
+    if malformed:
+        logger.warning(
+            "%s: %s of %s entries are malformed and were skipped: %s%s",
+            name,
+            f"{len(malformed):,}",
+            f"{len(malformed) + len(pairs):,}",
+            "; ".join(map(str, malformed[:_SHOWN])),
+            "; …" if len(malformed) > _SHOWN else ".",
+        )
     return pairs
 
 
-def _read(spec: object, name: str) -> Iterator[Pair]:
+def _read(spec: object, name: str, languages: Languages | None) -> Entries:
     if isinstance(spec, Mapping):
-        return _read_mapping(spec, name)
+        return _read_mapping(spec, name, languages)
     if isinstance(spec, str | Path):
-        return _read_path(spec, None, name)
+        return _read_path(spec, None, name, languages)
     if isinstance(spec, Sequence) and all(isinstance(path, str | Path) for path in spec):
-        return _read_aligned([Path(path).expanduser() for path in spec])
+        return _read_two([Path(path).expanduser() for path in spec])
     raise UserError(f"{spec!r} names no corpus: give {_UNDERSTOOD}")
 
 
@@ -106,7 +124,7 @@ def _describe(spec: object) -> str:
     return " and ".join(map(str, spec)) if isinstance(spec, Sequence) else repr(spec)
 
 
-def _read_mapping(spec: Mapping[str, Any], name: str) -> Iterator[Pair]:
+def _read_mapping(spec: Mapping[str, Any], name: str, languages: Languages | None) -> Entries:
     if ("path" in spec) == ("dataset" in spec):
         raise UserError(f"{dict(spec)} names no corpus: give either 'path' or 'dataset'")
     options = _PATH_OPTIONS if "path" in spec else _DATASET_OPTIONS
@@ -117,301 +135,77 @@ def _read_mapping(spec: Mapping[str, Any], name: str) -> Iterator[Pair]:
             raise UserError(f"{key!r} is {value!r}: write text, in quotes if need be")
     if ("source" in spec) != ("target" in spec):
         raise UserError(f"{dict(spec)} names one key of two: give both 'source' and 'target'")
-    keys = _Keys(spec["source"], spec["target"]) if "source" in spec else None
+    keys = Keys(spec["source"], spec["target"]) if "source" in spec else None
     split = spec.get("split", name)
     if "path" not in spec:
-        return _read_dataset(spec["dataset"], spec.get("config"), split, keys)
+        return records.dataset(spec["dataset"], spec.get("config"), split, keys)
     if "split" in spec and not Path(spec["path"]).expanduser().is_dir():
         raise UserError(f"{spec['path']} is no folder of splits: leave out 'split'")
-    return _read_path(spec["path"], keys, split)
+    return _read_path(spec["path"], keys, split, languages)
 
 
-def _read_path(spec: str | Path, keys: _Keys | None, split: str) -> Iterator[Pair]:
+def _read_path(
+    spec: str | Path, keys: Keys | None, split: str, languages: Languages | None
+) -> Entries:
     if isinstance(spec, str) and spec.startswith(_BUILTIN):
         return _read_builtin(spec.removeprefix(_BUILTIN), keys)
+    if isinstance(spec, str) and spec.startswith(_SACREBLEU):
+        return _read_test_set(spec.removeprefix(_SACREBLEU), languages)
     path = Path(spec).expanduser()
     if path.is_dir():
-        return _read_folder(path, split, keys)
-    kind = _kind(path)
-    if kind in _JSON_LINES:
-        return _read_records(_json_lines(path), keys)
-    if kind in _TABLES:
-        return _read_table(path, keys)
+        return records.folder(path, split, keys)
+    form = ".tsv" if str(spec) == STANDARD_INPUT else kind(path)
+    if form in records.JSON_LINES:
+        return records.json_lines(path, keys)
+    if form in records.PARQUET:
+        return records.parquet(path, keys)
+    if form in localisation.TMX:
+        return localisation.translation_memory(path, Languages(*keys) if keys else languages)
+    if keys:
+        raise UserError(f"{path} has no keys: leave out 'source' and 'target'")
+    if form in records.TABLES:
+        return records.table(path)
+    if form in localisation.XLIFF:
+        return localisation.xliff(path, languages)
+    if form in localisation.GETTEXT:
+        return localisation.catalogue(path)
     if not path.exists():
-        raise _missing(path)
+        raise missing(path)
+    if form in localisation.FLUENT:
+        raise UserError(f"{path} holds one language: list two files, source and target")
     raise UserError(f"{path} is of no known type: give {_UNDERSTOOD}")
 
 
-def _kind(path: Path) -> str:
-    return Path(path.name.lower().removesuffix(".gz")).suffix
+def _read_two(paths: Sequence[Path]) -> Entries:
+    if len(paths) != 2:
+        raise UserError(f"{len(paths)} files are listed: list two, source and target")
+    for forms in (localisation.GETTEXT, localisation.FLUENT):
+        if all(kind(path) in forms for path in paths):
+            return localisation.by_message(*paths)
+    return records.aligned(paths)
 
 
-def _missing(path: Path) -> UserError:
-    return UserError(f"there is no {path}: check the path (relative ones start at {Path.cwd()})")
-
-
-def _read_builtin(builtin: str, keys: _Keys | None) -> Iterator[Pair]:
+def _read_builtin(builtin: str, keys: Keys | None) -> Entries:
     names = corpora.names()
     if builtin not in names:
         raise UserError(f"no packaged corpus {builtin!r}{nearest(builtin, names)}")
-    with corpora.locate(builtin) as path:
-        yield from _read_table(path, keys)
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a text file without holding more than one.
-
-    Read as bytes: `str.splitlines` and universal newlines also break at characters which belong
-    to the text (U+2028, U+0085, a lone carriage return), and so would lose the alignment.
-    """
-    number = 0
-    try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                yield text.removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}, line {number} is not UTF-8: convert the file to it") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is not an intact gzip file: fetch or compress it anew") from error
-    except FileNotFoundError as error:
-        raise _missing(path) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _pair(source: str, target: str) -> Pair:
-    normal = unicodedata.normalize
-    return Pair(normal("NFC", source).strip(), normal("NFC", target).strip())
-
-
-def _read_table(path: Path, keys: _Keys | None) -> Iterator[Pair]:
     if keys:
-        raise UserError(f"{path} is a table, without keys: leave out 'source' and 'target'")
-    for number, line in enumerate(_lines(path), start=1):
-        if not line:
-            continue
-        columns = line.split("\t")
-        if len(columns) != 2:
-            raise UserError(
-                f"{path}, line {number} has {len(columns)} column(s) instead of 2: "
-                "write source, one tab, target (or list two plain-text files)"
-            )
-        yield _pair(*columns)
+        raise UserError(f"{builtin} has no keys: leave out 'source' and 'target'")
+    with corpora.locate(builtin) as path:
+        yield from records.table(path)
 
 
-def _read_aligned(paths: Sequence[Path]) -> Iterator[Pair]:
-    if len(paths) != 2:
-        raise UserError(f"{len(paths)} files are listed: list two, source and target")
-    for path in paths:
-        if _kind(path) in (".tsv", *_JSON_LINES):
-            raise UserError(f"{path} is no plain text: list two files of one sentence a line")
-    counts = [0, 0]
-    for source, target in zip_longest(*map(_lines, paths)):
-        counts[0] += source is not None
-        counts[1] += target is not None
-        if source is not None and target is not None:
-            yield _pair(source, target)
-    if counts[0] != counts[1]:
-        raise UserError(
-            f"{paths[0]} has {counts[0]} lines and {paths[1]} has {counts[1]}: "
-            "align them line by line"
-        )
+def _read_test_set(name: str, languages: Languages | None) -> Entries:
+    from sacrebleu.utils import get_reference_files, get_source_file
 
-
-def _json_lines(path: Path) -> Iterator[tuple[str, object]]:
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            yield where, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is no valid JSON: write one object a line") from error
-
-
-def _read_records(records: Iterable[tuple[str, object]], keys: _Keys | None) -> Iterator[Pair]:
-    for where, record in records:
-        if not isinstance(record, Mapping):
-            raise UserError(f"{where} is no JSON object: write one object a line")
-        keys = keys or _guess_keys(where, record)
-        yield _pair(_field(where, record, keys.source), _field(where, record, keys.target))
-
-
-def _guess_keys(where: str, record: Mapping[str, object]) -> _Keys:
-    if "source" in record and "target" in record:
-        return _Keys("source", "target")
-    translation = record.get("translation")
-    if isinstance(translation, Mapping) and len(translation) == 2:
-        source, target = translation
-        return _Keys(f"translation.{source}", f"translation.{target}")
-    raise UserError(
-        f"{where} has {_list(record)} in place of 'source' and 'target': name its keys, "
-        "as in {path: x.jsonl, source: de, target: dsb}"
-    )
-
-
-def _field(where: str, record: Mapping[str, object], key: str) -> str:
-    value: object = record
-    for part in [key] if key in record else key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            found = _list(value) if isinstance(value, Mapping) else repr(value)
-            raise UserError(
-                f"{where} has no {key!r} ({found} in place of {part!r}): "
-                "name the keys of its two texts by 'source' and 'target'"
-            )
-        value = value[part]
-    if not isinstance(value, str):
-        raise UserError(f"{where} has {value!r} under {key!r}: put text there")
+    if languages is None:
+        raise UserError(f"of {_SACREBLEU}{name}, languages are needed: name source and target")
+    pair = "-".join(languages)
     try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can escape what no Unicode text may contain
-        raise UserError(f"{where} has half a character under {key!r}: mend its escapes") from error
-    return value
-
-
-def _list(record: Mapping[str, object]) -> str:
-    return ", ".join(map(repr, record)) or "nothing"
-
-
-def _read_folder(path: Path, split: str, keys: _Keys | None) -> Iterator[Pair]:
-    # Imported late, here and below: it takes seconds, and most corpora do without.
-    import datasets
-
-    try:
-        data = datasets.load_from_disk(str(path))
-    except Exception as error:
+        paths = [get_source_file(name, pair), get_reference_files(name, pair)[0]]
+    except Exception as error:  # whatever the network and the archives raise
         raise UserError(
-            f"{path} is no folder written by datasets.save_to_disk ({_first_line(error)}): "
-            "give such a folder, or a file"
+            f"sacreBLEU has no {pair} test set {name!r} at hand and cannot fetch it "
+            f"({records.first_line(error)}): see `sacrebleu --list`, or give files"
         ) from error
-    if isinstance(data, datasets.DatasetDict):
-        if split not in data:
-            raise UserError(f"{path} has no split {split!r}: set 'split' to one of {_list(data)}")
-        data = data[split]
-    return _read_records(_rows(str(path), data), keys)
-
-
-def _read_dataset(
-    dataset: str, config: str | None, split: str, keys: _Keys | None
-) -> Iterator[Pair]:
-    folder = Path(dataset).expanduser()
-    if any((folder / mark).is_file() for mark in ("dataset_info.json", "dataset_dict.json")):
-        if config is not None:
-            raise UserError(f"{folder} is a folder without configurations: leave out 'config'")
-        return _read_folder(folder, split, keys)
-    import datasets
-
-    try:
-        data = datasets.load_dataset(dataset, config, split=split)
-    except Exception as error:  # whatever the network, the Hub and the file formats raise
-        raise UserError(
-            f"dataset {dataset!r}, split {split!r} cannot be loaded ({_first_line(error)}): check "
-            "'dataset', 'config', 'split' and the network, or give a folder of save_to_disk"
-        ) from error
-    return _read_records(_rows(f"dataset {dataset}", data), keys)
-
-
-def _rows(where: str, data: Any) -> Iterator[tuple[str, object]]:
-    # In batches and without the format saved with the data: row by row is many times slower.
-    batches = data.with_format(None).iter(batch_size=1000)
-    rows = (values for batch in batches for values in zip(*batch.values(), strict=True))
-    for number, values in enumerate(rows):
-        yield f"{where}, row {number}", dict(zip(data.column_names, values, strict=True))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".:") or type(error).__name__
-
-
-@dataclass(frozen=True)
-class CleaningReport:
-    """How many pairs `clean` read, dropped under each rule (in the rules' order) and kept."""
-
-    read: int
-    empty: int
-    too_long: int
-    ratio: int
-    copies: int
-    duplicates: int
-    kept: int
-
-    @property
-    def dropped(self) -> int:
-        """The number of pairs dropped under any rule."""
-        return self.read - self.kept
-
-    def as_dict(self) -> dict[str, int]:
-        """Give the counts by name, in order.
-
-        Example:
-            >>> clean([Pair("ja", "jo"), Pair("ja", "jo")])[1].as_dict()["duplicates"]
-            1
-        """
-        return asdict(self)
-
-
-def clean(
-    pairs: Iterable[Pair],
-    *,
-    max_words: int | None = 250,
-    max_ratio: float | None = 3.0,
-    drop_copies: bool = False,
-    deduplicate: bool = True,
-) -> tuple[list[Pair], CleaningReport]:
-    """Drop the pairs that teach a translator nothing or wrong things.
-
-    A pair is counted under the first rule that it breaks, in this order.
-
-    Args:
-        pairs: The pairs; their order is kept.
-        max_words: The most words, split at whitespace, that either side may have. None: any.
-        max_ratio: How many times longer, in characters, the longer side may be; pairs with both
-            sides under 20 characters are spared, their ratio says little. None: any.
-        drop_copies: Drop pairs whose target equals their source: as a rule untranslated.
-        deduplicate: Keep only the first of equal pairs.
-
-    Raises:
-        UserError: `max_words` or `max_ratio` is below 1, so that no pair could stay.
-
-    Example:
-        >>> kept, report = clean([Pair("ja", "jo"), Pair("nein", ""), Pair("ja", "jo")])
-        >>> kept, report.empty, report.duplicates
-        ([Pair(source='ja', target='jo')], 1, 1)
-    """
-    for option, value in (("max_words", max_words), ("max_ratio", max_ratio)):
-        if value is not None and not value >= 1:
-            raise UserError(f"{option} is {value}: give 1 or more, or None to switch it off")
-    counts = dict.fromkeys(("empty", "too_long", "ratio", "copies", "duplicates"), 0)
-    kept: list[Pair] = []
-    seen: set[Pair] = set()
-    for pair in pairs:
-        shorter, longer = sorted(map(len, pair))
-        if not all(map(str.strip, pair)):
-            counts["empty"] += 1
-        elif max_words is not None and any(len(side.split()) > max_words for side in pair):
-            counts["too_long"] += 1
-        elif max_ratio is not None and longer >= _RATIO_GRACE and longer > max_ratio * shorter:
-            counts["ratio"] += 1
-        elif drop_copies and pair.source == pair.target:
-            counts["copies"] += 1
-        elif deduplicate and pair in seen:
-            counts["duplicates"] += 1
-        else:
-            kept.append(pair)
-            seen.add(pair)
-    read = len(kept) + sum(counts.values())
-    return kept, CleaningReport(read=read, **counts, kept=len(kept))
-
-
-def overlap(train: Iterable[Pair], heldout: Iterable[Pair]) -> int:
-    """Count the held-out pairs whose source also occurs, exactly so, in `train`.
-
-    Above zero, scores on the held-out pairs also reward memory.
-
-    Example:
-        >>> overlap([Pair("ja", "jo")], [Pair("ja", "haj"), Pair("nein", "ně")])
-        1
-    """
-    sources = {pair.source for pair in train}
-    return sum(pair.source in sources for pair in heldout)
+    return records.aligned([Path(path) for path in paths])

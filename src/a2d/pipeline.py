@@ -21,10 +21,11 @@ from transformers import PreTrainedTokenizerBase
 
 from a2d import report, teacher_cache
 from a2d.batching import lengths, tokenise
-from a2d.corpus import Pair, overlap
+from a2d.cleaning import overlap
 from a2d.errors import UserError
+from a2d.pairs import Pair
 from a2d.plan import Plan, Splits, make_plan, read_splits, space_needed
-from a2d.progress import Bars, log_file, logged, silence_libraries
+from a2d.progress import Bars, Event, WarningEvents, log_file, logged, silence_libraries
 from a2d.recipe import Recipe
 from a2d.stage import require_space, write_text
 from a2d.tokenizer import check_same_vocabulary, load_tokenizer, train_tokenizer
@@ -49,7 +50,8 @@ def run(recipe: Recipe, folder: Path, console: Console) -> None:
         UserError: bad input; raised before any training starts, with nothing overwritten.
     """
     silence_libraries()
-    with console.status("Reading the corpus…"):
+    told: list[Event] = []
+    with console.status("Reading the corpus…"), logged(WarningEvents("corpus", told.append)):
         splits = read_splits(recipe)
     plan = make_plan(recipe, folder, splits)
     for stage in plan.stages:
@@ -57,6 +59,8 @@ def run(recipe: Recipe, folder: Path, console: Console) -> None:
     require_space(folder, space_needed(recipe))
     with _locked(folder), logged(log_file(folder / LOG)):
         write_text(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(), sort_keys=False))
+        for event in told:
+            _warn(event.warning, console)
         _prepare_corpus(plan, splits, console)
         with console.status("Preparing the vocabulary…"):
             tokenizer = _prepare_vocabulary(plan, recipe, splits)

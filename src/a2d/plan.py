@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from a2d.corpus import CleaningReport, Pair, clean, read_corpus
+from a2d.cleaning import CleaningReport, clean
+from a2d.corpus import read_corpus
 from a2d.distillation import METHODS
 from a2d.errors import UserError
+from a2d.pairs import Pair
 from a2d.recipe import Distillation, Recipe, Shape, Training
 from a2d.stage import Stage
 
@@ -113,8 +115,9 @@ def read_splits(recipe: Recipe) -> Splits:
         UserError: a part is missing, malformed, or empty after cleaning.
     """
     corpus = recipe.corpus
+    languages = corpus.source_language, corpus.target_language
     train, valid, test = (
-        read_corpus(getattr(corpus, name), name) for name in ("train", "valid", "test")
+        read_corpus(getattr(corpus, name), name, languages) for name in ("train", "valid", "test")
     )
     train, cleaning = clean(train, **corpus.cleaning.model_dump())
     if corpus.limit is not None and corpus.limit < len(train):

@@ -1,0 +1,105 @@
+"""Sentence pairs, entries that are none, and files opened whatever compresses them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+import unicodedata
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from a2d.errors import UserError
+
+STANDARD_INPUT = "-"
+COMPRESSED = (".gz", ".zst")
+
+
+class Pair(NamedTuple):
+    """A sentence and its translation."""
+
+    source: str
+    target: str
+
+
+class Malformed(NamedTuple):
+    """An entry of a corpus that holds no pair, though it should: where, and what is wrong."""
+
+    where: str
+    problem: str
+
+    def __str__(self) -> str:
+        """One clause."""
+        return f"{self.where} {self.problem}"
+
+
+Entries = Iterator[Pair | Malformed]
+
+
+def normal(source: str, target: str) -> Pair:
+    """A pair in Unicode NFC without outer whitespace."""
+    normalize = unicodedata.normalize
+    return Pair(normalize("NFC", source).strip(), normalize("NFC", target).strip())
+
+
+def kind(path: Path) -> str:
+    """A file's last suffix but for those of compression, in lower case."""
+    name = path.name.lower()
+    for suffix in COMPRESSED:
+        name = name.removesuffix(suffix)
+    return Path(name).suffix
+
+
+def missing(path: Path) -> UserError:
+    """What to say of a file that is not there."""
+    return UserError(f"there is no {path}: check the path (relative ones start at {Path.cwd()})")
+
+
+def needs(extra: str, error: ImportError) -> UserError:
+    """What to say where an optional library is not installed."""
+    return UserError(
+        f"{error.name} is not installed: pip install 'align-to-distill[{extra}]' to read that."
+    )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading bytes, decompressing it if its name says so; `-` is standard input.
+
+    Raises:
+        UserError: it is missing, cannot be read, or is not what its name says; whenever that shows.
+    """
+    try:
+        with _open(path) as file:
+            yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is not an intact gzip file: fetch or compress it anew") from error
+    except FileNotFoundError as error:
+        raise missing(path) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _open(path: Path) -> Any:
+    if str(path) == STANDARD_INPUT:
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        return gzip.open(path)
+    return _zstandard(path) if suffix == ".zst" else path.open("rb")
+
+
+@contextmanager
+def _zstandard(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise needs("formats", error) from error
+    try:
+        with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as reader:
+            yield io.BufferedReader(reader)
+    except zstandard.ZstdError as error:
+        raise UserError(f"{path} is not an intact zstd file: fetch or compress it anew") from error

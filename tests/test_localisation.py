@@ -1,0 +1,296 @@
+"""Translation memories, XLIFF, gettext and Fluent files; broken ones too."""
+
+import gettext
+import gzip
+import logging
+import unicodedata
+from xml.etree import ElementTree
+
+import polib
+import pytest
+import zstandard
+from fluent.syntax import FluentSerializer, ast
+from hypothesis import given
+from hypothesis import strategies as st
+
+from a2d.corpus import read_corpus
+from a2d.errors import UserError
+from a2d.pairs import Pair
+
+LANGUAGES = ("de", "dsb")
+XML = '<?xml version="1.0" encoding="UTF-8"?>\n'
+
+
+def read(spec, languages=LANGUAGES):
+    return read_corpus(spec, "train", languages)
+
+
+def refused(spec, *words, languages=LANGUAGES):
+    with pytest.raises(UserError) as caught:
+        read(spec, languages)
+    message = str(caught.value)
+    assert message.startswith("train: ")
+    assert "\n" not in message
+    for word in words:
+        assert str(word) in message
+
+
+def skipped(caplog):
+    """What the one warning says."""
+    (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    return record.getMessage()
+
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1)
+SENTENCES = st.lists(WORDS, min_size=1).map(" ".join)
+SAMPLES = st.lists(st.tuples(SENTENCES, SENTENCES), min_size=1, max_size=5)
+
+
+def expected(rows):
+    return [Pair(*(unicodedata.normalize("NFC", side) for side in row)) for row in rows]
+
+
+def unit(**texts):
+    variants = "".join(f'<tuv xml:lang="{c}"><seg>{t}</seg></tuv>' for c, t in texts.items())
+    return f"<tu>{variants}</tu>\n"
+
+
+def memory(path, *units):
+    header = '<tmx version="1.4"><header srclang="de"/><body>\n'
+    path.write_text(f"{XML}{header}{''.join(units)}</body></tmx>\n", "utf-8")
+    return path
+
+
+class TestTranslationMemory:
+    @given(SAMPLES)
+    def test_reads_what_elementtree_writes(self, tmp_path_factory, rows):
+        root = ElementTree.Element("tmx")
+        body = ElementTree.SubElement(root, "body")
+        for row in rows:
+            unit = ElementTree.SubElement(body, "tu")
+            for code, text in zip(LANGUAGES, row, strict=True):
+                variant = ElementTree.SubElement(unit, "tuv", {"xml:lang": code})
+                ElementTree.SubElement(variant, "seg").text = text
+        path = tmp_path_factory.getbasetemp() / "x.tmx"
+        ElementTree.ElementTree(root).write(path, "utf-8", xml_declaration=True)
+        assert read(path) == expected(rows)
+
+    def test_takes_the_two_languages_from_many_and_their_variants(self, tmp_path):
+        path = memory(
+            tmp_path / "x.tmx",
+            unit(en="one", dsb="jaden", de="eins"),
+            unit(**{"de-AT": "zwei", "DSB": "dwa"}),
+            unit(**{"de-CH": "drü", "de": "drei", "dsb": "tśi"}),
+            unit(de="nur deutsch", en="German only"),
+        )
+        assert read(path) == [("eins", "jaden"), ("zwei", "dwa"), ("drei", "tśi")]
+        assert read({"path": path, "source": "dsb", "target": "en"}) == [("jaden", "one")]
+
+    def test_inline_codes_go_their_text_stays(self, tmp_path):
+        text = (
+            '<bpt i="1">&lt;b&gt;</bpt>Hallo <hi>Welt</hi><ept i="1">&lt;/b&gt;</ept>\n  &amp; du'
+        )
+        assert read(memory(tmp_path / "x.tmx", unit(de=text, dsb="Witaj"))) == [
+            ("Hallo Welt & du", "Witaj")
+        ]
+
+    def test_compressed(self, tmp_path):
+        plain = memory(tmp_path / "x.tmx", unit(de="ja", dsb="jo")).read_bytes()
+        (tmp_path / "x.tmx.gz").write_bytes(gzip.compress(plain))
+        (tmp_path / "x.tmx.zst").write_bytes(zstandard.compress(plain))
+        assert read(tmp_path / "x.tmx.gz") == read(tmp_path / "x.tmx.zst") == [("ja", "jo")]
+
+    def test_broken_units_are_passed_over_and_told(self, tmp_path, caplog):
+        good = [unit(de=f"Satz {n}", dsb=f"Sada {n}") for n in range(20)]
+        bad = unit(de="Sie & ich", dsb="wy")
+        path = memory(tmp_path / "x.tmx", *good[:10], bad.replace("</tuv>", "", 1), *good[10:])
+        found = read(path)
+        assert {f"Satz {n}" for n in range(10)} <= {pair.source for pair in found}
+        assert f"{path}, line 13 is no valid XML" in skipped(caplog)
+
+    def test_other_languages(self, tmp_path):
+        path = memory(tmp_path / "x.tmx", unit(de="ja", en="yes"))
+        refused(path, path, "no unit in both 'de' and 'dsb'", "de, en")
+        refused(path, path, "name two", languages=None)
+
+    def test_no_xml(self, tmp_path):
+        (tmp_path / "x.tmx").write_text("Guten Tag\tDobry źeń\n")
+        refused(tmp_path / "x.tmx", "line 1 is no")
+
+    def test_external_entities_are_not_read(self, tmp_path):
+        (tmp_path / "secret").write_text("geheim")
+        path = memory(tmp_path / "x.tmx", unit(de="ja &e; nein", dsb="jo"), unit(de="a", dsb="b"))
+        entity = f'<!DOCTYPE tmx [<!ENTITY e SYSTEM "{tmp_path}/secret">]>'
+        path.write_text(path.read_text().replace(XML, XML + entity))
+        assert "geheim" not in str(read(path))
+
+
+XLIFF_12 = """<xliff version="1.2" xmlns="urn:oasis:names:tc:xliff:document:1.2">
+<file source-language="de-DE" target-language="dsb" original="x" datatype="plaintext"><body>
+<trans-unit id="1"><source>Hallo <g id="1">Welt</g><x id="2"/></source>
+  <target>Witaj <g id="1">swět</g><ph id="3">{0}</ph></target></trans-unit>
+<trans-unit id="2"><source>leer</source></trans-unit>
+<trans-unit id="3"><source>neu</source><target state="new">neu</target></trans-unit>
+</body></file></xliff>"""
+XLIFF_20 = """<xliff version="2.0" srcLang="de" trgLang="dsb"
+ xmlns="urn:oasis:names:tc:xliff:document:2.0"><file id="f"><unit id="1">
+<segment><source>Hallo <pc id="1">Welt</pc></source><target>Witaj <pc id="1">swět</pc></target>
+</segment><segment state="initial"><source>neu</source><target>neu</target></segment></unit></file>
+</xliff>"""
+
+
+@pytest.mark.parametrize("text", [XLIFF_12, XLIFF_20], ids=["1.2", "2.0"])
+class TestXliff:
+    @pytest.fixture
+    def path(self, tmp_path, text):
+        path = tmp_path / "x.xlf"
+        path.write_text(XML + text, "utf-8")
+        return path
+
+    @pytest.mark.parametrize("languages", [LANGUAGES, None, ("de", "dsb-DE")])
+    def test_translated_segments(self, path, languages):
+        assert read(path, languages) == [("Hallo Welt", "Witaj swět")]
+
+    def test_backwards(self, path):
+        assert read(path, ("dsb", "de")) == [("Witaj swět", "Hallo Welt")]
+
+    def test_other_languages(self, path):
+        refused(path, "translates from 'de", "to 'dsb'", "'en'", languages=("en", "dsb"))
+
+
+CATALOGUE = """msgid ""
+msgstr "Content-Type: text/plain; charset=UTF-8\\n"
+
+msgid "File"
+msgstr "Dataja"
+
+msgctxt "verb"
+msgid "File"
+msgstr "Zapołožyś"
+
+#, fuzzy
+msgid "Edit"
+msgstr "Wobźěłaś?"
+
+msgid "one file\\n"
+msgid_plural "many files\\n"
+msgstr[0] "jadna dataja\\n"
+msgstr[1] "dwě dataji\\n"
+msgstr[2] "wjele datajow\\n"
+
+msgid "missing"
+msgstr ""
+
+#~ msgid "old"
+#~ msgstr "stary"
+"""
+FOUND = [
+    ("File", "Dataja"),
+    ("File", "Zapołožyś"),
+    ("one file", "jadna dataja"),
+    ("many files", "wjele datajow"),
+]
+
+
+class TestGettext:
+    @pytest.fixture
+    def path(self, tmp_path):
+        path = tmp_path / "x.po"
+        path.write_text(CATALOGUE, "utf-8")
+        return path
+
+    def test_translated_messages(self, path):
+        assert read(path) == FOUND
+
+    def test_compiled(self, path):
+        polib.pofile(str(path)).save_as_mofile(str(path.with_suffix(".mo")))
+        assert sorted(read(path.with_suffix(".mo"))) == sorted(FOUND)
+        with path.with_suffix(".mo").open("rb") as file:  # another reader agrees
+            assert gettext.GNUTranslations(file).pgettext("verb", "File") == "Zapołožyś"
+
+    def test_two_by_message(self, path, tmp_path):
+        other = tmp_path / "de.po"
+        text = CATALOGUE.replace("Dataja", "Datei").replace("Zapołožyś", "Ablegen")
+        other.write_text(text.replace("wjele datajow", "viele").replace("missing", "gone"))
+        assert read([other, path])[:2] == [("Datei", "Dataja"), ("Ablegen", "Zapołožyś")]
+        assert read([other, path])[-1] == ("viele", "wjele datajow")
+
+    @given(SAMPLES)
+    def test_reads_what_polib_writes(self, tmp_path_factory, rows):
+        rows = list(dict(rows).items())
+        catalogue = polib.POFile()
+        catalogue.metadata = {"Content-Type": "text/plain; charset=UTF-8"}
+        catalogue.extend(polib.POEntry(msgid=source, msgstr=target) for source, target in rows)
+        path = tmp_path_factory.getbasetemp() / "written.po"
+        catalogue.save(str(path))
+        assert read(path) == expected(rows)
+
+    def test_encoding_as_named(self, path):
+        text = CATALOGUE.replace("UTF-8", "ISO-8859-2").replace("Zapołožyś", "žyś")
+        path.write_bytes(text.encode("iso-8859-2"))
+        assert read(path)[1] == ("File", "žyś")
+        path.write_bytes(text.replace("8859-2", "8859-x").encode("iso-8859-2"))
+        refused(path, "not in the encoding that it names")
+
+    @pytest.mark.parametrize("fault", ['msgid "Open\nmsgstr "Wócyń"', "msgstr nothing", "Hallo!"])
+    def test_broken_messages_are_passed_over_and_told(self, path, fault, caplog):
+        head, _, tail = CATALOGUE.partition("\n\nmsgctxt")
+        path.write_text(f"{head}\n\n{fault}\n\nmsgctxt{tail}", "utf-8")
+        assert read(path) == FOUND
+        assert f"1 of 5 entries are malformed and were skipped: {path}, line 7" in skipped(caplog)
+
+    def test_no_compiled_catalogue(self, tmp_path):
+        (tmp_path / "x.mo").write_bytes(b"nothing")
+        refused(tmp_path / "x.mo", "is no gettext catalogue")
+
+
+class TestFluent:
+    def pair(self, tmp_path, german, sorbian):
+        for name, text in (("de", german), ("dsb", sorbian)):
+            (tmp_path / f"{name}.ftl").write_text(text, "utf-8")
+        return [tmp_path / "de.ftl", tmp_path / "dsb.ftl"]
+
+    def test_values_attributes_terms_and_defaults(self, tmp_path):
+        german = (
+            "a = Hallo { $name }{ NUMBER($n) }\nm = Menü\n    .label = Datei\n-t = Marke\n"
+            'b =\n    erste\n    zweite { "{" }\nonly = hier\n'
+            "c = { $n ->\n    [one] eine\n   *[other] viele\n}\n"
+        )
+        sorbian = (
+            "-t = Marka\na = Witaj { $name }\nb = jaden\nm = Menij\n    .label = Dataja\n"
+            "c = { $n ->\n    [one] jadna\n    [few] někotare\n   *[other] wjele\n}\n"
+        )
+        assert read(self.pair(tmp_path, german, sorbian)) == [
+            ("Marke", "Marka"),
+            ("Hallo { $name }{ NUMBER($n) }", "Witaj { $name }"),
+            ("erste zweite {", "jaden"),
+            ("Menü", "Menij"),
+            ("Datei", "Dataja"),
+            ("viele", "wjele"),
+        ]
+
+    @given(SAMPLES)
+    def test_reads_what_the_serializer_writes(self, tmp_path_factory, rows):
+        rows = [[side.translate(NO_SYNTAX) or "x" for side in row] for row in rows]
+        folder = tmp_path_factory.getbasetemp()
+        for number, name in enumerate(LANGUAGES):
+            messages = [
+                ast.Message(ast.Identifier(f"m{i}"), ast.Pattern([ast.TextElement(row[number])]))
+                for i, row in enumerate(rows)
+            ]
+            text = FluentSerializer().serialize(ast.Resource(messages))
+            (folder / f"{name}.ftl").write_text(text, "utf-8")
+        assert read([folder / "de.ftl", folder / "dsb.ftl"]) == expected(rows)
+
+    def test_broken_messages_are_passed_over_and_told(self, tmp_path, caplog):
+        paths = self.pair(tmp_path, "a = ja\nbroken\nb = nein\n", "a = jo\nb = ně\n")
+        assert read(paths) == [("ja", "jo"), ("nein", "ně")]
+        assert f"1 of 3 entries are malformed and were skipped: {paths[0]}, line 2" in skipped(
+            caplog
+        )
+
+    def test_one_alone(self, tmp_path):
+        refused(self.pair(tmp_path, "a = ja", "a = jo")[0], "list two files")
+
+
+NO_SYNTAX = str.maketrans("", "", "{}")
