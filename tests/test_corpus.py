@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from a2d import corpora
-from a2d.cleaning import CleaningReport, clean, overlap
+from a2d.cleaning import overlap
 from a2d.corpus import read_corpus
 from a2d.errors import UserError
 from a2d.pairs import Pair
@@ -358,78 +358,3 @@ class TestSpec:
     )
     def test_wrong(self, spec: Any, words: str) -> None:
         fails(spec, words)
-
-
-class TestClean:
-    def test_counts_each_pair_under_the_first_rule_it_breaks(self) -> None:
-        pairs = [
-            Pair("a", "b"),
-            Pair(" ", "w " * 300),  # empty, before too long
-            Pair("w " * 251, "b"),  # too long, before its ratio
-            Pair("x" * 61, "x" * 20),
-            Pair("x" * 60, "x" * 20),
-            Pair("x" * 19, "x"),  # short enough for any ratio
-            Pair("x", "x" * 20),
-            Pair("same", "same"),
-            Pair("a", "b"),
-            Pair("a", "c"),
-        ]
-        kept, report = clean(pairs, drop_copies=True)
-        assert kept == [pairs[0], pairs[4], pairs[5], pairs[9]]
-        assert list(report.as_dict().items()) == [
-            ("read", 10),
-            ("empty", 1),
-            ("too_long", 1),
-            ("ratio", 2),
-            ("copies", 1),
-            ("duplicates", 1),
-            ("kept", 4),
-        ]
-        assert report.dropped == 6
-
-    def test_rules_can_be_switched_off(self) -> None:
-        pairs = [Pair("w " * 300, "b"), Pair("same", "same"), Pair("same", "same"), Pair("", "a")]
-        kept, report = clean(iter(pairs), max_words=None, max_ratio=None, deduplicate=False)
-        assert kept == pairs[:3]
-        assert report == CleaningReport(4, 1, 0, 0, 0, 0, 3)
-
-    @pytest.mark.parametrize("option", [{"max_words": 0}, {"max_ratio": 0.5}])
-    def test_limits_that_keep_nothing(self, option: dict[str, Any]) -> None:
-        with pytest.raises(UserError, match=f"{next(iter(option))} is .*: give 1 or more"):
-            clean([], **option)
-
-    @settings(deadline=None)
-    @given(
-        st.lists(st.builds(Pair, *[st.text("ab ", max_size=30)] * 2)),
-        st.none() | st.integers(1, 5),
-        st.none() | st.floats(1, 5),
-        st.booleans(),
-        st.booleans(),
-    )
-    def test_adds_up_and_is_idempotent(
-        self,
-        pairs: list[Pair],
-        words: int | None,
-        ratio: float | None,
-        copies: bool,
-        duplicates: bool,
-    ) -> None:
-        def again(pairs: list[Pair]) -> tuple[list[Pair], CleaningReport]:
-            return clean(
-                pairs,
-                max_words=words,
-                max_ratio=ratio,
-                drop_copies=copies,
-                deduplicate=duplicates,
-            )
-
-        kept, report = again(pairs)
-        counts = report.as_dict()
-        assert counts.pop("read") == len(pairs) == sum(counts.values())
-        assert counts["kept"] == len(kept)
-        assert again(kept) == (kept, CleaningReport(len(kept), 0, 0, 0, 0, 0, len(kept)))
-
-    def test_overlap_counts_heldout_pairs(self) -> None:
-        train = [Pair("ja", "jo"), Pair("nein", "ně")]
-        assert overlap(train, [Pair("ja", "haj"), Pair("ja", "jo"), Pair("Ja", "jo")]) == 2
-        assert overlap([], train) == 0

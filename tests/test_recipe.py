@@ -290,7 +290,7 @@ class TestFolders:
         ],
     )
     def test_every_model_has_its_own_or_the_recipe_is_refused(self, tmp_path, override):
-        splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, 0, 0, 0, 0, 0, 1))
+        splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
         try:
             plan = make_plan(load_recipe("demo", [override]), tmp_path, splits)
         except UserError:

@@ -144,7 +144,7 @@ def _elements(path: Path, *names: str) -> Iterator[Any]:
     try:
         from lxml import etree
     except ImportError as error:
-        raise needs("formats", error) from error
+        raise needs("corpora", error) from error
     whole = [name for name in names if name not in ("xliff", "file")]
     with opened(path) as file:
         walk = etree.iterparse(
@@ -214,7 +214,7 @@ def _messages(path: Path) -> Iterator[Any]:
     try:
         import polib
     except ImportError as error:
-        raise needs("formats", error) from error
+        raise needs("corpora", error) from error
     with opened(path) as file:
         content = file.read()
     if kind(path) == ".mo":
@@ -288,7 +288,7 @@ def _fluent(path: Path) -> Iterator[tuple[Message, str] | Malformed]:
     try:
         from fluent.syntax import ast, parse
     except ImportError as error:
-        raise needs("formats", error) from error
+        raise needs("corpora", error) from error
     with opened(path) as file:
         try:
             text = file.read().decode("utf-8-sig").replace("\r\n", "\n")

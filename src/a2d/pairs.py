@@ -61,7 +61,7 @@ def missing(path: Path) -> UserError:
 def needs(extra: str, error: ImportError) -> UserError:
     """What to say where an optional library is not installed."""
     return UserError(
-        f"{error.name} is not installed: pip install 'align-to-distill[{extra}]' to read that."
+        f"{error.name} is not installed: pip install 'align-to-distill[{extra}]' for that."
     )
 
 
@@ -97,7 +97,7 @@ def _zstandard(path: Path) -> Iterator[IO[bytes]]:
     try:
         import zstandard
     except ImportError as error:
-        raise needs("formats", error) from error
+        raise needs("corpora", error) from error
     try:
         with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as reader:
             yield io.BufferedReader(reader)

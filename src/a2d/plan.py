@@ -119,7 +119,10 @@ def read_splits(recipe: Recipe) -> Splits:
     train, valid, test = (
         read_corpus(getattr(corpus, name), name, languages) for name in ("train", "valid", "test")
     )
-    train, cleaning = clean(train, **corpus.cleaning.model_dump())
+    rules = corpus.cleaning.model_dump(exclude={"language"})
+    train, cleaning = clean(
+        train, **rules, languages=languages if corpus.cleaning.language else None
+    )
     if corpus.limit is not None and corpus.limit < len(train):
         train = random.Random(0).sample(train, corpus.limit)
     if not train:

@@ -37,12 +37,18 @@ class Section(BaseModel):
 
 
 class Cleaning(Section):
-    """Rules that training pairs must pass (`a2d.corpus.clean`); null switches one off."""
+    """Rules that training pairs must pass (`a2d.cleaning.clean`); null switches one off.
+
+    `language`: no side is clearly in another language than the corpus's.
+    """
 
     max_words: int | None = Field(default=250, ge=1)
     max_ratio: float | None = Field(default=3.0, ge=1)
+    min_letters: float | None = Field(default=None, ge=0, le=1)
     drop_copies: bool = False
-    deduplicate: bool = True
+    consistent: bool = False
+    language: bool = False
+    deduplicate: bool | Literal["near"] = True
 
 
 class Corpus(Section):

@@ -1,0 +1,163 @@
+"""Which pairs every rule drops, and what counts as a leak."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from a2d.cleaning import clean, overlap
+from a2d.corpus import read_corpus
+from a2d.errors import UserError
+from a2d.pairs import Pair
+
+OFF = {"max_words": None, "max_ratio": None, "deduplicate": False}
+
+
+def kept(pairs, **rules):
+    return clean(pairs, **OFF | rules)[0]
+
+
+def test_counts_each_pair_under_the_first_rule_it_breaks():
+    pairs = [
+        Pair("a", "b"),
+        Pair(" ", "w " * 300),  # empty, before too long
+        Pair("w " * 251, "b"),  # too long, before its ratio
+        Pair("x" * 61, "x" * 20),
+        Pair("x" * 60, "x" * 20),
+        Pair("x" * 19, "x"),  # short enough for any ratio
+        Pair("x", "x" * 20),
+        Pair("same", "same"),
+        Pair("a", "b"),
+        Pair("a", "c"),
+    ]
+    left, report = clean(pairs, drop_copies=True)
+    assert left == [pairs[0], pairs[4], pairs[5], pairs[9]]
+    assert list(report.as_dict().items()) == [
+        ("read", 10),
+        ("empty", 1),
+        ("too_long", 1),
+        ("ratio", 2),
+        ("copies", 1),
+        ("duplicates", 1),
+        ("kept", 4),
+    ]
+
+
+def test_rules_can_be_switched_off():
+    pairs = [Pair("w " * 300, "b"), Pair("same", "same"), Pair("same", "same"), Pair("", "a")]
+    left, report = clean(iter(pairs), **OFF)
+    assert left == pairs[:3]
+    assert report.as_dict() == {"read": 4, "empty": 1, "kept": 3}
+
+
+@pytest.mark.parametrize("option", [{"max_words": 0}, {"max_ratio": 0.5}, {"min_letters": 1.5}])
+def test_limits_that_keep_nothing(option):
+    with pytest.raises(UserError, match=f"{next(iter(option))} is .*: give "):
+        clean([], **option)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.builds(Pair, *[st.text("aB1 {}", max_size=30)] * 2)),
+    st.fixed_dictionaries(
+        {
+            "max_words": st.none() | st.integers(1, 5),
+            "max_ratio": st.none() | st.floats(1, 5),
+            "min_letters": st.none() | st.floats(0, 1),
+            "drop_copies": st.booleans(),
+            "consistent": st.booleans(),
+            "deduplicate": st.sampled_from([False, True, "near"]),
+        }
+    ),
+)
+def test_adds_up_and_is_idempotent(pairs, rules: dict[str, Any]):
+    left, report = clean(pairs, **rules)
+    assert report.read == len(pairs) == sum(report.dropped.values()) + report.kept
+    assert report.kept == len(left)
+    again, second = clean(left, **rules)
+    assert again == left
+    assert not any(second.dropped.values())
+
+
+class TestLetters:
+    @pytest.mark.parametrize(("text", "stays"), [("ab 12", True), ("ab 123", False), ("š", True)])
+    def test_share_without_white_space(self, text, stays):
+        assert kept([Pair("gut", text)], min_letters=0.5) == [Pair("gut", text)] * stays
+        assert kept([Pair(text, "gut")], min_letters=0.5) == [Pair(text, "gut")] * stays
+
+
+class TestConsistent:
+    @pytest.mark.parametrize(
+        ("source", "target"),
+        [
+            ("{name} hat 3 Dateien", "3 dataje ma {name}"),
+            ("1.000,5 Euro", "1,000.5 Euro"),
+            ("10 000 Leute", "10\u00a0000 luźi"),
+            ("%s von %2$d", "%2$d wót %s"),
+            ("<b>Achtung</b>", "Glědaj <b>how</b>"),
+            ("80 % heller", "80% swětłej"),
+            ("${x} %(n)s", "%(n)s ${x}"),
+        ],
+    )
+    def test_stays(self, source, target):
+        assert kept([Pair(source, target)], consistent=True)
+
+    @pytest.mark.parametrize(
+        ("source", "target"),
+        [
+            ("{name} ist da", "{mě} jo how"),
+            ("{n} und {n}", "{n}"),
+            ("3 Dateien", "4 dataje"),
+            ("3 Dateien", "tśi dataje"),
+            ("%s von %d", "%s wót %s"),
+            ("<b>Achtung</b>", "<i>Glědaj</i>"),
+        ],
+    )
+    def test_goes(self, source, target):
+        pairs = [Pair(source, target), Pair(target, source), Pair("ja", "jo")]
+        left, report = clean(pairs, **OFF, consistent=True)
+        assert (left, report.dropped["inconsistent"]) == (pairs[2:], 2)
+
+
+class TestLanguages:
+    GOOD = tuple(p for p in read_corpus("builtin:de-dsb/train")[:400] if len(p.source) > 30)
+
+    def pairs(self, *more):
+        english = "The quick brown fox jumps over the lazy dog."
+        return [*(Pair(english, p.source) for p in self.GOOD), *more]
+
+    def test_drops_what_is_clearly_another(self):
+        wrong = [
+            Pair("Le renard brun saute par-dessus le chien paresseux.", "Der Fuchs"),
+            Pair("The fox", "El zorro marrón salta sobre el perro perezoso."),
+        ]
+        right = [Pair("Dieser Satz", "The fox"), Pair("ABC 1234567890 XYZ 987654", "12345" * 5)]
+        left = kept(self.pairs(*wrong, *right), languages=("en-GB", "de"))
+        assert left == self.pairs(*right)
+
+    def test_refuses_languages_that_the_corpus_is_not_in(self):
+        with pytest.raises(UserError, match=r"only \d+% of the target texts look like 'fr'"):
+            kept(self.pairs(), languages=("en", "fr"))
+        with pytest.raises(UserError, match=r"only 0% of the source texts look like 'xx'"):
+            kept(self.pairs(), languages=("xx", "de"))
+
+
+class TestNearDuplicates:
+    PAIRS = (
+        Pair("Seite 1: Öffnen", "Bok 1: wócyniś"),
+        Pair("seite 20 – öffnen!", "Bok 20, wócyniś"),
+        Pair("Seite 1: Öffnen", "Drugi"),
+        Pair("1.", "1."),
+        Pair("2.", "2."),
+    )
+
+    def test_first_stays(self):
+        assert kept(self.PAIRS, deduplicate="near") == [self.PAIRS[i] for i in (0, 2, 3, 4)]
+        assert kept(self.PAIRS, deduplicate=True) == list(self.PAIRS)
+
+    def test_overlap_counts_heldout_pairs_of_which_a_side_is_known(self):
+        train = [Pair("Ja, gern!", "Jo"), Pair("Nein", "Ně")]
+        heldout = [Pair("ja gern", "x"), Pair("x", "NĚ."), Pair("x", "jo 3"), Pair("ja", "x")]
+        assert overlap(train, heldout) == 3
+        assert overlap([], heldout) == 0
