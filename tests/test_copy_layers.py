@@ -6,7 +6,8 @@ from toys import batch
 
 from a2d import A2DConfig, A2DTrainer, UserError
 from a2d.corpus import read_corpus
-from a2d.models import copy_layers, new_model
+from a2d.models import new_model
+from a2d.students import copy_layers
 from a2d.tokenizer import train_tokenizer
 
 

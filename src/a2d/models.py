@@ -1,8 +1,7 @@
-"""Models: students and teachers from scratch, teachers from a folder."""
+"""Models from scratch and from a folder, and what must be equal in two of them."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
@@ -81,46 +80,6 @@ def new_model(
     # Padding starts the decoder; it is never a translation's token.
     model.generation_config.bad_words_ids = [[tokenizer.pad_token_id]]
     return model
-
-
-def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
-    """Start a student from its teacher's embeddings and evenly spaced layers, first and last kept.
-
-    As Shleifer & Rush 2020 ("Pre-trained Summarization Distillation", section 3.1) do. Heads need
-    not be equally many: projections are copied whole, and cut into the student's heads.
-
-    Raises:
-        UserError: the student is deeper than the teacher, or of other widths or activations.
-    """
-    ours, theirs = (m.config.activation_function for m in (student, teacher))
-    if ours != theirs:
-        raise UserError(
-            f"a student with activation {ours!r} cannot start from a teacher with {theirs!r}: "
-            "give it the teacher's."
-        )
-    depths = {}
-    for stack in ("encoder", "decoder"):
-        ours, theirs = (getattr(m.config, f"{stack}_layers") for m in (student, teacher))
-        if ours > theirs:
-            raise UserError(
-                f"a student with {ours} {stack} layers cannot start from a teacher with {theirs}."
-            )
-        depths[stack] = torch.linspace(0, theirs - 1, ours).round().int().tolist()
-    given = teacher.state_dict()
-    state = student.state_dict()
-    for name in state:
-        counterpart = re.sub(
-            r"(encoder|decoder)\.layers\.(\d+)",
-            lambda found: f"{found[1]}.layers.{depths[found[1]][int(found[2])]}",
-            name,
-        )
-        if counterpart not in given or given[counterpart].shape != state[name].shape:
-            raise UserError(
-                f"the student cannot start from the teacher: {name} differs in shape; give the "
-                "student the teacher's width and feed_forward."
-            )
-        state[name] = given[counterpart]
-    student.load_state_dict(state)
 
 
 def load_model(path: str | Path) -> PreTrainedModel:

@@ -27,11 +27,12 @@ from a2d.batching import TokenBatchSampler, lengths
 from a2d.config import A2DConfig
 from a2d.distillation import METHODS, new_transfer
 from a2d.errors import UserError
-from a2d.models import check_same_ids, copy_layers, load_model, new_model
+from a2d.models import check_same_ids, load_model, new_model
 from a2d.plan import TEACHER, Model
 from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, logged
 from a2d.recipe import Distillation, Training
 from a2d.stage import write_text
+from a2d.students import student_of
 from a2d.teacher_cache import TeacherCache
 from a2d.tokenizer import load_tokenizer
 from a2d.trainer import A2DTrainer
@@ -138,14 +139,7 @@ def _new_student(
     shape = model.shape.model_dump()
     if teacher is None or model.method.student_start == "random":
         return new_model(tokenizer, **shape)
-    student = new_model(
-        tokenizer,
-        **shape,
-        activation=teacher.config.activation_function,
-        max_positions=teacher.config.max_position_embeddings,
-    )
-    copy_layers(teacher, student)
-    return student
+    return student_of(teacher, **shape)
 
 
 def remove_checkpoints(model: Model) -> None:

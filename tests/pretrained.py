@@ -1,0 +1,162 @@
+"""Small stand-ins for released models: random weights, but their tokenizers' real classes."""
+
+import json
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import sentencepiece
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BartTokenizer,
+    M2M100Tokenizer,
+    MarianTokenizer,
+    MBart50Tokenizer,
+    MBartTokenizer,
+    NllbTokenizer,
+    PegasusTokenizer,
+    T5Tokenizer,
+)
+
+from a2d.corpus import read_corpus
+
+PAIRS = read_corpus("builtin:de-dsb/train")[200:500]
+
+FAMILIES = {
+    "opus": "marian",
+    "bart": "bart",
+    "mbart": "mbart",
+    "mbart50": "mbart",
+    "m2m100": "m2m_100",
+    "nllb": "m2m_100",
+    "pegasus": "pegasus",
+    "t5": "t5",
+    "mt5": "mt5",
+    "umt5": "umt5",
+}
+LANGUAGES = {
+    "mbart": ("de_DE", "cs_CZ"),
+    "mbart50": ("de_DE", "cs_CZ"),
+    "m2m100": ("de", "cs"),
+    "nllb": ("deu_Latn", "ces_Latn"),
+}
+"""Codes of those that know many; Czech stands in for Lower Sorbian, which few of them know."""
+
+
+@cache
+def _sentencepiece():
+    """A unigram model's file and its pieces with their scores, without the special ones."""
+    folder = Path(mkdtemp())
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(text for pair in PAIRS for text in pair),
+        model_prefix=str(folder / "pieces"),
+        vocab_size=500,
+        character_coverage=1.0,
+        minloglevel=2,
+    )
+    file = folder / "pieces.model"
+    model = sentencepiece.SentencePieceProcessor(model_file=str(file))
+    pieces = [(model.id_to_piece(i), model.get_score(i)) for i in range(3, len(model))]
+    return file, pieces
+
+
+def _merges(pre_tokenizer, alphabet=()):
+    """A byte-pair encoding's vocabulary and merges."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=800, show_progress=False, initial_alphabet=list(alphabet)
+    )
+    tokenizer.train_from_iterator([text for pair in PAIRS for text in pair], trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return sorted(model["vocab"], key=model["vocab"].get), [tuple(m) for m in model["merges"]]
+
+
+def _numbered(names):
+    return {name: index for index, name in enumerate(dict.fromkeys(names))}
+
+
+def tokenizer_of(name):
+    """A released model's tokenizer class with a vocabulary of our corpus."""
+    file, pieces = _sentencepiece()
+    specials = ["<s>", "<pad>", "</s>", "<unk>"]
+
+    def unigram(*first):
+        return [*((special, 0.0) for special in first), *pieces]
+
+    def saved(vocabulary):
+        path = file.parent / f"{name}.json"
+        path.write_text(json.dumps(_numbered(vocabulary)))
+        return str(path)
+
+    names = [piece for piece, _ in pieces]
+    if name == "opus":
+        vocabulary = saved(["</s>", "<unk>", *names, "<pad>"])
+        return MarianTokenizer(source_spm=str(file), target_spm=str(file), vocab=vocabulary)
+    if name == "m2m100":
+        return M2M100Tokenizer(vocab_file=saved([*specials, *names]), spm_file=str(file))
+    if name == "bart":
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        vocabulary, merges = _merges(pre_tokenizers.ByteLevel(add_prefix_space=False), alphabet)
+        return BartTokenizer(
+            vocab=_numbered([*specials, *vocabulary, "<mask>"]), merges=merges, mask_token="<mask>"
+        )
+    if name == "nllb":
+        vocabulary, merges = _merges(pre_tokenizers.Metaspace())
+        return NllbTokenizer(vocab=_numbered([*specials, *vocabulary]), merges=merges)
+    if name == "mbart":
+        return MBartTokenizer(vocab=unigram(*specials))
+    if name == "mbart50":
+        return MBart50Tokenizer(vocab=unigram("<unk>", "<s>", "</s>"))
+    if name == "pegasus":
+        return PegasusTokenizer(vocab=unigram("<pad>", "</s>", "<mask_1>", "<mask_2>", "<unk>"))
+    return T5Tokenizer(vocab=unigram("<pad>", "</s>", "<unk>"), extra_ids=10)
+
+
+def model_of(name, tokenizer, *, layers=(3, 2), heads=2, seed=0):
+    """A random model of that family, set up as its releases are."""
+    family = FAMILIES[name]
+    ids = [*tokenizer.get_vocab().values(), *getattr(tokenizer, "id_to_lang_token", {})]
+    size = max(ids) + (9 if name in ("m2m100", "t5") else 1)  # these have more rows than tokens
+    sizes = (
+        {"num_layers": layers[0], "num_decoder_layers": layers[1], "num_heads": heads, "d_kv": 12}
+        | {"d_ff": 40, "dropout_rate": 0.0}
+        if "t5" in family
+        else dict(zip(("encoder_layers", "decoder_layers"), layers, strict=True))
+        | dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), heads)
+        | dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 40)
+        | {"dropout": 0.0, "attention_dropout": 0.0, "init_std": 0.3, "scale_embedding": True}
+        | {"encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
+    )
+    starts = {"opus": "pad", "pegasus": "pad", "t5": "pad", "mt5": "pad", "umt5": "pad"}
+    start = getattr(tokenizer, f"{starts.get(name, 'eos')}_token_id")
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=size,
+        d_model=24,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        decoder_start_token_id=start,
+        forced_eos_token_id=None,
+        **sizes,
+    )
+    torch.manual_seed(seed)
+    model = AutoModelForSeq2SeqLM.from_config(config).eval()
+    if name == "opus":
+        model.generation_config.bad_words_ids = [[tokenizer.pad_token_id]]
+    return model
+
+
+def released(name, folder, **sizes):
+    """A folder that looks like a release of `name`; gives its model and tokenizer too."""
+    tokenizer = tokenizer_of(name)
+    model = model_of(name, tokenizer, **sizes)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    codes = dict(zip(("src_lang", "tgt_lang"), LANGUAGES.get(name, ()), strict=False))
+    return model, AutoTokenizer.from_pretrained(folder, **codes)

@@ -1,0 +1,123 @@
+"""Students of every family: their teacher's architecture, vocabulary and layers."""
+
+import pytest
+import torch
+from pretrained import FAMILIES, model_of, tokenizer_of
+from toys import batch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+from a2d.attention import Geometry
+from a2d.distillation import run
+from a2d.errors import UserError
+from a2d.models import check_same_ids
+from a2d.students import chosen_layers, student_config, student_of
+
+every_release = pytest.mark.parametrize("name", FAMILIES)
+
+
+def teacher_of(name, **sizes):
+    return model_of(name, tokenizer_of(name), **{"layers": (4, 3), "heads": 4} | sizes)
+
+
+def logits(model):
+    with torch.no_grad():
+        return run(model, batch([7, 4], [6, 5], vocabulary=300), None).tokens.logits
+
+
+def block(model, stack, index):
+    """A layer's weights by name, but for those that some layers alone have."""
+    layers = model.get_encoder() if stack == "encoder" else model.get_decoder()
+    layer = (layers.layers if hasattr(layers, "layers") else layers.block)[index]
+    return {n: w for n, w in layer.state_dict().items() if "relative_attention_bias" not in n}
+
+
+@every_release
+def test_of_the_same_shape_computes_what_the_teacher_computes(name):
+    teacher = teacher_of(name)
+    student = student_of(teacher).eval()
+    assert student is not teacher
+    assert logits(student).equal(logits(teacher))
+    assert student.generation_config.to_dict() == teacher.generation_config.to_dict()
+
+
+@every_release
+@pytest.mark.parametrize(
+    ("rule", "encoder", "decoder"),
+    [("spread", [0, 3], [0]), ("first", [0, 1], [0]), ("last", [2, 3], [2])],
+)
+def test_layers_by_rule(name, rule, encoder, decoder, tmp_path):
+    teacher = teacher_of(name)
+    student = student_of(teacher, encoder_layers=2, decoder_layers=1, rule=rule).eval()
+    assert Geometry.of(student.config) == (2, 1, 4, 4)
+    check_same_ids(teacher, student)
+    for stack, chosen in (("encoder", encoder), ("decoder", decoder)):
+        for index, original in enumerate(chosen):
+            ours, theirs = block(student, stack, index), block(teacher, stack, original)
+            assert ours.keys() == theirs.keys()
+            assert all(ours[key].equal(theirs[key]) for key in ours)
+    student.save_pretrained(tmp_path)
+    assert logits(AutoModelForSeq2SeqLM.from_pretrained(tmp_path)).equal(logits(student))
+
+
+@every_release
+@pytest.mark.parametrize("heads", [2, 6, 12])
+def test_heads_may_differ(name, heads):
+    teacher = teacher_of(name, heads=6)
+    student = student_of(teacher, heads=heads).eval()
+    assert Geometry.of(student.config) == (4, 3, heads, heads)
+    weights = student.state_dict()
+    assert all(
+        weights[key].equal(weight)
+        for key, weight in teacher.state_dict().items()
+        if "relative_attention_bias" not in key
+    )
+    assert logits(student).equal(logits(teacher)) == (heads == 6)
+
+
+@every_release
+def test_a_random_one_has_any_shape(name):
+    teacher = teacher_of(name)
+    shape = {"encoder_layers": 5, "decoder_layers": 1, "heads": 2, "width": 16, "feed_forward": 20}
+    student = student_of(teacher, **shape, dropout=0.2, start="random").eval()
+    assert student.get_input_embeddings().weight.shape == (teacher.config.vocab_size, 16)
+    assert Geometry.of(student.config) == (5, 1, 2, 2)
+    dropout = getattr(student.config, "dropout", None) or student.config.dropout_rate
+    assert dropout == 0.2
+    assert logits(student).isfinite().all()
+    check_same_ids(teacher, student)
+
+
+def test_biases_by_distance_follow_the_heads():
+    teacher = teacher_of("t5")
+    bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    theirs = teacher.state_dict()[bias]
+    assert (
+        student_of(teacher, heads=8).state_dict()[bias].equal(theirs[:, [0, 0, 1, 1, 2, 2, 3, 3]])
+    )
+    joined = student_of(teacher, heads=2).state_dict()[bias]
+    assert joined.equal(torch.stack([theirs[:, :2].mean(1), theirs[:, 2:].mean(1)], 1))
+    last = student_of(teacher, encoder_layers=1, rule="last").state_dict()[bias]
+    assert last.equal(theirs)  # later layers have none of their own
+    with pytest.raises(UserError, match="3 heads cannot start from a teacher with 4"):
+        student_of(model_of("t5", tokenizer_of("t5"), heads=4), heads=3)
+
+
+def test_width_must_be_divisible():
+    config = teacher_of("opus").config
+    with pytest.raises(UserError, match="width 24 cannot be split into 5 heads"):
+        student_config(config, heads=5)
+
+
+def test_other_families_are_refused():
+    with pytest.raises(UserError, match=r"'led' are not supported: .* marian, bart"):
+        student_config(AutoConfig.for_model("led"))
+
+
+@pytest.mark.parametrize("available", range(1, 13))
+@pytest.mark.parametrize("rule", ["spread", "first", "last"])
+def test_chosen_layers_are_as_many_in_order_and_differ(available, rule):
+    for count in range(1, available + 1):
+        chosen = chosen_layers(count, available, rule)
+        assert len(set(chosen)) == count
+        assert chosen == sorted(chosen)
+        assert set(chosen) <= set(range(available))
