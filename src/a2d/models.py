@@ -15,11 +15,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from a2d.attention import VERIFIED_FAMILIES
 from a2d.errors import UserError
-
-LOADED = ("marian",)
-"""Families whose teachers recipes handle from text to text. `A2DTrainer`, which is given models and
-tokens, takes all of `a2d.attention.VERIFIED_FAMILIES`."""
 
 
 def new_model(
@@ -97,10 +94,10 @@ def load_model(path: str | Path) -> PreTrainedModel:
             f"no model at {str(path)!r}: give a local folder with a config.json, or a hub name "
             f"while online ({_first_line(error)})"
         ) from error
-    if config.model_type not in LOADED:
+    if config.model_type not in VERIFIED_FAMILIES:
         raise UserError(
-            f"{path}: models of type {config.model_type!r} are not supported here, but for "
-            f"{', '.join(LOADED)}; A2DTrainer takes more."
+            f"{path}: models of type {config.model_type!r} are not supported: attention capture "
+            f"is verified for {', '.join(VERIFIED_FAMILIES)}."
         )
     try:
         return AutoModelForSeq2SeqLM.from_pretrained(path, use_safetensors=True, dtype="float32")

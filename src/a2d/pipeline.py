@@ -28,7 +28,13 @@ from a2d.plan import Plan, Splits, make_plan, read_splits, space_needed
 from a2d.progress import Bars, Event, WarningEvents, log_file, logged, silence_libraries
 from a2d.recipe import Recipe
 from a2d.stage import require_space, write_text
-from a2d.tokenizer import check_same_vocabulary, load_tokenizer, train_tokenizer
+from a2d.teachers import prepare_teacher
+from a2d.tokenizer import (
+    check_languages_named,
+    check_same_vocabulary,
+    load_tokenizer,
+    train_tokenizer,
+)
 from a2d.training import Inputs, check, remove_checkpoints, train_models
 from a2d.translations import translate_and_score, translate_training_source, write_lines
 from a2d.workers import Workers
@@ -62,6 +68,7 @@ def run(recipe: Recipe, folder: Path, console: Console) -> None:
         for event in told:
             _warn(event.warning, console)
         _prepare_corpus(plan, splits, console)
+        _prepare_teacher(plan, recipe, splits, console)
         with console.status("Preparing the vocabulary…"):
             tokenizer = _prepare_vocabulary(plan, recipe, splits)
             _prepare_tokens(plan, splits, tokenizer)
@@ -104,13 +111,28 @@ def _prepare_corpus(plan: Plan, splits: Splits, console: Console) -> None:
             write_lines(folder / f"{name}.reference.txt", [pair.target for pair in split])
 
 
+def _prepare_teacher(plan: Plan, recipe: Recipe, splits: Splits, console: Console) -> None:
+    if plan.prepared is None or plan.prepared.done:
+        return
+    given = recipe.teacher
+    assert given.path is not None
+    pairs = splits.train if given.trim else None
+    with console.status("Preparing the teacher…"), plan.prepared.work() as folder:
+        before, after = prepare_teacher(given.path, folder, given.languages, pairs)
+    if given.trim:
+        console.print(f"Vocabulary: {after:,} of the teacher's {before:,} tokens.")
+
+
 def _prepare_vocabulary(plan: Plan, recipe: Recipe, splits: Splits) -> PreTrainedTokenizerBase:
     stage = plan.vocabulary
     if not stage.done:
-        given = [p for p in (recipe.vocabulary.path, recipe.teacher.path) if p is not None]
+        pretrained = plan.teacher.path if recipe.teacher.path is not None else None
+        given = [path for path in (recipe.vocabulary.path, pretrained) if path is not None]
         with stage.work() as folder:
             if given:
                 tokenizers = [load_tokenizer(path) for path in given]
+                if pretrained is not None:
+                    check_languages_named(tokenizers[-1], pretrained)
                 check_same_vocabulary(tokenizers[-1], tokenizers[0])
                 tokenizers[0].save_pretrained(folder)
             else:
@@ -147,6 +169,7 @@ def _train(
         plan.distilled.folder,
         {sequences: stage.folder for sequences, stage in plan.caches.items()},
         plan.teacher.path,
+        recipe.teacher.path is not None,
         folder / "tensorboard",
     )
     check(plan.trained, inputs)

@@ -66,11 +66,13 @@ class Model:
 class Plan:
     """All stages of a run.
 
-    `distilled` is the training data with the teacher's translations as references; `caches` hold
-    what the teacher says of the data, by whether that is `distilled`, where students read it.
+    `prepared` is the pretrained teacher set to the corpus's languages or trimmed to it, if asked
+    for. `distilled` is the training data with the teacher's translations as references; `caches`
+    hold what the teacher says of the data, by whether that is `distilled`, where students read it.
     """
 
     corpus: Stage
+    prepared: Stage | None
     vocabulary: Stage
     tokens: Stage
     distilled: Stage
@@ -103,7 +105,8 @@ class Plan:
         """Every stage, in order."""
         training = [model.stage for model in self.trained]
         translations = [model.translations for model in self.models]
-        early = [self.corpus, self.vocabulary, self.tokens]
+        early = [self.corpus, *([self.prepared] if self.prepared else [])]
+        early += [self.vocabulary, self.tokens]
         early += [self.distilled] * self.needs_distilled
         return [*early, *self.caches.values(), *training, *translations]
 
@@ -136,15 +139,16 @@ def read_splits(recipe: Recipe) -> Splits:
 def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
     """Lay out the stages of a run in `folder`, with the settings that each depends on."""
     corpus = Stage(folder / "corpus", {"text": splits.fingerprint})
+    prepared = _prepared(recipe, folder, corpus)
     vocabulary = Stage(
         folder / "vocabulary",
         {
             "corpus": corpus.fingerprint,
-            "teacher": recipe.teacher.path,
+            "teacher": prepared.fingerprint if prepared else recipe.teacher.path,
             **recipe.vocabulary.model_dump(),
         },
     )
-    teacher = _teacher(recipe, folder, vocabulary)
+    teacher = _teacher(recipe, folder, vocabulary, prepared)
     search = recipe.evaluation.model_dump(include={"beams", "max_tokens"})
     distilled = Stage(
         folder / "distilled",
@@ -176,7 +180,7 @@ def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
             data = distilled if sequences else tokens
             settings = {"teacher": teacher.stage.fingerprint, "data": data.fingerprint}
             caches[sequences] = Stage(folder / "cache" / data.folder.name, settings)
-    return Plan(corpus, vocabulary, tokens, distilled, caches, teacher, students)
+    return Plan(corpus, prepared, vocabulary, tokens, distilled, caches, teacher, students)
 
 
 def space_needed(recipe: Recipe) -> int:
@@ -191,7 +195,17 @@ def space_needed(recipe: Recipe) -> int:
     return 4 * (finished + 9 * largest) + 50_000_000
 
 
-def _teacher(recipe: Recipe, folder: Path, vocabulary: Stage) -> Model:
+def _prepared(recipe: Recipe, folder: Path, corpus: Stage) -> Stage | None:
+    teacher = recipe.teacher
+    if not (teacher.languages or teacher.trim):
+        return None
+    settings = {"path": teacher.path, "languages": teacher.languages}
+    if teacher.trim:
+        settings["trimmed to"] = corpus.fingerprint
+    return Stage(folder / "teacher", settings)
+
+
+def _teacher(recipe: Recipe, folder: Path, vocabulary: Stage, prepared: Stage | None) -> Model:
     given = recipe.teacher
     method = Distillation(method="baseline", name=TEACHER)
     settings: dict[str, Any] = {"vocabulary": vocabulary.fingerprint}
@@ -202,7 +216,7 @@ def _teacher(recipe: Recipe, folder: Path, vocabulary: Stage) -> Model:
     stage = Stage(folder / "models" / TEACHER, settings)
     return Model(
         TEACHER,
-        given.path or str(stage.folder),
+        str(prepared.folder if prepared else given.path or stage.folder),
         given.shape,
         given.training,
         method,

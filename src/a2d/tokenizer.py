@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from a2d.errors import UserError
+from a2d.suggestions import nearest
 
 END, UNKNOWN, PADDING = "</s>", "<unk>", "<pad>"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -20,6 +21,10 @@ SPACE = "▁"
 """What the tokenizer writes for a space, as SentencePiece does; in a text it is read as one."""
 
 _RESERVED = re.compile("|".join(map(re.escape, (END, UNKNOWN, PADDING, *BYTES))))
+
+
+_LANGUAGE = re.compile(r"[a-z]{2,3}_[A-Za-z]{2,4}")
+"""Codes of mBART (`de_DE`) and NLLB (`deu_Latn`)."""
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
@@ -67,18 +72,61 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
     )
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    path: str | Path, languages: Sequence[str] | None = None
+) -> PreTrainedTokenizerBase:
     """Load the tokenizer beside a model, or from the hub.
 
+    Args:
+        path: folder or hub name.
+        languages: its codes of source and target, if it knows many languages.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it does not know the languages.
     """
+    codes = dict(zip(("src_lang", "tgt_lang"), languages, strict=True)) if languages else {}
     try:
-        return AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, **codes)
     except Exception as error:  # whatever the hub and the parsers of its files raise
+        if codes and isinstance(error, KeyError):
+            raise UserError(f"the tokenizer at {str(path)!r} knows no language {error}.") from error
         raise UserError(
             f"no tokenizer at {str(path)!r}: give a folder that holds the model's tokenizer files."
         ) from error
+    if codes and not hasattr(tokenizer, "src_lang"):
+        raise UserError(f"the tokenizer at {str(path)!r} knows one pair only: name no languages.")
+    for code in codes.values():
+        language_id(tokenizer, code)
+    return tokenizer
+
+
+def language_id(tokenizer: PreTrainedTokenizerBase, code: str) -> int:
+    """The token that stands for a language.
+
+    Raises:
+        UserError: the tokenizer has none.
+    """
+    known = getattr(tokenizer, "lang_code_to_token", None)  # of M2M100
+    if known is None:
+        known = {
+            token: token for token in filter(_LANGUAGE.fullmatch, tokenizer.all_special_tokens)
+        }
+    if code not in known:
+        raise UserError(f"the tokenizer knows no language {code!r}{nearest(code, known)}")
+    return int(tokenizer.convert_tokens_to_ids(known[code]))
+
+
+def check_languages_named(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+    """Make sure that a tokenizer of many languages was told which two are meant.
+
+    Raises:
+        UserError: it was not.
+    """
+    if hasattr(tokenizer, "src_lang") and not tokenizer.init_kwargs.get("tgt_lang"):
+        raise UserError(
+            f"{path} knows many languages: name two by teacher.languages, in its own codes, as in "
+            "[deu_Latn, hsb_Latn]."
+        )
 
 
 def check_same_vocabulary(

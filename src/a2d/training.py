@@ -46,7 +46,8 @@ class Inputs(NamedTuple):
     """What every training of a run reads, and where it logs.
 
     `distilled` is the training data with the teacher's translations as references; `caches` are
-    the teacher's, by whether they are of that data.
+    the teacher's, by whether they are of that data; `pretrained` says that the teacher is at hand,
+    so that students can be of its family.
     """
 
     vocabulary: Path
@@ -54,6 +55,7 @@ class Inputs(NamedTuple):
     distilled: Path
     caches: dict[bool, Path]
     teacher: str
+    pretrained: bool
     tensorboard: Path
 
 
@@ -99,7 +101,8 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
         assert teacher is not None
         place = inputs.caches[method.sequences]
         cache = TeacherCache(place, train, teacher)
-    student = _new_student(model, tokenizer, teacher)
+    original = load_model(inputs.teacher) if inputs.pretrained and teacher is None else teacher
+    student = _new_student(model, tokenizer, original)
     writer = SummaryWriter(str(inputs.tensorboard / model.name))
     callbacks: list[TrainerCallback] = [
         Stopwatch(),
@@ -136,10 +139,10 @@ def _new_student(
 ) -> PreTrainedModel:
     assert model.shape is not None
     torch.manual_seed(model.seed)
-    shape = model.shape.model_dump()
-    if teacher is None or model.method.student_start == "random":
+    shape, start = model.shape.model_dump(), model.method.student_start
+    if teacher is None or (start == "random" and teacher.config.model_type == "marian"):
         return new_model(tokenizer, **shape)
-    return student_of(teacher, **shape)
+    return student_of(teacher, **shape, start=start)
 
 
 def remove_checkpoints(model: Model) -> None:

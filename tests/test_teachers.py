@@ -1,0 +1,115 @@
+"""Pretrained teachers of every family, from a folder to a student that transformers reads."""
+
+import pytest
+from pretrained import FAMILIES, LANGUAGES, PAIRS, released
+from rich.console import Console
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from a2d import pipeline
+from a2d.decoding import translate
+from a2d.errors import UserError
+from a2d.models import load_model
+from a2d.recipe import load_recipe
+from a2d.teachers import prepare_teacher, set_target_language
+from a2d.tokenizer import load_tokenizer
+from a2d.translations import read_lines
+
+every_release = pytest.mark.parametrize("name", FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    for name, part in {"train": PAIRS[:40], "valid": PAIRS[40:46], "test": PAIRS[46:52]}.items():
+        text = "".join(f"{pair.source}\t{pair.target}\n" for pair in part)
+        (folder / f"{name}.tsv").write_text(text, "utf-8")
+    return folder
+
+
+def settings(corpus, teacher, name):
+    shape = "encoder_layers: 2, decoder_layers: 1, heads: 4, width: 24, feed_forward: 40"
+    return [
+        *(f"corpus.{part}={corpus / part}.tsv" for part in ("train", "valid", "test")),
+        f"teacher={{path: {teacher}, trim: true, cache: true}}",
+        *([f"teacher.languages=[{', '.join(LANGUAGES[name])}]"] if name in LANGUAGES else []),
+        f"students=[{{{shape}}}]",
+        "methods=[seqkd+a2d, {method: a2d, student_start: teacher}]",
+        "training={epochs: 1, max_tokens: 512, learning_rate: 0.001, warmup_steps: 0}",
+        "evaluation={beams: 2, samples: 1}",
+        "compute.parallel=1",
+    ]
+
+
+@every_release
+def test_from_folder_to_student(name, corpus, tmp_path):
+    """Trimmed, cached, decoded and distilled; plain transformers then translates identically."""
+    whole, _ = released(name, tmp_path / "teacher", heads=2)
+    console = Console(record=True, width=120)
+    run = tmp_path / "run"
+    pipeline.run(load_recipe("demo", settings(corpus, tmp_path / "teacher", name)), run, console)
+    assert f"of the teacher's {whole.config.vocab_size:,} tokens." in console.export_text()
+    students = [path for path in (run / "models").iterdir() if (path / "config.json").exists()]
+    assert len(students) == 2
+    sources = read_lines(run / "corpus/test.source.txt")
+    for folder in students:
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+        assert type(model) is type(whole)
+        assert model.config.vocab_size < whole.config.vocab_size
+        found = translate(model, AutoTokenizer.from_pretrained(folder), sources, beams=2)
+        wanted = read_lines(run / f"translations/test/{folder.name}/hypotheses.txt")
+        assert [" ".join(text.split()) for text in found] == wanted
+
+
+class TestLanguages:
+    @pytest.mark.parametrize("name", LANGUAGES)
+    def test_translations_begin_as_targets_do(self, name, tmp_path):
+        model, tokenizer = released(name, tmp_path)
+        code = tokenizer.convert_tokens_to_ids({"m2m100": "__cs__"}.get(name, LANGUAGES[name][1]))
+        set_target_language(model, tokenizer)
+        inputs = tokenizer([PAIRS[0].source], return_tensors="pt")
+        output = model.generate(**inputs, max_new_tokens=3, num_beams=2)[0].tolist()
+        if name == "mbart":
+            assert output[0] == code
+            assert model.generation_config.forced_bos_token_id is None
+        else:
+            assert output[:2] == [tokenizer.eos_token_id, code]
+
+    @pytest.mark.parametrize(("name", "known"), [("m2m100", "cs"), ("nllb", "ces_Latn")])
+    def test_unknown_ones(self, name, known, tmp_path):
+        released(name, tmp_path)
+        with pytest.raises(UserError, match=r"knows no language .*xx"):
+            load_tokenizer(tmp_path, ("xx", known))
+        with pytest.raises(UserError, match=r"knows no language .*xx"):
+            load_tokenizer(tmp_path, (known, "xx"))
+
+    def test_of_one_that_knows_none(self, tmp_path):
+        released("opus", tmp_path)
+        with pytest.raises(UserError, match="knows one pair only"):
+            load_tokenizer(tmp_path, ("de", "cs"))
+
+    def test_are_asked_for(self, corpus, tmp_path):
+        released("nllb", tmp_path / "teacher")
+        recipe = load_recipe(
+            "demo", [*settings(corpus, tmp_path / "teacher", "opus"), "teacher.trim=false"]
+        )
+        with pytest.raises(UserError, match=r"teacher knows many languages: name two by teacher"):
+            pipeline.run(recipe, tmp_path / "run", Console())
+
+
+def test_an_untrimmed_one_is_left_alone(tmp_path):
+    model, _ = released("m2m100", tmp_path / "teacher")
+    size = model.config.vocab_size
+    folder = tmp_path / "ready"
+    assert prepare_teacher(str(tmp_path / "teacher"), folder, ("de", "cs"), None) == (size, size)
+    ready = load_model(folder)
+    assert all(
+        ready.state_dict()[name].equal(weight) for name, weight in model.state_dict().items()
+    )
+    assert load_tokenizer(folder).tgt_lang == "cs"
+    assert ready.generation_config.forced_bos_token_id == load_tokenizer(folder).get_lang_id("cs")
+
+
+@pytest.mark.parametrize("key", ["teacher.trim=true", "teacher.languages=[de, cs]"])
+def test_settings_of_pretrained_teachers_alone(key):
+    with pytest.raises(UserError, match="for a pretrained teacher: give its path"):
+        load_recipe("demo", [key])
