@@ -130,7 +130,6 @@ def model_of(name, tokenizer, *, layers=(3, 2), heads=2, seed=0):
         | dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), heads)
         | dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 40)
         | {"dropout": 0.0, "attention_dropout": 0.0, "init_std": 0.3, "scale_embedding": True}
-        | {"encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
     )
     starts = {"opus": "pad", "pegasus": "pad", "t5": "pad", "mt5": "pad", "umt5": "pad"}
     start = getattr(tokenizer, f"{starts.get(name, 'eos')}_token_id")

@@ -165,20 +165,31 @@ class AttentionCapture:
 def enable_capture(model: PreTrainedModel) -> None:
     """Switch a model to the ``"a2d"`` attention implementation.
 
+    Layerdrop, which M2M100 and mBART are released with, is switched off: it drops layers at random
+    in training, and their attention maps with them.
+
     Raises:
-        UserError: the model's family has not been verified, or it drops layers at random.
+        UserError: the model's family has not been verified.
     """
-    family = model.config.model_type
-    if family not in VERIFIED_FAMILIES:
-        raise UserError(
-            f"models of type {family!r} are not supported: attention capture is verified for "
-            f"{', '.join(VERIFIED_FAMILIES)} only."
-        )
-    if getattr(model.config, "encoder_layerdrop", 0) or getattr(
-        model.config, "decoder_layerdrop", 0
-    ):
-        raise UserError("a model with layerdrop misses attention maps at random: set it to 0.")
+    check_family(model.config)
+    for module in (model.config, *model.modules()):
+        for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
+            if getattr(module, name, 0):
+                setattr(module, name, 0.0)
     model.set_attn_implementation(IMPLEMENTATION)
+
+
+def check_family(config: Any) -> None:
+    """Make sure that attention capture is verified for models of a configuration's type.
+
+    Raises:
+        UserError: it is not.
+    """
+    if config.model_type not in VERIFIED_FAMILIES:
+        raise UserError(
+            f"models of type {config.model_type!r} are not supported: attention capture is "
+            f"verified for {', '.join(VERIFIED_FAMILIES)} only."
+        )
 
 
 def capture_attention(

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from a2d.attention import VERIFIED_FAMILIES
+from a2d.attention import check_family
 from a2d.errors import UserError
 
 
@@ -94,11 +94,7 @@ def load_model(path: str | Path) -> PreTrainedModel:
             f"no model at {str(path)!r}: give a local folder with a config.json, or a hub name "
             f"while online ({_first_line(error)})"
         ) from error
-    if config.model_type not in VERIFIED_FAMILIES:
-        raise UserError(
-            f"{path}: models of type {config.model_type!r} are not supported: attention capture "
-            f"is verified for {', '.join(VERIFIED_FAMILIES)}."
-        )
+    check_family(config)
     try:
         return AutoModelForSeq2SeqLM.from_pretrained(path, use_safetensors=True, dtype="float32")
     except OSError as error:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from a2d.attention import VERIFIED_FAMILIES, Geometry
+from a2d.attention import Geometry, check_family
 from a2d.errors import UserError
 
 Rule = Literal["spread", "first", "last"]
@@ -87,11 +87,7 @@ def student_config(teacher: Any, **sizes: float) -> Any:
     Raises:
         UserError: as there.
     """
-    if teacher.model_type not in VERIFIED_FAMILIES:
-        raise UserError(
-            f"models of type {teacher.model_type!r} are not supported: attention capture is "
-            f"verified for {', '.join(VERIFIED_FAMILIES)}."
-        )
+    check_family(teacher)
     config = copy.deepcopy(teacher)
     names = _BART_NAMES if hasattr(config, "encoder_layers") else _T5_NAMES
     inner = None if names is _BART_NAMES else config.num_heads * config.d_kv / config.d_model
