@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2d.cleaning import clean, overlap
+from a2d.cleaning import clean, hold_out, overlap
 from a2d.corpus import read_corpus
 from a2d.errors import UserError
 from a2d.pairs import Pair
@@ -161,3 +161,26 @@ class TestNearDuplicates:
         heldout = [Pair("ja gern", "x"), Pair("x", "NĚ."), Pair("x", "jo 3"), Pair("ja", "x")]
         assert overlap(train, heldout) == 3
         assert overlap([], heldout) == 0
+
+
+class TestHoldOut:
+    @settings(deadline=None)
+    @given(st.lists(st.builds(Pair, *[st.text("abA1 ", max_size=4)] * 2)), st.integers(0, 8))
+    def test_draws_what_does_not_leak(self, pairs, count):
+        held, left = hold_out(pairs, count)
+        assert len(held) <= count
+        assert overlap(left, held) == 0
+        assert hold_out(pairs, count) == (held, left)
+        kept = iter(pairs)
+        assert all(pair in kept for pair in left)  # in order
+        if count:
+            assert bool(held) == bool(pairs)
+        else:
+            assert left == pairs
+
+    def test_of_real_text(self):
+        pairs = read_corpus("builtin:de-dsb/train")
+        held, left = hold_out(pairs, 500)
+        assert len(held) == len(set(held)) == 500
+        assert len(left) > 0.9 * len(pairs)
+        assert sum(map(pairs.index, held)) / 500 == pytest.approx(len(pairs) / 2, rel=0.1)

@@ -42,13 +42,15 @@ def python(*arguments, **options):
 
 
 class TestHelp:
-    @pytest.mark.parametrize("command", [[], ["run"], ["plot"], ["translate"], ["export"]])
+    @pytest.mark.parametrize(
+        "command", [[], ["run"], ["distill"], ["plot"], ["translate"], ["export"]]
+    )
     def test_says_what_the_command_does(self, a2d, command):
         code, out, _ = a2d(*command, "--help")
         assert code == 0
         assert " ".join(["a2d", *command, "[OPTIONS]"]) in out
         if not command:
-            assert all(name in out for name in ("run", "plot", "translate", "export"))
+            assert all(name in out for name in ("run", "distill", "plot", "translate", "export"))
 
     def test_loads_no_heavy_library(self):
         program = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -131,6 +132,32 @@ def overlap(train: Iterable[Pair], heldout: Iterable[Pair]) -> int:
         sources.add(_gist(pair.source))
         targets.add(_gist(pair.target))
     return sum(_gist(p.source) in sources or _gist(p.target) in targets for p in heldout)
+
+
+def hold_out(pairs: Sequence[Pair], count: int) -> tuple[list[Pair], list[Pair]]:
+    """Draw pairs for validation or test, and drop from the rest what `overlap` would count.
+
+    Args:
+        pairs: the corpus.
+        count: how many to draw, at random but always the same.
+
+    Returns:
+        The pairs drawn, all of different gist, and what is left to learn from; both in order.
+    """
+    order = list(range(len(pairs)))
+    random.Random(0).shuffle(order)
+    drawn: set[int] = set()
+    sources: set[str] = set()
+    targets: set[str] = set()
+    for index in order:
+        gists = _gist(pairs[index].source), _gist(pairs[index].target)
+        if len(drawn) < count and gists[0] not in sources and gists[1] not in targets:
+            drawn.add(index)
+            sources.add(gists[0])
+            targets.add(gists[1])
+    held = [pairs[index] for index in sorted(drawn)]
+    left = [p for p in pairs if _gist(p.source) not in sources and _gist(p.target) not in targets]
+    return held, left
 
 
 def _unequal(pair: Pair, ratio: float) -> bool:

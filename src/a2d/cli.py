@@ -45,9 +45,80 @@ def run(
     experiment = load_recipe(recipe, overrides or [])
     try:
         pipeline.run(experiment, output or Path("runs") / experiment.name, Console())
-    except KeyboardInterrupt:  # typer would end silently
-        typer.echo("Interrupted: the same command continues.", err=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        _interrupted()
+
+
+@app.command()
+def distill(
+    teacher: Annotated[str, typer.Option(help="Folder or hub name of the pretrained teacher.")],
+    data: Annotated[
+        list[str],
+        typer.Option(help="Parallel corpus (.tsv, .tmx, …); twice for two aligned files."),
+    ],
+    source: Annotated[str, typer.Option(help="Language code of the source: de")],
+    target: Annotated[str, typer.Option(help="Language code of the target: en")],
+    student_layers: Annotated[str, typer.Option(help="Of encoder and decoder: 6x2")],
+    output: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings of its recipe to change.", metavar="KEY=VALUE"),
+    ] = None,
+    valid: Annotated[
+        list[str] | None, typer.Option(help="Validation corpus.", show_default="held out")
+    ] = None,
+    test: Annotated[
+        list[str] | None, typer.Option(help="Test corpus.", show_default="held out")
+    ] = None,
+    student_heads: Annotated[int | None, typer.Option(show_default="the teacher's")] = None,
+    student_width: Annotated[int | None, typer.Option(show_default="the teacher's")] = None,
+    student_feed_forward: Annotated[int | None, typer.Option(show_default="the teacher's")] = None,
+    start: Annotated[
+        str, typer.Option(help="The student's: teacher (its layers, evenly spaced) or random.")
+    ] = "teacher",
+    method: Annotated[str, typer.Option(help="a2d, kd, seqkd+a2d, …")] = "a2d",
+    trim: Annotated[
+        bool, typer.Option("--trim", help="Keep only the tokens that the data needs.")
+    ] = False,
+    teacher_languages: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Codes of a multilingual teacher: deu_Latn hsb_Latn"),
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 5.0,
+    seed: Annotated[int, typer.Option(help="Of all that is random.", min=0)] = 1,
+    licence: Annotated[str | None, typer.Option(help="For the model card: apache-2.0")] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="Upload the folder to this repository.")
+    ] = None,
+) -> None:
+    """Make a small model out of a pretrained teacher and parallel text, with scores and a card."""
+    from a2d.distill import distill as work
+
+    try:
+        work(
+            teacher,
+            data,
+            (source, target),
+            output,
+            Console(),
+            layers=student_layers,
+            heads=student_heads,
+            width=student_width,
+            feed_forward=student_feed_forward,
+            valid=valid or (),
+            test=test or (),
+            teacher_languages=teacher_languages,
+            method=method,
+            start=start,
+            trim=trim,
+            epochs=epochs,
+            seed=seed,
+            licence=licence,
+            overrides=overrides or (),
+            push_to=push_to_hub,
+        )
+    except KeyboardInterrupt:
+        _interrupted()
 
 
 @app.command()
@@ -100,6 +171,12 @@ def export(
     silence_libraries()
     exporting.export(model, output, quantization)
     typer.echo(f"wrote {output}")
+
+
+def _interrupted() -> NoReturn:
+    """Say so, where typer would end silently."""
+    typer.echo("Interrupted: the same command continues.", err=True)
+    raise typer.Exit(130) from None
 
 
 def _standard_input() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,13 +80,11 @@ def new_model(
     return model
 
 
-def load_model(path: str | Path) -> PreTrainedModel:
-    """Load a pretrained encoder-decoder from a local folder or, by its name, from the hub.
-
-    Weights are read from safetensors only: a pickle can run code.
+def load_config(path: str | Path) -> Any:
+    """The configuration of a pretrained encoder-decoder in a folder or, by its name, on the hub.
 
     Raises:
-        UserError: no such model, an unverified family, or no safetensors weights.
+        UserError: no such model, or an unverified family.
     """
     try:
         config = AutoConfig.from_pretrained(path)
@@ -95,6 +94,18 @@ def load_model(path: str | Path) -> PreTrainedModel:
             f"while online ({_first_line(error)})"
         ) from error
     check_family(config)
+    return config
+
+
+def load_model(path: str | Path) -> PreTrainedModel:
+    """Load a pretrained encoder-decoder, in float32.
+
+    Weights are read from safetensors only: a pickle can run code.
+
+    Raises:
+        UserError: as `load_config` says, or no safetensors weights.
+    """
+    load_config(path)
     try:
         return AutoModelForSeq2SeqLM.from_pretrained(path, use_safetensors=True, dtype="float32")
     except OSError as error:

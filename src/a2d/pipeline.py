@@ -44,13 +44,16 @@ logger = logging.getLogger(__name__)
 LOG = "run.log"
 
 
-def run(recipe: Recipe, folder: Path, console: Console) -> None:
+def run(recipe: Recipe, folder: Path, console: Console) -> tuple[Plan, Splits]:
     """Carry out a recipe, or what is left of it, and report.
 
     Args:
         recipe: the experiment.
         folder: where everything is written; a run of the same recipe there is continued.
         console: where to show progress, table and samples.
+
+    Returns:
+        What was carried out, and the corpus.
 
     Raises:
         UserError: bad input; raised before any training starts, with nothing overwritten.
@@ -75,6 +78,7 @@ def run(recipe: Recipe, folder: Path, console: Console) -> None:
         _train(plan, recipe, splits, tokenizer, folder, console)
         _translate(plan, getattr(splits, recipe.evaluation.split), recipe, folder, console)
         report.write(folder, plan, recipe, console)
+    return plan, splits
 
 
 @contextmanager

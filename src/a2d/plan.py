@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from a2d.cleaning import CleaningReport, clean
+from a2d.cleaning import CleaningReport, clean, hold_out
 from a2d.corpus import read_corpus
 from a2d.distillation import METHODS
 from a2d.errors import UserError
@@ -17,6 +17,9 @@ from a2d.recipe import Distillation, Recipe, Shape, Training
 from a2d.stage import Stage
 
 TEACHER = "teacher"
+
+_FEWEST = 20
+"""Pairs that a score is worth computing on."""
 
 
 class Splits(NamedTuple):
@@ -119,21 +122,35 @@ def read_splits(recipe: Recipe) -> Splits:
     """
     corpus = recipe.corpus
     languages = corpus.source_language, corpus.target_language
-    train, valid, test = (
-        read_corpus(getattr(corpus, name), name, languages) for name in ("train", "valid", "test")
-    )
+    parts = {
+        name: read_corpus(spec, name, languages)
+        for name in ("train", "valid", "test")
+        if (spec := getattr(corpus, name)) is not None
+    }
     rules = corpus.cleaning.model_dump(exclude={"language"})
     train, cleaning = clean(
-        train, **rules, languages=languages if corpus.cleaning.language else None
+        parts["train"], **rules, languages=languages if corpus.cleaning.language else None
     )
+    for name in [name for name in ("test", "valid") if name not in parts]:
+        parts[name], train = _held_out(name, train)
     if corpus.limit is not None and corpus.limit < len(train):
         train = random.Random(0).sample(train, corpus.limit)
     if not train:
         raise UserError(f"train: cleaning leaves no pair ({cleaning.as_dict()}): loosen its rules.")
-    for name, split in (("valid", valid), ("test", test)):
-        if not all(pair.source and pair.target for pair in split):
+    for name in ("valid", "test"):
+        if not all(pair.source and pair.target for pair in parts[name]):
             raise UserError(f"{name}: a pair has an empty side: remove it, scores need both.")
-    return Splits(train, valid, test, cleaning)
+    return Splits(train, parts["valid"], parts["test"], cleaning)
+
+
+def _held_out(name: str, train: list[Pair]) -> tuple[list[Pair], list[Pair]]:
+    count = min(1000, len(train) // 20)
+    if count < _FEWEST:
+        raise UserError(
+            f"{name}: the {len(train):,} training pairs are too few to hold out some of them for "
+            f"it: give corpus.{name}."
+        )
+    return hold_out(train, count)
 
 
 def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
@@ -271,6 +288,8 @@ def _training_settings(
     used, kind = {"method"}, METHODS[method.method]
     if kind.taught:
         used |= {"student_start"}
+        if method.copied_layers != "spread":
+            used |= {"copied_layers"}
     if kind.distribution:
         used |= {"alpha", "temperature"}
     if kind.features:

@@ -52,13 +52,16 @@ class Cleaning(Section):
 
 
 class Corpus(Section):
-    """Where the parallel text is (`a2d.corpus.read_corpus` lists the forms)."""
+    """Where the parallel text is (`a2d.corpus.read_corpus` lists the forms).
+
+    Without `valid` or `test`, a twentieth of the training pairs, 1,000 at most, is held out for it.
+    """
 
     source_language: str
     target_language: str
     train: CorpusSpec
-    valid: CorpusSpec
-    test: CorpusSpec
+    valid: CorpusSpec | None = None
+    test: CorpusSpec | None = None
     cleaning: Cleaning = Cleaning()
     limit: int | None = Field(default=None, ge=1)
 
@@ -151,7 +154,8 @@ def _groups(value: str) -> str:
 class Objective(Section):
     """Settings that methods share unless they name their own (`a2d.A2DConfig` explains them).
 
-    `student_start`: a student starts at `random`, or from its `teacher`'s layers and embeddings.
+    `student_start`: a student starts at `random`, or from its `teacher`'s layers and embeddings;
+    then `copied_layers` says from which layers (`a2d.students.RULES`).
     """
 
     formula: Annotated[str, _one_of("formula", FORMULAS)] = "paper"
@@ -163,6 +167,7 @@ class Objective(Section):
     alignment_start: Annotated[str, _one_of("start", STARTS)] = "random"
     alignment_learning_rate: float | None = Field(default=None, gt=0)
     student_start: Literal["random", "teacher"] = "random"
+    copied_layers: Literal["spread", "first", "last"] = "spread"
 
 
 class Distillation(Objective):
@@ -280,13 +285,21 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
         >>> load_recipe("demo", ["training.epochs=2"]).training.epochs
         2.0
     """
-    raw = _raw(name_or_path, ())
+    return make_recipe(_raw(name_or_path, ()), overrides, name_or_path)
+
+
+def make_recipe(raw: dict[str, Any], overrides: Iterable[str], name: str) -> Recipe:
+    """Validate what a recipe says once overridden; `name` begins what is said of mistakes.
+
+    Raises:
+        UserError: an unknown or ill-typed key.
+    """
     for assignment in overrides:
         _assign(raw, assignment)
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{name_or_path}: {_explain(error)}") from error
+        raise UserError(f"{name}: {_explain(error)}") from error
 
 
 def _raw(name_or_path: str, extenders: tuple[str, ...]) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def _new_student(
     shape, start = model.shape.model_dump(), model.method.student_start
     if teacher is None or (start == "random" and teacher.config.model_type == "marian"):
         return new_model(tokenizer, **shape)
-    return student_of(teacher, **shape, start=start)
+    return student_of(teacher, **shape, start=start, rule=model.method.copied_layers)
 
 
 def remove_checkpoints(model: Model) -> None:
@@ -166,7 +166,7 @@ def make_config(
     interval = round(steps / evaluations)
     return A2DConfig(
         output_dir=str(output),
-        **method.model_dump(exclude={"name", "student_start"}),
+        **method.model_dump(exclude={"name", "student_start", "copied_layers"}),
         max_tokens=training.max_tokens,
         gradient_accumulation_steps=training.gradient_accumulation,
         max_steps=interval * evaluations,

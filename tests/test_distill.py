@@ -1,0 +1,153 @@
+"""`a2d distill`: from a teacher's folder and a translation memory to a model with its card."""
+
+import shutil
+
+import pytest
+from huggingface_hub import ModelCard
+from pretrained import PAIRS, released
+from rich.console import Console
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from a2d import UserError, distill
+from a2d.attention import Geometry
+from a2d.corpus import read_corpus
+from a2d.decoding import translate
+from a2d.distill import distill as work
+from a2d.evaluation import score
+from a2d.results import read
+from a2d.translations import read_lines
+
+QUICK = (
+    "training.max_tokens=512",
+    "evaluation={beams: 2, samples: 1}",
+    "corpus.limit=60",
+    "teacher.cache=true",
+)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("released") / "tiny-de-dsb"
+    released("opus", folder, layers=(3, 2))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    pairs = read_corpus("builtin:de-dsb/train")[:700]
+    path = tmp_path_factory.mktemp("data") / "memory.tsv"
+    path.write_text("".join(f"{p.source}\t{p.target}\n" for p in pairs), "utf-8")
+    return str(path)
+
+
+def run(teacher, data, output, **options):
+    console = Console(record=True, width=120)
+    options = {"layers": "2x1", "epochs": 1, "overrides": QUICK} | options
+    work(teacher, [data], ("de", "dsb"), output, console, **options)
+    return console.export_text()
+
+
+@pytest.fixture(scope="module")
+def made(teacher, data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("out") / "small"
+    return output, run(teacher, data, output, trim=True, licence="mpl-2.0")
+
+
+def test_writes_a_model_that_transformers_reads(made, teacher):
+    output, _ = made
+    model = AutoModelForSeq2SeqLM.from_pretrained(output)
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    assert Geometry.of(model.config) == (2, 1, 2, 2)
+    assert (
+        model.config.vocab_size < AutoModelForSeq2SeqLM.from_pretrained(teacher).config.vocab_size
+    )
+    assert not (output / "stage.json").exists()
+    run = output.with_name("small.run")
+    sources = read_lines(run / "corpus/test.source.txt")
+    assert len(sources) >= 20
+    student = next((run / "translations/test").glob("a2d*/hypotheses.txt"))
+    found = translate(model, tokenizer, sources, beams=2)
+    assert [" ".join(text.split()) for text in found] == read_lines(student)
+
+
+def test_the_card_says_what_was_measured(made):
+    output, _ = made
+    card = ModelCard.load(output / "README.md")
+    assert card.data.language == ["de", "dsb"]
+    assert card.data.license == "mpl-2.0"
+    assert card.data.base_model is None  # a folder of ours is none that others know
+    run = output.with_name("small.run")
+    student = next((run / "translations/test").glob("a2d*/hypotheses.txt"))
+    scores = score(read_lines(student), read_lines(run / "corpus/test.reference.txt"))
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert values == {"bleu": round(scores.bleu, 2), "chrf": round(scores.chrf, 2)}
+    _, row = read(run / "results/test")
+    assert f"| {row.parameters / 1e6:.1f}M | {row.bleu:.2f} | {row.chrf:.2f} |" in card.text
+    for part in ("tiny-de-dsb", "60 sentence pairs (memory.tsv)", *scores.signatures.values()):
+        assert part in card.text
+
+
+def test_what_exists_is_left_alone(made, teacher, data):
+    output, _ = made
+    before = (output / "README.md").read_bytes()
+    with pytest.raises(UserError, match="small exists already: choose another --output"):
+        run(teacher, data, output)
+    assert (output / "README.md").read_bytes() == before
+
+
+def test_an_interrupted_one_goes_on(made, teacher, data, tmp_path):
+    finished = made[0].with_name("small.run")
+    shutil.copytree(finished, tmp_path / "small.run")
+    text = run(teacher, data, tmp_path / "small", trim=True)
+    assert "Trained already: a2d-2+1x2-seed1." in text
+    weights = [(f / "model.safetensors").read_bytes() for f in (made[0], tmp_path / "small")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"layers": "6"}, "'6' are no layers of a student"),
+        ({"layers": "4x1"}, "a student with 4 encoder layers cannot start from a teacher with 3"),
+        ({"heads": 5}, "width 24 cannot be split into 5 heads"),
+        ({"width": 48}, "give the student the teacher's width and feed_forward"),
+        ({"method": "a3d"}, "unknown method 'a3d'"),
+        ({"overrides": ["training.epoch=3"]}, "unknown key 'training.epoch'"),
+        ({"teacher_languages": ("de", "cs")}, "knows one pair only"),
+    ],
+)
+def test_mistakes_are_told_before_training(teacher, data, tmp_path, options, told):
+    with pytest.raises(UserError) as caught:
+        run(teacher, data, tmp_path / "small", **options)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("small.run/models/*/checkpoints"))
+
+
+def test_too_little_to_hold_out(teacher, tmp_path):
+    path = tmp_path / "few.tsv"
+    path.write_text("".join(f"{p.source}\t{p.target}\n" for p in PAIRS[:100]), "utf-8")
+    with pytest.raises(UserError, match=r"test: the \d+ training pairs are too few to hold out"):
+        run(teacher, str(path), tmp_path / "small")
+
+
+class TestUpload:
+    def test_uploads_the_folder(self, tmp_path, monkeypatch):
+        asked = []
+        for name in ("create_repo", "upload_folder"):
+            monkeypatch.setattr(
+                f"huggingface_hub.HfApi.{name}", lambda self, *a, **k: asked.append((a, k))
+            )
+        distill._push(tmp_path, "me/small")
+        assert asked == [
+            (("me/small",), {"exist_ok": True}),
+            ((), {"repo_id": "me/small", "folder_path": tmp_path}),
+        ]
+
+    def test_failure_is_told(self, tmp_path, monkeypatch):
+        def refuse(*_, **__):
+            raise ConnectionError("no network\nat all")
+
+        monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
+        with pytest.raises(UserError, match=r"uploaded to 'me/small' \(no network\): .*hf upload"):
+            distill._push(tmp_path, "me/small")
