@@ -21,8 +21,8 @@ def config(tmp_path):
 
 def test_defaults_are_those_documented(config):
     args = config()
-    assert (args.method, args.formula, args.alignment_start) == ("a2d", "paper", "random")
-    assert (args.alpha, args.beta, args.decay, args.temperature) == (0.5, 1.0, 0.9, 1.0)
+    assert (args.method, args.formula, args.alignment_start) == ("a2d", "geometric", "random")
+    assert (args.alpha, args.beta, args.decay, args.temperature) == (0.5, 1.0, 1.0, 1.0)
     assert isinstance(args.bf16, bool)
     assert config(bf16=False).bf16 is False
 
@@ -96,4 +96,4 @@ def test_objective_takes_over_what_the_losses_need(config):
     ).objective
     assert objective == ("kd", "official", 0.7, 2.0, 0.2, ("encoder", "decoder", "cross"), "random")
     objective = config(groups="cross+encoder", alignment_start="uniform").objective
-    assert objective == ("a2d", "paper", 0.5, 1.0, 0.1, ("encoder", "cross"), "uniform")
+    assert objective == ("a2d", "geometric", 0.5, 1.0, 0.1, ("encoder", "cross"), "uniform")

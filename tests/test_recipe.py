@@ -135,7 +135,7 @@ class TestInheritance:
 
     def test_without_a_distillation_section_defaults_hold(self):
         (method,) = load_recipe("demo", ["distillation=null", "methods=[a2d]"]).methods
-        assert (method.alpha, method.beta, method.decay) == (0.5, 1.0, 0.9)
+        assert (method.alpha, method.beta, method.decay) == (0.5, 1.0, 1.0)
 
 
 class TestUnknownKeys:

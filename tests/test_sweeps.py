@@ -50,7 +50,7 @@ class TestSweeps:
     def test_leave_the_other_settings_and_methods_alone(self):
         found = methods("kd", "{method: a2d, beta: [1, 2], decay: 0.3}", "baseline")
         assert [m.name for m in found] == ["kd", "a2d-beta_1", "a2d-beta_2", "baseline"]
-        assert [m.decay for m in found] == [0.9, 0.3, 0.3, 0.9]
+        assert [m.decay for m in found] == [1, 0.3, 0.3, 1]
 
     def test_keep_a_name_of_their_own(self):
         found = methods("{method: a2d, name: short, beta: [1, 2]}", "{method: a2d, beta: [3]}")

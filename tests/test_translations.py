@@ -1,4 +1,4 @@
-"""Translations of whole corpora: in shards that survive interruptions, one sentence a line."""
+"""Translations of held-out sets: one sentence a line, with the scores of what is written."""
 
 import json
 
@@ -8,7 +8,6 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from a2d import translations
 from a2d.corpus import read_corpus
-from a2d.decoding import translate
 from a2d.models import count_parameters, new_model
 from a2d.plan import Model
 from a2d.recipe import Distillation, Evaluation
@@ -20,10 +19,8 @@ from a2d.translations import (
     one_line,
     read_lines,
     translate_and_score,
-    translate_training_source,
     write_lines,
 )
-from a2d.workers import Workers
 
 TEXTS = [pair.source for pair in read_corpus("builtin:de-dsb/valid")[:200]]
 SOURCES = [text for text in TEXTS if len(text) < 30][:22]
@@ -47,77 +44,6 @@ def teacher(tmp_path_factory):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder, model, tokenizer
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch):
-    monkeypatch.setattr(translations, "SHARD", 4)
-
-
-@pytest.fixture
-def echo(monkeypatch):
-    """Translations of a sentence end in `!`; the sentences that were translated, in order."""
-    seen = []
-
-    def translated(model, tokenizer, sentences, progress=None, **search):
-        if "trouble" in sentences:
-            raise RuntimeError("trouble")
-        seen.extend(sentences)
-        return [f"{sentence}!" for sentence in sentences]
-
-    monkeypatch.setattr(translations, "translate", translated)
-    monkeypatch.setattr(translations, "load_to_run", lambda path: None)
-    monkeypatch.setattr(translations, "load_tokenizer", lambda path: None)
-    return seen
-
-
-def translate_source(sources, folder, teacher="nobody", events=None):
-    report = print if events is None else events.append
-    with Workers(1, folder / "log", report) as workers:
-        return translate_training_source(sources, teacher, folder, SEARCH, workers)
-
-
-class TestTrainingSource:
-    def test_is_translated_by_the_teacher_in_order(self, teacher, tmp_path):
-        folder, model, tokenizer = teacher
-        events = []
-        found = translate_source(SOURCES, tmp_path, folder, events)
-        expected = translate(model, tokenizer, SOURCES, beams=2, max_tokens=100)
-        assert found == [one_line(text) for text in expected]
-        assert len(set(found)) > len(found) / 2  # an order could be lost
-        names = [f"shard-{number:05}" for number in range(6)]
-        assert sorted(path.name for path in tmp_path.iterdir()) == [f"{n}.txt" for n in names]
-        ends = [event.task for event in events if event.completed == event.total]
-        assert ends == [f"teacher's translations: {name}" for name in names]
-
-    @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 9])
-    def test_has_as_many_translations_as_sentences(self, echo, tmp_path, count):
-        sources = [str(number) for number in range(count)]
-        assert translate_source(sources, tmp_path) == [f"{source}!" for source in sources]
-        assert echo == sources
-        assert len(list(tmp_path.iterdir())) == -(-count // 4)
-
-    def test_finished_shards_are_used_again(self, echo, tmp_path):
-        sources = [str(number) for number in range(10)]
-        marked = ["e", "f", "g", "h"]
-        write_lines(tmp_path / "shard-00001.txt", marked)
-        found = translate_source(sources, tmp_path)
-        assert found == ["0!", "1!", "2!", "3!", *marked, "8!", "9!"]
-        assert echo == ["0", "1", "2", "3", "8", "9"]
-
-    def test_goes_on_where_it_was_interrupted(self, echo, tmp_path):
-        sources = [str(number) for number in range(10)]
-        with pytest.raises(RuntimeError, match="trouble"):
-            translate_source([*sources[:9], "trouble"], tmp_path)
-        assert len(list(tmp_path.iterdir())) == 2
-        assert translate_source(sources, tmp_path) == [f"{source}!" for source in sources]
-        assert echo == sources
-
-    def test_keeps_a_line_for_every_sentence_whatever_is_in_it(self, echo, tmp_path):
-        found = translate_source(ODD, tmp_path)
-        assert len(found) == len(ODD)
-        assert [line.split() for line in found] == [f"{text}!".split() for text in ODD]
-        assert echo == list(ODD)  # sources are left as they are
 
 
 class TestLines:

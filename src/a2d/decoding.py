@@ -23,7 +23,6 @@ def generation_limit(source_tokens: int) -> int:
     return int(1.2 * source_tokens) + 10
 
 
-@torch.inference_mode()
 def translate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -33,12 +32,31 @@ def translate(
     max_tokens: int = 4096,
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """Translate sentences by beam search.
+    """Translate sentences by beam search: the best of `n_best`, whose arguments these are."""
+    found = n_best(
+        model, tokenizer, sentences, 1, beams=beams, max_tokens=max_tokens, progress=progress
+    )
+    return [hypotheses[0] for hypotheses in found]
+
+
+@torch.inference_mode()
+def n_best(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    count: int,
+    *,
+    beams: int = 5,
+    max_tokens: int = 4096,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[str]]:
+    """Several translations of every sentence by beam search, the best first.
 
     Args:
         model: an encoder-decoder; it is put into evaluation mode.
         tokenizer: its tokenizer.
         sentences: plain text, one sentence each; an empty one is translated as empty.
+        count: how many translations, at most `beams`.
         beams: width of the beam; 1 is greedy search.
         max_tokens: padded source tokens per batch.
         progress: called after each batch with the number of sentences done so far.
@@ -51,7 +69,7 @@ def translate(
         return []
     encoded = tokenizer(list(sentences), truncation=True)["input_ids"]
     sizes = np.array([[len(ids)] * 2 for ids in encoded]).reshape(-1, 2)
-    translations = [""] * len(sentences)
+    translations = [[""] * count for _ in sentences]
     budget = max(max_tokens, int(sizes.max(initial=1)))
     done = 0
     for batch in TokenBatchSampler(sizes, budget, shuffle=False):
@@ -60,12 +78,15 @@ def translate(
         output = model.generate(
             **inputs.to(model.device),
             num_beams=beams,
+            num_return_sequences=count,
             max_new_tokens=int(limits.max()),
             stopping_criteria=StoppingCriteriaList([_OwnLimits(limits.to(model.device))]),
         )
         texts = tokenizer.batch_decode(output, skip_special_tokens=True)
-        for index, text in zip(batch, texts, strict=True):
-            translations[index] = text.strip() if sentences[index].strip() else ""
+        for place, index in enumerate(batch):
+            if sentences[index].strip():
+                own = texts[count * place : count * (place + 1)]
+                translations[index] = [text.strip() for text in own]
         if progress is not None:
             done += len(batch)
             progress(done)

@@ -42,6 +42,14 @@ def score(hypotheses: Sequence[str], references: Sequence[str]) -> Scores:
     return Scores(bleu_score, chrf_score, signatures)
 
 
+def closest(hypotheses: Sequence[str], reference: str) -> str:
+    """The hypothesis of the highest chrF against a reference, the first among equals."""
+    if len(hypotheses) == 1:
+        return hypotheses[0]
+    chrf = CHRF()
+    return max(hypotheses, key=lambda text: chrf.sentence_score(text, [reference]).score)
+
+
 def p_values(
     rival: Sequence[str], systems: Mapping[str, Sequence[str]], references: Sequence[str]
 ) -> dict[str, float]:

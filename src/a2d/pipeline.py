@@ -27,6 +27,7 @@ from a2d.pairs import Pair
 from a2d.plan import Plan, Splits, make_plan, read_splits, space_needed
 from a2d.progress import Bars, Event, WarningEvents, log_file, logged, silence_libraries
 from a2d.recipe import Recipe
+from a2d.sequences import translate_training_source
 from a2d.stage import require_space, write_text
 from a2d.teachers import prepare_teacher
 from a2d.tokenizer import (
@@ -36,7 +37,7 @@ from a2d.tokenizer import (
     train_tokenizer,
 )
 from a2d.training import Inputs, check, remove_checkpoints, train_models
-from a2d.translations import translate_and_score, translate_training_source, write_lines
+from a2d.translations import translate_and_score, write_lines
 from a2d.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -211,11 +212,11 @@ def _distil_sequences(
     tokenizer: PreTrainedTokenizerBase,
     pool: Workers,
 ) -> None:
-    sources = [pair.source for pair in train]
     with plan.distilled.work() as folder:
         targets = translate_training_source(
-            sources, plan.teacher.path, folder, recipe.evaluation, pool
+            train, plan.teacher.path, folder, recipe.evaluation, recipe.sequences, pool
         )
+        sources = [pair.source for pair in train]
         data = tokenise([Pair(*texts) for texts in zip(sources, targets, strict=True)], tokenizer)
         # A teacher that runs on and on, as bad ones do, teaches nothing and fits in no batch.
         fitting = np.flatnonzero(lengths(data).max(axis=1) <= recipe.training.max_tokens)

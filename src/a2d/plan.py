@@ -167,6 +167,7 @@ def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
     )
     teacher = _teacher(recipe, folder, vocabulary, prepared)
     search = recipe.evaluation.model_dump(include={"beams", "max_tokens"})
+    search |= recipe.sequences.model_dump(exclude_defaults=True)
     distilled = Stage(
         folder / "distilled",
         {

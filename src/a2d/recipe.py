@@ -158,14 +158,14 @@ class Objective(Section):
     then `copied_layers` says from which layers (`a2d.students.RULES`).
     """
 
-    formula: Annotated[str, _one_of("formula", FORMULAS)] = "paper"
+    formula: Annotated[str, _one_of("formula", FORMULAS)] = "geometric"
     alpha: float = Field(default=0.5, ge=0, le=1)
     beta: float = Field(default=1.0, ge=0)
-    decay: float = Field(default=0.9, ge=0, le=1)
+    decay: float = Field(default=1.0, ge=0, le=1)
     temperature: float = Field(default=1.0, ge=1e-3)
     groups: Annotated[str, AfterValidator(_groups)] = "+".join(GROUPS)
     alignment_start: Annotated[str, _one_of("start", STARTS)] = "random"
-    alignment_learning_rate: float | None = Field(default=None, gt=0)
+    alignment_learning_rate: float | None = Field(default=0.01, gt=0)
     student_start: Literal["random", "teacher"] = "random"
     copied_layers: Literal["spread", "first", "last"] = "spread"
 
@@ -175,6 +175,17 @@ class Distillation(Objective):
 
     method: Annotated[str, _one_of("method", METHODS)]
     name: str = Field(pattern=NAME)
+
+
+class Sequences(Section):
+    """How the teacher translates the training data for methods with `seqkd`.
+
+    `engine`: CTranslate2 is faster, and finds the same but for rounding. `n_best`: of so many
+    hypotheses, take the one closest to the reference by chrF.
+    """
+
+    engine: Literal["transformers", "ctranslate2"] = "transformers"
+    n_best: int = Field(default=1, ge=1)
 
 
 class Compute(Section):
@@ -205,6 +216,7 @@ class Recipe(Section):
     distillation: Objective = Objective()
     methods: list[Distillation] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[1], min_length=1)
+    sequences: Sequences = Sequences()
     evaluation: Evaluation = Evaluation()
     compute: Compute = Compute()
 
@@ -230,6 +242,15 @@ class Recipe(Section):
             cells = [cell for entry in raw["methods"] for cell in _cells(entry)]
             raw["methods"] = [shared | c if isinstance(c, dict) else c for c in cells]
         return raw
+
+    @model_validator(mode="after")
+    def _enough_beams(self) -> Recipe:
+        if self.sequences.n_best > self.evaluation.beams:
+            raise ValueError(
+                f"sequences.n_best is {self.sequences.n_best}: a search with "
+                f"{self.evaluation.beams} beams does not find as many"
+            )
+        return self
 
     @model_validator(mode="after")
     def _no_training_twice(self) -> Recipe:

@@ -1,8 +1,4 @@
-"""Translations of whole corpora: of a test set, to be scored; of the training source, to learn.
-
-Learning from the teacher's beam-search translations in the place of references is sequence-level
-distillation (Kim & Rush 2016, section 3.2).
-"""
+"""Translations of a held-out set, one a line, and their scores."""
 
 from __future__ import annotations
 
@@ -21,10 +17,6 @@ from a2d.progress import Event, Report
 from a2d.recipe import Evaluation
 from a2d.stage import write_text
 from a2d.tokenizer import load_tokenizer
-from a2d.workers import Workers
-
-SHARD = 1000
-"""Training sentences per file: at most so many are translated again after an interruption."""
 
 HYPOTHESES = "hypotheses.txt"
 SCORES = "scores.json"
@@ -43,33 +35,6 @@ def read_lines(path: Path) -> list[str]:
 def write_lines(path: Path, texts: Sequence[str]) -> None:
     """Write one sentence a line."""
     write_text(path, "".join(f"{one_line(text)}\n" for text in texts))
-
-
-def translate_training_source(
-    sources: Sequence[str], teacher: str, folder: Path, search: Evaluation, workers: Workers
-) -> list[str]:
-    """Translate the training source with the teacher, shard by shard.
-
-    Args:
-        sources: the source side, one sentence each.
-        teacher: folder or hub name of a model with its tokenizer.
-        folder: where finished shards are kept (`shard-00000.txt`, …); those there are used.
-        search: the beam search.
-        workers: what translates.
-
-    Returns:
-        As many translations.
-    """
-    shards = [sources[start : start + SHARD] for start in range(0, len(sources), SHARD)]
-    paths = [folder / f"shard-{number:05}.txt" for number in range(len(shards))]
-    futures = [
-        workers.submit(_translate_shard, shard, teacher, path, search)
-        for shard, path in zip(shards, paths, strict=True)
-        if not path.exists()
-    ]
-    for future in futures:
-        future.result()
-    return [line for path in paths for line in read_lines(path)]
 
 
 def translate_and_score(
@@ -111,18 +76,3 @@ def translate_and_score(
     with model.translations.work() as folder:
         write_lines(folder / HYPOTHESES, hypotheses)
         write_text(folder / SCORES, json.dumps(figures, indent=1) + "\n")
-
-
-def _translate_shard(
-    sources: Sequence[str], teacher: str, path: Path, search: Evaluation, report: Report
-) -> None:
-    name = f"teacher's translations: {path.stem}"
-    texts = translate(
-        load_to_run(teacher),
-        load_tokenizer(teacher),
-        sources,
-        beams=search.beams,
-        max_tokens=search.max_tokens,
-        progress=lambda done: report(Event(name, done, len(sources))),
-    )
-    write_lines(path, texts)

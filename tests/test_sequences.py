@@ -1,0 +1,206 @@
+"""The teacher's translations: in shards that survive interruptions and cannot be mixed up."""
+
+import json
+import random
+import shutil
+
+import pytest
+import torch
+from pretrained import released
+
+from a2d import UserError, sequences
+from a2d.corpus import read_corpus
+from a2d.decoding import n_best, translate
+from a2d.evaluation import closest
+from a2d.models import new_model
+from a2d.pairs import Pair
+from a2d.recipe import Evaluation, Sequences, load_recipe
+from a2d.sequences import translate_training_source
+from a2d.tokenizer import train_tokenizer
+from a2d.translations import one_line
+from a2d.workers import Workers
+
+PAIRS = [pair for pair in read_corpus("builtin:de-dsb/valid") if len(pair.source) < 30][:22]
+SOURCES = [pair.source for pair in PAIRS]
+SEARCH = Evaluation(beams=2, max_tokens=100)
+NUMBERS = [Pair(str(number), f"reference {number}") for number in range(10)]
+EXCLAIMED = [f"{number}!" for number in range(10)]
+ODD = ("a\u2028b", "a\u0085b", "a\x0bb\x0cb", "a\rb", "a\nb", "a\x1cb", " a\t b ", "\n", "")
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """Folder, model and tokenizer; what it says depends on what it reads."""
+    folder = str(tmp_path_factory.mktemp("teacher"))
+    tokenizer = train_tokenizer((text for pair in PAIRS for text in pair), 400)
+    torch.manual_seed(0)
+    model = new_model(
+        tokenizer, encoder_layers=1, decoder_layers=1, heads=2, width=16, feed_forward=16
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.dim() == 2:
+                parameter.mul_(4)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, model.eval(), tokenizer
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(sequences, "SHARD", 4)
+
+
+@pytest.fixture
+def echo(monkeypatch):
+    """Translations of a sentence end in `!`; the sentences that were translated, in order."""
+    seen = []
+
+    def translated(model, tokenizer, sentences, count, **search):
+        if "trouble" in sentences:
+            raise RuntimeError("trouble")
+        seen.extend(sentences)
+        return [[f"{sentence}!"] for sentence in sentences]
+
+    monkeypatch.setattr(sequences, "n_best", translated)
+    monkeypatch.setattr(sequences, "load_to_run", lambda path: None)
+    monkeypatch.setattr(sequences, "load_tokenizer", lambda path: None)
+    return seen
+
+
+def translated(pairs, folder, teacher="nobody", events=None, **how):
+    report = print if events is None else events.append
+    with Workers(1, folder / "log", report) as workers:
+        return translate_training_source(pairs, teacher, folder, SEARCH, Sequences(**how), workers)
+
+
+def shard(folder, number):
+    return folder / f"shard-{number:05}.jsonl"
+
+
+def test_are_the_teachers_in_order(teacher, tmp_path):
+    folder, model, tokenizer = teacher
+    events = []
+    found = translated(PAIRS, tmp_path, folder, events)
+    expected = translate(model, tokenizer, SOURCES, beams=2, max_tokens=100)
+    assert found == [one_line(text) for text in expected]
+    assert len(set(found)) > len(found) / 2  # an order could be lost
+    assert sorted(tmp_path.iterdir()) == [shard(tmp_path, number) for number in range(6)]
+    names = [f"teacher's translations: shard-{number:05}" for number in range(6)]
+    ends = [event.task for event in events if event.completed == event.total]
+    assert list(dict.fromkeys(ends)) == names
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 9])
+def test_are_as_many_as_sentences(echo, tmp_path, count):
+    assert translated(NUMBERS[:count], tmp_path) == EXCLAIMED[:count]
+    assert echo == [pair.source for pair in NUMBERS[:count]]
+    assert len(list(tmp_path.iterdir())) == -(-count // 4)
+
+
+def test_keep_a_line_for_every_sentence_whatever_is_in_it(echo, tmp_path):
+    found = translated([Pair(text, "") for text in ODD], tmp_path)
+    assert [line.split() for line in found] == [f"{text}!".split() for text in ODD]
+    assert echo == list(ODD)  # sources are left as they are
+
+
+class TestShards:
+    def test_every_line_names_its_sentence(self, echo, tmp_path):
+        translated(NUMBERS, tmp_path)
+        lines = [
+            json.loads(line)
+            for n in range(3)
+            for line in shard(tmp_path, n).read_text().splitlines()
+        ]
+        assert [line["id"] for line in lines] == list(range(10))
+        assert len({line["source"] for line in lines}) == 10
+
+    def test_finished_ones_are_used_again(self, echo, tmp_path):
+        translated(NUMBERS, tmp_path)
+        path = shard(tmp_path, 1)
+        path.write_text(path.read_text().replace("5!", "five"))
+        shard(tmp_path, 2).unlink()
+        echo.clear()
+        assert translated(NUMBERS, tmp_path) == [*EXCLAIMED[:5], "five", *EXCLAIMED[6:]]
+        assert echo == ["8", "9"]
+
+    def test_goes_on_where_it_was_interrupted(self, echo, tmp_path):
+        with pytest.raises(RuntimeError, match="trouble"):
+            translated([*NUMBERS[:9], Pair("trouble", "")], tmp_path)
+        assert len(list(tmp_path.iterdir())) == 2
+        assert translated(NUMBERS, tmp_path) == EXCLAIMED
+        assert echo == [pair.source for pair in NUMBERS]
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_mixed_up_or_damaged_ones_are_made_again(self, echo, tmp_path, seed):
+        translated(NUMBERS, tmp_path)
+        dice = random.Random(seed)
+        one, other = dice.sample(range(3), 2)
+        path = shard(tmp_path, one)
+        lines = path.read_text().splitlines(keepends=True)
+        damages = (
+            lambda: shutil.copy(shard(tmp_path, other), path),
+            lambda: path.write_text("".join(reversed(lines))),
+            lambda: path.write_text("".join(lines[:-1])),
+            lambda: path.write_text("".join(lines + lines[:1])),
+            lambda: path.write_text("".join(lines)[:-5]),
+            lambda: path.write_text("".join(lines).replace("translation", "text")),
+            lambda: path.write_text("[]\n" * len(lines)),
+            lambda: path.write_bytes(b"\xff" * 10),
+        )
+        damages[seed]()
+        echo.clear()
+        assert translated(NUMBERS, tmp_path) == EXCLAIMED
+        assert echo == [pair.source for pair in NUMBERS[4 * one : 4 * one + 4]]
+
+    def test_of_other_sentences_are_made_again(self, echo, tmp_path):
+        translated(NUMBERS, tmp_path)
+        echo.clear()
+        changed = [*NUMBERS[:6], Pair("six", ""), *NUMBERS[7:]]
+        assert translated(changed, tmp_path)[6] == "six!"
+        assert echo == ["4", "5", "six", "7"]
+
+
+class TestNBest:
+    def test_the_first_is_the_translation(self, teacher):
+        _, model, tokenizer = teacher
+        several = n_best(model, tokenizer, ["", *SOURCES], 3, beams=4)
+        assert [found[0] for found in several] == translate(
+            model, tokenizer, ["", *SOURCES], beams=4
+        )
+        assert several[0] == [""] * 3
+        assert sum(len(set(found)) > 1 for found in several[1:]) > len(SOURCES) / 2
+
+    def test_the_closest_to_the_reference_is_learned(self, teacher, tmp_path):
+        folder, model, tokenizer = teacher
+        several = n_best(model, tokenizer, SOURCES, 2, beams=2, max_tokens=100)
+        second = [Pair(source, found[1]) for source, found in zip(SOURCES, several, strict=True)]
+        found = translated(second, tmp_path, folder, n_best=2)
+        assert found == [one_line(pair.target) for pair in second]
+
+    def test_closest(self):
+        texts = ["ganz anders", "ein Haus am See", "ein Haus"]
+        assert closest(texts, "ein Haus am Seeufer") == texts[1]
+        assert closest(texts, "?") == texts[0]
+        assert closest(["allein"], "x") == "allein"
+
+    def test_more_than_beams_is_refused(self):
+        with pytest.raises(UserError, match=r"n_best is 6: a search with 5 beams does not find"):
+            load_recipe("demo", ["sequences.n_best=6"])
+
+
+class TestCTranslate2:
+    @pytest.mark.parametrize("name", ["opus", "nllb", "t5"])
+    def test_finds_what_transformers_finds(self, name, tmp_path):
+        teacher = tmp_path / "teacher"
+        released(name, teacher)
+        (tmp_path / "ours").mkdir()
+        (tmp_path / "theirs").mkdir()
+        theirs = translated(PAIRS, tmp_path / "theirs", str(teacher), engine="ctranslate2")
+        ours = translated(PAIRS, tmp_path / "ours", str(teacher))
+        assert sum(a == b for a, b in zip(ours, theirs, strict=True)) >= 20
+
+    def test_families_that_it_does_not_know(self, tmp_path):
+        released("bart", tmp_path / "bart")
+        with pytest.raises(UserError, match=r"CTranslate2 cannot convert .*/bart, .* 'bart'"):
+            translated(PAIRS, tmp_path, str(tmp_path / "bart"), engine="ctranslate2")
