@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -171,8 +170,10 @@ def peak(name: str, setting: Setting) -> float:
             step(batch)
     if setting.device == "cuda":
         return float(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    # Not getrusage's maximum: a process inherits that of the one which started it.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return float(peak) * 1024
 
 
 def corpus_figures() -> dict[str, Any]:
