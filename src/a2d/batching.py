@@ -10,6 +10,7 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
 from a2d.pairs import Pair
+from a2d.storage import StoredPairs
 
 
 def tokenise(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -29,20 +30,21 @@ def tokenise(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> Datas
         )
         return {"input_ids": encoded["input_ids"], "labels": encoded["labels"]}
 
-    columns = {
-        "source": [pair.source for pair in pairs],
-        "target": [pair.target for pair in pairs],
-    }
-    return Dataset.from_dict(columns).map(
-        encode, batched=True, remove_columns=["source", "target"], desc=None
-    )
+    if isinstance(pairs, StoredPairs):
+        texts = pairs.dataset
+    else:
+        columns = {name: [getattr(pair, name) for pair in pairs] for name in Pair._fields}
+        texts = Dataset.from_dict(columns)
+    return texts.map(encode, batched=True, remove_columns=["source", "target"], desc=None)
 
 
 def lengths(dataset: Dataset) -> np.ndarray:
     """Tokens per sentence, (N, 2): source and target."""
-    return np.array(
-        [[len(x) for x in dataset["input_ids"]], [len(x) for x in dataset["labels"]]], dtype=int
-    ).T
+    counts = [
+        [part[column].combine_chunks().value_lengths() for column in ("input_ids", "labels")]
+        for part in dataset.with_format("arrow").iter(10_000)
+    ]
+    return np.concatenate([np.zeros((0, 2), int), *(np.array(part, int).T for part in counts)])
 
 
 class TokenBatchSampler(Sampler[list[int]]):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from a2d.errors import UserError
 from a2d.pairs import Pair, needs
@@ -18,10 +18,11 @@ _GRACE = 20
 _LIKELY, _UNLIKELY = 0.8, 0.05
 """A text is in a wrong language if one is that likely, and its own less than that."""
 
-_SAMPLE = 500
-"""Texts of either side by which the guesses of languages are judged first."""
+_SAMPLE = 2000
+"""Pairs by which the guesses of languages are judged first."""
 
 Rule = tuple[str, Callable[[Pair], bool]]
+Kept = TypeVar("Kept", bound=Sequence[Pair])
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def clean(
     consistent: bool = False,
     languages: tuple[str, str] | None = None,
     deduplicate: bool | Literal["near"] = True,
-) -> tuple[list[Pair], CleaningReport]:
+    into: Callable[[Iterator[Pair]], Kept] = list,  # type: ignore[assignment]
+) -> tuple[Kept, CleaningReport]:
     """Drop the pairs that teach a translator nothing or wrong things.
 
     A pair is counted under the first rule that it breaks, in this order.
@@ -71,6 +73,8 @@ def clean(
             language than these two, by fastText's 176 languages. None: any.
         deduplicate: Keep only the first of equal pairs; `near`: of pairs that are equal but for
             case, numbers, punctuation and spaces.
+        into: What makes a sequence of the pairs that stay (`a2d.storage.StoredPairs`, where they
+            do not fit into memory).
 
     Raises:
         UserError: A limit lets no pair stay, what tells languages is not installed, or it finds
@@ -98,23 +102,23 @@ def clean(
     if consistent:
         rules.append(("inconsistent", lambda pair: _marks(pair.source) != _marks(pair.target)))
     if languages is not None:
-        pairs = list(pairs)
+        if not isinstance(pairs, Sequence):
+            pairs = list(pairs)
         rules.append(("language", _language_rule(languages, pairs)))
     if deduplicate:
         rules.append(("duplicates", _duplicates(near=deduplicate == "near")))
-    return _apply(rules, pairs)
-
-
-def _apply(rules: list[Rule], pairs: Iterable[Pair]) -> tuple[list[Pair], CleaningReport]:
     dropped = {name: 0 for name, _ in rules}
-    kept = []
+    kept = into(_passing(pairs, rules, dropped))
+    return kept, CleaningReport(len(kept) + sum(dropped.values()), dropped, len(kept))
+
+
+def _passing(pairs: Iterable[Pair], rules: list[Rule], dropped: dict[str, int]) -> Iterator[Pair]:
     for pair in pairs:
         broken = next((name for name, breaks in rules if breaks(pair)), None)
         if broken is None:
-            kept.append(pair)
+            yield pair
         else:
             dropped[broken] += 1
-    return kept, CleaningReport(len(kept) + sum(dropped.values()), dropped, len(kept))
 
 
 def overlap(train: Iterable[Pair], heldout: Iterable[Pair]) -> int:
@@ -127,37 +131,47 @@ def overlap(train: Iterable[Pair], heldout: Iterable[Pair]) -> int:
         >>> overlap([Pair("Ja!", "jo")], [Pair("ja", "haj"), Pair("nein", "ně")])
         1
     """
-    sources, targets = set(), set()
+    gists = [(_gist(pair.source), _gist(pair.target)) for pair in heldout]
+    sources, targets = ({gist[side] for gist in gists} for side in (0, 1))
+    seen: set[tuple[int, str]] = set()  # training data may be larger than memory
     for pair in train:
-        sources.add(_gist(pair.source))
-        targets.add(_gist(pair.target))
-    return sum(_gist(p.source) in sources or _gist(p.target) in targets for p in heldout)
+        source, target = _gist(pair.source), _gist(pair.target)
+        if source in sources:
+            seen.add((0, source))
+        if target in targets:
+            seen.add((1, target))
+    return sum((0, source) in seen or (1, target) in seen for source, target in gists)
 
 
-def hold_out(pairs: Sequence[Pair], count: int) -> tuple[list[Pair], list[Pair]]:
+def hold_out(
+    pairs: Sequence[Pair],
+    count: int,
+    into: Callable[[Iterator[Pair]], Kept] = list,  # type: ignore[assignment]
+) -> tuple[list[Pair], Kept]:
     """Draw pairs for validation or test, and drop from the rest what `overlap` would count.
 
     Args:
         pairs: the corpus.
         count: how many to draw, at random but always the same.
+        into: what makes a sequence of the rest.
 
     Returns:
         The pairs drawn, all of different gist, and what is left to learn from; both in order.
     """
-    order = list(range(len(pairs)))
-    random.Random(0).shuffle(order)
-    drawn: set[int] = set()
+    drawn: dict[int, Pair] = {}
     sources: set[str] = set()
     targets: set[str] = set()
-    for index in order:
-        gists = _gist(pairs[index].source), _gist(pairs[index].target)
-        if len(drawn) < count and gists[0] not in sources and gists[1] not in targets:
-            drawn.add(index)
-            sources.add(gists[0])
-            targets.add(gists[1])
-    held = [pairs[index] for index in sorted(drawn)]
-    left = [p for p in pairs if _gist(p.source) not in sources and _gist(p.target) not in targets]
-    return held, left
+    for index in random.Random(0).sample(range(len(pairs)), len(pairs)):
+        if len(drawn) == count:
+            break
+        pair = pairs[index]
+        source, target = _gist(pair.source), _gist(pair.target)
+        if source not in sources and target not in targets:
+            drawn[index] = pair
+            sources.add(source)
+            targets.add(target)
+    rest = (p for p in pairs if _gist(p.source) not in sources and _gist(p.target) not in targets)
+    return [drawn[index] for index in sorted(drawn)], into(rest)
 
 
 def _unequal(pair: Pair, ratio: float) -> bool:
@@ -215,8 +229,8 @@ def _language_rule(languages: tuple[str, str], pairs: Sequence[Pair]) -> Callabl
         return {g["lang"]: g["score"] for g in detector.detect(line, model="lite", k=20)}
 
     for side, code in enumerate(codes):
-        texts = [pair[side] for pair in pairs if len(pair[side]) >= _GRACE]
-        sample = texts[:: max(1, len(texts) // _SAMPLE)]
+        step = max(1, len(pairs) // _SAMPLE)
+        sample = [pair[side] for pair in pairs[::step] if len(pair[side]) >= _GRACE]
         share = sum(next(iter(guesses(text)), "") == code for text in sample) / max(1, len(sample))
         if sample and share < 0.5:
             raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,31 +79,41 @@ def read_corpus(
         >>> read_corpus("builtin:de-dsb/train")[0]
         Pair(source='(Leer)', target='(Prozny)')
     """
-    pairs: list[Pair] = []
-    malformed: list[Malformed] = []
+    return list(iterate_corpus(spec, name, languages))
+
+
+def iterate_corpus(
+    spec: str | Path | Sequence[str | Path] | Mapping[str, Any],
+    name: str = "corpus",
+    languages: tuple[str, str] | None = None,
+) -> Iterator[Pair]:
+    """`read_corpus`, pair by pair: what is wrong with the whole is told at the end."""
+    good = bad = 0
+    shown: list[Malformed] = []
     try:
         for entry in _read(spec, name, Languages(*languages) if languages else None):
             if isinstance(entry, Pair):
-                pairs.append(entry)
+                good += 1
+                yield entry
             else:
-                malformed.append(entry)
-        if len(malformed) >= max(1, len(pairs)):
-            more = f" (and {len(malformed) - 1:,} more like it)" if len(malformed) > 1 else ""
-            raise UserError(f"{malformed[0]}{more}")
-        if not pairs:
+                bad += 1
+                shown += [entry] * (bad <= _SHOWN)
+        if bad >= max(1, good):
+            more = f" (and {bad - 1:,} more like it)" if bad > 1 else ""
+            raise UserError(f"{shown[0]}{more}")
+        if not good:
             raise UserError(f"{_describe(spec)} is empty: give a corpus with at least one pair")
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    if malformed:
+    if bad:
         logger.warning(
             "%s: %s of %s entries are malformed and were skipped: %s%s",
             name,
-            f"{len(malformed):,}",
-            f"{len(malformed) + len(pairs):,}",
-            "; ".join(map(str, malformed[:_SHOWN])),
-            "; …" if len(malformed) > _SHOWN else ".",
+            f"{bad:,}",
+            f"{bad + good:,}",
+            "; ".join(map(str, shown)),
+            "; …" if bad > _SHOWN else ".",
         )
-    return pairs
 
 
 def _read(spec: object, name: str, languages: Languages | None) -> Entries:

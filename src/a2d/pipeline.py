@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from a2d.progress import Bars, Event, WarningEvents, log_file, logged, silence_l
 from a2d.recipe import Recipe
 from a2d.sequences import translate_training_source
 from a2d.stage import require_space, write_text
+from a2d.storage import StoredPairs, Texts
 from a2d.teachers import prepare_teacher
 from a2d.tokenizer import (
     check_languages_named,
@@ -141,8 +142,7 @@ def _prepare_vocabulary(plan: Plan, recipe: Recipe, splits: Splits) -> PreTraine
                 check_same_vocabulary(tokenizers[-1], tokenizers[0])
                 tokenizers[0].save_pretrained(folder)
             else:
-                texts = (text for pair in splits.train for text in pair)
-                train_tokenizer(texts, recipe.vocabulary.size).save_pretrained(folder)
+                train_tokenizer(Texts(splits.train), recipe.vocabulary.size).save_pretrained(folder)
     return load_tokenizer(stage.folder)
 
 
@@ -207,7 +207,7 @@ def _prepare_caches(
 
 def _distil_sequences(
     plan: Plan,
-    train: list[Pair],
+    train: Sequence[Pair],
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
     pool: Workers,
@@ -216,8 +216,9 @@ def _distil_sequences(
         targets = translate_training_source(
             train, plan.teacher.path, folder, recipe.evaluation, recipe.sequences, pool
         )
-        sources = [pair.source for pair in train]
-        data = tokenise([Pair(*texts) for texts in zip(sources, targets, strict=True)], tokenizer)
+        taught = zip(train, targets, strict=True)
+        learned = StoredPairs(Pair(pair.source, target) for pair, target in taught)
+        data = tokenise(learned, tokenizer)
         # A teacher that runs on and on, as bad ones do, teaches nothing and fits in no batch.
         fitting = np.flatnonzero(lengths(data).max(axis=1) <= recipe.training.max_tokens)
         data.select(fitting).save_to_disk(str(folder))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from a2d.cleaning import CleaningReport, clean, hold_out
-from a2d.corpus import read_corpus
+from a2d.corpus import iterate_corpus, read_corpus
 from a2d.distillation import METHODS
 from a2d.errors import UserError
 from a2d.pairs import Pair
 from a2d.recipe import Distillation, Recipe, Shape, Training
 from a2d.stage import Stage
+from a2d.storage import StoredPairs
 
 TEACHER = "teacher"
 
@@ -25,7 +27,7 @@ _FEWEST = 20
 class Splits(NamedTuple):
     """A corpus, cleaned where models learn from it."""
 
-    train: list[Pair]
+    train: Sequence[Pair]
     valid: list[Pair]
     test: list[Pair]
     cleaning: CleaningReport
@@ -124,17 +126,19 @@ def read_splits(recipe: Recipe) -> Splits:
     languages = corpus.source_language, corpus.target_language
     parts = {
         name: read_corpus(spec, name, languages)
-        for name in ("train", "valid", "test")
+        for name in ("valid", "test")
         if (spec := getattr(corpus, name)) is not None
     }
     rules = corpus.cleaning.model_dump(exclude={"language"})
-    train, cleaning = clean(
-        parts["train"], **rules, languages=languages if corpus.cleaning.language else None
-    )
+    if corpus.cleaning.language:
+        rules["languages"] = languages
+    raw = StoredPairs(iterate_corpus(corpus.train, "train", languages))
+    train, cleaning = clean(raw, **rules, into=StoredPairs)
     for name in [name for name in ("test", "valid") if name not in parts]:
         parts[name], train = _held_out(name, train)
     if corpus.limit is not None and corpus.limit < len(train):
-        train = random.Random(0).sample(train, corpus.limit)
+        chosen = random.Random(0).sample(range(len(train)), corpus.limit)
+        train = StoredPairs(train[index] for index in chosen)
     if not train:
         raise UserError(f"train: cleaning leaves no pair ({cleaning.as_dict()}): loosen its rules.")
     for name in ("valid", "test"):
@@ -143,14 +147,14 @@ def read_splits(recipe: Recipe) -> Splits:
     return Splits(train, parts["valid"], parts["test"], cleaning)
 
 
-def _held_out(name: str, train: list[Pair]) -> tuple[list[Pair], list[Pair]]:
+def _held_out(name: str, train: StoredPairs) -> tuple[list[Pair], StoredPairs]:
     count = min(1000, len(train) // 20)
     if count < _FEWEST:
         raise UserError(
             f"{name}: the {len(train):,} training pairs are too few to hold out some of them for "
             f"it: give corpus.{name}."
         )
-    return hold_out(train, count)
+    return hold_out(train, count, into=StoredPairs)
 
 
 def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:

@@ -35,7 +35,8 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
     vocabulary. Padding comes last, which is what inference engines expect of Marian models.
 
     Args:
-        texts: raw sentences of both languages.
+        texts: raw sentences of both languages; read twice, and so into memory if they can be read
+            only once (`a2d.storage.Texts` of a stored corpus can be read again).
         size: number of tokens, the 256 bytes and 3 special tokens included.
 
     Raises:
@@ -152,10 +153,14 @@ def check_same_vocabulary(
 
 
 def _learn(texts: Iterable[str], size: int) -> dict[str, Any]:
-    # No token may be learned that has the name of a reserved one.
-    texts = [_RESERVED.sub(" ", text) for text in texts]
+    again = list(texts) if isinstance(texts, Iterator) else texts
+
+    def plain() -> Iterator[str]:
+        """The texts; no token may be learned that has the name of a reserved one."""
+        return (_RESERVED.sub(" ", text) for text in again)
+
     counts = Counter(SPACE)
-    for text in texts:
+    for text in plain():
         counts.update(text.replace(" ", SPACE))
     # Rare characters are left to the byte fallback. They are chosen here because the trainer
     # breaks ties by the order of a hash table, which differs from run to run.
@@ -169,7 +174,7 @@ def _learn(texts: Iterable[str], size: int) -> dict[str, Any]:
         limit_alphabet=limit,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_batches(texts), trainer)
+    tokenizer.train_from_iterator(_batches(plain()), trainer)
     model: dict[str, Any] = json.loads(tokenizer.to_str())["model"]
     return model
 

@@ -1,0 +1,86 @@
+"""Stored corpora are lists that need no memory."""
+
+import tracemalloc
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from a2d.batching import lengths, tokenise
+from a2d.cleaning import clean, hold_out, overlap
+from a2d.corpus import iterate_corpus, read_corpus
+from a2d.pairs import Pair
+from a2d.storage import StoredPairs, Texts
+from a2d.tokenizer import train_tokenizer
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=5)
+PAIRS = read_corpus("builtin:de-dsb/train")[:1500]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.builds(Pair, TEXT, TEXT), max_size=12), st.slices(12), st.integers(0, 11))
+def test_behaves_as_a_list(pairs, part, index):
+    stored = StoredPairs(iter(pairs))
+    assert len(stored) == len(pairs)
+    assert list(stored) == list(stored) == pairs
+    assert stored[part] == pairs[part]
+    if index < len(pairs):
+        assert stored[index] == pairs[index]
+    assert list(Texts(stored)) == [text for pair in pairs for text in pair]
+
+
+def test_holds_more_than_is_read_at_once():
+    assert list(StoredPairs(PAIRS)) == PAIRS
+    assert StoredPairs(PAIRS)[990:1010] == PAIRS[990:1010]
+
+
+def test_leaves_no_file_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    stored = StoredPairs(PAIRS)
+    assert len(list(tmp_path.rglob("*.arrow"))) == 1
+    del stored
+    assert not list(tmp_path.iterdir())
+
+
+def test_cleaned_and_held_out_as_a_list_is():
+    rules = {"max_words": 6, "consistent": True, "deduplicate": "near"}
+    ours, report = clean(StoredPairs(PAIRS), **rules, into=StoredPairs)
+    theirs, same = clean(PAIRS, **rules)
+    assert isinstance(ours, StoredPairs)
+    assert (list(ours), report) == (theirs, same)
+    held, left = hold_out(ours, 40, into=StoredPairs)
+    assert (held, list(left)) == hold_out(theirs, 40)
+
+
+def test_learned_from_and_tokenised_as_a_list_is():
+    stored = StoredPairs(PAIRS)
+    tokenizer = train_tokenizer(Texts(stored), 600)
+    texts = [text for pair in PAIRS for text in pair]
+    assert tokenizer.get_vocab() == train_tokenizer(iter(texts), 600).get_vocab()
+    ours, theirs = tokenise(stored, tokenizer), tokenise(PAIRS, tokenizer)
+    assert ours[:] == theirs[:]
+    sizes = [[len(ours[name][i]) for name in ("input_ids", "labels")] for i in (0, 700, 1499)]
+    assert lengths(ours)[[0, 700, 1499]].tolist() == sizes
+
+
+@pytest.mark.parametrize("step", ["read", "clean", "hold out"])
+def test_memory_does_not_grow_with_the_corpus(tmp_path, step):
+    """A pair costs a hash, to find duplicates by, and no text."""
+    path = tmp_path / "corpus.tsv"
+    with path.open("w") as file:
+        for number in range(4_000):
+            word = "".join("abcdefghij"[int(digit)] for digit in str(number))
+            file.write(f"{word} {'lorem ipsum ' * 80}\t{word} {'dolor sit ' * 80}\n")
+    stored = StoredPairs(iterate_corpus(path))
+    tracemalloc.start()
+    if step == "read":
+        again = StoredPairs(iterate_corpus(path))
+    elif step == "clean":
+        again, _ = clean(stored, deduplicate="near", into=StoredPairs)
+    else:
+        held, again = hold_out(stored, 100, into=StoredPairs)
+        assert overlap(again, held) == 0
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(again) >= 3_900
+    assert peak < 0.3 * path.stat().st_size
