@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from a2d import storage
 from a2d.batching import lengths, tokenise
 from a2d.cleaning import clean, hold_out, overlap
 from a2d.corpus import iterate_corpus, read_corpus
@@ -64,8 +65,9 @@ def test_learned_from_and_tokenised_as_a_list_is():
 
 
 @pytest.mark.parametrize("step", ["read", "clean", "hold out"])
-def test_memory_does_not_grow_with_the_corpus(tmp_path, step):
+def test_memory_does_not_grow_with_the_corpus(tmp_path, step, monkeypatch):
     """A pair costs a hash, to find duplicates by, and no text."""
+    monkeypatch.setattr(storage, "_AT_ONCE", 100)
     path = tmp_path / "corpus.tsv"
     with path.open("w") as file:
         for number in range(4_000):
