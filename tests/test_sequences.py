@@ -5,18 +5,16 @@ import random
 import shutil
 
 import pytest
-import torch
 from pretrained import released
+from toys import talkative
 
 from a2d import UserError, sequences
 from a2d.corpus import read_corpus
 from a2d.decoding import n_best, translate
 from a2d.evaluation import closest
-from a2d.models import new_model
 from a2d.pairs import Pair
 from a2d.recipe import Evaluation, Sequences, load_recipe
 from a2d.sequences import translate_training_source
-from a2d.tokenizer import train_tokenizer
 from a2d.translations import one_line
 from a2d.workers import Workers
 
@@ -31,19 +29,7 @@ ODD = ("a\u2028b", "a\u0085b", "a\x0bb\x0cb", "a\rb", "a\nb", "a\x1cb", " a\t b 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     """Folder, model and tokenizer; what it says depends on what it reads."""
-    folder = str(tmp_path_factory.mktemp("teacher"))
-    tokenizer = train_tokenizer((text for pair in PAIRS for text in pair), 400)
-    torch.manual_seed(0)
-    model = new_model(
-        tokenizer, encoder_layers=1, decoder_layers=1, heads=2, width=16, feed_forward=16
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad and parameter.dim() == 2:
-                parameter.mul_(4)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder, model.eval(), tokenizer
+    return talkative([text for pair in PAIRS for text in pair], tmp_path_factory.mktemp("teacher"))
 
 
 @pytest.fixture(autouse=True)

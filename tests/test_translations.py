@@ -3,16 +3,15 @@
 import json
 
 import pytest
-import torch
 from sacrebleu.metrics import BLEU, CHRF
+from toys import talkative
 
 from a2d import translations
 from a2d.corpus import read_corpus
-from a2d.models import count_parameters, new_model
+from a2d.models import count_parameters
 from a2d.plan import Model
 from a2d.recipe import Distillation, Evaluation
 from a2d.stage import Stage
-from a2d.tokenizer import train_tokenizer
 from a2d.translations import (
     HYPOTHESES,
     SCORES,
@@ -31,19 +30,7 @@ ODD = ("a\u2028b", "a\u0085b", "a\x0bb\x0cb", "a\rb", "a\nb", "a\x1cb", " a\t b 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     """Folder, model and tokenizer; what it says depends on what it reads."""
-    folder = str(tmp_path_factory.mktemp("teacher"))
-    tokenizer = train_tokenizer(TEXTS, 400)
-    torch.manual_seed(0)
-    model = new_model(
-        tokenizer, encoder_layers=1, decoder_layers=1, heads=2, width=16, feed_forward=16
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad and parameter.dim() == 2:
-                parameter.mul_(4)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder, model, tokenizer
+    return talkative(TEXTS, tmp_path_factory.mktemp("teacher"))
 
 
 class TestLines:

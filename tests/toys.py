@@ -12,6 +12,8 @@ from transformers import MarianConfig, MarianMTModel
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from a2d.distillation import IGNORED
+from a2d.models import new_model
+from a2d.tokenizer import train_tokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -139,3 +141,22 @@ class RecordedModel(nn.Module):
     def stacked_gradient(self, group):
         """Gradient w.r.t. the stacked maps (B, L·H, Q, K)."""
         return self.maps[group].grad.transpose(0, 1).flatten(1, 2)
+
+
+def talkative(texts, folder):
+    """A random Marian model that says different things of different sentences, saved.
+
+    Gives folder, model and tokenizer.
+    """
+    tokenizer = train_tokenizer(texts, 400)
+    torch.manual_seed(0)
+    model = new_model(
+        tokenizer, encoder_layers=1, decoder_layers=1, heads=2, width=16, feed_forward=16
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.dim() == 2:
+                parameter.mul_(4)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder), model.eval(), tokenizer
