@@ -306,8 +306,9 @@ class TestSequenceLevelDistillation:
 
 def shard(run):
     """The translations of the training source: so few are in one file."""
-    (path,) = run.plan.distilled.folder.glob("shard-*.txt")
-    return path.read_text("utf-8").split("\n")[:-1]
+    (path,) = run.plan.distilled.folder.glob("shard-*.jsonl")
+    lines = path.read_text("utf-8").split("\n")[:-1]
+    return [json.loads(line)["translation"] for line in lines]
 
 
 class TestComparisons:
