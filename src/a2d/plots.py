@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ TITLES = {
     "decoder": "decoder self-attention",
     "cross": "cross-attention",
 }
+
+_LABEL = 40
+"""Characters to a line of a method's label: a longer one leaves its scores no room."""
 
 
 def alignment(alignment: AttentionAlignment, path: Path) -> None:
@@ -99,7 +103,7 @@ def scores(rows: Sequence[Row], path: Path, measured: str = "test") -> None:
         _dots(axis, sorted(chosen, key=lambda group: group.mean("bleu")))
         axis.axvline(teacher.mean("bleu"), color="C3", linestyle="--", linewidth=1, label="teacher")
         axis.set_title(f"students {student.replace('x', '×')}", fontsize=10, loc="left")
-    axes[-1].set_xlabel(f"{measured} BLEU (dots: seeds; bars: means)")
+    axes[-1].set_xlabel(f"{measured} BLEU\n(dots: seeds; bars: means)")
     lines = {
         line.get_label(): line for axis in axes for line in axis.get_legend_handles_labels()[0]
     }
@@ -137,7 +141,8 @@ def _dots(axis: Axes, groups: Sequence[Group]) -> None:
             axis.axvline(
                 group.mean("bleu"), color="C7", linestyle="--", linewidth=1, label="baseline"
             )
-    axis.set_yticks(range(len(groups)), [group.label for group in groups])
+    labels = [textwrap.fill(group.label, _LABEL) for group in groups]
+    axis.set_yticks(range(len(groups)), labels, fontsize=8)
     axis.set_ylim(-0.6, len(groups) - 0.4)
     axis.grid(axis="x", alpha=0.3)
 
