@@ -30,7 +30,7 @@ class A2DConfig(Seq2SeqTrainingArguments):
     With S and T the student's and the teacher's attention maps, the objective (Jin et al. 2024,
     Eq. 12) is ``(1-α)·CE + α·KD + β·decay^(epoch-1)·[A_encoder + ½(A_decoder + A_cross)]``.
 
-    Defaults are what served best in our experiments (docs/results.md). The paper's own settings are
+    Defaults were chosen by our experiments (docs/results.md). The paper's own settings are
     ``formula="paper", decay=0.9, alignment_learning_rate=None``.
 
     Args:
