@@ -26,11 +26,11 @@ from rich.console import Console
 from steps import STEPS, Setting, Step, batches, steps
 from tables import alone, machine, show, spread, write
 
-from a2d.batching import TokenBatchSampler, lengths, tokenise
-from a2d.config import bf16_pays
-from a2d.corpus import read_corpus
+from a2d.models.tokenizer import train_tokenizer
 from a2d.progress import silence_libraries
-from a2d.tokenizer import train_tokenizer
+from a2d.text.batching import TokenBatchSampler, lengths, tokenise
+from a2d.text.corpus import read_corpus
+from a2d.training.config import bf16_pays
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"

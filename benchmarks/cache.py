@@ -21,13 +21,13 @@ from tables import show, spread, write
 from torch import Tensor
 from transformers import DataCollatorForSeq2Seq
 
-from a2d.attention import GROUPS, enable_capture
-from a2d.batching import TokenBatchSampler, lengths
-from a2d.distillation import IGNORED, TERMS, Distillation, Objective, run
-from a2d.models import load_model
+from a2d.method.attention import GROUPS, enable_capture
+from a2d.models.loading import load_model
+from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import silence_libraries
-from a2d.teacher_cache import TeacherCache, open_or_build
-from a2d.tokenizer import load_tokenizer
+from a2d.text.batching import TokenBatchSampler, lengths
+from a2d.training.distillation import IGNORED, TERMS, Distillation, Objective, run
+from a2d.training.teacher_cache import TeacherCache, open_or_build
 
 FORMULA = "geometric"
 

@@ -19,11 +19,11 @@ import torch
 from rich.console import Console
 from tables import alone, machine, show, spread, write
 
-from a2d.corpus import read_corpus
-from a2d.export import export
-from a2d.models import new_model
+from a2d.models.export import export
+from a2d.models.loading import new_model
+from a2d.models.tokenizer import train_tokenizer
 from a2d.progress import silence_libraries
-from a2d.tokenizer import train_tokenizer
+from a2d.text.corpus import read_corpus
 
 TEACHER = (6, 6)
 STUDENTS = ((6, 3), (6, 2), (6, 1), (3, 3), (3, 1), (2, 1))

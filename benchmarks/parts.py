@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from transformers import PrinterCallback
 
 from a2d import A2DConfig, A2DTrainer
-from a2d.attention import GROUPS
-from a2d.batching import tokenise
-from a2d.corpus import read_corpus
-from a2d.distillation import IGNORED, group_masks
-from a2d.losses import attention_transfer
-from a2d.models import new_model
-from a2d.tokenizer import train_tokenizer
+from a2d.method.attention import GROUPS
+from a2d.method.losses import attention_transfer
+from a2d.models.loading import new_model
+from a2d.models.tokenizer import train_tokenizer
+from a2d.text.batching import tokenise
+from a2d.text.corpus import read_corpus
+from a2d.training.distillation import IGNORED, group_masks
 
 PAIRS = 800
 """Of the embedded corpus, in an epoch."""

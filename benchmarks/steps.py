@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from a2d import A2DConfig, A2DTrainer
-from a2d.alignment import AttentionAlignment
-from a2d.attention import GROUPS, Geometry
-from a2d.distillation import IGNORED, group_masks
-from a2d.models import decoder_inputs, new_model
-from a2d.teacher_cache import open_or_build
+from a2d.method.alignment import AttentionAlignment
+from a2d.method.attention import GROUPS, Geometry
+from a2d.models.loading import decoder_inputs, new_model
+from a2d.training.distillation import IGNORED, group_masks
+from a2d.training.teacher_cache import open_or_build
 
 ALPHA, SMOOTHING = 0.5, 0.1
 
@@ -131,7 +131,7 @@ def naive_a2d(setting: Setting, data: list[Batch], folder: Path) -> Step:
 def naive_attention_loss(
     maps: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor, *, weight: Tensor
 ) -> Tensor:
-    """`a2d.losses.attention_transfer` for maps (B, C, Q, K), with nothing but library calls."""
+    """`a2d.method.losses.attention_transfer` of maps (B, C, Q, K), by nothing but library calls."""
     mixed = functional.conv2d(maps, weight[..., None, None]).float()
     scores = mixed.masked_fill(~keys.unsqueeze(1), torch.finfo(mixed.dtype).min)
     divergence = functional.kl_div(scores.log_softmax(-1), teacher.float(), reduction="none")

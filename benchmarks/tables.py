@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from a2d.training import processor
+from a2d.runs.trainings import processor
 
 RESULTS = Path(__file__).parent / "results"
 

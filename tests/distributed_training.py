@@ -5,10 +5,10 @@ import sys
 import torch
 
 from a2d import A2DConfig, A2DTrainer
-from a2d.batching import tokenise
-from a2d.corpus import read_corpus
-from a2d.models import new_model
-from a2d.tokenizer import train_tokenizer
+from a2d.models.loading import new_model
+from a2d.models.tokenizer import train_tokenizer
+from a2d.text.batching import tokenise
+from a2d.text.corpus import read_corpus
 
 output, accumulation = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(1)

@@ -8,8 +8,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from a2d.attention import GROUPS, Features, Geometry
-from a2d.distillation import group_masks
+from a2d.method.attention import GROUPS, Features, Geometry
+from a2d.training.distillation import group_masks
 
 WIDTHS = 6, 12
 """Of student and teacher: each can be cut into 1, 2 or 3 heads."""

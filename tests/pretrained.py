@@ -22,7 +22,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from a2d.corpus import read_corpus
+from a2d.text.corpus import read_corpus
 
 PAIRS = read_corpus("builtin:de-dsb/train")[200:500]
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from toys import assert_close, batch, marian
 from transformers import MvpConfig, MvpForConditionalGeneration
 
-from a2d.attention import GROUPS, AttentionCapture, capture_attention, enable_capture
-from a2d.distillation import run
 from a2d.errors import UserError
-from a2d.transfer import Transfer
+from a2d.method.attention import GROUPS, AttentionCapture, capture_attention, enable_capture
+from a2d.method.transfer import Transfer
+from a2d.training.distillation import run
 
 FIELDS = {
     "encoder": "encoder_attentions",

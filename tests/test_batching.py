@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2d.batching import TokenBatchSampler, lengths, tokenise
-from a2d.corpus import read_corpus
-from a2d.pairs import Pair
-from a2d.tokenizer import train_tokenizer
+from a2d.models.tokenizer import train_tokenizer
+from a2d.text.batching import TokenBatchSampler, lengths, tokenise
+from a2d.text.corpus import read_corpus
+from a2d.text.pairs import Pair
 
 LONGEST = 40
 SIZES = st.lists(st.tuples(*[st.integers(1, LONGEST)] * 2), min_size=1, max_size=80).map(np.array)

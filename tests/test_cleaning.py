@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2d.cleaning import clean, hold_out, overlap
-from a2d.corpus import read_corpus
 from a2d.errors import UserError
-from a2d.pairs import Pair
+from a2d.text.cleaning import clean, hold_out, overlap
+from a2d.text.corpus import read_corpus
+from a2d.text.pairs import Pair
 
 OFF = {"max_words": None, "max_ratio": None, "deduplicate": False}
 

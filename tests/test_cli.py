@@ -30,7 +30,7 @@ def failing(monkeypatch):
         def run(*_):
             raise error
 
-        monkeypatch.setattr("a2d.pipeline.run", run)
+        monkeypatch.setattr("a2d.runs.pipeline.run", run)
 
     return fail
 
@@ -135,8 +135,8 @@ class TestPlot:
         assert "is no alignment written by a2d" in err
 
     def test_draws(self, a2d, tmp_path):
-        from a2d.alignment import AttentionAlignment
-        from a2d.attention import Geometry
+        from a2d.method.alignment import AttentionAlignment
+        from a2d.method.attention import Geometry
 
         shape = Geometry(1, 1, 2, 2)
         AttentionAlignment(shape, shape).save(tmp_path / "alignment.safetensors")
@@ -147,8 +147,8 @@ class TestPlot:
 
     @pytest.mark.parametrize("name", ["picture.foo", "picture", "picture.mp4"])
     def test_pictures_of_another_kind(self, a2d, tmp_path, name):
-        from a2d.alignment import AttentionAlignment
-        from a2d.attention import Geometry
+        from a2d.method.alignment import AttentionAlignment
+        from a2d.method.attention import Geometry
 
         shape = Geometry(1, 1, 2, 2)
         AttentionAlignment(shape, shape).save(tmp_path / "alignment.safetensors")
@@ -166,8 +166,8 @@ class TestTranslate:
 
     @pytest.fixture
     def model(self, tmp_path):
-        from a2d.models import new_model
-        from a2d.tokenizer import train_tokenizer
+        from a2d.models.loading import new_model
+        from a2d.models.tokenizer import train_tokenizer
 
         tokenizer = train_tokenizer(["ein Text zum Lernen"] * 3, 262)
         model = new_model(
@@ -197,7 +197,7 @@ class TestTranslate:
 
         monkeypatch.setattr(sys, "stdin", io.StringIO(text))
         monkeypatch.setattr(
-            "a2d.decoding.translate",
+            "a2d.models.decoding.translate",
             lambda _model, _tokenizer, sentences, **_: [f"<{s}>\nx\ry" for s in sentences],
         )
         code, out, _ = a2d("translate", model, "--beams", 1)

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from a2d import A2DConfig
-from a2d.distillation import METHODS, TERMS
 from a2d.errors import UserError
+from a2d.training.distillation import METHODS, TERMS
 
 NAMES = "baseline, kd, seqkd, seqkd+kd, last, uniform, tinybert, minilm, ckd, a2d, seqkd+a2d"
 

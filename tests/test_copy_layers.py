@@ -5,10 +5,10 @@ import torch
 from toys import batch
 
 from a2d import A2DConfig, A2DTrainer, UserError
-from a2d.corpus import read_corpus
-from a2d.models import new_model
-from a2d.students import copy_layers
-from a2d.tokenizer import train_tokenizer
+from a2d.models.loading import new_model
+from a2d.models.students import copy_layers
+from a2d.models.tokenizer import train_tokenizer
+from a2d.text.corpus import read_corpus
 
 
 @pytest.fixture(scope="module")

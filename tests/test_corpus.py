@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from a2d import corpora
-from a2d.cleaning import overlap
-from a2d.corpus import read_corpus
 from a2d.errors import UserError
-from a2d.pairs import Pair
+from a2d.text.cleaning import overlap
+from a2d.text.corpus import read_corpus
+from a2d.text.pairs import Pair
 
 PAIRS = [Pair("Guten Tag", "Dobry źeń"), Pair("ja", "jo")]
 TABLE = "".join(f"{source}\t{target}\n" for source, target in PAIRS)

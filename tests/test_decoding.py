@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from a2d.corpus import read_corpus
-from a2d.decoding import generation_limit, translate
-from a2d.models import new_model
-from a2d.tokenizer import train_tokenizer
+from a2d.models.decoding import generation_limit, translate
+from a2d.models.loading import new_model
+from a2d.models.tokenizer import train_tokenizer
+from a2d.text.corpus import read_corpus
 
 TEXTS = [pair.source for pair in read_corpus("builtin:de-dsb/valid")[:300]]
 SENTENCES = [*TEXTS[:9], "", *TEXTS[9:14], "  "]

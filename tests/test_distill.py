@@ -8,14 +8,15 @@ from pretrained import PAIRS, released
 from rich.console import Console
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from a2d import UserError, distill
-from a2d.attention import Geometry
-from a2d.corpus import read_corpus
-from a2d.decoding import translate
-from a2d.distill import distill as work
-from a2d.evaluation import score
-from a2d.results import read
-from a2d.translations import read_lines
+from a2d import UserError
+from a2d.method.attention import Geometry
+from a2d.models.decoding import translate
+from a2d.runs import distill
+from a2d.runs.distill import distill as work
+from a2d.runs.results import read
+from a2d.runs.translations import read_lines
+from a2d.text.corpus import read_corpus
+from a2d.text.evaluation import score
 
 QUICK = (
     "training.max_tokens=512",

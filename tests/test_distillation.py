@@ -7,11 +7,11 @@ import torch
 from toys import RecordedModel, assert_close, batch, marian
 from transformers import GenerationConfig
 
-from a2d import attention
-from a2d.attention import GROUPS, enable_capture
-from a2d.distillation import IGNORED, METHODS, TERMS, Distillation, Objective, Signals, run
-from a2d.token_losses import Prediction
-from a2d.transfer import FORMULAS
+from a2d.method import attention
+from a2d.method.attention import GROUPS, enable_capture
+from a2d.method.token_losses import Prediction
+from a2d.method.transfer import FORMULAS
+from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Objective, Signals, run
 
 LENGTHS = {"source_lengths": [4, 6, 2], "target_lengths": [5, 2, 4]}
 TOKENS, ALL = {"ce", "kd"}, {"ce", "kd", "encoder", "decoder", "cross"}

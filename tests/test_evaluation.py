@@ -8,8 +8,8 @@ import sys
 import pytest
 import sacrebleu
 
-from a2d.corpus import read_corpus
-from a2d.evaluation import score
+from a2d.text.corpus import read_corpus
+from a2d.text.evaluation import score
 
 REFERENCES = [pair.target for pair in read_corpus("builtin:de-dsb/test")[:200]]
 

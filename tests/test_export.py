@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from a2d import UserError
-from a2d.corpus import read_corpus
-from a2d.decoding import translate
-from a2d.export import export, is_exported, translate_exported
-from a2d.models import keep_padding_row_zero, load_model, new_model
-from a2d.tokenizer import load_tokenizer, train_tokenizer
+from a2d.models.decoding import translate
+from a2d.models.export import export, is_exported, translate_exported
+from a2d.models.loading import keep_padding_row_zero, load_model, new_model
+from a2d.models.tokenizer import load_tokenizer, train_tokenizer
+from a2d.text.corpus import read_corpus
 
 PAIRS = read_corpus("builtin:de-dsb/train")[:300]
 SENTENCES = ["", *[pair.source for pair in PAIRS[:40]], "   ", "Ein Satz, den es nicht gibt: €ß漢"]

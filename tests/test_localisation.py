@@ -13,9 +13,9 @@ from fluent.syntax import FluentSerializer, ast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a2d.corpus import read_corpus
 from a2d.errors import UserError
-from a2d.pairs import Pair
+from a2d.text.corpus import read_corpus
+from a2d.text.pairs import Pair
 
 LANGUAGES = ("de", "dsb")
 XML = '<?xml version="1.0" encoding="UTF-8"?>\n'

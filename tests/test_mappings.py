@@ -24,10 +24,9 @@ from features import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2d import distillation
-from a2d.attention import GROUPS, Features, Geometry
 from a2d.errors import UserError
-from a2d.mappings import (
+from a2d.method.attention import GROUPS, Features, Geometry
+from a2d.method.mappings import (
     Combination,
     LayerMapping,
     MiniLM,
@@ -35,6 +34,7 @@ from a2d.mappings import (
     last_mapping,
     uniform_mapping,
 )
+from a2d.training import distillation
 
 METHODS = {
     "last": partial(LayerMapping, "last"),

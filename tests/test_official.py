@@ -7,10 +7,11 @@ import torch
 from torch.nn import functional
 from toys import RecordedModel, assert_close, load_fixture
 
-from a2d import A2DConfig, losses
-from a2d.alignment import AttentionAlignment
-from a2d.attention import GROUPS
-from a2d.distillation import IGNORED, METHODS, TERMS, Distillation, Objective, Signals, run
+from a2d import A2DConfig
+from a2d.method import losses
+from a2d.method.alignment import AttentionAlignment
+from a2d.method.attention import GROUPS
+from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Objective, Signals, run
 
 KINDS = {"encoder": "enc_self", "decoder": "dec_self", "cross": "cross"}
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}

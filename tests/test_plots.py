@@ -6,10 +6,10 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from a2d import plots
-from a2d.alignment import AttentionAlignment
-from a2d.attention import Geometry
-from a2d.results import COMPARISONS, Row
+from a2d.method.alignment import AttentionAlignment
+from a2d.method.attention import Geometry
+from a2d.runs import plots
+from a2d.runs.results import COMPARISONS, Row
 
 
 def size(path):

@@ -7,12 +7,12 @@ import pytest
 import yaml
 
 from a2d import recipes
-from a2d.cleaning import CleaningReport
-from a2d.distillation import METHODS
 from a2d.errors import UserError
-from a2d.pairs import Pair
-from a2d.plan import Splits, make_plan
-from a2d.recipe import builtin_recipes, load_recipe
+from a2d.runs.plan import Splits, make_plan
+from a2d.runs.recipe import builtin_recipes, load_recipe
+from a2d.text.cleaning import CleaningReport
+from a2d.text.pairs import Pair
+from a2d.training.distillation import METHODS
 
 DEMO = (Path(recipes.__file__).parent / "demo.yaml").read_text("utf-8")
 

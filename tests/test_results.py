@@ -18,14 +18,15 @@ from rich.console import Console
 from sacrebleu.metrics import BLEU, CHRF
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from a2d import evaluation, pipeline, plots, results, training
-from a2d.corpus import read_corpus
-from a2d.decoding import translate
-from a2d.evaluation import p_values
-from a2d.plan import make_plan, read_splits
-from a2d.recipe import Recipe, load_recipe
-from a2d.results import Row, grouped
-from a2d.translations import HYPOTHESES, SCORES, read_lines
+from a2d.models.decoding import translate
+from a2d.runs import pipeline, plots, results, trainings
+from a2d.runs.plan import make_plan, read_splits
+from a2d.runs.recipe import Recipe, load_recipe
+from a2d.runs.results import Row, grouped
+from a2d.runs.translations import HYPOTHESES, SCORES, read_lines
+from a2d.text import evaluation
+from a2d.text.corpus import read_corpus
+from a2d.text.evaluation import p_values
 
 REFERENCES = [pair.target for pair in read_corpus("builtin:de-dsb/test")[:80]]
 METHODS = ["baseline", "kd", "seqkd", "a2d", "a2d"]
@@ -185,14 +186,14 @@ class Run:
         self.plan = make_plan(self.recipe, self.folder, self.splits)
         self.learned = {}
 
-        class Watched(training.A2DTrainer):
+        class Watched(trainings.A2DTrainer):
             def train(trainer, *args, **kwargs):
                 name = Path(trainer.args.output_dir).parent.name.removesuffix(".partial")
                 self.learned[name] = trainer.train_dataset["labels"][:]
                 return super().train(*args, **kwargs)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training, "A2DTrainer", Watched)
+            patch.setattr(trainings, "A2DTrainer", Watched)
             for picture in ("curves", "scores", "alignment"):  # they take as long as the rest
                 patch.setattr(plots, picture, lambda *_: None)
             gc.freeze()  # every training collects garbage, which takes as long as the training

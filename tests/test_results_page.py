@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from a2d import results
-from a2d.evaluation import score
-from a2d.results import Row
+from a2d.runs import results
+from a2d.runs.results import Row
+from a2d.text.evaluation import score
 
 ROOT = Path(__file__).parent.parent
 REFERENCES = ["a b c d e f", "g h i j k", "l m n o p q"]

@@ -8,15 +8,16 @@ import pytest
 from pretrained import released
 from toys import talkative
 
-from a2d import UserError, sequences
-from a2d.corpus import read_corpus
-from a2d.decoding import n_best, translate
-from a2d.evaluation import closest
-from a2d.pairs import Pair
-from a2d.recipe import Evaluation, Sequences, load_recipe
-from a2d.sequences import translate_training_source
-from a2d.translations import one_line
-from a2d.workers import Workers
+from a2d import UserError
+from a2d.models.decoding import n_best, translate
+from a2d.runs import sequences
+from a2d.runs.recipe import Evaluation, Sequences, load_recipe
+from a2d.runs.sequences import translate_training_source
+from a2d.runs.translations import one_line
+from a2d.runs.workers import Workers
+from a2d.text.corpus import read_corpus
+from a2d.text.evaluation import closest
+from a2d.text.pairs import Pair
 
 PAIRS = [pair for pair in read_corpus("builtin:de-dsb/valid") if len(pair.source) < 30][:22]
 SOURCES = [pair.source for pair in PAIRS]

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2d import storage
-from a2d.batching import lengths, tokenise
-from a2d.cleaning import clean, hold_out, overlap
-from a2d.corpus import iterate_corpus, read_corpus
-from a2d.pairs import Pair
-from a2d.storage import StoredPairs, Texts
-from a2d.tokenizer import train_tokenizer
+from a2d.models.tokenizer import train_tokenizer
+from a2d.text import storage
+from a2d.text.batching import lengths, tokenise
+from a2d.text.cleaning import clean, hold_out, overlap
+from a2d.text.corpus import iterate_corpus, read_corpus
+from a2d.text.pairs import Pair
+from a2d.text.storage import StoredPairs, Texts
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=5)
 PAIRS = read_corpus("builtin:de-dsb/train")[:1500]

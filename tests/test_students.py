@@ -6,11 +6,11 @@ from pretrained import FAMILIES, model_of, tokenizer_of
 from toys import batch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from a2d.attention import Geometry
-from a2d.distillation import run
 from a2d.errors import UserError
-from a2d.models import check_same_ids
-from a2d.students import chosen_layers, student_config, student_of
+from a2d.method.attention import Geometry
+from a2d.models.loading import check_same_ids
+from a2d.models.students import chosen_layers, student_config, student_of
+from a2d.training.distillation import run
 
 every_release = pytest.mark.parametrize("name", FAMILIES)
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from a2d.corpus import read_corpus
 from a2d.errors import UserError
-from a2d.plan import make_plan, read_splits
-from a2d.recipe import load_recipe
+from a2d.runs.plan import make_plan, read_splits
+from a2d.runs.recipe import load_recipe
+from a2d.text.corpus import read_corpus
 
 
 def methods(*entries, shared="null"):

@@ -4,10 +4,11 @@ import pytest
 import torch
 from toys import assert_close, batch, dataset, marian
 
-from a2d import UserError, teacher_cache
-from a2d.attention import GROUPS, enable_capture
-from a2d.distillation import IGNORED, Distillation, Objective, run
-from a2d.teacher_cache import TeacherCache, build, open_or_build
+from a2d import UserError
+from a2d.method.attention import GROUPS, enable_capture
+from a2d.training import teacher_cache
+from a2d.training.distillation import IGNORED, Distillation, Objective, run
+from a2d.training.teacher_cache import TeacherCache, build, open_or_build
 
 SOURCES, TARGETS = [4, 6, 2, 6, 1], [5, 2, 4, 6, 3]
 

@@ -5,14 +5,14 @@ from pretrained import FAMILIES, LANGUAGES, PAIRS, released
 from rich.console import Console
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from a2d import pipeline
-from a2d.decoding import translate
 from a2d.errors import UserError
-from a2d.models import load_model
-from a2d.recipe import load_recipe
-from a2d.teachers import prepare_teacher, set_target_language
-from a2d.tokenizer import load_tokenizer
-from a2d.translations import read_lines
+from a2d.models.decoding import translate
+from a2d.models.loading import load_model
+from a2d.models.teachers import prepare_teacher, set_target_language
+from a2d.models.tokenizer import load_tokenizer
+from a2d.runs import pipeline
+from a2d.runs.recipe import load_recipe
+from a2d.runs.translations import read_lines
 
 every_release = pytest.mark.parametrize("name", FAMILIES)
 

@@ -8,9 +8,9 @@ from test_official import KINDS, TOLERANCES, weights
 from torch import nn
 from toys import assert_close, load_fixture, marian
 
-from a2d.attention import GROUPS, Geometry, enable_capture
-from a2d.distillation import IGNORED, Distillation, Objective, run
-from a2d.transfer import Transfer
+from a2d.method.attention import GROUPS, Geometry, enable_capture
+from a2d.method.transfer import Transfer
+from a2d.training.distillation import IGNORED, Distillation, Objective, run
 
 PADDING, END = 1, 2
 GEOMETRIES = {"student": Geometry(2, 2, 4, 4), "teacher": Geometry(3, 3, 8, 8)}

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import assert_close
 
-from a2d import token_losses as module
-from a2d.token_losses import Prediction, TopTokens, token_losses
+from a2d.method import token_losses as module
+from a2d.method.token_losses import Prediction, TopTokens, token_losses
 
 chunks = st.sampled_from([1, 13, 2**22])
 temperatures = st.sampled_from([0.5, 1.0, 3.0])

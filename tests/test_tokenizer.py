@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from a2d.corpus import read_corpus
 from a2d.errors import UserError
-from a2d.models import new_model
-from a2d.tokenizer import (
+from a2d.models.loading import new_model
+from a2d.models.tokenizer import (
     BYTES,
     END,
     PADDING,
@@ -23,6 +22,7 @@ from a2d.tokenizer import (
     load_tokenizer,
     train_tokenizer,
 )
+from a2d.text.corpus import read_corpus
 
 TEXTS = [text for pair in read_corpus("builtin:de-dsb/valid")[:400] for text in pair]
 SIZE = 700
@@ -123,7 +123,7 @@ class TestDeterminism:
 
     def test_also_in_another_process(self, tokenizer):
         program = (
-            "import json, sys; from a2d.tokenizer import train_tokenizer; "
+            "import json, sys; from a2d.models.tokenizer import train_tokenizer; "
             f"print(train_tokenizer(json.load(sys.stdin), {SIZE}).backend_tokenizer.to_str())"
         )
         other = subprocess.run(

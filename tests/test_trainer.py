@@ -11,13 +11,13 @@ import torch
 from safetensors import safe_open
 
 from a2d import A2DConfig, A2DTrainer, UserError
-from a2d.attention import Geometry
-from a2d.batching import tokenise
-from a2d.corpus import read_corpus
-from a2d.distillation import TERMS
-from a2d.models import count_parameters, load_model, new_model
-from a2d.tokenizer import train_tokenizer
-from a2d.trainer import last_checkpoint
+from a2d.method.attention import Geometry
+from a2d.models.loading import count_parameters, load_model, new_model
+from a2d.models.tokenizer import train_tokenizer
+from a2d.text.batching import tokenise
+from a2d.text.corpus import read_corpus
+from a2d.training.distillation import TERMS
+from a2d.training.trainer import last_checkpoint
 
 PAIRS = [pair for pair in read_corpus("builtin:de-dsb/train")[:400] if len(pair.source) < 60][:96]
 

@@ -6,13 +6,11 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 from toys import talkative
 
-from a2d import translations
-from a2d.corpus import read_corpus
-from a2d.models import count_parameters
-from a2d.plan import Model
-from a2d.recipe import Distillation, Evaluation
-from a2d.stage import Stage
-from a2d.translations import (
+from a2d.models.loading import count_parameters
+from a2d.runs import translations
+from a2d.runs.plan import Model
+from a2d.runs.recipe import Distillation, Evaluation
+from a2d.runs.translations import (
     HYPOTHESES,
     SCORES,
     one_line,
@@ -20,6 +18,8 @@ from a2d.translations import (
     translate_and_score,
     write_lines,
 )
+from a2d.stage import Stage
+from a2d.text.corpus import read_corpus
 
 TEXTS = [pair.source for pair in read_corpus("builtin:de-dsb/valid")[:200]]
 SOURCES = [text for text in TEXTS if len(text) < 30][:22]

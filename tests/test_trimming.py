@@ -5,10 +5,10 @@ import torch
 from pretrained import FAMILIES, PAIRS, released
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from a2d.decoding import translate
 from a2d.errors import UserError
-from a2d.pairs import Pair
-from a2d.trimming import trim
+from a2d.models.decoding import translate
+from a2d.models.trimming import trim
+from a2d.text.pairs import Pair
 
 FEW = PAIRS[:30]
 every_release = pytest.mark.parametrize("name", FAMILIES)

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from a2d import UserError, workers
+from a2d import UserError
 from a2d.progress import Event
-from a2d.workers import Workers, _card
+from a2d.runs import workers
+from a2d.runs.workers import Workers, _card
 
 
 def wait_for(condition):

@@ -11,9 +11,9 @@ from torch import nn
 from transformers import MarianConfig, MarianMTModel
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
-from a2d.distillation import IGNORED
-from a2d.models import new_model
-from a2d.tokenizer import train_tokenizer
+from a2d.models.loading import new_model
+from a2d.models.tokenizer import train_tokenizer
+from a2d.training.distillation import IGNORED
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import yaml
 
-from a2d import plots, results
-from a2d.evaluation import score
-from a2d.report import spread
-from a2d.results import Group, Row
+from a2d.runs import plots, results
+from a2d.runs.report import spread
+from a2d.runs.results import Group, Row
+from a2d.text.evaluation import score
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"

@@ -4,19 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from a2d.alignment import AttentionAlignment
-    from a2d.config import A2DConfig
     from a2d.errors import UserError
-    from a2d.trainer import A2DTrainer
+    from a2d.method.alignment import AttentionAlignment
+    from a2d.training.config import A2DConfig
+    from a2d.training.trainer import A2DTrainer
 
 __version__ = "0.1.0"
 
 __all__ = ["A2DConfig", "A2DTrainer", "AttentionAlignment", "UserError", "__version__"]
 
 _HOMES = {
-    "A2DConfig": "a2d.config",
-    "A2DTrainer": "a2d.trainer",
-    "AttentionAlignment": "a2d.alignment",
+    "A2DConfig": "a2d.training.config",
+    "A2DTrainer": "a2d.training.trainer",
+    "AttentionAlignment": "a2d.method.alignment",
     "UserError": "a2d.errors",
 }
 

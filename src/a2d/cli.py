@@ -39,8 +39,8 @@ def run(
 ) -> None:
     """Carry out an experiment; the same command again continues one that was interrupted."""
     # Imported here: PyTorch takes seconds to load, which --help need not wait for.
-    from a2d import pipeline
-    from a2d.recipe import load_recipe
+    from a2d.runs import pipeline
+    from a2d.runs.recipe import load_recipe
 
     experiment = load_recipe(recipe, overrides or [])
     try:
@@ -92,7 +92,7 @@ def distill(
     ] = None,
 ) -> None:
     """Make a small model out of a pretrained teacher and parallel text, with scores and a card."""
-    from a2d.distill import distill as work
+    from a2d.runs.distill import distill as work
 
     try:
         work(
@@ -127,8 +127,8 @@ def plot(
     output: Annotated[Path, typer.Option(help="Picture to write.")] = Path("alignment.png"),
 ) -> None:
     """Draw which student heads a trained alignment connects to which teacher heads."""
-    from a2d import plots
-    from a2d.alignment import FILE_NAME, AttentionAlignment
+    from a2d.method.alignment import FILE_NAME, AttentionAlignment
+    from a2d.runs import plots
 
     plots.alignment(AttentionAlignment.load(folder / FILE_NAME), output)
     typer.echo(f"wrote {output}")
@@ -140,11 +140,11 @@ def translate(
     beams: Annotated[int, typer.Option(help="Width of the beam; 1 is greedy search.", min=1)] = 5,
 ) -> None:
     """Translate standard input to standard output, one sentence a line."""
-    from a2d import decoding
-    from a2d.export import is_exported, translate_exported
-    from a2d.models import load_model
+    from a2d.models import decoding
+    from a2d.models.export import is_exported, translate_exported
+    from a2d.models.loading import load_model
+    from a2d.models.tokenizer import load_tokenizer
     from a2d.progress import silence_libraries
-    from a2d.tokenizer import load_tokenizer
 
     silence_libraries()
     if is_exported(Path(model)):
@@ -165,7 +165,7 @@ def export(
     ] = "float32",
 ) -> None:
     """Convert a student to CTranslate2, for fast translation; `a2d translate` runs it too."""
-    from a2d import export as exporting
+    from a2d.models import export as exporting
     from a2d.progress import silence_libraries
 
     silence_libraries()

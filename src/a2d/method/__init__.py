@@ -1,0 +1,1 @@
+"""Align-to-Distill itself: attention maps captured, aligned, compared; and its rivals."""

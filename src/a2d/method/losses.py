@@ -1,0 +1,270 @@
+"""Losses on attention maps, as sums over query rows: who calls them knows the counts.
+
+Sums, not means, so that an optimisation step is the same however its batch is cut into
+micro-batches and devices: the caller divides by the number of tokens of the whole step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from a2d.method.attention import Attended, Piece, masking
+
+CHUNK = 2**20
+"""Positions of intermediate maps computed at a time: 4 MB in float32."""
+
+_NEGLIGIBLE = 1e-6
+"""Of a probability: keeps its logarithm finite."""
+
+
+def attention_transfer(
+    maps: Tensor | list[Attended],
+    teacher: Tensor | list[Attended],
+    keys: Tensor,
+    rows: Tensor,
+    *,
+    weight: Tensor | None = None,
+    formula: str = "paper",
+) -> Tensor:
+    """Row-wise KL(teacher row ‖ intermediate row), every map compared.
+
+    Jin et al. 2024, Eq. 9 and 10: nothing is reduced over layers or heads before the comparison.
+    Each query row is a distribution over its valid keys; padding and future positions take no part.
+    Intermediate maps are made for some sentences, or some rows of a long one, at a time, and their
+    gradient right after their divergence: of their size (B, C_T, Q, K), nothing is kept.
+
+    Args:
+        maps: the student's (B, C_S, Q, K): probabilities, or anything real for `paper`; or what
+            its layers' maps are to be computed from, piece by piece too.
+        teacher: the teacher's, (B, C_T, Q, K), in either form; no gradient flows to them.
+        keys: True where a query may attend to a key, broadcastable to (B, Q, K).
+        rows: True at valid query positions, (B, Q).
+        weight: of the alignment, (C_T, C_S); None where map stands against map.
+        formula: how intermediate rows come from x, the maps, and W, the weight: `paper`
+            softmax(W·x), `geometric` softmax(W·log x), `convex` W·x, a distribution already.
+
+    Returns:
+        A scalar in nats: summed over valid query rows, averaged over teacher maps.
+    """
+    if isinstance(maps, Tensor):
+        tensors = [maps]
+    else:
+        tensors = [tensor for layer in maps for tensor in (layer.query, layer.key)]
+    given = _Given(maps, teacher, keys, rows, formula)
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        value: Tensor = _AttentionTransfer.apply(given, weight, *tensors)  # type: ignore[no-untyped-call]
+    return value
+
+
+class _Given(NamedTuple):
+    maps: Tensor | list[Attended]
+    teacher: Tensor | list[Attended]
+    keys: Tensor
+    rows: Tensor
+    formula: str
+
+
+class _AttentionTransfer(torch.autograd.Function):
+    """The tensors after `given` are what autograd knows of: weight, and what maps consist of."""
+
+    @staticmethod
+    def forward(ctx: Any, given: _Given, weight: Tensor | None, *tensors: Tensor) -> Tensor:
+        learns = any(ctx.needs_input_grad)
+        student = _Stacked(given.maps) if isinstance(given.maps, Tensor) else _Layers(given.maps)
+        of_weight = None if weight is None else torch.zeros_like(weight, dtype=student.dtype)
+        value = torch.zeros((), dtype=student.dtype, device=tensors[0].device)
+        for piece in _pieces(given):
+            maps = student.read(piece)
+            divergence, slope, slope_of_weight = _divergence(maps, weight, given, piece)
+            value += divergence
+            if learns:
+                student.write(piece, slope)
+            if of_weight is not None and slope_of_weight is not None:
+                of_weight += slope_of_weight
+        ctx.save_for_backward(of_weight, *student.gradients)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, value: Tensor) -> tuple[Tensor | None, ...]:
+        found = (None if g is None else g * value.to(g.dtype) for g in ctx.saved_tensors)
+        return None, *found
+
+
+class _Stacked:
+    """Maps at hand, and their gradient."""
+
+    def __init__(self, maps: Tensor) -> None:
+        self.dtype = torch.promote_types(maps.dtype, torch.float32)
+        self._maps = maps
+        self._gradient = torch.empty_like(maps)
+
+    def read(self, piece: Piece) -> Tensor:
+        return self._maps[piece.sentences, :, piece.queries].to(self.dtype)
+
+    def write(self, piece: Piece, slope: Tensor) -> None:
+        self._gradient[piece.sentences, :, piece.queries] = slope
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        return [self._gradient]
+
+
+class _Layers:
+    """Maps computed from queries and keys, and the gradients of these."""
+
+    def __init__(self, layers: list[Attended]) -> None:
+        self.dtype = torch.promote_types(layers[0].query.dtype, torch.float32)
+        self._layers = layers
+        self._read: list[Tensor] = []
+        # Those of a key are sums over pieces.
+        self.gradients = [
+            gradient
+            for layer in layers
+            for gradient in (
+                torch.empty_like(layer.query),
+                torch.zeros_like(layer.key, dtype=self.dtype),
+            )
+        ]
+
+    def read(self, piece: Piece) -> Tensor:
+        self._read = [layer.maps(piece) for layer in self._layers]
+        return torch.cat(self._read, dim=1)
+
+    def write(self, piece: Piece, slope: Tensor) -> None:
+        heads = [maps.shape[1] for maps in self._read]
+        for index, part in enumerate(slope.split(heads, dim=1)):
+            layer, maps = self._layers[index], self._read[index]
+            scores = maps * (part - (part * maps).sum(-1, keepdim=True)) * layer.scale
+            query = layer.query[piece.sentences, :, piece.queries].to(self.dtype)
+            key = layer.key[piece.sentences].to(self.dtype)
+            of_query, of_key = self.gradients[2 * index : 2 * index + 2]
+            of_query[piece.sentences, :, piece.queries] = scores @ key
+            of_key[piece.sentences] += scores.transpose(2, 3) @ query
+
+
+def _pieces(given: _Given) -> Iterator[Piece]:
+    """Sentences, or rows of one, whose intermediate maps fit in `CHUNK`."""
+    batch, queries = given.rows.shape
+    keys = given.keys.shape[-1]
+    channels = _channels(given.teacher)
+    at_once = max(1, CHUNK // max(1, channels * keys))  # rows
+    if at_once >= queries:
+        step = at_once // max(1, queries)
+        yield from (
+            Piece(slice(start, start + step), slice(None)) for start in range(0, batch, step)
+        )
+        return
+    for sentence in range(batch):
+        for start in range(0, queries, at_once):
+            yield Piece(slice(sentence, sentence + 1), slice(start, start + at_once))
+
+
+def _channels(maps: Tensor | list[Attended]) -> int:
+    if isinstance(maps, Tensor):
+        return maps.shape[1]
+    return sum(layer.query.shape[1] for layer in maps)
+
+
+def _divergence(
+    maps: Tensor, weight: Tensor | None, given: _Given, piece: Piece
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Divergence of a piece, its gradient with respect to its maps and to the weight."""
+    wanted = given.teacher
+    if isinstance(wanted, Tensor):
+        wanted = wanted[piece.sentences, :, piece.queries]
+    else:
+        wanted = torch.cat([layer.maps(piece) for layer in wanted], dim=1)
+    rows = given.rows[piece.sentences, piece.queries]
+    keys = given.keys.expand(len(given.rows), given.rows.shape[1], -1)
+    keys = keys[piece.sentences, piece.queries].unsqueeze(1)
+    weight = None if weight is None else weight.to(maps.dtype)
+
+    # Combine.
+    flat = maps.flatten(2)
+    basis = (flat + _NEGLIGIBLE).log() if given.formula == "geometric" else flat
+    mixed = basis if weight is None else _times(weight, basis)
+    mixed = mixed.view(-1, *wanted.shape[1:])
+    # Compare.
+    value, slope = _row_wise_kl(mixed, wanted, keys, rows[:, None, :, None], given.formula)
+    # And back.
+    count = wanted.shape[1]
+    slope, slope_of_weight = slope.flatten(2), None
+    if weight is None:
+        slope = slope / count
+    else:
+        slope_of_weight = (slope @ basis.transpose(1, 2)).sum(0) / count
+        slope = _times(weight.T / count, slope)
+    if given.formula == "geometric":
+        slope = slope / (flat + _NEGLIGIBLE)
+    return value / count, slope.view_as(maps), slope_of_weight
+
+
+def _times(weight: Tensor, channels: Tensor) -> Tensor:
+    """weight · channels for every sentence (`matmul` would copy the channels)."""
+    return torch.bmm(weight.expand(len(channels), -1, -1), channels)
+
+
+def _row_wise_kl(
+    mixed: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor, formula: str
+) -> tuple[Tensor, Tensor]:
+    """Divergence of intermediate maps before any softmax, and its gradient in their place.
+
+    Long sentences make every pass over the maps count. On a processor, masks are cheaper added and
+    multiplied than filled in, and two softmaxes cheaper than the exponential of one's logarithm,
+    which is slow where that is very small.
+    """
+    wanted = teacher.to(mixed.dtype) * (keys & rows)
+    scores = (mixed + _NEGLIGIBLE).log() if formula == "convex" else mixed
+    scores = scores + masking(keys, scores.dtype)
+    predicted = scores.log_softmax(dim=-1)
+    known = wanted.clamp_min(torch.finfo(wanted.dtype).tiny).log()
+    dot = torch.linalg.vecdot
+    value = (dot(wanted, known) - dot(wanted, predicted)).sum()
+    # A row of a cached teacher sums up to one only nearly.
+    slope = scores.softmax(dim=-1).mul_(wanted.sum(-1, keepdim=True)).sub_(wanted)
+    if formula == "convex":
+        slope.div_(mixed + _NEGLIGIBLE)
+    return value, slope
+
+
+def map_distance(predicted: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
+    """Squared distance between maps, summed over keys and query rows, averaged over maps.
+
+    Args:
+        predicted: maps (B, C, Q, K).
+        teacher: maps of the same shape; a gradient flows to them where they are learned.
+        keys, rows: as in `attention_transfer`.
+    """
+    chosen = keys.unsqueeze(1) & rows[:, None, :, None]
+    distance = (predicted - teacher).square().masked_fill(~chosen, 0.0)
+    return distance.sum() / teacher.shape[1]
+
+
+def official_attention_transfer(intermediate: Tensor, teacher: Tensor) -> Tensor:
+    """The formula of the authors' released code: KL between softmaxes over whole maps.
+
+    Both sides pass a softmax over the flattened Q·K positions, the teacher's probabilities too
+    (a second softmax, which leaves them nearly uniform); padding and future positions take part.
+
+    Args:
+        intermediate: the alignment's output (B, C_T, Q, K).
+        teacher: the teacher's maps (B, C_T, Q, K); no gradient flows to them.
+
+    Returns:
+        A scalar in nats, summed over sentences, maps and positions.
+    """
+    predicted = precise(intermediate).flatten(2).log_softmax(dim=-1)
+    target = precise(teacher.detach()).flatten(2).log_softmax(dim=-1)
+    return functional.kl_div(predicted, target, reduction="sum", log_target=True)
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """The same in float32, where it was less."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,1 @@
+"""Vocabularies and networks: loaded, made from one another, put to translating."""

@@ -1,0 +1,106 @@
+"""Translation with any encoder-decoder model, in batches of like length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from a2d.text.batching import TokenBatchSampler
+
+
+def generation_limit(source_tokens: int) -> int:
+    """Longest translation, in tokens, of a source of that many: 1.2·n + 10 (the paper's rule)."""
+    return int(1.2 * source_tokens) + 10
+
+
+def translate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    *,
+    beams: int = 5,
+    max_tokens: int = 4096,
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Translate sentences by beam search: the best of `n_best`, whose arguments these are."""
+    found = n_best(
+        model, tokenizer, sentences, 1, beams=beams, max_tokens=max_tokens, progress=progress
+    )
+    return [hypotheses[0] for hypotheses in found]
+
+
+@torch.inference_mode()
+def n_best(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    count: int,
+    *,
+    beams: int = 5,
+    max_tokens: int = 4096,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[str]]:
+    """Several translations of every sentence by beam search, the best first.
+
+    Args:
+        model: an encoder-decoder; it is put into evaluation mode.
+        tokenizer: its tokenizer.
+        sentences: plain text, one sentence each; an empty one is translated as empty.
+        count: how many translations, at most `beams`.
+        beams: width of the beam; 1 is greedy search.
+        max_tokens: padded source tokens per batch.
+        progress: called after each batch with the number of sentences done so far.
+
+    Returns:
+        Plain, detokenised translations, in the order of `sentences`.
+    """
+    model.eval()
+    if not sentences:
+        return []
+    encoded = tokenizer(list(sentences), truncation=True)["input_ids"]
+    sizes = np.array([[len(ids)] * 2 for ids in encoded]).reshape(-1, 2)
+    translations = [[""] * count for _ in sentences]
+    budget = max(max_tokens, int(sizes.max(initial=1)))
+    done = 0
+    for batch in TokenBatchSampler(sizes, budget, shuffle=False):
+        limits = torch.tensor([generation_limit(int(sizes[i, 0])) for i in batch])
+        inputs = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt")
+        output = model.generate(
+            **inputs.to(model.device),
+            num_beams=beams,
+            num_return_sequences=count,
+            max_new_tokens=int(limits.max()),
+            stopping_criteria=StoppingCriteriaList([_OwnLimits(limits.to(model.device))]),
+        )
+        texts = tokenizer.batch_decode(output, skip_special_tokens=True)
+        for place, index in enumerate(batch):
+            if sentences[index].strip():
+                own = texts[count * place : count * (place + 1)]
+                translations[index] = [text.strip() for text in own]
+        if progress is not None:
+            done += len(batch)
+            progress(done)
+    return translations
+
+
+class _OwnLimits(StoppingCriteria):
+    """Stops each translation at its own limit, so that it does not depend on its batch."""
+
+    def __init__(self, limits: Tensor) -> None:
+        self.limits = limits
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        """Which rows (sentences × beams) are done; the decoder's start is no token of theirs."""
+        beams = input_ids.shape[0] // len(self.limits)
+        done: Tensor = input_ids.shape[1] - 1 >= self.limits.repeat_interleave(beams)
+        return done

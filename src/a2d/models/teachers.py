@@ -1,0 +1,58 @@
+"""Pretrained teachers, made ready for one language pair: target set, vocabulary trimmed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from a2d.models.loading import load_model
+from a2d.models.tokenizer import language_id, load_tokenizer
+from a2d.models.trimming import trim
+from a2d.text.pairs import Pair
+
+
+def prepare_teacher(
+    path: str, folder: Path, languages: Sequence[str] | None, pairs: Sequence[Pair] | None
+) -> tuple[int, int]:
+    """Write a teacher that translates between two languages, with its tokenizer.
+
+    Args:
+        path: folder or hub name of the teacher.
+        folder: where to write.
+        languages: the tokenizer's codes of source and target, of a model that knows many.
+        pairs: the corpus whose tokens are to be kept; None keeps all.
+
+    Returns:
+        The sizes of the vocabulary before and after.
+
+    Raises:
+        UserError: no such model or languages, or a vocabulary that cannot be trimmed.
+    """
+    model = load_model(path)
+    tokenizer = load_tokenizer(path, languages)
+    before = model.config.vocab_size
+    set_target_language(model, tokenizer)
+    if pairs is not None:
+        model, tokenizer = trim(model, tokenizer, pairs, folder)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return before, model.config.vocab_size
+
+
+def set_target_language(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a multilingual model begin its translations as its tokenizer begins or ends targets.
+
+    M2M100, NLLB and mBART-50 write the language first (it is forced); mBART-25 reads it first.
+    """
+    code = getattr(tokenizer, "tgt_lang", None)
+    if code is None:
+        return
+    language = language_id(tokenizer, code)
+    target = tokenizer(text_target="a")["input_ids"]
+    if target[0] == language:
+        model.generation_config.forced_bos_token_id = language
+    elif target[-1] == language:
+        model.config.decoder_start_token_id = language
+        model.generation_config.decoder_start_token_id = language

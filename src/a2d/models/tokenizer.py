@@ -1,0 +1,189 @@
+"""Vocabularies: training a joint subword vocabulary, loading one, comparing two."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from a2d.errors import UserError
+from a2d.suggestions import nearest
+
+END, UNKNOWN, PADDING = "</s>", "<unk>", "<pad>"
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+SPACE = "▁"
+"""What the tokenizer writes for a space, as SentencePiece does; in a text it is read as one."""
+
+_RESERVED = re.compile("|".join(map(re.escape, (END, UNKNOWN, PADDING, *BYTES))))
+
+
+_LANGUAGE = re.compile(r"[a-z]{2,3}_[A-Za-z]{2,4}")
+"""Codes of mBART (`de_DE`) and NLLB (`deu_Latn`)."""
+
+
+def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-pair encoding (Sennrich et al. 2016) shared by source and target.
+
+    Words keep the space before them (as in SentencePiece), characters outside the vocabulary are
+    spelled in bytes, so that any text survives encoding and decoding. The same texts give the same
+    vocabulary. Padding comes last, which is what inference engines expect of Marian models.
+
+    Args:
+        texts: raw sentences of both languages; read twice, and so into memory if they can be read
+            only once (`a2d.text.storage.Texts` of a stored corpus can be read again).
+        size: number of tokens, the 256 bytes and 3 special tokens included.
+
+    Raises:
+        UserError: the texts are too few or too uniform for a vocabulary of that size.
+    """
+    learned = _learn(texts, size - len(BYTES) - 3)
+    merges = [tuple(merge) for merge in learned["merges"]]
+    tokens = [END, UNKNOWN, *BYTES, *sorted(learned["vocab"], key=learned["vocab"].get), PADDING]
+    if len(tokens) < size:
+        raise UserError(
+            f"the training corpus is too small for a vocabulary of {size} tokens: it yields "
+            f"{len(tokens)}. Set vocabulary.size to at most {len(tokens)}."
+        )
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, merges, unk_token=UNKNOWN, byte_fallback=True, fuse_unk=True)
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Metaspace(), decoders.Fuse()]
+    )
+    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in (END, UNKNOWN, PADDING)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", special_tokens=[(END, vocabulary[END])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        unk_token=UNKNOWN,
+        pad_token=PADDING,
+        clean_up_tokenization_spaces=False,
+        split_special_tokens=True,  # "</s>" in a text is text
+        model_max_length=512,
+    )
+
+
+def load_tokenizer(
+    path: str | Path, languages: Sequence[str] | None = None
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer beside a model, or from the hub.
+
+    Args:
+        path: folder or hub name.
+        languages: its codes of source and target, if it knows many languages.
+
+    Raises:
+        UserError: there is none, or it does not know the languages.
+    """
+    codes = dict(zip(("src_lang", "tgt_lang"), languages, strict=True)) if languages else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **codes)
+    except Exception as error:  # whatever the hub and the parsers of its files raise
+        if codes and isinstance(error, KeyError):
+            raise UserError(f"the tokenizer at {str(path)!r} knows no language {error}.") from error
+        raise UserError(
+            f"no tokenizer at {str(path)!r}: give a folder that holds the model's tokenizer files."
+        ) from error
+    if codes and not hasattr(tokenizer, "src_lang"):
+        raise UserError(f"the tokenizer at {str(path)!r} knows one pair only: name no languages.")
+    for code in codes.values():
+        language_id(tokenizer, code)
+    return tokenizer
+
+
+def language_id(tokenizer: PreTrainedTokenizerBase, code: str) -> int:
+    """The token that stands for a language.
+
+    Raises:
+        UserError: the tokenizer has none.
+    """
+    known = getattr(tokenizer, "lang_code_to_token", None)  # of M2M100
+    if known is None:
+        known = {
+            token: token for token in filter(_LANGUAGE.fullmatch, tokenizer.all_special_tokens)
+        }
+    if code not in known:
+        raise UserError(f"the tokenizer knows no language {code!r}{nearest(code, known)}")
+    return int(tokenizer.convert_tokens_to_ids(known[code]))
+
+
+def check_languages_named(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+    """Make sure that a tokenizer of many languages was told which two are meant.
+
+    Raises:
+        UserError: it was not.
+    """
+    if hasattr(tokenizer, "src_lang") and not tokenizer.init_kwargs.get("tgt_lang"):
+        raise UserError(
+            f"{path} knows many languages: name two by teacher.languages, in its own codes, as in "
+            "[deu_Latn, hsb_Latn]."
+        )
+
+
+def check_same_vocabulary(
+    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase
+) -> None:
+    """Attention maps and distributions are comparable only over the same tokens.
+
+    Raises:
+        UserError: a token has another id on one side, or the special tokens differ.
+    """
+    mend = "Build the student with the teacher's own tokenizer."
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    if ours != theirs:
+        token = next(t for t in sorted(ours.keys() | theirs.keys()) if ours.get(t) != theirs.get(t))
+        raise UserError(
+            f"teacher and student vocabularies differ: {len(theirs)} and {len(ours)} tokens, and "
+            f"{token!r} is {theirs.get(token)} in the teacher's, {ours.get(token)} in the "
+            f"student's. {mend}"
+        )
+    for name in ("pad_token_id", "eos_token_id"):
+        if getattr(teacher, name) != getattr(student, name):
+            raise UserError(f"teacher and student tokenizers differ in {name}. {mend}")
+
+
+def _learn(texts: Iterable[str], size: int) -> dict[str, Any]:
+    again = list(texts) if isinstance(texts, Iterator) else texts
+
+    def plain() -> Iterator[str]:
+        """The texts; no token may be learned that has the name of a reserved one."""
+        return (_RESERVED.sub(" ", text) for text in again)
+
+    counts = Counter(SPACE)
+    for text in plain():
+        counts.update(text.replace(" ", SPACE))
+    # Rare characters are left to the byte fallback. They are chosen here because the trainer
+    # breaks ties by the order of a hash table, which differs from run to run.
+    limit = max(min(size, 500), 1)
+    alphabet = sorted(counts, key=lambda character: (-counts[character], character))[:limit]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=max(size, 1),
+        initial_alphabet=alphabet,
+        limit_alphabet=limit,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_batches(plain()), trainer)
+    model: dict[str, Any] = json.loads(tokenizer.to_str())["model"]
+    return model
+
+
+def _batches(texts: Iterable[str], size: int = 1000) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    yield batch

@@ -1,0 +1,245 @@
+"""Vocabularies cut down to what a language pair needs: most of a small multilingual model.
+
+What a trimmed model computes of text whose tokens are all kept equals what the whole one computes:
+its hidden states, and the logits of kept tokens, so that its distribution is the whole model's,
+renormalised over them.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from a2d.errors import UserError
+from a2d.stage import write_text
+from a2d.text.pairs import Pair
+
+_BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
+_SPACES = ("▁", "Ġ")
+_PROBES = 1000
+"""Sentences on which a trimmed tokenizer is compared with the whole one."""
+
+
+def trim(
+    model: PreTrainedModel, tokenizer: Tokenizer, pairs: Sequence[Pair], folder: Path
+) -> tuple[PreTrainedModel, Tokenizer]:
+    """Reduce a model and its tokenizer to the tokens of a corpus.
+
+    Kept are the tokens that its sentences consist of on their side, special tokens and language
+    codes, and single characters that occur in it, from which other words can be spelled. (Marian's
+    and M2M100's tokenizers do not spell: to them a word whose piece was dropped is unknown.) Tokens
+    keep their order.
+
+    Args:
+        model: an encoder-decoder; it stays as it is.
+        tokenizer: its tokenizer, set to the languages of the corpus.
+        pairs: the corpus.
+        folder: where the tokenizer's files are written.
+
+    Returns:
+        The trimmed model, and the tokenizer read from `folder`.
+
+    Raises:
+        UserError: the tokenizer is of a kind that cannot be trimmed.
+    """
+    size = model.config.vocab_size
+    used = _used(tokenizer, pairs) | _named(model)
+    kept = sorted(token for token in used if token < size)
+    tokenizer.save_pretrained(folder)
+    _trim_files(folder, tokenizer, kept)
+    _renumber_added(folder / "tokenizer_config.json", kept)
+    trimmed = AutoTokenizer.from_pretrained(folder)
+    _compare(tokenizer, trimmed, kept, pairs)
+    return _trim_model(model, kept), trimmed
+
+
+def _used(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> set[int]:
+    """Ids that a corpus needs."""
+    used = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    used |= set(getattr(tokenizer, "lang_token_to_id", {}).values())  # M2M100's are neither
+    for start in range(0, len(pairs), 1000):
+        part = pairs[start : start + 1000]
+        sources = tokenizer([pair.source for pair in part])["input_ids"]
+        targets = tokenizer(text_target=[pair.target for pair in part])["input_ids"]
+        used.update(token for ids in (*sources, *targets) for token in ids)
+    characters = {c for pair in pairs for text in pair for c in text}
+    spelled = _BYTES | characters | {s + c for s in _SPACES for c in characters} | set(_SPACES)
+    vocabulary = tokenizer.get_vocab()
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = json.loads(backend.to_str()) if backend is not None else {}
+    byte_level = "ByteLevel" in json.dumps(content.get("pre_tokenizer"))
+    used.update(
+        index
+        for token, index in vocabulary.items()
+        if token in spelled or (byte_level and len(token) == 1)
+    )
+    if content.get("model", {}).get("type") == "BPE":
+        names = {name for name, index in vocabulary.items() if index in used}
+        used |= {vocabulary[name] for name in _merged_from(names, _merges(content["model"]))}
+    return used
+
+
+def _merges(model: dict[str, Any]) -> list[list[str]]:
+    return [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
+
+
+def _merged_from(names: set[str], merges: list[list[str]]) -> set[str]:
+    """All that byte-pair encoding passes through on its way to these tokens."""
+    parts: dict[str, list[list[str]]] = {}
+    for merge in merges:
+        parts.setdefault("".join(merge), []).append(merge)
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        for merge in parts.get(waiting.pop(), []):
+            new = set(merge) - found
+            found |= new
+            waiting += new
+    return found
+
+
+def _named(model: PreTrainedModel) -> set[int]:
+    """Ids that a model's configurations name."""
+    return {
+        token
+        for config in (model.config, model.generation_config)
+        for value in _tokens_of(config).values()
+        for token in _flat(value)
+    }
+
+
+_LISTS = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
+
+
+def _tokens_of(config: Any) -> dict[str, Any]:
+    """Settings of a configuration that are token ids, or lists of them."""
+    return {
+        key: value
+        for key, value in config.to_dict().items()
+        if value is not None and (key.endswith("_token_id") or key in _LISTS)
+    }
+
+
+def _flat(value: Any) -> Iterable[int]:
+    if isinstance(value, int):
+        yield value
+    else:
+        for part in value:
+            yield from _flat(part)
+
+
+# Files of tokenizers
+
+
+def _trim_files(folder: Path, tokenizer: Tokenizer, kept: list[int]) -> None:
+    names = tokenizer.convert_ids_to_tokens(kept)
+    whole, pieces = folder / "tokenizer.json", folder / "vocab.json"
+    if whole.is_file():
+        content = json.loads(whole.read_text("utf-8"))
+        content = _trim_backend(content, dict(zip(names, range(len(kept)), strict=True)))
+        write_text(whole, json.dumps(content, ensure_ascii=False))
+    elif pieces.is_file() and not (folder / "target_vocab.json").exists():
+        own = json.loads(pieces.read_text("utf-8"))
+        own = {name: index for name, index in own.items() if name in set(names)}
+        order = sorted(own, key=own.__getitem__)
+        write_text(
+            pieces, json.dumps({name: i for i, name in enumerate(order)}, ensure_ascii=False)
+        )
+    else:
+        raise UserError(
+            f"the vocabulary of a {type(tokenizer).__name__} cannot be trimmed: leave it whole."
+        )
+
+
+def _renumber_added(path: Path, kept: list[int]) -> None:
+    """Added tokens have their numbers in the tokenizer's configuration too."""
+    config = json.loads(path.read_text("utf-8"))
+    added = config.get("added_tokens_decoder")
+    if added:
+        new = {str(old): str(index) for index, old in enumerate(kept)}
+        config["added_tokens_decoder"] = {new[old]: token for old, token in added.items()}
+        write_text(path, json.dumps(config, indent=2, ensure_ascii=False))
+
+
+def _trim_backend(content: dict[str, Any], ids: dict[str, int]) -> dict[str, Any]:
+    """A tokenizer.json with these tokens alone."""
+    model = content["model"]
+    if model["type"] == "Unigram":
+        unknown = model["vocab"][model["unk_id"]][0]
+        model["vocab"] = [piece for piece in model["vocab"] if piece[0] in ids]
+        model["unk_id"] = [piece[0] for piece in model["vocab"]].index(unknown)
+    elif model["type"] == "BPE":
+        _trim_merges(model, ids)
+    else:
+        raise UserError(f"a vocabulary of the kind {model['type']} cannot be trimmed.")
+    for token in content["added_tokens"]:
+        token["id"] = ids[token["content"]]
+    for special in (content["post_processor"] or {}).get("special_tokens", {}).values():
+        special["ids"] = [ids[name] for name in special["tokens"]]
+    return content
+
+
+def _trim_merges(model: dict[str, Any], ids: dict[str, int]) -> None:
+    model["merges"] = [[a, b] for a, b in _merges(model) if a in ids and b in ids and a + b in ids]
+    model["vocab"] = {name: ids[name] for name in model["vocab"] if name in ids}
+
+
+def _compare(
+    tokenizer: Tokenizer, trimmed: Tokenizer, kept: list[int], pairs: Sequence[Pair]
+) -> None:
+    new = {old: index for index, old in enumerate(kept)}
+    for token in tokenizer.all_special_tokens:
+        if trimmed.convert_tokens_to_ids(token) != new[tokenizer.convert_tokens_to_ids(token)]:
+            raise UserError(
+                f"the vocabulary of a {type(tokenizer).__name__} cannot be trimmed ({token!r} gets "
+                "another place): leave it whole."
+            )
+    for pair in pairs[:: max(1, len(pairs) // _PROBES)]:
+        for side in ({"text": pair.source}, {"text_target": pair.target}):
+            expected = [new[token] for token in tokenizer(**side)["input_ids"]]
+            if trimmed(**side)["input_ids"] != expected:
+                raise UserError(
+                    f"the vocabulary of a {type(tokenizer).__name__} cannot be trimmed (it then "
+                    f"reads {next(iter(side.values()))!r} otherwise): leave it whole."
+                )
+
+
+# Models
+
+
+def _trim_model(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
+    config = copy.deepcopy(model.config)
+    generation = copy.deepcopy(model.generation_config)
+    new = {old: index for index, old in enumerate(kept)}
+
+    def renumber(value: Any) -> Any:
+        return new[value] if isinstance(value, int) else [renumber(part) for part in value]
+
+    for settings in (config, generation):
+        for key, value in _tokens_of(settings).items():
+            setattr(settings, key, renumber(value))
+    before = config.vocab_size
+    for name in ("vocab_size", "decoder_vocab_size"):
+        if getattr(config, name, None) == before:
+            setattr(config, name, len(kept))
+    trimmed = AutoModelForSeq2SeqLM.from_config(config, dtype=model.dtype)
+    rows = torch.tensor(kept)
+
+    def cut(weight: Tensor, expected: torch.Size) -> Tensor:
+        for dimension, (old, count) in enumerate(zip(weight.shape, expected, strict=True)):
+            if old != count:
+                weight = weight.index_select(dimension, rows.to(weight.device))
+        return weight
+
+    state, whole = trimmed.state_dict(), model.state_dict()
+    trimmed.load_state_dict({name: cut(whole[name], own.shape) for name, own in state.items()})
+    trimmed.generation_config = generation
+    return trimmed.train(model.training)

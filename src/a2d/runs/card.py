@@ -1,0 +1,120 @@
+"""A student's model card: what it is, what it was made of, how good and how fast it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from a2d.runs import results
+from a2d.runs.recipe import Recipe
+from a2d.runs.results import Row
+
+_METRICS = {"bleu": "BLEU", "chrf": "chrF"}
+
+
+def write_card(
+    folder: Path, name: str, recipe: Recipe, found: Path, licence: str | None, data: str
+) -> None:
+    """Write `README.md` into a student's folder.
+
+    Args:
+        folder: the student's.
+        name: what to call it.
+        recipe: what it was made by: one student.
+        found: the run's folder of results.
+        licence: an identifier of the hub (`apache-2.0`), if it is known.
+        data: what the student has learned from, in words.
+    """
+    teacher, student = results.read(found)
+    run = json.loads((found / "run.json").read_text("utf-8"))
+    assert recipe.teacher.path is not None
+    local = Path(recipe.teacher.path).exists()
+    teacher_name = Path(recipe.teacher.path).name if local else recipe.teacher.path
+    metadata = _metadata(name, recipe, student, licence, None if local else teacher_name)
+    text = _TEXT.format(
+        name=name,
+        teacher=teacher_name,
+        source=recipe.corpus.source_language,
+        target=recipe.corpus.target_language,
+        method=student.label,
+        data=data,
+        rows="\n".join(_line(row, teacher) for row in (teacher, student)),
+        split=recipe.evaluation.split,
+        signatures="; ".join(f"{_METRICS[k]}: `{v}`" for k, v in run["signatures"].items()),
+        device=student.device,
+        beams=recipe.evaluation.beams,
+        recipe=json.dumps(run["recipe"], indent=1, ensure_ascii=False),
+    )
+    (folder / "README.md").write_text(f"---\n{metadata.to_yaml()}\n---\n\n{text}", "utf-8")
+
+
+def _metadata(
+    name: str, recipe: Recipe, student: Row, licence: str | None, base: str | None
+) -> Any:
+    languages = [recipe.corpus.source_language, recipe.corpus.target_language]
+    measured = [
+        EvalResult(
+            task_type="translation",
+            dataset_type="custom",
+            dataset_name=f"{'-'.join(languages)}, {recipe.evaluation.split}",
+            metric_type=metric,
+            metric_value=round(getattr(student, metric), 2),
+        )
+        for metric in _METRICS
+    ]
+    return ModelCardData(
+        language=languages,
+        license=licence,
+        library_name="transformers",
+        pipeline_tag="translation",
+        base_model=base,
+        tags=["knowledge-distillation", "align-to-distill"],
+        model_name=name,
+        eval_results=measured,
+    )
+
+
+def _line(row: Row, teacher: Row) -> str:
+    cells = [
+        "teacher" if row is teacher else "**this model**",
+        row.student.replace("x", "×"),
+        f"{row.parameters / 1e6:.1f}M",
+        f"{row.bleu:.2f}",
+        f"{row.chrf:.2f}",
+        f"{row.sentences_per_second / teacher.sentences_per_second:.2f}×",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+_TEXT = """# {name}
+
+A small model that translates from `{source}` to `{target}`, distilled from `{teacher}` with
+[Align-to-Distill](https://arxiv.org/abs/2403.01479) (method: {method}). It has learned from {data}.
+
+| | layers×heads | parameters | BLEU | chrF | speed |
+|---|---|--:|--:|--:|--:|
+{rows}
+
+Scores are sacreBLEU's, of the {split} set's translations with a beam of {beams} ({signatures}).
+Speed is in sentences a second, in PyTorch, over the teacher's on the same machine. Trained on
+{device}.
+
+```python
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+model = AutoModelForSeq2SeqLM.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+output = model.generate(**tokenizer("…", return_tensors="pt"), num_beams=5)
+print(tokenizer.decode(output[0], skip_special_tokens=True))
+```
+
+<details><summary>Every setting</summary>
+
+```json
+{recipe}
+```
+</details>
+"""

@@ -1,0 +1,241 @@
+"""A run: corpus → vocabulary → teacher → students → translations → report.
+
+Every arrow is a `Stage`: done ones are skipped, half-done ones resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import yaml
+from datasets import DatasetDict
+from filelock import FileLock, Timeout
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from a2d.errors import UserError
+from a2d.models.teachers import prepare_teacher
+from a2d.models.tokenizer import (
+    check_languages_named,
+    check_same_vocabulary,
+    load_tokenizer,
+    train_tokenizer,
+)
+from a2d.progress import Bars, Event, WarningEvents, log_file, logged, silence_libraries
+from a2d.runs import report
+from a2d.runs.plan import Plan, Splits, make_plan, read_splits, space_needed
+from a2d.runs.recipe import Recipe
+from a2d.runs.sequences import translate_training_source
+from a2d.runs.trainings import Inputs, check, remove_checkpoints, train_models
+from a2d.runs.translations import translate_and_score, write_lines
+from a2d.runs.workers import Workers
+from a2d.stage import require_space, write_text
+from a2d.text.batching import lengths, tokenise
+from a2d.text.cleaning import overlap
+from a2d.text.pairs import Pair
+from a2d.text.storage import StoredPairs, Texts
+from a2d.training import teacher_cache
+
+logger = logging.getLogger(__name__)
+
+LOG = "run.log"
+
+
+def run(recipe: Recipe, folder: Path, console: Console) -> tuple[Plan, Splits]:
+    """Carry out a recipe, or what is left of it, and report.
+
+    Args:
+        recipe: the experiment.
+        folder: where everything is written; a run of the same recipe there is continued.
+        console: where to show progress, table and samples.
+
+    Returns:
+        What was carried out, and the corpus.
+
+    Raises:
+        UserError: bad input; raised before any training starts, with nothing overwritten.
+    """
+    silence_libraries()
+    told: list[Event] = []
+    with console.status("Reading the corpus…"), logged(WarningEvents("corpus", told.append)):
+        splits = read_splits(recipe)
+    plan = make_plan(recipe, folder, splits)
+    for stage in plan.stages:
+        stage.check()
+    require_space(folder, space_needed(recipe))
+    with _locked(folder), logged(log_file(folder / LOG)):
+        write_text(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(), sort_keys=False))
+        for event in told:
+            _warn(event.warning, console)
+        _prepare_corpus(plan, splits, console)
+        _prepare_teacher(plan, recipe, splits, console)
+        with console.status("Preparing the vocabulary…"):
+            tokenizer = _prepare_vocabulary(plan, recipe, splits)
+            _prepare_tokens(plan, splits, tokenizer)
+        _train(plan, recipe, splits, tokenizer, folder, console)
+        _translate(plan, getattr(splits, recipe.evaluation.split), recipe, folder, console)
+        report.write(folder, plan, recipe, console)
+    return plan, splits
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a second run out of the folder; the system frees the lock of a killed one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(
+            f"another run is working in {folder}: wait for it, or choose another --output."
+        ) from None
+
+
+def _prepare_corpus(plan: Plan, splits: Splits, console: Console) -> None:
+    cleaning = splits.cleaning.as_dict()
+    dropped = {rule: n for rule, n in cleaning.items() if n and rule not in ("read", "kept")}
+    reasons = ", ".join(f"{n:,} {rule.replace('_', ' ')}" for rule, n in dropped.items())
+    console.print(
+        f"Corpus: {len(splits.train):,} training pairs ({cleaning['read']:,} read, dropped: "
+        f"{reasons or 'none'}), {len(splits.valid):,} validation, {len(splits.test):,} test."
+    )
+    for name, split in (("validation", splits.valid), ("test", splits.test)):
+        shared = overlap(splits.train, split)
+        if shared:
+            _warn(f"{shared:,} {name} sentences also occur in the training data.", console)
+    if plan.corpus.done:
+        return
+    with plan.corpus.work() as folder:
+        write_text(folder / "cleaning.json", json.dumps(cleaning, indent=1) + "\n")
+        for name, split in (("valid", splits.valid), ("test", splits.test)):
+            write_lines(folder / f"{name}.source.txt", [pair.source for pair in split])
+            write_lines(folder / f"{name}.reference.txt", [pair.target for pair in split])
+
+
+def _prepare_teacher(plan: Plan, recipe: Recipe, splits: Splits, console: Console) -> None:
+    if plan.prepared is None or plan.prepared.done:
+        return
+    given = recipe.teacher
+    assert given.path is not None
+    pairs = splits.train if given.trim else None
+    with console.status("Preparing the teacher…"), plan.prepared.work() as folder:
+        before, after = prepare_teacher(given.path, folder, given.languages, pairs)
+    if given.trim:
+        console.print(f"Vocabulary: {after:,} of the teacher's {before:,} tokens.")
+
+
+def _prepare_vocabulary(plan: Plan, recipe: Recipe, splits: Splits) -> PreTrainedTokenizerBase:
+    stage = plan.vocabulary
+    if not stage.done:
+        pretrained = plan.teacher.path if recipe.teacher.path is not None else None
+        given = [path for path in (recipe.vocabulary.path, pretrained) if path is not None]
+        with stage.work() as folder:
+            if given:
+                tokenizers = [load_tokenizer(path) for path in given]
+                if pretrained is not None:
+                    check_languages_named(tokenizers[-1], pretrained)
+                check_same_vocabulary(tokenizers[-1], tokenizers[0])
+                tokenizers[0].save_pretrained(folder)
+            else:
+                train_tokenizer(Texts(splits.train), recipe.vocabulary.size).save_pretrained(folder)
+    return load_tokenizer(stage.folder)
+
+
+def _prepare_tokens(plan: Plan, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> None:
+    if plan.tokens.done:
+        return
+    with plan.tokens.work() as folder:
+        tokens = {
+            "train": tokenise(splits.train, tokenizer),
+            "valid": tokenise(splits.valid, tokenizer),
+        }
+        DatasetDict(tokens).save_to_disk(str(folder))
+
+
+def _train(
+    plan: Plan,
+    recipe: Recipe,
+    splits: Splits,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    console: Console,
+) -> None:
+    done = [model.name for model in plan.trained if model.stage.done]
+    if done:
+        console.print(f"Trained already: {', '.join(done)}.")
+    inputs = Inputs(
+        plan.vocabulary.folder,
+        plan.tokens.folder,
+        plan.distilled.folder,
+        {sequences: stage.folder for sequences, stage in plan.caches.items()},
+        plan.teacher.path,
+        recipe.teacher.path is not None,
+        folder / "tensorboard",
+    )
+    check(plan.trained, inputs)
+    with Bars(console) as bars, Workers(recipe.compute.parallel, folder / LOG, bars.show) as pool:
+        # What students read of the teacher is made once, between the teacher and its students.
+        train_models([m for m in plan.trained if m.taught_by is None], inputs, pool)
+        if plan.needs_distilled and not plan.distilled.done:
+            _distil_sequences(plan, splits.train, recipe, tokenizer, pool)
+        _prepare_caches(plan, inputs, recipe, console, pool)
+        train_models(plan.trained, inputs, pool)
+    for model in plan.trained:
+        remove_checkpoints(model)  # of a run that was killed before it came to that
+
+
+def _prepare_caches(
+    plan: Plan, inputs: Inputs, recipe: Recipe, console: Console, pool: Workers
+) -> None:
+    for sequences, stage in plan.caches.items():
+        if not plan.needs_cache(sequences):
+            continue
+        if stage.done and not teacher_cache.intact(stage.folder):
+            _warn(f"{stage.folder} is damaged: it is made again.", console)
+            shutil.rmtree(stage.folder)
+        if not stage.done:
+            data = inputs.distilled if sequences else inputs.tokens / "train"
+            with stage.work() as place:
+                arguments = data, plan.teacher.path, place, recipe.evaluation.max_tokens
+                pool.submit(teacher_cache.build_from, *arguments).result()
+
+
+def _distil_sequences(
+    plan: Plan,
+    train: Sequence[Pair],
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    pool: Workers,
+) -> None:
+    with plan.distilled.work() as folder:
+        targets = translate_training_source(
+            train, plan.teacher.path, folder, recipe.evaluation, recipe.sequences, pool
+        )
+        taught = zip(train, targets, strict=True)
+        learned = StoredPairs(Pair(pair.source, target) for pair, target in taught)
+        data = tokenise(learned, tokenizer)
+        # A teacher that runs on and on, as bad ones do, teaches nothing and fits in no batch.
+        fitting = np.flatnonzero(lengths(data).max(axis=1) <= recipe.training.max_tokens)
+        data.select(fitting).save_to_disk(str(folder))
+
+
+def _translate(
+    plan: Plan, pairs: list[Pair], recipe: Recipe, folder: Path, console: Console
+) -> None:
+    sources, references = ([pair[side] for pair in pairs] for side in (0, 1))
+    inputs = plan.vocabulary.folder, sources, references, recipe.evaluation
+    with Bars(console) as bars, Workers(recipe.compute.parallel, folder / LOG, bars.show) as pool:
+        waiting = [model for model in plan.models if not model.translations.done]
+        for future in [pool.submit(translate_and_score, model, *inputs) for model in waiting]:
+            future.result()
+
+
+def _warn(message: str, console: Console) -> None:
+    logger.warning(message)
+    console.print(f"[yellow]Warning:[/] {message}")

@@ -1,0 +1,322 @@
+"""What a recipe amounts to: its corpus, and the stages that lead from it to scores."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from a2d.errors import UserError
+from a2d.runs.recipe import Distillation, Recipe, Shape, Training
+from a2d.stage import Stage
+from a2d.text.cleaning import CleaningReport, clean, hold_out
+from a2d.text.corpus import iterate_corpus, read_corpus
+from a2d.text.pairs import Pair
+from a2d.text.storage import StoredPairs
+from a2d.training.distillation import METHODS
+
+TEACHER = "teacher"
+
+_FEWEST = 20
+"""Pairs that a score is worth computing on."""
+
+
+class Splits(NamedTuple):
+    """A corpus, cleaned where models learn from it."""
+
+    train: Sequence[Pair]
+    valid: list[Pair]
+    test: list[Pair]
+    cleaning: CleaningReport
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all the text."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.valid, self.test):
+            for pair in split:
+                digest.update(f"{pair.source}\t{pair.target}\n".encode())
+            digest.update(b"\0")
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that a run trains, or the pretrained teacher it loads.
+
+    `shape` and `training` are None for a pretrained model, whose folder or hub name is `path`.
+    """
+
+    name: str
+    path: str
+    shape: Shape | None
+    training: Training | None
+    method: Distillation
+    seed: int
+    stage: Stage
+    translations: Stage
+    taught_by: str | None = None
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the teacher runs beside its training, or starts it."""
+        method = METHODS[self.method.method]
+        return method.distribution or (method.taught and self.method.student_start == "teacher")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages of a run.
+
+    `prepared` is the pretrained teacher set to the corpus's languages or trimmed to it, if asked
+    for. `distilled` is the training data with the teacher's translations as references; `caches`
+    hold what the teacher says of the data, by whether that is `distilled`, where students read it.
+    """
+
+    corpus: Stage
+    prepared: Stage | None
+    vocabulary: Stage
+    tokens: Stage
+    distilled: Stage
+    caches: dict[bool, Stage]
+    teacher: Model
+    students: list[Model]
+
+    @property
+    def models(self) -> list[Model]:
+        """The teacher, then the students."""
+        return [self.teacher, *self.students]
+
+    @property
+    def needs_distilled(self) -> bool:
+        """Whether any student has the teacher's translations as references."""
+        return any(METHODS[student.method.method].sequences for student in self.students)
+
+    def needs_cache(self, sequences: bool) -> bool:
+        """Whether any student that is not trained yet reads the cache of that data."""
+        kinds = [METHODS[s.method.method] for s in self.students if not s.stage.done]
+        return any(kind.cacheable and kind.sequences == sequences for kind in kinds)
+
+    @property
+    def trained(self) -> list[Model]:
+        """The models that the run trains."""
+        return [model for model in self.models if model.shape is not None]
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Every stage, in order."""
+        training = [model.stage for model in self.trained]
+        translations = [model.translations for model in self.models]
+        early = [self.corpus, *([self.prepared] if self.prepared else [])]
+        early += [self.vocabulary, self.tokens]
+        early += [self.distilled] * self.needs_distilled
+        return [*early, *self.caches.values(), *training, *translations]
+
+
+def read_splits(recipe: Recipe) -> Splits:
+    """Read the recipe's corpus and clean its training part.
+
+    Raises:
+        UserError: a part is missing, malformed, or empty after cleaning.
+    """
+    corpus = recipe.corpus
+    languages = corpus.source_language, corpus.target_language
+    parts = {
+        name: read_corpus(spec, name, languages)
+        for name in ("valid", "test")
+        if (spec := getattr(corpus, name)) is not None
+    }
+    rules = corpus.cleaning.model_dump(exclude={"language"})
+    if corpus.cleaning.language:
+        rules["languages"] = languages
+    raw = StoredPairs(iterate_corpus(corpus.train, "train", languages))
+    train, cleaning = clean(raw, **rules, into=StoredPairs)
+    for name in [name for name in ("test", "valid") if name not in parts]:
+        parts[name], train = _held_out(name, train)
+    if corpus.limit is not None and corpus.limit < len(train):
+        chosen = random.Random(0).sample(range(len(train)), corpus.limit)
+        train = StoredPairs(train[index] for index in chosen)
+    if not train:
+        raise UserError(f"train: cleaning leaves no pair ({cleaning.as_dict()}): loosen its rules.")
+    for name in ("valid", "test"):
+        if not all(pair.source and pair.target for pair in parts[name]):
+            raise UserError(f"{name}: a pair has an empty side: remove it, scores need both.")
+    return Splits(train, parts["valid"], parts["test"], cleaning)
+
+
+def _held_out(name: str, train: StoredPairs) -> tuple[list[Pair], StoredPairs]:
+    count = min(1000, len(train) // 20)
+    if count < _FEWEST:
+        raise UserError(
+            f"{name}: the {len(train):,} training pairs are too few to hold out some of them for "
+            f"it: give corpus.{name}."
+        )
+    return hold_out(train, count, into=StoredPairs)
+
+
+def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
+    """Lay out the stages of a run in `folder`, with the settings that each depends on."""
+    corpus = Stage(folder / "corpus", {"text": splits.fingerprint})
+    prepared = _prepared(recipe, folder, corpus)
+    vocabulary = Stage(
+        folder / "vocabulary",
+        {
+            "corpus": corpus.fingerprint,
+            "teacher": prepared.fingerprint if prepared else recipe.teacher.path,
+            **recipe.vocabulary.model_dump(),
+        },
+    )
+    teacher = _teacher(recipe, folder, vocabulary, prepared)
+    search = recipe.evaluation.model_dump(include={"beams", "max_tokens"})
+    search |= recipe.sequences.model_dump(exclude_defaults=True)
+    distilled = Stage(
+        folder / "distilled",
+        {
+            "vocabulary": vocabulary.fingerprint,
+            "teacher": teacher.stage.fingerprint,
+            "longest": recipe.training.max_tokens,
+            **search,
+        },
+    )
+    students = [
+        _student(recipe, folder, vocabulary, teacher, distilled, shape, method, seed)
+        for shape in recipe.students
+        for method in recipe.methods
+        for seed in recipe.seeds
+    ]
+    names = [student.name for student in students]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"two students would be called {name!r}: they differ in nothing but dropout, or "
+                "not at all. Give each a recipe and a run of its own."
+            )
+    tokens = Stage(folder / "tokens", {"vocabulary": vocabulary.fingerprint})
+    caches = {}
+    if recipe.teacher.cache:
+        kinds = [METHODS[method.method] for method in recipe.methods]
+        for sequences in {kind.sequences for kind in kinds if kind.cacheable}:
+            data = distilled if sequences else tokens
+            settings = {"teacher": teacher.stage.fingerprint, "data": data.fingerprint}
+            caches[sequences] = Stage(folder / "cache" / data.folder.name, settings)
+    return Plan(corpus, prepared, vocabulary, tokens, distilled, caches, teacher, students)
+
+
+def space_needed(recipe: Recipe) -> int:
+    """Bytes that a run writes at most: finished models, and one training's checkpoints."""
+    students = [_parameters(recipe.vocabulary.size, shape) for shape in recipe.students]
+    largest = max(students)
+    finished = sum(students) * len(recipe.methods) * len(recipe.seeds)
+    if recipe.teacher.shape is not None:
+        teacher = _parameters(recipe.vocabulary.size, recipe.teacher.shape)
+        finished, largest = finished + teacher, max(largest, teacher)
+    # A checkpoint holds weights and two Adam moments; three exist while the oldest goes.
+    return 4 * (finished + 9 * largest) + 50_000_000
+
+
+def _prepared(recipe: Recipe, folder: Path, corpus: Stage) -> Stage | None:
+    teacher = recipe.teacher
+    if not (teacher.languages or teacher.trim):
+        return None
+    settings = {"path": teacher.path, "languages": teacher.languages}
+    if teacher.trim:
+        settings["trimmed to"] = corpus.fingerprint
+    return Stage(folder / "teacher", settings)
+
+
+def _teacher(recipe: Recipe, folder: Path, vocabulary: Stage, prepared: Stage | None) -> Model:
+    given = recipe.teacher
+    method = Distillation(method="baseline", name=TEACHER)
+    settings: dict[str, Any] = {"vocabulary": vocabulary.fingerprint}
+    if given.shape is None or given.training is None:
+        settings["path"] = given.path
+    else:
+        settings |= _training_settings(given.shape, method, given.training, seed=1)
+    stage = Stage(folder / "models" / TEACHER, settings)
+    return Model(
+        TEACHER,
+        str(prepared.folder if prepared else given.path or stage.folder),
+        given.shape,
+        given.training,
+        method,
+        1,
+        stage,
+        _translations(recipe, folder, TEACHER, stage),
+    )
+
+
+def _student(
+    recipe: Recipe,
+    folder: Path,
+    vocabulary: Stage,
+    teacher: Model,
+    distilled: Stage,
+    shape: Shape,
+    method: Distillation,
+    seed: int,
+) -> Model:
+    size = f"{shape.encoder_layers}+{shape.decoder_layers}x{shape.heads}"
+    widths = (shape.width, shape.feed_forward)
+    if teacher.shape is not None and widths != (teacher.shape.width, teacher.shape.feed_forward):
+        size += f"-{shape.width}-{shape.feed_forward}"
+    name = f"{method.name}-{size}-seed{seed}"
+    settings: dict[str, Any] = {"vocabulary": vocabulary.fingerprint}
+    settings |= _training_settings(shape, method, recipe.training, seed)
+    kind = METHODS[method.method]
+    if kind.taught:
+        settings["teacher"] = teacher.stage.fingerprint
+    if kind.sequences:
+        settings["references"] = distilled.fingerprint
+    if kind.cacheable and recipe.teacher.cache:
+        settings["cache"] = True
+    stage = Stage(folder / "models" / name, settings)
+    return Model(
+        name,
+        str(stage.folder),
+        shape,
+        recipe.training,
+        method,
+        seed,
+        stage,
+        _translations(recipe, folder, name, stage),
+        taught_by=TEACHER if kind.taught else None,
+    )
+
+
+def _training_settings(
+    shape: Shape, method: Distillation, training: Training, seed: int
+) -> dict[str, Any]:
+    # Settings that a method does not use must not make a finished model look like another one.
+    used, kind = {"method"}, METHODS[method.method]
+    if kind.taught:
+        used |= {"student_start"}
+        if method.copied_layers != "spread":
+            used |= {"copied_layers"}
+    if kind.distribution:
+        used |= {"alpha", "temperature"}
+    if kind.features:
+        used |= {"beta", "decay", "groups", "alignment_learning_rate"}
+    if kind.features == "a2d":
+        used |= {"formula", "alignment_start"}
+    return {
+        "shape": shape.model_dump(),
+        "method": method.model_dump(include=used),
+        "training": training.model_dump(),
+        "seed": seed,
+    }
+
+
+def _translations(recipe: Recipe, folder: Path, name: str, model: Stage) -> Stage:
+    settings = recipe.evaluation.model_dump(exclude={"samples"})
+    place = folder / "translations" / recipe.evaluation.split / name
+    return Stage(place, {"model": model.fingerprint, **settings})
+
+
+def _parameters(vocabulary: int, shape: Shape) -> int:
+    attention, feed_forward = 4 * shape.width**2, 2 * shape.width * shape.feed_forward
+    encoder = shape.encoder_layers * (attention + feed_forward)
+    decoder = shape.decoder_layers * (2 * attention + feed_forward)
+    return vocabulary * shape.width + encoder + decoder

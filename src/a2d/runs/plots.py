@@ -1,0 +1,165 @@
+"""Pictures: what an alignment connects (the paper's Figure 2), and how trainings went."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # not pyplot: it would choose a backend for the user
+
+from a2d.errors import UserError
+from a2d.method.alignment import AttentionAlignment
+from a2d.method.attention import GROUPS
+from a2d.runs.results import Group, Row, grouped
+
+TITLES = {
+    "encoder": "encoder self-attention",
+    "decoder": "decoder self-attention",
+    "cross": "cross-attention",
+}
+
+_LABEL = 40
+"""Characters to a line of a method's label: a longer one leaves its scores no room."""
+
+
+def alignment(alignment: AttentionAlignment, path: Path) -> None:
+    """Heat map of an alignment's connection weights, one panel per group.
+
+    Columns are the student's heads, rows the teacher's, layers separated by dashed lines; red
+    adds a student's map, blue takes it away. All panels share one scale.
+    """
+    weights = {g: alignment.weight(g).detach().float().cpu().numpy() for g in GROUPS}
+    limit = max(float(np.abs(w).max()) for w in weights.values())
+    widest, tallest = (max(w.shape[i] for w in weights.values()) for i in (1, 0))
+    size = (
+        3 * min(max(2.6, 0.16 * widest), 6.0) + 2.2,
+        min(max(3.0, 0.16 * tallest), 10.0) + 1.2,
+    )
+    figure = Figure(size, layout="constrained")
+    axes = figure.subplots(1, 3)
+    for axis, (group, weight) in zip(axes, weights.items(), strict=True):
+        image = axis.imshow(weight, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+        axis.set_title(TITLES[group], fontsize=10)
+        _layers(axis, "x", weight.shape[1], alignment.student.heads(group))
+        _layers(axis, "y", weight.shape[0], alignment.teacher.heads(group))
+    figure.supxlabel("student layer (its heads side by side)", fontsize=10)
+    axes[0].set_ylabel("teacher layer (its heads one below the other)")
+    figure.colorbar(image, ax=axes, label="connection weight", shrink=0.8)
+    _save(figure, path)
+
+
+def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Training loss on the references, validation loss and validation BLEU of several trainings.
+
+    Args:
+        histories: name → the Trainer's log history.
+        path: the picture to write.
+    """
+    panels = (
+        ("ce", "training cross-entropy (nats/token)"),
+        ("eval_ce", "validation cross-entropy (nats/token)"),
+        ("eval_bleu", "validation BLEU (greedy)"),
+    )
+    figure = Figure((15, 4), layout="constrained")
+    axes = figure.subplots(1, 3, sharex=True)
+    palette: Sequence[Any] = [f"C{number}" for number in range(10)]
+    if len(histories) > len(palette):
+        palette = matplotlib.colormaps["turbo"](np.linspace(0.02, 0.98, len(histories))).tolist()
+    for axis, (key, title) in zip(axes, panels, strict=True):
+        for (name, log), color in zip(histories.items(), palette, strict=False):
+            points = [(entry["epoch"], entry[key]) for entry in log if key in entry]
+            if not points:
+                continue
+            marker = "o" if key.startswith("eval") else None
+            style = "--" if name == "teacher" else "-"
+            epochs, values = zip(*points, strict=True)
+            axis.plot(epochs, values, style, color=color, marker=marker, markersize=4, label=name)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.3)
+    axes[0].set_xlim(left=0)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    _save(figure, path)
+
+
+def scores(rows: Sequence[Row], path: Path, measured: str = "test") -> None:
+    """BLEU of every method: a dot per seed, a bar at their mean; one panel per student size.
+
+    Dashed lines stand at the teacher's and the baseline's means; methods are sorted.
+    """
+    teacher, *groups = grouped(rows)
+    students = list(dict.fromkeys(group.student for group in groups))
+    tallest = max(sum(g.student == s for g in groups) for s in students)
+    size = (7.5, len(students) * (0.3 * tallest + 1.3))
+    figure = Figure(size, layout="constrained")
+    axes = np.atleast_1d(figure.subplots(len(students), 1, sharex=True))
+    for axis, student in zip(axes, students, strict=True):
+        chosen = [group for group in groups if group.student == student]
+        _dots(axis, sorted(chosen, key=lambda group: group.mean("bleu")))
+        axis.axvline(teacher.mean("bleu"), color="C3", linestyle="--", linewidth=1, label="teacher")
+        axis.set_title(f"students {student.replace('x', '×')}", fontsize=10, loc="left")
+    axes[-1].set_xlabel(f"{measured} BLEU\n(dots: seeds; bars: means)")
+    lines = {
+        line.get_label(): line for axis in axes for line in axis.get_legend_handles_labels()[0]
+    }
+    figure.legend(lines.values(), lines.keys(), loc="outside upper right", ncols=2)
+    _save(figure, path)
+
+
+def wall_clock(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> None:
+    """Validation BLEU by training time.
+
+    Args:
+        curves: name → points (seconds, BLEU).
+        path: the picture to write.
+    """
+    figure = Figure((7.5, 4), layout="constrained")
+    axis = figure.subplots()
+    for name, points in curves.items():
+        seconds, bleu = zip(*points, strict=True)
+        axis.plot([s / 60 for s in seconds], bleu, marker="o", markersize=4, label=name)
+    axis.set_xlabel("minutes of training")
+    axis.set_ylabel("validation BLEU (greedy)")
+    axis.set_xlim(left=0)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    _save(figure, path)
+
+
+def _dots(axis: Axes, groups: Sequence[Group]) -> None:
+    for height, group in enumerate(groups):
+        color = "C1" if "a2d" in group.label else "C7" if group.label == "baseline" else "C0"
+        values = [row.bleu for row in group.rows]
+        axis.plot(values, [height] * len(values), "o", color=color, markersize=5, alpha=0.6)
+        axis.plot([group.mean("bleu")] * 2, [height - 0.3, height + 0.3], color=color, linewidth=3)
+        if group.label == "baseline":
+            axis.axvline(
+                group.mean("bleu"), color="C7", linestyle="--", linewidth=1, label="baseline"
+            )
+    labels = [textwrap.fill(group.label, _LABEL) for group in groups]
+    axis.set_yticks(range(len(groups)), labels, fontsize=8)
+    axis.set_ylim(-0.6, len(groups) - 0.4)
+    axis.grid(axis="x", alpha=0.3)
+
+
+def _layers(axis: Axes, side: str, channels: int, heads: int) -> None:
+    """Label layers at their middle and dash the lines between them."""
+    starts = range(0, channels, heads)
+    line = axis.axvline if side == "x" else axis.axhline
+    for start in starts[1:]:
+        line(start - 0.5, color="black", linestyle="--", linewidth=0.8)
+    ticks = [start + (heads - 1) / 2 for start in starts]
+    labels = [str(number) for number in range(1, len(starts) + 1)]
+    (axis.set_xticks if side == "x" else axis.set_yticks)(ticks, labels)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    if path.suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
+        raise UserError(f"{path} is no picture's name: end it in .png, .svg or .pdf.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)

@@ -1,0 +1,444 @@
+"""Recipes: the YAML description of an experiment, validated before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from importlib import resources
+from itertools import combinations, product
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from a2d.errors import UserError
+from a2d.method.attention import GROUPS
+from a2d.method.transfer import FORMULAS, STARTS
+from a2d.suggestions import nearest
+from a2d.training.distillation import METHODS
+
+NAME = r"^\w[\w.+-]*$"
+"""What names a folder."""
+
+CorpusSpec = str | list[str] | dict[str, Any]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused, values stay as they were read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Cleaning(Section):
+    """Rules that training pairs must pass (`a2d.text.cleaning.clean`); null switches one off.
+
+    `language`: no side is clearly in another language than the corpus's.
+    """
+
+    max_words: int | None = Field(default=250, ge=1)
+    max_ratio: float | None = Field(default=3.0, ge=1)
+    min_letters: float | None = Field(default=None, ge=0, le=1)
+    drop_copies: bool = False
+    consistent: bool = False
+    language: bool = False
+    deduplicate: bool | Literal["near"] = True
+
+
+class Corpus(Section):
+    """Where the parallel text is (`a2d.text.corpus.read_corpus` lists the forms).
+
+    Without `valid` or `test`, a twentieth of the training pairs, 1,000 at most, is held out for it.
+    """
+
+    source_language: str
+    target_language: str
+    train: CorpusSpec
+    valid: CorpusSpec | None = None
+    test: CorpusSpec | None = None
+    cleaning: Cleaning = Cleaning()
+    limit: int | None = Field(default=None, ge=1)
+
+
+class Vocabulary(Section):
+    """Joint subword vocabulary: its size, or the folder of one to use."""
+
+    size: int = Field(default=8000, ge=300)
+    path: str | None = None
+
+
+class Training(Section):
+    """How a model is trained."""
+
+    epochs: float = Field(gt=0)
+    max_tokens: int = Field(default=4096, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    schedule: Literal["linear", "cosine", "inverse_sqrt", "constant_with_warmup"] = "inverse_sqrt"
+    warmup_steps: float = Field(default=4000, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    clip_norm: float = Field(default=0.0, ge=0)
+    evaluate_every: float = Field(default=1.0, gt=0)
+    patience: int | None = Field(default=None, ge=1)
+    bf16: bool | None = None
+
+
+class Shape(Section):
+    """Size of a model."""
+
+    encoder_layers: int = Field(ge=1)
+    decoder_layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    width: int = Field(ge=2)
+    feed_forward: int = Field(ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    attention_dropout: float = Field(default=0.0, ge=0, lt=1)
+    activation_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Shape:
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"width {self.width} cannot be split into {self.heads} heads of an even size"
+            )
+        return self
+
+
+class Teacher(Section):
+    """The teacher: a shape to train from scratch, or the folder or hub name of a trained one.
+
+    `languages`: codes of source and target as its tokenizer has them, if it knows many. `trim`:
+    reduce its vocabulary, and so the students', to the tokens of the training data. `cache`: run it
+    over the training data once, and let all students read from disk what it said.
+    """
+
+    path: str | None = None
+    languages: Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
+    trim: bool = False
+    shape: Shape | None = None
+    training: Training | None = None
+    cache: bool = False
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Teacher:
+        if (self.path is None) == (self.shape is None):
+            raise ValueError("give either a path (pretrained) or a shape (trained from scratch)")
+        if self.path is None and (self.languages or self.trim):
+            raise ValueError("languages and trim are for a pretrained teacher: give its path")
+        return self
+
+
+def _one_of(what: str, known: Collection[str]) -> Any:
+    def check(value: str) -> str:
+        if value not in known:
+            raise ValueError(f"unknown {what} {value!r}{nearest(value, known)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _groups(value: str) -> str:
+    for group in value.split("+"):
+        if group not in GROUPS:
+            raise ValueError(f"unknown group {group!r}{nearest(group, GROUPS)}")
+    return value
+
+
+class Objective(Section):
+    """Settings that methods share unless they name their own (`a2d.A2DConfig` explains them).
+
+    `student_start`: a student starts at `random`, or from its `teacher`'s layers and embeddings;
+    then `copied_layers` says from which layers (`a2d.models.students.RULES`).
+    """
+
+    formula: Annotated[str, _one_of("formula", FORMULAS)] = "geometric"
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    beta: float = Field(default=1.0, ge=0)
+    decay: float = Field(default=1.0, ge=0, le=1)
+    temperature: float = Field(default=1.0, ge=1e-3)
+    groups: Annotated[str, AfterValidator(_groups)] = "+".join(GROUPS)
+    alignment_start: Annotated[str, _one_of("start", STARTS)] = "random"
+    alignment_learning_rate: float | None = Field(default=0.01, gt=0)
+    student_start: Literal["random", "teacher"] = "random"
+    copied_layers: Literal["spread", "first", "last"] = "spread"
+
+
+class Distillation(Objective):
+    """A method and its settings."""
+
+    method: Annotated[str, _one_of("method", METHODS)]
+    name: str = Field(pattern=NAME)
+
+
+class Sequences(Section):
+    """How the teacher translates the training data for methods with `seqkd`.
+
+    `engine`: CTranslate2 is faster, and finds the same but for rounding. `n_best`: of so many
+    hypotheses, take the one closest to the reference by chrF.
+    """
+
+    engine: Literal["transformers", "ctranslate2"] = "transformers"
+    n_best: int = Field(default=1, ge=1)
+
+
+class Compute(Section):
+    """How the machine is used; but for rounding, what a run finds does not depend on it."""
+
+    parallel: int = Field(default=1, ge=1)
+
+
+class Evaluation(Section):
+    """How translations are made and shown; settings are chosen by those of `valid`."""
+
+    split: Literal["valid", "test"] = "test"
+    beams: int = Field(default=5, ge=1)
+    max_tokens: int = Field(default=4096, ge=1)
+    samples: int = Field(default=3, ge=0)
+
+
+class Recipe(Section):
+    """An experiment: every student shape is trained with every method and seed."""
+
+    # Sections that others inherit from come first: their mistakes are told as theirs.
+    name: str = Field(pattern=NAME)
+    corpus: Corpus
+    vocabulary: Vocabulary = Vocabulary()
+    training: Training
+    teacher: Teacher
+    students: list[Shape] = Field(min_length=1)
+    distillation: Objective = Objective()
+    methods: list[Distillation] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[1], min_length=1)
+    sequences: Sequences = Sequences()
+    evaluation: Evaluation = Evaluation()
+    compute: Compute = Compute()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, raw: Any) -> Any:
+        """Students inherit the teacher's widths, its training the students', methods share."""
+        if not isinstance(raw, dict):
+            return raw
+        raw = dict(raw)
+        teacher, training = raw.get("teacher"), raw.get("training")
+        if isinstance(teacher, dict) and isinstance(training, dict):
+            own = teacher.get("training") or {}
+            if isinstance(own, dict):
+                raw["teacher"] = teacher | {"training": training | own}
+        shape = teacher.get("shape") if isinstance(teacher, dict) else None
+        if isinstance(shape, dict) and isinstance(raw.get("students"), list):
+            raw["students"] = [shape | s if isinstance(s, dict) else s for s in raw["students"]]
+        if raw.get("distillation") is None:
+            raw["distillation"] = {}
+        shared = raw["distillation"]
+        if isinstance(raw.get("methods"), list) and isinstance(shared, dict):
+            cells = [cell for entry in raw["methods"] for cell in _cells(entry)]
+            raw["methods"] = [shared | c if isinstance(c, dict) else c for c in cells]
+        return raw
+
+    @model_validator(mode="after")
+    def _enough_beams(self) -> Recipe:
+        if self.sequences.n_best > self.evaluation.beams:
+            raise ValueError(
+                f"sequences.n_best is {self.sequences.n_best}: a search with "
+                f"{self.evaluation.beams} beams does not find as many"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_training_twice(self) -> Recipe:
+        names = [method.name for method in self.methods]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two methods are called {name!r}: give each a name of its own")
+        for first, second in combinations(self.methods, 2):
+            if first.model_copy(update={"name": second.name}) == second:
+                raise ValueError(f"methods {first.name!r} and {second.name!r} are the same")
+        for seed in self.seeds:
+            if self.seeds.count(seed) > 1:
+                raise ValueError(f"seed {seed} occurs twice: the same training would run twice")
+        return self
+
+
+def _cells(entry: Any) -> list[Any]:
+    """A method once for every combination of settings that it gives as lists, each with a name."""
+    if isinstance(entry, str):
+        entry = {"method": entry}
+    if not isinstance(entry, dict):
+        return [entry]
+    varied = {key: values for key, values in entry.items() if isinstance(values, list) and values}
+    cells = []
+    for values in product(*varied.values()):
+        chosen = dict(zip(varied, values, strict=True))
+        name = entry.get("name", entry.get("method"))
+        if chosen and isinstance(name, str):  # any other is refused as it stands
+            name = "-".join([name, *(f"{key}_{value}" for key, value in chosen.items())])
+        cells.append(entry | chosen | {"name": name})
+    return cells
+
+
+def builtin_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("a2d.recipes")
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if ".yaml" in f.name)
+
+
+def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe, by a packaged one's name or by its path, and validate it.
+
+    Args:
+        name_or_path: `demo`, or the path of a YAML file.
+            A recipe may begin with `extends: NAME`, a packaged recipe or a file beside it: it then
+            names only what differs, and its lists replace the other's.
+        overrides: assignments `dotted.key=value`; values are YAML, list items are numbered from 0.
+
+    Raises:
+        UserError: no such recipe, malformed YAML, an unknown or ill-typed key.
+
+    Example:
+        >>> load_recipe("demo", ["training.epochs=2"]).training.epochs
+        2.0
+    """
+    return make_recipe(_raw(name_or_path, ()), overrides, name_or_path)
+
+
+def make_recipe(raw: dict[str, Any], overrides: Iterable[str], name: str) -> Recipe:
+    """Validate what a recipe says once overridden; `name` begins what is said of mistakes.
+
+    Raises:
+        UserError: an unknown or ill-typed key.
+    """
+    for assignment in overrides:
+        _assign(raw, assignment)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{name}: {_explain(error)}") from error
+
+
+def _raw(name_or_path: str, extenders: tuple[str, ...]) -> dict[str, Any]:
+    """A recipe as it was read, with what it extends."""
+    raw = _parse(name_or_path, _read(name_or_path))
+    base = raw.pop("extends", None)
+    if base is None:
+        return raw
+    if not isinstance(base, str):
+        raise UserError(f"{name_or_path}: 'extends' is {base!r}: name a recipe or a YAML file.")
+    if base not in builtin_recipes():
+        base = str(Path(name_or_path).parent / base)
+    if base in (name_or_path, *extenders):
+        raise UserError(f"{name_or_path} extends {base}, which extends it: drop one of the two.")
+    return _merged(_raw(base, (*extenders, name_or_path)), raw)
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    merged = base | own
+    for key in base.keys() & own.keys():
+        if isinstance(base[key], dict) and isinstance(own[key], dict):
+            merged[key] = _merged(base[key], own[key])
+    return merged
+
+
+def _read(name_or_path: str) -> str:
+    if name_or_path in builtin_recipes():
+        return resources.files("a2d.recipes").joinpath(f"{name_or_path}.yaml").read_text("utf-8")
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise UserError(
+            f"no recipe {name_or_path!r}: give the path of a YAML file or one of "
+            f"{', '.join(builtin_recipes())}."
+        )
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid UTF-8: save it as UTF-8.") from error
+
+
+def _parse(name: str, text: str) -> dict[str, Any]:
+    try:
+        raw = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        raise UserError(f"{name} is no valid YAML{where}: {problem}.") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{name} holds no recipe: it must be a YAML mapping.")
+    return raw
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that occurs twice, where YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Construct a mapping whose keys all differ."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r} occurs twice", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _assign(raw: dict[str, Any], assignment: str) -> None:
+    key, separator, text = assignment.partition("=")
+    if not separator or not key:
+        raise UserError(f"{assignment!r} is no override: write key=value, e.g. training.epochs=3.")
+    *parents, last = key.split(".")
+    place: Any = raw
+    try:
+        value = yaml.safe_load(text)
+        for part in parents:
+            if isinstance(place, list):
+                place = place[int(part)]
+            else:
+                place[part] = {} if place.get(part) is None else place[part]
+                place = place[part]
+        if isinstance(place, list):
+            place[int(last)] = value
+        elif isinstance(place, dict):
+            place[last] = value
+        else:
+            raise TypeError
+    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(f"the override {assignment!r} names no place in the recipe.") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """One sentence on the first thing wrong, with its dotted key and the mend."""
+    first = error.errors()[0]
+    path = [part for part in first["loc"] if part not in ("str", "list[str]", "dict[str,any]")]
+    key = ".".join(str(part) for part in path)
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{nearest(str(path[-1]), _keys_beside(path))}"
+    if first["type"] == "missing":
+        return f"{key!r} is missing."
+    message = first["msg"].removeprefix("Value error, ").removesuffix(".")
+    message = message.replace("Input should be", "it must be")
+    if first["type"] == "value_error":
+        return f"{key}: {message}." if key else f"{message}."
+    return f"{key!r} is {first['input']!r}: {message}."
+
+
+def _keys_beside(path: list[int | str]) -> list[str]:
+    section: type[BaseModel] = Recipe
+    for part in path[:-1]:
+        if isinstance(part, str):
+            section = _section_of(section.model_fields[part].annotation) or section
+    return list(section.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None

@@ -1,0 +1,116 @@
+"""What a run shows at its end: one table, sample translations, pictures."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from a2d.method.alignment import FILE_NAME, AttentionAlignment
+from a2d.runs import plots, results
+from a2d.runs.plan import Plan
+from a2d.runs.recipe import Recipe
+from a2d.runs.results import Group, Row
+from a2d.runs.translations import HYPOTHESES, read_lines
+
+
+def write(folder: Path, plan: Plan, recipe: Recipe, console: Console) -> None:
+    """Write results and plots of a finished run; show its table and samples."""
+    split = recipe.evaluation.split
+    rows = results.collect(plan, recipe)
+    place = folder / "results" / split
+    results.write(place, rows, plan, recipe)
+    plots.curves(_curves(plan), folder / "plots/curves.png")
+    plots.scores(rows, folder / f"plots/scores-{split}.png", split)
+    for model in plan.students:
+        if (model.stage.folder / FILE_NAME).exists():
+            alignment = AttentionAlignment.load(model.stage.folder / FILE_NAME)
+            plots.alignment(alignment, folder / f"plots/alignment-{model.name}.png")
+    console.print(table(rows, "Test set" if split == "test" else "Validation set"))
+    run = json.loads((place / "run.json").read_text("utf-8"))
+    for name, signature in run["signatures"].items():
+        console.print(f"[dim]{name}: {signature}[/]", highlight=False)
+    _show_samples(plan, console, recipe.evaluation.samples, split)
+    console.print(f"\nEverything is in {escape(str(folder))}: results, models, plots, run.log.")
+
+
+def table(rows: list[Row], title: str) -> Table:
+    """One row per method, setting and student, means over seeds; the teacher's first.
+
+    `±` is the sample standard deviation over seeds. The gain is over the baseline of the same
+    size; a `*` marks p < 0.05 in every seed.
+    """
+    teacher, *groups = results.grouped(rows)
+    several = any(len(group.rows) > 1 for group in groups)
+    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    out.add_column("method")
+    out.add_column("size", no_wrap=True)
+    for name in ("params", "BLEU", "gain", "chrF", "speed-up", "training"):
+        out.add_column(name, justify="right", no_wrap=True)
+    for group in (teacher, *groups):
+        speed = group.mean("sentences_per_second")
+        out.add_row(
+            escape(group.label),
+            group.student.replace("x", "×"),
+            f"{group.rows[0].parameters / 1e6:.1f}M",
+            spread(group, "bleu", several),
+            _gain(group),
+            spread(group, "chrf", several),
+            f"{speed / teacher.mean('sentences_per_second'):.2f}×",
+            duration(group),
+        )
+    return out
+
+
+def spread(group: Group, column: str, several: bool) -> str:
+    """A mean, and its deviation where several seeds were run."""
+    text = f"{group.mean(column):.2f}"
+    return f"{text} ± {group.deviation(column):.2f}" if several and len(group.rows) > 1 else text
+
+
+def duration(group: Group) -> str:
+    """Mean training time."""
+    if group.rows[0].train_seconds is None:
+        return "pretrained"
+    return str(timedelta(seconds=round(group.mean("train_seconds"))))
+
+
+def _curves(plan: Plan) -> dict[str, list[dict[str, float]]]:
+    """The logs of every method and size, averaged over seeds."""
+    logs: dict[str, list[Any]] = {}
+    for model in plan.trained:
+        name = model.name.removesuffix(f"-seed{model.seed}")
+        logs.setdefault(name, []).append(results.history(model)["log"])
+    return {name: results.mean_log(seeds) for name, seeds in logs.items()}
+
+
+def _gain(group: Group) -> str:
+    significant = group.significant("p_vs_baseline")
+    if significant is None:
+        return ""
+    mark = "*" if significant == len(group.rows) else ""
+    return f"{group.mean('gain_vs_baseline'):+.2f}{mark}"
+
+
+def _show_samples(plan: Plan, console: Console, count: int, split: str) -> None:
+    """Sentences of middling length, evenly spread over the evaluated set."""
+    corpus = plan.corpus.folder
+    sources = read_lines(corpus / f"{split}.source.txt")
+    rows = {"source": sources, "reference": read_lines(corpus / f"{split}.reference.txt")}
+    shown = [plan.teacher, *(m for m in plan.students if m.seed == plan.students[0].seed)]
+    rows |= {m.name: read_lines(m.translations.folder / HYPOTHESES) for m in shown}
+    middling = [i for i, text in enumerate(sources) if 5 <= len(text.split()) <= 12]
+    width = max(map(len, rows)) + 2
+    for index in middling[:: max(1, len(middling) // count)][:count] if count else []:
+        console.print()
+        for name, lines in rows.items():
+            text = textwrap.shorten(lines[index], 160)
+            line = f"[dim]{escape(name.ljust(width))}[/]{escape(text)}"
+            console.print(line, highlight=False, emoji=False)

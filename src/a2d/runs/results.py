@@ -1,0 +1,264 @@
+"""What a run found, as files that stand alone: scores, learning curves, translations.
+
+A results folder can be moved, committed and read without the run that wrote it:
+
+    scores.csv, scores.json       one row per student and for the teacher (`Row`)
+    curves.csv                    validation scores during training, with the seconds it had taken
+    hypotheses/NAME.txt.gz        each model's translations, one a line
+    references.txt.gz             what they are compared with
+    run.json                      recipe, sacreBLEU signatures, versions
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+import a2d
+from a2d.runs.plan import Model, Plan
+from a2d.runs.recipe import Objective, Recipe
+from a2d.runs.trainings import HISTORY
+from a2d.runs.translations import HYPOTHESES, SCORES, read_lines
+from a2d.stage import write_text
+from a2d.text.evaluation import p_values
+
+SIGNIFICANT = 0.05
+COMPARISONS = ("gain_vs_baseline", "p_vs_baseline", "gain_vs_kd", "p_vs_kd")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of a grid.
+
+    `setting` names what its method sets otherwise than the recipe does for all. Gains in BLEU and
+    sacreBLEU's p-values, of paired bootstrap resampling, are against the student of the same size
+    and seed, with the recipe's first setting of that method that starts alike, or else its first;
+    None where there is none. `train_seconds` and `device` are None for a pretrained teacher.
+    """
+
+    name: str
+    pair: str
+    method: str
+    setting: str
+    student: str
+    seed: int
+    parameters: int
+    bleu: float
+    chrf: float
+    gain_vs_baseline: float | None
+    p_vs_baseline: float | None
+    gain_vs_kd: float | None
+    p_vs_kd: float | None
+    sentences_per_second: float
+    train_seconds: float | None
+    device: str | None
+
+    @property
+    def label(self) -> str:
+        """The method with its setting."""
+        return f"{self.method} {self.setting}".strip()
+
+
+class Group(NamedTuple):
+    """The rows that differ in nothing but the seed."""
+
+    rows: list[Row]
+
+    @property
+    def method(self) -> str:
+        """Their method."""
+        return self.rows[0].method
+
+    @property
+    def label(self) -> str:
+        """Their method with its setting."""
+        return self.rows[0].label
+
+    @property
+    def student(self) -> str:
+        """Their size."""
+        return self.rows[0].student
+
+    def mean(self, column: str) -> float:
+        """Mean of a column over seeds."""
+        return float(mean(getattr(row, column) for row in self.rows))
+
+    def deviation(self, column: str) -> float:
+        """Sample standard deviation over seeds; 0 for one seed."""
+        values = [getattr(row, column) for row in self.rows]
+        return stdev(values) if len(values) > 1 else 0.0
+
+    def significant(self, column: str) -> int | None:
+        """How many seeds' p-values are below 0.05; None where nothing was compared."""
+        values = [getattr(row, column) for row in self.rows]
+        return None if None in values else sum(value < SIGNIFICANT for value in values)
+
+
+def grouped(rows: Iterable[Row]) -> list[Group]:
+    """Rows by method, setting and student, in order of appearance."""
+    groups: dict[tuple[str, str], Group] = {}
+    for row in rows:
+        groups.setdefault((row.label, row.student), Group([])).rows.append(row)
+    return list(groups.values())
+
+
+def collect(plan: Plan, recipe: Recipe) -> list[Row]:
+    """The rows of a finished run, the teacher's first."""
+    corpus = recipe.corpus
+    references = _references(plan, recipe)
+    hypotheses = {m.name: read_lines(m.translations.folder / HYPOTHESES) for m in plan.models}
+    figures = {model.name: _figures(model) for model in plan.models}
+    against: dict[str, dict[str, Any]] = {m.name: dict.fromkeys(COMPARISONS) for m in plan.models}
+    for rival in ("baseline", "kd"):
+        for name, opponent, p in _compare(plan.students, rival, hypotheses, references):
+            gain = figures[name]["bleu"] - figures[opponent]["bleu"]
+            against[name] |= {f"gain_vs_{rival}": gain, f"p_vs_{rival}": p}
+    return [
+        Row(
+            name=model.name,
+            pair=f"{corpus.source_language}-{corpus.target_language}",
+            method=model.method.method if model is not plan.teacher else model.name,
+            setting=_setting(model, recipe.distillation) if model is not plan.teacher else "",
+            seed=model.seed,
+            **against[model.name],
+            **figures[model.name],
+        )
+        for model in plan.models
+    ]
+
+
+def write(folder: Path, rows: list[Row], plan: Plan, recipe: Recipe) -> None:
+    """Write a run's results folder anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "hypotheses").mkdir(parents=True, exist_ok=True)
+    write_csv(folder / "scores.csv", [asdict(row) for row in rows])
+    records = [asdict(row) for row in rows]
+    write_text(folder / "scores.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+    curves = [
+        {"name": model.name, **{key: entry.get(key) for key in _CURVE}}
+        for model in plan.trained
+        for entry in history(model)["log"]
+        if "eval_bleu" in entry
+    ]
+    write_csv(folder / "curves.csv", curves)
+    for model in plan.models:
+        lines = read_lines(model.translations.folder / HYPOTHESES)
+        write_compressed(folder / f"hypotheses/{model.name}.txt.gz", lines)
+    write_compressed(folder / "references.txt.gz", _references(plan, recipe))
+    libraries = ("torch", "transformers", "sacrebleu")
+    run = {
+        "recipe": recipe.model_dump(),
+        "signatures": json.loads((plan.teacher.translations.folder / SCORES).read_text())[
+            "signatures"
+        ],
+        "versions": {"a2d": a2d.__version__, **{name: version(name) for name in libraries}},
+    }
+    write_text(folder / "run.json", json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+
+
+def read(folder: Path) -> list[Row]:
+    """Read the scores that `write` wrote."""
+    columns = {field.name for field in fields(Row)}
+    records = json.loads((folder / "scores.json").read_text("utf-8"))
+    return [Row(**{k: v for k, v in record.items() if k in columns}) for record in records]
+
+
+def history(model: Model) -> Any:
+    """Seconds, device and log of a training."""
+    return json.loads((model.stage.folder / HISTORY).read_text("utf-8"))
+
+
+def mean_log(logs: Iterable[Iterable[Mapping[str, Any]]]) -> list[dict[str, float]]:
+    """The logs of several seeds as one: the mean of every figure at each step."""
+    steps: dict[float, dict[str, list[float]]] = {}
+    for log in logs:
+        for entry in log:
+            figures = steps.setdefault(float(entry["step"]), {})
+            for key, value in entry.items():
+                figures.setdefault(key, []).append(float(value))
+    return [{k: mean(values) for k, values in figures.items()} for figures in steps.values()]
+
+
+def write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write records of the same keys."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+    shutil.move(temporary, path)
+
+
+def write_compressed(path: Path, lines: Iterable[str]) -> None:
+    """Write gzip'd lines; the same lines give the same bytes."""
+    data = "".join(f"{line}\n" for line in lines).encode()
+    path.write_bytes(gzip.compress(data, mtime=0))
+
+
+def read_compressed(path: Path) -> list[str]:
+    """Read what `write_compressed` wrote."""
+    return gzip.decompress(path.read_bytes()).decode().split("\n")[:-1]
+
+
+_CURVE = ("step", "epoch", "seconds", "eval_loss", "eval_ce", "eval_bleu", "eval_chrf")
+
+
+def _references(plan: Plan, recipe: Recipe) -> list[str]:
+    return read_lines(plan.corpus.folder / f"{recipe.evaluation.split}.reference.txt")
+
+
+def _figures(model: Model) -> dict[str, Any]:
+    scores = json.loads((model.translations.folder / SCORES).read_text("utf-8"))
+    shape = [scores.pop(key) for key in ("encoder_layers", "decoder_layers", "heads")]
+    del scores["signatures"]
+    trained = history(model) if model.shape is not None else {"seconds": None, "device": None}
+    return {
+        **scores,
+        "student": "{}+{}x{}".format(*shape),
+        "train_seconds": trained["seconds"],
+        "device": trained["device"],
+    }
+
+
+def _setting(model: Model, shared: Objective) -> str:
+    differing = [
+        f"{key}={getattr(model.method, key)}"
+        for key in Objective.model_fields
+        if getattr(model.method, key) != getattr(shared, key)
+    ]
+    return " ".join(differing)
+
+
+def _compare(
+    students: list[Model], rival: str, hypotheses: Mapping[str, list[str]], references: list[str]
+) -> Iterator[tuple[str, str, float]]:
+    """Student, opponent and p-value of every comparison with a rival other than oneself."""
+    compared: dict[str, dict[str, list[str]]] = {}
+    for student in students:
+        opponent = _opponent(student, students, rival)
+        if opponent is not None and opponent is not student:
+            compared.setdefault(opponent.name, {})[student.name] = hypotheses[student.name]
+    for against, others in compared.items():
+        for name, p in p_values(hypotheses[against], others, references).items():
+            yield name, against, p
+
+
+def _opponent(student: Model, students: list[Model], rival: str) -> Model | None:
+    """The rival of the same shape and seed; if it can be, with the same start."""
+    alike = [
+        other
+        for other in students
+        if other.method.method == rival
+        and (other.shape, other.seed) == (student.shape, student.seed)
+    ]
+    start = student.method.student_start
+    same = [other for other in alike if other.method.student_start == start]
+    return next(iter([*same, *alike]), None)

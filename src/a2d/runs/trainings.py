@@ -1,0 +1,245 @@
+"""Training the models of a run, one at a time or several at once."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from datasets import Dataset, load_from_disk
+from torch.utils.tensorboard import SummaryWriter
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+)
+from transformers.integrations import TensorBoardCallback
+
+from a2d.errors import UserError
+from a2d.models.loading import check_same_ids, load_model, new_model
+from a2d.models.students import student_of
+from a2d.models.tokenizer import load_tokenizer
+from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, logged
+from a2d.runs.plan import TEACHER, Model
+from a2d.runs.recipe import Distillation, Training
+from a2d.runs.workers import Workers
+from a2d.stage import write_text
+from a2d.text.batching import TokenBatchSampler, lengths
+from a2d.training.config import A2DConfig
+from a2d.training.distillation import METHODS, new_transfer
+from a2d.training.teacher_cache import TeacherCache
+from a2d.training.trainer import A2DTrainer
+
+CHECKPOINTS = "checkpoints"
+HISTORY = "history.json"
+
+
+class Inputs(NamedTuple):
+    """What every training of a run reads, and where it logs.
+
+    `distilled` is the training data with the teacher's translations as references; `caches` are
+    the teacher's, by whether they are of that data; `pretrained` says that the teacher is at hand,
+    so that students can be of its family.
+    """
+
+    vocabulary: Path
+    tokens: Path
+    distilled: Path
+    caches: dict[bool, Path]
+    teacher: str
+    pretrained: bool
+    tensorboard: Path
+
+
+def train_models(models: Sequence[Model], inputs: Inputs, workers: Workers) -> None:
+    """Train the models that are not trained yet, the teacher before those it teaches.
+
+    Args:
+        models: models of a run.
+        inputs: the folders that trainings read.
+        workers: what trains.
+    """
+    waiting = [model for model in models if not model.stage.done]
+    running: dict[Future[None], Model] = {}
+    while waiting or running:
+        unfinished = {model.name for model in [*waiting, *running.values()]}
+        for model in list(waiting):
+            if model.taught_by not in unfinished:
+                waiting.remove(model)
+                running[workers.submit(train_model, model, inputs)] = model
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            del running[future]
+            future.result()
+
+
+def train_model(model: Model, inputs: Inputs, report: Report) -> None:
+    """Train one model, from its last checkpoint if there is one, and save the best in its folder.
+
+    Writes the model and `history.json`, the Trainer's log and the seconds it took.
+
+    Raises:
+        UserError: the settings do not fit the data.
+    """
+    assert model.shape is not None
+    assert model.training is not None
+    tokenizer = load_tokenizer(inputs.vocabulary)
+    data = load_from_disk(str(inputs.tokens))
+    method = METHODS[model.method.method]
+    train = load_from_disk(str(inputs.distilled)) if method.sequences else data["train"]
+    teacher = load_model(inputs.teacher) if model.needs_teacher else None
+    cache = None
+    if method.cacheable and method.sequences in inputs.caches:
+        assert teacher is not None
+        place = inputs.caches[method.sequences]
+        cache = TeacherCache(place, train, teacher)
+    original = load_model(inputs.teacher) if inputs.pretrained and teacher is None else teacher
+    student = _new_student(model, tokenizer, original)
+    writer = SummaryWriter(str(inputs.tensorboard / model.name))
+    callbacks: list[TrainerCallback] = [
+        Stopwatch(),
+        TensorBoardCallback(writer),
+        TrainingProgress(model.name, report),
+    ]
+    if model.training.patience is not None:
+        callbacks.append(EarlyStoppingCallback(model.training.patience))
+    settings = (model.method, model.training, model.seed, train)
+    with logged(WarningEvents(model.name, report)), model.stage.work() as folder:
+        trainer = A2DTrainer(
+            student,
+            teacher,
+            make_config(*settings, folder / CHECKPOINTS),
+            train,
+            data["valid"],
+            tokenizer,
+            callbacks=callbacks,
+            teacher_cache=cache,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=True)
+        trainer.save_model(str(folder))
+        # A resumed Trainer puts stateful callbacks from the checkpoint in the place of ours.
+        watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Stopwatch))
+        log = trainer.state.log_history
+        history = {"seconds": watch.seconds, "device": _device(trainer.args), "log": log}
+        write_text(folder / HISTORY, json.dumps(history, indent=1) + "\n")
+    remove_checkpoints(model)
+
+
+def _new_student(
+    model: Model, tokenizer: PreTrainedTokenizerBase, teacher: PreTrainedModel | None
+) -> PreTrainedModel:
+    assert model.shape is not None
+    torch.manual_seed(model.seed)
+    shape, start = model.shape.model_dump(), model.method.student_start
+    if teacher is None or (start == "random" and teacher.config.model_type == "marian"):
+        return new_model(tokenizer, **shape)
+    return student_of(teacher, **shape, start=start, rule=model.method.copied_layers)
+
+
+def remove_checkpoints(model: Model) -> None:
+    """Free the space that a finished training no longer needs."""
+    shutil.rmtree(model.stage.folder / CHECKPOINTS, ignore_errors=True)
+
+
+def make_config(
+    method: Distillation, training: Training, seed: int, train: Dataset, output: Path
+) -> A2DConfig:
+    """Translate recipe settings into training arguments.
+
+    Validation falls on equally spaced steps, the last one included; a checkpoint follows each.
+    """
+    try:
+        batches = len(TokenBatchSampler(lengths(train), training.max_tokens))
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
+    steps = max(1, round(training.epochs * batches / training.gradient_accumulation))
+    evaluations = min(steps, max(1, round(training.epochs / training.evaluate_every)))
+    interval = round(steps / evaluations)
+    return A2DConfig(
+        output_dir=str(output),
+        **method.model_dump(exclude={"name", "student_start", "copied_layers"}),
+        max_tokens=training.max_tokens,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        max_steps=interval * evaluations,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.schedule,
+        warmup_steps=training.warmup_steps,
+        weight_decay=training.weight_decay,
+        label_smoothing_factor=training.label_smoothing,
+        max_grad_norm=training.clip_norm,
+        bf16=training.bf16,
+        seed=seed,
+        eval_strategy="steps",
+        eval_steps=interval,
+        save_strategy="steps",
+        save_steps=interval,
+        save_total_limit=2,
+        logging_steps=max(1, interval // 10),
+        load_best_model_at_end=True,
+        metric_for_best_model="bleu",
+        greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def _device(args: A2DConfig) -> str:
+    """What a training ran on, in words."""
+    precision = "bf16" if args.bf16 else "fp32"
+    if args.device.type == "cuda":
+        return f"{torch.cuda.get_device_name(args.device)}, {precision}"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{processor()} ({capability}), {torch.get_num_threads()} thread(s), {precision}"
+
+
+def processor() -> str:
+    """The processor's name, as well as the system knows it."""
+    try:
+        names: list[str] = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        return names[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
+
+
+def check(models: Sequence[Model], inputs: Inputs) -> None:
+    """Find out before the first training what would otherwise end a run after it.
+
+    Raises:
+        UserError: the settings of any model do not fit the data, the teacher or its shape.
+    """
+    waiting = [model for model in models if not model.stage.done]
+    train = load_from_disk(str(inputs.tokens))["train"]
+    tokenizer = load_tokenizer(inputs.vocabulary)
+    teacher = None
+    for model in waiting:
+        assert model.training is not None
+        assert model.shape is not None
+        config = make_config(model.method, model.training, model.seed, train, model.stage.partial)
+        if model.taught_by is None:
+            continue
+        if teacher is None:
+            teacher = _teacher_for_checks(models, tokenizer, inputs)
+        student = _new_student(model, tokenizer, teacher)
+        check_same_ids(teacher, student)
+        new_transfer(config.objective, student.config, teacher.config)
+
+
+def _teacher_for_checks(
+    models: Sequence[Model], tokenizer: PreTrainedTokenizerBase, inputs: Inputs
+) -> PreTrainedModel:
+    """The pretrained teacher, or one of the shape that will be trained."""
+    own = next((model for model in models if model.name == TEACHER), None)
+    if own is None:
+        return load_model(inputs.teacher)
+    assert own.shape is not None
+    return new_model(tokenizer, **own.shape.model_dump())

@@ -1,0 +1,1 @@
+"""Parallel text: read, cleaned, kept, batched; and scores of translations."""

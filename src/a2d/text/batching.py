@@ -1,0 +1,149 @@
+"""Token-budget batches: sentences of like length together, as many as the budget holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from datasets import Dataset
+from torch.utils.data import Sampler
+from transformers import PreTrainedTokenizerBase
+
+from a2d.text.pairs import Pair
+from a2d.text.storage import StoredPairs
+
+
+def tokenise(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Encode sentence pairs.
+
+    Returns:
+        A dataset with columns ``input_ids`` and ``labels``, both ending in the end token.
+        Sentences longer than the tokenizer's ``model_max_length`` are cut there.
+    """
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        encoded = tokenizer(
+            batch["source"],
+            text_target=batch["target"],
+            truncation=True,
+            return_attention_mask=False,
+        )
+        return {"input_ids": encoded["input_ids"], "labels": encoded["labels"]}
+
+    if isinstance(pairs, StoredPairs):
+        texts = pairs.dataset
+    else:
+        columns = {name: [getattr(pair, name) for pair in pairs] for name in Pair._fields}
+        texts = Dataset.from_dict(columns)
+    return texts.map(encode, batched=True, remove_columns=["source", "target"], desc=None)
+
+
+def lengths(dataset: Dataset) -> np.ndarray:
+    """Tokens per sentence, (N, 2): source and target."""
+    counts = [
+        [part[column].combine_chunks().value_lengths() for column in ("input_ids", "labels")]
+        for part in dataset.with_format("arrow").iter(10_000)
+    ]
+    return np.concatenate([np.zeros((0, 2), int), *(np.array(part, int).T for part in counts)])
+
+
+class TokenBatchSampler(Sampler[list[int]]):
+    """Yields batches of indices whose padded source and padded target both fit a token budget.
+
+    Sentences are sorted by length with ties broken at random, cut into batches, and the batches
+    shuffled. What an epoch yields depends on `seed` and the epoch alone; how many batches it has,
+    on the lengths alone. That makes an interrupted training resumable to the letter.
+
+    Args:
+        lengths: tokens per sentence (N, 2), source and target.
+        max_tokens: budget of padded tokens per batch, for each side.
+        seed: of the order.
+        multiple_of: the number of batches is brought to a multiple of it, by splitting the fullest
+            ones, so that every process of a distributed training gets as many.
+        shuffle: False yields the same batches every time, longest first, for evaluation.
+
+    Raises:
+        ValueError: a single sentence is longer than the budget, or there are too few sentences for
+            a multiple of `multiple_of`.
+
+    Example:
+        >>> sampler = TokenBatchSampler(np.array([[3, 3], [9, 9], [3, 3]]), 10, shuffle=False)
+        >>> list(sampler)
+        [[1], [0, 2]]
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        max_tokens: int,
+        *,
+        seed: int = 0,
+        multiple_of: int = 1,
+        shuffle: bool = True,
+    ) -> None:
+        longest = int(lengths.max(initial=0))
+        if longest > max_tokens:
+            raise ValueError(
+                f"a sentence of {longest} tokens does not fit max_tokens={max_tokens}: raise it, "
+                "or drop long sentences"
+            )
+        self.lengths = lengths
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+        self._ends = self._cut(lengths[self._by_length(None)], max_tokens)
+        self._split(multiple_of)
+        # The Trainer asks a batch sampler for the size of its batches; here they differ.
+        self.batch_size = None
+        self.drop_last = False
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration follows."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Number of batches in every epoch."""
+        return len(self._ends)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Batches of this epoch."""
+        generator = np.random.default_rng((self.seed, self.epoch)) if self.shuffle else None
+        order = self._by_length(generator)
+        batches = np.split(order, self._ends[:-1])
+        if generator is not None:
+            batches = [batches[i] for i in generator.permutation(len(batches))]
+        for batch in batches:
+            yield batch.tolist()
+
+    def padding_share(self) -> float:
+        """Share of padding among all positions, source and target, of an epoch's batches."""
+        batches = np.split(self.lengths[self._by_length(None)], self._ends[:-1])
+        padded = sum(len(batch) * batch.max(axis=0).sum() for batch in batches)
+        return float(1 - self.lengths.sum() / padded)
+
+    def _by_length(self, generator: np.random.Generator | None) -> np.ndarray:
+        count = len(self.lengths)
+        ties = np.arange(count) if generator is None else generator.permutation(count)
+        # lexsort's last key counts most; longest first shows a lack of memory at once.
+        return np.lexsort((ties, -self.lengths[:, 0], -self.lengths[:, 1]))
+
+    def _split(self, multiple_of: int) -> None:
+        while len(self._ends) % multiple_of:
+            sizes = np.diff([0, *self._ends])
+            fullest = int(sizes.argmax())
+            if sizes[fullest] < 2:
+                raise ValueError(
+                    f"{len(self.lengths)} sentences are too few for {multiple_of} processes"
+                )
+            self._ends.insert(fullest, self._ends[fullest] - int(sizes[fullest]) // 2)
+
+    @staticmethod
+    def _cut(ordered: np.ndarray, max_tokens: int) -> list[int]:
+        ends: list[int] = []
+        start, widest = 0, 0
+        for index, pair in enumerate(ordered.max(axis=1)):
+            widest = max(widest, int(pair))
+            if widest * (index - start + 1) > max_tokens:
+                ends.append(index)
+                start, widest = index, int(pair)
+        return [*ends, len(ordered)]

@@ -1,0 +1,330 @@
+"""Corpora as translators keep them: translation memories, XLIFF, gettext and Fluent files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from a2d.errors import UserError
+from a2d.text.pairs import Entries, Malformed, Pair, kind, needs, normal, opened
+
+TMX = (".tmx",)
+XLIFF = (".xlf", ".xliff")
+GETTEXT = (".po", ".mo")
+FLUENT = (".ftl",)
+
+Message = tuple[str, str]
+"""What identifies a text in two languages' files: its key, and which of its forms it is."""
+
+
+class Languages(NamedTuple):
+    """Codes of source and target."""
+
+    source: str
+    target: str
+
+
+def translation_memory(path: Path, languages: Languages | None) -> Entries:
+    """Translation units of a TMX file; those that lack one of the languages are left out.
+
+    `de` also stands for `de-AT` where there is no `de` itself.
+
+    Raises:
+        UserError: no unit has both languages, or they were not named.
+    """
+    if languages is None:
+        raise UserError(f"{path} may hold many languages: name two by 'source' and 'target'")
+    seen: set[str] = set()
+    found = False
+    for unit in _elements(path, "tu"):
+        if isinstance(unit, Malformed):
+            yield unit
+            continue
+        texts = {}
+        for variant in unit.iterfind("{*}tuv"):
+            language = variant.get(_XML_LANG) or variant.get("lang") or ""
+            segment = variant.find("{*}seg")
+            if segment is not None:
+                texts[language.replace("_", "-").lower()] = _text(segment)
+        seen |= texts.keys()
+        source, target = (_of_language(texts, code) for code in languages)
+        if source is not None and target is not None:
+            found = True
+            yield normal(source, target)
+    if seen and not found:
+        raise UserError(
+            f"{path} has no unit in both {languages.source!r} and {languages.target!r}: it holds "
+            f"{', '.join(sorted(seen))}"
+        )
+
+
+def xliff(path: Path, languages: Languages | None) -> Entries:
+    """Translated segments of an XLIFF file (1.2 or 2.x), read backwards if it is the other way.
+
+    Raises:
+        UserError: the file is of other languages.
+    """
+    swap = False
+    for element in _elements(path, "xliff", "file", "trans-unit", "segment"):
+        if isinstance(element, Malformed):
+            yield element
+            continue
+        name = _name(element)
+        if name in ("xliff", "file"):
+            own = [element.get(a) or element.get(b) for a, b in _XLIFF_LANGUAGES]
+            if languages is not None and all(own):
+                swap = _backwards(path, own, languages)
+            continue
+        parts = [element.find(f"{{*}}{side}") for side in ("source", "target")]
+        texts = [_text(part) for part in parts if part is not None]
+        state = element.get("state") or (parts[1].get("state") if parts[1] is not None else None)
+        if len(texts) == 2 and all(texts) and state not in _UNTRANSLATED:
+            yield normal(*(reversed(texts) if swap else texts))
+
+
+_XLIFF_LANGUAGES = (("source-language", "srcLang"), ("target-language", "trgLang"))
+_UNTRANSLATED = ("new", "needs-translation", "initial")
+
+
+def _backwards(path: Path, own: list[str], languages: Languages) -> bool:
+    for swap, wanted in ((False, languages), (True, Languages(*reversed(languages)))):
+        if all(_same(code, language) for code, language in zip(own, wanted, strict=True)):
+            return swap
+    raise UserError(
+        f"{path} translates from {own[0]!r} to {own[1]!r}, and {languages.source!r} and "
+        f"{languages.target!r} are wanted"
+    )
+
+
+def catalogue(path: Path) -> Entries:
+    """Messages of a gettext catalogue and their translations, of plural forms the first and last.
+
+    Fuzzy, obsolete and untranslated messages are left out.
+    """
+    for entry in _messages(path):
+        if isinstance(entry, Malformed):
+            yield entry
+            continue
+        for source, target in zip(_originals(entry), _translations(entry), strict=True):
+            if source.strip() and target.strip():
+                yield _one_line(source, target)
+
+
+def by_message(source: Path, target: Path) -> Entries:
+    """Texts that two gettext or Fluent files have for the same messages."""
+    read = _fluent if kind(source) in FLUENT else _gettext
+    texts: dict[Message, str] = {}
+    for found in read(source):
+        if isinstance(found, Malformed):
+            yield found
+        else:
+            texts.setdefault(*found)
+    for found in read(target):
+        if isinstance(found, Malformed):
+            yield found
+        elif found[0] in texts:
+            yield _one_line(texts[found[0]], found[1])
+
+
+# XML
+
+
+_XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
+_CODES = ("bpt", "ept", "ph", "it", "ut", "x", "bx", "ex", "sc", "ec", "sub")
+"""Inline elements that hold markup, not text."""
+
+
+def _elements(path: Path, *names: str) -> Iterator[Any]:
+    """Elements of these names, one at a time; what is no XML is passed over and told.
+
+    Containers among them (`xliff`, `file`) come when they begin, the others complete.
+    """
+    try:
+        from lxml import etree
+    except ImportError as error:
+        raise needs("corpora", error) from error
+    whole = [name for name in names if name not in ("xliff", "file")]
+    with opened(path) as file:
+        walk = etree.iterparse(
+            file,
+            events=("start", "end"),
+            tag=[f"{{*}}{name}" for name in names],
+            recover=True,
+            huge_tree=True,
+            resolve_entities=False,
+            no_network=True,
+        )
+        try:
+            for event, element in walk:
+                if (event == "end") != (_name(element) in whole):
+                    continue
+                yield element
+                if event == "end":
+                    _forget(element)
+        except etree.XMLSyntaxError as error:
+            yield Malformed(f"{path}, line {error.lineno}", f"is no XML ({error.msg})")
+        faults = {fault.line: fault.message for fault in reversed(walk.error_log)}
+        for line, message in sorted(faults.items()):
+            yield Malformed(f"{path}, line {line}", f"is no valid XML ({message})")
+
+
+def _forget(element: Any) -> None:
+    """Free an element and those before it: files may be larger than memory."""
+    element.clear()
+    while element.getprevious() is not None:
+        del element.getparent()[0]
+
+
+def _name(element: Any) -> str:
+    return str(element.tag).rpartition("}")[2]
+
+
+def _text(element: Any) -> str:
+    return " ".join("".join(_pieces(element)).split())
+
+
+def _pieces(element: Any) -> Iterator[str]:
+    yield element.text or ""
+    for child in element:
+        if isinstance(child.tag, str) and _name(child) not in _CODES:
+            yield from _pieces(child)
+        yield child.tail or ""
+
+
+def _same(code: str, language: str) -> bool:
+    """Whether `de-DE` is `de`, or the other way around."""
+    one, other = (c.replace("_", "-").lower() for c in (code, language))
+    return one == other or one.startswith(f"{other}-") or other.startswith(f"{one}-")
+
+
+def _of_language(texts: dict[str, str], language: str) -> str | None:
+    exact = texts.get(language.replace("_", "-").lower())
+    if exact is not None:
+        return exact
+    return next((text for code, text in texts.items() if _same(code, language)), None)
+
+
+# gettext
+
+
+def _messages(path: Path) -> Iterator[Any]:
+    """Translated messages of a catalogue; a block of lines that is no message is told."""
+    try:
+        import polib
+    except ImportError as error:
+        raise needs("corpora", error) from error
+    with opened(path) as file:
+        content = file.read()
+    if kind(path) == ".mo":
+        try:
+            yield from polib.mofile(content).translated_entries()
+        except (OSError, ValueError, UnicodeError) as error:
+            raise UserError(f"{path} is no gettext catalogue: compile it anew") from error
+        return
+    charset = re.search(rb"charset=([\w-]+)", content[:4096])
+    try:
+        text = content.decode(charset[1].decode() if charset else "utf-8")
+    except (LookupError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not in the encoding that it names: mend it") from error
+    found = _parsed(text, polib)
+    if found is not None:
+        yield from found
+        return
+    line = 1
+    for block in _BLANK_LINES.split(text):
+        found = _parsed(block, polib)
+        if found is None:
+            yield Malformed(f"{path}, line {line}", "begins no gettext message: mend it")
+        else:
+            yield from found
+        line += block.count("\n")
+
+
+_BLANK_LINES = re.compile(r"((?:\n[ \t]*\r?)+\n)")
+_LINE = re.compile(
+    r'[ \t]*(#.*|((msgctxt|msgid|msgid_plural|msgstr(\[\d+\])?)?[ \t]*"([^"\\]|\\.)*")?)[ \t]*\r?'
+)
+
+
+def _parsed(text: str, polib: Any) -> list[Any] | None:
+    """The translated messages in a text; None where a line of it is none of a catalogue."""
+    if not all(map(_LINE.fullmatch, text.split("\n"))):  # polib passes over some faults
+        return None
+    try:
+        found: list[Any] = polib.pofile(text + "\n").translated_entries()
+    except OSError:
+        return None
+    return found
+
+
+def _gettext(path: Path) -> Iterator[tuple[Message, str] | Malformed]:
+    for entry in _messages(path):
+        if isinstance(entry, Malformed):
+            yield entry
+            continue
+        key = f"{entry.msgctxt or ''}\x04{entry.msgid}"
+        for form, text in zip(("one", "many"), _translations(entry), strict=False):
+            yield (key, form), text
+
+
+def _originals(entry: Any) -> list[str]:
+    return [entry.msgid, entry.msgid_plural] if entry.msgid_plural else [entry.msgid]
+
+
+def _translations(entry: Any) -> list[str]:
+    if not entry.msgid_plural:
+        return [entry.msgstr]
+    forms = [text for _, text in sorted(entry.msgstr_plural.items())]
+    return [forms[0], forms[-1]]
+
+
+# Fluent
+
+
+def _fluent(path: Path) -> Iterator[tuple[Message, str] | Malformed]:
+    """Values and attributes of messages, of selections their default."""
+    try:
+        from fluent.syntax import ast, parse
+    except ImportError as error:
+        raise needs("corpora", error) from error
+    with opened(path) as file:
+        try:
+            text = file.read().decode("utf-8-sig").replace("\r\n", "\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8: convert the file to it") from error
+    for entry in parse(text).body:
+        if isinstance(entry, ast.Junk):
+            start = entry.span.start if entry.span else 0
+            where = f"{path}, line {text.count(chr(10), 0, start) + 1}"
+            yield Malformed(where, "is no Fluent message: mend it")
+        elif isinstance(entry, ast.Message | ast.Term):
+            prefix = "-" if isinstance(entry, ast.Term) else ""
+            if entry.value is not None:
+                yield (prefix + entry.id.name, ""), _pattern(entry.value)
+            for attribute in entry.attributes:
+                yield (prefix + entry.id.name, attribute.id.name), _pattern(attribute.value)
+
+
+def _pattern(pattern: Any) -> str:
+    from fluent.syntax import ast
+    from fluent.syntax.serializer import serialize_expression
+
+    def shown(element: Any) -> str:
+        if isinstance(element, ast.TextElement):
+            return str(element.value)
+        expression = element.expression
+        while isinstance(expression, ast.Placeable):
+            expression = expression.expression
+        if isinstance(expression, ast.StringLiteral):
+            return str(expression.parse()["value"])
+        if isinstance(expression, ast.SelectExpression):
+            return next(_pattern(v.value) for v in expression.variants if v.default)
+        return f"{{ {serialize_expression(expression)} }}"
+
+    return "".join(map(shown, pattern.elements))
+
+
+def _one_line(source: str, target: str) -> Pair:
+    return normal(" ".join(source.split()), " ".join(target.split()))

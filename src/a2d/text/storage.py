@@ -1,0 +1,74 @@
+"""Corpora that need not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import overload
+
+import pyarrow
+from datasets import Dataset
+
+from a2d.text.pairs import Pair
+
+_SCHEMA = pyarrow.schema([("source", pyarrow.string()), ("target", pyarrow.string())])
+_AT_ONCE = 1000
+
+
+class StoredPairs(Sequence[Pair]):
+    """Sentence pairs in a temporary file, which is deleted with the object.
+
+    Args:
+        pairs: what to store; read once.
+
+    Example:
+        >>> StoredPairs([Pair("ja", "jo"), Pair("nein", "ně")])[1]
+        Pair(source='nein', target='ně')
+    """
+
+    def __init__(self, pairs: Iterable[Pair]) -> None:
+        self._folder = TemporaryDirectory(prefix="a2d-")
+        path = Path(self._folder.name) / "pairs.arrow"
+        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, _SCHEMA) as out:
+            waiting = iter(pairs)
+            while part := list(islice(waiting, _AT_ONCE)):
+                columns = [pyarrow.array(column) for column in zip(*part, strict=True)]
+                out.write_batch(pyarrow.record_batch(columns, schema=_SCHEMA))
+        self.dataset = Dataset.from_file(str(path))
+        """The same with the columns `source` and `target`, mapped into memory."""
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.dataset)
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Pair]: ...
+    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
+        """A pair, or a list of them."""
+        if isinstance(index, slice):
+            return _pairs(self.dataset[index])
+        return Pair(**self.dataset[index])
+
+    def __iter__(self) -> Iterator[Pair]:
+        """Read from the first to the last."""
+        for part in self.dataset.iter(_AT_ONCE):
+            yield from _pairs(part)
+
+
+class Texts(Iterable[str]):
+    """All texts of a corpus, source and target; can be read again and again."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self._pairs = pairs
+
+    def __iter__(self) -> Iterator[str]:
+        """Read pair by pair."""
+        return (text for pair in self._pairs for text in pair)
+
+
+def _pairs(columns: dict[str, list[str]]) -> list[Pair]:
+    return list(map(Pair, columns["source"], columns["target"]))

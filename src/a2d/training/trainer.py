@@ -1,0 +1,447 @@
+"""`A2DTrainer`: a `Seq2SeqTrainer` that distils, with token-budget batches."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    DataCollatorForSeq2Seq,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainer,
+    TrainerCallback,
+)
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+
+from a2d.errors import UserError
+from a2d.method.alignment import AttentionAlignment
+from a2d.method.attention import GROUPS, enable_capture
+from a2d.method.token_losses import Prediction, token_losses
+from a2d.models.decoding import generation_limit
+from a2d.models.loading import check_same_ids, keep_padding_row_zero
+from a2d.models.tokenizer import check_same_vocabulary
+from a2d.text.batching import TokenBatchSampler, lengths
+from a2d.text.evaluation import score
+from a2d.training.config import A2DConfig
+from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, run
+from a2d.training.teacher_cache import TeacherCache
+
+logger = logging.getLogger(__name__)
+
+ROW = "row"
+"""Column of a sentence's place in the dataset, by which a cache of the teacher is read."""
+
+
+class A2DTrainer(Seq2SeqTrainer):
+    """Trains a student on references, a teacher's distributions and its attention maps.
+
+    It is used like `Seq2SeqTrainer`; what differs is the loss, the batches (`max_tokens`), and
+    that a saved model is the student alone, with its alignment beside it.
+
+    Args:
+        model: the student; trained in place.
+        teacher: the teacher, frozen; None for the method `baseline`.
+        args: the settings.
+        train_dataset: tokenised sentence pairs with columns `input_ids` and `labels`.
+        eval_dataset: the same for validation.
+        processing_class: the tokenizer of both models.
+        teacher_processing_class: the teacher's tokenizer, if at hand: it is compared with
+            `processing_class`.
+        callbacks: further callbacks.
+        teacher_cache: the teacher's signals for `train_dataset`; the teacher itself then runs for
+            validation only, and for methods that compare more than attention maps.
+
+    Raises:
+        UserError: no teacher where the method needs one, vocabularies that differ, or a model
+            family whose attention capture is not verified.
+    """
+
+    args: A2DConfig
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        teacher: PreTrainedModel | None = None,
+        args: A2DConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        teacher_processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: Sequence[TrainerCallback] | None = None,
+        teacher_cache: TeacherCache | None = None,
+    ) -> None:
+        args = args or A2DConfig(output_dir="a2d-out")
+        self.teacher = _prepared_teacher(teacher, model, args)
+        if teacher_processing_class is not None and processing_class is not None:
+            check_same_vocabulary(teacher_processing_class, processing_class)
+        enable_capture(model)
+        keep_padding_row_zero(model)
+        torch.manual_seed(args.seed)
+        teacher_config = None if self.teacher is None else self.teacher.config
+        super().__init__(
+            model=Distillation(model, args.objective, teacher_config),
+            args=args,
+            data_collator=DataCollatorForSeq2Seq(processing_class, label_pad_token_id=IGNORED),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=self._bleu if args.predict_with_generate else None,
+            callbacks=list(callbacks or []),
+        )
+        # nn.DataParallel splits batches behind our backs: several GPUs take `torchrun`.
+        args._n_gpu = min(args.n_gpu, 1)
+        if self.teacher is not None:
+            self.teacher.to(args.device)
+        self.loss_is_scaled_for_ga = True
+        self.teacher_cache = teacher_cache if METHODS[args.method].cacheable else None
+        self._train_terms = _TermAverages()
+        self._eval_terms = _TermAverages()
+
+    @property
+    def student(self) -> PreTrainedModel:
+        """The model being trained."""
+        return self._unwrapped.student
+
+    @property
+    def alignment(self) -> AttentionAlignment | None:
+        """The student's alignment; None for a method without attention transfer."""
+        return self._unwrapped.alignment
+
+    @property
+    def _unwrapped(self) -> Distillation:
+        module: Distillation = self.accelerator.unwrap_model(self.model)
+        return module
+
+    # Batches
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Token-budget batches in an order that depends on the seed and the epoch alone."""
+        if self.train_dataset is None:
+            raise UserError("training needs a train_dataset.")
+        return self._loader(self.train_dataset, shuffle=True)
+
+    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader[Any]:
+        """Token-budget batches in a fixed order."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if dataset is None:
+            raise UserError("evaluation needs an eval_dataset.")
+        return self._loader(dataset, shuffle=False)
+
+    def _loader(self, dataset: Dataset, shuffle: bool) -> DataLoader[Any]:
+        missing = {"input_ids", "labels"} - set(dataset.column_names)
+        if missing:
+            raise UserError(
+                f"the dataset lacks the column {min(missing)!r}: tokenise it first, for instance "
+                "with a2d.text.batching.tokenise."
+            )
+        if self.processing_class is None:
+            raise UserError("batches are padded by the tokenizer: pass processing_class=tokenizer.")
+        sizes = lengths(dataset)
+        budget = self.args.max_tokens
+        if not shuffle:  # validation keeps no activations for a backward pass
+            budget = max(4 * budget, int(sizes.max(initial=0)))
+        try:
+            sampler = TokenBatchSampler(
+                sizes,
+                budget,
+                seed=self.args.seed,
+                multiple_of=self.args.world_size,
+                shuffle=shuffle,
+            )
+        except ValueError as error:
+            raise UserError(f"{error}.") from error
+        dataset = dataset.select_columns(["input_ids", "labels"])
+        if shuffle and self.teacher_cache is not None:
+            dataset = dataset.add_column(ROW, list(range(len(dataset))))
+        loader = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
+
+    # Loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """The objective on one micro-batch, normalised by the whole optimisation step.
+
+        Args:
+            model: the (wrapped) `Distillation`.
+            inputs: `input_ids`, `attention_mask` and `labels`.
+            return_outputs: also return a dict without outputs, as the Trainer's interface asks.
+            num_items_in_batch: source and target tokens, (2,), of all micro-batches and devices.
+        """
+        terms, counts = self._terms(model, inputs)
+        totals = counts if num_items_in_batch is None else num_items_in_batch
+        self._train_terms.add(terms, counts)
+        parts = torch.stack([terms[name] for name in ("tokens", *GROUPS)])
+        weights = self.args.term_weights(int(self.state.epoch or 0) + 1)[1:].to(parts)
+        weights[0] = 1  # α is in it already
+        means = parts / _denominators(totals, self.args.objective.official)[1:]
+        # Distributed wrappers average gradients over processes; the totals already span them.
+        loss = (weights * means).sum() * self.accelerator.num_processes
+        return (loss, {}) if return_outputs else loss
+
+    def _terms(
+        self, model: nn.Module, inputs: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """What the module returns, and the numbers of source and target tokens, (2,)."""
+        signals = None
+        if self.teacher_cache is not None and ROW in inputs:
+            signals = self.teacher_cache.signals(inputs[ROW].tolist())
+            signals = send_to_device(signals, self.args.device)
+        elif self.teacher is not None:
+            with torch.no_grad(), self.accelerator.autocast():
+                signals = run(self.teacher, inputs, self._unwrapped.transfer)
+        terms: dict[str, Tensor] = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            labels=inputs["labels"],
+            teacher=signals,
+        )
+        return terms, _count_tokens(inputs)
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[dict[str, Tensor]], device: torch.device
+    ) -> Tensor | None:
+        """Source and target tokens of a whole optimisation step, over all processes."""
+        if not batch_samples:
+            return None
+        counts = torch.stack([_count_tokens(batch) for batch in batch_samples]).sum(0).to(device)
+        total: Tensor = self.accelerator.reduce(counts, reduction="sum")
+        return total
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The usual optimiser; what the method learns beside the student has its own group."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        transfer = self._unwrapped.transfer
+        own = [] if transfer is None else [p for p in transfer.parameters() if p.requires_grad]
+        if own:
+            ids = {id(parameter) for parameter in own}
+            for group in optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if id(p) not in ids]
+            rate = self.args.alignment_learning_rate or self.args.learning_rate
+            optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0})
+        return optimizer
+
+    # Training, logs and validation
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """Train; `resume_from_checkpoint=True` continues from the last complete checkpoint.
+
+        Unlike the Trainer's own, it passes over checkpoints whose writing was interrupted, and
+        starts anew where there is none.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(Path(self.args.output_dir))
+        if self.teacher is not None and resume_from_checkpoint is None:
+            self._warn_of_weak_teacher()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add each term of the objective to the training logs."""
+        if "loss" in logs:
+            means = self._train_terms.take(self)
+            logs |= {name: means[name] for name in self._active_terms}
+        super().log(logs, start_time)
+
+    @property
+    def _active_terms(self) -> list[str]:
+        transfer = self._unwrapped.transfer
+        compared = () if transfer is None else transfer.groups
+        return ["ce", *["kd"] * METHODS[self.args.method].distribution, *compared]
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **gen_kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Loss terms and translations of one validation batch."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            terms, counts = self._terms(model, inputs)
+        self._eval_terms.add(terms, counts)
+        generated = None
+        if self.args.predict_with_generate and not prediction_loss_only:
+            limit = self.args.generation_max_length
+            generated = self._unwrapped.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                num_beams=self.args.generation_num_beams,
+                max_new_tokens=limit or generation_limit(inputs["input_ids"].shape[1]),
+                **gen_kwargs,
+            )
+        # Processes hold different numbers of sentences; what is gathered must not differ.
+        generated, labels = (
+            self.accelerator.pad_across_processes(ids, dim=0, pad_index=IGNORED)
+            for ids in (generated, inputs["labels"])
+        )
+        return terms["tokens"], generated, labels
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """The Trainer's loop, with losses averaged over tokens and each term reported."""
+        self._eval_terms = _TermAverages()
+        output = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        means = self._eval_terms.take(self)
+        weights = self.args.term_weights().tolist()
+        total = sum(w * means[name] for w, name in zip(weights, TERMS, strict=True))
+        output.metrics[f"{prefix}_loss"] = total
+        output.metrics.update({f"{prefix}_{name}": means[name] for name in self._active_terms})
+        return output
+
+    def _bleu(self, prediction: EvalPrediction) -> dict[str, float]:
+        tokenizer = self.processing_class
+        real = (prediction.label_ids != IGNORED).any(axis=1)  # not a filler between processes
+
+        def text(ids: np.ndarray) -> list[str]:
+            ids = np.where(ids == IGNORED, tokenizer.pad_token_id, ids)
+            texts: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
+            return texts
+
+        scores = score(text(prediction.predictions[real]), text(prediction.label_ids[real]))
+        return {"bleu": scores.bleu, "chrf": scores.chrf}
+
+    def _warn_of_weak_teacher(self, batches: int = 8) -> None:
+        """Warn when the teacher predicts no better than the frequencies of tokens would."""
+        dataset = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
+        total, seen = 0.0, []
+        for batch, _ in zip(self._loader(dataset, shuffle=False), range(batches), strict=False):
+            inputs = self._prepare_inputs(batch)
+            with torch.no_grad(), self.accelerator.autocast():
+                prediction = run(self.teacher, inputs, None).tokens
+                assert isinstance(prediction, Prediction)
+                valid = inputs["labels"].ne(IGNORED)
+                targets = inputs["labels"][valid]
+                total += token_losses(prediction.at(valid), targets).ce.item()
+            seen.append(targets)
+        tokens = torch.cat(seen)
+        frequencies = torch.bincount(tokens).double() / len(tokens)
+        chance = -torch.special.xlogy(frequencies, frequencies).sum().item()
+        if total / len(tokens) >= chance:
+            logger.warning(
+                "the teacher is not better than chance: its cross-entropy on the validation set "
+                "is %.2f nats per token, where mere token frequencies give %.2f. Was it trained "
+                "on these languages, with this tokenizer?",
+                total / len(tokens),
+                chance,
+            )
+
+    # Files
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
+        """Save the student alone, loadable by plain transformers, and its alignment beside it."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if state_dict is not None:
+            prefix = "student."
+            state_dict = {
+                k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)
+            }
+        self.student.save_pretrained(folder, state_dict=state_dict)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+        if self._unwrapped.transfer is not None:
+            self._unwrapped.transfer.save(folder)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        folder = Path(resume_from_checkpoint)
+        loaded = type(self.student).from_pretrained(folder)
+        try:
+            self.student.load_state_dict(loaded.state_dict())
+            if self._unwrapped.transfer is not None:
+                self._unwrapped.transfer.load(folder)
+        except RuntimeError as error:
+            raise UserError(
+                f"{folder} is the checkpoint of another model: choose another output_dir, or "
+                "delete it."
+            ) from error
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class _TermAverages:
+    """Sums of terms and token counts since the last `take`."""
+
+    def __init__(self) -> None:
+        self._sums: list[Tensor] = []
+        self._counts: list[Tensor] = []
+
+    def add(self, terms: dict[str, Tensor], counts: Tensor) -> None:
+        self._sums.append(torch.stack([terms[name].detach().float() for name in TERMS]))
+        self._counts.append(counts)
+
+    def take(self, trainer: A2DTrainer) -> dict[str, float]:
+        """Averages over all processes; starts anew."""
+        sums, counts = torch.stack(self._sums).sum(0), torch.stack(self._counts).sum(0)
+        self.__init__()  # type: ignore[misc]
+        sums = trainer.accelerator.reduce(sums, reduction="sum")
+        counts = trainer.accelerator.reduce(counts, reduction="sum")
+        means = sums / _denominators(counts, trainer.args.objective.official)
+        return dict(zip(TERMS, means.tolist(), strict=True))
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Newest checkpoint in `folder` that was written to its end, or None."""
+    found = []
+    for state in folder.glob("checkpoint-*/trainer_state.json"):  # written last of all
+        try:
+            json.loads(state.read_text())
+        except ValueError:
+            continue
+        found.append(state.parent)
+    return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
+
+
+def _prepared_teacher(
+    teacher: PreTrainedModel | None, student: PreTrainedModel, args: A2DConfig
+) -> PreTrainedModel | None:
+    if not METHODS[args.method].distribution:
+        return None
+    if teacher is None:
+        raise UserError(f"method {args.method!r} needs a teacher: pass teacher=…")
+    check_same_ids(teacher, student)
+    enable_capture(teacher)
+    return teacher.eval().requires_grad_(False)
+
+
+def _count_tokens(inputs: dict[str, Tensor]) -> Tensor:
+    return torch.stack([inputs["attention_mask"].sum(), inputs["labels"].ne(IGNORED).sum()])
+
+
+def _denominators(counts: Tensor, official: bool) -> Tensor:
+    """Tokens that each of `TERMS` is divided by: source for the encoder's maps, else target.
+
+    The released code divides everything by the number of target tokens.
+    """
+    source, target = counts
+    encoder = target if official else source
+    return torch.stack([target, target, encoder, target, target])
