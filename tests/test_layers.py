@@ -13,8 +13,8 @@ ORDER = ["text", "method", "models", "training", "runs"]
 
 def imports(path: Path) -> set[str]:
     """The packages and modules of a2d that a file imports from, functions' own imports included."""
-    nodes = [node for node in ast.walk(ast.parse(path.read_text("utf-8")))]
-    names = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+    names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
     return {name.split(".")[1] for name in names if name.startswith("a2d.")}
 
 
