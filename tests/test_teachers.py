@@ -6,13 +6,15 @@ from rich.console import Console
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from a2d.errors import UserError
-from a2d.models.decoding import translate
+from a2d.models.decoding import generation_limit, translate
+from a2d.models.export import export, translate_exported
 from a2d.models.loading import load_model
 from a2d.models.teachers import prepare_teacher, set_target_language
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs import pipeline
 from a2d.runs.recipe import load_recipe
 from a2d.runs.translations import read_lines
+from a2d.text.batching import tokenise
 
 every_release = pytest.mark.parametrize("name", FAMILIES)
 
@@ -96,11 +98,54 @@ class TestLanguages:
             pipeline.run(recipe, tmp_path / "run", Console())
 
 
+class TestSourcePrefix:
+    PREFIX = "translate German to Czech: "
+
+    def test_goes_before_sources_alone(self, tmp_path):
+        _, plain = released("t5", tmp_path)
+        told = load_tokenizer(tmp_path, prefix=self.PREFIX)
+        told.save_pretrained(tmp_path)
+        again = load_tokenizer(tmp_path)
+        tokens = tokenise(PAIRS[:9], again)
+        assert tokens["input_ids"] == [
+            plain(self.PREFIX + pair.source)["input_ids"] for pair in PAIRS[:9]
+        ]
+        assert tokens["labels"] == [plain(pair.target)["input_ids"] for pair in PAIRS[:9]]
+
+    def test_travels_from_the_recipe_to_what_is_shipped(self, corpus, tmp_path):
+        """Trimmed, distilled, exported: all translate as transformers does the prefixed text."""
+        released("t5", tmp_path / "teacher", heads=2)
+        run = tmp_path / "run"
+        overrides = settings(corpus, tmp_path / "teacher", "t5")
+        recipe = load_recipe(
+            "demo", [*overrides, f'teacher.source_prefix="{self.PREFIX}"', "methods=[a2d]"]
+        )
+        pipeline.run(recipe, run, Console())
+        sources = read_lines(run / "corpus/test.source.txt")
+        (folder,) = (run / "models").glob("a2d*")
+        model, tokenizer = load_model(folder).eval(), AutoTokenizer.from_pretrained(folder)
+        for text, wanted in zip(
+            sources,
+            read_lines(run / f"translations/test/{folder.name}/hypotheses.txt"),
+            strict=True,
+        ):
+            inputs = tokenizer(self.PREFIX + text, return_tensors="pt")
+            assert tokenizer.unk_token_id not in inputs["input_ids"]
+            limit = generation_limit(inputs["input_ids"].shape[1])
+            output = model.generate(**inputs, num_beams=2, max_new_tokens=limit)
+            found = tokenizer.decode(output[0], skip_special_tokens=True)
+            assert " ".join(found.split()) == wanted
+        export(folder, tmp_path / "exported")
+        assert translate_exported(tmp_path / "exported", sources, beams=2) == translate(
+            model, tokenizer, sources, beams=2
+        )
+
+
 def test_an_untrimmed_one_is_left_alone(tmp_path):
     model, _ = released("m2m100", tmp_path / "teacher")
     size = model.config.vocab_size
     folder = tmp_path / "ready"
-    assert prepare_teacher(str(tmp_path / "teacher"), folder, ("de", "cs"), None) == (size, size)
+    assert prepare_teacher(str(tmp_path / "teacher"), folder, ("de", "cs")) == (size, size)
     ready = load_model(folder)
     assert all(
         ready.state_dict()[name].equal(weight) for name, weight in model.state_dict().items()
@@ -109,7 +154,9 @@ def test_an_untrimmed_one_is_left_alone(tmp_path):
     assert ready.generation_config.forced_bos_token_id == load_tokenizer(folder).get_lang_id("cs")
 
 
-@pytest.mark.parametrize("key", ["teacher.trim=true", "teacher.languages=[de, cs]"])
+@pytest.mark.parametrize(
+    "key", ["teacher.trim=true", "teacher.languages=[de, cs]", 'teacher.source_prefix="a: "']
+)
 def test_settings_of_pretrained_teachers_alone(key):
     with pytest.raises(UserError, match="for a pretrained teacher: give its path"):
         load_recipe("demo", [key])

@@ -84,6 +84,12 @@ def distill(
         tuple[str, str] | None,
         typer.Option(help="Codes of a multilingual teacher: deu_Latn hsb_Latn"),
     ] = None,
+    source_prefix: Annotated[
+        str,
+        typer.Option(
+            help="What the teacher expects before sources: 'translate German to English: '"
+        ),
+    ] = "",
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 5.0,
     seed: Annotated[int, typer.Option(help="Of all that is random.", min=0)] = 1,
     licence: Annotated[str | None, typer.Option(help="For the model card: apache-2.0")] = None,
@@ -108,6 +114,7 @@ def distill(
             valid=valid or (),
             test=test or (),
             teacher_languages=teacher_languages,
+            source_prefix=source_prefix,
             method=method,
             start=start,
             trim=trim,

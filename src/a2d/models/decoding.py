@@ -15,7 +15,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from a2d.text.batching import TokenBatchSampler
+from a2d.text.batching import TokenBatchSampler, encode_sources
 
 
 def generation_limit(source_tokens: int) -> int:
@@ -67,7 +67,7 @@ def n_best(
     model.eval()
     if not sentences:
         return []
-    encoded = tokenizer(list(sentences), truncation=True)["input_ids"]
+    encoded = encode_sources(tokenizer, sentences)
     sizes = np.array([[len(ids)] * 2 for ids in encoded]).reshape(-1, 2)
     translations = [[""] * count for _ in sentences]
     budget = max(max_tokens, int(sizes.max(initial=1)))

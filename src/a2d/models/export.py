@@ -15,6 +15,7 @@ from a2d.errors import UserError
 from a2d.models.decoding import generation_limit
 from a2d.models.loading import load_model
 from a2d.models.tokenizer import load_tokenizer
+from a2d.text.batching import encode_sources
 
 WEIGHTS = "model.bin"
 QUANTIZATIONS = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int16")
@@ -82,7 +83,7 @@ def n_best_exported(
     library = _ctranslate2()
     translator = library.Translator(str(folder))
     tokenizer = load_tokenizer(folder)
-    encoded = tokenizer(list(sentences), truncation=True)["input_ids"] if sentences else []
+    encoded = encode_sources(tokenizer, sentences)
     translations = [[""] * count for _ in sentences]
     first = GenerationConfig.from_pretrained(folder).forced_bos_token_id
     prefix = None if first is None else [tokenizer.convert_ids_to_tokens(first)]

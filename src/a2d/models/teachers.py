@@ -1,4 +1,4 @@
-"""Pretrained teachers, made ready for one language pair: target set, vocabulary trimmed."""
+"""Pretrained teachers, made ready for one language pair: languages set, vocabulary trimmed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from a2d.text.pairs import Pair
 
 
 def prepare_teacher(
-    path: str, folder: Path, languages: Sequence[str] | None, pairs: Sequence[Pair] | None
+    path: str,
+    folder: Path,
+    languages: Sequence[str] | None = None,
+    prefix: str = "",
+    pairs: Sequence[Pair] | None = None,
 ) -> tuple[int, int]:
     """Write a teacher that translates between two languages, with its tokenizer.
 
@@ -22,6 +26,7 @@ def prepare_teacher(
         path: folder or hub name of the teacher.
         folder: where to write.
         languages: the tokenizer's codes of source and target, of a model that knows many.
+        prefix: what it expects before every source.
         pairs: the corpus whose tokens are to be kept; None keeps all.
 
     Returns:
@@ -31,7 +36,7 @@ def prepare_teacher(
         UserError: no such model or languages, or a vocabulary that cannot be trimmed.
     """
     model = load_model(path)
-    tokenizer = load_tokenizer(path, languages)
+    tokenizer = load_tokenizer(path, languages, prefix)
     before = model.config.vocab_size
     set_target_language(model, tokenizer)
     if pairs is not None:

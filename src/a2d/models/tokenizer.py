@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from a2d.errors import UserError
 from a2d.suggestions import nearest
+from a2d.text.batching import PREFIX
 
 END, UNKNOWN, PADDING = "</s>", "<unk>", "<pad>"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -74,20 +75,22 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
 
 
 def load_tokenizer(
-    path: str | Path, languages: Sequence[str] | None = None
+    path: str | Path, languages: Sequence[str] | None = None, prefix: str = ""
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer beside a model, or from the hub.
 
     Args:
         path: folder or hub name.
         languages: its codes of source and target, if it knows many languages.
+        prefix: what the model expects before every source; it is saved with the tokenizer.
 
     Raises:
         UserError: there is none, or it does not know the languages.
     """
     codes = dict(zip(("src_lang", "tgt_lang"), languages, strict=True)) if languages else {}
+    settings = {PREFIX: prefix} if prefix else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **codes)
+        tokenizer = AutoTokenizer.from_pretrained(path, **codes, **settings)
     except Exception as error:  # whatever the hub and the parsers of its files raise
         if codes and isinstance(error, KeyError):
             raise UserError(f"the tokenizer at {str(path)!r} knows no language {error}.") from error

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from a2d.errors import UserError
 from a2d.stage import write_text
+from a2d.text.batching import encode_sources
 from a2d.text.pairs import Pair
 
 _BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
@@ -67,7 +68,7 @@ def _used(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> set[int]:
     used |= set(getattr(tokenizer, "lang_token_to_id", {}).values())  # M2M100's are neither
     for start in range(0, len(pairs), 1000):
         part = pairs[start : start + 1000]
-        sources = tokenizer([pair.source for pair in part])["input_ids"]
+        sources = encode_sources(tokenizer, [pair.source for pair in part])
         targets = tokenizer(text_target=[pair.target for pair in part])["input_ids"]
         used.update(token for ids in (*sources, *targets) for token in ids)
     characters = {c for pair in pairs for text in pair for c in text}
@@ -203,12 +204,15 @@ def _compare(
                 "another place): leave it whole."
             )
     for pair in pairs[:: max(1, len(pairs) // _PROBES)]:
-        for side in ({"text": pair.source}, {"text_target": pair.target}):
-            expected = [new[token] for token in tokenizer(**side)["input_ids"]]
-            if trimmed(**side)["input_ids"] != expected:
+        expected, found = (
+            [*encode_sources(t, [pair.source]), t(text_target=pair.target)["input_ids"]]
+            for t in (tokenizer, trimmed)
+        )
+        for text, before, after in zip(pair, expected, found, strict=True):
+            if after != [new[token] for token in before]:
                 raise UserError(
                     f"the vocabulary of a {type(tokenizer).__name__} cannot be trimmed (it then "
-                    f"reads {next(iter(side.values()))!r} otherwise): leave it whole."
+                    f"reads {text!r} otherwise): leave it whole."
                 )
 
 

@@ -45,6 +45,7 @@ def write_card(
         split=recipe.evaluation.split,
         signatures="; ".join(f"{_METRICS[k]}: `{v}`" for k, v in run["signatures"].items()),
         device=student.device,
+        prefix=recipe.teacher.source_prefix,
         beams=recipe.evaluation.beams,
         recipe=json.dumps(run["recipe"], indent=1, ensure_ascii=False),
     )
@@ -107,7 +108,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 model = AutoModelForSeq2SeqLM.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
-output = model.generate(**tokenizer("…", return_tensors="pt"), num_beams=5)
+output = model.generate(**tokenizer("{prefix}…", return_tensors="pt"), num_beams=5)
 print(tokenizer.decode(output[0], skip_special_tokens=True))
 ```
 

@@ -39,6 +39,7 @@ def distill(
     valid: Sequence[str] = (),
     test: Sequence[str] = (),
     teacher_languages: tuple[str, str] | None = None,
+    source_prefix: str = "",
     method: str = "a2d",
     start: str = "teacher",
     trim: bool = False,
@@ -63,6 +64,7 @@ def distill(
         heads, width, feed_forward: of the student; None: the teacher's.
         valid, test: as `data`; empty: some of the data is held out.
         teacher_languages: the codes of a multilingual teacher's tokenizer.
+        source_prefix: what the teacher expects before every source.
         method: of `a2d.training.distillation.METHODS`.
         start: the student's: `teacher` or `random`.
         trim: reduce the vocabulary to the tokens of the data.
@@ -90,6 +92,7 @@ def distill(
         "teacher": {
             "path": teacher,
             "languages": list(teacher_languages) if teacher_languages else None,
+            "source_prefix": source_prefix,
             "trim": trim,
         },
         "students": [shape],

@@ -125,7 +125,9 @@ def _prepare_teacher(plan: Plan, recipe: Recipe, splits: Splits, console: Consol
     assert given.path is not None
     pairs = splits.train if given.trim else None
     with console.status("Preparing the teacher…"), plan.prepared.work() as folder:
-        before, after = prepare_teacher(given.path, folder, given.languages, pairs)
+        before, after = prepare_teacher(
+            given.path, folder, given.languages, given.source_prefix, pairs
+        )
     if given.trim:
         console.print(f"Vocabulary: {after:,} of the teacher's {before:,} tokens.")
 

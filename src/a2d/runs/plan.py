@@ -219,9 +219,11 @@ def space_needed(recipe: Recipe) -> int:
 
 def _prepared(recipe: Recipe, folder: Path, corpus: Stage) -> Stage | None:
     teacher = recipe.teacher
-    if not (teacher.languages or teacher.trim):
+    if not (teacher.languages or teacher.source_prefix or teacher.trim):
         return None
-    settings = {"path": teacher.path, "languages": teacher.languages}
+    settings: dict[str, Any] = {"path": teacher.path, "languages": teacher.languages}
+    if teacher.source_prefix:
+        settings["source prefix"] = teacher.source_prefix
     if teacher.trim:
         settings["trimmed to"] = corpus.fingerprint
     return Stage(folder / "teacher", settings)

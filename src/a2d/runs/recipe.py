@@ -114,13 +114,16 @@ class Shape(Section):
 class Teacher(Section):
     """The teacher: a shape to train from scratch, or the folder or hub name of a trained one.
 
-    `languages`: codes of source and target as its tokenizer has them, if it knows many. `trim`:
-    reduce its vocabulary, and so the students', to the tokens of the training data. `cache`: run it
-    over the training data once, and let all students read from disk what it said.
+    `languages`: codes of source and target as its tokenizer has them, if it knows many.
+    `source_prefix`: what it expects before every source (T5: "translate German to English: "); the
+    students' tokenizer keeps it. `trim`: reduce its vocabulary, and so the students', to the tokens
+    of the training data. `cache`: run it over the training data once, and let all students read
+    from disk what it said.
     """
 
     path: str | None = None
     languages: Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
+    source_prefix: str = ""
     trim: bool = False
     shape: Shape | None = None
     training: Training | None = None
@@ -130,8 +133,10 @@ class Teacher(Section):
     def _one_of(self) -> Teacher:
         if (self.path is None) == (self.shape is None):
             raise ValueError("give either a path (pretrained) or a shape (trained from scratch)")
-        if self.path is None and (self.languages or self.trim):
-            raise ValueError("languages and trim are for a pretrained teacher: give its path")
+        if self.path is None and (self.languages or self.source_prefix or self.trim):
+            raise ValueError(
+                "languages, source_prefix and trim are for a pretrained teacher: give its path"
+            )
         return self
 
 

@@ -12,6 +12,18 @@ from transformers import PreTrainedTokenizerBase
 from a2d.text.pairs import Pair
 from a2d.text.storage import StoredPairs
 
+PREFIX = "source_prefix"
+"""Setting of a tokenizer, kept in its configuration: a text that goes before every source, as T5
+(`translate German to English: `) and MADLAD-400 (`<2en> `) want it."""
+
+
+def encode_sources(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> list[list[int]]:
+    """Token ids of sentences to translate, after their tokenizer's prefix, if it has one."""
+    prefix = tokenizer.init_kwargs.get(PREFIX, "")
+    texts = [prefix + sentence for sentence in sentences]
+    ids: list[list[int]] = tokenizer(texts, truncation=True)["input_ids"] if texts else []
+    return ids
+
 
 def tokenise(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Encode sentence pairs.
@@ -22,13 +34,8 @@ def tokenise(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> Datas
     """
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-        encoded = tokenizer(
-            batch["source"],
-            text_target=batch["target"],
-            truncation=True,
-            return_attention_mask=False,
-        )
-        return {"input_ids": encoded["input_ids"], "labels": encoded["labels"]}
+        labels = tokenizer(text_target=batch["target"], truncation=True)["input_ids"]
+        return {"input_ids": encode_sources(tokenizer, batch["source"]), "labels": labels}
 
     if isinstance(pairs, StoredPairs):
         texts = pairs.dataset
