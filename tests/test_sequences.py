@@ -3,8 +3,11 @@
 import json
 import random
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from filelock import FileLock
 from pretrained import released
 from toys import talkative
 
@@ -12,7 +15,7 @@ from a2d import UserError
 from a2d.models.decoding import n_best, translate
 from a2d.runs import sequences
 from a2d.runs.recipe import Evaluation, Sequences, load_recipe
-from a2d.runs.sequences import translate_training_source
+from a2d.runs.sequences import translate_shards, translate_training_source
 from a2d.runs.translations import one_line
 from a2d.runs.workers import Workers
 from a2d.text.corpus import read_corpus
@@ -146,6 +149,50 @@ class TestShards:
         changed = [*NUMBERS[:6], Pair("six", ""), *NUMBERS[7:]]
         assert translated(changed, tmp_path)[6] == "six!"
         assert echo == ["4", "5", "six", "7"]
+
+
+class TestSharedWork:
+    """Several processes on one folder; here threads, between which locks hold as well."""
+
+    @staticmethod
+    def start(work, *arguments, **options):
+        pool = ThreadPoolExecutor(1)
+        return pool.submit(work, *arguments, **options)
+
+    @staticmethod
+    def help_with(pairs, folder):
+        with Workers(1, folder / "log", print) as workers:
+            translate_shards(pairs, "nobody", folder, SEARCH, Sequences(), workers, wait=False)
+
+    def test_no_shard_is_translated_twice(self, echo, tmp_path, monkeypatch):
+        pairs = [Pair(str(number), "") for number in range(60)]
+        quick = sequences.n_best
+        monkeypatch.setattr(sequences, "n_best", lambda *a, **k: time.sleep(0.01) or quick(*a, **k))
+        folder = tmp_path / "shards"
+        folder.mkdir()
+        helpers = [self.start(self.help_with, pairs, folder) for _ in range(3)]
+        assert translated(pairs, folder) == [f"{number}!" for number in range(60)]
+        for helper in helpers:
+            helper.result()
+        assert sorted(echo) == sorted(pair.source for pair in pairs)
+
+    def test_what_another_is_translating_is_waited_for_and_else_done(self, echo, tmp_path):
+        folder = tmp_path / "shards"
+        folder.mkdir()
+        with FileLock(tmp_path / "shards.locks" / shard(folder, 1).name):
+            self.help_with(NUMBERS, folder)
+            assert echo == [*"0123", *"89"]
+            run = self.start(translated, NUMBERS, folder)
+            time.sleep(0.2)
+            assert not run.done()
+        assert run.result() == EXCLAIMED
+        assert sorted(echo) == list("0123456789")
+        assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+
+    def test_a_late_helper_of_a_finished_run_does_nothing(self, echo, tmp_path):
+        self.help_with(NUMBERS, tmp_path / "renamed")
+        assert echo == []
+        assert not (tmp_path / "renamed").exists()
 
 
 class TestNBest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -45,6 +46,20 @@ def run(
     experiment = load_recipe(recipe, overrides or [])
     try:
         pipeline.run(experiment, output or Path("runs") / experiment.name, Console())
+    except KeyboardInterrupt:
+        _interrupted()
+
+
+@app.command()
+def assist(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run that is at it.")],
+) -> None:
+    """Help a run to translate its training source, here or on another machine."""
+    from a2d.runs import pipeline
+
+    try:
+        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        pipeline.assist(folder, Console(quiet=not first))
     except KeyboardInterrupt:
         _interrupted()
 

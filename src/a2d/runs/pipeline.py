@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 from datasets import DatasetDict
 from filelock import FileLock, Timeout
@@ -30,8 +32,8 @@ from a2d.models.tokenizer import (
 from a2d.progress import Bars, Event, WarningEvents, log_file, logged, silence_libraries
 from a2d.runs import report
 from a2d.runs.plan import Plan, Splits, make_plan, read_splits, space_needed
-from a2d.runs.recipe import Recipe
-from a2d.runs.sequences import translate_training_source
+from a2d.runs.recipe import Recipe, load_recipe
+from a2d.runs.sequences import translate_shards, translate_training_source
 from a2d.runs.trainings import Inputs, check, remove_checkpoints, train_models
 from a2d.runs.translations import translate_and_score, write_lines
 from a2d.runs.workers import Workers
@@ -45,6 +47,7 @@ from a2d.training import teacher_cache
 logger = logging.getLogger(__name__)
 
 LOG = "run.log"
+RECIPE = "recipe.yaml"
 
 
 def run(recipe: Recipe, folder: Path, console: Console) -> tuple[Plan, Splits]:
@@ -70,7 +73,7 @@ def run(recipe: Recipe, folder: Path, console: Console) -> tuple[Plan, Splits]:
         stage.check()
     require_space(folder, space_needed(recipe))
     with _locked(folder), logged(log_file(folder / LOG)):
-        write_text(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(), sort_keys=False))
+        write_text(folder / RECIPE, yaml.safe_dump(recipe.model_dump(), sort_keys=False))
         for event in told:
             _warn(event.warning, console)
         _prepare_corpus(plan, splits, console)
@@ -82,6 +85,46 @@ def run(recipe: Recipe, folder: Path, console: Console) -> tuple[Plan, Splits]:
         _translate(plan, getattr(splits, recipe.evaluation.split), recipe, folder, console)
         report.write(folder, plan, recipe, console)
     return plan, splits
+
+
+def assist(folder: Path, console: Console) -> None:
+    """Help a run to translate its training source, from another process or another machine.
+
+    Shards that nobody is translating are taken, one after the other; the run waits for what is
+    under way here, and does itself what was left. Started by `torchrun` or `accelerate launch`,
+    every process uses its own graphics card.
+
+    Args:
+        folder: of the run; this process sees it and the corpus by the same names.
+        console: where to show progress.
+
+    Raises:
+        UserError: no run is there, or it has not come to that.
+    """
+    silence_libraries()
+    written = folder / RECIPE
+    if not written.exists():
+        raise UserError(f"{folder} holds no run: give the --output of `a2d run`.")
+    recipe = load_recipe(str(written), [])
+    splits = read_splits(recipe)
+    plan = make_plan(recipe, folder, splits)
+    if not (plan.distilled.done or plan.distilled.partial.exists()):
+        raise UserError(
+            f"the run in {folder} is not translating its training source: help it when it is."
+        )
+    plan.distilled.check()
+    if plan.distilled.done:
+        console.print("Everything is translated already.")
+        return
+    processes, card = recipe.compute.parallel, os.environ.get("LOCAL_RANK")
+    if card is not None:
+        processes = 1
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(card))
+    with Bars(console) as bars, Workers(processes, folder / LOG, bars.show) as pool:
+        inputs = plan.teacher.path, plan.distilled.partial, recipe.evaluation, recipe.sequences
+        translate_shards(splits.train, *inputs, pool, wait=False)
+    console.print("Nothing is left to begin.")
 
 
 @contextmanager

@@ -1,15 +1,20 @@
 """The teacher's translations of the training source, to learn from in the place of references.
 
 That is sequence-level distillation (Kim & Rush 2016, section 3.2). Translations are kept in shards
-whose every line says which sentence it belongs to, so that none can be taken for another's.
+whose every line says which sentence it belongs to, so that none can be taken for another's. Any
+number of processes, on one machine or on several that see the folder, translate different shards:
+the one that holds a shard's lock does, and the system frees the locks of a killed one.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from a2d.models.decoding import n_best
 from a2d.models.export import export, n_best_exported
@@ -54,24 +59,75 @@ def translate_training_source(
     Raises:
         UserError: the teacher's family cannot be converted to CTranslate2, which was asked for.
     """
-    exported = folder / EXPORTED
-    if how.engine == "ctranslate2" and not exported.exists():
-        export(teacher, exported)
-    starts = range(0, len(pairs), SHARD)
-    paths = [folder / f"shard-{number:05}.jsonl" for number in range(len(starts))]
+    for wait in (False, True):
+        translate_shards(pairs, teacher, folder, search, how, workers, wait=wait)
+    shutil.rmtree(_locks(folder), ignore_errors=True)
+    return [text for start, path in _shards(pairs, folder) for text in _texts(path, pairs, start)]
+
+
+def translate_shards(
+    pairs: Sequence[Pair],
+    teacher: str,
+    folder: Path,
+    search: Evaluation,
+    how: Sequences,
+    workers: Workers,
+    *,
+    wait: bool,
+) -> None:
+    """Translate the shards that are missing; see `translate_training_source`.
+
+    Args:
+        wait: for those that another process is translating, and take over what it leaves;
+            otherwise they are left to it.
+
+    Raises:
+        UserError: the teacher's family cannot be converted to CTranslate2, which was asked for.
+    """
+    if how.engine == "ctranslate2":
+        with _lock(folder / EXPORTED):
+            if not (folder / EXPORTED).exists():
+                export(teacher, folder / EXPORTED)
     futures = [
-        workers.submit(_translate_shard, pairs[i : i + SHARD], i, teacher, path, search, how)
-        for i, path in zip(starts, paths, strict=True)
+        workers.submit(_take_shard, pairs[i : i + SHARD], i, teacher, path, search, how, wait)
+        for i, path in _shards(pairs, folder)
         if _read(path, pairs[i : i + SHARD], i) is None
     ]
     for future in futures:
         future.result()
-    found: list[str] = []
-    for start, path in zip(starts, paths, strict=True):
-        texts = _read(path, pairs[start : start + SHARD], start)
-        assert texts is not None
-        found += texts
-    return found
+
+
+def _shards(pairs: Sequence[Pair], folder: Path) -> Iterator[tuple[int, Path]]:
+    """The first sentence of each, and its file."""
+    for number, start in enumerate(range(0, len(pairs), SHARD)):
+        yield start, folder / f"shard-{number:05}.jsonl"
+
+
+def _locks(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".locks")
+
+
+def _lock(path: Path, timeout: float = -1) -> FileLock:
+    return FileLock(_locks(path.parent) / path.name, timeout)
+
+
+def _take_shard(
+    pairs: Sequence[Pair],
+    first: int,
+    teacher: str,
+    path: Path,
+    search: Evaluation,
+    how: Sequences,
+    wait: bool,
+    report: Report,
+) -> None:
+    try:
+        with _lock(path, timeout=-1 if wait else 0):
+            # The folder is renamed once every shard is there, whoever made the last one.
+            if _read(path, pairs, first) is None and path.parent.is_dir():
+                _translate_shard(pairs, first, teacher, path, search, how, report)
+    except Timeout:
+        pass
 
 
 def _translate_shard(
@@ -108,6 +164,12 @@ def _translate_shard(
     ]
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     report(Event(name, len(pairs), len(pairs)))
+
+
+def _texts(path: Path, pairs: Sequence[Pair], first: int) -> list[str]:
+    texts = _read(path, pairs[first : first + SHARD], first)
+    assert texts is not None
+    return texts
 
 
 def _read(path: Path, pairs: Sequence[Pair], first: int) -> list[str] | None:

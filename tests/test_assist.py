@@ -1,0 +1,78 @@
+"""`a2d assist`: further processes that translate the training source of a run."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from pretrained import PAIRS, released
+from rich.console import Console
+
+from a2d import UserError
+from a2d.models.decoding import translate
+from a2d.runs import pipeline, sequences
+from a2d.runs.recipe import load_recipe
+from a2d.runs.translations import one_line
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that was killed when it began to translate, and what it was to go on with."""
+    folder = tmp_path_factory.mktemp("stopped")
+    model, tokenizer = released("opus", folder / "teacher")
+    for name, part in {"train": PAIRS[:40], "valid": PAIRS[40:46], "test": PAIRS[46:52]}.items():
+        text = "".join(f"{pair.source}\t{pair.target}\n" for pair in part)
+        (folder / f"{name}.tsv").write_text(text, "utf-8")
+    settings = [
+        *(f"corpus.{part}={folder / part}.tsv" for part in ("train", "valid", "test")),
+        f"teacher={{path: {folder / 'teacher'}}}",
+        "students=[{encoder_layers: 1, decoder_layers: 1, heads: 2, width: 24, feed_forward: 40}]",
+        "methods=[seqkd]",
+        "training={epochs: 1, max_tokens: 512, learning_rate: 0.001, warmup_steps: 0}",
+        "evaluation={beams: 2, samples: 1}",
+        "compute.parallel=1",
+    ]
+    recipe = load_recipe("demo", settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "translate_training_source", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(recipe, folder / "run", Console(quiet=True))
+    sources = [pair.source for pair in PAIRS[:40]]
+    return (
+        recipe,
+        folder / "run",
+        [one_line(t) for t in translate(model, tokenizer, sources, beams=2)],
+    )
+
+
+def interrupt(*arguments, **options):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_share_the_work_of_a_run(stopped, monkeypatch):
+    recipe, run, expected = stopped
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    subprocess.run(
+        [*torchrun, "-m", "a2d", "assist", str(run)], check=True, env=os.environ, timeout=300
+    )
+    monkeypatch.setattr(sequences, "n_best", interrupt)  # nothing is left to translate
+    found = []
+    keep = pipeline.StoredPairs
+    monkeypatch.setattr(
+        pipeline, "StoredPairs", lambda pairs: keep(found.append(pair) or pair for pair in pairs)
+    )
+    pipeline.run(recipe, run, Console(quiet=True))
+    assert [pair.target for pair in found] == expected
+    console = Console(record=True)
+    pipeline.assist(run, console)
+    assert "translated already" in console.export_text()
+
+
+def test_what_cannot_be_helped(stopped, tmp_path):
+    _, run, _ = stopped
+    with pytest.raises(UserError, match="holds no run"):
+        pipeline.assist(tmp_path, Console())
+    (tmp_path / "recipe.yaml").write_bytes((run / "recipe.yaml").read_bytes())
+    with pytest.raises(UserError, match="is not translating its training source"):
+        pipeline.assist(tmp_path, Console())
