@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-CHUNK = 2**22
-"""Logits computed at a time: 16 MB in float32."""
+CHUNK = 2**23
+"""Logits computed at a time: 32 MB in float32."""
 
 
 class Prediction(NamedTuple):
@@ -116,14 +116,16 @@ class _Settings(NamedTuple):
 class _Wanted(NamedTuple):
     """A target distribution: an even part for every token, more for some, and any other."""
 
-    even: Tensor | float  # (n, 1)
+    even: Tensor | None = None  # (n, 1)
     ids: Tensor | None = None  # (n, k)
     more: Tensor | None = None  # (n, k)
     other: Tensor | None = None  # (n, V)
 
     def cross_entropy(self, log_probabilities: Tensor) -> Tensor:
         """Summed over tokens."""
-        total = (self.even * log_probabilities.sum(-1, keepdim=True)).sum()
+        total = log_probabilities.new_zeros(())
+        if self.even is not None:
+            total = total + (self.even * log_probabilities.sum(-1, keepdim=True)).sum()
         if self.ids is not None and self.more is not None:
             total = total + (self.more * log_probabilities.gather(-1, self.ids)).sum()
         if self.other is not None:
@@ -132,7 +134,8 @@ class _Wanted(NamedTuple):
 
     def subtract_from(self, gradient: Tensor, weight: float) -> None:
         """Subtract `weight` times the distribution, in place."""
-        gradient.sub_(weight * self.even)
+        if self.even is not None:
+            gradient.sub_(weight * self.even)
         if self.ids is not None and self.more is not None:
             gradient.scatter_add_(-1, self.ids, -weight * self.more)
         if self.other is not None:
@@ -192,7 +195,8 @@ def _chunk(
     alpha, temperature, smoothing = settings
     ids = targets.unsqueeze(-1)
     share = torch.full_like(ids, 1, dtype=logits.dtype) - smoothing
-    references = _Wanted(smoothing / logits.shape[-1], ids, share)
+    even = torch.full_like(share, smoothing / logits.shape[-1]) if smoothing else None
+    references = _Wanted(even, ids, share)
     predicted = logits.log_softmax(-1)
     ce, kd = references.cross_entropy(predicted), logits.new_zeros(())
     if teacher is None:
@@ -215,7 +219,8 @@ def _chunk(
 def _distribution(teacher: Prediction | TopTokens, logits: Tensor, temperature: float) -> _Wanted:
     """The teacher's distribution at a temperature, for tokens whose student's logits these are."""
     if isinstance(teacher, Prediction):
-        return _Wanted(0.0, other=(teacher.logits.to(logits.dtype) / temperature).softmax(-1))
+        scores = teacher.logits.to(logits.dtype)
+        return _Wanted(other=(scores if temperature == 1 else scores / temperature).softmax(-1))
     others = logits.shape[-1] - teacher.ids.shape[-1]
     top = teacher.log_probabilities.to(logits.dtype)
     left = (1 - top.exp().sum(-1, keepdim=True)).clamp_min(torch.finfo(top.dtype).tiny)
