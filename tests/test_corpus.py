@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
@@ -25,9 +24,14 @@ PAIRS = [Pair("Guten Tag", "Dobry źeń"), Pair("ja", "jo")]
 TABLE = "".join(f"{source}\t{target}\n" for source, target in PAIRS)
 
 
+def zstandard(data: bytes) -> bytes:
+    packed: bytes = pyarrow.compress(data, "zstd", asbytes=True)
+    return packed
+
+
 def write(path: Path, content: str | bytes) -> Path:
     data = content.encode() if isinstance(content, str) else content
-    pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
+    pack = {".gz": gzip.compress, ".zst": zstandard}.get(path.suffix, bytes)
     path.write_bytes(pack(data))
     return path
 
@@ -137,9 +141,16 @@ class TestTable:
             fails(path, path, "not an intact gzip file", "anew")
 
     def test_damaged_zstd(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "x.tsv.zst", TABLE * 1000)
+        whole = path.read_bytes()
+        for damaged in (TABLE.encode(), whole[:-5], whole[: len(whole) // 2]):
+            path.write_bytes(damaged)
+            fails(path, path, "not an intact zstd file", "anew")
+
+    def test_zstd_in_several_frames(self, tmp_path: Path) -> None:
         path = write(tmp_path / "x.tsv.zst", TABLE)
-        path.write_bytes(TABLE.encode())
-        fails(path, path, "not an intact zstd file", "anew")
+        path.write_bytes(path.read_bytes() * 2)
+        assert read_corpus(path) == PAIRS * 2
 
     def test_takes_no_keys_and_no_split(self, tmp_path: Path) -> None:
         path = write(tmp_path / "x.tsv", TABLE)
@@ -183,6 +194,9 @@ class TestAlignedFiles:
     def test_wrong_files(self, tmp_path: Path) -> None:
         table = write(tmp_path / "x.tsv", TABLE)
         fails([table, table], table, "no plain text")
+        for name in ("x.tmx", "x.xliff.gz", "x.po", "x.ftl", "x.parquet"):
+            one, other = write(tmp_path / name, "a\n"), write(tmp_path / "x.txt", "b\n")
+            fails([one, other], one, "no plain text", "holds both sides")
         fails([table], "1 files", "list two")
 
 

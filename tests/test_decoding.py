@@ -108,6 +108,17 @@ def test_progress_rises_to_the_number_of_sentences(ending, tokenizer):
     assert seen[-1] == len(SENTENCES)
 
 
+def test_no_more_is_read_or_written_than_the_model_has_positions_for(tokenizer):
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "heads": 2, "width": 16, "feed_forward": 16}
+    model = new_model(tokenizer, **sizes, max_positions=12)
+    model.generation_config.suppress_tokens = [tokenizer.eos_token_id]
+    cut = tokenizer(" ".join(SENTENCES), truncation=True, max_length=12, return_tensors="pt")
+    with pytest.raises(IndexError):
+        model.generate(**cut, max_new_tokens=13)
+    assert all(translate(model, tokenizer, [" ".join(SENTENCES), "a"], beams=2))
+    assert generation_limit(10, 12) == 12
+
+
 @pytest.mark.parametrize(("source", "limit"), [(1, 11), (5, 16), (10, 22), (100, 130)])
 def test_limit_is_the_papers(source, limit):
     assert generation_limit(source) == limit

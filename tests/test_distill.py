@@ -115,6 +115,8 @@ def test_an_interrupted_one_goes_on(made, teacher, data, tmp_path):
         ({"method": "a3d"}, "unknown method 'a3d'"),
         ({"overrides": ["training.epoch=3"]}, "unknown key 'training.epoch'"),
         ({"teacher_languages": ("de", "cs")}, "knows one pair only"),
+        ({"overrides": ["seeds=[1, 2]"]}, "distill makes one student"),
+        ({"overrides": ["methods=[kd, a2d]"]}, "distill makes one student"),
     ],
 )
 def test_mistakes_are_told_before_training(teacher, data, tmp_path, options, told):
@@ -145,10 +147,14 @@ class TestUpload:
             ((), {"repo_id": "me/small", "folder_path": tmp_path}),
         ]
 
-    def test_failure_is_told(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize(
+        ("error", "told"),
+        [(ConnectionError("no network\nat all"), "no network"), (TimeoutError(), "TimeoutError")],
+    )
+    def test_failure_is_told(self, tmp_path, monkeypatch, error, told):
         def refuse(*_, **__):
-            raise ConnectionError("no network\nat all")
+            raise error
 
         monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
-        with pytest.raises(UserError, match=r"uploaded to 'me/small' \(no network\): .*hf upload"):
+        with pytest.raises(UserError, match=rf"uploaded to 'me/small' \({told}\): .*hf upload"):
             distill._push(tmp_path, "me/small")

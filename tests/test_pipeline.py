@@ -271,7 +271,7 @@ def test_a_pretrained_teacher_brings_its_vocabulary(finished, corpus, tmp_path):
     with pytest.raises(UserError, match="no readable safetensors weights"):
         run(corpus, tmp_path / "unread", broken, f"students=[{shape}]")
     assert not list(tmp_path.glob("unread/models/*/model.safetensors"))
-    with pytest.raises(UserError, match="no tokenizer at 'nowhere'"):
+    with pytest.raises(UserError, match="no model at 'nowhere'"):
         run(corpus, tmp_path / "none", "teacher={path: nowhere}", f"students=[{shape}]")
     assert "pretrained" in text
     other = tmp_path / "run/vocabulary/tokenizer.json"
@@ -282,9 +282,11 @@ def test_a_pretrained_teacher_brings_its_vocabulary(finished, corpus, tmp_path):
 
 def outputs(folder):
     """All that must not depend on whether a run was interrupted."""
-    patterns = ["models/*/*.safetensors", "distilled/shard-*.txt", "results/test/**/*.gz"]
+    patterns = ["models/*/*.safetensors", "distilled/shard-*.jsonl", "results/test/**/*.gz"]
     patterns += ["translations/test/*/hypotheses.txt"]
-    files = [file for pattern in patterns for file in folder.glob(pattern)]
+    found = [list(folder.glob(pattern)) for pattern in patterns]
+    assert all(found)
+    files = [file for matching in found for file in matching]
     results = json.loads((folder / "results/test/scores.json").read_text())
     scores = [{k: v for k, v in r.items() if k not in TIMINGS} for r in results]
     return {str(f.relative_to(folder)): f.read_bytes() for f in files}, scores

@@ -147,6 +147,24 @@ class TestCheck:
         assert stage.done
 
 
+class TestBadInput:
+    def test_leaves_no_trace(self, tmp_path):
+        with pytest.raises(UserError, match="too many"), Stage(tmp_path / "a", {"n": 9}).work():
+            raise UserError("too many")
+        assert contents(tmp_path) == {}
+        mended = Stage(tmp_path / "a", {"n": 3})
+        mended.check()
+        fill(mended)
+
+    def test_takes_nothing_that_was_there_before(self, tmp_path):
+        stage = Stage(tmp_path / "a", {"n": 9})
+        stage.partial.mkdir()
+        write_text(stage.partial / "half", "done")
+        with pytest.raises(UserError), stage.work():
+            raise UserError("no")
+        assert (stage.partial / "half").exists()
+
+
 class TestWriteText:
     def test_replaces_and_leaves_nothing_beside(self, tmp_path):
         path = tmp_path / "a.json"

@@ -89,13 +89,18 @@ class TestLanguages:
         with pytest.raises(UserError, match="knows one pair only"):
             load_tokenizer(tmp_path, ("de", "cs"))
 
-    def test_are_asked_for(self, corpus, tmp_path):
+    @pytest.mark.parametrize("trim", [True, False])
+    def test_are_asked_for(self, corpus, tmp_path, trim):
         released("nllb", tmp_path / "teacher")
         recipe = load_recipe(
-            "demo", [*settings(corpus, tmp_path / "teacher", "opus"), "teacher.trim=false"]
+            "demo", [*settings(corpus, tmp_path / "teacher", "opus"), f"teacher.trim={trim}"]
         )
         with pytest.raises(UserError, match=r"teacher knows many languages: name two by teacher"):
             pipeline.run(recipe, tmp_path / "run", Console())
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
 
 
 class TestSourcePrefix:
@@ -111,6 +116,23 @@ class TestSourcePrefix:
             plain(self.PREFIX + pair.source)["input_ids"] for pair in PAIRS[:9]
         ]
         assert tokens["labels"] == [plain(pair.target)["input_ids"] for pair in PAIRS[:9]]
+
+    def test_outlasts_a_vocabulary_that_is_named(self, corpus, tmp_path, monkeypatch):
+        released("t5", tmp_path / "teacher", heads=2)
+        recipe = load_recipe(
+            "demo",
+            [
+                *settings(corpus, tmp_path / "teacher", "t5"),
+                "teacher.trim=false",
+                f'teacher.source_prefix="{self.PREFIX}"',
+                f"vocabulary.path={tmp_path / 'teacher'}",
+            ],
+        )
+        monkeypatch.setattr(pipeline, "_train", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(recipe, tmp_path / "run", Console())
+        again = load_tokenizer(tmp_path / "run/vocabulary")
+        assert again.init_kwargs["source_prefix"] == self.PREFIX
 
     def test_travels_from_the_recipe_to_what_is_shipped(self, corpus, tmp_path):
         """Trimmed, distilled, exported: all translate as transformers does the prefixed text."""

@@ -58,6 +58,10 @@ class TestOne:
             pool.submit(fail)
 
 
+def vanish(report):
+    os._exit(1)
+
+
 def use(pool, folder):
     """Fill and end a pool of two with an error; what came of its tasks is told beforehand."""
     met = [pool.submit(meet, folder, *names) for names in (("a", "b"), ("b", "a"))]
@@ -92,6 +96,15 @@ def two(tmp_path_factory):
         except UserError:
             found.folder, found.events = folder, events
             return found
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_told(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"a process was killed.*lower compute\.parallel"),
+        Workers(2, tmp_path / "log", print) as pool,
+    ):
+        pool.submit(vanish).result()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The one exception meant for the user's eyes."""
+"""The one exception meant for the user's eyes, and others in short."""
 
 
 class UserError(Exception):
@@ -13,3 +13,8 @@ class UserError(Exception):
         ...     print(error)
         train.tsv is empty: give a file with at least one pair
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its kind, if it has none."""
+    return str(error).strip().split("\n")[0].rstrip(".:") or type(error).__name__

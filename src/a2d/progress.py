@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from datasets import disable_progress_bars
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -67,7 +68,8 @@ class Bars:
     def show(self, event: Event) -> None:
         """Draw an event."""
         if event.warning:
-            self._progress.console.print(f"[yellow]Warning:[/] {event.task}: {event.warning}")
+            text = escape(f"{event.task}: {event.warning}")
+            self._progress.console.print(f"[yellow]Warning:[/] {text}")
             return
         if event.task not in self._tasks:
             self._tasks[event.task] = self._progress.add_task(event.task, note="")

@@ -80,11 +80,20 @@ class Stage:
 
     @contextmanager
     def work(self) -> Iterator[Path]:
-        """Yield the folder to fill, with whatever an interrupted attempt left in it."""
+        """Yield the folder to fill, with whatever an interrupted attempt left in it.
+
+        Bad input leaves no trace: what is mended must not be taken for another run.
+        """
+        begun = self.partial.exists()
         self.partial.mkdir(parents=True, exist_ok=True)
         record = json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
         write_text(self.partial / RECORD, record)
-        yield self.partial
+        try:
+            yield self.partial
+        except UserError:
+            if not begun:
+                shutil.rmtree(self.partial)
+            raise
         os.replace(self.partial, self.folder)
 
 

@@ -18,9 +18,21 @@ from transformers import (
 from a2d.text.batching import TokenBatchSampler, encode_sources
 
 
-def generation_limit(source_tokens: int) -> int:
-    """Longest translation, in tokens, of a source of that many: 1.2·n + 10 (the paper's rule)."""
-    return int(1.2 * source_tokens) + 10
+def generation_limit(source_tokens: int, positions: int | None = None) -> int:
+    """Longest translation, in tokens, of a source of that many: 1.2·n + 10 (the paper's rule).
+
+    Args:
+        source_tokens: n.
+        positions: how many the model has (`positions_of`); the last token is never read.
+    """
+    limit = int(1.2 * source_tokens) + 10
+    return limit if positions is None else min(limit, positions)
+
+
+def positions_of(config: Any) -> int | None:
+    """How many positions a model tells apart; None if that is not limited (T5's are relative)."""
+    found: int | None = getattr(config, "max_position_embeddings", None)
+    return found
 
 
 def translate(
@@ -67,13 +79,14 @@ def n_best(
     model.eval()
     if not sentences:
         return []
-    encoded = encode_sources(tokenizer, sentences)
+    positions = positions_of(model.config)
+    encoded = encode_sources(tokenizer, sentences, positions)
     sizes = np.array([[len(ids)] * 2 for ids in encoded]).reshape(-1, 2)
     translations = [[""] * count for _ in sentences]
     budget = max(max_tokens, int(sizes.max(initial=1)))
     done = 0
     for batch in TokenBatchSampler(sizes, budget, shuffle=False):
-        limits = torch.tensor([generation_limit(int(sizes[i, 0])) for i in batch])
+        limits = torch.tensor([generation_limit(int(sizes[i, 0]), positions) for i in batch])
         inputs = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt")
         output = model.generate(
             **inputs.to(model.device),

@@ -9,15 +9,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from a2d.errors import UserError
-from a2d.models.decoding import generation_limit
+from a2d.errors import UserError, first_line
+from a2d.models.decoding import generation_limit, positions_of
 from a2d.models.loading import load_model
 from a2d.models.tokenizer import load_tokenizer
 from a2d.text.batching import encode_sources
 
 WEIGHTS = "model.bin"
+_POSITIONS = "positions"
+"""Setting of an exported model's tokenizer: how many the model has, which its file does not say."""
+
 QUANTIZATIONS = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int16")
 
 
@@ -49,8 +53,9 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
     except (AttributeError, ValueError) as error:  # what it raises of families it does not know
         raise UserError(
             f"CTranslate2 cannot convert {model}, a model of type "
-            f"{network.config.model_type!r} ({str(error).splitlines()[0]})."
+            f"{network.config.model_type!r} ({first_line(error)})."
         ) from error
+    tokenizer.init_kwargs[_POSITIONS] = positions_of(network.config)
     tokenizer.save_pretrained(partial)
     network.generation_config.save_pretrained(partial)
     os.replace(partial, output)
@@ -81,15 +86,18 @@ def n_best_exported(
         UserError: CTranslate2 is missing.
     """
     library = _ctranslate2()
-    translator = library.Translator(str(folder))
+    translator = library.Translator(
+        str(folder), device="auto", intra_threads=torch.get_num_threads()
+    )
     tokenizer = load_tokenizer(folder)
-    encoded = encode_sources(tokenizer, sentences)
+    positions = tokenizer.init_kwargs.get(_POSITIONS)
+    encoded = encode_sources(tokenizer, sentences, positions)
     translations = [[""] * count for _ in sentences]
     first = GenerationConfig.from_pretrained(folder).forced_bos_token_id
     prefix = None if first is None else [tokenizer.convert_ids_to_tokens(first)]
 
     def limit(index: int) -> int:
-        return generation_limit(len(encoded[index]))
+        return generation_limit(len(encoded[index]), positions)
 
     wanted = [index for index, sentence in enumerate(sentences) if sentence.strip()]
     for length, group in groupby(sorted(wanted, key=limit), key=limit):

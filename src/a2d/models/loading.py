@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -16,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from a2d.errors import UserError
+from a2d.errors import UserError, first_line
 from a2d.method.attention import check_family
 
 
@@ -91,7 +92,7 @@ def load_config(path: str | Path) -> Any:
     except (OSError, ValueError) as error:
         raise UserError(
             f"no model at {str(path)!r}: give a local folder with a config.json, or a hub name "
-            f"while online ({_first_line(error)})"
+            f"while online ({first_line(error)})"
         ) from error
     check_family(config)
     return config
@@ -108,10 +109,10 @@ def load_model(path: str | Path) -> PreTrainedModel:
     load_config(path)
     try:
         return AutoModelForSeq2SeqLM.from_pretrained(path, use_safetensors=True, dtype="float32")
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(
             f"{path} holds no readable safetensors weights: load it once with transformers and "
-            f"save_pretrained() it again ({_first_line(error)})"
+            f"save_pretrained() it again ({first_line(error)})"
         ) from error
 
 
@@ -186,7 +187,3 @@ def count_parameters(model: PreTrainedModel) -> int:
     """Number of parameters that a saved model holds (sinusoidal position tables are computed)."""
     computed = set(model._keys_to_ignore_on_save or ())
     return sum(p.numel() for name, p in model.named_parameters() if name not in computed)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]

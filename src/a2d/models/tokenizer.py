@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from a2d.errors import UserError
+from a2d.errors import UserError, first_line
 from a2d.suggestions import nearest
 from a2d.text.batching import PREFIX
 
@@ -95,7 +95,8 @@ def load_tokenizer(
         if codes and isinstance(error, KeyError):
             raise UserError(f"the tokenizer at {str(path)!r} knows no language {error}.") from error
         raise UserError(
-            f"no tokenizer at {str(path)!r}: give a folder that holds the model's tokenizer files."
+            f"no tokenizer at {str(path)!r}: give a folder that holds the model's tokenizer files "
+            f"({first_line(error)})."
         ) from error
     if codes and not hasattr(tokenizer, "src_lang"):
         raise UserError(f"the tokenizer at {str(path)!r} knows one pair only: name no languages.")
@@ -128,8 +129,8 @@ def check_languages_named(tokenizer: PreTrainedTokenizerBase, path: str) -> None
     """
     if hasattr(tokenizer, "src_lang") and not tokenizer.init_kwargs.get("tgt_lang"):
         raise UserError(
-            f"{path} knows many languages: name two by teacher.languages, in its own codes, as in "
-            "[deu_Latn, hsb_Latn]."
+            f"{path} knows many languages: name two by teacher.languages (--teacher-languages), in "
+            "its own codes, as in [deu_Latn, hsb_Latn]."
         )
 
 

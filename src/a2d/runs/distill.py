@@ -11,8 +11,9 @@ from typing import Any
 
 from huggingface_hub import HfApi
 from rich.console import Console
+from rich.markup import escape
 
-from a2d.errors import UserError
+from a2d.errors import UserError, first_line
 from a2d.method.attention import Geometry
 from a2d.models.loading import load_config
 from a2d.runs import pipeline
@@ -101,6 +102,11 @@ def distill(
         "training": {"epochs": epochs, "warmup_steps": 0.05, "schedule": "linear", "clip_norm": 1},
     }
     recipe = make_recipe(raw, overrides, "distill")
+    if len(recipe.students) * len(recipe.methods) * len(recipe.seeds) != 1:
+        raise UserError(
+            "distill makes one student: give one method and one seed, or compare several by "
+            "`a2d run`."
+        )
     run = output.with_name(output.name + ".run")
     plan, splits = pipeline.run(recipe, run, console)
     names = " and ".join(Path(path).name for path in data)
@@ -112,7 +118,7 @@ def distill(
     found = run / "results" / recipe.evaluation.split
     write_card(partial, output.name, recipe, found, licence, words)
     os.replace(partial, output)
-    console.print(f"The student is in {output}.")
+    console.print(f"The student is in {escape(str(output))}.")
     if push_to is not None:
         _push(output, push_to)
         console.print(f"Uploaded to https://huggingface.co/{push_to}.")
@@ -150,6 +156,6 @@ def _push(folder: Path, name: str) -> None:
         api.upload_folder(repo_id=name, folder_path=folder)
     except Exception as error:  # whatever the network and the hub raise
         raise UserError(
-            f"{folder} could not be uploaded to {name!r} ({str(error).splitlines()[0]}): it is "
+            f"{folder} could not be uploaded to {name!r} ({first_line(error)}): it is "
             "complete, upload it with `hf upload`."
         ) from error

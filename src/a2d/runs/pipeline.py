@@ -14,14 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 import yaml
 from datasets import DatasetDict
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
 from a2d.errors import UserError
+from a2d.models.decoding import positions_of
+from a2d.models.loading import load_config
 from a2d.models.teachers import prepare_teacher
 from a2d.models.tokenizer import (
     check_languages_named,
@@ -71,7 +73,7 @@ def run(recipe: Recipe, folder: Path, console: Console) -> tuple[Plan, Splits]:
     plan = make_plan(recipe, folder, splits)
     for stage in plan.stages:
         stage.check()
-    require_space(folder, space_needed(recipe))
+    require_space(folder, space_needed(plan, recipe))
     with _locked(folder), logged(log_file(folder / LOG)):
         write_text(folder / RECIPE, yaml.safe_dump(recipe.model_dump(), sort_keys=False))
         for event in told:
@@ -116,11 +118,11 @@ def assist(folder: Path, console: Console) -> None:
     if plan.distilled.done:
         console.print("Everything is translated already.")
         return
-    processes, card = recipe.compute.parallel, os.environ.get("LOCAL_RANK")
-    if card is not None:
+    processes, rank = recipe.compute.parallel, os.environ.get("LOCAL_RANK")
+    if rank is not None:
         processes = 1
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(card))
+        cards = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = cards[int(rank) % len(cards)] or rank
     with Bars(console) as bars, Workers(processes, folder / LOG, bars.show) as pool:
         inputs = plan.teacher.path, plan.distilled.partial, recipe.evaluation, recipe.sequences
         translate_shards(splits.train, *inputs, pool, wait=False)
@@ -183,10 +185,14 @@ def _prepare_vocabulary(plan: Plan, recipe: Recipe, splits: Splits) -> PreTraine
         with stage.work() as folder:
             if given:
                 tokenizers = [load_tokenizer(path) for path in given]
-                if pretrained is not None:
-                    check_languages_named(tokenizers[-1], pretrained)
                 check_same_vocabulary(tokenizers[-1], tokenizers[0])
-                tokenizers[0].save_pretrained(folder)
+                tokenizer = tokenizers[-1]  # the teacher's has its languages and prefix
+                if pretrained is not None:
+                    check_languages_named(tokenizer, pretrained)
+                    positions = positions_of(load_config(pretrained))
+                    if positions is not None:
+                        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+                tokenizer.save_pretrained(folder)
             else:
                 train_tokenizer(Texts(splits.train), recipe.vocabulary.size).save_pretrained(folder)
     return load_tokenizer(stage.folder)
@@ -283,4 +289,4 @@ def _translate(
 
 def _warn(message: str, console: Console) -> None:
     logger.warning(message)
-    console.print(f"[yellow]Warning:[/] {message}")
+    console.print(f"[yellow]Warning:[/] {escape(message)}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from a2d.errors import UserError
+from a2d.models.loading import load_config
 from a2d.runs.recipe import Distillation, Recipe, Shape, Training
 from a2d.stage import Stage
 from a2d.text.cleaning import CleaningReport, clean, hold_out
@@ -48,6 +49,7 @@ class Model:
     """A model that a run trains, or the pretrained teacher it loads.
 
     `shape` and `training` are None for a pretrained model, whose folder or hub name is `path`.
+    `size` is a student's in short.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Model:
     stage: Stage
     translations: Stage
     taught_by: str | None = None
+    size: str | None = None
 
     @property
     def needs_teacher(self) -> bool:
@@ -205,16 +208,15 @@ def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
     return Plan(corpus, prepared, vocabulary, tokens, distilled, caches, teacher, students)
 
 
-def space_needed(recipe: Recipe) -> int:
-    """Bytes that a run writes at most: finished models, and one training's checkpoints."""
-    students = [_parameters(recipe.vocabulary.size, shape) for shape in recipe.students]
-    largest = max(students)
-    finished = sum(students) * len(recipe.methods) * len(recipe.seeds)
-    if recipe.teacher.shape is not None:
-        teacher = _parameters(recipe.vocabulary.size, recipe.teacher.shape)
-        finished, largest = finished + teacher, max(largest, teacher)
+def space_needed(plan: Plan, recipe: Recipe) -> int:
+    """Bytes that a run has still to write: models, and the checkpoints of those under way."""
+    given, vocabulary = recipe.teacher, recipe.vocabulary.size
+    if given.path is not None and not given.trim:
+        vocabulary = load_config(given.path).vocab_size
+    shapes = [model.shape for model in plan.trained if not model.stage.done]
+    sizes = sorted(_parameters(vocabulary, shape) for shape in shapes if shape is not None)
     # A checkpoint holds weights and two Adam moments; three exist while the oldest goes.
-    return 4 * (finished + 9 * largest) + 50_000_000
+    return 4 * (sum(sizes) + 9 * sum(sizes[-recipe.compute.parallel :])) + 50_000_000
 
 
 def _prepared(recipe: Recipe, folder: Path, corpus: Stage) -> Stage | None:
@@ -260,14 +262,13 @@ def _student(
     method: Distillation,
     seed: int,
 ) -> Model:
-    size = f"{shape.encoder_layers}+{shape.decoder_layers}x{shape.heads}"
-    widths = (shape.width, shape.feed_forward)
-    if teacher.shape is not None and widths != (teacher.shape.width, teacher.shape.feed_forward):
-        size += f"-{shape.width}-{shape.feed_forward}"
+    size = _size(shape, [other for other in (teacher.shape, *recipe.students) if other])
     name = f"{method.name}-{size}-seed{seed}"
     settings: dict[str, Any] = {"vocabulary": vocabulary.fingerprint}
     settings |= _training_settings(shape, method, recipe.training, seed)
     kind = METHODS[method.method]
+    if not kind.taught and recipe.teacher.path is not None and method.student_start == "teacher":
+        settings["start"] = {"teacher": teacher.stage.fingerprint, "layers": method.copied_layers}
     if kind.taught:
         settings["teacher"] = teacher.stage.fingerprint
     if kind.sequences:
@@ -285,7 +286,15 @@ def _student(
         stage,
         _translations(recipe, folder, name, stage),
         taught_by=TEACHER if kind.taught else None,
+        size=size,
     )
+
+
+def _size(shape: Shape, others: Sequence[Shape]) -> str:
+    """Layers and heads in short; widths too, where there are several."""
+    size = f"{shape.encoder_layers}+{shape.decoder_layers}x{shape.heads}"
+    widths = {(other.width, other.feed_forward) for other in others}
+    return f"{size}-{shape.width}-{shape.feed_forward}" if len(widths) > 1 else size
 
 
 def _training_settings(

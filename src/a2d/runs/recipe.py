@@ -102,14 +102,6 @@ class Shape(Section):
     attention_dropout: float = Field(default=0.0, ge=0, lt=1)
     activation_dropout: float = Field(default=0.0, ge=0, lt=1)
 
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Shape:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"width {self.width} cannot be split into {self.heads} heads of an even size"
-            )
-        return self
-
 
 class Teacher(Section):
     """The teacher: a shape to train from scratch, or the folder or hub name of a trained one.
@@ -247,6 +239,20 @@ class Recipe(Section):
             cells = [cell for entry in raw["methods"] for cell in _cells(entry)]
             raw["methods"] = [shared | c if isinstance(c, dict) else c for c in cells]
         return raw
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Recipe:
+        """Marian's do, which are trained from scratch; a pretrained teacher's family has others."""
+        if self.teacher.shape is None:
+            return self
+        shapes = {f"students.{number}": shape for number, shape in enumerate(self.students)}
+        for place, shape in {"teacher.shape": self.teacher.shape, **shapes}.items():
+            if shape.width % (2 * shape.heads):
+                raise ValueError(
+                    f"{place}: width {shape.width} cannot be split into {shape.heads} heads of an "
+                    "even size"
+                )
+        return self
 
     @model_validator(mode="after")
     def _enough_beams(self) -> Recipe:

@@ -222,7 +222,7 @@ def _figures(model: Model) -> dict[str, Any]:
     trained = history(model) if model.shape is not None else {"seconds": None, "device": None}
     return {
         **scores,
-        "student": "{}+{}x{}".format(*shape),
+        "student": model.size or "{}+{}x{}".format(*shape),
         "train_seconds": trained["seconds"],
         "device": trained["device"],
     }

@@ -10,11 +10,13 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from a2d.errors import UserError
 from a2d.progress import Report, log_file, logged, silence_libraries
 
 _events: Any = None  # a worker's way to its parent
@@ -60,11 +62,20 @@ class Workers:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Wait for what runs; drop what has not begun if there was an error."""
+        """Wait for what runs; drop what has not begun if there was an error.
+
+        Raises:
+            UserError: a process was killed.
+        """
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=error[0] is not None)
             self._events.put(None)
             self._reader.join()
+        if isinstance(error[1], BrokenProcessPool):
+            raise UserError(
+                "a process was killed, most likely for want of memory: lower compute.parallel or "
+                "training.max_tokens; what was finished is kept."
+            ) from error[1]
 
     def _forward(self) -> None:
         for event in iter(self._events.get, None):

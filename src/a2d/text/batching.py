@@ -17,11 +17,22 @@ PREFIX = "source_prefix"
 (`translate German to English: `) and MADLAD-400 (`<2en> `) want it."""
 
 
-def encode_sources(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> list[list[int]]:
-    """Token ids of sentences to translate, after their tokenizer's prefix, if it has one."""
+def encode_sources(
+    tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], longest: int | None = None
+) -> list[list[int]]:
+    """Token ids of sentences to translate, after their tokenizer's prefix, if it has one.
+
+    Args:
+        longest: cut sentences there, if the tokenizer's ``model_max_length`` is not less.
+    """
     prefix = tokenizer.init_kwargs.get(PREFIX, "")
     texts = [prefix + sentence for sentence in sentences]
-    ids: list[list[int]] = tokenizer(texts, truncation=True)["input_ids"] if texts else []
+    if not texts:
+        return []
+    shorter = longest is not None and longest < tokenizer.model_max_length
+    ids: list[list[int]] = tokenizer(
+        texts, truncation=True, max_length=longest if shorter else None
+    )["input_ids"]
     return ids
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from a2d import corpora
-from a2d.errors import UserError
+from a2d.errors import UserError, first_line
 from a2d.suggestions import nearest
 from a2d.text import localisation, records
 from a2d.text.localisation import Languages
@@ -26,6 +26,17 @@ _UNDERSTOOD = (
     f"datasets.save_to_disk; '{_BUILTIN}NAME', '{_SACREBLEU}TEST SET', '{STANDARD_INPUT}' for a "
     "table on standard input; or a mapping with 'path' or 'dataset'"
 )
+_OF_PAIRS = (
+    ".tsv",
+    *records.JSON_LINES,
+    *records.PARQUET,
+    *localisation.TMX,
+    *localisation.XLIFF,
+    *localisation.GETTEXT,
+    *localisation.FLUENT,
+)
+"""Files that are no plain text."""
+
 _PATH_OPTIONS = ("path", "split", "source", "target")
 _DATASET_OPTIONS = ("dataset", "config", "split", "source", "target")
 _SHOWN = 3
@@ -193,6 +204,12 @@ def _read_two(paths: Sequence[Path]) -> Entries:
     for forms in (localisation.GETTEXT, localisation.FLUENT):
         if all(kind(path) in forms for path in paths):
             return localisation.by_message(*paths)
+    for path in paths:
+        if kind(path) in _OF_PAIRS:
+            raise UserError(
+                f"{path} is no plain text: list two files of one sentence a line, or one file that "
+                "holds both sides"
+            )
     return records.aligned(paths)
 
 
@@ -217,6 +234,6 @@ def _read_test_set(name: str, languages: Languages | None) -> Entries:
     except Exception as error:  # whatever the network and the archives raise
         raise UserError(
             f"sacreBLEU has no {pair} test set {name!r} at hand and cannot fetch it "
-            f"({records.first_line(error)}): see `sacrebleu --list`, or give files"
+            f"({first_line(error)}): see `sacrebleu --list`, or give files"
         ) from error
     return records.aligned([Path(path) for path in paths])

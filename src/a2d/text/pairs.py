@@ -94,12 +94,12 @@ def _open(path: Path) -> Any:
 
 @contextmanager
 def _zstandard(path: Path) -> Iterator[IO[bytes]]:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise needs("corpora", error) from error
-    try:
-        with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as reader:
-            yield io.BufferedReader(reader)
-    except zstandard.ZstdError as error:
-        raise UserError(f"{path} is not an intact zstd file: fetch or compress it anew") from error
+    from pyarrow import CompressedInputStream
+
+    with path.open("rb") as file, CompressedInputStream(file, "zstd") as stream:
+        try:
+            yield io.BufferedReader(stream)
+        except OSError as error:
+            raise UserError(
+                f"{path} is not an intact zstd file: fetch or compress it anew"
+            ) from error

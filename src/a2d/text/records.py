@@ -8,8 +8,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from a2d.errors import UserError
-from a2d.text.pairs import Entries, Malformed, kind, normal, opened
+from a2d.errors import UserError, first_line
+from a2d.text.pairs import Entries, Malformed, normal, opened
 
 TABLES = (".tsv", ".txt")
 JSON_LINES = (".jsonl", ".json")
@@ -64,9 +64,6 @@ def aligned(paths: Sequence[Path]) -> Entries:
     Raises:
         UserError: one has more lines, so that nobody knows what belongs together.
     """
-    for path in paths:
-        if kind(path) in (".tsv", *JSON_LINES, *PARQUET):
-            raise UserError(f"{path} is no plain text: list two files of one sentence a line")
     counts = [0, 0]
     for source, target in zip_longest(*map(lines, paths)):
         counts[0] += source is not None
@@ -227,8 +224,3 @@ def _field(record: Mapping[str, object], key: str) -> str:
 
 def _list(record: Iterable[str]) -> str:
     return ", ".join(map(repr, record)) or "nothing"
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return str(error).strip().split("\n")[0].rstrip(".:") or type(error).__name__

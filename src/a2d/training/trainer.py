@@ -28,7 +28,7 @@ from a2d.errors import UserError
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS, enable_capture
 from a2d.method.token_losses import Prediction, token_losses
-from a2d.models.decoding import generation_limit
+from a2d.models.decoding import generation_limit, positions_of
 from a2d.models.loading import check_same_ids, keep_padding_row_zero
 from a2d.models.tokenizer import check_same_vocabulary
 from a2d.text.batching import TokenBatchSampler, lengths
@@ -286,12 +286,15 @@ class A2DTrainer(Seq2SeqTrainer):
         self._eval_terms.add(terms, counts)
         generated = None
         if self.args.predict_with_generate and not prediction_loss_only:
-            limit = self.args.generation_max_length
+            positions = positions_of(self._unwrapped.config)
+            limit = self.args.generation_max_length or generation_limit(
+                inputs["input_ids"].shape[1], positions
+            )
             generated = self._unwrapped.generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
                 num_beams=self.args.generation_num_beams,
-                max_new_tokens=limit or generation_limit(inputs["input_ids"].shape[1]),
+                max_new_tokens=limit,
                 **gen_kwargs,
             )
         # Processes hold different numbers of sentences; what is gathered must not differ.

@@ -1,0 +1,74 @@
+"""What a recipe amounts to: names, what stages depend on, the space they take."""
+
+import pytest
+from pretrained import PAIRS, released
+
+from a2d.runs.plan import Splits, make_plan, space_needed
+from a2d.runs.recipe import load_recipe
+from a2d.text.cleaning import CleaningReport
+
+SPLITS = Splits(PAIRS[:5], PAIRS[5:7], PAIRS[7:9], CleaningReport(5, {}, 5))
+SHAPE = "encoder_layers: 2, decoder_layers: 1, heads: 4"
+
+
+def plan(folder, *overrides):
+    recipe = load_recipe("demo", overrides)
+    return make_plan(recipe, folder, SPLITS), recipe
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    released("opus", folder)
+    return f"teacher={{path: {folder}}}"
+
+
+class TestNames:
+    @pytest.mark.parametrize("pretrained", [True, False])
+    def test_tell_students_of_different_widths_apart(self, tmp_path, teacher, pretrained):
+        widths = ("width: 128, feed_forward: 512", "width: 64, feed_forward: 256")
+        students = "students=[" + ", ".join(f"{{{SHAPE}, {width}}}" for width in widths) + "]"
+        made, _ = plan(tmp_path, students, "methods=[kd]", *([teacher] if pretrained else []))
+        assert [student.name for student in made.students] == [
+            "kd-2+1x4-128-512-seed1",
+            "kd-2+1x4-64-256-seed1",
+        ]
+        assert [student.size for student in made.students] == ["2+1x4-128-512", "2+1x4-64-256"]
+
+    def test_are_short_where_widths_are_the_teachers(self, tmp_path):
+        made, _ = plan(tmp_path, f"students=[{{{SHAPE}}}]", "methods=[kd]")
+        assert [student.name for student in made.students] == ["kd-2+1x4-seed1"]
+
+
+def test_a_baseline_that_starts_from_a_pretrained_teacher_is_another_model(tmp_path, teacher):
+    settings = (teacher, f"students=[{{{SHAPE}, width: 24, feed_forward: 40}}]")
+
+    def fingerprint(start):
+        method = f"methods=[{{method: baseline, student_start: {start}}}]"
+        return plan(tmp_path, *settings, method)[0].students[0].stage.fingerprint
+
+    assert fingerprint("random") != fingerprint("teacher")
+
+
+class TestSpace:
+    def test_is_none_for_what_is_done(self, tmp_path):
+        made, recipe = plan(tmp_path)
+        before = space_needed(made, recipe)
+        for model in made.trained:
+            model.stage.folder.mkdir(parents=True)
+        assert space_needed(made, recipe) < before / 2
+
+    def test_grows_with_the_pretrained_vocabulary_and_with_what_runs_at_once(self, tmp_path):
+        shape = f"students=[{{{SHAPE}, width: 64, feed_forward: 64}}]"
+        needed = []
+        for size, parallel in ((1000, 1), (200_000, 1), (200_000, 2)):
+            folder = tmp_path / str(size)
+            model, _ = released("t5", folder)
+            model.config.vocab_size = size
+            model.config.save_pretrained(folder)
+            settings = (f"teacher={{path: {folder}}}", shape, "methods=[kd, a2d]")
+            made, recipe = plan(tmp_path, *settings, f"compute.parallel={parallel}")
+            needed.append(space_needed(made, recipe))
+        weights = 4 * 200_000 * 64
+        assert needed[1] - needed[0] > 10 * weights * 0.99
+        assert needed[2] - needed[1] > 9 * weights * 0.99
