@@ -132,7 +132,8 @@ def naive_attention_loss(
     maps: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor, *, weight: Tensor
 ) -> Tensor:
     """`a2d.method.losses.attention_transfer` of maps (B, C, Q, K), by nothing but library calls."""
-    mixed = functional.conv2d(maps, weight[..., None, None]).float()
+    logarithms = (maps + 1e-6).log()
+    mixed = functional.conv2d(logarithms, weight[..., None, None]).float()
     scores = mixed.masked_fill(~keys.unsqueeze(1), torch.finfo(mixed.dtype).min)
     divergence = functional.kl_div(scores.log_softmax(-1), teacher.float(), reduction="none")
     return divergence.sum(-1).masked_fill(~rows.unsqueeze(1), 0.0).sum() / teacher.shape[1]
@@ -199,6 +200,7 @@ def ours(method: str, cached: bool = False) -> Callable[[Setting, list[Batch], P
         )
         student = _model(setting, "student")
         trainer = A2DTrainer(student, teacher, config, sentences, teacher_cache=cache)
+        trainer.model = trainer.accelerator.prepare_model(trainer.model)  # autocast is in there
         trainer.create_optimizer()
         starts = torch.tensor([0, *[len(batch["labels"]) for batch in data]]).cumsum(0).tolist()
         rows = {id(batch): starts[i : i + 2] for i, batch in enumerate(data)}

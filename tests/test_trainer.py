@@ -2,21 +2,21 @@
 
 import json
 import logging
-import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
 from safetensors import safe_open
 
 from a2d import A2DConfig, A2DTrainer, UserError
-from a2d.method.attention import Geometry
+from a2d.method.attention import GROUPS, Geometry, enable_capture
 from a2d.models.loading import count_parameters, load_model, new_model
 from a2d.models.tokenizer import train_tokenizer
-from a2d.text.batching import tokenise
+from a2d.text.batching import TokenBatchSampler, lengths, tokenise
 from a2d.text.corpus import read_corpus
-from a2d.training.distillation import TERMS
+from a2d.training.distillation import TERMS, run
 from a2d.training.trainer import last_checkpoint
 
 PAIRS = [pair for pair in read_corpus("builtin:de-dsb/train")[:400] if len(pair.source) < 60][:96]
@@ -220,26 +220,95 @@ def test_saved_student_is_an_ordinary_model(tmp_path, tokenizer, data):
 def test_resumed_training_equals_an_undisturbed_one(tmp_path, tokenizer, data):
     settings = {
         "dropout": 0.1,
-        "max_steps": 8,
+        "max_tokens": 512,
+        "max_steps": 12,
         "save_strategy": "steps",
-        "save_steps": 3,
+        "save_steps": 4,
         "eval_strategy": "steps",
-        "eval_steps": 3,
+        "eval_steps": 4,
     }
     undisturbed = trainer(tmp_path / "a", tokenizer, data, **settings)
     undisturbed.train(resume_from_checkpoint=True)
     first = trainer(tmp_path / "b", tokenizer, data, **settings)
     first.train()
-    # As if killed while writing the last checkpoints: 6 lacks its state, 8 is gone.
-    shutil.rmtree(tmp_path / "b/checkpoint-8")
-    (tmp_path / "b/checkpoint-6/trainer_state.json").write_text('{"epoch": 1.')
-    assert last_checkpoint(tmp_path / "b") == str(tmp_path / "b/checkpoint-3")
+    # As if killed while writing the last checkpoint, in the third epoch.
+    (tmp_path / "b/checkpoint-12/trainer_state.json").write_text('{"epoch": 1.')
+    assert last_checkpoint(tmp_path / "b") == str(tmp_path / "b/checkpoint-8")
+    batches = len(first.get_train_dataloader())
+    assert batches < 8
+    assert 8 % batches
     resumed = trainer(tmp_path / "b", tokenizer, data, **settings)
     resumed.train(resume_from_checkpoint=True)
     for (name, p), (_, q) in zip(
         undisturbed.model.named_parameters(), resumed.model.named_parameters(), strict=True
     ):
         assert torch.equal(p, q), name
+
+
+def test_the_sampler_is_told_its_epoch_through_any_wrappers(tmp_path, tokenizer, data):
+    """As accelerate wraps it for two processes, of which one resumes after its first batch."""
+    distiller = trainer(tmp_path, tokenizer, data)
+    distiller.get_train_dataloader()
+    shard = BatchSamplerShard(distiller._order, 2, 0, even_batches=False)
+    distiller.state.epoch = 2.4  # of a training that was resumed there
+    arguments = distiller.args, distiller.state, distiller.control
+    distiller.callback_handler.on_epoch_begin(*arguments)
+    fresh = TokenBatchSampler(lengths(data), 128, seed=3)
+    fresh.set_epoch(2)
+    assert list(SkipBatchSampler(shard, 1)) == list(fresh)[2::2]
+
+
+def test_attention_transfer_decays_epoch_by_epoch(tmp_path, tokenizer, data, monkeypatch):
+    told = []
+    weights = A2DConfig.term_weights
+
+    def noted(self, epoch=None):
+        told.append(epoch)
+        return weights(self, epoch)
+
+    monkeypatch.setattr(A2DConfig, "term_weights", noted)
+    settings = {"max_tokens": 512, "gradient_accumulation_steps": 2, "decay": 0.5}
+    distiller = trainer(tmp_path, tokenizer, data, **settings, max_steps=-1, num_train_epochs=3)
+    distiller.train()
+    batches = len(distiller.get_train_dataloader())
+    assert told == [epoch for epoch in (1, 2, 3) for _ in range(batches)]
+    assert weights(distiller.args, 3)[2] == distiller.args.beta / 4
+
+
+def test_several_validation_sets_by_name(tmp_path, tokenizer, data):
+    distiller = trainer(tmp_path, tokenizer, data)
+    distiller.eval_dataset = {"one": data.select(range(9)), "two": data.select(range(9, 20))}
+    found = distiller.evaluate()
+    whole = {name: distiller.evaluate(part) for name, part in distiller.eval_dataset.items()}
+    for name, expected in whole.items():
+        assert found[f"eval_{name}_ce"] == expected["eval_ce"]
+    assert found["eval_one_ce"] != found["eval_two_ce"]
+    distiller.train()
+
+
+def test_half_precision_of_either_kind(monkeypatch, tmp_path):
+    monkeypatch.setattr("a2d.training.config.bf16_pays", lambda: True)
+    assert A2DConfig(str(tmp_path), report_to=[]).bf16
+    config = A2DConfig(str(tmp_path), fp16=True, report_to=[])
+    assert (config.fp16, config.bf16) == (True, False)
+
+
+def test_a_bf16_teacher_says_what_autocast_makes_of_it(tmp_path, tokenizer, data):
+    teacher = model(tokenizer, seed=1)
+    config = A2DConfig(str(tmp_path), max_tokens=128, bf16=True, report_to=[])
+    distiller = A2DTrainer(model(tokenizer), teacher, config, data, processing_class=tokenizer)
+    assert {p.dtype for p in teacher.parameters()} == {torch.float32}
+    enable_capture(teacher.eval())
+    batch = distiller.data_collator([data[i] for i in range(5)])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = (
+            run(network, batch, distiller._unwrapped.transfer)
+            for network in (distiller.teacher, teacher)
+        )
+        assert torch.equal(ours.tokens.hidden, theirs.tokens.hidden)
+        assert torch.equal(ours.tokens.logits, theirs.tokens.logits)
+    for group in GROUPS:
+        assert torch.equal(ours.features.maps[group], theirs.features.maps[group])
 
 
 def test_the_checkpoint_of_another_model_is_refused(tmp_path, tokenizer, data):

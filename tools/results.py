@@ -66,13 +66,13 @@ def main() -> None:
 def section(folder: Path, about: dict[str, Any]) -> str:
     """One experiment: question, table, picture, command, hardware and time, finding."""
     parts = {part: folder / part for part in about.get("parts", [])} or {"": folder}
-    rows = []
+    lines, rows = [f"## {about['title']}", about["question"].strip()], []
     for part, place in parts.items():
         found = results.read(place)
         check(place, found)
+        lines += [*([f"**{part}**"] if part else []), table(found, about["measured"])]
         rows += [replace(row, student=part or row.student) for row in found]
     plots.scores(rows, PICTURES / f"{folder.name}.png", about["measured"])
-    lines = [f"## {about['title']}", about["question"].strip(), *tables(rows, about["measured"])]
     lines.append(f"![BLEU of every method](results/{folder.name}.png)")
     if "curves" in about:
         histories = dict(curves(folder, rows, about["curves"]))
@@ -95,13 +95,14 @@ def check(folder: Path, rows: list[Row]) -> None:
             )
 
 
-def tables(rows: list[Row], measured: str) -> Iterator[str]:
+def table(rows: list[Row], measured: str) -> str:
     """A Markdown table, one line per method, setting and student, the best BLEU in bold."""
     groups = results.grouped(rows)
-    best = {
-        student: max((g for g in groups if g.student == student), key=lambda g: g.mean("bleu"))
-        for student in {group.student for group in groups if group.label != "teacher"}
-    }
+    best: dict[str, Group] = {}
+    for group in groups:
+        rival = best.get(group.student, group)
+        if group.label != "teacher" and group.mean("bleu") >= rival.mean("bleu"):
+            best[group.student] = group
     teacher = next((g.mean("bleu") for g in groups if g.label == "teacher"), None)
     lines = [
         f"| method | student | params | seeds | BLEU ({measured}) | chrF | over baseline | "
@@ -124,12 +125,12 @@ def tables(rows: list[Row], measured: str) -> Iterator[str]:
             "–" if group.rows[0].train_seconds is None else clock(group.mean("train_seconds")),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    yield "\n".join(lines)
+    return "\n".join(lines)
 
 
 def gain(group: Group, rival: str) -> str:
     """The mean difference, and in how many seeds it is significant."""
-    count = group.significant(f"p_vs_{rival}")
+    count = group.significant(rival)
     if count is None:
         return ""
     return f"{group.mean(f'gain_vs_{rival}'):+.2f} ({count}/{len(group.rows)})"
@@ -137,7 +138,7 @@ def gain(group: Group, rival: str) -> str:
 
 def recovered(group: Group, teacher: float | None) -> str:
     """The gain over the baseline as a share of the teacher's; nothing where it has no lead."""
-    if teacher is None or group.significant("p_vs_baseline") is None:
+    if teacher is None or group.significant("baseline") is None:
         return ""
     own = group.mean("gain_vs_baseline")
     lead = teacher - group.mean("bleu") + own
@@ -150,12 +151,12 @@ def curves(folder: Path, rows: list[Row], labels: list[str]) -> Iterator[tuple[s
         records = list(csv.DictReader(file))
     names = {row.name: row.label for row in rows}
     for label in labels:
-        log = [
-            {key: record[key] for key in ("step", "seconds", "eval_bleu")}
-            for record in records
-            if names.get(record["name"]) == label
-        ]
-        yield label, [(e["seconds"], e["eval_bleu"]) for e in results.mean_log([log])]
+        logs: dict[str, list[dict[str, str]]] = {}
+        for record in records:
+            if names.get(record["name"]) == label:
+                figures = {key: record[key] for key in ("step", "seconds", "eval_bleu")}
+                logs.setdefault(record["name"], []).append(figures)
+        yield label, [(e["seconds"], e["eval_bleu"]) for e in results.mean_log(logs.values())]
 
 
 def facts(rows: list[Row], about: dict[str, Any]) -> str:

@@ -66,8 +66,7 @@ class Model:
     @property
     def needs_teacher(self) -> bool:
         """Whether the teacher runs beside its training, or starts it."""
-        method = METHODS[self.method.method]
-        return method.distribution or (method.taught and self.method.student_start == "teacher")
+        return METHODS[self.method.method].distribution or self.method.student_start == "teacher"
 
 
 @dataclass(frozen=True)
@@ -267,9 +266,8 @@ def _student(
     settings: dict[str, Any] = {"vocabulary": vocabulary.fingerprint}
     settings |= _training_settings(shape, method, recipe.training, seed)
     kind = METHODS[method.method]
-    if not kind.taught and recipe.teacher.path is not None and method.student_start == "teacher":
-        settings["start"] = {"teacher": teacher.stage.fingerprint, "layers": method.copied_layers}
-    if kind.taught:
+    taught = kind.taught or method.student_start == "teacher"
+    if taught:
         settings["teacher"] = teacher.stage.fingerprint
     if kind.sequences:
         settings["references"] = distilled.fingerprint
@@ -285,7 +283,7 @@ def _student(
         seed,
         stage,
         _translations(recipe, folder, name, stage),
-        taught_by=TEACHER if kind.taught else None,
+        taught_by=TEACHER if taught else None,
         size=size,
     )
 
@@ -302,7 +300,7 @@ def _training_settings(
 ) -> dict[str, Any]:
     # Settings that a method does not use must not make a finished model look like another one.
     used, kind = {"method"}, METHODS[method.method]
-    if kind.taught:
+    if kind.taught or method.student_start == "teacher":
         used |= {"student_start"}
         if method.copied_layers != "spread":
             used |= {"copied_layers"}

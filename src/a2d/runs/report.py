@@ -92,7 +92,7 @@ def _curves(plan: Plan) -> dict[str, list[dict[str, float]]]:
 
 
 def _gain(group: Group) -> str:
-    significant = group.significant("p_vs_baseline")
+    significant = group.significant("baseline")
     if significant is None:
         return ""
     mark = "*" if significant == len(group.rows) else ""

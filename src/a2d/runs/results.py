@@ -96,10 +96,14 @@ class Group(NamedTuple):
         values = [getattr(row, column) for row in self.rows]
         return stdev(values) if len(values) > 1 else 0.0
 
-    def significant(self, column: str) -> int | None:
-        """How many seeds' p-values are below 0.05; None where nothing was compared."""
-        values = [getattr(row, column) for row in self.rows]
-        return None if None in values else sum(value < SIGNIFICANT for value in values)
+    def significant(self, rival: str) -> int | None:
+        """In how many seeds the mean gain over a rival shows, p < 0.05; None without a rival."""
+        values = [getattr(row, f"p_vs_{rival}") for row in self.rows]
+        if None in values:
+            return None
+        gains = [getattr(row, f"gain_vs_{rival}") for row in self.rows]
+        alike = [gain * sum(gains) > 0 for gain in gains]
+        return [p < SIGNIFICANT for p, same in zip(values, alike, strict=True) if same].count(True)
 
 
 def grouped(rows: Iterable[Row]) -> list[Group]:
@@ -177,14 +181,19 @@ def history(model: Model) -> Any:
 
 
 def mean_log(logs: Iterable[Iterable[Mapping[str, Any]]]) -> list[dict[str, float]]:
-    """The logs of several seeds as one: the mean of every figure at each step."""
+    """The logs of several seeds as one: the mean of every figure at each step that all have."""
     steps: dict[float, dict[str, list[float]]] = {}
+    logs = [list(log) for log in logs]
     for log in logs:
         for entry in log:
             figures = steps.setdefault(float(entry["step"]), {})
             for key, value in entry.items():
                 figures.setdefault(key, []).append(float(value))
-    return [{k: mean(values) for k, values in figures.items()} for figures in steps.values()]
+    return [
+        {key: mean(values) for key, values in figures.items()}
+        for figures in steps.values()
+        if len(figures["step"]) == len(logs)
+    ]
 
 
 def write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:

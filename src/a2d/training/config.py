@@ -99,7 +99,7 @@ class A2DConfig(Seq2SeqTrainingArguments):
         _within("label_smoothing_factor", self.label_smoothing_factor, 0, 1)
         _within("max_tokens", self.max_tokens, 1)
         if self.bf16 is None:
-            self.bf16 = bf16_pays()
+            self.bf16 = not self.fp16 and bf16_pays()
         if not torch.cuda.is_available():
             self.use_cpu = True
         super().__post_init__()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,13 @@ class TeacherCache:
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} is damaged: delete it ({error}).") from error
 
-    def signals(self, rows: Sequence[int]) -> Signals:
-        """The teacher's signals for sentences of the dataset, padded as a batch of them is."""
+    def signals(self, rows: Sequence[int], groups: Iterable[str] = GROUPS) -> Signals:
+        """The teacher's signals for sentences of the dataset, padded as a batch of them is.
+
+        Args:
+            rows: the sentences' indices.
+            groups: whose maps are read.
+        """
         sizes = self._layout.lengths[list(rows)]
         source, target = (int(n) for n in sizes.max(axis=0))
         kept = self._files["tokens"].shape[1]
@@ -80,7 +85,7 @@ class TeacherCache:
                 self._files["log_probabilities"][where].astype(np.float32)
             )
         maps = {}
-        for group in GROUPS:
+        for group in groups:
             queries, keys = (target if side else source for side in _SIDES[group])
             maps[group] = torch.zeros(len(rows), self._layout.channels[group], queries, keys)
             for place, row in enumerate(rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     Seq2SeqTrainer,
     TrainerCallback,
+    TrainerState,
+    TrainingArguments,
 )
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
@@ -107,6 +110,8 @@ class A2DTrainer(Seq2SeqTrainer):
         self.teacher_cache = teacher_cache if METHODS[args.method].cacheable else None
         self._train_terms = _TermAverages()
         self._eval_terms = _TermAverages()
+        self._order: TokenBatchSampler | None = None
+        self.add_callback(_EpochOrder(self))
 
     @property
     def student(self) -> PreTrainedModel:
@@ -131,9 +136,11 @@ class A2DTrainer(Seq2SeqTrainer):
             raise UserError("training needs a train_dataset.")
         return self._loader(self.train_dataset, shuffle=True)
 
-    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader[Any]:
-        """Token-budget batches in a fixed order."""
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader[Any]:
+        """Token-budget batches in a fixed order, of a dataset or the one of that name."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, str):
+            dataset = self.eval_dataset[dataset]
         if dataset is None:
             raise UserError("evaluation needs an eval_dataset.")
         return self._loader(dataset, shuffle=False)
@@ -161,6 +168,8 @@ class A2DTrainer(Seq2SeqTrainer):
             )
         except ValueError as error:
             raise UserError(f"{error}.") from error
+        if shuffle:
+            self._order = sampler
         dataset = dataset.select_columns(["input_ids", "labels"])
         if shuffle and self.teacher_cache is not None:
             dataset = dataset.add_column(ROW, list(range(len(dataset))))
@@ -208,7 +217,9 @@ class A2DTrainer(Seq2SeqTrainer):
         """What the module returns, and the numbers of source and target tokens, (2,)."""
         signals = None
         if self.teacher_cache is not None and ROW in inputs:
-            signals = self.teacher_cache.signals(inputs[ROW].tolist())
+            transfer = self._unwrapped.transfer
+            groups = () if transfer is None else transfer.groups
+            signals = self.teacher_cache.signals(inputs[ROW].tolist(), groups)
             signals = send_to_device(signals, self.args.device)
         elif self.teacher is not None:
             with torch.no_grad(), self.accelerator.autocast():
@@ -331,6 +342,8 @@ class A2DTrainer(Seq2SeqTrainer):
     def _warn_of_weak_teacher(self, batches: int = 8) -> None:
         """Warn when the teacher predicts no better than the frequencies of tokens would."""
         dataset = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
+        if isinstance(dataset, dict):
+            dataset = next(iter(dataset.values()))
         total, seen = 0.0, []
         for batch, _ in zip(self._loader(dataset, shuffle=False), range(batches), strict=False):
             inputs = self._prepare_inputs(batch)
@@ -395,21 +408,33 @@ class _TermAverages:
     """Sums of terms and token counts since the last `take`."""
 
     def __init__(self) -> None:
-        self._sums: list[Tensor] = []
-        self._counts: list[Tensor] = []
+        self._sums: Tensor | float = 0.0
+        self._counts: Tensor | int = 0
 
     def add(self, terms: dict[str, Tensor], counts: Tensor) -> None:
-        self._sums.append(torch.stack([terms[name].detach().float() for name in TERMS]))
-        self._counts.append(counts)
+        self._sums = self._sums + torch.stack([terms[name].detach().float() for name in TERMS])
+        self._counts = self._counts + counts
 
     def take(self, trainer: A2DTrainer) -> dict[str, float]:
         """Averages over all processes; starts anew."""
-        sums, counts = torch.stack(self._sums).sum(0), torch.stack(self._counts).sum(0)
+        sums = trainer.accelerator.reduce(self._sums, reduction="sum")
+        counts = trainer.accelerator.reduce(self._counts, reduction="sum")
         self.__init__()  # type: ignore[misc]
-        sums = trainer.accelerator.reduce(sums, reduction="sum")
-        counts = trainer.accelerator.reduce(counts, reduction="sum")
         means = sums / _denominators(counts, trainer.args.objective.official)
         return dict(zip(TERMS, means.tolist(), strict=True))
+
+
+class _EpochOrder(TrainerCallback):
+    """Tells the sampler its epoch, which the Trainer does not where several wrappers hide it."""
+
+    def __init__(self, trainer: A2DTrainer) -> None:
+        self._trainer = trainer
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, *rest: Any, **kwargs: Any
+    ) -> None:
+        if self._trainer._order is not None:
+            self._trainer._order.set_epoch(int(state.epoch or 0))
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -432,6 +457,12 @@ def _prepared_teacher(
     if teacher is None:
         raise UserError(f"method {args.method!r} needs a teacher: pass teacher=…")
     check_same_ids(teacher, student)
+    if args.bf16:
+        # Autocast converts weights in every forward pass; frozen ones need it only once.
+        teacher = copy.deepcopy(teacher)
+        for module in teacher.modules():
+            if isinstance(module, nn.Linear):
+                module.weight = nn.Parameter(module.weight.detach().bfloat16())
     enable_capture(teacher)
     return teacher.eval().requires_grad_(False)
 
