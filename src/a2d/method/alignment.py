@@ -31,6 +31,7 @@ class AttentionAlignment(nn.Module):
     Args:
         student: layers and heads of the student.
         teacher: layers and heads of the teacher.
+        convex: connections are a softmax of the weights over student channels.
 
     Example:
         >>> alignment = AttentionAlignment(Geometry(3, 3, 8, 8), Geometry(6, 6, 4, 4))
@@ -38,8 +39,9 @@ class AttentionAlignment(nn.Module):
         torch.Size([24, 24])
     """
 
-    def __init__(self, student: Geometry, teacher: Geometry) -> None:
+    def __init__(self, student: Geometry, teacher: Geometry, convex: bool = False) -> None:
         super().__init__()
+        self.convex = convex
         self.student = student
         self.teacher = teacher
         self.convolutions = nn.ModuleDict(
@@ -56,6 +58,11 @@ class AttentionAlignment(nn.Module):
         convolution = self.convolutions[group]
         assert isinstance(convolution, nn.Conv2d)
         return convolution.weight.flatten(1)
+
+    def connections(self, group: str) -> Tensor:
+        """What student channels count for in each teacher channel, of the shape of `weight`."""
+        weight = self.weight(group)
+        return weight.softmax(dim=-1) if self.convex else weight
 
     def start_uniform(self, scale: float) -> None:
         """Start from the guess that layers correspond evenly, plus a tenth of the random start.
@@ -76,13 +83,13 @@ class AttentionAlignment(nn.Module):
 
     def forward(self, maps: Tensor, group: str) -> Tensor:
         """Map the student's channels (B, C_S, Q, K) to intermediate maps (B, C_T, Q, K)."""
-        return combine(self.weight(group), maps)
+        return combine(self.connections(group), maps)
 
     def save(self, path: str | Path) -> None:
         """Write weights and geometries to one safetensors file."""
         # One entry: safetensors writes several in an order that differs from run to run.
         geometries = {"student": self.student._asdict(), "teacher": self.teacher._asdict()}
-        metadata = {"geometries": json.dumps(geometries)}
+        metadata = {"geometries": json.dumps(geometries | {"convex": self.convex})}
         tensors = {name: t.detach().contiguous() for name, t in self.state_dict().items()}
         save_file(tensors, path, metadata=metadata)
 
@@ -101,7 +108,8 @@ class AttentionAlignment(nn.Module):
         try:
             with safe_open(path, framework="pt") as file:
                 geometries = json.loads((file.metadata() or {})["geometries"])
-            alignment = cls(Geometry(**geometries["student"]), Geometry(**geometries["teacher"]))
+            shapes = (Geometry(**geometries[model]) for model in ("student", "teacher"))
+            alignment = cls(*shapes, convex=geometries.get("convex", False))
             alignment.load_state_dict(load_file(path))
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             raise UserError(f"{path} is no alignment written by a2d: {error}") from error

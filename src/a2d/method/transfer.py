@@ -105,6 +105,7 @@ class A2D(Transfer):
         self.formula = formula
         self.stacked = formula.startswith("official")
         self.alignment = alignment
+        self.alignment.convex = formula == "convex"
         self.mixture: AttentionAlignment | None = None
         if start == "uniform":
             alignment.start_uniform({"geometric": 1.0, "convex": 4.0}.get(formula, 5.0))
@@ -123,8 +124,7 @@ class A2D(Transfer):
             if self.mixture is not None:
                 wanted = self.mixture(wanted, group)
             return losses.official_attention_transfer(self.alignment(maps, group), wanted)
-        weight = self.alignment.weight(group)
-        weight = weight.softmax(dim=-1) if self.formula == "convex" else weight
+        weight = self.alignment.connections(group)
         return losses.attention_transfer(
             maps, wanted, keys, rows, weight=weight, formula=self.formula
         )
