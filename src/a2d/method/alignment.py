@@ -108,8 +108,8 @@ class AttentionAlignment(nn.Module):
         try:
             with safe_open(path, framework="pt") as file:
                 geometries = json.loads((file.metadata() or {})["geometries"])
-            shapes = (Geometry(**geometries[model]) for model in ("student", "teacher"))
-            alignment = cls(*shapes, convex=geometries.get("convex", False))
+            student, teacher = (Geometry(**geometries[model]) for model in ("student", "teacher"))
+            alignment = cls(student, teacher, geometries.get("convex", False))
             alignment.load_state_dict(load_file(path))
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             raise UserError(f"{path} is no alignment written by a2d: {error}") from error
