@@ -21,8 +21,8 @@ def config(tmp_path):
 
 def test_defaults_are_those_documented(config):
     args = config()
-    assert (args.method, args.formula, args.alignment_start) == ("a2d", "geometric", "random")
-    assert (args.alpha, args.beta, args.decay, args.temperature) == (0.5, 1.0, 1.0, 1.0)
+    assert (args.method, args.formula, args.alignment_start) == ("a2d", "geometric", "uniform")
+    assert (args.alpha, args.beta, args.decay, args.temperature) == (0.5, 3.0, 1.0, 1.0)
     assert isinstance(args.bf16, bool)
     assert config(bf16=False).bf16 is False
 
@@ -94,6 +94,7 @@ def test_objective_takes_over_what_the_losses_need(config):
     objective = config(
         method="kd", formula="official", alpha=0.7, temperature=2.0, label_smoothing_factor=0.2
     ).objective
-    assert objective == ("kd", "official", 0.7, 2.0, 0.2, ("encoder", "decoder", "cross"), "random")
+    groups = ("encoder", "decoder", "cross")
+    assert objective == ("kd", "official", 0.7, 2.0, 0.2, groups, "uniform")
     objective = config(groups="cross+encoder", alignment_start="uniform").objective
     assert objective == ("a2d", "geometric", 0.5, 1.0, 0.1, ("encoder", "cross"), "uniform")

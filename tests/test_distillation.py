@@ -9,7 +9,6 @@ from transformers import GenerationConfig
 
 from a2d.method import attention
 from a2d.method.attention import GROUPS, enable_capture
-from a2d.method.token_losses import Prediction
 from a2d.method.transfer import FORMULAS
 from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Objective, Signals, run
 
@@ -183,7 +182,7 @@ def test_bf16_autocast_stays_near_float64(formula):
     exact = module(**inputs, teacher=given)
 
     maps = {group: given.features.maps[group].float() for group in GROUPS}
-    tokens = Prediction(*(part.float() for part in given.tokens))
+    tokens = given.tokens.to(torch.float32)
     low = Signals(tokens, given.features._replace(maps=maps))
     module.float()
     with torch.autocast("cpu", torch.bfloat16):

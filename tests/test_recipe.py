@@ -135,7 +135,7 @@ class TestInheritance:
 
     def test_without_a_distillation_section_defaults_hold(self):
         (method,) = load_recipe("demo", ["distillation=null", "methods=[a2d]"]).methods
-        assert (method.alpha, method.beta, method.decay) == (0.5, 1.0, 1.0)
+        assert (method.alpha, method.beta, method.decay) == (0.5, 3.0, 1.0)
 
 
 class TestUnknownKeys:
@@ -273,7 +273,7 @@ class TestMethods:
 
     def test_of_different_names_are_not(self):
         methods = load_recipe("demo", ["methods=[a2d, {method: a2d, name: b2, beta: 2}]"]).methods
-        assert [(m.name, m.beta) for m in methods] == [("a2d", 1.0), ("b2", 2.0)]
+        assert [(m.name, m.beta) for m in methods] == [("a2d", 3.0), ("b2", 2.0)]
 
 
 class TestFolders:

@@ -126,7 +126,7 @@ class TestSweeps:
 
     def test_refuse_the_same_method_under_two_names(self):
         with pytest.raises(UserError, match=r"methods 'short' and 'a2d' are the same"):
-            methods("{method: a2d, name: short, beta: 1.0}", "a2d")
+            methods("{method: a2d, name: short, beta: 3.0}", "a2d")
 
 
 class TestNames:

@@ -127,8 +127,9 @@ def test_every_term_is_logged_in_training_and_validation(tmp_path, tokenizer, da
     assert any(set(TERMS) <= entry.keys() for entry in log)
     validation = next(entry for entry in log if "eval_loss" in entry)
     assert {f"eval_{name}" for name in TERMS} <= validation.keys()
-    expected = 0.5 * (validation["eval_ce"] + validation["eval_kd"]) + validation["eval_encoder"]
-    expected += 0.5 * (validation["eval_decoder"] + validation["eval_cross"])
+    attention = validation["eval_encoder"]
+    attention += 0.5 * (validation["eval_decoder"] + validation["eval_cross"])
+    expected = 0.5 * (validation["eval_ce"] + validation["eval_kd"]) + 3 * attention
     assert validation["eval_loss"] == pytest.approx(expected, rel=1e-6)
     assert 0 <= validation["eval_bleu"] <= 100
 

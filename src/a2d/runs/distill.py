@@ -98,6 +98,7 @@ def distill(
         },
         "students": [shape],
         "methods": [{"method": method, "student_start": start}],
+        "distillation": {"beta": 1.0 if start == "teacher" else 3.0},
         "seeds": [seed],
         "training": {"epochs": epochs, "warmup_steps": 0.05, "schedule": "linear", "clip_norm": 1},
     }

@@ -157,11 +157,11 @@ class Objective(Section):
 
     formula: Annotated[str, _one_of("formula", FORMULAS)] = "geometric"
     alpha: float = Field(default=0.5, ge=0, le=1)
-    beta: float = Field(default=1.0, ge=0)
+    beta: float = Field(default=3.0, ge=0)
     decay: float = Field(default=1.0, ge=0, le=1)
     temperature: float = Field(default=1.0, ge=1e-3)
     groups: Annotated[str, AfterValidator(_groups)] = "+".join(GROUPS)
-    alignment_start: Annotated[str, _one_of("start", STARTS)] = "random"
+    alignment_start: Annotated[str, _one_of("start", STARTS)] = "uniform"
     alignment_learning_rate: float | None = Field(default=0.01, gt=0)
     student_start: Literal["random", "teacher"] = "random"
     copied_layers: Literal["spread", "first", "last"] = "spread"

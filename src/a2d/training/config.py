@@ -41,7 +41,8 @@ class A2DConfig(Seq2SeqTrainingArguments):
             the teacher's translations (`a2d.runs.sequences`).
         formula: how `a2d` compares maps with the teacher's (`a2d.method.transfer.A2D` lists them).
         alpha: α, weight of word-level distillation against the references.
-        beta: β, weight of attention transfer.
+        beta: β, weight of attention transfer; for a student that starts from its teacher's layers
+            1 is better.
         decay: factor on β after each epoch.
         temperature: τ of word-level distillation.
         max_tokens: padded tokens per batch and device, on the source and on the target side
@@ -49,7 +50,7 @@ class A2DConfig(Seq2SeqTrainingArguments):
             validation takes four times as many.
         groups: which attention is compared, joined by `+`: `encoder` and `decoder` self-attention,
             `cross`-attention.
-        alignment_start: `random`, or `uniform`: the guess that layers correspond evenly.
+        alignment_start: `uniform`, near the guess that layers correspond evenly, or `random`.
         alignment_learning_rate: peak learning rate of the alignment, or of whatever else a method
             learns beside the student; None: `learning_rate`.
         bf16: None switches it on where the hardware makes it pay.
@@ -65,11 +66,11 @@ class A2DConfig(Seq2SeqTrainingArguments):
     method: str = "a2d"
     formula: str = "geometric"
     alpha: float = 0.5
-    beta: float = 1.0
+    beta: float = 3.0
     decay: float = 1.0
     temperature: float = 1.0
     groups: str = "encoder+decoder+cross"
-    alignment_start: str = "random"
+    alignment_start: str = "uniform"
     max_tokens: int = 4096
     alignment_learning_rate: float | None = 0.01
 

@@ -74,7 +74,7 @@ class Objective(NamedTuple):
     temperature: float
     label_smoothing: float
     groups: tuple[str, ...] = GROUPS
-    alignment_start: str = "random"
+    alignment_start: str = "uniform"
 
     @property
     def official(self) -> bool:
