@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from a2d import cli
+from a2d import __version__, cli
 from a2d.errors import UserError
 
 
@@ -33,6 +33,10 @@ def failing(monkeypatch):
         monkeypatch.setattr("a2d.runs.pipeline.run", run)
 
     return fail
+
+
+def test_version(a2d):
+    assert a2d("--version") == (0, f"a2d {__version__}\n", "")
 
 
 def python(*arguments, **options):

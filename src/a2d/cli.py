@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from a2d import __version__
 from a2d.errors import UserError
 
 app = typer.Typer(
@@ -22,8 +23,18 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"a2d {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _about() -> None:
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version)
+    ] = False,
+) -> None:
     """Keep the subcommands' names, however many there are."""
 
 
