@@ -15,7 +15,7 @@ from a2d import UserError
 from a2d.models.decoding import n_best, translate
 from a2d.runs import sequences
 from a2d.runs.recipe import Evaluation, Sequences, load_recipe
-from a2d.runs.sequences import translate_shards, translate_training_source
+from a2d.runs.sequences import Task, translate_shards, translate_training_source
 from a2d.runs.translations import one_line
 from a2d.runs.workers import Workers
 from a2d.text.corpus import read_corpus
@@ -61,7 +61,9 @@ def echo(monkeypatch):
 def translated(pairs, folder, teacher="nobody", events=None, **how):
     report = print if events is None else events.append
     with Workers(1, folder / "log", report) as workers:
-        return translate_training_source(pairs, teacher, folder, SEARCH, Sequences(**how), workers)
+        return translate_training_source(
+            pairs, folder, Task(teacher, SEARCH, Sequences(**how)), workers
+        )
 
 
 def shard(folder, number):
@@ -162,7 +164,9 @@ class TestSharedWork:
     @staticmethod
     def help_with(pairs, folder):
         with Workers(1, folder / "log", print) as workers:
-            translate_shards(pairs, "nobody", folder, SEARCH, Sequences(), workers, wait=False)
+            translate_shards(
+                pairs, folder, Task("nobody", SEARCH, Sequences()), workers, wait=False
+            )
 
     def test_no_shard_is_translated_twice(self, echo, tmp_path, monkeypatch):
         pairs = [Pair(str(number), "") for number in range(60)]

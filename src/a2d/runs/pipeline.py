@@ -35,7 +35,7 @@ from a2d.progress import Bars, Event, WarningEvents, log_file, logged, silence_l
 from a2d.runs import report
 from a2d.runs.plan import Plan, Splits, make_plan, read_splits, space_needed
 from a2d.runs.recipe import Recipe, load_recipe
-from a2d.runs.sequences import translate_shards, translate_training_source
+from a2d.runs.sequences import Task, translate_shards, translate_training_source
 from a2d.runs.trainings import Inputs, check, remove_checkpoints, train_models
 from a2d.runs.translations import translate_and_score, write_lines
 from a2d.runs.workers import Workers
@@ -124,8 +124,8 @@ def assist(folder: Path, console: Console) -> None:
         cards = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = cards[int(rank) % len(cards)] or rank
     with Bars(console) as bars, Workers(processes, folder / LOG, bars.show) as pool:
-        inputs = plan.teacher.path, plan.distilled.partial, recipe.evaluation, recipe.sequences
-        translate_shards(splits.train, *inputs, pool, wait=False)
+        task = Task(plan.teacher.path, recipe.evaluation, recipe.sequences)
+        translate_shards(splits.train, plan.distilled.partial, task, pool, wait=False)
     console.print("Nothing is left to begin.")
 
 
@@ -265,9 +265,8 @@ def _distil_sequences(
     pool: Workers,
 ) -> None:
     with plan.distilled.work() as folder:
-        targets = translate_training_source(
-            train, plan.teacher.path, folder, recipe.evaluation, recipe.sequences, pool
-        )
+        task = Task(plan.teacher.path, recipe.evaluation, recipe.sequences)
+        targets = translate_training_source(train, folder, task, pool)
         taught = zip(train, targets, strict=True)
         learned = StoredPairs(Pair(pair.source, target) for pair, target in taught)
         data = tokenise(learned, tokenizer)

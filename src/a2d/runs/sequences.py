@@ -13,6 +13,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -34,23 +35,29 @@ SHARD = 1000
 EXPORTED = "teacher"
 
 
+class Task(NamedTuple):
+    """How to translate.
+
+    teacher: folder or hub name of a model with its tokenizer.
+    search: the beam search.
+    how: what translates, and how many hypotheses there are to choose from.
+    """
+
+    teacher: str
+    search: Evaluation
+    how: Sequences
+
+
 def translate_training_source(
-    pairs: Sequence[Pair],
-    teacher: str,
-    folder: Path,
-    search: Evaluation,
-    how: Sequences,
-    workers: Workers,
+    pairs: Sequence[Pair], folder: Path, task: Task, workers: Workers
 ) -> list[str]:
     """Translate the training source with the teacher, shard by shard.
 
     Args:
         pairs: the training data; of several hypotheses the one closest to the reference is taken.
-        teacher: folder or hub name of a model with its tokenizer.
         folder: where finished shards are kept (`shard-00000.jsonl`, …); those there are used,
             unless they are damaged or of other sentences.
-        search: the beam search.
-        how: what translates, and how many hypotheses there are to choose from.
+        task: how.
         workers: share the work.
 
     Returns:
@@ -60,20 +67,13 @@ def translate_training_source(
         UserError: the teacher's family cannot be converted to CTranslate2, which was asked for.
     """
     for wait in (False, True):
-        translate_shards(pairs, teacher, folder, search, how, workers, wait=wait)
+        translate_shards(pairs, folder, task, workers, wait=wait)
     shutil.rmtree(_locks(folder), ignore_errors=True)
     return [text for start, path in _shards(pairs, folder) for text in _texts(path, pairs, start)]
 
 
 def translate_shards(
-    pairs: Sequence[Pair],
-    teacher: str,
-    folder: Path,
-    search: Evaluation,
-    how: Sequences,
-    workers: Workers,
-    *,
-    wait: bool,
+    pairs: Sequence[Pair], folder: Path, task: Task, workers: Workers, *, wait: bool
 ) -> None:
     """Translate the shards that are missing; see `translate_training_source`.
 
@@ -84,12 +84,12 @@ def translate_shards(
     Raises:
         UserError: the teacher's family cannot be converted to CTranslate2, which was asked for.
     """
-    if how.engine == "ctranslate2":
+    if task.how.engine == "ctranslate2":
         with _lock(folder / EXPORTED):
             if not (folder / EXPORTED).exists():
-                export(teacher, folder / EXPORTED)
+                export(task.teacher, folder / EXPORTED)
     futures = [
-        workers.submit(_take_shard, pairs[i : i + SHARD], i, teacher, path, search, how, wait)
+        workers.submit(_take_shard, pairs[i : i + SHARD], i, path, task, wait)
         for i, path in _shards(pairs, folder)
         if _read(path, pairs[i : i + SHARD], i) is None
     ]
@@ -112,33 +112,21 @@ def _lock(path: Path, timeout: float = -1) -> FileLock:
 
 
 def _take_shard(
-    pairs: Sequence[Pair],
-    first: int,
-    teacher: str,
-    path: Path,
-    search: Evaluation,
-    how: Sequences,
-    wait: bool,
-    report: Report,
+    pairs: Sequence[Pair], first: int, path: Path, task: Task, wait: bool, report: Report
 ) -> None:
     try:
         with _lock(path, timeout=-1 if wait else 0):
             # The folder is renamed once every shard is there, whoever made the last one.
             if _read(path, pairs, first) is None and path.parent.is_dir():
-                _translate_shard(pairs, first, teacher, path, search, how, report)
+                _translate_shard(pairs, first, path, task, report)
     except Timeout:
         pass
 
 
 def _translate_shard(
-    pairs: Sequence[Pair],
-    first: int,
-    teacher: str,
-    path: Path,
-    search: Evaluation,
-    how: Sequences,
-    report: Report,
+    pairs: Sequence[Pair], first: int, path: Path, task: Task, report: Report
 ) -> None:
+    search, how = task.search, task.how
     name = f"teacher's translations: {path.stem}"
     sources = [pair.source for pair in pairs]
     report(Event(name, 0, len(pairs)))
@@ -146,8 +134,8 @@ def _translate_shard(
         found = n_best_exported(path.parent / EXPORTED, sources, how.n_best, beams=search.beams)
     else:
         found = n_best(
-            load_to_run(teacher),
-            load_tokenizer(teacher),
+            load_to_run(task.teacher),
+            load_tokenizer(task.teacher),
             sources,
             how.n_best,
             beams=search.beams,
