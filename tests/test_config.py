@@ -6,6 +6,7 @@ import pytest
 
 from a2d import A2DConfig
 from a2d.errors import UserError
+from a2d.runs.recipe import Objective
 from a2d.training.distillation import METHODS, TERMS
 
 NAMES = "baseline, kd, seqkd, seqkd+kd, last, uniform, tinybert, minilm, ckd, a2d, seqkd+a2d"
@@ -98,3 +99,10 @@ def test_objective_takes_over_what_the_losses_need(config):
     assert objective == ("kd", "official", 0.7, 2.0, 0.2, groups, "uniform")
     objective = config(groups="cross+encoder", alignment_start="uniform").objective
     assert objective == ("a2d", "geometric", 0.5, 1.0, 0.1, ("encoder", "cross"), "uniform")
+
+
+def test_recipes_have_the_same_defaults(config):
+    args, recipe = config(), Objective()
+    shared = [name for name in Objective.model_fields if hasattr(args, name)]
+    assert len(shared) >= 8
+    assert {n: getattr(recipe, n) for n in shared} == {n: getattr(args, n) for n in shared}
