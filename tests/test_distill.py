@@ -105,6 +105,14 @@ def test_an_interrupted_one_goes_on(made, teacher, data, tmp_path):
     assert weights[0] == weights[1]
 
 
+def test_heads_need_not_divide_the_width_where_the_family_does_not_ask_it(data, tmp_path):
+    released("t5", tmp_path / "teacher", heads=5)
+    run(str(tmp_path / "teacher"), data, tmp_path / "small", source_prefix="go: ")
+    config = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "small").config
+    assert (config.d_model, config.num_heads, config.d_kv) == (24, 5, 12)
+    assert 'tokenizer("go: …"' in (tmp_path / "small/README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

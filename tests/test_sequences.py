@@ -237,6 +237,7 @@ class TestCTranslate2:
         theirs = translated(PAIRS, tmp_path / "theirs", str(teacher), engine="ctranslate2")
         ours = translated(PAIRS, tmp_path / "ours", str(teacher))
         assert sum(a == b for a, b in zip(ours, theirs, strict=True)) >= 20
+        assert not (tmp_path / "theirs/teacher").exists()
 
     def test_families_that_it_does_not_know(self, tmp_path):
         released("bart", tmp_path / "bart")

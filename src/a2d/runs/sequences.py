@@ -68,7 +68,8 @@ def translate_training_source(
     """
     for wait in (False, True):
         translate_shards(pairs, folder, task, workers, wait=wait)
-    shutil.rmtree(_locks(folder), ignore_errors=True)
+    for leftover in (_locks(folder), folder / EXPORTED):
+        shutil.rmtree(leftover, ignore_errors=True)
     return [text for start, path in _shards(pairs, folder) for text in _texts(path, pairs, start)]
 
 
