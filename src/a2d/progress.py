@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,6 +186,8 @@ def silence_libraries() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     disable_progress_bars()
+    # Marian's tokenizers recommend it for a normalisation that they never apply.
+    warnings.filterwarnings("ignore", "Recommended: pip install sacremoses")
 
 
 @contextmanager
