@@ -215,3 +215,26 @@ def kl(wanted, scores):
     """Of the distribution `wanted` from softmax(scores)."""
     logs = naive.log_softmax(scores) if scores else []
     return sum(p * (math.log(p) - log) for p, log in zip(wanted, logs, strict=True) if p > 0)
+
+
+def squares(ours, theirs):
+    return sum((one - other) ** 2 for one, other in zip(ours, theirs, strict=True))
+
+
+def distance_of_hidden(c, stack, mapping, projection, hidden):
+    tokens = {"encoder": c.source, "decoder": c.target}[stack].tolist()
+    total = 0.0
+    for ours, layer in zip(hidden, mapping, strict=True):
+        theirs = c.teacher.hidden[stack][layer].tolist()
+        for b in range(len(tokens)):
+            for n in naive.positions(tokens[b]):
+                projected = [dot(row, ours[b][n]) for row in projection]
+                total += squares(projected, theirs[b][n]) / len(projected) / len(mapping)
+    return total
+
+
+def watched(c):
+    """The same case, its student's features with gradients."""
+    for tensor in tensors(c.student):
+        tensor.requires_grad_()
+    return c

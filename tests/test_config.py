@@ -9,7 +9,10 @@ from a2d.errors import UserError
 from a2d.runs.recipe import Objective
 from a2d.training.distillation import METHODS, TERMS
 
-NAMES = "baseline, kd, seqkd, seqkd+kd, last, uniform, tinybert, minilm, ckd, a2d, seqkd+a2d"
+NAMES = (
+    "baseline, kd, seqkd, seqkd+kd, last, uniform, tinybert, minilm, ckd, a2d, a2d+hidden, "
+    "seqkd+a2d"
+)
 
 
 @pytest.fixture

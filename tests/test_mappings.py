@@ -14,12 +14,15 @@ from features import (
     cases,
     cast,
     close,
+    distance_of_hidden,
     dot,
     example,
     kl,
     matters,
     refilled,
+    squares,
     tensors,
+    watched,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,10 +117,6 @@ def test_equal_depths_map_to_themselves(layers):
 # Twins: loops over sentences b, query rows q, student layers s and pairs of maps
 
 
-def squares(ours, theirs):
-    return sum((one - other) ** 2 for one, other in zip(ours, theirs, strict=True))
-
-
 def rows_of_maps(c, group, mapping, maps):
     """Yields (row of the student, row of the teacher, 1/pairs) over visible keys."""
     ours, theirs = (shape.heads(group) for shape in c.shapes)
@@ -148,18 +147,6 @@ def divergence_of_maps(c, group, mapping, maps):
 def distance_of_maps(c, group, mapping, maps):
     rows = rows_of_maps(c, group, mapping, maps)
     return sum(share * squares(ours, theirs) for ours, theirs, share in rows)
-
-
-def distance_of_hidden(c, stack, mapping, projection, hidden):
-    tokens = {"encoder": c.source, "decoder": c.target}[stack].tolist()
-    total = 0.0
-    for ours, layer in zip(hidden, mapping, strict=True):
-        theirs = c.teacher.hidden[stack][layer].tolist()
-        for b in range(len(tokens)):
-            for n in naive.positions(tokens[b]):
-                projected = [dot(row, ours[b][n]) for row in projection]
-                total += squares(projected, theirs[b][n]) / len(projected) / len(mapping)
-    return total
 
 
 def divergence_of_relations(c, group, values):
@@ -268,13 +255,6 @@ def test_ckd_equals_its_twin(c, group):
     loss = losses_of(transfer, watched(c))[group]
     twin = partial(distance_of_fusion, c, group)
     assert agree(loss, twin, [transfer.weights[group], c.student.maps[group]])
-
-
-def watched(c):
-    """The same case, its student's features with gradients."""
-    for tensor in tensors(c.student):
-        tensor.requires_grad_()
-    return c
 
 
 # What has no influence

@@ -308,7 +308,7 @@ def _training_settings(
         used |= {"alpha", "temperature"}
     if kind.features:
         used |= {"beta", "decay", "groups", "alignment_learning_rate"}
-    if kind.features == "a2d":
+    if kind.aligned:
         used |= {"formula", "alignment_start"}
     return {
         "shape": shape.model_dump(),

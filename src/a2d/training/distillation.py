@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS, Features, Geometry, capture_attention
-from a2d.method.mappings import Combination, LayerMapping, MiniLM, TinyBert
+from a2d.method.mappings import A2DHidden, Combination, LayerMapping, MiniLM, TinyBert
 from a2d.method.token_losses import Prediction, TopTokens, token_losses
 from a2d.method.transfer import A2D, Transfer
 from a2d.models.loading import decoder_inputs
@@ -33,7 +33,9 @@ class Method(NamedTuple):
 
     sequences: bool = False
     distribution: bool = False
-    features: Literal["last", "uniform", "tinybert", "minilm", "ckd", "a2d"] | None = None
+    features: (
+        Literal["last", "uniform", "tinybert", "minilm", "ckd", "a2d", "a2d+hidden"] | None
+    ) = None
 
     @property
     def taught(self) -> bool:
@@ -41,9 +43,14 @@ class Method(NamedTuple):
         return self.sequences or self.distribution
 
     @property
+    def aligned(self) -> bool:
+        """Whether it learns an alignment of attention maps."""
+        return self.features in ("a2d", "a2d+hidden")
+
+    @property
     def cacheable(self) -> bool:
         """Whether a cache of the teacher's distributions and attention maps can replace it."""
-        return self.distribution and self.features not in ("tinybert", "minilm")
+        return self.distribution and self.features not in ("tinybert", "minilm", "a2d+hidden")
 
 
 METHODS = {
@@ -57,12 +64,13 @@ METHODS = {
     "minilm": Method(distribution=True, features="minilm"),
     "ckd": Method(distribution=True, features="ckd"),
     "a2d": Method(distribution=True, features="a2d"),
+    "a2d+hidden": Method(distribution=True, features="a2d+hidden"),
     "seqkd+a2d": Method(sequences=True, distribution=True, features="a2d"),
 }
 """baseline: references only. kd: word-level KD (Hinton et al. 2015; Kim & Rush 2016, section 3.1).
 seqkd: sequence-level KD (Kim & Rush 2016, section 3.2). a2d: kd and attention transfer through a
-learned alignment (Jin et al. 2024). The others are kd and feature transfer by
-`a2d.method.mappings`."""
+learned alignment (Jin et al. 2024). a2d+hidden: with hidden states besides. The others are kd and
+feature transfer by `a2d.method.mappings`."""
 
 
 class Objective(NamedTuple):
@@ -79,7 +87,7 @@ class Objective(NamedTuple):
     @property
     def official(self) -> bool:
         """Whether losses are normalised as the released code does, which knows `a2d` alone."""
-        return METHODS[self.method].features == "a2d" and self.formula.startswith("official")
+        return METHODS[self.method].aligned and self.formula.startswith("official")
 
 
 class Signals(NamedTuple):
@@ -268,12 +276,13 @@ def new_transfer(objective: Objective, student: Any, teacher: Any) -> Transfer |
         return None
     assert teacher is not None
     shapes = Geometry.of(student), Geometry.of(teacher)
-    if features == "a2d":
-        alignment = AttentionAlignment(*shapes)
-        return A2D(alignment, objective.formula, groups, objective.alignment_start)
+    widths = student.d_model, teacher.d_model
+    if METHODS[objective.method].aligned:
+        settings = AttentionAlignment(*shapes), objective.formula, groups, objective.alignment_start
+        return A2D(*settings) if features == "a2d" else A2DHidden(*settings, widths)
     if features == "ckd":
         return Combination(*shapes, groups)
     if features in ("tinybert", "minilm"):
         kind = TinyBert if features == "tinybert" else MiniLM
-        return kind(*shapes, groups, (student.d_model, teacher.d_model))
+        return kind(*shapes, groups, widths)
     return LayerMapping(features, *shapes, groups)

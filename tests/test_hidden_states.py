@@ -1,0 +1,41 @@
+"""A2D with hidden states compared besides: what they add, and that all that is learned is kept."""
+
+import torch
+from features import WIDTHS, agree, cases, distance_of_hidden, watched
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from a2d.method.alignment import AttentionAlignment
+from a2d.method.attention import GROUPS, Geometry
+from a2d.method.mappings import A2DHidden, uniform_mapping
+from a2d.method.transfer import A2D
+
+
+@given(cases(), st.sampled_from(GROUPS), st.sampled_from(["geometric", "paper", "convex"]))
+@settings(max_examples=50, deadline=None)
+def test_they_add_their_distance(c, group, formula):
+    alignment = AttentionAlignment(*c.shapes).double()
+    alone = A2D(alignment, formula, GROUPS, "random")
+    both = A2DHidden(alignment, formula, GROUPS, "random", WIDTHS).double()
+    watched(c)
+    whole, part = (transfer(c.student, c.teacher, c.masks)[group] for transfer in (both, alone))
+    if group == "cross":
+        assert whole == part
+        return
+    mapping = uniform_mapping(*(shape.layers(group) for shape in c.shapes))
+
+    def twin(projection, *hidden):
+        return distance_of_hidden(c, group, mapping, projection, hidden)
+
+    inputs = [both.projections[group].weight, *c.student.hidden[group]]
+    assert agree(whole - part, twin, inputs)
+
+
+def test_all_that_is_learned_is_saved(tmp_path):
+    shapes = Geometry(2, 1, 2, 2), Geometry(4, 2, 4, 4)
+    made = [A2DHidden(AttentionAlignment(*shapes), "paper", GROUPS, "random", WIDTHS) for _ in "ab"]
+    made[0].save(tmp_path)
+    assert not all(map(torch.equal, *(transfer.parameters() for transfer in made)))
+    made[1].load(tmp_path)
+    assert all(map(torch.equal, *(transfer.parameters() for transfer in made)))
+    assert AttentionAlignment.load(tmp_path / "alignment.safetensors").teacher == shapes[1]
