@@ -190,7 +190,7 @@ class A2DHidden(A2D):
         return divergence + self.projections.distance(group, student, teacher, rows)
 
     def save(self, folder: Path) -> None:
-        """Write the alignment, and with it the projections to another file."""
+        """Write the alignment as `A2D` does, and all that is learned to another file."""
         super().save(folder)
         Transfer.save(self, folder)
 

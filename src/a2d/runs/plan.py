@@ -266,7 +266,7 @@ def _student(
     settings: dict[str, Any] = {"vocabulary": vocabulary.fingerprint}
     settings |= _training_settings(shape, method, recipe.training, seed)
     kind = METHODS[method.method]
-    taught = kind.taught or method.student_start == "teacher"
+    taught = _taught(method)
     if taught:
         settings["teacher"] = teacher.stage.fingerprint
     if kind.sequences:
@@ -295,12 +295,17 @@ def _size(shape: Shape, others: Sequence[Shape]) -> str:
     return f"{size}-{shape.width}-{shape.feed_forward}" if len(widths) > 1 else size
 
 
+def _taught(method: Distillation) -> bool:
+    """Whether the teacher has a part in a student, be it only its start."""
+    return METHODS[method.method].taught or method.student_start == "teacher"
+
+
 def _training_settings(
     shape: Shape, method: Distillation, training: Training, seed: int
 ) -> dict[str, Any]:
     # Settings that a method does not use must not make a finished model look like another one.
     used, kind = {"method"}, METHODS[method.method]
-    if kind.taught or method.student_start == "teacher":
+    if _taught(method):
         used |= {"student_start"}
         if method.copied_layers != "spread":
             used |= {"copied_layers"}
