@@ -4,13 +4,14 @@ import shutil
 
 import pytest
 from huggingface_hub import ModelCard
-from pretrained import PAIRS, released
+from pretrained import LANGUAGES, PAIRS, released
 from rich.console import Console
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from a2d import UserError
 from a2d.method.attention import Geometry
 from a2d.models.decoding import translate
+from a2d.models.export import export
 from a2d.runs import distill
 from a2d.runs.distill import distill as work
 from a2d.runs.results import read
@@ -111,6 +112,29 @@ def test_heads_need_not_divide_the_width_where_the_family_does_not_ask_it(data, 
     config = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "small").config
     assert (config.d_model, config.num_heads, config.d_kv) == (24, 5, 12)
     assert 'tokenizer("go: …"' in (tmp_path / "small/README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["mbart50", "nllb", "t5", "bart"])
+def test_a_marian_student_of_another_family(name, data, tmp_path):
+    released(name, tmp_path / "teacher")
+    run(
+        str(tmp_path / "teacher"),
+        data,
+        tmp_path / "small",
+        start="marian",
+        trim=True,
+        width=16,
+        teacher_languages=LANGUAGES.get(name),
+    )
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "small")
+    assert (model.config.model_type, model.config.d_model) == ("marian", 16)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "small")
+    sources = read_lines(tmp_path / "small.run/corpus/test.source.txt")
+    found = translate(model, tokenizer, sources, beams=2)
+    student = next((tmp_path / "small.run/translations/test").glob("a2d*/hypotheses.txt"))
+    assert [" ".join(text.split()) for text in found] == read_lines(student)
+    with pytest.raises(UserError, match="CTranslate2 cannot convert"):
+        export(tmp_path / "small", tmp_path / "fast")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from a2d.errors import UserError
 from a2d.method.attention import Geometry
-from a2d.models.loading import check_same_ids
+from a2d.models.loading import check_same_ids, decoder_inputs
 from a2d.models.students import chosen_layers, student_config, student_of
 from a2d.training.distillation import run
 
@@ -85,6 +85,26 @@ def test_a_random_one_has_any_shape(name):
     assert dropout == 0.2
     assert logits(student).isfinite().all()
     check_same_ids(teacher, student)
+
+
+@every_release
+def test_a_marian_one_has_the_teachers_vocabulary_and_decodes_by_its_rules(name):
+    teacher = teacher_of(name)
+    shape = {"encoder_layers": 5, "decoder_layers": 1, "heads": 2, "width": 16}
+    student = student_of(teacher, **shape, dropout=0.2, start="marian").eval()
+    assert student.config.model_type == "marian"
+    assert student.get_input_embeddings().weight.shape == (teacher.config.vocab_size, 16)
+    assert Geometry.of(student.config) == (5, 1, 2, 2)
+    assert (student.config.encoder_ffn_dim, student.config.dropout) == (40, 0.2)
+    check_same_ids(teacher, student)
+    inputs = batch([7, 4], [6, 5], vocabulary=300)
+    assert decoder_inputs(student, inputs["labels"])[:, 1:].equal(
+        decoder_inputs(teacher, inputs["labels"])[:, 1:]
+    )
+    assert logits(student).isfinite().all()
+    rules, theirs = (m.generation_config.to_dict() for m in (student, teacher))
+    assert rules | {"bad_words_ids": None} == theirs | {"bad_words_ids": None}
+    assert rules["bad_words_ids"] == [[teacher.config.pad_token_id]]
 
 
 def test_biases_by_distance_follow_the_heads():

@@ -100,7 +100,11 @@ def distill(
     student_width: Annotated[int | None, typer.Option(show_default="the teacher's")] = None,
     student_feed_forward: Annotated[int | None, typer.Option(show_default="the teacher's")] = None,
     start: Annotated[
-        str, typer.Option(help="The student's: teacher (its layers, evenly spaced) or random.")
+        str,
+        typer.Option(
+            help="The student's: teacher (its layers, evenly spaced), random, or marian (random, a "
+            "plain Transformer)."
+        ),
     ] = "teacher",
     method: Annotated[str, typer.Option(help="a2d, kd, seqkd+a2d, …")] = "a2d",
     trim: Annotated[

@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     MarianConfig,
     MarianMTModel,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -22,7 +23,7 @@ from a2d.method.attention import check_family
 
 
 def new_model(
-    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: PreTrainedTokenizerBase | PretrainedConfig,
     *,
     encoder_layers: int,
     decoder_layers: int,
@@ -39,6 +40,13 @@ def new_model(
 
     Post-norm, sinusoidal positions, one embedding matrix for source, target and output.
 
+    Args:
+        vocabulary: a tokenizer, or the configuration of a model, whose tokens the new model has.
+        encoder_layers, decoder_layers, heads, width, feed_forward: its size.
+        dropout, attention_dropout, activation_dropout: shares of what is dropped in training.
+        activation: between the two feed-forward layers.
+        max_positions: longest sentence, in tokens.
+
     Raises:
         UserError: the width cannot be split into that many heads.
     """
@@ -47,10 +55,10 @@ def new_model(
             f"width {width} cannot be split into {heads} heads of an even size: choose a width "
             f"that is a multiple of {2 * heads}."
         )
-    size = len(tokenizer)
+    ids = _special_tokens(vocabulary)
     config = MarianConfig(
-        vocab_size=size,
-        decoder_vocab_size=size,
+        **ids,
+        decoder_vocab_size=ids["vocab_size"],
         d_model=width,
         encoder_layers=encoder_layers,
         decoder_layers=decoder_layers,
@@ -67,18 +75,27 @@ def new_model(
         # The usual Transformer initialisation: embeddings of unit variance once scaled by √width,
         # linear layers as Xavier's. The library's 0.02 drowns the tokens in the positions.
         init_std=width**-0.5,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
         forced_eos_token_id=None,
-        decoder_start_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=True,
         share_encoder_decoder_embeddings=True,
     )
     model = MarianMTModel(config)
     _shrink_residual_branches(model)
-    # Padding starts the decoder; it is never a translation's token.
-    model.generation_config.bad_words_ids = [[tokenizer.pad_token_id]]
+    # Padding is never a translation's token.
+    model.generation_config.bad_words_ids = [[ids["pad_token_id"]]]
     return model
+
+
+_SPECIAL = ("vocab_size", "pad_token_id", "eos_token_id", "decoder_start_token_id")
+
+
+def _special_tokens(vocabulary: Any) -> dict[str, int]:
+    if isinstance(vocabulary, PretrainedConfig):
+        return {name: getattr(vocabulary, name) for name in _SPECIAL}
+    padding = vocabulary.pad_token_id
+    return dict(
+        zip(_SPECIAL, (len(vocabulary), padding, vocabulary.eos_token_id, padding), strict=True)
+    )
 
 
 def load_config(path: str | Path) -> Any:
@@ -128,7 +145,7 @@ def check_same_ids(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
     Raises:
         UserError: they do not.
     """
-    for name in ("vocab_size", "pad_token_id", "eos_token_id", "decoder_start_token_id"):
+    for name in _SPECIAL:
         ours, theirs = getattr(student.config, name), getattr(teacher.config, name)
         if ours != theirs:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Students made from a teacher: its architecture with fewer layers, its vocabulary, its weights."""
+"""Students made from a teacher: its vocabulary, its architecture or Marian's, its weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from a2d.errors import UserError
 from a2d.method.attention import Geometry, check_family
+from a2d.models.decoding import positions_of
+from a2d.models.loading import new_model
 
+Start = Literal["teacher", "random", "marian"]
 Rule = Literal["spread", "first", "last"]
 
 RULES = ("spread", "first", "last")
@@ -37,17 +40,18 @@ def student_of(
     dropout: float | None = None,
     attention_dropout: float | None = None,
     activation_dropout: float | None = None,
-    start: Literal["teacher", "random"] = "teacher",
+    start: Start = "teacher",
     rule: Rule = "spread",
 ) -> PreTrainedModel:
-    """A student of the teacher's own family and vocabulary.
+    """A student of the teacher's vocabulary and, unless asked otherwise, family.
 
     Args:
         teacher: the model to learn from; it stays as it is.
         encoder_layers, decoder_layers, heads, width, feed_forward, dropout, attention_dropout,
             activation_dropout: what differs from the teacher; None: as it has it.
         start: `teacher` copies embeddings and layers (`copy_layers`), which needs the teacher's
-            widths; `random` initialises as the family does.
+            widths; `random` initialises as the family does; `marian` is random too, and a plain
+            Transformer in the Marian class (`a2d.models.loading.new_model`), whatever the family.
         rule: which layers are copied, one of `RULES`.
 
     Returns:
@@ -71,14 +75,31 @@ def student_of(
         "attention_dropout": attention_dropout,
         "activation_dropout": activation_dropout,
     }
-    student = AutoModelForSeq2SeqLM.from_config(
-        student_config(teacher.config, **{k: v for k, v in sizes.items() if v is not None}),
-        dtype=torch.float32,
-    )
+    given = {name: size for name, size in sizes.items() if size is not None}
+    if start == "marian":
+        return _marian(teacher, given)
+    config = student_config(teacher.config, **given)
+    student = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
     student.generation_config = copy.deepcopy(teacher.generation_config)
     if start == "teacher":
         copy_layers(teacher, student, rule)
     return student
+
+
+def _marian(teacher: PreTrainedModel, sizes: dict[str, Any]) -> PreTrainedModel:
+    """A new Marian model of the teacher's sizes where none are given, and its rules of decoding."""
+    positions = positions_of(teacher.config) or 512
+    shape = sizes_of(teacher.config) | sizes
+    student = new_model(teacher.config, **shape, max_positions=positions)
+    never = student.generation_config.bad_words_ids
+    student.generation_config = copy.deepcopy(teacher.generation_config)
+    student.generation_config.bad_words_ids = never
+    return student
+
+
+def sizes_of(config: Any) -> dict[str, Any]:
+    """A model's sizes by their names in `student_of`; heads are the encoder's."""
+    return {size: getattr(config, names[0]) for size, names in _names(config).items() if names}
 
 
 def student_config(teacher: Any, **sizes: float) -> Any:
@@ -89,7 +110,7 @@ def student_config(teacher: Any, **sizes: float) -> Any:
     """
     check_family(teacher)
     config = copy.deepcopy(teacher)
-    names = _BART_NAMES if hasattr(config, "encoder_layers") else _T5_NAMES
+    names = _names(config)
     inner = None if names is _BART_NAMES else config.num_heads * config.d_kv / config.d_model
     for size, value in sizes.items():
         for name in names[size]:
@@ -126,6 +147,11 @@ _T5_NAMES: dict[str, Sequence[str]] = {
     "attention_dropout": (),
     "activation_dropout": (),
 }
+
+
+def _names(config: Any) -> dict[str, Sequence[str]]:
+    """What a family calls its sizes."""
+    return _BART_NAMES if hasattr(config, "encoder_layers") else _T5_NAMES
 
 
 def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, rule: Rule = "spread") -> None:

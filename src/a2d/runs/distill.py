@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from a2d.errors import UserError, first_line
-from a2d.method.attention import Geometry
 from a2d.models.loading import load_config
+from a2d.models.students import sizes_of
 from a2d.runs import pipeline
 from a2d.runs.card import write_card
 from a2d.runs.recipe import make_recipe
@@ -67,7 +67,7 @@ def distill(
         teacher_languages: the codes of a multilingual teacher's tokenizer.
         source_prefix: what the teacher expects before every source.
         method: of `a2d.training.distillation.METHODS`.
-        start: the student's: `teacher` or `random`.
+        start: the student's: `teacher`, `random` or `marian` (`a2d.models.students.student_of`).
         trim: reduce the vocabulary to the tokens of the data.
         epochs: over the data.
         seed: of all that is random.
@@ -134,13 +134,13 @@ def _shape(
         raise UserError(
             f"{layers!r} are no layers of a student: give encoder's and decoder's, as in 6x2."
         )
-    wide = getattr(config, "encoder_ffn_dim", None) or config.d_ff
+    theirs = sizes_of(config)
     return {
         "encoder_layers": int(found[1]),
         "decoder_layers": int(found[2]),
-        "heads": heads or Geometry.of(config).decoder_heads,
-        "width": width or config.d_model,
-        "feed_forward": feed_forward or wide,
+        "heads": heads or theirs["heads"],
+        "width": width or theirs["width"],
+        "feed_forward": feed_forward or theirs["feed_forward"],
     }
 
 

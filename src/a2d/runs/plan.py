@@ -305,7 +305,7 @@ def _training_settings(
 ) -> dict[str, Any]:
     # Settings that a method does not use must not make a finished model look like another one.
     used, kind = {"method"}, METHODS[method.method]
-    if _taught(method):
+    if _taught(method) or method.student_start == "marian":
         used |= {"student_start"}
         if method.copied_layers != "spread":
             used |= {"copied_layers"}

@@ -21,6 +21,7 @@ from pydantic import (
 from a2d.errors import UserError
 from a2d.method.attention import GROUPS
 from a2d.method.transfer import FORMULAS, STARTS
+from a2d.models.students import Rule, Start
 from a2d.suggestions import nearest
 from a2d.training.distillation import METHODS
 
@@ -152,7 +153,8 @@ class Objective(Section):
     """Settings that methods share unless they name their own (`a2d.A2DConfig` explains them).
 
     `student_start`: a student starts at `random`, or from its `teacher`'s layers and embeddings;
-    then `copied_layers` says from which layers (`a2d.models.students.RULES`).
+    then `copied_layers` says from which layers (`a2d.models.students.RULES`). `marian`: at random,
+    as a plain Transformer in the Marian class, of whatever family the teacher is.
     """
 
     formula: Annotated[str, _one_of("formula", FORMULAS)] = "geometric"
@@ -163,8 +165,8 @@ class Objective(Section):
     groups: Annotated[str, AfterValidator(_groups)] = "+".join(GROUPS)
     alignment_start: Annotated[str, _one_of("start", STARTS)] = "uniform"
     alignment_learning_rate: float | None = Field(default=0.01, gt=0)
-    student_start: Literal["random", "teacher"] = "random"
-    copied_layers: Literal["spread", "first", "last"] = "spread"
+    student_start: Start = "random"
+    copied_layers: Rule = "spread"
 
 
 class Distillation(Objective):

@@ -140,7 +140,7 @@ def _new_student(
     assert model.shape is not None
     torch.manual_seed(model.seed)
     shape, start = model.shape.model_dump(), model.method.student_start
-    if teacher is None or (start == "random" and teacher.config.model_type == "marian"):
+    if teacher is None or (start != "teacher" and teacher.config.model_type == "marian"):
         return new_model(tokenizer, **shape)
     return student_of(teacher, **shape, start=start, rule=model.method.copied_layers)
 
