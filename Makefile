@@ -24,6 +24,7 @@ results: .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/page.py
 
 test: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parts import attention_losses, epochs
+from parts import attention_losses, epochs, products
 from rich.console import Console
 from steps import STEPS, Setting, Step, batches, steps
 from tables import alone, machine, show, spread, write
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--full", action="store_true", help="every setting")
     parser.add_argument("--only", default="", help="settings whose names contain this", metavar="…")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds, after two that warm up")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds, after two that warm up")
     parser.add_argument("--busy", action="store_true", help="measure although others compute")
     parser.add_argument("--threads", type=int, default=1, help="threads on a processor")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
@@ -121,14 +121,20 @@ def measure(setting: Setting, rounds: int, console: Console) -> dict[str, Any]:
                 taken = timed(made[name], batch, setting.device)
                 if number >= 2:
                     seconds[name].append(taken)
+        bounds = {name: products(made[name], data[-2:]) for name in ("vanilla kd", "a2d")}
     figures = {f"seconds: {name}": spread(values) for name, values in seconds.items()}
     figures |= {f"{one} ÷ {other}": ratio(seconds[one], seconds[other]) for one, other in RATIOS}
     added = [a - b for a, b in zip(seconds["a2d"], seconds["our kd"], strict=True)]
     figures["attention transfer ÷ a2d"] = ratio(added, seconds["a2d"])
+    for name, bound in bounds.items():
+        title = f"matrix products of {name} ÷ vanilla kd"
+        figures[title] = spread([bound / second for second in seconds["vanilla kd"]])
     if setting.tokens in AUTHORS and setting.length == 25 and not setting.bf16:
         authors, yardstick = AUTHORS[setting.tokens]
         theirs = [authors / yardstick * second for second in seconds["student"]]
         figures["authors' code (by way of student) ÷ a2d"] = ratio(theirs, seconds["a2d"])
+        least = spread([second / bounds["a2d"] for second in theirs])
+        figures["authors' code (by way of student) ÷ matrix products of a2d"] = least
     return figures
 
 

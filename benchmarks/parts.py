@@ -1,4 +1,4 @@
-"""Parts of the whole: the attention loss alone, and an epoch on the embedded corpus."""
+"""Parts of the whole: the attention loss, matrix products, an epoch on the embedded corpus."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from steps import Batch, Setting, Step, naive_attention_loss
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from transformers import PrinterCallback
 
 from a2d import A2DConfig, A2DTrainer
@@ -23,6 +24,8 @@ from a2d.training.distillation import IGNORED, group_masks
 
 PAIRS = 800
 """Of the embedded corpus, in an epoch."""
+
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm")
 
 
 def attention_losses(setting: Setting) -> dict[str, Step]:
@@ -68,6 +71,22 @@ def attention_losses(setting: Setting) -> dict[str, Step]:
         "naive attention loss": step(naive_attention_loss),
         "attention loss": step(attention_transfer),
     }
+
+
+def products(step: Step, batches: list[Batch]) -> float:
+    """Seconds that a step spends in matrix products, on average: no code saves those it needs.
+
+    Products inside fused attention kernels are not counted.
+    """
+    kinds = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        kinds.append(ProfilerActivity.CUDA)
+    with profile(activities=kinds) as profiled:
+        for batch in batches:
+            step(batch)
+    clock = "self_device_time_total" if len(kinds) > 1 else "self_cpu_time_total"
+    times = (getattr(e, clock) for e in profiled.key_averages() if e.key in PRODUCTS)
+    return sum(times) / 1e6 / len(batches)
 
 
 def epochs(methods: tuple[str, ...], rounds: int) -> dict[str, list[float]]:

@@ -1,0 +1,150 @@
+"""Write docs/speed.md from benchmarks/results: what bench.py, cache.py and decoding.py measured."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from tables import RESULTS
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
+
+GOALS = {
+    "a2d ÷ vanilla kd": "0.92 in fp32, 0.65 in bf16",
+    "a2d ÷ our kd": "1.05",
+    "attention loss ÷ a2d": "0.05",
+    "a2d, cached ÷ student": "1.10",
+    "peak: a2d ÷ vanilla kd": "1.25",
+    "padding share at 512 tokens": "0.05",
+}
+"""What we wish for: at most so much."""
+
+HEAD = """# Speed
+
+What distillation costs in time, memory and space, and what its students gain. `make bench`
+measures the first part in under ten minutes and writes this page; [`benchmarks/`](../benchmarks)
+holds it all, and `benchmarks/results` every figure. Ratios are formed round by round from steps
+that run in turn in one process: median, and lowest–highest of the rounds.
+"""
+
+TRAINING = """## A training step
+
+Forward and backward pass of the student, what it needs of the teacher, and the update. *student*:
+on references alone; *vanilla kd*: word-level distillation, both with the library's means (SDPA,
+its losses). *a2d* and *our kd* are steps of `A2DTrainer`; *a2d, cached* reads what the teacher
+said from disk; *naive a2d* is the method from nothing but library calls, the definition that
+tests compare with. The paper's sizes: teacher 6+6 layers × 4 heads, student 3+3 × 8, width 512,
+feed-forward 1024.
+"""
+
+BOUND = """Matrix products that vanilla kd itself asks for are {vanilla:.0%} of its time,
+those of a2d are {a2d:.0%} of it: at this precision no implementation takes less. """
+
+AUTHORS = """The authors' code cannot run beside the others; it was measured once together with
+*student*, which is the yardstick here. It would take {most:.2f} times the time of a2d's products
+alone: at this precision no implementation of the method can be faster than it by more. """
+
+REST = """What remains is bfloat16, on what multiplies it faster than float32: this processor
+{pays}."""
+
+CORPUS = "The embedded corpus"
+
+CACHE = """## The teacher cache
+
+`python benchmarks/cache.py RUN`, on a finished run: what the compressed signals change for its
+student, without dropout, relative to the live teacher's. {kb:.1f} KB a sentence (of {source:.0f}
+source and {target:.0f} target tokens).
+"""
+
+DECODING = """## Translating
+
+`python benchmarks/decoding.py`: 16 sentences of 24 tokens to translations of 24, width
+512, 8 heads, vocabulary 8000; random weights, so that only the shape counts.
+"""
+
+
+def main() -> None:
+    """Read, write."""
+    found = {path.stem: json.loads(path.read_text("utf-8")) for path in RESULTS.glob("*.json")}
+    parts = [HEAD]
+    if "latest" in found:
+        parts += [TRAINING, training(found["latest"]), machine(found["latest"])]
+    if "cache" in found:
+        parts += [cache(found["cache"])]
+    if "decoding" in found:
+        parts += [decoding(found["decoding"]), machine(found["decoding"])]
+    PAGE.write_text("\n".join(parts), "utf-8")
+    print(f"Written to {PAGE}.")
+
+
+def training(figures: dict[str, Any]) -> str:
+    """For every setting a table, and what bounds its ratios."""
+    settings: dict[str, dict[str, Any]] = {}
+    for title, value in figures.items():
+        if title != "machine":
+            name, setting, *_ = [*re.split(r", (?=fp32|bf16)", title), CORPUS]
+            settings.setdefault(setting, {})[name] = value
+    lines = []
+    for setting, found in settings.items():
+        lines += [f"### {setting}\n", table(found, goals=True)]
+        if "matrix products of a2d ÷ vanilla kd" in found:
+            lines.append(bound(found, "bf16" in " ".join(settings)))
+    return "\n".join(lines)
+
+
+def bound(figures: dict[str, Any], bf16: bool) -> str:
+    """What no implementation goes below."""
+    shares = {
+        "vanilla": "matrix products of vanilla kd ÷ vanilla kd",
+        "a2d": "matrix products of a2d ÷ vanilla kd",
+        "most": "authors' code (by way of student) ÷ matrix products of a2d",
+    }
+    given = {key: figures[name]["median"] for key, name in shares.items() if name in figures}
+    text = BOUND + (AUTHORS if "most" in given else "") + REST
+    return fill(text.format(**given, pays="does" if bf16 else "does not"), 105) + "\n"
+
+
+def cache(figures: dict[str, Any]) -> str:
+    """Space and errors."""
+    errors = {name: value for name, value in figures.items() if name.startswith("relative")}
+    sizes = {
+        "kb": figures["KB per sentence"],
+        "source": figures["source tokens per sentence"],
+        "target": figures["target tokens per sentence"],
+    }
+    return "\n".join([CACHE.format(**sizes), table(errors)])
+
+
+def decoding(figures: dict[str, Any]) -> str:
+    """Speed-ups by shape and engine."""
+    speed_ups = {name: value for name, value in figures.items() if name != "machine"}
+    return "\n".join([DECODING, table(speed_ups)])
+
+
+def table(figures: dict[str, Any], goals: bool = False) -> str:
+    """Markdown, one figure a line."""
+    more, rule = (" wished for, at most |", "---|") if goals else ("", "")
+    lines = [f"| | median | range |{more}", f"|---|--:|--:|{rule}"]
+    for name, value in figures.items():
+        spread = value if isinstance(value, dict) else {"median": value}
+        span = f"{spread['low']:.3g}–{spread['high']:.3g}" if "low" in spread else ""
+        cells = [name, f"{spread['median']:.3g}", span]
+        if goals:
+            cells.append(GOALS.get(name, ""))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def machine(figures: dict[str, Any]) -> str:
+    """What the figures were measured on, in a line."""
+    told = figures["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
+    where = told["card"] or f"{told['processor']} ({told['capability']}), {told['threads']} thread"
+    return f"Measured on {where}; {told['rounds']} rounds; {versions}.\n"
+
+
+if __name__ == "__main__":
+    main()
