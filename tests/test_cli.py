@@ -195,6 +195,17 @@ class TestTranslate:
         assert found[0] == found[1]
         assert found[0].count("\n") == 3
 
+    @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+    def test_another_encoding_is_told(self, a2d, model, monkeypatch, errors):
+        import io
+
+        text = io.TextIOWrapper(io.BytesIO(b"ja\nn\xf6\n"), "utf-8", errors)
+        monkeypatch.setattr(sys, "stdin", text)
+        code, out, err = a2d("translate", model)
+        assert (code, out) == (2, "")
+        assert "standard input, line" in err
+        assert "is not UTF-8: convert it" in err
+
     @pytest.mark.parametrize("text", ["ein Text\n\nzum Lernen\n", "ein Text\n\nzum Lernen", ""])
     def test_one_line_for_each(self, a2d, model, monkeypatch, text):
         import io

@@ -128,8 +128,14 @@ class TestTable:
         fails({"path": path}, path, "is empty")
 
     def test_not_utf8(self, tmp_path: Path) -> None:
-        path = write(tmp_path / "x.tsv", TABLE.encode() + "für\tza\n".encode("latin-1"))
-        fails(path, path, "line 3 is not UTF-8", "convert")
+        bad = "für\tza\n".encode("latin-1")
+        path = write(tmp_path / "x.tsv", TABLE.encode() + bad)
+        assert read_corpus(path) == PAIRS
+        path = write(tmp_path / "x.tsv", bad + bad)
+        fails(path, path, "line 1 is not UTF-8", "convert", "1 more like it")
+        texts = (b"a\n\xff\nc\n", b"d\ne\nf\n")
+        sides = [write(tmp_path / f"x.{n}", text) for n, text in enumerate(texts)]
+        assert read_corpus(sides) == [Pair("a", "d"), Pair("c", "f")]
 
     def test_damaged_gzip(self, tmp_path: Path) -> None:
         path = write(tmp_path / "x.tsv.gz", TABLE)
@@ -217,6 +223,37 @@ class TestJsonLines:
             '{"translation": {"dsb": "d", "de": "c"}}',
         ]
         assert read_corpus(write(tmp_path / "x.jsonl", "\n".join(lines)))[1] == Pair("c", "d")
+
+    @pytest.mark.parametrize(
+        ("texts", "expected"),
+        [
+            ({"dsb": "b", "de": "a"}, Pair("a", "b")),
+            ({"de_DE": "a", "dsb": "b"}, Pair("a", "b")),
+            ({"hsb": "b", "de": "a"}, Pair("a", "b")),  # one language places both
+            ({"dsb": "b", "deu_Latn": "a"}, Pair("a", "b")),
+            ({"x": "a", "y": "b"}, Pair("a", "b")),
+            ({"en": "c", "dsb": "b", "fr": "d", "de": "a"}, Pair("a", "b")),
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["jsonl", "parquet", "folder"])
+    def test_languages_place_texts(
+        self, tmp_path: Path, texts: dict[str, str], expected: Pair, kind: str
+    ) -> None:
+        path, record = tmp_path / f"x.{kind}", {"translation": texts}
+        if kind == "jsonl":
+            path.write_text(json.dumps(record))
+        elif kind == "parquet":
+            parquet.write_table(pyarrow.Table.from_pylist([record]), path)
+        else:
+            datasets = pytest.importorskip("datasets")
+            datasets.Dataset.from_list([record]).save_to_disk(str(path))
+        assert read_corpus(path, languages=("de", "dsb")) == [expected]
+
+    def test_columns_by_language(self, tmp_path: Path) -> None:
+        record = {"id": 1, "dsb": "b", "de": "a"}
+        path = write(tmp_path / "x.jsonl", json.dumps(record))
+        assert read_corpus(path, languages=("de", "dsb")) == [Pair("a", "b")]
+        fails(path, "'id', 'dsb', 'de' in place of 'source' and 'target'")
 
     def test_chosen_keys(self, tmp_path: Path) -> None:
         record = {"id": 1, "flat.key": "x", "translation": {"de": "a", "dsb": "b", "en": "c"}}

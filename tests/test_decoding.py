@@ -78,6 +78,24 @@ def test_how_long_it_may_get_does_not_depend_on_the_batch(endless, tokenizer, be
     assert translate(endless, tokenizer, SENTENCES[:5], beams=beams) == want
 
 
+@pytest.mark.parametrize(
+    "release",
+    [
+        {"forced_eos_token_id": 0},  # transformers would force it at the batch's limit
+        {"do_sample": True, "temperature": 1.5, "top_k": 20},
+        {"num_beam_groups": 2, "diversity_penalty": 1.0},
+    ],
+)
+def test_a_release_s_own_settings_make_it_no_other_search(
+    random_model, tokenizer, release, monkeypatch
+):
+    want = translate(random_model, tokenizer, SENTENCES, beams=4)
+    for name, value in release.items():
+        monkeypatch.setattr(random_model.generation_config, name, value, raising=False)
+    assert translate(random_model, tokenizer, SENTENCES, beams=4) == want
+    assert translate(random_model, tokenizer, SENTENCES, beams=4, max_tokens=1) == want
+
+
 def test_order_is_kept(ending, tokenizer):
     backwards = translate(ending, tokenizer, SENTENCES[::-1], beams=1, max_tokens=60)
     assert backwards[::-1] == translate(ending, tokenizer, SENTENCES, beams=1, max_tokens=60)

@@ -1,10 +1,12 @@
 """Exported students translate as they did before; what cannot be exported is refused in words."""
 
+import json
 import shutil
 import sys
 
 import pytest
 import torch
+from pretrained import model_of, tokenizer_of
 
 from a2d import UserError
 from a2d.models.decoding import translate
@@ -48,6 +50,42 @@ def test_translations_are_the_same(student, exported, beams):
     ours = translate_exported(exported, SENTENCES, beams=beams)
     assert len(set(expected)) > 20
     assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= {1: 43, 4: 41}[beams]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"no_repeat_ngram_size": 2},
+        {"repetition_penalty": 1.5},
+        {"suppress_tokens": list(range(40, 300))},
+        {"bad_words_ids": [[i] for i in range(40, 300)]},
+    ],
+)
+def test_a_release_s_settings_are_kept(student, tmp_path, settings):
+    model = load_model(student)
+    plain = translate(model, load_tokenizer(student), SENTENCES, beams=1)
+    model.generation_config.update(**settings)
+    expected = translate(model, load_tokenizer(student), SENTENCES, beams=1)
+    assert expected != plain
+    shutil.copytree(student, tmp_path / "model")
+    model.generation_config.save_pretrained(tmp_path / "model")
+    export(tmp_path / "model", tmp_path / "fast")
+    ours = translate_exported(tmp_path / "fast", SENTENCES, beams=1)
+    assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= 40
+
+
+def test_two_vocabularies_are_refused(tmp_path):
+    tokenizer = tokenizer_of("opus")
+    model_of("opus", tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    shutil.copy(tmp_path / "model/vocab.json", tmp_path / "model/target_vocab.json")
+    settings = json.loads((tmp_path / "model/tokenizer_config.json").read_text())
+    (tmp_path / "model/tokenizer_config.json").write_text(
+        json.dumps(settings | {"separate_vocabs": True})
+    )
+    with pytest.raises(UserError, match="vocabularies of their own for source and target"):
+        export(tmp_path / "model", tmp_path / "fast")
+    assert not (tmp_path / "fast").exists()
 
 
 def test_nothing_in_nothing_out(exported):

@@ -5,17 +5,19 @@ import gzip
 import logging
 import unicodedata
 from xml.etree import ElementTree
+from xml.sax.saxutils import escape
 
 import polib
 import pyarrow
 import pytest
 from fluent.syntax import FluentSerializer, ast
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from a2d.errors import UserError
+from a2d.text import localisation
 from a2d.text.corpus import read_corpus
-from a2d.text.pairs import Pair
+from a2d.text.pairs import Languages, Pair, normal
 
 LANGUAGES = ("de", "dsb")
 XML = '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -48,6 +50,10 @@ SAMPLES = st.lists(st.tuples(SENTENCES, SENTENCES), min_size=1, max_size=5)
 
 def expected(rows):
     return [Pair(*(unicodedata.normalize("NFC", side) for side in row)) for row in rows]
+
+
+FAULTS = ("R&D", "a < b", "wenn x<5", "&nbsp;", "\x01", "</seg>", "<bpt>", "</tuv>")
+"""Texts that make no XML of their unit."""
 
 
 def unit(**texts):
@@ -104,9 +110,53 @@ class TestTranslationMemory:
         good = [unit(de=f"Satz {n}", dsb=f"Sada {n}") for n in range(20)]
         bad = unit(de="Sie & ich", dsb="wy")
         path = memory(tmp_path / "x.tmx", *good[:10], bad.replace("</tuv>", "", 1), *good[10:])
-        found = read(path)
-        assert {f"Satz {n}" for n in range(10)} <= {pair.source for pair in found}
-        assert f"{path}, line 13 is no valid XML" in skipped(caplog)
+        assert [pair.source for pair in read(path)] == [f"Satz {n}" for n in range(20)]
+        assert f"1 of 21 entries are malformed and were skipped: {path}, line 13" in skipped(caplog)
+
+    @given(
+        st.lists(st.one_of(WORDS, st.sampled_from(FAULTS)), min_size=1),
+        st.sampled_from(["utf-8", "utf-16", "iso-8859-2"]),
+        st.integers(1, 400),
+    )
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    def test_each_broken_unit_is_told_and_no_other_is_lost(
+        self, tmp_path, monkeypatch, texts, encoding, block
+    ):
+        monkeypatch.setattr("a2d.text.markup._BLOCK", block)
+        known = [t for t in texts if t.encode(encoding, "ignore").decode(encoding) == t]
+        path = tmp_path / "x.tmx"
+        declared = XML.replace("UTF-8", "iso-8859-2") if encoding == "iso-8859-2" else ""
+        units = [unit(de=t if t in FAULTS else escape(t), dsb="jo") for t in known]
+        document = f"{declared}<tmx>\n<body>\n{''.join(units)}</body></tmx>"
+        path.write_bytes(document.encode(encoding))
+        found = list(localisation.translation_memory(path, Languages(*LANGUAGES)))
+        first = 4 if declared else 3
+        assert [(e.source if isinstance(e, Pair) else e.where) for e in found] == [
+            f"{path}, line {first + n}" if t in FAULTS else normal(t, "").source
+            for n, t in enumerate(known)
+        ]
+
+    def test_bytes_of_another_encoding_spoil_their_unit_alone(self, tmp_path, caplog):
+        path = memory(tmp_path / "x.tmx", unit(de="Fön", dsb="a"), *[unit(de="b", dsb="c")] * 2)
+        path.write_bytes(path.read_bytes().replace("ö".encode(), b"\xf6"))
+        assert read(path) == [("b", "c")] * 2
+        assert f"1 of 3 entries are malformed and were skipped: {path}, line 3" in skipped(caplog)
+
+    @pytest.mark.parametrize("end", ["", "</body>", '<tu><tuv xml:lang="de">'])
+    def test_a_cut_file_is_told(self, tmp_path, end, caplog):
+        path = memory(tmp_path / "x.tmx", *(unit(de=str(n), dsb="x") for n in range(5)))
+        path.write_text(path.read_text().replace("</body></tmx>", end))
+        assert len(read(path)) == 5
+        assert f"1 of 6 entries are malformed and were skipped: {path}, line 9" in skipped(caplog)
+
+    def test_the_first_of_several_variants_counts(self, tmp_path):
+        path = memory(
+            tmp_path / "x.tmx",
+            unit(de="eins", dsb="a").replace(
+                "<tu>", '<tu><tuv xml:lang="de"><seg>zuerst</seg></tuv>'
+            ),
+        )
+        assert read(path) == [("zuerst", "a")]
 
     def test_other_languages(self, tmp_path):
         path = memory(tmp_path / "x.tmx", unit(de="ja", en="yes"))
@@ -116,6 +166,12 @@ class TestTranslationMemory:
     def test_no_xml(self, tmp_path):
         (tmp_path / "x.tmx").write_text("Guten Tag\tDobry źeń\n")
         refused(tmp_path / "x.tmx", "line 1 is no")
+
+    def test_entities_and_comments(self, tmp_path):
+        path = memory(tmp_path / "x.tmx", unit(de="a&nbsp;b<!-- c -->&auml;&lt;", dsb="jo"))
+        entities = '<!DOCTYPE tmx SYSTEM "tmx14.dtd">'
+        path.write_text(path.read_text().replace(XML, XML + entities))
+        assert read(path) == [("a bä<", "jo")]
 
     def test_external_entities_are_not_read(self, tmp_path):
         (tmp_path / "secret").write_text("geheim")
@@ -153,6 +209,26 @@ class TestXliff:
 
     def test_backwards(self, path):
         assert read(path, ("dsb", "de")) == [("Witaj swět", "Hallo Welt")]
+
+    def test_other_parts_and_what_is_not_to_be_translated_are_left_out(self, path):
+        text = path.read_text("utf-8")
+        if "trgLang" in text:  # one document, one pair
+            return
+        kept = text[text.index("<file") : text.index("</xliff>")]
+        french = kept.replace('"dsb"', '"fr"')
+        marked = kept.replace("<trans-unit", '<trans-unit translate="no"')
+        path.write_text(text.replace(kept, french + kept + marked + french), "utf-8")
+        assert read(path) == [("Hallo Welt", "Witaj swět")]
+
+    def test_broken_ones_are_passed_over_and_told(self, path, caplog):
+        text = path.read_text("utf-8")
+        name = "segment" if "trgLang" in text else "trans-unit"
+        start, end = text.index(f"<{name}"), text.index(f"</{name}>") + len(name) + 3
+        whole = text[start:end]
+        text = text.replace(whole, whole + whole.replace("Hallo", "R&D <x") + whole)
+        path.write_text(text, "utf-8")
+        assert read(path, ("dsb", "de")) == [("Witaj swět", "Hallo Welt")] * 2
+        assert "1 of 3 entries are malformed" in skipped(caplog)
 
     def test_other_languages(self, path):
         refused(path, "translates from 'de", "to 'dsb'", "'en'", languages=("en", "dsb"))
@@ -229,8 +305,18 @@ class TestGettext:
         text = CATALOGUE.replace("UTF-8", "ISO-8859-2").replace("Zapołožyś", "žyś")
         path.write_bytes(text.encode("iso-8859-2"))
         assert read(path)[1] == ("File", "žyś")
-        path.write_bytes(text.replace("8859-2", "8859-x").encode("iso-8859-2"))
-        refused(path, "not in the encoding that it names")
+        path.write_bytes(text.replace("ISO-8859-2", "UTF-8").encode("iso-8859-2"))
+        refused(path, "is not in the encoding that the file names")
+
+    @pytest.mark.parametrize("name", ["CHARSET", "utf8"])
+    def test_encoding_not_named(self, path, name):
+        path.write_text("\ufeff" + CATALOGUE.replace("UTF-8", name), "utf-8")
+        assert read(path) == FOUND
+
+    def test_bytes_of_another_encoding_spoil_their_message_alone(self, path, caplog):
+        path.write_bytes(path.read_bytes() + b'\nmsgid "Caf\xe9"\nmsgstr "x"\n')
+        assert read(path) == FOUND
+        assert "1 of 5 entries are malformed" in skipped(caplog)
 
     @pytest.mark.parametrize("fault", ['msgid "Open\nmsgstr "Wócyń"', "msgstr nothing", "Hallo!"])
     def test_broken_messages_are_passed_over_and_told(self, path, fault, caplog):
@@ -240,8 +326,13 @@ class TestGettext:
         assert f"1 of 5 entries are malformed and were skipped: {path}, line 7" in skipped(caplog)
 
     def test_no_compiled_catalogue(self, tmp_path):
-        (tmp_path / "x.mo").write_bytes(b"nothing")
-        refused(tmp_path / "x.mo", "is no gettext catalogue")
+        catalogue = polib.POFile()
+        catalogue.extend(polib.POEntry(msgid=f"m{n}", msgstr="x" * 50) for n in range(20))
+        catalogue.save_as_mofile(str(tmp_path / "x.mo"))
+        whole = (tmp_path / "x.mo").read_bytes()
+        for damaged in (b"nothing", b"", whole[:3], whole[:40], whole[: len(whole) // 2]):
+            (tmp_path / "x.mo").write_bytes(damaged)
+            refused(tmp_path / "x.mo", "is no intact gettext catalogue")
 
 
 class TestFluent:

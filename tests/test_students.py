@@ -107,6 +107,13 @@ def test_a_marian_one_has_the_teachers_vocabulary_and_decodes_by_its_rules(name)
     assert rules["bad_words_ids"] == [[teacher.config.pad_token_id]]
 
 
+def test_a_marian_one_has_one_vocabulary():
+    teacher = teacher_of("opus")
+    teacher.config.share_encoder_decoder_embeddings = False
+    with pytest.raises(UserError, match="the teacher has two: start from the teacher's layers"):
+        student_of(teacher, start="marian")
+
+
 def test_biases_by_distance_follow_the_heads():
     teacher = teacher_of("t5")
     bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"

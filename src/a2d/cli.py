@@ -217,7 +217,16 @@ def _interrupted() -> NoReturn:
 
 
 def _standard_input() -> list[str]:
-    return [line.rstrip("\n") for line in sys.stdin]
+    lines: list[str] = []
+    try:
+        for line in sys.stdin:
+            line.encode()  # Python lets odd bytes in, where the system names no encoding
+            lines.append(line.rstrip("\n"))
+    except UnicodeError as error:
+        raise UserError(
+            f"standard input, line {len(lines) + 1} is not UTF-8: convert it, as with iconv."
+        ) from error
+    return lines
 
 
 def main() -> None:

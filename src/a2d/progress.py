@@ -184,6 +184,7 @@ class WarningEvents(logging.Handler):
 def silence_libraries() -> None:
     """Keep the libraries' own progress bars and notices off the screen."""
     transformers_logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
     disable_progress_bars()
     # Marian's tokenizers recommend it for a normalisation that they never apply.

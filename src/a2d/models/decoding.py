@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
@@ -33,6 +36,17 @@ def positions_of(config: Any) -> int | None:
     """How many positions a model tells apart; None if that is not limited (T5's are relative)."""
     found: int | None = getattr(config, "max_position_embeddings", None)
     return found
+
+
+def search_settings(model: GenerationConfig) -> GenerationConfig:
+    """A model's own settings of its search, but for what would make it another one.
+
+    Nothing is drawn at random, and no end is forced at a limit that depends on the batch.
+    """
+    settings = copy.deepcopy(model)
+    settings.update(do_sample=False, temperature=None, top_p=None, top_k=None, num_beam_groups=None)
+    settings.update(diversity_penalty=None, penalty_alpha=None, forced_eos_token_id=None)
+    return settings
 
 
 def translate(
@@ -76,9 +90,33 @@ def n_best(
     Returns:
         Plain, detokenised translations, in the order of `sentences`.
     """
-    model.eval()
     if not sentences:
         return []
+    model.eval()
+    with _searching(model):
+        return _found(model, tokenizer, sentences, count, beams, max_tokens, progress)
+
+
+@contextmanager
+def _searching(model: PreTrainedModel) -> Iterator[None]:
+    """Give a model `search_settings` for a while; `generate` fills in what others lack from its."""
+    own = model.generation_config
+    model.generation_config = search_settings(own)
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _found(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    count: int,
+    beams: int,
+    max_tokens: int,
+    progress: Callable[[int], None] | None,
+) -> list[list[str]]:
     positions = positions_of(model.config)
     encoded = encode_sources(tokenizer, sentences, positions)
     sizes = np.array([[len(ids)] * 2 for ids in encoded]).reshape(-1, 2)

@@ -13,7 +13,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from a2d.errors import UserError, first_line
-from a2d.models.decoding import generation_limit, positions_of
+from a2d.models.decoding import generation_limit, positions_of, search_settings
 from a2d.models.loading import load_model
 from a2d.models.tokenizer import load_tokenizer
 from a2d.text.batching import encode_sources
@@ -46,6 +46,11 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
         raise UserError(f"{output} exists already: choose another folder, or move it away.")
     network = load_model(model)
     tokenizer = load_tokenizer(model)
+    if getattr(tokenizer, "separate_vocabs", False):
+        raise UserError(
+            f"{model} has vocabularies of their own for source and target, which cannot be "
+            "exported: translate with PyTorch."
+        )
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -53,7 +58,8 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
     except (AttributeError, ValueError) as error:  # what it raises of families it does not know
         raise UserError(
             f"CTranslate2 cannot convert {model}, a model of type "
-            f"{network.config.model_type!r} ({first_line(error)})."
+            f"{network.config.model_type!r} ({first_line(error)}): it converts Marian, NLLB and "
+            "the T5 family."
         ) from error
     tokenizer.init_kwargs[_POSITIONS] = positions_of(network.config)
     tokenizer.save_pretrained(partial)
@@ -93,8 +99,10 @@ def n_best_exported(
     positions = tokenizer.init_kwargs.get(_POSITIONS)
     encoded = encode_sources(tokenizer, sentences, positions)
     translations = [[""] * count for _ in sentences]
-    first = GenerationConfig.from_pretrained(folder).forced_bos_token_id
+    settings = search_settings(GenerationConfig.from_pretrained(folder))
+    first = settings.forced_bos_token_id
     prefix = None if first is None else [tokenizer.convert_ids_to_tokens(first)]
+    options = _options(settings, tokenizer)
 
     def limit(index: int) -> int:
         return generation_limit(len(encoded[index]), positions)
@@ -110,10 +118,21 @@ def n_best_exported(
             max_decoding_length=length,
             max_batch_size=4096,
             batch_type="tokens",
+            **options,
         )
         for index, result in zip(indices, results, strict=True):
             translations[index] = [_text(tokenizer, tokens) for tokens in result.hypotheses]
     return translations
+
+
+def _options(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The settings of a search that CTranslate2 knows too, by its names."""
+    names = ("length_penalty", "repetition_penalty", "no_repeat_ngram_size")
+    options = {name: value for name in names if (value := getattr(settings, name)) is not None}
+    never = [*(settings.bad_words_ids or []), *([i] for i in settings.suppress_tokens or [])]
+    padding = [tokenizer.pad_token_id]  # no token of CTranslate2's
+    texts = [tokenizer.convert_ids_to_tokens(ids) for ids in never if ids != padding]
+    return options | {"suppress_sequences": texts or None}
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> str:

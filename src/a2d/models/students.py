@@ -88,6 +88,11 @@ def student_of(
 
 def _marian(teacher: PreTrainedModel, sizes: dict[str, Any]) -> PreTrainedModel:
     """A new Marian model of the teacher's sizes where none are given, and its rules of decoding."""
+    if not getattr(teacher.config, "share_encoder_decoder_embeddings", True):
+        raise UserError(
+            "a new Marian student has one vocabulary for source and target, and the teacher has "
+            "two: start from the teacher's layers."
+        )
     positions = positions_of(teacher.config) or 512
     shape = sizes_of(teacher.config) | sizes
     student = new_model(teacher.config, **shape, max_positions=positions)

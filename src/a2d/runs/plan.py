@@ -154,7 +154,7 @@ def _held_out(name: str, train: StoredPairs) -> tuple[list[Pair], StoredPairs]:
     if count < _FEWEST:
         raise UserError(
             f"{name}: the {len(train):,} training pairs are too few to hold out some of them for "
-            f"it: give corpus.{name}."
+            f"it ({20 * _FEWEST:,} would do): give corpus.{name} (`a2d distill --{name}`)."
         )
     return hold_out(train, count, into=StoredPairs)
 

@@ -179,8 +179,9 @@ class Distillation(Objective):
 class Sequences(Section):
     """How the teacher translates the training data for methods with `seqkd`.
 
-    `engine`: CTranslate2 is faster, and finds the same but for rounding. `n_best`: of so many
-    hypotheses, take the one closest to the reference by chrF.
+    `engine`: CTranslate2 is faster, and finds the same but for rounding (and but for models that
+    are released with penalties on repetition, which it weighs otherwise in a beam). `n_best`: of so
+    many hypotheses, take the one closest to the reference by chrF.
     """
 
     engine: Literal["transformers", "ctranslate2"] = "transformers"

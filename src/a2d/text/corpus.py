@@ -11,8 +11,7 @@ from a2d import corpora
 from a2d.errors import UserError, first_line
 from a2d.suggestions import nearest
 from a2d.text import localisation, records
-from a2d.text.localisation import Languages
-from a2d.text.pairs import STANDARD_INPUT, Entries, Malformed, Pair, kind, missing
+from a2d.text.pairs import STANDARD_INPUT, Entries, Languages, Malformed, Pair, kind, missing
 from a2d.text.records import Keys
 
 logger = logging.getLogger(__name__)
@@ -64,8 +63,8 @@ def read_corpus(
               it from standard input;
             - two paths: plain text files, source and target, aligned line by line;
             - the path of JSON lines (`.jsonl`, `.json`) or of a Parquet file: objects with
-              `source` and `target`, or with a `translation` object of two languages, the first
-              being the source;
+              `source` and `target`, or with texts by language, which a `translation` object may
+              hold (of two that are not those of `languages`, the first is the source);
             - the path of a translation memory (`.tmx`), of XLIFF 1.2 or 2 (`.xlf`, `.xliff`), or of
               a gettext catalogue (`.po`, `.mo`; fuzzy and obsolete messages are left out);
             - two paths of gettext or Fluent (`.ftl`) files: the translations of the same messages
@@ -81,7 +80,7 @@ def read_corpus(
             Every file may be compressed (`.gz`, `.zst`). A split not given is the one called
             `name`.
         name: What the corpus is for (`train`, `valid`); error messages begin with it.
-        languages: Codes of source and target, for the forms that hold more than two.
+        languages: Codes of source and target, for the forms that name languages.
 
     Raises:
         UserError: The corpus is missing, empty, damaged, of an unknown kind, or half of its
@@ -160,7 +159,7 @@ def _read_mapping(spec: Mapping[str, Any], name: str, languages: Languages | Non
     keys = Keys(spec["source"], spec["target"]) if "source" in spec else None
     split = spec.get("split", name)
     if "path" not in spec:
-        return records.dataset(spec["dataset"], spec.get("config"), split, keys)
+        return records.dataset(spec["dataset"], spec.get("config"), split, keys or languages)
     if "split" in spec and not Path(spec["path"]).expanduser().is_dir():
         raise UserError(f"{spec['path']} is no folder of splits: leave out 'split'")
     return _read_path(spec["path"], keys, split, languages)
@@ -175,12 +174,12 @@ def _read_path(
         return _read_test_set(spec.removeprefix(_SACREBLEU), languages)
     path = Path(spec).expanduser()
     if path.is_dir():
-        return records.folder(path, split, keys)
+        return records.folder(path, split, keys or languages)
     form = ".tsv" if str(spec) == STANDARD_INPUT else kind(path)
     if form in records.JSON_LINES:
-        return records.json_lines(path, keys)
+        return records.json_lines(path, keys or languages)
     if form in records.PARQUET:
-        return records.parquet(path, keys)
+        return records.parquet(path, keys or languages)
     if form in localisation.TMX:
         return localisation.translation_memory(path, Languages(*keys) if keys else languages)
     if keys:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import gettext
 import re
+import struct
 from collections.abc import Iterator
+from contextlib import suppress
+from html import unescape
+from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from a2d.errors import UserError
-from a2d.text.pairs import Entries, Malformed, Pair, kind, needs, normal, opened
+from a2d.text.markup import elements, local_name
+from a2d.text.pairs import (
+    MARK,
+    UNREADABLE,
+    Entries,
+    Languages,
+    Malformed,
+    Pair,
+    kind,
+    needs,
+    normal,
+    opened,
+    same_language,
+)
 
 TMX = (".tmx",)
 XLIFF = (".xlf", ".xliff")
@@ -17,13 +35,6 @@ FLUENT = (".ftl",)
 
 Message = tuple[str, str]
 """What identifies a text in two languages' files: its key, and which of its forms it is."""
-
-
-class Languages(NamedTuple):
-    """Codes of source and target."""
-
-    source: str
-    target: str
 
 
 def translation_memory(path: Path, languages: Languages | None) -> Entries:
@@ -38,16 +49,16 @@ def translation_memory(path: Path, languages: Languages | None) -> Entries:
         raise UserError(f"{path} may hold many languages: name two by 'source' and 'target'")
     seen: set[str] = set()
     found = False
-    for unit in _elements(path, "tu"):
+    for unit in elements(path, ("tu",)):
         if isinstance(unit, Malformed):
             yield unit
             continue
-        texts = {}
+        texts: dict[str, str] = {}
         for variant in unit.iterfind("{*}tuv"):
             language = variant.get(_XML_LANG) or variant.get("lang") or ""
             segment = variant.find("{*}seg")
             if segment is not None:
-                texts[language.replace("_", "-").lower()] = _text(segment)
+                texts.setdefault(language.replace("_", "-").lower(), _text(segment))
         seen |= texts.keys()
         source, target = (_of_language(texts, code) for code in languages)
         if source is not None and target is not None:
@@ -63,39 +74,48 @@ def translation_memory(path: Path, languages: Languages | None) -> Entries:
 def xliff(path: Path, languages: Languages | None) -> Entries:
     """Translated segments of an XLIFF file (1.2 or 2.x), read backwards if it is the other way.
 
+    Parts in other languages are left out, and what is not to be translated.
+
     Raises:
-        UserError: the file is of other languages.
+        UserError: all of the file is of other languages.
     """
-    swap = False
-    for element in _elements(path, "xliff", "file", "trans-unit", "segment"):
+    swap: bool | None = False
+    other, found = None, False
+    for element in elements(path, ("trans-unit", "segment"), ("xliff", "file")):
         if isinstance(element, Malformed):
             yield element
             continue
-        name = _name(element)
-        if name in ("xliff", "file"):
+        if local_name(element) in ("xliff", "file"):
             own = [element.get(a) or element.get(b) for a, b in _XLIFF_LANGUAGES]
             if languages is not None and all(own):
-                swap = _backwards(path, own, languages)
+                swap = _backwards(own, languages)
+                other = own if swap is None else other
             continue
+        if swap is None or element.get("translate") == "no":
+            continue
+        found = True
         parts = [element.find(f"{{*}}{side}") for side in ("source", "target")]
         texts = [_text(part) for part in parts if part is not None]
         state = element.get("state") or (parts[1].get("state") if parts[1] is not None else None)
         if len(texts) == 2 and all(texts) and state not in _UNTRANSLATED:
             yield normal(*(reversed(texts) if swap else texts))
+    if languages is not None and other is not None and not found:
+        raise UserError(
+            f"{path} translates from {other[0]!r} to {other[1]!r}, and {languages.source!r} and "
+            f"{languages.target!r} are wanted"
+        )
 
 
 _XLIFF_LANGUAGES = (("source-language", "srcLang"), ("target-language", "trgLang"))
 _UNTRANSLATED = ("new", "needs-translation", "initial")
 
 
-def _backwards(path: Path, own: list[str], languages: Languages) -> bool:
+def _backwards(own: list[str], languages: Languages) -> bool | None:
+    """Whether a text's languages are those wanted the other way around; None: they are others."""
     for swap, wanted in ((False, languages), (True, Languages(*reversed(languages)))):
-        if all(_same(code, language) for code, language in zip(own, wanted, strict=True)):
+        if all(same_language(*codes) for codes in zip(own, wanted, strict=True)):
             return swap
-    raise UserError(
-        f"{path} translates from {own[0]!r} to {own[1]!r}, and {languages.source!r} and "
-        f"{languages.target!r} are wanted"
-    )
+    return None
 
 
 def catalogue(path: Path) -> Entries:
@@ -136,51 +156,6 @@ _CODES = ("bpt", "ept", "ph", "it", "ut", "x", "bx", "ex", "sc", "ec", "sub")
 """Inline elements that hold markup, not text."""
 
 
-def _elements(path: Path, *names: str) -> Iterator[Any]:
-    """Elements of these names, one at a time; what is no XML is passed over and told.
-
-    Containers among them (`xliff`, `file`) come when they begin, the others complete.
-    """
-    try:
-        from lxml import etree
-    except ImportError as error:
-        raise needs("corpora", error) from error
-    whole = [name for name in names if name not in ("xliff", "file")]
-    with opened(path) as file:
-        walk = etree.iterparse(
-            file,
-            events=("start", "end"),
-            tag=[f"{{*}}{name}" for name in names],
-            recover=True,
-            huge_tree=True,
-            resolve_entities=False,
-            no_network=True,
-        )
-        try:
-            for event, element in walk:
-                if (event == "end") != (_name(element) in whole):
-                    continue
-                yield element
-                if event == "end":
-                    _forget(element)
-        except etree.XMLSyntaxError as error:
-            yield Malformed(f"{path}, line {error.lineno}", f"is no XML ({error.msg})")
-        faults = {fault.line: fault.message for fault in reversed(walk.error_log)}
-        for line, message in sorted(faults.items()):
-            yield Malformed(f"{path}, line {line}", f"is no valid XML ({message})")
-
-
-def _forget(element: Any) -> None:
-    """Free an element and those before it: files may be larger than memory."""
-    element.clear()
-    while element.getprevious() is not None:
-        del element.getparent()[0]
-
-
-def _name(element: Any) -> str:
-    return str(element.tag).rpartition("}")[2]
-
-
 def _text(element: Any) -> str:
     return " ".join("".join(_pieces(element)).split())
 
@@ -188,22 +163,18 @@ def _text(element: Any) -> str:
 def _pieces(element: Any) -> Iterator[str]:
     yield element.text or ""
     for child in element:
-        if isinstance(child.tag, str) and _name(child) not in _CODES:
+        if not isinstance(child.tag, str):  # a comment, or an entity: of HTML, as a rule
+            yield unescape(child.text) if child.tag.__name__ == "Entity" else ""
+        elif local_name(child) not in _CODES:
             yield from _pieces(child)
         yield child.tail or ""
-
-
-def _same(code: str, language: str) -> bool:
-    """Whether `de-DE` is `de`, or the other way around."""
-    one, other = (c.replace("_", "-").lower() for c in (code, language))
-    return one == other or one.startswith(f"{other}-") or other.startswith(f"{one}-")
 
 
 def _of_language(texts: dict[str, str], language: str) -> str | None:
     exact = texts.get(language.replace("_", "-").lower())
     if exact is not None:
         return exact
-    return next((text for code, text in texts.items() if _same(code, language)), None)
+    return next((text for code, text in texts.items() if same_language(code, language)), None)
 
 
 # gettext
@@ -219,17 +190,15 @@ def _messages(path: Path) -> Iterator[Any]:
         content = file.read()
     if kind(path) == ".mo":
         try:
+            with suppress(ValueError):  # of what polib does not mind
+                gettext.GNUTranslations(BytesIO(content))  # finds out what is cut off
             yield from polib.mofile(content).translated_entries()
-        except (OSError, ValueError, UnicodeError) as error:
-            raise UserError(f"{path} is no gettext catalogue: compile it anew") from error
+        except (OSError, ValueError, struct.error) as error:
+            raise UserError(f"{path} is no intact gettext catalogue: compile it anew") from error
         return
-    charset = re.search(rb"charset=([\w-]+)", content[:4096])
-    try:
-        text = content.decode(charset[1].decode() if charset else "utf-8")
-    except (LookupError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not in the encoding that it names: mend it") from error
+    text = _decoded(content)
     found = _parsed(text, polib)
-    if found is not None:
+    if found is not None and UNREADABLE not in text:
         yield from found
         return
     line = 1
@@ -237,9 +206,21 @@ def _messages(path: Path) -> Iterator[Any]:
         found = _parsed(block, polib)
         if found is None:
             yield Malformed(f"{path}, line {line}", "begins no gettext message: mend it")
+        elif UNREADABLE in block:
+            yield Malformed(f"{path}, line {line}", "is not in the encoding that the file names")
         else:
             yield from found
         line += block.count("\n")
+
+
+def _decoded(content: bytes) -> str:
+    """A catalogue's text in the encoding it names, by default UTF-8."""
+    charset = re.search(rb"charset=([\w-]+)", content[:4096])
+    try:
+        text = content.decode(charset[1].decode() if charset else "utf-8", MARK)
+    except LookupError:  # a template's CHARSET
+        text = content.decode("utf-8", MARK)
+    return text.removeprefix("\ufeff")
 
 
 _BLANK_LINES = re.compile(r"((?:\n[ \t]*\r?)+\n)")
@@ -290,15 +271,14 @@ def _fluent(path: Path) -> Iterator[tuple[Message, str] | Malformed]:
     except ImportError as error:
         raise needs("corpora", error) from error
     with opened(path) as file:
-        try:
-            text = file.read().decode("utf-8-sig").replace("\r\n", "\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8: convert the file to it") from error
+        text = file.read().decode("utf-8-sig", MARK).replace("\r\n", "\n")
     for entry in parse(text).body:
+        start, end = (entry.span.start, entry.span.end) if entry.span else (0, 0)
+        where = f"{path}, line {text.count(chr(10), 0, start) + 1}"
         if isinstance(entry, ast.Junk):
-            start = entry.span.start if entry.span else 0
-            where = f"{path}, line {text.count(chr(10), 0, start) + 1}"
             yield Malformed(where, "is no Fluent message: mend it")
+        elif UNREADABLE in text[start:end]:
+            yield Malformed(where, "is not UTF-8: convert the file to it")
         elif isinstance(entry, ast.Message | ast.Term):
             prefix = "-" if isinstance(entry, ast.Term) else ""
             if entry.value is not None:

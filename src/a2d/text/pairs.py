@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import sys
@@ -15,6 +16,14 @@ from typing import IO, Any, NamedTuple
 from a2d.errors import UserError
 
 STANDARD_INPUT = "-"
+UNREADABLE = "\udcff"
+"""Half a character, which no text holds: in the place of bytes that are not in their encoding."""
+
+MARK = "a2d.mark"
+"""What to do with such bytes when decoding: put `UNREADABLE` there."""
+
+codecs.register_error(MARK, lambda error: (UNREADABLE, error.end))  # type: ignore[attr-defined]
+
 COMPRESSED = (".gz", ".zst")
 
 
@@ -23,6 +32,19 @@ class Pair(NamedTuple):
 
     source: str
     target: str
+
+
+class Languages(NamedTuple):
+    """Codes of source and target."""
+
+    source: str
+    target: str
+
+
+def same_language(code: str, language: str) -> bool:
+    """Whether `de-DE` is `de`, or the other way around."""
+    one, other = (c.replace("_", "-").lower() for c in (code, language))
+    return one == other or one.startswith(f"{other}-") or other.startswith(f"{one}-")
 
 
 class Malformed(NamedTuple):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import zip_longest
+from itertools import permutations, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from a2d.errors import UserError, first_line
-from a2d.text.pairs import Entries, Malformed, normal, opened
+from a2d.text.pairs import Entries, Languages, Malformed, normal, opened, same_language
 
 TABLES = (".tsv", ".txt")
 JSON_LINES = (".jsonl", ".json")
@@ -23,29 +23,35 @@ class Keys(NamedTuple):
     target: str
 
 
-def lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a text file without holding more than one.
+Wanted = Keys | Languages | None
+"""What a record's two texts are told apart by."""
+
+
+def lines(path: Path) -> Iterator[str | Malformed]:
+    """Yield the lines of a text file without holding more than one; those not in UTF-8 are told.
 
     Read as bytes: `str.splitlines` and universal newlines also break at characters which belong
     to the text (U+2028, U+0085, a lone carriage return), and so would lose the alignment.
 
     Raises:
-        UserError: the file is missing, damaged, or not UTF-8.
+        UserError: the file is missing or damaged.
     """
-    number = 0
-    try:
-        with opened(path) as file:
-            for number, line in enumerate(file, start=1):
+    with opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                yield Malformed(f"{path}, line {number}", "is not UTF-8: convert the file to it")
+            else:
                 yield text.removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}, line {number} is not UTF-8: convert the file to it") from error
 
 
 def table(path: Path) -> Entries:
     """Two columns with a tab between them; empty lines are skipped."""
     for number, line in enumerate(lines(path), start=1):
-        if not line:
+        if isinstance(line, Malformed):
+            yield line
+        if not line or isinstance(line, Malformed):
             continue
         columns = line.split("\t")
         if len(columns) == 2:
@@ -68,7 +74,11 @@ def aligned(paths: Sequence[Path]) -> Entries:
     for source, target in zip_longest(*map(lines, paths)):
         counts[0] += source is not None
         counts[1] += target is not None
-        if source is not None and target is not None:
+        if isinstance(source, Malformed):
+            yield source
+        elif isinstance(target, Malformed):
+            yield target
+        elif source is not None and target is not None:
             yield normal(source, target)
     if counts[0] != counts[1]:
         raise UserError(
@@ -77,13 +87,16 @@ def aligned(paths: Sequence[Path]) -> Entries:
         )
 
 
-def json_lines(path: Path, keys: Keys | None) -> Entries:
+def json_lines(path: Path, wanted: Wanted) -> Entries:
     """One object a line."""
-    return _records(_parsed(path), keys)
+    return _records(_parsed(path), wanted)
 
 
 def _parsed(path: Path) -> Iterator[tuple[str, object]]:
     for number, line in enumerate(lines(path), start=1):
+        if isinstance(line, Malformed):
+            yield line.where, line
+            continue
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -93,7 +106,7 @@ def _parsed(path: Path) -> Iterator[tuple[str, object]]:
             yield where, Malformed(where, "is no valid JSON: write one object a line")
 
 
-def parquet(path: Path, keys: Keys | None) -> Entries:
+def parquet(path: Path, wanted: Wanted) -> Entries:
     """One record a row.
 
     Raises:
@@ -115,10 +128,10 @@ def parquet(path: Path, keys: Keys | None) -> Entries:
                     f"{path} is no intact Parquet file ({first_line(error)}): fetch it anew"
                 ) from error
 
-    return _records(rows(), keys)
+    return _records(rows(), wanted)
 
 
-def folder(path: Path, split: str, keys: Keys | None) -> Entries:
+def folder(path: Path, split: str, wanted: Wanted) -> Entries:
     """What `datasets.save_to_disk` wrote.
 
     Raises:
@@ -138,10 +151,10 @@ def folder(path: Path, split: str, keys: Keys | None) -> Entries:
         if split not in data:
             raise UserError(f"{path} has no split {split!r}: set 'split' to one of {_list(data)}")
         data = data[split]
-    return _records(_rows(str(path), data), keys)
+    return _records(_rows(str(path), data), wanted)
 
 
-def dataset(name: str, config: str | None, split: str, keys: Keys | None) -> Entries:
+def dataset(name: str, config: str | None, split: str, wanted: Wanted) -> Entries:
     """A Hugging Face dataset by name, or what `folder` reads.
 
     Raises:
@@ -151,7 +164,7 @@ def dataset(name: str, config: str | None, split: str, keys: Keys | None) -> Ent
     if any((place / mark).is_file() for mark in ("dataset_info.json", "dataset_dict.json")):
         if config is not None:
             raise UserError(f"{place} is a folder without configurations: leave out 'config'")
-        return folder(place, split, keys)
+        return folder(place, split, wanted)
     import datasets
 
     try:
@@ -161,7 +174,7 @@ def dataset(name: str, config: str | None, split: str, keys: Keys | None) -> Ent
             f"dataset {name!r}, split {split!r} cannot be loaded ({first_line(error)}): check "
             "'dataset', 'config', 'split' and the network, or give a folder of save_to_disk"
         ) from error
-    return _records(_rows(f"dataset {name}", data), keys)
+    return _records(_rows(f"dataset {name}", data), wanted)
 
 
 def _rows(where: str, data: Any) -> Iterator[tuple[str, object]]:
@@ -172,7 +185,8 @@ def _rows(where: str, data: Any) -> Iterator[tuple[str, object]]:
         yield f"{where}, row {number}", dict(zip(data.column_names, values, strict=True))
 
 
-def _records(found: Iterable[tuple[str, object]], keys: Keys | None) -> Entries:
+def _records(found: Iterable[tuple[str, object]], wanted: Wanted) -> Entries:
+    keys, languages = (wanted, None) if isinstance(wanted, Keys) else (None, wanted)
     for where, record in found:
         if isinstance(record, Malformed):
             yield record
@@ -180,7 +194,7 @@ def _records(found: Iterable[tuple[str, object]], keys: Keys | None) -> Entries:
         try:
             if not isinstance(record, Mapping):
                 raise _Unfit("is no JSON object: write one object a line")
-            keys = keys or _guess_keys(record)
+            keys = keys or _guess_keys(record, languages)
             yield normal(_field(record, keys.source), _field(record, keys.target))
         except _Unfit as error:
             yield Malformed(where, str(error))
@@ -190,15 +204,30 @@ class _Unfit(Exception):
     """A record that holds no pair."""
 
 
-def _guess_keys(record: Mapping[str, object]) -> Keys:
+def _guess_keys(record: Mapping[str, object], languages: Languages | None) -> Keys:
+    """By name, or by language; of two languages that nobody can place, the first is the source."""
     if "source" in record and "target" in record:
         return Keys("source", "target")
     translation = record.get("translation")
-    if isinstance(translation, Mapping) and len(translation) == 2:
-        source, target = translation
-        return Keys(f"translation.{source}", f"translation.{target}")
+    nested = isinstance(translation, Mapping)
+    texts = translation if isinstance(translation, Mapping) else record
+    prefix = "translation." if nested else ""
+
+    def of(source: str, target: str) -> tuple[bool, bool]:
+        if languages is None:
+            return False, False
+        return same_language(source, languages.source), same_language(target, languages.target)
+
+    for keys in permutations(texts, 2):
+        if all(of(*keys)):
+            return Keys(*(f"{prefix}{key}" for key in keys))
+    if nested and len(texts) == 2:
+        first, second = texts
+        if any(of(second, first)):
+            first, second = second, first
+        return Keys(f"{prefix}{first}", f"{prefix}{second}")
     raise _Unfit(
-        f"has {_list(record)} in place of 'source' and 'target': name its keys, "
+        f"has {_list(texts)} in place of 'source' and 'target': name its keys, "
         "as in {path: x.jsonl, source: de, target: dsb}"
     )
 

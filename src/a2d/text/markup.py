@@ -1,0 +1,169 @@
+"""Elements of XML files that may be larger than memory, and broken in places."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from a2d.errors import UserError
+from a2d.text.pairs import MARK, UNREADABLE, Malformed, needs, opened
+
+_BLOCK = 2**20
+"""Bytes read at a time from a broken file."""
+
+_DECLARED = re.compile(rb"""<\?xml[^>]*encoding\s*=\s*["']([\w.-]+)""")
+_NAMESPACE = re.compile(r"""\sxmlns:[\w.-]+\s*=\s*(?:"[^"]*"|'[^']*')""")
+_ANGLE = re.compile("[<>]")
+_OPTIONS: dict[str, Any] = {"huge_tree": True, "resolve_entities": False, "no_network": True}
+
+
+def elements(
+    path: Path, whole: tuple[str, ...], containers: tuple[str, ...] = ()
+) -> Iterator[Any | Malformed]:
+    """Elements by their local names, one at a time, in order; broken ones are told in their place.
+
+    Args:
+        path: the file.
+        whole: names of elements that come complete, and are forgotten afterwards.
+        containers: names of those that come when they begin, with their attributes alone.
+
+    Raises:
+        UserError: lxml is missing, or the file cannot be read or is in an unknown encoding.
+    """
+    try:
+        from lxml import etree
+    except ImportError as error:
+        raise needs("corpora", error) from error
+    count = 0
+    with opened(path) as file:
+        names = [f"{{*}}{name}" for name in whole + containers]
+        walk = etree.iterparse(file, events=("start", "end"), tag=names, **_OPTIONS)
+        try:
+            for event, element in walk:
+                if (event == "end") == (local_name(element) in whole):
+                    yield element
+                    if event == "end":
+                        count += 1
+                        _forget(element)
+            return
+        except etree.XMLSyntaxError as error:
+            fault = error
+    broken = False
+    with opened(path) as file:
+        for element in _one_by_one(file, path, whole, containers, count):
+            broken = broken or isinstance(element, Malformed)
+            yield element
+    if not broken:  # between elements, or at the end
+        where = f"{path}, line {fault.lineno}" if fault.lineno else str(path)
+        yield Malformed(where, f"is no valid XML ({fault.msg or 'it is empty'})")
+
+
+def local_name(element: Any) -> str:
+    """An element's name without its namespace."""
+    return str(element.tag).rpartition("}")[2]
+
+
+def _forget(element: Any) -> None:
+    """Free an element and those before it: files may be larger than memory."""
+    element.clear()
+    while element.getprevious() is not None:
+        del element.getparent()[0]
+
+
+def _one_by_one(
+    file: IO[bytes], path: Path, whole: tuple[str, ...], containers: tuple[str, ...], skip: int
+) -> Iterator[Any | Malformed]:
+    """Elements of a file that is no XML as a whole, each parsed on its own; `skip` are left out."""
+    from lxml import etree
+
+    parser = etree.XMLParser(**_OPTIONS)
+    namespaces = ""
+    for line, name, text in _pieces(file, path, whole, containers):
+        namespaces += "".join(n for n in _NAMESPACE.findall(text) if n not in namespaces)
+        if not name:
+            continue
+        skip -= name in whole
+        if name in whole and skip >= 0:
+            continue
+        if UNREADABLE in text:
+            yield Malformed(f"{path}, line {line}", "is not in the encoding that the file names")
+            continue
+        try:
+            (element,) = etree.fromstring(f"<a{namespaces}>{text}</a>", parser)
+        except (etree.XMLSyntaxError, ValueError) as error:
+            line += max(0, (getattr(error, "lineno", 0) or 0) - 1)
+            problem = " ".join(str(getattr(error, "msg", error)).partition(", line ")[0].split())
+            yield Malformed(f"{path}, line {line}", f"is no valid XML ({problem})")
+        else:
+            yield element
+
+
+def _pieces(
+    file: IO[bytes], path: Path, whole: tuple[str, ...], containers: tuple[str, ...]
+) -> Iterator[tuple[int, str, str]]:
+    """Line, name and text of every element, a container's without its content; '': what else.
+
+    An element whose end is missing ends where the next one begins.
+    """
+    names = "|".join(map(re.escape, whole + containers))
+    tag = re.compile(
+        rf"""<(/?)(?:[\w.-]+:)?({names})(?=[\s/>])((?:"[^"]*"|'[^']*'|[^<>"'])*(/?)>)?"""
+    )
+    line, rest, begun = 1, "", ""
+    for text in _blocks(file, path):
+        rest += text
+        place, start = 0, 0 if begun else None
+        for found in tag.finditer(rest, len(begun)):
+            end, name = found[1], found[2]
+            if not found[3] and not _ANGLE.search(rest, found.end()):
+                break  # cut by the end of the block
+            if name in containers:
+                if not end and found[3] and start is None:
+                    yield line + rest.count("\n", 0, found.start()), name, _alone(found[0])
+                    place = found.end()
+            elif start is None and not end:
+                yield line, "", rest[place : found.start()]
+                start, begun = found.start(), name
+            elif start is not None and (not end or name == begun):
+                stop = found.end() if end else found.start()
+                yield line + rest.count("\n", 0, start), begun, rest[start:stop]
+                place = stop
+                start, begun = (None, "") if end else (found.start(), name)
+        kept = start if start is not None else max(place, rest.rfind("<"))
+        if start is None:
+            yield line, "", rest[place:kept]
+        line += rest.count("\n", 0, kept)
+        rest = rest[kept:]
+    if begun:
+        yield line, begun, rest
+
+
+def _alone(tag: str) -> str:
+    """A start tag as an element without content."""
+    return tag if tag.endswith("/>") else tag[:-1] + "/>"
+
+
+def _blocks(file: IO[bytes], path: Path) -> Iterator[str]:
+    """A file's text, with `UNREADABLE` for what is not in its encoding."""
+    block = file.read(max(_BLOCK, 200))
+    encoding = _encoding(block)
+    try:
+        decoder = codecs.getincrementaldecoder(encoding)(errors=MARK)
+    except LookupError as error:
+        raise UserError(f"{path} names an unknown encoding, {encoding!r}: mend it") from error
+    while block:
+        yield decoder.decode(block)
+        block = file.read(_BLOCK)
+
+
+def _encoding(start: bytes) -> str:
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if b"\0" in start[:2]:
+        return "utf-16-be" if start[:1] == b"\0" else "utf-16-le"
+    declared = _DECLARED.match(start.removeprefix(codecs.BOM_UTF8).lstrip())
+    name = declared[1].decode() if declared else "utf-8"
+    return "utf-8-sig" if name.lower() == "utf-8" else name
