@@ -159,10 +159,51 @@ class TinyBert(LayerMapping):
         return distance + self.projections.distance(group, student, teacher, rows)
 
 
-class A2DHidden(A2D):
-    """A2D, and hidden states compared as TinyBERT does.
+class AlignedStates(nn.ModuleDict):
+    """Squared distances of all the teacher's hidden states from what is made of all the student's.
 
-    Not of the paper: it answers what of a gain is due to the alignment, and what to hidden states.
+    A2D's idea for hidden states: no layer is told which it corresponds to. One learned linear map a
+    group takes a position's states of every student layer to those of every teacher layer. Means
+    over the width and the layers, without the embeddings.
+
+    Args:
+        student, teacher: layers and heads of the models.
+        groups: the groups compared; the self-attentions among them have hidden states.
+        widths: of student and teacher.
+    """
+
+    def __init__(
+        self,
+        student: Geometry,
+        teacher: Geometry,
+        groups: tuple[str, ...],
+        widths: tuple[int, int],
+    ) -> None:
+        sizes = {
+            group: (student.layers(group) * widths[0], teacher.layers(group) * widths[1])
+            for group in groups
+            if group != "cross"
+        }
+        super().__init__({group: nn.Linear(*size, bias=False) for group, size in sizes.items()})
+
+    def distance(
+        self, group: str, student: Features, teacher: Features, rows: Tensor
+    ) -> Tensor | float:
+        """Summed over query rows; 0 for a group without hidden states."""
+        if group not in self:
+            return 0.0
+        ours, theirs = (
+            torch.cat([layer[rows] for layer in features.hidden[group]], dim=-1)
+            for features in (student, teacher)
+        )
+        difference = precise(self[group](ours)) - theirs.detach()
+        return difference.square().sum() / difference.shape[-1]
+
+
+class A2DHidden(A2D):
+    """A2D, and hidden states aligned as freely.
+
+    Not of the paper: it answers what of a gain attention maps can bring, and what hidden states.
 
     Args:
         alignment, formula, groups, start: of `A2D`.
@@ -180,7 +221,7 @@ class A2DHidden(A2D):
         widths: tuple[int, int],
     ) -> None:
         super().__init__(alignment, formula, groups, start)
-        self.projections = HiddenStates(alignment.student, alignment.teacher, groups, widths)
+        self.projections = AlignedStates(alignment.student, alignment.teacher, groups, widths)
 
     def compare(
         self, group: str, student: Features, teacher: Features, keys: Tensor, rows: Tensor
