@@ -276,13 +276,15 @@ def new_transfer(objective: Objective, student: Any, teacher: Any) -> Transfer |
         return None
     assert teacher is not None
     shapes = Geometry.of(student), Geometry.of(teacher)
-    widths = student.d_model, teacher.d_model
-    if METHODS[objective.method].aligned:
-        settings = AttentionAlignment(*shapes), objective.formula, groups, objective.alignment_start
-        return A2D(*settings) if features == "a2d" else A2DHidden(*settings, widths)
+    if features in ("last", "uniform"):
+        return LayerMapping(features, *shapes, groups)
     if features == "ckd":
         return Combination(*shapes, groups)
-    if features in ("tinybert", "minilm"):
-        kind = TinyBert if features == "tinybert" else MiniLM
-        return kind(*shapes, groups, widths)
-    return LayerMapping(features, *shapes, groups)
+    start = objective.formula, groups, objective.alignment_start
+    if features == "a2d":
+        return A2D(AttentionAlignment(*shapes), *start)
+    widths = student.d_model, teacher.d_model
+    if features == "a2d+hidden":
+        return A2DHidden(AttentionAlignment(*shapes), *start, widths)
+    kind = TinyBert if features == "tinybert" else MiniLM
+    return kind(*shapes, groups, widths)
