@@ -272,13 +272,16 @@ def _fluent(path: Path) -> Iterator[tuple[Message, str] | Malformed]:
         raise needs("corpora", error) from error
     with opened(path) as file:
         text = file.read().decode("utf-8-sig", MARK).replace("\r\n", "\n")
+
+    def malformed(start: int, problem: str) -> Malformed:
+        return Malformed(f"{path}, line {text.count(chr(10), 0, start) + 1}", problem)
+
     for entry in parse(text).body:
         start, end = (entry.span.start, entry.span.end) if entry.span else (0, 0)
-        where = f"{path}, line {text.count(chr(10), 0, start) + 1}"
         if isinstance(entry, ast.Junk):
-            yield Malformed(where, "is no Fluent message: mend it")
+            yield malformed(start, "is no Fluent message: mend it")
         elif UNREADABLE in text[start:end]:
-            yield Malformed(where, "is not UTF-8: convert the file to it")
+            yield malformed(start, "is not UTF-8: convert the file to it")
         elif isinstance(entry, ast.Message | ast.Term):
             prefix = "-" if isinstance(entry, ast.Term) else ""
             if entry.value is not None:
