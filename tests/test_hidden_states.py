@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS, Geometry
-from a2d.method.mappings import A2DHidden
+from a2d.method.hidden_states import A2DHidden
 from a2d.method.transfer import A2D
 
 

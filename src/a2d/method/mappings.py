@@ -7,17 +7,17 @@ averaged over its heads on both sides, as is usual for these methods.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from a2d.errors import UserError
 from a2d.method import losses
-from a2d.method.alignment import AttentionAlignment, combine
+from a2d.method.alignment import combine
 from a2d.method.attention import Features, Geometry, masking
+from a2d.method.hidden_states import MappedStates
 from a2d.method.losses import precise
-from a2d.method.transfer import A2D, Transfer
+from a2d.method.transfer import Transfer
 
 
 def uniform_mapping(student_layers: int, teacher_layers: int) -> list[int]:
@@ -88,49 +88,11 @@ class LayerMapping(Transfer):
         return ours.flatten(1, 2), theirs.flatten(1, 2)
 
 
-class HiddenStates(nn.ModuleDict):
-    """Squared distances of projected hidden states from those of evenly spaced teacher layers.
-
-    After Jiao et al. 2020 ("TinyBERT"), Eq. 8, for encoder and decoder, without the embeddings:
-    means over the width and the layers.
-
-    Args:
-        student, teacher: layers and heads of the models.
-        groups: the groups compared; the self-attentions among them have hidden states.
-        widths: of student and teacher.
-    """
-
-    def __init__(
-        self,
-        student: Geometry,
-        teacher: Geometry,
-        groups: tuple[str, ...],
-        widths: tuple[int, int],
-    ) -> None:
-        super().__init__({g: nn.Linear(*widths, bias=False) for g in groups if g != "cross"})
-        self.mapping = {g: uniform_mapping(student.layers(g), teacher.layers(g)) for g in self}
-
-    def distance(
-        self, group: str, student: Features, teacher: Features, rows: Tensor
-    ) -> Tensor | float:
-        """Summed over query rows; 0 for a group without hidden states."""
-        distance: Tensor | float = 0.0
-        if group not in self:
-            return distance
-        for ours, layer in zip(student.hidden[group], self.mapping[group], strict=True):
-            theirs = teacher.hidden[group][layer].detach()
-            difference = precise(self[group](ours[rows])) - theirs[rows]
-            distance = distance + difference.square().sum() / (
-                difference.shape[-1] * len(self.mapping[group])
-            )
-        return distance
-
-
 class TinyBert(LayerMapping):
     """Squared distances of attention maps and of projected hidden states, uniform mapping.
 
     After Jiao et al. 2020 ("TinyBERT"), Eq. 7 and 8, for encoder and decoder. It departs from them
-    in comparing maps after the softmax. Distances of hidden states (`HiddenStates`) are in the
+    in comparing maps after the softmax. Distances of hidden states (`MappedStates`) are in the
     terms of the two self-attentions.
 
     Args:
@@ -149,7 +111,7 @@ class TinyBert(LayerMapping):
         widths: tuple[int, int],
     ) -> None:
         super().__init__("uniform", student, teacher, groups)
-        self.projections = HiddenStates(student, teacher, groups, widths)
+        self.projections = MappedStates(self.mapping, widths)
 
     def compare(
         self, group: str, student: Features, teacher: Features, keys: Tensor, rows: Tensor
@@ -157,87 +119,6 @@ class TinyBert(LayerMapping):
         """Distance of maps, and of hidden states where the group has a stack of its own."""
         distance = losses.map_distance(*self._pairs(group, student, teacher), keys, rows)
         return distance + self.projections.distance(group, student, teacher, rows)
-
-
-class AlignedStates(nn.ModuleDict):
-    """Squared distances of all the teacher's hidden states from what is made of all the student's.
-
-    A2D's idea for hidden states: no layer is told which it corresponds to. One learned linear map a
-    group takes a position's states of every student layer to those of every teacher layer. Means
-    over the width and the layers, without the embeddings.
-
-    Args:
-        student, teacher: layers and heads of the models.
-        groups: the groups compared; the self-attentions among them have hidden states.
-        widths: of student and teacher.
-    """
-
-    def __init__(
-        self,
-        student: Geometry,
-        teacher: Geometry,
-        groups: tuple[str, ...],
-        widths: tuple[int, int],
-    ) -> None:
-        sizes = {
-            group: (student.layers(group) * widths[0], teacher.layers(group) * widths[1])
-            for group in groups
-            if group != "cross"
-        }
-        super().__init__({group: nn.Linear(*size, bias=False) for group, size in sizes.items()})
-
-    def distance(
-        self, group: str, student: Features, teacher: Features, rows: Tensor
-    ) -> Tensor | float:
-        """Summed over query rows; 0 for a group without hidden states."""
-        if group not in self:
-            return 0.0
-        ours, theirs = (
-            torch.cat([layer[rows] for layer in features.hidden[group]], dim=-1)
-            for features in (student, teacher)
-        )
-        difference = precise(self[group](ours)) - theirs.detach()
-        return difference.square().sum() / difference.shape[-1]
-
-
-class A2DHidden(A2D):
-    """A2D, and hidden states aligned as freely.
-
-    Not of the paper: it answers what of a gain attention maps can bring, and what hidden states.
-
-    Args:
-        alignment, formula, groups, start: of `A2D`.
-        widths: of student and teacher.
-    """
-
-    hidden_states = True
-
-    def __init__(
-        self,
-        alignment: AttentionAlignment,
-        formula: str,
-        groups: tuple[str, ...],
-        start: str,
-        widths: tuple[int, int],
-    ) -> None:
-        super().__init__(alignment, formula, groups, start)
-        self.projections = AlignedStates(alignment.student, alignment.teacher, groups, widths)
-
-    def compare(
-        self, group: str, student: Features, teacher: Features, keys: Tensor, rows: Tensor
-    ) -> Tensor:
-        """Divergence of maps, and distance of hidden states where the group has its own."""
-        divergence = super().compare(group, student, teacher, keys, rows)
-        return divergence + self.projections.distance(group, student, teacher, rows)
-
-    def save(self, folder: Path) -> None:
-        """Write the alignment as `A2D` does, and all that is learned to another file."""
-        super().save(folder)
-        Transfer.save(self, folder)
-
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
-        Transfer.load(self, folder)
 
 
 class MiniLM(LayerMapping):

@@ -1,6 +1,7 @@
 """Feature transfer: what a method compares inside student and teacher, beyond their outputs.
 
-`A2D` here is the method of this package; `a2d.method.mappings` has those that it is compared with.
+`A2D` here is the method of this package. `a2d.method.hidden_states` has what may be compared
+besides, `a2d.method.mappings` the methods that it is compared with.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS, Features, Geometry, capture_attention
-from a2d.method.mappings import A2DHidden, Combination, LayerMapping, MiniLM, TinyBert
+from a2d.method.hidden_states import A2DHidden
+from a2d.method.mappings import Combination, LayerMapping, MiniLM, TinyBert
 from a2d.method.token_losses import Prediction, TopTokens, token_losses
 from a2d.method.transfer import A2D, Transfer
 from a2d.models.loading import decoder_inputs
