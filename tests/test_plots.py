@@ -202,3 +202,16 @@ class TestWallClock:
         plots.wall_clock(curves, tmp_path / "w.png")
         lines = {line.get_label(): line.get_xydata().tolist() for line in drawn[0][0]["axis"].lines}
         assert lines == {"kd": [[1, 1], [2.5, 2]], "a2d": [[1.5, 3]]}
+
+
+class TestTradeOff:
+    def test_methods_are_lines_and_shapes_are_named_once(self, tmp_path, drawn):
+        bleu = {"kd": {"6+2": 8.0, "6+3": 9.0}, "a2d": {"6+3": 8.0, "6+2": 8.5}}
+        plots.trade_off(bleu, {"6+3": 1.5, "6+2": 2.0}, 10.0, tmp_path / "t.png")
+        axis = drawn[0][0]["axis"]
+        lines = {line.get_label(): line.get_xydata().tolist() for line in axis.lines[1:]}
+        want = {"teacher": [[1, 10]], "kd": [[1.5, 9], [2, 8]], "a2d": [[1.5, 8], [2, 8.5]]}
+        assert lines == want
+        names = {text.get_text(): text.xy for text in axis.texts}
+        assert names == {"6+3": (1.5, 9), "6+2": (2, 8.5)}
+        assert size(tmp_path / "t.png")[0] > 600

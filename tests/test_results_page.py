@@ -108,3 +108,13 @@ def test_translations_that_score_otherwise_stop_it(page, folder):
     results.write_compressed(folder / "hypotheses/a2d-1.txt.gz", REFERENCES)
     with pytest.raises(SystemExit, match=r"a2d-1 scores 100\.0000 BLEU"):
         page.check(folder, results.read(folder))
+
+
+def test_duels_are_between_students_of_one_seed(page, folder):
+    found = [replace(r, name=r.name.replace("-", "-3+3x8-seed")) for r in results.read(folder)]
+    for path in (folder / "hypotheses").glob("*-*"):
+        path.rename(path.with_name(path.name.replace("-", "-3+3x8-seed")))
+    (line,) = page.duels(folder, found, [("a2d", "kd")])
+    gain = score(HYPOTHESES["a2d-1"], REFERENCES).bleu - score(HYPOTHESES["kd-1"], REFERENCES).bleu
+    assert line.startswith(f"`a2d` over `kd`: {gain:+.2f} (")
+    assert line.endswith("/1)")

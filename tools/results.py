@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import yaml
@@ -23,7 +24,7 @@ import yaml
 from a2d.runs import plots, results
 from a2d.runs.report import spread
 from a2d.runs.results import Group, Row
-from a2d.text.evaluation import score
+from a2d.text.evaluation import p_values, score
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
@@ -78,6 +79,9 @@ def section(folder: Path, about: dict[str, Any]) -> str:
         histories = dict(curves(folder, rows, about["curves"]))
         plots.wall_clock(histories, PICTURES / f"{folder.name}-curves.png")
         lines.append(f"![validation BLEU by training time](results/{folder.name}-curves.png)")
+    if "duels" in about:
+        told = "; ".join(duels(folder, rows, about["duels"]))
+        lines.append(f"Compared directly: {told}.")
     lines += [about["finding"].strip(), facts(rows, about)]
     return "\n\n".join(lines) + "\n"
 
@@ -143,6 +147,27 @@ def recovered(group: Group, teacher: float | None) -> str:
     own = group.mean("gain_vs_baseline")
     lead = teacher - group.mean("bleu") + own
     return f"{own / lead:.0%}" if lead > 0 else ""
+
+
+def duels(folder: Path, rows: list[Row], pairs: list[tuple[str, str]]) -> Iterator[str]:
+    """Methods, by name, compared directly: mean gain, and in how many seeds it is significant."""
+    references = results.read_compressed(folder / "references.txt.gz")
+    named = {row.name: row for row in rows}
+
+    def hypotheses(row: Row) -> list[str]:
+        return results.read_compressed(folder / "hypotheses" / f"{row.name}.txt.gz")
+
+    for one, other in pairs:
+        gains, chances = [], []
+        for row in rows:
+            cell = f"-{row.student}-seed{row.seed}"
+            if row.name == one + cell:
+                rival = named[other + cell]
+                gains.append(row.bleu - rival.bleu)
+                found = p_values(hypotheses(rival), {one: hypotheses(row)}, references)
+                chances.append(found[one])
+        wins = results.significant(gains, chances)
+        yield f"`{one}` over `{other}`: {mean(gains):+.2f} ({wins}/{len(gains)})"
 
 
 def curves(folder: Path, rows: list[Row], labels: list[str]) -> Iterator[tuple[str, Any]]:

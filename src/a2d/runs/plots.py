@@ -131,6 +131,38 @@ def wall_clock(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path) 
     _save(figure, path)
 
 
+def trade_off(
+    bleu: Mapping[str, Mapping[str, float]],
+    speed: Mapping[str, float],
+    teacher: float,
+    path: Path,
+) -> None:
+    """BLEU of students by how much faster than their teacher they translate.
+
+    Args:
+        bleu: method → shape → BLEU.
+        speed: shape → speed-up over the teacher, slowest first.
+        teacher: its BLEU.
+        path: the picture to write.
+    """
+    figure = Figure((7.5, 4.5), layout="constrained")
+    axis = figure.subplots()
+    axis.axhline(teacher, color="C3", linestyle="--", linewidth=1)
+    axis.plot([1], [teacher], "o", color="C3", label="teacher")
+    for name, scores in bleu.items():
+        heights = [scores[shape] for shape in speed]
+        axis.plot(list(speed.values()), heights, marker="o", markersize=4, label=name)
+    for shape, place in speed.items():
+        top = max(scores[shape] for scores in bleu.values())
+        axis.annotate(shape, (place, top), (0, 6), textcoords="offset points", ha="center")
+    axis.set_xlabel("speed-up over the teacher")
+    axis.set_ylabel("BLEU")
+    axis.margins(y=0.12)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    _save(figure, path)
+
+
 def _dots(axis: Axes, groups: Sequence[Group]) -> None:
     for height, group in enumerate(groups):
         color = "C1" if "a2d" in group.label else "C7" if group.label == "baseline" else "C0"

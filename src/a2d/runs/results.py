@@ -98,12 +98,16 @@ class Group(NamedTuple):
 
     def significant(self, rival: str) -> int | None:
         """In how many seeds the mean gain over a rival shows, p < 0.05; None without a rival."""
-        values = [getattr(row, f"p_vs_{rival}") for row in self.rows]
-        if None in values:
+        chances = [getattr(row, f"p_vs_{rival}") for row in self.rows]
+        if None in chances:
             return None
-        gains = [getattr(row, f"gain_vs_{rival}") for row in self.rows]
-        alike = [gain * sum(gains) > 0 for gain in gains]
-        return [p < SIGNIFICANT for p, same in zip(values, alike, strict=True) if same].count(True)
+        return significant([getattr(row, f"gain_vs_{rival}") for row in self.rows], chances)
+
+
+def significant(gains: Sequence[float], chances: Sequence[float]) -> int:
+    """How many gains are both significant and on the side of their mean, given their p-values."""
+    pairs = zip(gains, chances, strict=True)
+    return sum(p < SIGNIFICANT and gain * sum(gains) > 0 for gain, p in pairs)
 
 
 def grouped(rows: Iterable[Row]) -> list[Group]:
