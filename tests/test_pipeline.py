@@ -45,6 +45,7 @@ def settings(corpus):
         "teacher.shape.feed_forward=32",
         "teacher.training.epochs=4",
         "students=[{encoder_layers: 1, decoder_layers: 1, heads: 4}]",
+        "methods=[baseline, kd, a2d]",
         "training.epochs=4",
         "training.max_tokens=256",
         "training.evaluate_every=1",

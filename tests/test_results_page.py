@@ -92,12 +92,14 @@ def test_a_section_has_every_figure(page, folder, monkeypatch, tmp_path):
 
 
 def test_recovered_is_the_share_of_the_teachers_lead(page):
-    (student,) = results.grouped(
-        [replace(row("a2d-1", REFERENCES), bleu=14.0, gain_vs_baseline=3.0, p_vs_baseline=0.2)]
-    )
-    assert page.recovered(student, 17.0) == "50%"
-    assert page.recovered(student, 11.0) == ""  # a teacher without a lead
-    assert page.recovered(student, None) == ""
+    found = [("baseline", 11.0), ("a2d", 14.0), ("kd", 10.0)]
+    rows = [replace(row(f"{name}-1", REFERENCES), bleu=bleu) for name, bleu in found]
+    baseline, a2d, kd = results.grouped(rows)
+    assert page.recovered(a2d, baseline, 17.0) == "50%"
+    assert page.recovered(kd, baseline, 17.0) == "-17%"
+    assert page.recovered(baseline, baseline, 17.0) == ""
+    assert page.recovered(a2d, baseline, 11.0) == ""  # a teacher without a lead
+    assert page.recovered(a2d, None, 17.0) == page.recovered(a2d, baseline, None) == ""
 
 
 def test_curves_are_means_over_seeds(page, folder):

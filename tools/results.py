@@ -37,8 +37,8 @@ translations, scores and learning curve; it scores the translations again first.
 sacreBLEU's, on raw text. ± is the sample standard deviation over seeds. Gains are in BLEU, over the
 student of the same size and seed (and, if there is one, of the same start); *n/m* after one says
 that the difference is significant (p < 0.05) in n of m seeds, by sacreBLEU's paired bootstrap
-resampling. *Recovered* is the share of the teacher's lead over the baseline. Settings were chosen
-on the validation set.
+resampling. *Recovered* is the share of the teacher's lead over the (first) baseline. Settings were
+chosen on the validation set.
 
 Any cell of a table is one command: the experiment's, with the cell's method and seed, as in
 `a2d run experiments/NAME.yaml 'methods=[a2d]' 'seeds=[1]'`.
@@ -108,6 +108,7 @@ def table(rows: list[Row], measured: str) -> str:
         if group.label != "teacher" and group.mean("bleu") >= rival.mean("bleu"):
             best[group.student] = group
     teacher = next((g.mean("bleu") for g in groups if g.label == "teacher"), None)
+    baselines = {g.student: g for g in reversed(groups) if g.method == "baseline"}
     lines = [
         f"| method | student | params | seeds | BLEU ({measured}) | chrF | over baseline | "
         "recovered | over kd | training |",
@@ -124,7 +125,7 @@ def table(rows: list[Row], measured: str) -> str:
             f"**{bleu}**" if best.get(group.student) is group else bleu,
             spread(group, "chrf", several),
             gain(group, "baseline"),
-            recovered(group, teacher),
+            recovered(group, baselines.get(group.student), teacher),
             gain(group, "kd"),
             "–" if group.rows[0].train_seconds is None else clock(group.mean("train_seconds")),
         ]
@@ -140,13 +141,12 @@ def gain(group: Group, rival: str) -> str:
     return f"{group.mean(f'gain_vs_{rival}'):+.2f} ({count}/{len(group.rows)})"
 
 
-def recovered(group: Group, teacher: float | None) -> str:
-    """The gain over the baseline as a share of the teacher's; nothing where it has no lead."""
-    if teacher is None or group.significant("baseline") is None:
+def recovered(group: Group, baseline: Group | None, teacher: float | None) -> str:
+    """The gain over the first baseline as a share of the teacher's; nothing without a lead."""
+    if teacher is None or baseline in (None, group) or group.label == "teacher":
         return ""
-    own = group.mean("gain_vs_baseline")
-    lead = teacher - group.mean("bleu") + own
-    return f"{own / lead:.0%}" if lead > 0 else ""
+    lead = teacher - baseline.mean("bleu")
+    return f"{(group.mean('bleu') - baseline.mean('bleu')) / lead:.0%}" if lead > 0 else ""
 
 
 def duels(folder: Path, rows: list[Row], pairs: list[tuple[str, str]]) -> Iterator[str]:

@@ -50,7 +50,8 @@ def table(rows: list[Row], title: str) -> Table:
     teacher, *groups = results.grouped(rows)
     several = any(len(group.rows) > 1 for group in groups)
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    out.add_column("method")
+    out.show_edge = False  # 80 columns are few
+    out.add_column("method", overflow="fold")
     out.add_column("size", no_wrap=True)
     for name in ("params", "BLEU", "gain", "chrF", "speed-up", "training"):
         out.add_column(name, justify="right", no_wrap=True)

@@ -1,0 +1,72 @@
+"""Write docs/shapes.md: what students of several shapes gain in speed and lose in quality.
+
+Quality is from results/shapes, speed from benchmarks/results/decoding.json.
+
+    python tools/shapes.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from a2d.runs import plots, results
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "shapes.md"
+PICTURE = ROOT / "docs" / "results" / "shapes-speed.png"
+
+ENGINES = ("PyTorch, beam 5", "CTranslate2 int8, beam 5")
+"""Ways to translate, the last of them the picture's."""
+
+TEXT = """# Choosing the student's shape
+
+{advice}
+
+![BLEU by speed-up](results/shapes-speed.png)
+
+{table}
+
+Speed-ups are over 6+6 layers that translate in the same way, at the width of OPUS-MT's models
+([how they were measured](speed.md#translating)); {measured} BLEU is from [our
+experiment](results.md) with narrower models, one seed. `make results` writes this page.
+"""
+
+
+def main() -> None:
+    """Read, draw and write."""
+    speeds = json.loads((ROOT / "benchmarks/results/decoding.json").read_text("utf-8"))
+    about = yaml.safe_load((ROOT / "results/shapes/about.yaml").read_text("utf-8"))
+    teacher, *students = results.read(ROOT / "results/shapes")
+    bleu: dict[str, dict[str, float]] = {}
+    for row in students:
+        bleu.setdefault(row.label, {})[row.student.split("x")[0]] = row.bleu
+    shapes = {shape for scores in bleu.values() for shape in scores}
+    faster = {
+        engine: {shape: speed_up(speeds, engine, shape) for shape in shapes} for engine in ENGINES
+    }
+    in_order = dict(sorted(faster[ENGINES[-1]].items(), key=lambda item: item[1]))
+    plots.trade_off(bleu, in_order, teacher.bleu, PICTURE)
+    head = ["layers", *ENGINES, *bleu]
+    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
+    lines.append(
+        ["6+6: the teacher", *["1.0×"] * len(ENGINES), *[f"{teacher.bleu:.1f}"] * len(bleu)]
+    )
+    for shape in in_order:
+        times = [f"{faster[engine][shape]:.1f}×" for engine in ENGINES]
+        lines.append([shape, *times, *[f"{scores[shape]:.1f}" for scores in bleu.values()]])
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    parts = {"advice": about["advice"].strip(), "table": table, "measured": about["measured"]}
+    PAGE.write_text(TEXT.format(**parts), "utf-8")
+
+
+def speed_up(speeds: dict[str, Any], engine: str, layers: str) -> float:
+    """How many times faster than 6+6 layers those translate, named as in `6+2`."""
+    return float(speeds[f"{engine}: speed-up of {layers} over 6+6"]["median"])
+
+
+if __name__ == "__main__":
+    main()
