@@ -33,7 +33,7 @@ def write(folder: Path, plan: Plan, recipe: Recipe, console: Console) -> None:
         if (model.stage.folder / FILE_NAME).exists():
             alignment = AttentionAlignment.load(model.stage.folder / FILE_NAME)
             plots.alignment(alignment, folder / f"plots/alignment-{model.name}.png")
-    console.print(table(rows, "Test set" if split == "test" else "Validation set"))
+    console.print(table(rows, "Test set" if split == "test" else "Validation set"), "")
     run = json.loads((place / "run.json").read_text("utf-8"))
     for name, signature in run["signatures"].items():
         console.print(f"[dim]{name}: {signature}[/]", highlight=False)
