@@ -87,7 +87,8 @@ def test_maps_and_predictions_are_the_librarys(family, sizes, seed):
         expected = torch.cat(getattr(reference, field), dim=1)
         assert expected.shape[1] == geometry.channels(group)
         assert (features.maps[group] - expected).abs().max() <= 1e-9
-        assert (expected - 1 / expected.shape[-1]).abs().max() > 0.01 or expected.shape[-1] == 1
+        # Far from even, as seen from the tolerance above, lest any maps pass.
+        assert (expected - 1 / expected.shape[-1]).abs().max() > 1e-5 or expected.shape[-1] == 1
 
 
 def tokenizer():
