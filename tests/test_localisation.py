@@ -195,6 +195,23 @@ XLIFF_20 = """<xliff version="2.0" srcLang="de" trgLang="dsb"
 </xliff>"""
 
 
+TRADOS = """<xliff version="1.2" xmlns="urn:oasis:names:tc:xliff:document:1.2"
+ xmlns:sdl="http://sdl.com/FileTypes/SdlXliff/1.0" sdl:version="1.0">
+<file source-language="de-DE" target-language="dsb-DE" original="x" datatype="x">
+<body><trans-unit id="1" translate="no"><source>x</source></trans-unit>
+<trans-unit id="2"><source>Ja. Nein.</source>
+<seg-source><mrk mtype="seg" mid="1">Ja.</mrk> <mrk mtype="seg" mid="2">Nein.</mrk></seg-source>
+<target><mrk mtype="seg" mid="1">Jo.</mrk> <mrk mtype="seg" mid="2">Ně.</mrk></target>
+<sdl:seg-defs><sdl:seg id="1" conf="Translated"/><sdl:seg id="2" conf="Draft"/></sdl:seg-defs>
+</trans-unit></body></file></xliff>"""
+
+
+def test_xliff_of_trados(tmp_path):
+    path = tmp_path / "x.docx.sdlxliff"
+    path.write_text(TRADOS, "utf-8-sig")
+    assert read(path) == [("Ja. Nein.", "Jo. Ně.")]
+
+
 @pytest.mark.parametrize("text", [XLIFF_12, XLIFF_20], ids=["1.2", "2.0"])
 class TestXliff:
     @pytest.fixture

@@ -20,8 +20,8 @@ _BUILTIN = "builtin:"
 _SACREBLEU = "sacrebleu:"
 _UNDERSTOOD = (
     "a table of two columns (.tsv, .txt), JSON lines (.jsonl, .json), Parquet, a translation "
-    "memory (.tmx), XLIFF (.xlf, .xliff) or gettext (.po, .mo), each also as .gz or .zst; a list "
-    "of two plain-text, gettext or Fluent (.ftl) files; a folder written by "
+    "memory (.tmx), XLIFF (.xlf, .xliff, .sdlxliff…) or gettext (.po, .mo), each also as .gz or "
+    ".zst; a list of two plain-text, gettext or Fluent (.ftl) files; a folder written by "
     f"datasets.save_to_disk; '{_BUILTIN}NAME', '{_SACREBLEU}TEST SET', '{STANDARD_INPUT}' for a "
     "table on standard input; or a mapping with 'path' or 'dataset'"
 )
@@ -65,8 +65,9 @@ def read_corpus(
             - the path of JSON lines (`.jsonl`, `.json`) or of a Parquet file: objects with
               `source` and `target`, or with texts by language, which a `translation` object may
               hold (of two that are not those of `languages`, the first is the source);
-            - the path of a translation memory (`.tmx`), of XLIFF 1.2 or 2 (`.xlf`, `.xliff`), or of
-              a gettext catalogue (`.po`, `.mo`; fuzzy and obsolete messages are left out);
+            - the path of a translation memory (`.tmx`), of XLIFF 1.2 or 2 (`.xlf`, `.xliff`, and
+              Trados's, memoQ's and Phrase's: `.sdlxliff`, `.mqxliff`, `.mxliff`), or of a gettext
+              catalogue (`.po`, `.mo`; fuzzy and obsolete messages are left out);
             - two paths of gettext or Fluent (`.ftl`) files: the translations of the same messages
               in both languages;
             - the path of a folder written by `datasets.save_to_disk`;

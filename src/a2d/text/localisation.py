@@ -29,7 +29,7 @@ from a2d.text.pairs import (
 )
 
 TMX = (".tmx",)
-XLIFF = (".xlf", ".xliff")
+XLIFF = (".xlf", ".xliff", ".sdlxliff", ".mqxliff", ".mxliff")  # of Trados, memoQ, Phrase
 GETTEXT = (".po", ".mo")
 FLUENT = (".ftl",)
 
