@@ -253,8 +253,9 @@ def _prepare_caches(
         if not stage.done:
             data = inputs.distilled if sequences else inputs.tokens / "train"
             with stage.work() as place:
-                arguments = data, plan.teacher.path, place, recipe.evaluation.max_tokens
-                pool.submit(teacher_cache.build_from, *arguments).result()
+                states = stage.settings.get("states", False)
+                how = recipe.evaluation.max_tokens, states
+                pool.submit(teacher_cache.build_from, data, plan.teacher.path, place, *how).result()
 
 
 def _distil_sequences(

@@ -100,7 +100,7 @@ class Plan:
     def needs_cache(self, sequences: bool) -> bool:
         """Whether any student that is not trained yet reads the cache of that data."""
         kinds = [METHODS[s.method.method] for s in self.students if not s.stage.done]
-        return any(kind.cacheable and kind.sequences == sequences for kind in kinds)
+        return any(kind.distribution and kind.sequences == sequences for kind in kinds)
 
     @property
     def trained(self) -> list[Model]:
@@ -200,10 +200,16 @@ def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
     caches = {}
     if recipe.teacher.cache:
         kinds = [METHODS[method.method] for method in recipe.methods]
-        for sequences in {kind.sequences for kind in kinds if kind.cacheable}:
+        for sequences in {kind.sequences for kind in kinds if kind.distribution}:
             data = distilled if sequences else tokens
-            settings = {"teacher": teacher.stage.fingerprint, "data": data.fingerprint}
-            caches[sequences] = Stage(folder / "cache" / data.folder.name, settings)
+            settings: dict[str, Any] = {
+                "teacher": teacher.stage.fingerprint,
+                "data": data.fingerprint,
+            }
+            name = data.folder.name
+            if any(kind.states for kind in kinds if kind.sequences == sequences):
+                settings["states"], name = True, f"{name}+states"
+            caches[sequences] = Stage(folder / "cache" / name, settings)
     return Plan(corpus, prepared, vocabulary, tokens, distilled, caches, teacher, students)
 
 
@@ -271,7 +277,7 @@ def _student(
         settings["teacher"] = teacher.stage.fingerprint
     if kind.sequences:
         settings["references"] = distilled.fingerprint
-    if kind.cacheable and recipe.teacher.cache:
+    if kind.distribution and recipe.teacher.cache:
         settings["cache"] = True
     stage = Stage(folder / "models" / name, settings)
     return Model(

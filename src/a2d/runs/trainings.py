@@ -97,7 +97,7 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
     train = load_from_disk(str(inputs.distilled)) if method.sequences else data["train"]
     teacher = load_model(inputs.teacher) if model.needs_teacher else None
     cache = None
-    if method.cacheable and method.sequences in inputs.caches:
+    if method.distribution and method.sequences in inputs.caches:
         assert teacher is not None
         place = inputs.caches[method.sequences]
         cache = TeacherCache(place, train, teacher)

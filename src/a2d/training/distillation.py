@@ -49,9 +49,9 @@ class Method(NamedTuple):
         return self.features in ("a2d", "a2d+hidden")
 
     @property
-    def cacheable(self) -> bool:
-        """Whether a cache of the teacher's distributions and attention maps can replace it."""
-        return self.distribution and self.features not in ("tinybert", "minilm", "a2d+hidden")
+    def states(self) -> bool:
+        """Whether it compares hidden states or value vectors, besides attention maps."""
+        return self.features in ("tinybert", "minilm", "a2d+hidden")
 
 
 METHODS = {

@@ -1,9 +1,11 @@
 """What the frozen teacher says of a training corpus, computed once and read in every epoch.
 
 The distribution over next tokens is kept as the `TOP` likeliest tokens, the rest of the probability
-spread evenly over the other tokens; attention maps as float16. Memory-mapped NumPy files hold all
-sentences end to end, in the dataset's order; where each begins follows from the lengths. Written
-last, a manifest tells what they were made from, and their checksums.
+spread evenly over the other tokens; attention maps as float16; hidden states and the last layers'
+value vectors, if asked for, as bfloat16: some models' (T5's) are larger than float16 can hold.
+Memory-mapped NumPy files hold all sentences end to end, in the dataset's order; where each begins
+follows from the lengths. Written last, a manifest tells what they were made from, and their
+checksums.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +60,38 @@ class TeacherCache:
                 f"{folder} was made from another corpus or teacher: choose another folder, or "
                 "delete it."
             )
-        self._layout = _Layout(lengths(dataset), Geometry.of(teacher.config))
+        self._folder = folder
+        self._geometry = Geometry.of(teacher.config)
+        self._layout = _Layout(lengths(dataset), self._geometry)
         try:
-            self._files = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FILES}
+            self._files = {
+                name: np.load(folder / f"{name}.npy", mmap_mode="r")
+                for name in manifest["checksums"]
+            }
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} is damaged: delete it ({error}).") from error
 
-    def signals(self, rows: Sequence[int], groups: Iterable[str] = GROUPS) -> Signals:
+    def check_states(self) -> None:
+        """Make sure that it holds hidden states and values.
+
+        Raises:
+            UserError: it does not.
+        """
+        if not self._files.keys() >= _BY_TOKEN.keys():
+            raise UserError(
+                f"{self._folder} holds no hidden states, which the method compares: delete it, and "
+                "make it anew with open_or_build(…, states=True)."
+            )
+
+    def signals(
+        self, rows: Sequence[int], groups: Iterable[str] = GROUPS, *, states: bool = False
+    ) -> Signals:
         """The teacher's signals for sentences of the dataset, padded as a batch of them is.
 
         Args:
             rows: the sentences' indices.
             groups: whose maps are read.
+            states: whether hidden states and values are.
         """
         sizes = self._layout.lengths[list(rows)]
         source, target = (int(n) for n in sizes.max(axis=0))
@@ -93,7 +116,21 @@ class TeacherCache:
                 flat = self._files[group][self._layout.part(group, row)]
                 own = torch.from_numpy(flat.reshape(shape).astype(np.float32))
                 maps[group][place, :, : shape[1], : shape[2]] = own
-        return Signals(top, Features(maps, {}, {}))
+        features = Features(maps, {}, {})
+        return Signals(top, self._with_states(features, rows) if states else features)
+
+    def _with_states(self, features: Features, rows: Sequence[int]) -> Features:
+        def padded(name: str) -> Tensor:
+            parts = [_unpacked(self._files[name][self._layout.part(name, row)]) for row in rows]
+            return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+
+        shape = self._geometry
+        hidden, values = {}, {}
+        for stack in ("encoder", "decoder"):
+            hidden[stack] = list(padded(f"hidden-{stack}").chunk(shape.layers(stack), dim=-1))
+            heads = padded(f"values-{stack}").unflatten(2, (shape.heads(stack), -1))
+            values[stack] = heads.transpose(1, 2)
+        return features._replace(hidden=hidden, values=values)
 
 
 def open_or_build(
@@ -102,6 +139,7 @@ def open_or_build(
     dataset: Dataset,
     *,
     max_tokens: int = 4096,
+    states: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> TeacherCache:
     """The cache in a folder; made first where there is none, a damaged one, or one of other data.
@@ -109,10 +147,15 @@ def open_or_build(
     Arguments and errors are those of `build`.
     """
     manifest = _manifest(folder)
-    origin = _origin(teacher, dataset)
-    if manifest is None or manifest["made_from"] != origin or not intact(folder):
+    usable = (
+        manifest is not None
+        and manifest["made_from"] == _origin(teacher, dataset)
+        and ("hidden-encoder" in manifest["checksums"] or not states)
+        and intact(folder)
+    )
+    if not usable:
         folder.mkdir(parents=True, exist_ok=True)
-        build(folder, teacher, dataset, max_tokens, progress or (lambda done: None))
+        build(folder, teacher, dataset, max_tokens, progress or (lambda done: None), states)
     return TeacherCache(folder, dataset, teacher)
 
 
@@ -122,7 +165,8 @@ def intact(folder: Path) -> bool:
     if manifest is None:
         return False
     try:
-        return all(_checksum(folder / f"{n}.npy") == manifest["checksums"][n] for n in _FILES)
+        sums = manifest["checksums"].items()
+        return all(_checksum(folder / f"{name}.npy") == expected for name, expected in sums)
     except OSError:
         return False
 
@@ -134,6 +178,7 @@ def build(
     dataset: Dataset,
     max_tokens: int,
     progress: Callable[[int], None],
+    states: bool = False,
 ) -> None:
     """Run the teacher over a corpus and write its cache.
 
@@ -143,6 +188,7 @@ def build(
         dataset: tokenised sentence pairs with the columns `input_ids` and `labels`.
         max_tokens: padded tokens per batch.
         progress: called after each batch with the number of sentences done so far.
+        states: keep hidden states and values as well, for the methods that compare them.
 
     Raises:
         UserError: the disk cannot hold it.
@@ -150,21 +196,7 @@ def build(
     (folder / MANIFEST).unlink(missing_ok=True)
     enable_capture(teacher.eval())
     layout = _Layout(lengths(dataset), Geometry.of(teacher.config))
-    size = teacher.config.vocab_size
-    kept = min(TOP, size)
-    kinds = {"tokens": np.min_scalar_type(size - 1)}
-    maps = sum(layout.size(group) for group in GROUPS)
-    per_token = kept * (kinds["tokens"].itemsize + 2)
-    require_space(folder, 2 * maps + per_token * layout.size("tokens"))
-    files = {
-        name: open_memmap(
-            folder / f"{name}.npy",
-            "w+",
-            kinds.get(name, np.float16),
-            (layout.size(name),) if name in GROUPS else (layout.size(name), kept),
-        )
-        for name in _FILES
-    }
+    files = _new_files(folder, layout, teacher.config, states)
     padding, done = teacher.config.pad_token_id, 0
     columns = dataset.with_format(None)
     budget = max(max_tokens, int(layout.lengths.max(initial=0)))
@@ -178,13 +210,15 @@ def build(
             "decoder_input_ids": decoder_inputs(teacher, target),
             "use_cache": False,
         }
-        output, features = capture_attention(teacher, feed)
+        output, features = capture_attention(teacher, feed, hidden_states=states)
+        kept = files["tokens"].shape[1]
         top = output.logits.log_softmax(-1).topk(kept, dim=-1)
+        said = {"tokens": top.indices, "log_probabilities": top.values}
+        said |= _packed(features) if states else {}
         for place, row in enumerate(rows):
-            where = layout.part("tokens", row)
-            count = where.stop - where.start
-            files["tokens"][where] = top.indices[place, :count].cpu().numpy()
-            files["log_probabilities"][where] = top.values[place, :count].cpu().numpy()
+            for name, tensor in said.items():
+                where = layout.part(name, row)
+                files[name][where] = tensor[place, : where.stop - where.start].cpu().numpy()
             for group in GROUPS:
                 _, queries, keys = layout.shape(group, row)
                 own = features.maps[group][place, :, :queries, :keys]
@@ -195,24 +229,75 @@ def build(
         file.flush()
     manifest = {
         "made_from": _origin(teacher, dataset),
-        "checksums": {name: _checksum(folder / f"{name}.npy") for name in _FILES},
+        "checksums": {name: _checksum(folder / f"{name}.npy") for name in files},
     }
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
-def build_from(data: Path, teacher: str, folder: Path, max_tokens: int, report: Report) -> None:
+def build_from(
+    data: Path, teacher: str, folder: Path, max_tokens: int, states: bool, report: Report
+) -> None:
     """`build` for a dataset saved in `data` and a teacher's folder or hub name."""
     dataset = load_from_disk(str(data))
 
     def show(done: int) -> None:
         report(Event(f"teacher's signals: {data.name}", done, len(dataset)))
 
-    build(folder, load_to_run(teacher), dataset, max_tokens, show)
+    build(folder, load_to_run(teacher), dataset, max_tokens, show, states)
 
 
-_FILES = ("tokens", "log_probabilities", *GROUPS)
 _SIDES = {"encoder": (0, 0), "decoder": (1, 1), "cross": (1, 0)}
 """Sides (0 source, 1 target) of a group's queries and keys."""
+
+_BY_TOKEN = {
+    "tokens": 1,
+    "log_probabilities": 1,
+    "hidden-encoder": 0,
+    "values-encoder": 0,
+    "hidden-decoder": 1,
+    "values-decoder": 1,
+}
+"""Files with a row for every token, and the side that they are of."""
+
+
+def _new_files(
+    folder: Path, layout: _Layout, config: Any, states: bool
+) -> dict[str, np.memmap[Any, Any]]:
+    """Files of the size that a corpus needs, empty.
+
+    Raises:
+        UserError: the disk cannot hold them.
+    """
+    kept, geometry = min(TOP, config.vocab_size), Geometry.of(config)
+    float16, bfloat16 = np.dtype(np.float16), np.dtype(np.int16)  # NumPy does not know the latter
+    formats: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+        "tokens": (np.min_scalar_type(config.vocab_size - 1), (kept,)),
+        "log_probabilities": (float16, (kept,)),
+        **dict.fromkeys(GROUPS, (float16, ())),
+    }
+    for stack in ("encoder", "decoder") if states else ():
+        width = getattr(config, "d_kv", config.d_model // geometry.heads(stack))
+        formats[f"hidden-{stack}"] = bfloat16, (geometry.layers(stack) * config.d_model,)
+        formats[f"values-{stack}"] = bfloat16, (geometry.heads(stack) * width,)
+    shapes = {name: (layout.size(name), *columns) for name, (_, columns) in formats.items()}
+    require_space(folder, sum(kind.itemsize * prod(shapes[n]) for n, (kind, _) in formats.items()))
+    return {
+        name: open_memmap(folder / f"{name}.npy", "w+", kind, shapes[name])
+        for name, (kind, _) in formats.items()
+    }
+
+
+def _packed(features: Features) -> dict[str, Tensor]:
+    """Hidden states and values as (B, positions, columns) of bfloat16's bits."""
+    found = {}
+    for stack, hidden in features.hidden.items():
+        found[f"hidden-{stack}"] = torch.cat(hidden, dim=-1)
+        found[f"values-{stack}"] = features.values[stack].transpose(1, 2).flatten(2)
+    return {name: states.bfloat16().view(torch.int16) for name, states in found.items()}
+
+
+def _unpacked(bits: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(bits)).view(torch.bfloat16).float()
 
 
 class _Layout:
@@ -221,11 +306,10 @@ class _Layout:
     def __init__(self, sizes: np.ndarray, geometry: Geometry) -> None:
         self.lengths = sizes
         self.channels = {group: geometry.channels(group) for group in GROUPS}
-        self._starts = {"tokens": _starts(sizes[:, 1])}
+        self._starts = {name: _starts(sizes[:, side]) for name, side in _BY_TOKEN.items()}
         for group, (queries, keys) in _SIDES.items():
             area = sizes[:, queries] * sizes[:, keys]
             self._starts[group] = _starts(self.channels[group] * area)
-        self._starts["log_probabilities"] = self._starts["tokens"]
 
     def size(self, name: str) -> int:
         return int(self._starts[name][-1])

@@ -63,11 +63,11 @@ class A2DTrainer(Seq2SeqTrainer):
             `processing_class`.
         callbacks: further callbacks.
         teacher_cache: the teacher's signals for `train_dataset`; the teacher itself then runs for
-            validation only, and for methods that compare more than attention maps.
+            validation only.
 
     Raises:
-        UserError: no teacher where the method needs one, vocabularies that differ, or a model
-            family whose attention capture is not verified.
+        UserError: no teacher where the method needs one, vocabularies that differ, a model family
+            whose attention capture is not verified, or a cache without what the method compares.
     """
 
     args: A2DConfig
@@ -107,7 +107,10 @@ class A2DTrainer(Seq2SeqTrainer):
         if self.teacher is not None:
             self.teacher.to(args.device)
         self.loss_is_scaled_for_ga = True
-        self.teacher_cache = teacher_cache if METHODS[args.method].cacheable else None
+        method = METHODS[args.method]
+        if teacher_cache is not None and method.states:
+            teacher_cache.check_states()
+        self.teacher_cache = teacher_cache if method.distribution else None
         self._train_terms = _TermAverages()
         self._eval_terms = _TermAverages()
         self._order: TokenBatchSampler | None = None
@@ -219,7 +222,8 @@ class A2DTrainer(Seq2SeqTrainer):
         if self.teacher_cache is not None and ROW in inputs:
             transfer = self._unwrapped.transfer
             groups = () if transfer is None else transfer.groups
-            signals = self.teacher_cache.signals(inputs[ROW].tolist(), groups)
+            states = METHODS[self.args.method].states
+            signals = self.teacher_cache.signals(inputs[ROW].tolist(), groups, states=states)
             signals = send_to_device(signals, self.args.device)
         elif self.teacher is not None:
             with torch.no_grad(), self.accelerator.autocast():
