@@ -199,16 +199,18 @@ def test_more_methods_reuse_what_is_there(finished, corpus):
     assert (folder / "models/teacher/model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_cache_is_made_for_students_that_can_read_it_alone(corpus, tmp_path):
+def test_a_cache_is_made_for_students_that_read_it_alone(corpus, tmp_path):
     folder = tmp_path / "run"
-    run(corpus, folder, "teacher.cache=true", "methods=[baseline, tinybert]")
+    run(corpus, folder, "teacher.cache=true", "methods=[baseline]")
     assert not (folder / "cache").exists()
-    run(corpus, folder, "teacher.cache=true", "methods=[tinybert, kd]")
+    run(corpus, folder, "teacher.cache=true", "methods=[baseline, kd]")
     made = folder / "cache/tokens"
     assert made.is_dir()
     shutil.rmtree(made)
-    run(corpus, folder, "teacher.cache=true", "methods=[tinybert, kd]")
+    run(corpus, folder, "teacher.cache=true", "methods=[baseline, kd]")
     assert not made.exists()
+    run(corpus, folder, "teacher.cache=true", "methods=[baseline, kd, a2d+hidden]")
+    assert (folder / "cache/tokens+states/hidden-encoder.npy").exists()
 
 
 def test_a_damaged_cache_is_made_again(corpus, tmp_path):
