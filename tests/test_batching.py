@@ -96,8 +96,8 @@ class TestOrder:
         sampler = TokenBatchSampler(sizes, budget, shuffle=False)
         batches = list(sampler)
         assert epoch(sampler, number) == batches
-        targets = sizes[list(chain(*batches)), 1]
-        assert (np.diff(targets) <= 0).all()
+        longer = sizes[list(chain(*batches))].max(axis=1)
+        assert (np.diff(longer) <= 0).all()
 
 
 class TestPadding:
@@ -112,6 +112,12 @@ class TestPadding:
                 positions += widest * len(batch)
                 padding += sum(widest - sizes[index][side] for index in batch)
         assert sampler.padding_share() == pytest.approx(padding / positions)
+
+    @pytest.mark.parametrize("budget", [512, 1024])
+    def test_of_real_text_is_below_a_twentieth(self, budget):
+        pairs = read_corpus("builtin:de-dsb/train")
+        sizes = np.array([[len(text) for text in pair] for pair in pairs]) // 4 + 1
+        assert TokenBatchSampler(sizes, budget).padding_share() < 0.05
 
     def test_none_among_equals(self):
         assert TokenBatchSampler(np.array([(7, 9)] * 10), 30).padding_share() == 0

@@ -68,8 +68,8 @@ def lengths(dataset: Dataset) -> np.ndarray:
 class TokenBatchSampler(Sampler[list[int]]):
     """Yields batches of indices whose padded source and padded target both fit a token budget.
 
-    Sentences are sorted by length with ties broken at random, cut into batches, and the batches
-    shuffled. What an epoch yields depends on `seed` and the epoch alone; how many batches it has,
+    Sentences are sorted by their longer side with ties broken at random, cut into batches, and the
+    batches shuffled. What an epoch yields depends on `seed` and the epoch alone; how many batches it has,
     on the lengths alone. That makes an interrupted training resumable to the letter.
 
     Args:
@@ -142,8 +142,12 @@ class TokenBatchSampler(Sampler[list[int]]):
     def _by_length(self, generator: np.random.Generator | None) -> np.ndarray:
         count = len(self.lengths)
         ties = np.arange(count) if generator is None else generator.permutation(count)
+        longer = self.lengths.max(axis=1)
+        # Of equal ones, back and forth between long sources and long targets: a batch that goes on
+        # with the next length finds them alike.
+        turn = np.where(longer % 2, 1, -1) * (self.lengths[:, 0] - self.lengths[:, 1])
         # lexsort's last key counts most; longest first shows a lack of memory at once.
-        return np.lexsort((ties, -self.lengths[:, 0], -self.lengths[:, 1]))
+        return np.lexsort((ties, turn, -longer))
 
     def _split(self, multiple_of: int) -> None:
         while len(self._ends) % multiple_of:
