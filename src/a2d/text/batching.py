@@ -69,8 +69,8 @@ class TokenBatchSampler(Sampler[list[int]]):
     """Yields batches of indices whose padded source and padded target both fit a token budget.
 
     Sentences are sorted by their longer side with ties broken at random, cut into batches, and the
-    batches shuffled. What an epoch yields depends on `seed` and the epoch alone; how many batches it has,
-    on the lengths alone. That makes an interrupted training resumable to the letter.
+    batches shuffled. What an epoch yields depends on `seed` and the epoch alone; how many batches
+    it has, on the lengths alone. That makes an interrupted training resumable to the letter.
 
     Args:
         lengths: tokens per sentence (N, 2), source and target.
