@@ -73,6 +73,7 @@ ABOUT = {
     "measured": "test",
     "command": "a2d run x.yaml",
     "curves": ["kd"],
+    "answer": "That\none.",
     "finding": "This one.",
 }
 
@@ -89,6 +90,12 @@ def test_a_section_has_every_figure(page, folder, monkeypatch, tmp_path):
         assert part in text
     pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert pictures == [f"{folder.name}-curves.png", f"{folder.name}.png"]
+
+
+def test_the_page_begins_with_the_answers(page):
+    title = "A2D, or 'kd'? (German→Lower Sorbian)"
+    line = page.answer(ABOUT | {"title": title})
+    assert line == f"- [{title}](#a2d-or-kd-germanlower-sorbian) That one.\n"
 
 
 def test_recovered_is_the_share_of_the_teachers_lead(page):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -42,6 +43,8 @@ chosen on the validation set.
 
 Any cell of a table is one command: the experiment's, with the cell's method and seed, as in
 `a2d run experiments/NAME.yaml 'methods=[a2d]' 'seeds=[1]'`.
+
+## In short
 """
 
 
@@ -55,13 +58,24 @@ def main() -> None:
         folder: yaml.safe_load((folder / "about.yaml").read_text("utf-8")) for folder in folders
     }
     sections = []
-    for folder in sorted(folders, key=lambda folder: abouts[folder]["order"]):
+    for folder in sorted(folders, key=lambda folder: _order(abouts[folder])):
         if wanted and folder.name not in wanted:
             continue
         print(f"{folder.name}: scoring", file=sys.stderr)
         sections.append(section(folder, abouts[folder]))
     if not wanted:
-        PAGE.write_text("\n".join([HEAD, *sections]), "utf-8")
+        answers = "".join(answer(about) for about in sorted(abouts.values(), key=_order))
+        PAGE.write_text("\n".join([HEAD, answers, *sections]), "utf-8")
+
+
+def _order(about: dict[str, Any]) -> int:
+    return int(about["order"])
+
+
+def answer(about: dict[str, Any]) -> str:
+    """A line of the table of contents: an experiment's title, as a link, and what it found."""
+    anchor = re.sub(r"[^\w\- ]", "", about["title"].lower()).replace(" ", "-")
+    return f"- [{about['title']}](#{anchor}) {' '.join(about['answer'].split())}\n"
 
 
 def section(folder: Path, about: dict[str, Any]) -> str:
