@@ -1,5 +1,5 @@
 # make demo     the embedded corpus from text to table, on this machine
-# make results  docs/results.md, its tables and pictures, from the files in results/
+# make results  docs/results.md and docs/shapes.md with their pictures, from the files in results/
 # make bench    what distillation costs, as ratios measured on this machine
 # make test     every check: lint, format, types, tests (slow ones too)
 # make format   rewrite the code in the house style
@@ -21,6 +21,7 @@ demo: .venv/.installed
 
 results: .venv/.installed
 	$(BIN)/python tools/results.py
+	$(BIN)/python tools/shapes.py
 
 bench: .venv/.installed
 	$(BIN)/python benchmarks/bench.py

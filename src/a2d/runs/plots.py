@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +150,13 @@ def trade_off(
     axis = figure.subplots()
     axis.axhline(teacher, color="C3", linestyle="--", linewidth=1)
     axis.plot([1], [teacher], "o", color="C3", label="teacher")
-    for name, scores in bleu.items():
+    colors = cycle(["C7", "C0", "C1", "C2", "C4", "C5"])  # the teacher's is C3
+    for color, (name, scores) in zip(colors, bleu.items(), strict=False):
         heights = [scores[shape] for shape in speed]
-        axis.plot(list(speed.values()), heights, marker="o", markersize=4, label=name)
+        axis.plot(list(speed.values()), heights, "o-", color=color, markersize=4, label=name)
     for shape, place in speed.items():
         top = max(scores[shape] for scores in bleu.values())
-        axis.annotate(shape, (place, top), (0, 6), textcoords="offset points", ha="center")
+        axis.annotate(shape, (place, top), (0, -16), textcoords="offset points", ha="center")
     axis.set_xlabel("speed-up over the teacher")
     axis.set_ylabel("BLEU")
     axis.margins(y=0.12)
