@@ -463,7 +463,7 @@ def test_says_what_it_reads(method):
     bare = [
         Features(
             model.maps,
-            {} if distillation.METHODS[method].cacheable else model.values,
+            model.values if distillation.METHODS[method].states else {},
             model.hidden if transfer.hidden_states else {},
         )
         for model in (c.student, c.teacher)
