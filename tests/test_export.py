@@ -10,7 +10,7 @@ from pretrained import model_of, tokenizer_of
 
 from a2d import UserError
 from a2d.models.decoding import translate
-from a2d.models.export import export, is_exported, translate_exported
+from a2d.models.export import ExportedModel, export, is_exported
 from a2d.models.loading import keep_padding_row_zero, load_model, new_model
 from a2d.models.tokenizer import load_tokenizer, train_tokenizer
 from a2d.text.corpus import read_corpus
@@ -47,7 +47,7 @@ def exported(student, tmp_path_factory):
 @pytest.mark.parametrize("beams", [1, 4])
 def test_translations_are_the_same(student, exported, beams):
     expected = translate(load_model(student), load_tokenizer(student), SENTENCES, beams=beams)
-    ours = translate_exported(exported, SENTENCES, beams=beams)
+    ours = ExportedModel(exported).translate(SENTENCES, beams=beams)
     assert len(set(expected)) > 20
     assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= {1: 43, 4: 41}[beams]
 
@@ -70,7 +70,7 @@ def test_a_release_s_settings_are_kept(student, tmp_path, settings):
     shutil.copytree(student, tmp_path / "model")
     model.generation_config.save_pretrained(tmp_path / "model")
     export(tmp_path / "model", tmp_path / "fast")
-    ours = translate_exported(tmp_path / "fast", SENTENCES, beams=1)
+    ours = ExportedModel(tmp_path / "fast").translate(SENTENCES, beams=1)
     assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= 40
 
 
@@ -89,7 +89,7 @@ def test_two_vocabularies_are_refused(tmp_path):
 
 
 def test_nothing_in_nothing_out(exported):
-    assert translate_exported(exported, []) == []
+    assert ExportedModel(exported).translate([]) == []
 
 
 def test_int8_is_smaller_and_runs(student, exported, tmp_path):
@@ -98,7 +98,7 @@ def test_int8_is_smaller_and_runs(student, exported, tmp_path):
     assert sizes[0] < 0.5 * sizes[1]
     assert is_exported(tmp_path / "small")
     assert not is_exported(student)
-    assert len(translate_exported(tmp_path / "small", SENTENCES)) == len(SENTENCES)
+    assert len(ExportedModel(tmp_path / "small").translate(SENTENCES)) == len(SENTENCES)
 
 
 def test_nothing_is_overwritten(student, tmp_path):
@@ -125,7 +125,7 @@ def test_the_missing_library_is_named(student, exported, monkeypatch, tmp_path):
     with pytest.raises(UserError, match=mend):
         export(student, tmp_path / "out")
     with pytest.raises(UserError, match=mend):
-        translate_exported(exported, SENTENCES)
+        ExportedModel(exported).translate(SENTENCES)
 
 
 def test_what_an_interrupted_export_left_is_made_anew(student, tmp_path):

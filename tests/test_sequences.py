@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +22,7 @@ from a2d.runs.workers import Workers
 from a2d.text.corpus import read_corpus
 from a2d.text.evaluation import closest
 from a2d.text.pairs import Pair
+from a2d.text.storage import StoredPairs
 
 PAIRS = [pair for pair in read_corpus("builtin:de-dsb/valid") if len(pair.source) < 30][:22]
 SOURCES = [pair.source for pair in PAIRS]
@@ -58,12 +60,11 @@ def echo(monkeypatch):
     return seen
 
 
-def translated(pairs, folder, teacher="nobody", events=None, **how):
+def translated(pairs, folder, teacher="nobody", events=None, engine="transformers", **how):
     report = print if events is None else events.append
+    how = Sequences(engine=engine, **how)
     with Workers(1, folder / "log", report) as workers:
-        return translate_training_source(
-            pairs, folder, Task(teacher, SEARCH, Sequences(**how)), workers
-        )
+        return translate_training_source(pairs, folder, Task(teacher, SEARCH, how), workers)
 
 
 def shard(folder, number):
@@ -164,9 +165,8 @@ class TestSharedWork:
     @staticmethod
     def help_with(pairs, folder):
         with Workers(1, folder / "log", print) as workers:
-            translate_shards(
-                pairs, folder, Task("nobody", SEARCH, Sequences()), workers, wait=False
-            )
+            task = Task("nobody", SEARCH, Sequences(engine="transformers"))
+            translate_shards(pairs, folder, task, workers, wait=False)
 
     def test_no_shard_is_translated_twice(self, echo, tmp_path, monkeypatch):
         pairs = [Pair(str(number), "") for number in range(60)]
@@ -243,3 +243,53 @@ class TestCTranslate2:
         released("bart", tmp_path / "bart")
         with pytest.raises(UserError, match=r"CTranslate2 cannot convert .*/bart, .* 'bart'"):
             translated(PAIRS, tmp_path, str(tmp_path / "bart"), engine="ctranslate2")
+
+    @pytest.mark.parametrize(
+        ("name", "settings", "expected"),
+        [
+            ("opus", {}, "ctranslate2"),
+            ("opus", {"no_repeat_ngram_size": 3}, "transformers"),
+            ("opus", {"repetition_penalty": 1.2}, "transformers"),
+            ("bart", {}, "transformers"),
+        ],
+    )
+    def test_is_taken_where_it_finds_the_same(
+        self, name, settings, expected, tmp_path, monkeypatch
+    ):
+        teacher = tmp_path / "teacher"
+        model, _ = released(name, teacher)
+        model.generation_config.update(**settings)
+        model.generation_config.save_pretrained(teacher)
+        used = set()
+        for engine, owner, function in (
+            ("transformers", sequences, "n_best"),
+            ("ctranslate2", sequences.ExportedModel, "n_best"),
+        ):
+            spied = getattr(owner, function)
+            monkeypatch.setattr(
+                owner, function, lambda *a, e=engine, s=spied, **k: used.add(e) or s(*a, **k)
+            )
+        (tmp_path / "shards").mkdir()
+        translated(PAIRS[:5], tmp_path / "shards", str(teacher), engine="auto")
+        assert used == {expected}
+
+    def test_is_not_needed(self, teacher, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "ctranslate2", None)
+        folder, model, tokenizer = teacher
+        expected = translate(model, tokenizer, SOURCES, beams=2, max_tokens=100)
+        found = translated(PAIRS, tmp_path, folder, engine="auto")
+        assert found == [one_line(text) for text in expected]
+
+
+def test_several_workers_share_a_stored_corpus(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(sequences, "SHARD", 1000)  # what it is in other processes
+    folder, *_ = teacher
+    pairs = StoredPairs(PAIRS[number % len(PAIRS)] for number in range(2010))
+    (tmp_path / "shards").mkdir()
+    task = Task(folder, Evaluation(beams=1), Sequences(engine="ctranslate2"))
+    with Workers(2, tmp_path / "log", lambda event: None) as workers:
+        found = translate_training_source(pairs, tmp_path / "shards", task, workers)
+    assert len(found) == 2010
+    assert found[: len(PAIRS)] == found[1980:2002]
+    assert len(set(found)) > len(PAIRS) / 2
+    assert len(list((tmp_path / "shards").iterdir())) == 3

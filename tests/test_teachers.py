@@ -7,7 +7,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from a2d.errors import UserError
 from a2d.models.decoding import generation_limit, translate
-from a2d.models.export import export, translate_exported
+from a2d.models.export import ExportedModel, export
 from a2d.models.loading import load_model
 from a2d.models.teachers import prepare_teacher, set_target_language
 from a2d.models.tokenizer import load_tokenizer
@@ -158,7 +158,7 @@ class TestSourcePrefix:
             found = tokenizer.decode(output[0], skip_special_tokens=True)
             assert " ".join(found.split()) == wanted
         export(folder, tmp_path / "exported")
-        assert translate_exported(tmp_path / "exported", sources, beams=2) == translate(
+        assert ExportedModel(tmp_path / "exported").translate(sources, beams=2) == translate(
             model, tokenizer, sources, beams=2
         )
 

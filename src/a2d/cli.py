@@ -178,14 +178,14 @@ def translate(
 ) -> None:
     """Translate standard input to standard output, one sentence a line."""
     from a2d.models import decoding
-    from a2d.models.export import is_exported, translate_exported
+    from a2d.models.export import ExportedModel, is_exported
     from a2d.models.loading import load_to_run
     from a2d.models.tokenizer import load_tokenizer
     from a2d.progress import silence_libraries
 
     silence_libraries()
     if is_exported(Path(model)):
-        translations = translate_exported(Path(model), _standard_input(), beams=beams)
+        translations = ExportedModel(Path(model)).translate(_standard_input(), beams=beams)
     else:
         network, tokenizer = load_to_run(model), load_tokenizer(model)
         translations = decoding.translate(network, tokenizer, _standard_input(), beams=beams)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -72,57 +72,82 @@ def is_exported(folder: Path) -> bool:
     return (folder / WEIGHTS).is_file()
 
 
-def translate_exported(folder: Path, sentences: Sequence[str], *, beams: int = 5) -> list[str]:
-    """Translate with an exported model: the best of `n_best_exported`, with its arguments."""
-    return [hypotheses[0] for hypotheses in n_best_exported(folder, sentences, 1, beams=beams)]
+def searches_alike(folder: Path) -> bool:
+    """Whether beams of an exported model hold what transformers' do.
+
+    CTranslate2 weighs repetition otherwise.
+    """
+    settings = _settings(folder)
+    return settings.repetition_penalty in (None, 1) and not settings.no_repeat_ngram_size
 
 
-def n_best_exported(
-    folder: Path, sentences: Sequence[str], count: int, *, beams: int = 5
-) -> list[list[str]]:
-    """Several translations of every sentence, by `a2d.models.decoding.n_best`'s rules.
-
-    Args:
-        folder: what `export` wrote.
-        sentences: plain text, one sentence each; an empty one is translated as empty.
-        count: how many translations, at most `beams`.
-        beams: width of the beam; 1 is greedy search.
+class ExportedModel:
+    """A model in a folder that `export` wrote, ready to translate.
 
     Raises:
         UserError: CTranslate2 is missing.
     """
-    library = _ctranslate2()
-    translator = library.Translator(
-        str(folder), device="auto", intra_threads=torch.get_num_threads()
-    )
-    tokenizer = load_tokenizer(folder)
-    positions = tokenizer.init_kwargs.get(_POSITIONS)
-    encoded = encode_sources(tokenizer, sentences, positions)
-    translations = [[""] * count for _ in sentences]
-    settings = search_settings(GenerationConfig.from_pretrained(folder))
-    first = settings.forced_bos_token_id
-    prefix = None if first is None else [tokenizer.convert_ids_to_tokens(first)]
-    options = _options(settings, tokenizer)
 
-    def limit(index: int) -> int:
-        return generation_limit(len(encoded[index]), positions)
-
-    wanted = [index for index, sentence in enumerate(sentences) if sentence.strip()]
-    for length, group in groupby(sorted(wanted, key=limit), key=limit):
-        indices = list(group)
-        results = translator.translate_batch(
-            [tokenizer.convert_ids_to_tokens(encoded[index]) for index in indices],
-            target_prefix=None if prefix is None else [prefix] * len(indices),
-            beam_size=beams,
-            num_hypotheses=count,
-            max_decoding_length=length,
-            max_batch_size=4096,
-            batch_type="tokens",
-            **options,
+    def __init__(self, folder: Path) -> None:
+        self._translator = _ctranslate2().Translator(
+            str(folder), device="auto", intra_threads=torch.get_num_threads()
         )
-        for index, result in zip(indices, results, strict=True):
-            translations[index] = [_text(tokenizer, tokens) for tokens in result.hypotheses]
-    return translations
+        self._tokenizer = load_tokenizer(folder)
+        self._positions = self._tokenizer.init_kwargs.get(_POSITIONS)
+        self._settings = _settings(folder)
+
+    def translate(self, sentences: Sequence[str], *, beams: int = 5) -> list[str]:
+        """Translate sentences: the best of `n_best`, whose arguments these are."""
+        return [hypotheses[0] for hypotheses in self.n_best(sentences, 1, beams=beams)]
+
+    def n_best(
+        self,
+        sentences: Sequence[str],
+        count: int,
+        *,
+        beams: int = 5,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[str]]:
+        """Several translations of every sentence, by `a2d.models.decoding.n_best`'s rules.
+
+        Args:
+            sentences: plain text, one sentence each; an empty one is translated as empty.
+            count: how many translations, at most `beams`.
+            beams: width of the beam; 1 is greedy search.
+            progress: called now and then with the number of sentences done so far.
+        """
+        encoded = encode_sources(self._tokenizer, sentences, self._positions)
+        translations = [[""] * count for _ in sentences]
+        first = self._settings.forced_bos_token_id
+        prefix = None if first is None else [self._tokenizer.convert_ids_to_tokens(first)]
+
+        def limit(index: int) -> int:
+            return generation_limit(len(encoded[index]), self._positions)
+
+        wanted = [index for index, sentence in enumerate(sentences) if sentence.strip()]
+        done = len(sentences) - len(wanted)
+        for length, group in groupby(sorted(wanted, key=limit), key=limit):
+            indices = list(group)
+            results = self._translator.translate_batch(
+                [self._tokenizer.convert_ids_to_tokens(encoded[index]) for index in indices],
+                target_prefix=None if prefix is None else [prefix] * len(indices),
+                beam_size=beams,
+                num_hypotheses=count,
+                max_decoding_length=length,
+                max_batch_size=4096,
+                batch_type="tokens",
+                **_options(self._settings, self._tokenizer),
+            )
+            for index, result in zip(indices, results, strict=True):
+                translations[index] = [_text(self._tokenizer, t) for t in result.hypotheses]
+            done += len(indices)
+            if progress is not None:
+                progress(done)
+        return translations
+
+
+def _settings(folder: Path) -> GenerationConfig:
+    return search_settings(GenerationConfig.from_pretrained(folder))
 
 
 def _options(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -180,11 +180,12 @@ class Sequences(Section):
     """How the teacher translates the training data for methods with `seqkd`.
 
     `engine`: CTranslate2 is faster, and finds the same but for rounding (and but for models that
-    are released with penalties on repetition, which it weighs otherwise in a beam). `n_best`: of so
-    many hypotheses, take the one closest to the reference by chrF.
+    are released with penalties on repetition, which it weighs otherwise in a beam). `auto`: that,
+    where it is installed, converts the teacher and finds the same; otherwise transformers.
+    `n_best`: of so many hypotheses, take the one closest to the reference by chrF.
     """
 
-    engine: Literal["transformers", "ctranslate2"] = "transformers"
+    engine: Literal["auto", "transformers", "ctranslate2"] = "auto"
     n_best: int = Field(default=1, ge=1)
 
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
+from a2d.errors import UserError
 from a2d.models.decoding import n_best
-from a2d.models.export import export, n_best_exported
+from a2d.models.export import ExportedModel, export, searches_alike
 from a2d.models.loading import load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report
@@ -70,7 +72,7 @@ def translate_training_source(
         translate_shards(pairs, folder, task, workers, wait=wait)
     for leftover in (_locks(folder), folder / EXPORTED):
         shutil.rmtree(leftover, ignore_errors=True)
-    return [text for start, path in _shards(pairs, folder) for text in _texts(path, pairs, start)]
+    return [text for number in _shards(pairs) for text in _texts(pairs, folder, number)]
 
 
 def translate_shards(
@@ -85,23 +87,42 @@ def translate_shards(
     Raises:
         UserError: the teacher's family cannot be converted to CTranslate2, which was asked for.
     """
-    if task.how.engine == "ctranslate2":
-        with _lock(folder / EXPORTED):
-            if not (folder / EXPORTED).exists():
-                export(task.teacher, folder / EXPORTED)
-    futures = [
-        workers.submit(_take_shard, pairs[i : i + SHARD], i, path, task, wait)
-        for i, path in _shards(pairs, folder)
-        if _read(path, pairs[i : i + SHARD], i) is None
-    ]
+    missing = [n for n in _shards(pairs) if _read(pairs, folder, n) is None]
+    if not missing:
+        return
+    exported = _export(task, folder)
+    futures = []
+    for worker in range(min(workers.count, len(missing))):
+        # Every worker takes what no other has begun, each from another place on.
+        first = worker * len(missing) // workers.count
+        order = missing[first:] + missing[:first]
+        futures.append(workers.submit(_take, pairs, folder, order, task, exported, wait))
     for future in futures:
         future.result()
 
 
-def _shards(pairs: Sequence[Pair], folder: Path) -> Iterator[tuple[int, Path]]:
-    """The first sentence of each, and its file."""
-    for number, start in enumerate(range(0, len(pairs), SHARD)):
-        yield start, folder / f"shard-{number:05}.jsonl"
+def _export(task: Task, folder: Path) -> Path | None:
+    """The teacher as CTranslate2's model; None where transformers is to translate."""
+    if task.how.engine == "transformers":
+        return None
+    path = folder / EXPORTED
+    try:
+        with _lock(path):
+            if not path.exists():
+                export(task.teacher, path)
+    except UserError:
+        if task.how.engine == "ctranslate2":
+            raise
+        return None
+    return path if task.how.engine == "ctranslate2" or searches_alike(path) else None
+
+
+def _shards(pairs: Sequence[Pair]) -> range:
+    return range(-(-len(pairs) // SHARD))
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05}.jsonl"
 
 
 def _locks(folder: Path) -> Path:
@@ -112,66 +133,85 @@ def _lock(path: Path, timeout: float = -1) -> FileLock:
     return FileLock(_locks(path.parent) / path.name, timeout)
 
 
-def _take_shard(
-    pairs: Sequence[Pair], first: int, path: Path, task: Task, wait: bool, report: Report
+def _take(
+    pairs: Sequence[Pair],
+    folder: Path,
+    numbers: Sequence[int],
+    task: Task,
+    exported: Path | None,
+    wait: bool,
+    report: Report,
 ) -> None:
-    try:
-        with _lock(path, timeout=-1 if wait else 0):
-            # The folder is renamed once every shard is there, whoever made the last one.
-            if _read(path, pairs, first) is None and path.parent.is_dir():
-                _translate_shard(pairs, first, path, task, report)
-    except Timeout:
-        pass
+    """Translate those of some shards that are missing, and that no other process holds."""
+    search = cache(partial(_search, task, exported))  # loaded once, and only if it is needed
+    for number in numbers:
+        path = _path(folder, number)
+        try:
+            with _lock(path, timeout=-1 if wait else 0):
+                # The folder is renamed once every shard is there, whoever made the last one.
+                if _read(pairs, folder, number) is None and folder.is_dir():
+                    _translate(_part(pairs, number), number, path, search(), report)
+        except Timeout:
+            pass
 
 
-def _translate_shard(
-    pairs: Sequence[Pair], first: int, path: Path, task: Task, report: Report
+Search = Callable[[Sequence[str], Callable[[int], None]], list[list[str]]]
+"""From sources, and what is told how many are done, to hypotheses of each."""
+
+
+def _search(task: Task, exported: Path | None) -> Search:
+    count, beams = task.how.n_best, task.search.beams
+    if exported is not None:
+        model = ExportedModel(exported)
+        return lambda sources, told: model.n_best(sources, count, beams=beams, progress=told)
+    teacher, tokenizer = load_to_run(task.teacher), load_tokenizer(task.teacher)
+    size = task.search.max_tokens
+    return lambda sources, told: n_best(
+        teacher, tokenizer, sources, count, beams=beams, max_tokens=size, progress=told
+    )
+
+
+def _translate(
+    pairs: Sequence[Pair], number: int, path: Path, search: Search, report: Report
 ) -> None:
-    search, how = task.search, task.how
     name = f"teacher's translations: {path.stem}"
-    sources = [pair.source for pair in pairs]
     report(Event(name, 0, len(pairs)))
-    if how.engine == "ctranslate2":
-        found = n_best_exported(path.parent / EXPORTED, sources, how.n_best, beams=search.beams)
-    else:
-        found = n_best(
-            load_to_run(task.teacher),
-            load_tokenizer(task.teacher),
-            sources,
-            how.n_best,
-            beams=search.beams,
-            max_tokens=search.max_tokens,
-            progress=lambda done: report(Event(name, done, len(pairs))),
-        )
+    found = search(
+        [pair.source for pair in pairs], lambda done: report(Event(name, done, len(pairs)))
+    )
     lines = [
-        {
-            "id": first + number,
-            "source": _checksum(pair.source),
-            "translation": one_line(closest(hypotheses, pair.target)),
-        }
-        for number, (pair, hypotheses) in enumerate(zip(pairs, found, strict=True))
+        {**label, "translation": one_line(closest(hypotheses, pair.target))}
+        for label, pair, hypotheses in zip(_labels(pairs, number), pairs, found, strict=True)
     ]
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     report(Event(name, len(pairs), len(pairs)))
 
 
-def _texts(path: Path, pairs: Sequence[Pair], first: int) -> list[str]:
-    texts = _read(path, pairs[first : first + SHARD], first)
+def _part(pairs: Sequence[Pair], number: int) -> Sequence[Pair]:
+    return pairs[number * SHARD : (number + 1) * SHARD]
+
+
+def _labels(pairs: Sequence[Pair], number: int) -> list[dict[str, int | str]]:
+    """What tells each line of a shard from any other."""
+    first = number * SHARD
+    return [
+        {"id": first + place, "source": f"{zlib.crc32(pair.source.encode()):08x}"}
+        for place, pair in enumerate(pairs)
+    ]
+
+
+def _texts(pairs: Sequence[Pair], folder: Path, number: int) -> list[str]:
+    texts = _read(pairs, folder, number)
     assert texts is not None
     return texts
 
 
-def _read(path: Path, pairs: Sequence[Pair], first: int) -> list[str] | None:
+def _read(pairs: Sequence[Pair], folder: Path, number: int) -> list[str] | None:
     """The translations in a shard; None where it is missing, damaged, or of other sentences."""
     try:
-        lines = [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]]
-        labels = [(line["id"], line["source"]) for line in lines]
-        texts: list[str] = [line["translation"] for line in lines]
-    except (OSError, ValueError, KeyError, TypeError):
+        written = _path(folder, number).read_text("utf-8")
+        lines = [json.loads(line) for line in written.split("\n")[:-1]]
+        texts: list[str] = [line.pop("translation") for line in lines]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    expected = [(first + n, _checksum(pair.source)) for n, pair in enumerate(pairs)]
-    return texts if labels == expected else None
-
-
-def _checksum(text: str) -> str:
-    return f"{zlib.crc32(text.encode()):08x}"
+    return texts if lines == _labels(_part(pairs, number), number) else None

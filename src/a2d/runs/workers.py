@@ -34,6 +34,7 @@ class Workers:
     """
 
     def __init__(self, count: int, log: Path, report: Report) -> None:
+        self.count = count
         self._report = report
         self._pool: ProcessPoolExecutor | None = None
         if count == 1:

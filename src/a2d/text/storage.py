@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import overload
+from typing import Any, overload
 
 import pyarrow
 from datasets import Dataset
@@ -38,6 +38,10 @@ class StoredPairs(Sequence[Pair]):
                 out.write_batch(pyarrow.record_batch(columns, schema=_SCHEMA))
         self.dataset = Dataset.from_file(str(path))
         """The same with the columns `source` and `target`, mapped into memory."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process gets the file's name; deleting it is left to this one."""
+        return {"dataset": self.dataset}
 
     def __len__(self) -> int:
         """How many."""
