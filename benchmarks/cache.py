@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 from rich.console import Console
 from tables import show, spread, write
 from torch import Tensor
@@ -26,8 +26,8 @@ from a2d.models.loading import load_model
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import silence_libraries
 from a2d.text.batching import TokenBatchSampler, lengths
-from a2d.training.distillation import IGNORED, TERMS, Distillation, Objective, run
-from a2d.training.teacher_cache import TeacherCache, open_or_build
+from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Objective, Signals, run
+from a2d.training.teacher_cache import open_or_build
 
 FORMULA = "geometric"
 
@@ -50,34 +50,39 @@ def main() -> None:
     chosen = np.random.default_rng(0).choice(len(batches), given.batches, replace=False)
     data = data.select([row for number in chosen for row in batches[number]])
     collate = DataCollatorForSeq2Seq(load_tokenizer(models / "teacher"), label_pad_token_id=IGNORED)
-    objective = Objective("a2d", FORMULA, 0.5, 1.0, 0.1)
-    module = Distillation(student, objective, teacher.config)
-    errors: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        cache = open_or_build(Path(folder), teacher, data)
-        size = sum(file.stat().st_size for file in Path(folder).glob("*.npy"))
-        for rows in TokenBatchSampler(lengths(data), 512):
-            inputs = dict(collate([data[row] for row in rows]))
-            for name, error in compare(module, teacher, cache, rows, inputs).items():
-                errors.setdefault(name, []).append(error)
-    figures: dict[str, Any] = {
-        f"relative error of {name}": spread(found) for name, found in errors.items()
-    }
     tokens = lengths(data).mean(axis=0)
+    figures: dict[str, Any] = {}
     figures["source tokens per sentence"], figures["target tokens per sentence"] = tokens.tolist()
-    figures["KB per sentence"] = size / len(data) / 1000
+    for method in ("a2d", "a2d+hidden"):
+        module = Distillation(student, Objective(method, FORMULA, 0.5, 1.0, 0.1), teacher.config)
+        for name, figure in measure(module, teacher, data, collate).items():
+            figures[f"{method}: {name}"] = figure
     show("teacher cache", figures, Console())
     write("cache", figures)
 
 
-def compare(
-    module: Distillation, teacher: Any, cache: TeacherCache, rows: list[int], inputs: Any
-) -> dict[str, float]:
-    """Relative errors of the terms, of their sum and of its gradient."""
+def measure(module: Distillation, teacher: Any, data: Dataset, collate: Any) -> dict[str, Any]:
+    """Size of the cache that a method reads, and the errors it adds, batch by batch."""
+    states = METHODS[module.objective.method].states
+    errors: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = open_or_build(Path(folder), teacher, data, states=states)
+        size = sum(file.stat().st_size for file in Path(folder).glob("*.npy"))
+        for rows in TokenBatchSampler(lengths(data), 512):
+            inputs = dict(collate([data[row] for row in rows]))
+            signals = cache.signals(rows, states=states)
+            for name, error in compare(module, teacher, signals, inputs).items():
+                errors.setdefault(name, []).append(error)
+    figures = {f"relative error of {name}": spread(found) for name, found in errors.items()}
+    return {"KB per sentence": size / len(data) / 1000, **figures}
+
+
+def compare(module: Distillation, teacher: Any, cached: Signals, inputs: Any) -> dict[str, float]:
+    """Relative errors that cached signals make in the terms, in their sum and in its gradient."""
     with torch.no_grad():
         live = run(teacher, inputs, module.transfer)
     found = []
-    for signals in (live, cache.signals(rows)):
+    for signals in (live, cached):
         module.zero_grad()
         terms = module(**inputs, teacher=signals)
         loss = sum(terms[name] for name in ("tokens", *GROUPS))

@@ -54,8 +54,8 @@ CORPUS = "The embedded corpus"
 CACHE = """## The teacher cache
 
 `python benchmarks/cache.py RUN`, on a finished run: what the compressed signals change for its
-student, without dropout, relative to the live teacher's. {kb:.1f} KB a sentence (of {source:.0f}
-source and {target:.0f} target tokens).
+student, without dropout, relative to the live teacher's, in sentences of {source:.0f} source and
+{target:.0f} target tokens.
 """
 
 DECODING = """## Translating
@@ -110,14 +110,23 @@ def bound(figures: dict[str, Any]) -> str:
 
 
 def cache(figures: dict[str, Any]) -> str:
-    """Space and errors."""
-    errors = {name: value for name, value in figures.items() if name.startswith("relative")}
-    sizes = {
-        "kb": figures["KB per sentence"],
-        "source": figures["source tokens per sentence"],
-        "target": figures["target tokens per sentence"],
-    }
-    return "\n".join([CACHE.format(**sizes), table(errors)])
+    """Space and errors, of each method that reads another cache."""
+    sizes = {side: figures[f"{side} tokens per sentence"] for side in ("source", "target")}
+    lines = [CACHE.format(**sizes)]
+    for method, what in (
+        ("a2d", "distributions, attention maps"),
+        ("a2d+hidden", "states as well"),
+    ):
+        of = {
+            n.removeprefix(f"{method}: "): v
+            for n, v in figures.items()
+            if n.startswith(f"{method}:")
+        }
+        lines += [
+            f"`{method}` ({what}): {of.pop('KB per sentence'):.1f} KB a sentence.\n",
+            table(of),
+        ]
+    return "\n".join(lines)
 
 
 def decoding(figures: dict[str, Any]) -> str:
