@@ -1,5 +1,7 @@
 """A cached teacher says what the teacher does, but for float16 and the unlikeliest tokens."""
 
+import json
+
 import pytest
 import torch
 from test_families import tiny
@@ -150,10 +152,17 @@ class TestAnotherOrDamaged:
         path.write_bytes(content)
         assert not teacher_cache.intact(tmp_path)
 
+    @staticmethod
+    def forget_a_file(folder):
+        manifest = json.loads((folder / teacher_cache.MANIFEST).read_text())
+        del manifest["checksums"]["cross"]
+        (folder / teacher_cache.MANIFEST).write_text(json.dumps(manifest))
+
     SPOILS = (
         lambda folder: (folder / "cross.npy").write_bytes(b"nothing"),
         lambda folder: (folder / "encoder.npy").unlink(),
         lambda folder: (folder / teacher_cache.MANIFEST).write_text("[]"),
+        forget_a_file,
     )
 
     @pytest.mark.parametrize("spoil", SPOILS)

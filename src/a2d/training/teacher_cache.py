@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class TeacherCache:
         Raises:
             UserError: it does not.
         """
-        if not self._files.keys() >= _BY_TOKEN.keys():
+        if not _holds_states(self._files):
             raise UserError(
                 f"{self._folder} holds no hidden states, which the method compares: delete it, and "
                 "make it anew with open_or_build(…, states=True)."
@@ -150,7 +150,7 @@ def open_or_build(
     usable = (
         manifest is not None
         and manifest["made_from"] == _origin(teacher, dataset)
-        and ("hidden-encoder" in manifest["checksums"] or not states)
+        and (_holds_states(manifest["checksums"]) or not states)
         and intact(folder)
     )
     if not usable:
@@ -260,6 +260,10 @@ _BY_TOKEN = {
 """Files with a row for every token, and the side that they are of."""
 
 
+def _holds_states(files: Container[str]) -> bool:
+    return all(name in files for name in _BY_TOKEN)
+
+
 def _new_files(
     folder: Path, layout: _Layout, config: Any, states: bool
 ) -> dict[str, np.memmap[Any, Any]]:
@@ -325,8 +329,9 @@ class _Layout:
 def _manifest(folder: Path) -> dict[str, Any] | None:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
-        return manifest if {"made_from", "checksums"} <= manifest.keys() else None
-    except (OSError, ValueError, AttributeError):
+        whole = manifest["checksums"].keys() >= {"tokens", "log_probabilities", *GROUPS}
+        return manifest if whole and "made_from" in manifest else None
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return None
 
 
