@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parts import attention_losses, epochs, products
+from parts import attention_losses, epochs, profiled
 from rich.console import Console
 from steps import STEPS, Setting, Step, batches, steps
 from tables import alone, machine, show, spread, write
@@ -124,20 +124,21 @@ def measure(setting: Setting, rounds: int, console: Console) -> dict[str, Any]:
                 taken = timed(made[name], batch, setting.device)
                 if number >= 2:
                     seconds[name].append(taken)
-        bounds = {name: products(made[name], data[-2:]) for name in ("vanilla kd", "a2d")}
+        profiles = {name: profiled(made[name], data[-2:]) for name in ("vanilla kd", "a2d")}
     figures = {f"seconds: {name}": spread(values) for name, values in seconds.items()}
     figures |= {f"{one} ÷ {other}": ratio(seconds[one], seconds[other]) for one, other in RATIOS}
     added = [a - b for a, b in zip(seconds["a2d"], seconds["our kd"], strict=True)]
     figures["attention transfer ÷ a2d"] = ratio(added, seconds["a2d"])
-    for name, bound in bounds.items():
-        title = f"matrix products of {name} ÷ vanilla kd"
-        figures[title] = spread([bound / second for second in seconds["vanilla kd"]])
+    for name, kinds in profiles.items():
+        for kind, spent in kinds.items():
+            share = spread([spent / second for second in seconds["vanilla kd"]])
+            figures[f"{kind} of {name} ÷ vanilla kd"] = share
     if YARDSTICK in made:
         authors, student = AUTHORS[setting.tokens]
         theirs = [authors / student * second for second in seconds[YARDSTICK]]
         for name in ("a2d", "a2d, cached"):
             figures[f"authors' code ÷ {name}"] = ratio(theirs, seconds[name])
-        least = spread([second / bounds["a2d"] for second in theirs])
+        least = spread([second / profiles["a2d"]["matrix products"] for second in theirs])
         figures["authors' code ÷ matrix products of a2d"] = least
     return figures
 

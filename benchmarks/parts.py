@@ -25,7 +25,27 @@ from a2d.training.distillation import IGNORED, group_masks
 PAIRS = 800
 """Of the embedded corpus, in an epoch."""
 
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm")
+KINDS = {
+    "matrix products": ("mm", "addmm", "bmm"),
+    "fused attention": (
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention_for_cpu_backward",
+    ),
+    "softmax and logarithms": (
+        "_softmax",
+        "_softmax_backward_data",
+        "_log_softmax",
+        "_log_softmax_backward_data",
+        "log",
+        "exp",
+        "exp_",
+    ),
+    "dropout's random numbers": ("bernoulli_",),
+    "copies and conversions": ("copy_", "_to_copy", "fill_"),
+    "optimiser": ("_fused_adamw_",),
+}
+"""Kernels whose time `profiled` sums up. The first no code saves, where it needs them; those of
+fused attention are counted as the second."""
 
 
 def attention_losses(setting: Setting) -> dict[str, Step]:
@@ -73,20 +93,20 @@ def attention_losses(setting: Setting) -> dict[str, Step]:
     }
 
 
-def products(step: Step, batches: list[Batch]) -> float:
-    """Seconds that a step spends in matrix products, on average: no code saves those it needs.
-
-    Products inside fused attention kernels are not counted.
-    """
+def profiled(step: Step, batches: list[Batch]) -> dict[str, float]:
+    """Seconds that a step spends in each of `KINDS`, on average."""
     kinds = [ProfilerActivity.CPU]
     if torch.cuda.is_available():
         kinds.append(ProfilerActivity.CUDA)
-    with profile(activities=kinds) as profiled:
+    with profile(activities=kinds) as watched:
         for batch in batches:
             step(batch)
     clock = "self_device_time_total" if len(kinds) > 1 else "self_cpu_time_total"
-    times = (getattr(e, clock) for e in profiled.key_averages() if e.key in PRODUCTS)
-    return sum(times) / 1e6 / len(batches)
+    times = {event.key: getattr(event, clock) for event in watched.key_averages()}
+    return {
+        kind: sum(times.get(f"aten::{name}", 0) for name in names) / 1e6 / len(batches)
+        for kind, names in KINDS.items()
+    }
 
 
 def epochs(methods: tuple[str, ...], rounds: int) -> dict[str, list[float]]:
