@@ -163,9 +163,9 @@ class TestSharedWork:
         return pool.submit(work, *arguments, **options)
 
     @staticmethod
-    def help_with(pairs, folder):
+    def help_with(pairs, folder, engine="transformers"):
         with Workers(1, folder / "log", print) as workers:
-            task = Task("nobody", SEARCH, Sequences(engine="transformers"))
+            task = Task("nobody", SEARCH, Sequences(engine=engine))
             translate_shards(pairs, folder, task, workers, wait=False)
 
     def test_no_shard_is_translated_twice(self, echo, tmp_path, monkeypatch):
@@ -193,8 +193,9 @@ class TestSharedWork:
         assert sorted(echo) == list("0123456789")
         assert [path.name for path in tmp_path.iterdir()] == ["shards"]
 
-    def test_a_late_helper_of_a_finished_run_does_nothing(self, echo, tmp_path):
-        self.help_with(NUMBERS, tmp_path / "renamed")
+    @pytest.mark.parametrize("engine", ["auto", "transformers", "ctranslate2"])
+    def test_a_late_helper_of_a_finished_run_does_nothing(self, echo, tmp_path, engine):
+        self.help_with(NUMBERS, tmp_path / "renamed", engine)
         assert echo == []
         assert not (tmp_path / "renamed").exists()
 

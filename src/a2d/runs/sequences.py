@@ -88,7 +88,8 @@ def translate_shards(
         UserError: the teacher's family cannot be converted to CTranslate2, which was asked for.
     """
     missing = [n for n in _shards(pairs) if _read(pairs, folder, n) is None]
-    if not missing:
+    # The folder is renamed once every shard is there, whoever made the last one.
+    if not (missing and folder.is_dir()):
         return
     exported = _export(task, folder)
     futures = []
@@ -148,7 +149,6 @@ def _take(
         path = _path(folder, number)
         try:
             with _lock(path, timeout=-1 if wait else 0):
-                # The folder is renamed once every shard is there, whoever made the last one.
                 if _read(pairs, folder, number) is None and folder.is_dir():
                     _translate(_part(pairs, number), number, path, search(), report)
         except Timeout:
