@@ -11,7 +11,7 @@ from pretrained import model_of, tokenizer_of
 from a2d import UserError
 from a2d.models.decoding import translate
 from a2d.models.export import ExportedModel, export, is_exported
-from a2d.models.loading import keep_padding_row_zero, load_model, new_model
+from a2d.models.loading import load_model, new_model
 from a2d.models.tokenizer import load_tokenizer, train_tokenizer
 from a2d.text.corpus import read_corpus
 
@@ -27,7 +27,6 @@ def student(tmp_path_factory):
     model = new_model(
         tokenizer, encoder_layers=2, decoder_layers=1, heads=2, width=32, feed_forward=64
     )
-    keep_padding_row_zero(model)
     with torch.no_grad():  # so that sentences end, and differ
         model.final_logits_bias[0, tokenizer.eos_token_id] = 2.0
         for weight in model.parameters():

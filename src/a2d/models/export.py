@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from a2d.errors import UserError, first_line
+from a2d.method.attention import Geometry
 from a2d.models.decoding import generation_limit, positions_of, search_settings
 from a2d.models.loading import load_model
 from a2d.models.tokenizer import load_tokenizer
@@ -21,6 +22,9 @@ from a2d.text.batching import encode_sources
 WEIGHTS = "model.bin"
 _POSITIONS = "positions"
 """Setting of an exported model's tokenizer: how many the model has, which its file does not say."""
+
+_NEVER = -1e4
+"""Logit of a token that is not to be said; float16 holds it."""
 
 QUANTIZATIONS = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int16")
 
@@ -37,7 +41,7 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
         UserError: CTranslate2 is missing or does not know the model's family, `output` exists, or
             `model` is no model.
     """
-    converter = _ctranslate2().converters.TransformersConverter
+    _ctranslate2()
     if quantization not in QUANTIZATIONS:
         raise UserError(
             f"unknown quantization {quantization!r}: give one of {', '.join(QUANTIZATIONS)}."
@@ -51,15 +55,20 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
             f"{model} has vocabularies of their own for source and target, which cannot be "
             "exported: translate with PyTorch."
         )
+    shape = Geometry.of(network.config)
+    if shape.encoder_heads != shape.decoder_heads:
+        raise UserError(
+            f"{model} has {shape.encoder_heads} heads in the encoder and {shape.decoder_heads} in "
+            "the decoder, which CTranslate2 does not tell apart: translate with PyTorch."
+        )
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        converter(str(model)).convert(str(partial), quantization=quantization)
+        _converter(model, network, tokenizer).convert(str(partial), quantization=quantization)
     except (AttributeError, ValueError) as error:  # what it raises of families it does not know
         raise UserError(
-            f"CTranslate2 cannot convert {model}, a model of type "
-            f"{network.config.model_type!r} ({first_line(error)}): it converts Marian, NLLB and "
-            "the T5 family."
+            f"CTranslate2 cannot convert {model}, a model of type {network.config.model_type!r} "
+            f"with a {type(tokenizer).__name__} ({first_line(error)}): translate with PyTorch."
         ) from error
     tokenizer.init_kwargs[_POSITIONS] = positions_of(network.config)
     tokenizer.save_pretrained(partial)
@@ -146,6 +155,45 @@ class ExportedModel:
         return translations
 
 
+def _converter(
+    model: str | Path, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Any:
+    """CTranslate2's own, but for Marian: that one lets decoders start from zeros.
+
+    Instead they start from the padding token's embedding, as in transformers; it is no longer zero
+    once transformers' Trainer has trained a model. What follows is never padding.
+    """
+    from ctranslate2.converters import Converter, TransformersConverter
+    from ctranslate2.converters.transformers import MarianMTLoader
+
+    if network.config.model_type != "marian":
+        return TransformersConverter(str(model))
+    padding = tokenizer.pad_token
+    network.final_logits_bias[0, tokenizer.pad_token_id] = _NEVER
+
+    class Loader(MarianMTLoader):
+        def set_decoder(self, spec: Any, decoder: Any) -> None:
+            super().set_decoder(spec, decoder)
+            spec.start_from_zero_embedding = False
+
+        def set_config(self, config: Any, *of: Any) -> None:
+            super().set_config(config, *of)
+            config.decoder_start_token = padding
+
+        def get_vocabulary(self, *of: Any) -> list[str]:
+            tokens: list[str] = super().get_vocabulary(*of)
+            return tokens if padding in tokens else [*tokens, padding]
+
+        def _remove_pad_weights(self, spec: Any) -> None:
+            pass
+
+    class Loaded(Converter):
+        def _load(self) -> Any:
+            return Loader()(network, tokenizer)
+
+    return Loaded()
+
+
 def _settings(folder: Path) -> GenerationConfig:
     return search_settings(GenerationConfig.from_pretrained(folder))
 
@@ -154,8 +202,10 @@ def _options(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> 
     """The settings of a search that CTranslate2 knows too, by its names."""
     names = ("length_penalty", "repetition_penalty", "no_repeat_ngram_size")
     options = {name: value for name in names if (value := getattr(settings, name)) is not None}
+    # What comes nearest to the rules by which transformers ends a beam.
+    options |= {"min_decoding_length": 0, "patience": 1 if settings.early_stopping is True else 2}
     never = [*(settings.bad_words_ids or []), *([i] for i in settings.suppress_tokens or [])]
-    padding = [tokenizer.pad_token_id]  # no token of CTranslate2's
+    padding = [tokenizer.pad_token_id]  # is ruled out by its logit, or no token of CTranslate2's
     texts = [tokenizer.convert_ids_to_tokens(ids) for ids in never if ids != padding]
     return options | {"suppress_sequences": texts or None}
 

@@ -121,16 +121,31 @@ def load_model(path: str | Path) -> PreTrainedModel:
     Weights are read from safetensors only: a pickle can run code.
 
     Raises:
-        UserError: as `load_config` says, or no safetensors weights.
+        UserError: as `load_config` says, or weights that are missing, do not fit, or are no
+            safetensors.
     """
     load_config(path)
     try:
-        return AutoModelForSeq2SeqLM.from_pretrained(path, use_safetensors=True, dtype="float32")
+        model, told = AutoModelForSeq2SeqLM.from_pretrained(
+            path, use_safetensors=True, dtype="float32", output_loading_info=True
+        )
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{path} holds no readable safetensors weights: load it once with transformers and "
             f"save_pretrained() it again ({first_line(error)})"
         ) from error
+    except RuntimeError as error:  # of shapes
+        raise UserError(
+            f"the weights in {path} do not fit its config.json: fetch or save both anew "
+            f"({first_line(error)})"
+        ) from error
+    if missing := sorted(told["missing_keys"]):
+        raise UserError(
+            f"{path} lacks {len(missing)} of its model's weights ({missing[0]}, …): fetch or save "
+            "it anew."
+        )
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def load_to_run(path: str | Path) -> PreTrainedModel:
@@ -164,11 +179,11 @@ def decoder_inputs(model: PreTrainedModel, labels: Tensor) -> Tensor:
     return ids.masked_fill(ids == -100, model.config.pad_token_id)
 
 
-def keep_padding_row_zero(model: PreTrainedModel) -> None:
+def freeze_padding_row(model: PreTrainedModel) -> None:
     """Stop a Marian model's padding token's embedding from learning.
 
-    With tied embeddings the output layer would train it, yet the decoder starts from it, and
-    inference engines (CTranslate2) start Marian models from a zero embedding.
+    The decoder starts from it, and with tied embeddings the output layer would train it. Inference
+    engines take it for zero, as it is in releases and new models.
     """
     if model.config.model_type != "marian":
         return
@@ -179,10 +194,7 @@ def keep_padding_row_zero(model: PreTrainedModel) -> None:
         gradient[padding] = 0
         return gradient
 
-    embeddings = model.get_input_embeddings()
-    with torch.no_grad():
-        embeddings.weight[padding] = 0
-    embeddings.weight.register_hook(without_padding)
+    model.get_input_embeddings().weight.register_hook(without_padding)
 
 
 def _shrink_residual_branches(model: PreTrainedModel, factor: float = 0.1) -> None:

@@ -56,7 +56,7 @@ def trim(
     kept = sorted(token for token in used if token < size)
     tokenizer.save_pretrained(folder)
     _trim_files(folder, tokenizer, kept)
-    _renumber_added(folder / "tokenizer_config.json", kept)
+    _trim_settings(folder / "tokenizer_config.json", kept)
     trimmed = AutoTokenizer.from_pretrained(folder)
     _compare(tokenizer, trimmed, kept, pairs)
     return _trim_model(model, kept), trimmed
@@ -160,14 +160,15 @@ def _trim_files(folder: Path, tokenizer: Tokenizer, kept: list[int]) -> None:
         )
 
 
-def _renumber_added(path: Path, kept: list[int]) -> None:
-    """Added tokens have their numbers in the tokenizer's configuration too."""
+def _trim_settings(path: Path, kept: list[int]) -> None:
+    """A tokenizer's configuration: numbers of added tokens, and of M2M100's rows without a token."""
     config = json.loads(path.read_text("utf-8"))
-    added = config.get("added_tokens_decoder")
-    if added:
-        new = {str(old): str(index) for index, old in enumerate(kept)}
+    new = {str(old): str(index) for index, old in enumerate(kept)}
+    if added := config.get("added_tokens_decoder"):
         config["added_tokens_decoder"] = {new[old]: token for old, token in added.items()}
-        write_text(path, json.dumps(config, indent=2, ensure_ascii=False))
+    if "num_madeup_words" in config:
+        config["num_madeup_words"] = 0
+    write_text(path, json.dumps(config, indent=2, ensure_ascii=False))
 
 
 def _trim_backend(content: dict[str, Any], ids: dict[str, int]) -> dict[str, Any]:

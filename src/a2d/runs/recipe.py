@@ -179,9 +179,10 @@ class Distillation(Objective):
 class Sequences(Section):
     """How the teacher translates the training data for methods with `seqkd`.
 
-    `engine`: CTranslate2 is faster, and finds the same but for rounding (and but for models that
-    are released with penalties on repetition, which it weighs otherwise in a beam). `auto`: that,
-    where it is installed, converts the teacher and finds the same; otherwise transformers.
+    `engine`: CTranslate2 is faster, and finds the same in all but one or two of a hundred sentences
+    (its beams end by a rule of its own; more, for models that are released with penalties on
+    repetition, which it weighs otherwise). `auto`: that, where it is installed, converts the teacher
+    and has no such penalties to weigh; otherwise transformers.
     `n_best`: of so many hypotheses, take the one closest to the reference by chrF.
     """
 

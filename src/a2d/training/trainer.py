@@ -32,7 +32,7 @@ from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS, enable_capture
 from a2d.method.token_losses import Prediction, token_losses
 from a2d.models.decoding import generation_limit, positions_of
-from a2d.models.loading import check_same_ids, keep_padding_row_zero
+from a2d.models.loading import check_same_ids, freeze_padding_row
 from a2d.models.tokenizer import check_same_vocabulary
 from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.text.evaluation import score
@@ -89,7 +89,7 @@ class A2DTrainer(Seq2SeqTrainer):
         if teacher_processing_class is not None and processing_class is not None:
             check_same_vocabulary(teacher_processing_class, processing_class)
         enable_capture(model)
-        keep_padding_row_zero(model)
+        freeze_padding_row(model)
         torch.manual_seed(args.seed)
         teacher_config = None if self.teacher is None else self.teacher.config
         super().__init__(
