@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -29,10 +31,12 @@ def zstandard(data: bytes) -> bytes:
     return packed
 
 
+PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard}
+
+
 def write(path: Path, content: str | bytes) -> Path:
     data = content.encode() if isinstance(content, str) else content
-    pack = {".gz": gzip.compress, ".zst": zstandard}.get(path.suffix, bytes)
-    path.write_bytes(pack(data))
+    path.write_bytes(PACK.get(path.suffix, bytes)(data))
     return path
 
 
@@ -73,7 +77,7 @@ class TestPackaged:
 
 
 class TestTable:
-    @pytest.mark.parametrize("file", ["x.tsv", "x.txt", "x.TSV", "x.tsv.gz"])
+    @pytest.mark.parametrize("file", ["x.tsv", "x.txt", "x.TSV", *(f"x.tsv{e}" for e in PACK)])
     def test_reads(self, tmp_path: Path, file: str) -> None:
         path = write(tmp_path / file, TABLE)
         assert read_corpus(path) == read_corpus(str(path)) == read_corpus({"path": path}) == PAIRS
@@ -102,8 +106,8 @@ class TestTable:
             "column(s) instead of 2"
         )
         path = write(tmp_path / "y.tsv", TABLE + f"{line}\n" * 2)
-        words = (path, "line 3", f"{count} column(s) instead of 2", "one tab", "and 1 more")
-        fails(path, *words)
+        reason = f"line 3 has {count} column(s) instead of 2"
+        fails(path, path, "2 of 4 entries are malformed, as in: ", reason, "one tab")
 
     def test_shows_some_of_many_skipped(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -132,26 +136,21 @@ class TestTable:
         path = write(tmp_path / "x.tsv", TABLE.encode() + bad)
         assert read_corpus(path) == PAIRS
         path = write(tmp_path / "x.tsv", bad + bad)
-        fails(path, path, "line 1 is not UTF-8", "convert", "1 more like it")
+        fails(path, path, "line 1 is not UTF-8", "convert", "2 of 2 entries")
         texts = (b"a\n\xff\nc\n", b"d\ne\nf\n")
         sides = [write(tmp_path / f"x.{n}", text) for n, text in enumerate(texts)]
         assert read_corpus(sides) == [Pair("a", "d"), Pair("c", "f")]
 
-    def test_damaged_gzip(self, tmp_path: Path) -> None:
-        path = write(tmp_path / "x.tsv.gz", TABLE)
+    @pytest.mark.parametrize("ending", PACK)
+    def test_damaged(self, tmp_path: Path, ending: str) -> None:
+        path = write(tmp_path / f"x.tsv{ending}", TABLE * 1000)
         whole = path.read_bytes()
         middle = len(whole) // 2
         flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
-        for damaged in (whole[:-12], flipped, TABLE.encode()):
+        unchecked = ending == ".zst"  # pyarrow writes no checksum
+        for damaged in (TABLE.encode(), whole[:-5], whole[:middle], *[flipped] * (not unchecked)):
             path.write_bytes(damaged)
-            fails(path, path, "not an intact gzip file", "anew")
-
-    def test_damaged_zstd(self, tmp_path: Path) -> None:
-        path = write(tmp_path / "x.tsv.zst", TABLE * 1000)
-        whole = path.read_bytes()
-        for damaged in (TABLE.encode(), whole[:-5], whole[: len(whole) // 2]):
-            path.write_bytes(damaged)
-            fails(path, path, "not an intact zstd file", "anew")
+            fails(path, path, f"not an intact {ending[1:]} file", "anew")
 
     def test_zstd_in_several_frames(self, tmp_path: Path) -> None:
         path = write(tmp_path / "x.tsv.zst", TABLE)
@@ -248,6 +247,20 @@ class TestJsonLines:
             datasets = pytest.importorskip("datasets")
             datasets.Dataset.from_list([record]).save_to_disk(str(path))
         assert read_corpus(path, languages=("de", "dsb")) == [expected]
+
+    def test_parquet_that_is_not_utf8_in_places(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        columns = {}
+        for name, texts in {
+            "source": (b"a", b"f\xfcr", b"c"),
+            "target": (b"d", b"e", b"f"),
+        }.items():
+            buffers = pyarrow.array(texts).buffers()
+            columns[name] = pyarrow.Array.from_buffers(pyarrow.string(), 3, buffers)
+        parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+        assert read_corpus(tmp_path / "x.parquet") == [Pair("a", "d"), Pair("c", "f")]
+        assert "row 1 is not UTF-8" in caplog.records[0].getMessage()
 
     def test_columns_by_language(self, tmp_path: Path) -> None:
         record = {"id": 1, "dsb": "b", "de": "a"}

@@ -51,6 +51,51 @@ def test_translations_are_the_same(student, exported, beams):
     assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= {1: 43, 4: 41}[beams]
 
 
+@pytest.mark.parametrize("beams", [1, 4])
+def test_of_a_model_whose_padding_is_not_zero(student, tmp_path, beams):
+    """As it is in what transformers' Trainer has trained: tied output weights teach it."""
+    model = load_model(student)
+    zero = translate(model, load_tokenizer(student), SENTENCES, beams=beams)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[model.config.pad_token_id] += 1
+    model.save_pretrained(tmp_path / "model")
+    load_tokenizer(student).save_pretrained(tmp_path / "model")
+    expected = translate(model, load_tokenizer(student), SENTENCES, beams=beams)
+    assert sum(a != b for a, b in zip(expected, zero, strict=True)) > 20
+    export(tmp_path / "model", tmp_path / "fast")
+    ours = ExportedModel(tmp_path / "fast").translate(SENTENCES, beams=beams)
+    assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= {1: 43, 4: 41}[beams]
+
+
+def test_empty_translations_stay_empty(student, tmp_path):
+    model, tokenizer = load_model(student), load_tokenizer(student)
+    model.final_logits_bias[0, tokenizer.eos_token_id] = 50.0
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    export(tmp_path / "model", tmp_path / "fast")
+    assert set(translate(model, tokenizer, SENTENCES, beams=1)) == {""}
+    assert set(ExportedModel(tmp_path / "fast").translate(SENTENCES, beams=1)) == {""}
+
+
+def test_padding_is_never_said(exported, student):
+    import ctranslate2
+
+    tokenizer = load_tokenizer(student)
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer(SENTENCES[1])["input_ids"])
+    plain = ctranslate2.Translator(str(exported))  # without what `ExportedModel` rules out
+    (best,) = plain.translate_batch([tokens], sampling_topk=0, num_hypotheses=50, beam_size=1)
+    assert not any(tokenizer.pad_token in hypothesis for hypothesis in best.hypotheses)
+
+
+def test_heads_that_differ_between_stacks_are_refused(tmp_path):
+    tokenizer = train_tokenizer((text for pair in PAIRS for text in pair), 500)
+    shape = {"encoder_layers": 1, "decoder_layers": 1, "width": 32, "feed_forward": 64}
+    new_model(tokenizer, heads=2, decoder_heads=4, **shape).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match="2 heads in the encoder and 4 in the decoder"):
+        export(tmp_path / "model", tmp_path / "fast")
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -163,6 +163,11 @@ class TestTranslationMemory:
         refused(path, path, "no unit in both 'de' and 'dsb'", "de, en")
         refused(path, path, "name two", languages=None)
 
+    def test_what_only_claims_to_be_utf_16(self, tmp_path):
+        path = memory(tmp_path / "x.tmx", *[unit(de="schön", dsb="rědny")] * 3)
+        path.write_text(path.read_text().replace(XML, '<?xml version="1.0" encoding="UTF-16"?>'))
+        assert read(path) == [("schön", "rědny")] * 3
+
     def test_no_xml(self, tmp_path):
         (tmp_path / "x.tmx").write_text("Guten Tag\tDobry źeń\n")
         refused(tmp_path / "x.tmx", "line 1 is no")
@@ -209,7 +214,33 @@ TRADOS = """<xliff version="1.2" xmlns="urn:oasis:names:tc:xliff:document:1.2"
 def test_xliff_of_trados(tmp_path):
     path = tmp_path / "x.docx.sdlxliff"
     path.write_text(TRADOS, "utf-8-sig")
-    assert read(path) == [("Ja. Nein.", "Jo. Ně.")]
+    assert read(path) == [("Ja.", "Jo."), ("Nein.", "Ně.")]
+
+
+def test_segments_of_xliff_are_paired_by_their_marks(tmp_path):
+    path = tmp_path / "x.xlf"
+    second = '<mrk mtype="seg" mid="2">Ně.</mrk>'
+    path.write_text(TRADOS.replace(second, ""), "utf-8")  # not translated yet
+    assert read(path) == [("Ja.", "Jo.")]
+    first = '<mrk mtype="seg" mid="1">Jo.</mrk>'
+    path.write_text(TRADOS.replace(f"{first} {second}", f"{second} {first}"), "utf-8")
+    assert read(path) == [("Ja.", "Jo."), ("Nein.", "Ně.")]
+
+
+@pytest.mark.parametrize(
+    ("around", "within", "pairs"),
+    [("no", "", []), ("no", ' translate="yes"', [("a", "b")]), ("yes", ' translate="no"', [])],
+)
+def test_units_of_xliff_inherit_what_is_not_to_be_translated(tmp_path, around, within, pairs):
+    path = tmp_path / "x.xlf"
+    namespace = "urn:oasis:names:tc:xliff:document:2.0"
+    path.write_text(
+        f'<xliff version="2.0" srcLang="de" trgLang="dsb" xmlns="{namespace}"><file id="f">'
+        f'<group id="g" translate="{around}"><unit id="1"{within}><segment><source>a</source>'
+        "<target>b</target></segment></unit></group><unit id='2'><segment><source>c</source>"
+        "<target>d</target></segment></unit></file></xliff>"
+    )
+    assert read(path) == [*pairs, ("c", "d")]
 
 
 @pytest.mark.parametrize("text", [XLIFF_12, XLIFF_20], ids=["1.2", "2.0"])

@@ -3,7 +3,8 @@
 import pytest
 from pretrained import PAIRS, released
 
-from a2d.runs.plan import Splits, make_plan, space_needed
+from a2d.errors import UserError
+from a2d.runs.plan import Splits, make_plan, read_splits, space_needed
 from a2d.runs.recipe import load_recipe
 from a2d.text.cleaning import CleaningReport
 
@@ -38,6 +39,22 @@ class TestNames:
     def test_are_short_where_widths_are_the_teachers(self, tmp_path):
         made, _ = plan(tmp_path, f"students=[{{{SHAPE}}}]", "methods=[kd]")
         assert [student.name for student in made.students] == ["kd-2+1x4-seed1"]
+
+    def test_tell_decoders_of_other_heads(self, tmp_path):
+        made, _ = plan(tmp_path, f"students=[{{{SHAPE}, decoder_heads: 2}}]", "methods=[kd]")
+        assert [student.name for student in made.students] == ["kd-2+1x4+2-seed1"]
+
+
+def test_held_out_pairs_with_an_empty_side_are_left_out_and_told(tmp_path, caplog):
+    lines = ["ja\tjo", "nein\t", "\tně", "gut\tdobry"]
+    (tmp_path / "test.tsv").write_text("\n".join(lines))
+    recipe = load_recipe("demo", [f"corpus.test={tmp_path}/test.tsv"])
+    assert read_splits(recipe).test == [("ja", "jo"), ("gut", "dobry")]
+    warned = [record.getMessage() for record in caplog.records]
+    assert "test: 2 of 4 pairs have an empty side and were left out: the first is pair 2." in warned
+    (tmp_path / "test.tsv").write_text("ja\t\n")
+    with pytest.raises(UserError, match="test: every pair has an empty side"):
+        read_splits(recipe)
 
 
 def test_a_baseline_that_starts_from_a_pretrained_teacher_is_another_model(tmp_path, teacher):

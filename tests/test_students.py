@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 from a2d.errors import UserError
 from a2d.method.attention import Geometry
 from a2d.models.loading import check_same_ids, decoder_inputs
-from a2d.models.students import chosen_layers, student_config, student_of
+from a2d.models.students import chosen_layers, sizes_of, student_config, student_of
 from a2d.training.distillation import run
 
 every_release = pytest.mark.parametrize("name", FAMILIES)
@@ -57,6 +57,27 @@ def test_layers_by_rule(name, rule, encoder, decoder, tmp_path):
             assert all(ours[key].equal(theirs[key]) for key in ours)
     student.save_pretrained(tmp_path)
     assert logits(AutoModelForSeq2SeqLM.from_pretrained(tmp_path)).equal(logits(student))
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if not name.endswith("t5")])
+def test_stacks_may_differ_in_heads_and_widths(name):
+    config = teacher_of(name).config
+    config.update({"encoder_attention_heads": 6, "decoder_attention_heads": 3})
+    config.update({"encoder_ffn_dim": 40, "decoder_ffn_dim": 56})
+    teacher = AutoModelForSeq2SeqLM.from_config(config).eval()
+    assert logits(student_of(teacher).eval()).equal(logits(teacher))
+    shape = {size: sizes_of(config)[size] for size in ("heads", "decoder_heads")}
+    assert shape == {"heads": 6, "decoder_heads": 3}
+    assert Geometry.of(student_of(teacher, **shape).config) == (4, 3, 6, 3)
+    assert Geometry.of(student_of(teacher, heads=2).config) == (4, 3, 2, 2)
+    marian = student_of(teacher, start="marian", heads=2, decoder_heads=4).config
+    assert Geometry.of(marian) == (4, 3, 2, 4)
+    assert (marian.encoder_ffn_dim, marian.decoder_ffn_dim) == (40, 56)
+
+
+def test_a_family_with_one_size_for_both_stacks_refuses_two():
+    with pytest.raises(UserError, match="a t5 model has one size for both: leave decoder_heads"):
+        student_of(teacher_of("t5"), heads=2, decoder_heads=4)
 
 
 @every_release

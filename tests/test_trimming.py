@@ -7,6 +7,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from a2d.errors import UserError
 from a2d.models.decoding import translate
+from a2d.models.export import ExportedModel, export
+from a2d.models.teachers import set_target_language
 from a2d.models.trimming import trim
 from a2d.text.pairs import Pair
 
@@ -134,3 +136,15 @@ def test_two_vocabularies_are_refused(tmp_path):
     (tmp_path / "small/target_vocab.json").write_text("{}")
     with pytest.raises(UserError, match="MarianTokenizer cannot be trimmed"):
         trim(model, tokenizer, FEW, tmp_path / "small")
+
+
+@pytest.mark.parametrize("name", ["m2m100", "nllb"])
+def test_trimmed_models_are_exported(name, tmp_path):
+    model, tokenizer = released(name, tmp_path / "whole")
+    set_target_language(model, tokenizer)
+    small, cut = trim(model, tokenizer, FEW, tmp_path / "small")
+    small.save_pretrained(tmp_path / "small")
+    export(tmp_path / "small", tmp_path / "fast")
+    sources = [pair.source for pair in FEW]
+    expected = translate(small, cut, sources, beams=1)
+    assert ExportedModel(tmp_path / "fast").translate(sources, beams=1) == expected

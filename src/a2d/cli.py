@@ -23,6 +23,9 @@ app = typer.Typer(
 )
 
 
+_OF_PLACES = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EROFS)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"a2d {__version__}")
@@ -75,6 +78,9 @@ def assist(
         _interrupted()
 
 
+_SIZE = typer.Option(show_default="the teacher's", min=1)
+
+
 @app.command()
 def distill(
     teacher: Annotated[str, typer.Option(help="Folder or hub name of the pretrained teacher.")],
@@ -96,9 +102,9 @@ def distill(
     test: Annotated[
         list[str] | None, typer.Option(help="Test corpus.", show_default="held out")
     ] = None,
-    student_heads: Annotated[int | None, typer.Option(show_default="the teacher's")] = None,
-    student_width: Annotated[int | None, typer.Option(show_default="the teacher's")] = None,
-    student_feed_forward: Annotated[int | None, typer.Option(show_default="the teacher's")] = None,
+    student_heads: Annotated[int | None, _SIZE] = None,
+    student_width: Annotated[int | None, _SIZE] = None,
+    student_feed_forward: Annotated[int | None, _SIZE] = None,
     start: Annotated[
         str,
         typer.Option(
@@ -180,7 +186,7 @@ def translate(
     from a2d.models import decoding
     from a2d.models.export import ExportedModel, is_exported
     from a2d.models.loading import load_to_run
-    from a2d.models.tokenizer import load_tokenizer
+    from a2d.models.tokenizer import check_fits, load_tokenizer
     from a2d.progress import silence_libraries
 
     silence_libraries()
@@ -188,6 +194,7 @@ def translate(
         translations = ExportedModel(Path(model)).translate(_standard_input(), beams=beams)
     else:
         network, tokenizer = load_to_run(model), load_tokenizer(model)
+        check_fits(tokenizer, network.config, model)
         translations = decoding.translate(network, tokenizer, _standard_input(), beams=beams)
     for line in translations:
         typer.echo(" ".join(line.split()))  # one line, whatever line breaks it has
@@ -236,9 +243,11 @@ def main() -> None:
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            _fail("no disk space is left: free some; the same command continues.")
+        if error.errno not in _OF_PLACES or error.filename is None:
             raise
-        _fail("no disk space is left: free some; the same command continues.")
+        _fail(f"{error.filename} cannot be used ({error.strerror}): choose another place.")
 
 
 def _fail(message: str) -> NoReturn:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from typing import Any
 from a2d.errors import UserError
 
 RECORD = "stage.json"
+
+_HASH = re.compile("[0-9a-f]{16}")
 
 _NOTHING = type("Nothing", (), {"__repr__": lambda self: "not set"})()
 
@@ -131,4 +134,6 @@ def _difference(found: Any, expected: Any, key: str = "") -> str:
             there, here = found.get(name, _NOTHING), expected.get(name, _NOTHING)
             if there != here:
                 return _difference(there, here, f"{key}.{name}".strip("."))
+    if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (found, expected)):
+        return f"its {key} differs"
     return f"{key} is {found!r} there, {expected!r} here"

@@ -14,6 +14,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         ": did you mean 'kd'? Valid: baseline, kd, a2d."
     """
     names = list(valid)
+    if not names:
+        return ": there are none."
     found = get_close_matches(name, names, n=1, cutoff=0.5)
     question = f" did you mean {found[0]!r}?" if found else ""
     return f":{question} Valid: {', '.join(names)}."

@@ -30,6 +30,8 @@ def new_model(
     heads: int,
     width: int,
     feed_forward: int,
+    decoder_heads: int | None = None,
+    decoder_feed_forward: int | None = None,
     dropout: float = 0.1,
     attention_dropout: float = 0.0,
     activation_dropout: float = 0.0,
@@ -43,6 +45,7 @@ def new_model(
     Args:
         vocabulary: a tokenizer, or the configuration of a model, whose tokens the new model has.
         encoder_layers, decoder_layers, heads, width, feed_forward: its size.
+        decoder_heads, decoder_feed_forward: those of its decoder; None: as the encoder has them.
         dropout, attention_dropout, activation_dropout: shares of what is dropped in training.
         activation: between the two feed-forward layers.
         max_positions: longest sentence, in tokens.
@@ -50,11 +53,12 @@ def new_model(
     Raises:
         UserError: the width cannot be split into that many heads.
     """
-    if width % heads or (width // heads) % 2:
-        raise UserError(
-            f"width {width} cannot be split into {heads} heads of an even size: choose a width "
-            f"that is a multiple of {2 * heads}."
-        )
+    for count in (heads, decoder_heads or heads):
+        if width % (2 * count):
+            raise UserError(
+                f"width {width} cannot be split into {count} heads of an even size: choose a width "
+                f"that is a multiple of {2 * count}."
+            )
     ids = _special_tokens(vocabulary)
     config = MarianConfig(
         **ids,
@@ -63,9 +67,9 @@ def new_model(
         encoder_layers=encoder_layers,
         decoder_layers=decoder_layers,
         encoder_attention_heads=heads,
-        decoder_attention_heads=heads,
+        decoder_attention_heads=decoder_heads or heads,
         encoder_ffn_dim=feed_forward,
-        decoder_ffn_dim=feed_forward,
+        decoder_ffn_dim=decoder_feed_forward or feed_forward,
         dropout=dropout,
         attention_dropout=attention_dropout,
         activation_dropout=activation_dropout,

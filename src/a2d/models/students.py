@@ -37,6 +37,8 @@ def student_of(
     heads: int | None = None,
     width: int | None = None,
     feed_forward: int | None = None,
+    decoder_heads: int | None = None,
+    decoder_feed_forward: int | None = None,
     dropout: float | None = None,
     attention_dropout: float | None = None,
     activation_dropout: float | None = None,
@@ -49,6 +51,7 @@ def student_of(
         teacher: the model to learn from; it stays as it is.
         encoder_layers, decoder_layers, heads, width, feed_forward, dropout, attention_dropout,
             activation_dropout: what differs from the teacher; None: as it has it.
+        decoder_heads, decoder_feed_forward: where the decoder's are not `heads`, `feed_forward`.
         start: `teacher` copies embeddings and layers (`copy_layers`), which needs the teacher's
             widths; `random` initialises as the family does; `marian` is random too, and a plain
             Transformer in the Marian class (`a2d.models.loading.new_model`), whatever the family.
@@ -71,6 +74,8 @@ def student_of(
         "heads": heads,
         "width": width,
         "feed_forward": feed_forward,
+        "decoder_heads": decoder_heads,
+        "decoder_feed_forward": decoder_feed_forward,
         "dropout": dropout,
         "attention_dropout": attention_dropout,
         "activation_dropout": activation_dropout,
@@ -94,7 +99,11 @@ def _marian(teacher: PreTrainedModel, sizes: dict[str, Any]) -> PreTrainedModel:
             "two: start from the teacher's layers."
         )
     positions = positions_of(teacher.config) or 512
-    shape = sizes_of(teacher.config) | sizes
+    theirs = sizes_of(teacher.config)
+    for size in ("heads", "feed_forward"):
+        if size in sizes:
+            theirs.pop(f"decoder_{size}", None)
+    shape = theirs | sizes
     student = new_model(teacher.config, **shape, max_positions=positions)
     never = student.generation_config.bad_words_ids
     student.generation_config = copy.deepcopy(teacher.generation_config)
@@ -103,7 +112,7 @@ def _marian(teacher: PreTrainedModel, sizes: dict[str, Any]) -> PreTrainedModel:
 
 
 def sizes_of(config: Any) -> dict[str, Any]:
-    """A model's sizes by their names in `student_of`; heads are the encoder's."""
+    """A model's sizes by their names in `student_of`."""
     return {size: getattr(config, names[0]) for size, names in _names(config).items() if names}
 
 
@@ -118,6 +127,8 @@ def student_config(teacher: Any, **sizes: float) -> Any:
     names = _names(config)
     inner = None if names is _BART_NAMES else config.num_heads * config.d_kv / config.d_model
     for size, value in sizes.items():
+        if size.startswith("decoder_") and not names[size]:
+            raise UserError(f"a {config.model_type} model has one size for both: leave {size} out.")
         for name in names[size]:
             setattr(config, name, value)
     heads = {Geometry.of(config).encoder_heads, Geometry.of(config).decoder_heads}
@@ -138,6 +149,8 @@ _BART_NAMES: dict[str, Sequence[str]] = {
     "heads": ("encoder_attention_heads", "decoder_attention_heads"),
     "width": ("d_model",),
     "feed_forward": ("encoder_ffn_dim", "decoder_ffn_dim"),
+    "decoder_heads": ("decoder_attention_heads",),
+    "decoder_feed_forward": ("decoder_ffn_dim",),
     "dropout": ("dropout",),
     "attention_dropout": ("attention_dropout",),
     "activation_dropout": ("activation_dropout",),
@@ -148,6 +161,8 @@ _T5_NAMES: dict[str, Sequence[str]] = {
     "heads": ("num_heads",),
     "width": ("d_model",),
     "feed_forward": ("d_ff",),
+    "decoder_heads": (),
+    "decoder_feed_forward": (),
     "dropout": ("dropout_rate",),  # these have one for everything
     "attention_dropout": (),
     "activation_dropout": (),

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from a2d.models.loading import load_model
-from a2d.models.tokenizer import check_languages_named, language_id, load_tokenizer
+from a2d.models.tokenizer import check_fits, check_languages_named, language_id, load_tokenizer
 from a2d.models.trimming import trim
 from a2d.text.pairs import Pair
 
@@ -37,6 +37,7 @@ def prepare_teacher(
     """
     model = load_model(path)
     tokenizer = load_tokenizer(path, languages, prefix)
+    check_fits(tokenizer, model.config, path)
     check_languages_named(tokenizer, path)
     before = model.config.vocab_size
     set_target_language(model, tokenizer)

@@ -98,6 +98,11 @@ def load_tokenizer(
             f"no tokenizer at {str(path)!r}: give a folder that holds the model's tokenizer files "
             f"({first_line(error)})."
         ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise UserError(
+            f"no tokenizer at {str(path)!r}: give a folder that holds the model's tokenizer files "
+            "(its vocabulary is missing)."
+        )
     if codes and not hasattr(tokenizer, "src_lang"):
         raise UserError(f"the tokenizer at {str(path)!r} knows one pair only: name no languages.")
     for code in codes.values():
@@ -119,6 +124,20 @@ def language_id(tokenizer: PreTrainedTokenizerBase, code: str) -> int:
     if code not in known:
         raise UserError(f"the tokenizer knows no language {code!r}{nearest(code, known)}")
     return int(tokenizer.convert_tokens_to_ids(known[code]))
+
+
+def check_fits(tokenizer: PreTrainedTokenizerBase, config: Any, path: str | Path) -> None:
+    """Make sure that a model has an embedding for every token.
+
+    Raises:
+        UserError: it has not.
+    """
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"the tokenizer at {str(path)!r} has {len(tokenizer):,} tokens, and the model "
+            f"embeddings for {config.vocab_size:,}: call resize_token_embeddings() on it, or take "
+            "the tokenizer that it was trained with."
+        )
 
 
 def check_languages_named(tokenizer: PreTrainedTokenizerBase, path: str) -> None:

@@ -161,7 +161,7 @@ def _trim_files(folder: Path, tokenizer: Tokenizer, kept: list[int]) -> None:
 
 
 def _trim_settings(path: Path, kept: list[int]) -> None:
-    """A tokenizer's configuration: numbers of added tokens, and of M2M100's rows without a token."""
+    """A tokenizer's configuration: where added tokens are, and that no row is without a token."""
     config = json.loads(path.read_text("utf-8"))
     new = {str(old): str(index) for index, old in enumerate(kept)}
     if added := config.get("added_tokens_decoder"):

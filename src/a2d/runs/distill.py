@@ -16,11 +16,13 @@ from rich.markup import escape
 from a2d.errors import UserError, first_line
 from a2d.models.loading import load_config
 from a2d.models.students import sizes_of
+from a2d.progress import silence_libraries
 from a2d.runs import pipeline
 from a2d.runs.card import write_card
 from a2d.runs.recipe import make_recipe
 from a2d.runs.trainings import HISTORY
 from a2d.stage import RECORD
+from a2d.text.corpus import places
 
 _OF_THE_RUN = (RECORD, HISTORY)
 """What a model's folder holds for the run alone."""
@@ -78,6 +80,7 @@ def distill(
     Raises:
         UserError: bad input, before anything is trained.
     """
+    silence_libraries()
     if output.exists():
         raise UserError(f"{output} exists already: choose another --output, or move it away.")
     shape = _shape(load_config(teacher), layers, heads, width, feed_forward)
@@ -110,7 +113,7 @@ def distill(
         )
     run = output.with_name(output.name + ".run")
     plan, splits = pipeline.run(recipe, run, console)
-    names = " and ".join(Path(path).name for path in data)
+    names = " and ".join(Path(place).name for place in places(recipe.corpus.train))
     words = f"{len(splits.train):,} sentence pairs ({names})"
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -135,13 +138,14 @@ def _shape(
             f"{layers!r} are no layers of a student: give encoder's and decoder's, as in 6x2."
         )
     theirs = sizes_of(config)
-    return {
-        "encoder_layers": int(found[1]),
-        "decoder_layers": int(found[2]),
-        "heads": heads or theirs["heads"],
-        "width": width or theirs["width"],
-        "feed_forward": feed_forward or theirs["feed_forward"],
-    }
+    depths = {"encoder_layers": int(found[1]), "decoder_layers": int(found[2])}
+    shape = depths | {"width": width or theirs["width"]}
+    for size, own in (("heads", heads), ("feed_forward", feed_forward)):
+        shape[size] = own or theirs[size]
+        decoder = theirs.get(f"decoder_{size}", theirs[size])
+        if own is None and decoder != theirs[size]:
+            shape[f"decoder_{size}"] = decoder
+    return shape
 
 
 def _spec(paths: Sequence[str]) -> str | list[str] | None:

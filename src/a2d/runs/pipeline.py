@@ -26,6 +26,7 @@ from a2d.models.decoding import positions_of
 from a2d.models.loading import load_config
 from a2d.models.teachers import prepare_teacher
 from a2d.models.tokenizer import (
+    check_fits,
     check_languages_named,
     check_same_vocabulary,
     load_tokenizer,
@@ -188,8 +189,10 @@ def _prepare_vocabulary(plan: Plan, recipe: Recipe, splits: Splits) -> PreTraine
                 check_same_vocabulary(tokenizers[-1], tokenizers[0])
                 tokenizer = tokenizers[-1]  # the teacher's has its languages and prefix
                 if pretrained is not None:
+                    config = load_config(pretrained)
+                    check_fits(tokenizer, config, pretrained)
                     check_languages_named(tokenizer, pretrained)
-                    positions = positions_of(load_config(pretrained))
+                    positions = positions_of(config)
                     if positions is not None:
                         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
                 tokenizer.save_pretrained(folder)

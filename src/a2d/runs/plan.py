@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from a2d.text.corpus import iterate_corpus, read_corpus
 from a2d.text.pairs import Pair
 from a2d.text.storage import StoredPairs
 from a2d.training.distillation import METHODS
+
+logger = logging.getLogger(__name__)
 
 TEACHER = "teacher"
 
@@ -127,7 +130,7 @@ def read_splits(recipe: Recipe) -> Splits:
     corpus = recipe.corpus
     languages = corpus.source_language, corpus.target_language
     parts = {
-        name: read_corpus(spec, name, languages)
+        name: _whole(read_corpus(spec, name, languages), name)
         for name in ("valid", "test")
         if (spec := getattr(corpus, name)) is not None
     }
@@ -143,10 +146,24 @@ def read_splits(recipe: Recipe) -> Splits:
         train = StoredPairs(train[index] for index in chosen)
     if not train:
         raise UserError(f"train: cleaning leaves no pair ({cleaning.as_dict()}): loosen its rules.")
-    for name in ("valid", "test"):
-        if not all(pair.source and pair.target for pair in parts[name]):
-            raise UserError(f"{name}: a pair has an empty side: remove it, scores need both.")
     return Splits(train, parts["valid"], parts["test"], cleaning)
+
+
+def _whole(pairs: list[Pair], name: str) -> list[Pair]:
+    """Those with two sides, which scores need."""
+    whole = [pair for pair in pairs if all(pair)]
+    if not whole:
+        raise UserError(f"{name}: every pair has an empty side: give a corpus with both.")
+    if len(whole) < len(pairs):
+        first = next(number for number, pair in enumerate(pairs, 1) if not all(pair))
+        logger.warning(
+            "%s: %s of %s pairs have an empty side and were left out: the first is pair %s.",
+            name,
+            f"{len(pairs) - len(whole):,}",
+            f"{len(pairs):,}",
+            f"{first:,}",
+        )
+    return whole
 
 
 def _held_out(name: str, train: StoredPairs) -> tuple[list[Pair], StoredPairs]:
@@ -297,6 +314,8 @@ def _student(
 def _size(shape: Shape, others: Sequence[Shape]) -> str:
     """Layers and heads in short; widths too, where there are several."""
     size = f"{shape.encoder_layers}+{shape.decoder_layers}x{shape.heads}"
+    if shape.decoder_heads not in (None, shape.heads):
+        size += f"+{shape.decoder_heads}"
     widths = {(other.width, other.feed_forward) for other in others}
     return f"{size}-{shape.width}-{shape.feed_forward}" if len(widths) > 1 else size
 
@@ -322,7 +341,7 @@ def _training_settings(
     if kind.aligned:
         used |= {"formula", "alignment_start"}
     return {
-        "shape": shape.model_dump(),
+        "shape": shape.model_dump(exclude_none=True),
         "method": method.model_dump(include=used),
         "training": training.model_dump(),
         "seed": seed,
@@ -336,7 +355,8 @@ def _translations(recipe: Recipe, folder: Path, name: str, model: Stage) -> Stag
 
 
 def _parameters(vocabulary: int, shape: Shape) -> int:
-    attention, feed_forward = 4 * shape.width**2, 2 * shape.width * shape.feed_forward
-    encoder = shape.encoder_layers * (attention + feed_forward)
-    decoder = shape.decoder_layers * (2 * attention + feed_forward)
+    attention, inner = 4 * shape.width**2, 2 * shape.width
+    encoder = shape.encoder_layers * (attention + inner * shape.feed_forward)
+    widest = shape.decoder_feed_forward or shape.feed_forward
+    decoder = shape.decoder_layers * (2 * attention + inner * widest)
     return vocabulary * shape.width + encoder + decoder

@@ -92,13 +92,18 @@ class Training(Section):
 
 
 class Shape(Section):
-    """Size of a model."""
+    """Size of a model.
+
+    `decoder_heads`, `decoder_feed_forward`: those of its decoder, if they are not the encoder's.
+    """
 
     encoder_layers: int = Field(ge=1)
     decoder_layers: int = Field(ge=1)
     heads: int = Field(ge=1)
+    decoder_heads: int | None = Field(default=None, ge=1)
     width: int = Field(ge=2)
     feed_forward: int = Field(ge=1)
+    decoder_feed_forward: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     attention_dropout: float = Field(default=0.0, ge=0, lt=1)
     activation_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -181,8 +186,8 @@ class Sequences(Section):
 
     `engine`: CTranslate2 is faster, and finds the same in all but one or two of a hundred sentences
     (its beams end by a rule of its own; more, for models that are released with penalties on
-    repetition, which it weighs otherwise). `auto`: that, where it is installed, converts the teacher
-    and has no such penalties to weigh; otherwise transformers.
+    repetition, which it weighs otherwise). `auto`: that, where it is installed and converts the
+    teacher, which has no such penalties; otherwise transformers.
     `n_best`: of so many hypotheses, take the one closest to the reference by chrF.
     """
 
@@ -252,11 +257,12 @@ class Recipe(Section):
             return self
         shapes = {f"students.{number}": shape for number, shape in enumerate(self.students)}
         for place, shape in {"teacher.shape": self.teacher.shape, **shapes}.items():
-            if shape.width % (2 * shape.heads):
-                raise ValueError(
-                    f"{place}: width {shape.width} cannot be split into {shape.heads} heads of an "
-                    "even size"
-                )
+            for heads in (shape.heads, shape.decoder_heads or shape.heads):
+                if shape.width % (2 * heads):
+                    raise ValueError(
+                        f"{place}: width {shape.width} cannot be split into {heads} heads of an "
+                        "even size"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -65,11 +65,12 @@ def translate_and_score(
     # What is scored is what is written, so that anyone can score it again.
     scores = score([one_line(t) for t in hypotheses], [one_line(t) for t in references])
     geometry = Geometry.of(network.config)
+    heads = dict.fromkeys((geometry.encoder_heads, geometry.decoder_heads))
     figures = {
         **scores._asdict(),
         "encoder_layers": geometry.encoder_layers,
         "decoder_layers": geometry.decoder_layers,
-        "heads": geometry.decoder_heads,
+        "heads": "+".join(map(str, heads)),
         "parameters": count_parameters(network),
         "sentences_per_second": len(sources) / seconds,
     }

@@ -20,9 +20,9 @@ _BUILTIN = "builtin:"
 _SACREBLEU = "sacrebleu:"
 _UNDERSTOOD = (
     "a table of two columns (.tsv, .txt), JSON lines (.jsonl, .json), Parquet, a translation "
-    "memory (.tmx), XLIFF (.xlf, .xliff, .sdlxliff…) or gettext (.po, .mo), each also as .gz or "
-    ".zst; a list of two plain-text, gettext or Fluent (.ftl) files; a folder written by "
-    f"datasets.save_to_disk; '{_BUILTIN}NAME', '{_SACREBLEU}TEST SET', '{STANDARD_INPUT}' for a "
+    "memory (.tmx), XLIFF (.xlf, .xliff, .sdlxliff…) or gettext (.po, .mo), each also as .gz, "
+    ".bz2, .xz or .zst; a list of two plain-text, gettext or Fluent (.ftl) files; a folder written "
+    f"by datasets.save_to_disk; '{_BUILTIN}NAME', '{_SACREBLEU}TEST SET', '{STANDARD_INPUT}' for a "
     "table on standard input; or a mapping with 'path' or 'dataset'"
 )
 _OF_PAIRS = (
@@ -78,8 +78,8 @@ def read_corpus(
             - `{"dataset": ..., "config": ..., "split": ..., "source": ..., "target": ...}`: a
               Hugging Face dataset by name, or a folder; `dataset` alone is required.
 
-            Every file may be compressed (`.gz`, `.zst`). A split not given is the one called
-            `name`.
+            Every file may be compressed (`.gz`, `.bz2`, `.xz`, `.zst`). A split not given is the
+            one called `name`.
         name: What the corpus is for (`train`, `valid`); error messages begin with it.
         languages: Codes of source and target, for the forms that name languages.
 
@@ -111,10 +111,12 @@ def iterate_corpus(
                 bad += 1
                 shown += [entry] * (bad <= _SHOWN)
         if bad >= max(1, good):
-            more = f" (and {bad - 1:,} more like it)" if bad > 1 else ""
-            raise UserError(f"{shown[0]}{more}")
+            many = f"{bad:,} of {bad + good:,} entries are malformed, as in: " if bad > 1 else ""
+            raise UserError(f"{many}{shown[0]}")
         if not good:
-            raise UserError(f"{_describe(spec)} is empty: give a corpus with at least one pair")
+            raise UserError(
+                f"{' and '.join(places(spec))} is empty: give a corpus with at least one pair"
+            )
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     if bad:
@@ -138,12 +140,13 @@ def _read(spec: object, name: str, languages: Languages | None) -> Entries:
     raise UserError(f"{spec!r} names no corpus: give {_UNDERSTOOD}")
 
 
-def _describe(spec: object) -> str:
+def places(spec: object) -> list[str]:
+    """The files, or the dataset, that a corpus as in `read_corpus` is in."""
     if isinstance(spec, Mapping):
-        return _describe(spec.get("path", spec.get("dataset")))
+        return places(spec.get("path", spec.get("dataset")))
     if isinstance(spec, str | Path):
-        return str(spec)
-    return " and ".join(map(str, spec)) if isinstance(spec, Sequence) else repr(spec)
+        return [str(spec)]
+    return list(map(str, spec)) if isinstance(spec, Sequence) else [repr(spec)]
 
 
 def _read_mapping(spec: Mapping[str, Any], name: str, languages: Languages | None) -> Entries:

@@ -91,14 +91,18 @@ def xliff(path: Path, languages: Languages | None) -> Entries:
                 swap = _backwards(own, languages)
                 other = own if swap is None else other
             continue
-        if swap is None or element.get("translate") == "no":
+        if swap is None or not _to_translate(element):
             continue
         found = True
-        parts = [element.find(f"{{*}}{side}") for side in ("source", "target")]
-        texts = [_text(part) for part in parts if part is not None]
-        state = element.get("state") or (parts[1].get("state") if parts[1] is not None else None)
-        if len(texts) == 2 and all(texts) and state not in _UNTRANSLATED:
-            yield normal(*(reversed(texts) if swap else texts))
+        source, target = (element.find(f"{{*}}{side}") for side in ("source", "target"))
+        if source is None or target is None:
+            continue
+        if (element.get("state") or target.get("state")) in _UNTRANSLATED:
+            continue
+        for parts in _segments(element.find("{*}seg-source"), source, target):
+            texts = [_text(part) for part in parts]
+            if all(texts):
+                yield normal(*(reversed(texts) if swap else texts))
     if languages is not None and other is not None and not found:
         raise UserError(
             f"{path} translates from {other[0]!r} to {other[1]!r}, and {languages.source!r} and "
@@ -108,6 +112,24 @@ def xliff(path: Path, languages: Languages | None) -> Entries:
 
 _XLIFF_LANGUAGES = (("source-language", "srcLang"), ("target-language", "trgLang"))
 _UNTRANSLATED = ("new", "needs-translation", "initial")
+
+
+def _to_translate(element: Any) -> bool:
+    """What the nearest of an element and those around it says."""
+    told = (around.get("translate") for around in (element, *element.iterancestors()))
+    return next(filter(None, told), "yes") != "no"
+
+
+def _segments(cut: Any, source: Any, target: Any) -> Iterator[tuple[Any, Any]]:
+    """Sides of a unit; of one that is cut into segments, those of each that has a translation."""
+    ours, theirs = (
+        {mark.get("mid"): mark for mark in side.iter("{*}mrk") if mark.get("mtype") == "seg"}
+        for side in (source if cut is None else cut, target)
+    )
+    if ours and theirs:
+        yield from ((part, theirs[name]) for name, part in ours.items() if name in theirs)
+    else:
+        yield source, target
 
 
 def _backwards(own: list[str], languages: Languages) -> bool | None:

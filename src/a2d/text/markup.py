@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -115,6 +115,7 @@ def _pieces(
     line, rest, begun = 1, "", ""
     for text in _blocks(file, path):
         rest += text
+        line_at = _line_counter(rest, line)
         place, start = 0, 0 if begun else None
         for found in tag.finditer(rest, len(begun)):
             end, name = found[1], found[2]
@@ -122,23 +123,36 @@ def _pieces(
                 break  # cut by the end of the block
             if name in containers:
                 if not end and found[3] and start is None:
-                    yield line + rest.count("\n", 0, found.start()), name, _alone(found[0])
+                    yield line_at(found.start()), name, _alone(found[0])
                     place = found.end()
             elif start is None and not end:
                 yield line, "", rest[place : found.start()]
                 start, begun = found.start(), name
             elif start is not None and (not end or name == begun):
                 stop = found.end() if end else found.start()
-                yield line + rest.count("\n", 0, start), begun, rest[start:stop]
+                yield line_at(start), begun, rest[start:stop]
                 place = stop
                 start, begun = (None, "") if end else (found.start(), name)
         kept = start if start is not None else max(place, rest.rfind("<"))
         if start is None:
             yield line, "", rest[place:kept]
-        line += rest.count("\n", 0, kept)
+        line = line_at(kept)
         rest = rest[kept:]
     if begun:
         yield line, begun, rest
+
+
+def _line_counter(text: str, first: int) -> Callable[[int], int]:
+    """What tells the line of a place in a text that begins in line `first`; places only grow."""
+    line, counted = first, 0
+
+    def line_at(place: int) -> int:
+        nonlocal line, counted
+        line += text.count("\n", counted, place)
+        counted = place
+        return line
+
+    return line_at
 
 
 def _alone(tag: str) -> str:
@@ -165,5 +179,6 @@ def _encoding(start: bytes) -> str:
     if b"\0" in start[:2]:
         return "utf-16-be" if start[:1] == b"\0" else "utf-16-le"
     declared = _DECLARED.match(start.removeprefix(codecs.BOM_UTF8).lstrip())
-    name = declared[1].decode() if declared else "utf-8"
-    return "utf-8-sig" if name.lower() == "utf-8" else name
+    name = declared[1].decode().lower() if declared else "utf-8"
+    # What declares UTF-16 in single bytes is not in it.
+    return "utf-8-sig" if name == "utf-8" or name.startswith(("utf-16", "ucs-2")) else name

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
 import io
+import lzma
 import sys
 import unicodedata
 import zlib
@@ -24,7 +26,8 @@ MARK = "a2d.mark"
 
 codecs.register_error(MARK, lambda error: (UNREADABLE, error.end))  # type: ignore[attr-defined]
 
-COMPRESSED = (".gz", ".zst")
+_DECOMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+COMPRESSED = (*_DECOMPRESSED, ".zst")
 
 
 class Pair(NamedTuple):
@@ -97,20 +100,26 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         with _open(path) as file:
             yield file
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is not an intact gzip file: fetch or compress it anew") from error
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise _damaged(path) from error
     except FileNotFoundError as error:
         raise missing(path) from error
     except OSError as error:
+        if error.errno is None:  # bz2's
+            raise _damaged(path) from error
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path} is not an intact {path.suffix[1:]} file: fetch or compress it anew")
 
 
 def _open(path: Path) -> Any:
     if str(path) == STANDARD_INPUT:
         return open(sys.stdin.fileno(), "rb", closefd=False)
     suffix = path.suffix.lower()
-    if suffix == ".gz":
-        return gzip.open(path)
+    if suffix in _DECOMPRESSED:
+        return _DECOMPRESSED[suffix](path)
     return _zstandard(path) if suffix == ".zst" else path.open("rb")
 
 
@@ -122,6 +131,4 @@ def _zstandard(path: Path) -> Iterator[IO[bytes]]:
         try:
             yield io.BufferedReader(stream)
         except OSError as error:
-            raise UserError(
-                f"{path} is not an intact zstd file: fetch or compress it anew"
-            ) from error
+            raise _damaged(path) from error

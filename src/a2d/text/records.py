@@ -120,8 +120,10 @@ def parquet(path: Path, wanted: Wanted) -> Entries:
         with opened(path) as file:
             try:
                 for batch in ParquetFile(file).iter_batches(1000):
-                    for record in batch.to_pylist():
-                        yield f"{path}, row {number}", record
+                    for record in _decoded(batch):
+                        where = f"{path}, row {number}"
+                        unfit = Malformed(where, "is not UTF-8: convert its texts to it")
+                        yield where, unfit if record is None else record
                         number += 1
             except ArrowInvalid as error:
                 raise UserError(
@@ -129,6 +131,18 @@ def parquet(path: Path, wanted: Wanted) -> Entries:
                 ) from error
 
     return _records(rows(), wanted)
+
+
+def _decoded(batch: Any) -> Iterator[Mapping[str, object] | None]:
+    """Records of an Arrow batch; None for one with text that is not in UTF-8."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for row in range(len(batch)):
+            try:
+                yield from batch.slice(row, 1).to_pylist()
+            except UnicodeDecodeError:
+                yield None
 
 
 def folder(path: Path, split: str, wanted: Wanted) -> Entries:
