@@ -6,12 +6,13 @@ import sys
 
 import pytest
 import torch
-from pretrained import model_of, tokenizer_of
+from pretrained import FAMILIES, model_of, released, tokenizer_of
 
 from a2d import UserError
 from a2d.models.decoding import translate
 from a2d.models.export import ExportedModel, export, is_exported
 from a2d.models.loading import load_model, new_model
+from a2d.models.teachers import set_target_language
 from a2d.models.tokenizer import load_tokenizer, train_tokenizer
 from a2d.text.corpus import read_corpus
 
@@ -49,6 +50,35 @@ def test_translations_are_the_same(student, exported, beams):
     ours = ExportedModel(exported).translate(SENTENCES, beams=beams)
     assert len(set(expected)) > 20
     assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= {1: 43, 4: 41}[beams]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_translates_as_before(name, tmp_path):
+    model, tokenizer = released(name, tmp_path / "model")
+    set_target_language(model, tokenizer)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    export(tmp_path / "model", tmp_path / "fast")
+    fast, sources = ExportedModel(tmp_path / "fast"), SENTENCES[:20]
+    for beams in (1, 4):
+        expected = translate(model, tokenizer, sources, beams=beams)
+        assert len(set(expected)) > 8
+        found = fast.translate(sources, beams=beams)
+        assert sum(a == b for a, b in zip(found, expected, strict=True)) >= {1: 20, 4: 18}[beams]
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_t5_scales_its_outputs_or_not(scaled, tmp_path):
+    """Which beams show: greedy search does not mind."""
+    model, tokenizer = released("t5", tmp_path / "model")
+    model.config.scale_decoder_outputs = model.config.tie_word_embeddings = scaled
+    model.config.save_pretrained(tmp_path / "model")
+    model = load_model(tmp_path / "model")
+    assert model.config.scale_decoder_outputs == scaled
+    export(tmp_path / "model", tmp_path / "fast")
+    expected = translate(model, tokenizer, SENTENCES[:20], beams=4)
+    found = ExportedModel(tmp_path / "fast").translate(SENTENCES[:20], beams=4)
+    assert sum(a == b for a, b in zip(found, expected, strict=True)) >= 18
 
 
 @pytest.mark.parametrize("beams", [1, 4])

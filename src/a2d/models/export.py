@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from a2d.errors import UserError, first_line
 from a2d.method.attention import Geometry
@@ -22,9 +22,6 @@ from a2d.text.batching import encode_sources
 WEIGHTS = "model.bin"
 _POSITIONS = "positions"
 """Setting of an exported model's tokenizer: how many the model has, which its file does not say."""
-
-_NEVER = -1e4
-"""Logit of a token that is not to be said; float16 holds it."""
 
 QUANTIZATIONS = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int16")
 
@@ -42,6 +39,8 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
             `model` is no model.
     """
     _ctranslate2()
+    from a2d.models.conversion import LoadedConverter
+
     if quantization not in QUANTIZATIONS:
         raise UserError(
             f"unknown quantization {quantization!r}: give one of {', '.join(QUANTIZATIONS)}."
@@ -64,8 +63,8 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _converter(model, network, tokenizer).convert(str(partial), quantization=quantization)
-    except (AttributeError, ValueError) as error:  # what it raises of families it does not know
+        LoadedConverter(network, tokenizer).convert(str(partial), quantization=quantization)
+    except (KeyError, ValueError, RuntimeError) as error:  # as of unknown activations
         raise UserError(
             f"CTranslate2 cannot convert {model}, a model of type {network.config.model_type!r} "
             f"with a {type(tokenizer).__name__} ({first_line(error)}): translate with PyTorch."
@@ -153,45 +152,6 @@ class ExportedModel:
             if progress is not None:
                 progress(done)
         return translations
-
-
-def _converter(
-    model: str | Path, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> Any:
-    """CTranslate2's own, but for Marian: that one lets decoders start from zeros.
-
-    Instead they start from the padding token's embedding, as in transformers; it is no longer zero
-    once transformers' Trainer has trained a model. What follows is never padding.
-    """
-    from ctranslate2.converters import Converter, TransformersConverter
-    from ctranslate2.converters.transformers import MarianMTLoader
-
-    if network.config.model_type != "marian":
-        return TransformersConverter(str(model))
-    padding = tokenizer.pad_token
-    network.final_logits_bias[0, tokenizer.pad_token_id] = _NEVER
-
-    class Loader(MarianMTLoader):
-        def set_decoder(self, spec: Any, decoder: Any) -> None:
-            super().set_decoder(spec, decoder)
-            spec.start_from_zero_embedding = False
-
-        def set_config(self, config: Any, *of: Any) -> None:
-            super().set_config(config, *of)
-            config.decoder_start_token = padding
-
-        def get_vocabulary(self, *of: Any) -> list[str]:
-            tokens: list[str] = super().get_vocabulary(*of)
-            return tokens if padding in tokens else [*tokens, padding]
-
-        def _remove_pad_weights(self, spec: Any) -> None:
-            pass
-
-    class Loaded(Converter):
-        def _load(self) -> Any:
-            return Loader()(network, tokenizer)
-
-    return Loaded()
 
 
 def _settings(folder: Path) -> GenerationConfig:
