@@ -107,6 +107,13 @@ class TestMistakes:
         assert code == 130
         assert "the same command continues" in err
 
+    def test_places_that_cannot_be_used(self, a2d, tmp_path):
+        (tmp_path / "file").write_text("mine")
+        code, _, err = a2d("run", "demo", "corpus.limit=100", "--output", tmp_path / "file/run")
+        assert code == 2
+        assert f"{tmp_path}/file/run cannot be used (Not a directory): choose another" in err
+        assert (tmp_path / "file").read_text() == "mine"
+
     def test_other_errors_keep_their_traceback(self, monkeypatch, failing):
         failing(RuntimeError("a bug"))
         monkeypatch.setattr(sys, "argv", ["a2d", "run", "demo"])

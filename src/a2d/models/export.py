@@ -35,8 +35,8 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
         quantization: how weights are kept, one of `QUANTIZATIONS`.
 
     Raises:
-        UserError: CTranslate2 is missing or does not know the model's family, `output` exists, or
-            `model` is no model.
+        UserError: CTranslate2 is missing or cannot take the model, `output` exists, or `model` is
+            no model.
     """
     _ctranslate2()
     from a2d.models.conversion import LoadedConverter

@@ -143,13 +143,19 @@ def load_model(path: str | Path) -> PreTrainedModel:
             f"the weights in {path} do not fit its config.json: fetch or save both anew "
             f"({first_line(error)})"
         ) from error
-    if missing := sorted(told["missing_keys"]):
+    missing = sorted(name for name in told["missing_keys"] if not _computed(model, name))
+    if missing:
         raise UserError(
             f"{path} lacks {len(missing)} of its model's weights ({missing[0]}, …): fetch or save "
             "it anew."
         )
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _computed(model: PreTrainedModel, name: str) -> bool:
+    """Whether a weight is no learned one: releases of Pegasus lack their sinusoidal positions."""
+    return "Sinusoidal" in type(model.get_submodule(name.rpartition(".")[0])).__name__
 
 
 def load_to_run(path: str | Path) -> PreTrainedModel:
