@@ -43,10 +43,6 @@ class _Whole:
             tokens.append(token)
         return tokens
 
-    def set_vocabulary(self, spec: Any, tokens: list[str]) -> None:
-        spec.register_source_vocabulary(tokens)
-        spec.register_target_vocabulary(tokens)
-
     def set_config(self, config: Any, model: Any, tokenizer: Any) -> None:
         start = model.generation_config.decoder_start_token_id
         start = model.config.decoder_start_token_id if start is None else start
@@ -74,15 +70,15 @@ class _MBart(_Barts, loaders.MBartLoader):
     before = embeddings = True
 
 
-class _M2M100(_Barts, loaders.M2M100Loader):
-    before = True
+class _M2M100(_Whole, loaders.M2M100Loader):
+    pass
 
 
 class _Pegasus(_Barts, loaders.PegasusLoader):
     before = True
 
 
-class _Marian(_Barts, loaders.MarianMTLoader):
+class _Marian(_Whole, loaders.MarianMTLoader):
     """Decoders start from the padding token's embedding, as in transformers, and not from zeros.
 
     It is no longer zero once transformers' Trainer has trained a model. What follows is never

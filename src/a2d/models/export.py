@@ -128,6 +128,7 @@ class ExportedModel:
         translations = [[""] * count for _ in sentences]
         first = self._settings.forced_bos_token_id
         prefix = None if first is None else [self._tokenizer.convert_ids_to_tokens(first)]
+        options = _options(self._settings, self._tokenizer)
 
         def limit(index: int) -> int:
             return generation_limit(len(encoded[index]), self._positions)
@@ -144,7 +145,7 @@ class ExportedModel:
                 max_decoding_length=length,
                 max_batch_size=4096,
                 batch_type="tokens",
-                **_options(self._settings, self._tokenizer),
+                **options,
             )
             for index, result in zip(indices, results, strict=True):
                 translations[index] = [_text(self._tokenizer, t) for t in result.hypotheses]
