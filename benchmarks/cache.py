@@ -70,7 +70,8 @@ def measure(module: Distillation, teacher: Any, data: Dataset, collate: Any) -> 
         size = sum(file.stat().st_size for file in Path(folder).glob("*.npy"))
         for rows in TokenBatchSampler(lengths(data), 512):
             inputs = dict(collate([data[row] for row in rows]))
-            signals = cache.signals(rows, states=states)
+            tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORED)
+            signals = cache.unpack(cache.read(rows, states=states), *tokens)
             for name, error in compare(module, teacher, signals, inputs).items():
                 errors.setdefault(name, []).append(error)
     figures = {f"relative error of {name}": spread(found) for name, found in errors.items()}

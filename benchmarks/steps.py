@@ -23,6 +23,7 @@ from a2d.method.attention import GROUPS, Geometry
 from a2d.models.loading import decoder_inputs, new_model
 from a2d.training.distillation import IGNORED, group_masks
 from a2d.training.teacher_cache import open_or_build
+from a2d.training.trainer import KEPT
 
 ALPHA, SMOOTHING = 0.5, 0.1
 
@@ -208,7 +209,7 @@ def ours(method: str, cached: bool = False) -> Callable[[Setting, list[Batch], P
         def step(batch: Batch) -> None:
             inputs = dict(batch)
             if cached:
-                inputs["row"] = torch.arange(*rows[id(batch)])
+                inputs[KEPT] = cache.read(range(*rows[id(batch)]))
             trainer.training_step(trainer.model, inputs)
             trainer.optimizer.step()
             trainer.optimizer.zero_grad()

@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from a2d.method.attention import Attended, Piece, masking
 
-CHUNK = 2**20
-"""Positions of intermediate maps computed at a time: 4 MB in float32."""
+CHUNK, CHUNK_ON_CARD = 2**20, 2**24
+"""Positions of intermediate maps computed at a time, on a processor, whose caches hold 4 MB, and on
+a graphics card, which takes as long to be told of little as of much."""
 
 _NEGLIGIBLE = 1e-6
 """Of a probability: keeps its logarithm finite."""
@@ -154,7 +155,8 @@ def _pieces(given: _Given) -> Iterator[Piece]:
     batch, queries = given.rows.shape
     keys = given.keys.shape[-1]
     channels = _channels(given.teacher)
-    at_once = max(1, CHUNK // max(1, channels * keys))  # rows
+    size = CHUNK if given.rows.device.type == "cpu" else CHUNK_ON_CARD
+    at_once = max(1, size // max(1, channels * keys))  # rows
     if at_once >= queries:
         step = at_once // max(1, queries)
         yield from (

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -83,54 +83,55 @@ class TeacherCache:
                 "make it anew with open_or_build(…, states=True)."
             )
 
-    def signals(
+    def read(
         self, rows: Sequence[int], groups: Iterable[str] = GROUPS, *, states: bool = False
-    ) -> Signals:
-        """The teacher's signals for sentences of the dataset, padded as a batch of them is.
+    ) -> dict[str, Tensor]:
+        """What is kept of sentences of the dataset, end to end; `unpack` makes signals of it.
 
         Args:
             rows: the sentences' indices.
             groups: whose maps are read.
             states: whether hidden states and values are.
         """
-        sizes = self._layout.lengths[list(rows)]
-        source, target = (int(n) for n in sizes.max(axis=0))
-        kept = self._files["tokens"].shape[1]
+        names = ["tokens", "log_probabilities", *groups, *(_STATES if states else ())]
+        return {name: self._read(name, rows) for name in names}
+
+    def _read(self, name: str, rows: Sequence[int]) -> Tensor:
+        file, layout = self._files[name], self._layout
+        kept = np.concatenate([file[layout.part(name, row)] for row in rows])
+        if name == "tokens":  # PyTorch knows little of what is unsigned
+            kept = kept.astype(np.int32)
+        found = torch.from_numpy(kept)
+        return found.view(torch.bfloat16) if name in _STATES else found
+
+    def unpack(self, kept: Mapping[str, Tensor], source: Tensor, target: Tensor) -> Signals:
+        """The teacher's signals for a batch, on the device that everything given is on.
+
+        Args:
+            kept: what `read` gives of the batch's sentences.
+            source: True at source tokens (B, S).
+            target: True at target tokens (B, T).
+        """
+        sides, shape = (source, target), self._geometry
         top = TopTokens(
-            torch.zeros(len(rows), target, kept, dtype=torch.long),
-            torch.zeros(len(rows), target, kept),
+            _padded(kept["tokens"], target).long(), _padded(kept["log_probabilities"], target)
         )
-        for place, row in enumerate(rows):
-            where = self._layout.part("tokens", row)
-            count = where.stop - where.start
-            top.ids[place, :count] = torch.from_numpy(self._files["tokens"][where].astype(np.int64))
-            top.log_probabilities[place, :count] = torch.from_numpy(
-                self._files["log_probabilities"][where].astype(np.float32)
-            )
-        maps = {}
-        for group in groups:
-            queries, keys = (target if side else source for side in _SIDES[group])
-            maps[group] = torch.zeros(len(rows), self._layout.channels[group], queries, keys)
-            for place, row in enumerate(rows):
-                shape = self._layout.shape(group, row)
-                flat = self._files[group][self._layout.part(group, row)]
-                own = torch.from_numpy(flat.reshape(shape).astype(np.float32))
-                maps[group][place, :, : shape[1], : shape[2]] = own
-        features = Features(maps, {}, {})
-        return Signals(top, self._with_states(features, rows) if states else features)
-
-    def _with_states(self, features: Features, rows: Sequence[int]) -> Features:
-        def padded(name: str) -> Tensor:
-            parts = [_unpacked(self._files[name][self._layout.part(name, row)]) for row in rows]
-            return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
-
-        shape = self._geometry
-        hidden, values = {}, {}
-        for stack in ("encoder", "decoder"):
-            hidden[stack] = list(padded(f"hidden-{stack}").chunk(shape.layers(stack), dim=-1))
-            heads = padded(f"values-{stack}").unflatten(2, (shape.heads(stack), -1))
-            values[stack] = heads.transpose(1, 2)
-        return features._replace(hidden=hidden, values=values)
+        maps, hidden, values = {}, {}, {}
+        for group in GROUPS:
+            if group in kept:
+                queries, keys = (sides[side] for side in _SIDES[group])
+                area = queries[:, None, :, None] & keys[:, None, None, :]
+                area = area.expand(-1, shape.channels(group), -1, -1)
+                maps[group] = _padded(kept[group], area)
+        for stack, side in (("encoder", source), ("decoder", target)):
+            if f"hidden-{stack}" in kept:
+                states = _padded(kept[f"hidden-{stack}"], side)
+                hidden[stack] = list(states.chunk(shape.layers(stack), dim=-1))
+                heads = _padded(kept[f"values-{stack}"], side).unflatten(
+                    2, (shape.heads(stack), -1)
+                )
+                values[stack] = heads.transpose(1, 2)
+        return Signals(top, Features(maps, values, hidden))
 
 
 def open_or_build(
@@ -202,7 +203,7 @@ def build(
     budget = max(max_tokens, int(layout.lengths.max(initial=0)))
     for rows in TokenBatchSampler(layout.lengths, budget, shuffle=False):
         batch = columns[rows]
-        source, target = (_padded(batch[key], padding) for key in ("input_ids", "labels"))
+        source, target = (_batch(batch[key], padding) for key in ("input_ids", "labels"))
         source, target = source.to(teacher.device), target.to(teacher.device)
         feed = {
             "input_ids": source,
@@ -259,6 +260,8 @@ _BY_TOKEN = {
 }
 """Files with a row for every token, and the side that they are of."""
 
+_STATES = [name for name in _BY_TOKEN if name.startswith(("hidden", "values"))]
+
 
 def _holds_states(files: Container[str]) -> bool:
     return all(name in files for name in _BY_TOKEN)
@@ -300,8 +303,13 @@ def _packed(features: Features) -> dict[str, Tensor]:
     return {name: states.bfloat16().view(torch.int16) for name, states in found.items()}
 
 
-def _unpacked(bits: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(bits)).view(torch.bfloat16).float()
+def _padded(flat: Tensor, where: Tensor) -> Tensor:
+    """What lies end to end, put to its places, and zero elsewhere; floats in float32."""
+    where = where.reshape(*where.shape, *[1] * (flat.dim() - 1)).expand(
+        *where.shape, *flat.shape[1:]
+    )
+    spread = torch.zeros_like(where, dtype=flat.dtype).masked_scatter_(where, flat)
+    return spread.float() if flat.is_floating_point() else spread
 
 
 class _Layout:
@@ -362,7 +370,7 @@ def _starts(sizes: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(sizes)])
 
 
-def _padded(sentences: Sequence[Sequence[int]], padding: int) -> Tensor:
+def _batch(sentences: Sequence[Sequence[int]], padding: int) -> Tensor:
     tensors = [torch.tensor(ids) for ids in sentences]
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=padding)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -44,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 ROW = "row"
 """Column of a sentence's place in the dataset, by which a cache of the teacher is read."""
+
+KEPT = "teacher"
+"""What that cache keeps of a batch's sentences."""
 
 
 class A2DTrainer(Seq2SeqTrainer):
@@ -173,25 +175,35 @@ class A2DTrainer(Seq2SeqTrainer):
             raise UserError(f"{error}.") from error
         if shuffle:
             self._order = sampler
-        dataset = dataset.select_columns(["input_ids", "labels"])
+        dataset, collate = dataset.select_columns(["input_ids", "labels"]), self.data_collator
         if shuffle and self.teacher_cache is not None:
             dataset = dataset.add_column(ROW, list(range(len(dataset))))
+            collate = self._collate_with_teacher
         loader = DataLoader(
             dataset,
             batch_sampler=sampler,
-            collate_fn=self.data_collator,
+            collate_fn=collate,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         )
         prepared: DataLoader[Any] = self.accelerator.prepare(loader)
         return prepared
 
+    def _collate_with_teacher(self, sentences: list[dict[str, Any]]) -> dict[str, Any]:
+        """A padded batch with what the cache keeps of it: read where the loader works."""
+        assert self.teacher_cache is not None
+        transfer = self._unwrapped.transfer
+        groups = () if transfer is None else transfer.groups
+        rows = [sentence.pop(ROW) for sentence in sentences]
+        kept = self.teacher_cache.read(rows, groups, states=METHODS[self.args.method].states)
+        return {**self.data_collator(sentences), KEPT: kept}
+
     # Loss
 
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
@@ -199,7 +211,7 @@ class A2DTrainer(Seq2SeqTrainer):
 
         Args:
             model: the (wrapped) `Distillation`.
-            inputs: `input_ids`, `attention_mask` and `labels`.
+            inputs: `input_ids`, `attention_mask`, `labels`, and what a cache of the teacher keeps.
             return_outputs: also return a dict without outputs, as the Trainer's interface asks.
             num_items_in_batch: source and target tokens, (2,), of all micro-batches and devices.
         """
@@ -214,17 +226,12 @@ class A2DTrainer(Seq2SeqTrainer):
         loss = (weights * means).sum() * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
 
-    def _terms(
-        self, model: nn.Module, inputs: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    def _terms(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
         """What the module returns, and the numbers of source and target tokens, (2,)."""
         signals = None
-        if self.teacher_cache is not None and ROW in inputs:
-            transfer = self._unwrapped.transfer
-            groups = () if transfer is None else transfer.groups
-            states = METHODS[self.args.method].states
-            signals = self.teacher_cache.signals(inputs[ROW].tolist(), groups, states=states)
-            signals = send_to_device(signals, self.args.device)
+        if self.teacher_cache is not None and KEPT in inputs:
+            tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORED)
+            signals = self.teacher_cache.unpack(inputs[KEPT], *tokens)
         elif self.teacher is not None:
             with torch.no_grad(), self.accelerator.autocast():
                 signals = run(self.teacher, inputs, self._unwrapped.transfer)
@@ -237,7 +244,7 @@ class A2DTrainer(Seq2SeqTrainer):
         return terms, _count_tokens(inputs)
 
     def _get_num_items_in_batch(
-        self, batch_samples: list[dict[str, Tensor]], device: torch.device
+        self, batch_samples: list[dict[str, Any]], device: torch.device
     ) -> Tensor | None:
         """Source and target tokens of a whole optimisation step, over all processes."""
         if not batch_samples:
@@ -471,7 +478,7 @@ def _prepared_teacher(
     return teacher.eval().requires_grad_(False)
 
 
-def _count_tokens(inputs: dict[str, Tensor]) -> Tensor:
+def _count_tokens(inputs: dict[str, Any]) -> Tensor:
     return torch.stack([inputs["attention_mask"].sum(), inputs["labels"].ne(IGNORED).sum()])
 
 
