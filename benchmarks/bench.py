@@ -1,6 +1,7 @@
 """Measure what distillation costs, as ratios of steps that run in turn on this machine.
 
-    python benchmarks/bench.py            # what decides; writes benchmarks/results/latest.json
+    python benchmarks/bench.py            # what decides; writes benchmarks/results/latest.json,
+                                          # or card.json where there is a graphics card
     python benchmarks/bench.py --full     # every precision, length, batch and vocabulary as well
 
 Times are taken in alternation in one process, ratios formed round by round, medians quoted. Peak
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parts import attention_losses, epochs, profiled
+from parts import ALL, attention_losses, epochs, profiled
 from rich.console import Console
 from steps import STEPS, Setting, Step, batches, steps
 from tables import alone, machine, show, spread, write
@@ -87,7 +89,7 @@ def main() -> None:
     show("the embedded corpus", rest, console)
     figures |= rest
     figures["machine"] = machine(given.threads, given.rounds, others)
-    path = write("full" if given.full else "latest", figures)
+    path = write("full" if given.full else "card" if CUDA else "latest", figures)
     console.print(f"Written to {path}.")
 
 
@@ -130,6 +132,9 @@ def measure(setting: Setting, rounds: int, console: Console) -> dict[str, Any]:
     added = [a - b for a, b in zip(seconds["a2d"], seconds["our kd"], strict=True)]
     figures["attention transfer ÷ a2d"] = ratio(added, seconds["a2d"])
     for name, kinds in profiles.items():
+        if ALL in kinds:
+            idle = statistics.median(seconds[name]) - kinds.pop(ALL)
+            kinds["no kernel running"] = max(0.0, idle)
         for kind, spent in kinds.items():
             share = spread([spent / second for second in seconds["vanilla kd"]])
             figures[f"{kind} of {name} ÷ vanilla kd"] = share
@@ -167,10 +172,13 @@ def timed(step: Step, batch: Any, device: str) -> float:
 
 
 def memory(setting: Setting, names: list[str]) -> dict[str, Any]:
-    """Peak memory of steps' processes, in GiB, three times in alternation; and a2d's over KD's."""
+    """Peak memory of steps' processes, in GiB, and a2d's over KD's.
+
+    Three times in alternation on a processor; a card's allocator counts exactly.
+    """
     command = [sys.executable, __file__, "--peak"]
     peaks: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(3):
+    for _ in range(1 if CUDA else 3):
         for name in names:
             told = subprocess.check_output([*command, name, json.dumps(setting)])
             peaks[name].append(float(told) / 2**30)

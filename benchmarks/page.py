@@ -41,6 +41,12 @@ tests compare with. The paper's sizes: teacher 6+6 layers × 4 heads, student 3+
 feed-forward 1024.
 """
 
+CARD = """## The same on a graphics card
+
+Small steps leave it idle: it then waits for kernels to be started one by one, which takes as long
+for few sentences as for many.
+"""
+
 PROFILE = """Where a step's time goes, in parts of vanilla kd's (by PyTorch's profiler):"""
 
 BOUND = """No implementation takes less than the matrix products that it asks for: at this
@@ -78,6 +84,8 @@ def main() -> None:
     parts = [HEAD]
     if "latest" in found:
         parts += [TRAINING, training(found["latest"]), machine(found["latest"])]
+    if "card" in found:
+        parts += [CARD, training(found["card"]), machine(found["card"])]
     if "cache" in found:
         parts += [cache(found["cache"])]
     if "decoding" in found:

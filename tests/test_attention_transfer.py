@@ -136,34 +136,24 @@ def compare_with_the_naive_twin(c):
     assert close(ours.flatten(1), dense(weight_gradient, weight))
 
 
-def layers(group, source, target, heads, seed, dtype=torch.float64):
-    """Queries and keys of as many layers as there are numbers of heads."""
+def attended(group, source, target, channels, seed, dtype=torch.float64):
+    """Random queries and keys."""
     generator = torch.Generator().manual_seed(seed)
     keys, _ = group_masks(source, target)[group]
     batch, _, length = keys.shape
     queries = (source if group == "encoder" else target).shape[1]
-    mask = keys.expand(batch, queries, length).unsqueeze(1)
-    return [
-        Attended(
-            torch.randn(batch, count, queries, 3, generator=generator, dtype=dtype),
-            torch.randn(batch, count, length, 3, generator=generator, dtype=dtype),
-            0.8,
-            mask,
-        )
-        for count in heads
+    made_of = [
+        torch.randn(batch, channels, count, 3, generator=generator, dtype=dtype)
+        for count in (queries, length)
     ]
+    return Attended(*made_of, 0.8, keys.expand(batch, queries, length).unsqueeze(1))
 
 
-def stacked(made_of):
-    """Every layer's maps, written out."""
-    lowest = torch.finfo(made_of[0].query.dtype).min
-    return torch.cat(
-        [
-            (query @ key.mT * scale).masked_fill(~mask, lowest).softmax(-1)
-            for query, key, scale, mask in made_of
-        ],
-        dim=1,
-    )
+def written_out(made_of):
+    """The maps that are computed from it."""
+    query, key, scale, mask = made_of
+    lowest = torch.finfo(query.dtype).min
+    return (query @ key.mT * scale).masked_fill(~mask, lowest).softmax(-1)
 
 
 @given(
@@ -177,17 +167,17 @@ def stacked(made_of):
 @settings(max_examples=60, deadline=None)
 def test_maps_computed_piece_by_piece_are_the_maps(group, masks, formula, chunk, live, seed):
     source, target = (torch.tensor(mask, dtype=torch.bool) for mask in masks)
-    student, teacher = (layers(group, source, target, (2, 2), seed + i) for i in (0, 1))
-    weight = torch.rand(4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    student, teacher = (attended(group, source, target, 4 + i, seed + i) for i in (0, 1))
+    weight = torch.rand(5, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     learned = [weight.requires_grad_()]
-    learned += [part.requires_grad_() for layer in student for part in layer[:2]]
+    learned += [part.requires_grad_() for part in student[:2]]
     rest = group_masks(source, target)[group]
     settings = {"weight": weight, "formula": formula}
-    expected = losses.attention_transfer(stacked(student), stacked(teacher), *rest, **settings)
+    expected = losses.attention_transfer(*map(written_out, (student, teacher)), *rest, **settings)
     gradients = torch.autograd.grad(2 * expected, learned)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "CHUNK", chunk)
-        told = teacher if live else stacked(teacher)
+        told = teacher if live else written_out(teacher)
         ours = losses.attention_transfer(student, told, *rest, **settings)
     assert close(ours, expected)
     for one, other in zip(torch.autograd.grad(2 * ours, learned), gradients, strict=True):

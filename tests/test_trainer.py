@@ -294,22 +294,23 @@ def test_half_precision_of_either_kind(monkeypatch, tmp_path):
     assert (config.fp16, config.bf16) == (True, False)
 
 
-def test_a_bf16_teacher_says_what_autocast_makes_of_it(tmp_path, tokenizer, data):
+def test_a_bf16_teacher_says_nearly_what_it_says_in_float32(tmp_path, tokenizer, data):
     teacher = model(tokenizer, seed=1)
     config = A2DConfig(str(tmp_path), max_tokens=128, bf16=True, report_to=[])
     distiller = A2DTrainer(model(tokenizer), teacher, config, data, processing_class=tokenizer)
     assert {p.dtype for p in teacher.parameters()} == {torch.float32}
+    assert {p.dtype for p in distiller.teacher.parameters()} == {torch.bfloat16}
     enable_capture(teacher.eval())
     batch = distiller.data_collator([data[i] for i in range(5)])
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        ours, theirs = (
-            run(network, batch, distiller._unwrapped.transfer)
-            for network in (distiller.teacher, teacher)
-        )
-        assert torch.equal(ours.tokens.hidden, theirs.tokens.hidden)
-        assert torch.equal(ours.tokens.logits, theirs.tokens.logits)
-    for group in GROUPS:
-        assert torch.equal(ours.features.maps[group], theirs.features.maps[group])
+    transfer = distiller._unwrapped.transfer
+    ours = distiller._ask_teacher(batch, transfer)
+    with torch.no_grad():
+        theirs = run(teacher, batch, transfer)
+    for found, exact in [
+        (ours.tokens.logits.float(), theirs.tokens.logits),
+        *((ours.features.maps[group], theirs.features.maps[group]) for group in GROUPS),
+    ]:
+        assert (found - exact).norm() < 0.01 * exact.norm()
 
 
 def test_the_checkpoint_of_another_model_is_refused(tmp_path, tokenizer, data):

@@ -28,7 +28,11 @@ IMPLEMENTATION = "a2d"
 
 
 LONG = 256
-"""Keys from which on maps are computed a second time, in the loss, rather than kept."""
+"""Keys from which on a processor computes maps a second time, in the loss, rather than keep them.
+
+A graphics card always does: it takes longer to start a layer's many small steps than to compute all
+layers' maps at once again.
+"""
 
 
 class Piece(NamedTuple):
@@ -39,12 +43,12 @@ class Piece(NamedTuple):
 
 
 class Attended(NamedTuple):
-    """What the attention maps of one layer are computed from.
+    """What attention maps are computed from: one layer's, or all of a group's end to end.
 
-    query: (B, H, Q, d), not scaled.
-    key: (B, H, K, d).
+    query: (B, C, Q, d), not scaled.
+    key: (B, C, K, d).
     scale: of their products.
-    mask: True where a query may attend to a key, broadcastable to (B, H, Q, K).
+    mask: True where a query may attend to a key, broadcastable to (B, C, Q, K).
     """
 
     query: Tensor
@@ -53,7 +57,7 @@ class Attended(NamedTuple):
     mask: Tensor
 
     def maps(self, piece: Piece) -> Tensor:
-        """The maps of some rows, (b, H, q, K), as the model has them."""
+        """The maps of some rows, (b, C, q, K), as the model has them."""
         sentences, queries = piece
         mask = self.mask.expand(len(self.query), -1, self.query.shape[2], -1)
         query, key = self.query[sentences, :, queries], self.key[sentences]
@@ -70,7 +74,7 @@ class Features(NamedTuple):
     hidden: `encoder`, `decoder` → the layers' outputs, each (B, positions, width), where asked for.
     """
 
-    maps: dict[str, Any]
+    maps: dict[str, Any]  # Tensor or Attended
     values: dict[str, Tensor]
     hidden: dict[str, list[Tensor]]
 
@@ -127,7 +131,7 @@ class AttentionCapture:
 
     def keeps(self, key: Tensor) -> bool:
         """Whether it wants the maps themselves, not what they are computed from."""
-        return self._stacked or key.shape[2] < LONG
+        return self._stacked or (key.device.type == "cpu" and key.shape[2] < LONG)
 
     def add(self, module: nn.Module, maps: Tensor | Attended, value: Tensor) -> None:
         """Take one attention call's maps (B, H, Q, K), in either form, and values (B, H, K, d)."""
@@ -151,15 +155,23 @@ class AttentionCapture:
         geometry = Geometry.of(config)
         maps: dict[str, Any] = {}
         for group, layers in self._layers.items():
-            kept = all(isinstance(layer, Tensor) for layer in layers)
-            found = sum((layer if kept else layer.query).shape[1] for layer in layers)
+            found = sum((m if isinstance(m, Tensor) else m.query).shape[1] for m in layers)
             if found != geometry.channels(group):
                 raise RuntimeError(
                     f"captured {found} {group} attention maps where the model has "
                     f"{geometry.channels(group)}: was a layer skipped (layerdrop) or called twice?"
                 )
-            maps[group] = torch.cat(layers, dim=1) if kept else layers
+            maps[group] = _end_to_end(layers)
         return Features(maps, self._values, {})
+
+
+def _end_to_end(layers: list[Any]) -> Tensor | Attended:
+    """All layers' maps, or what they are computed from; scale and mask are every layer's."""
+    if isinstance(layers[0], Tensor):
+        return torch.cat(layers, dim=1)
+    first: Attended = layers[0]
+    query, key = (torch.cat([layer[part] for layer in layers], dim=1) for part in (0, 1))
+    return first._replace(query=query, key=key)
 
 
 def enable_capture(model: PreTrainedModel) -> None:

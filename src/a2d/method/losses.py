@@ -25,8 +25,8 @@ _NEGLIGIBLE = 1e-6
 
 
 def attention_transfer(
-    maps: Tensor | list[Attended],
-    teacher: Tensor | list[Attended],
+    maps: Tensor | Attended,
+    teacher: Tensor | Attended,
     keys: Tensor,
     rows: Tensor,
     *,
@@ -42,7 +42,7 @@ def attention_transfer(
 
     Args:
         maps: the student's (B, C_S, Q, K): probabilities, or anything real for `paper`; or what
-            its layers' maps are to be computed from, piece by piece too.
+            they are to be computed from, piece by piece too.
         teacher: the teacher's, (B, C_T, Q, K), in either form; no gradient flows to them.
         keys: True where a query may attend to a key, broadcastable to (B, Q, K).
         rows: True at valid query positions, (B, Q).
@@ -53,10 +53,7 @@ def attention_transfer(
     Returns:
         A scalar in nats: summed over valid query rows, averaged over teacher maps.
     """
-    if isinstance(maps, Tensor):
-        tensors = [maps]
-    else:
-        tensors = [tensor for layer in maps for tensor in (layer.query, layer.key)]
+    tensors = [maps] if isinstance(maps, Tensor) else [maps.query, maps.key]
     given = _Given(maps, teacher, keys, rows, formula)
     with torch.autocast(tensors[0].device.type, enabled=False):
         value: Tensor = _AttentionTransfer.apply(given, weight, *tensors)  # type: ignore[no-untyped-call]
@@ -64,8 +61,8 @@ def attention_transfer(
 
 
 class _Given(NamedTuple):
-    maps: Tensor | list[Attended]
-    teacher: Tensor | list[Attended]
+    maps: Tensor | Attended
+    teacher: Tensor | Attended
     keys: Tensor
     rows: Tensor
     formula: str
@@ -77,12 +74,13 @@ class _AttentionTransfer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, given: _Given, weight: Tensor | None, *tensors: Tensor) -> Tensor:
         learns = any(ctx.needs_input_grad)
-        student = _Stacked(given.maps) if isinstance(given.maps, Tensor) else _Layers(given.maps)
+        maps = given.maps
+        student = _Stacked(maps) if isinstance(maps, Tensor) else _Recomputed(maps)
         of_weight = None if weight is None else torch.zeros_like(weight, dtype=student.dtype)
         value = torch.zeros((), dtype=student.dtype, device=tensors[0].device)
         for piece in _pieces(given):
-            maps = student.read(piece)
-            divergence, slope, slope_of_weight = _divergence(maps, weight, given, piece)
+            read = student.read(piece)
+            divergence, slope, slope_of_weight = _divergence(read, weight, given, piece)
             value += divergence
             if learns:
                 student.write(piece, slope)
@@ -117,44 +115,36 @@ class _Stacked:
         return [self._gradient]
 
 
-class _Layers:
+class _Recomputed:
     """Maps computed from queries and keys, and the gradients of these."""
 
-    def __init__(self, layers: list[Attended]) -> None:
-        self.dtype = torch.promote_types(layers[0].query.dtype, torch.float32)
-        self._layers = layers
-        self._read: list[Tensor] = []
-        # Those of a key are sums over pieces.
-        self.gradients = [
-            gradient
-            for layer in layers
-            for gradient in (
-                torch.empty_like(layer.query),
-                torch.zeros_like(layer.key, dtype=self.dtype),
-            )
-        ]
+    def __init__(self, attended: Attended) -> None:
+        self.dtype = torch.promote_types(attended.query.dtype, torch.float32)
+        self._attended = attended
+        of_query = torch.empty_like(attended.query)
+        of_key = torch.zeros_like(attended.key, dtype=self.dtype)  # sums over pieces
+        self.gradients = [of_query, of_key]
 
     def read(self, piece: Piece) -> Tensor:
-        self._read = [layer.maps(piece) for layer in self._layers]
-        return torch.cat(self._read, dim=1)
+        self._maps = self._attended.maps(piece)
+        return self._maps
 
     def write(self, piece: Piece, slope: Tensor) -> None:
-        heads = [maps.shape[1] for maps in self._read]
-        for index, part in enumerate(slope.split(heads, dim=1)):
-            layer, maps = self._layers[index], self._read[index]
-            scores = maps * (part - (part * maps).sum(-1, keepdim=True)) * layer.scale
-            query = layer.query[piece.sentences, :, piece.queries].to(self.dtype)
-            key = layer.key[piece.sentences].to(self.dtype)
-            of_query, of_key = self.gradients[2 * index : 2 * index + 2]
-            of_query[piece.sentences, :, piece.queries] = scores @ key
-            of_key[piece.sentences] += scores.transpose(2, 3) @ query
+        maps, (sentences, queries) = self._maps, piece
+        scores = maps * (slope - (slope * maps).sum(-1, keepdim=True)) * self._attended.scale
+        query = self._attended.query[sentences, :, queries].to(self.dtype)
+        key = self._attended.key[sentences].to(self.dtype)
+        of_query, of_key = self.gradients
+        of_query[sentences, :, queries] = scores @ key
+        of_key[sentences] += scores.transpose(2, 3) @ query
 
 
 def _pieces(given: _Given) -> Iterator[Piece]:
     """Sentences, or rows of one, whose intermediate maps fit in `CHUNK`."""
     batch, queries = given.rows.shape
     keys = given.keys.shape[-1]
-    channels = _channels(given.teacher)
+    wanted = given.teacher
+    channels = (wanted if isinstance(wanted, Tensor) else wanted.query).shape[1]
     size = CHUNK if given.rows.device.type == "cpu" else CHUNK_ON_CARD
     at_once = max(1, size // max(1, channels * keys))  # rows
     if at_once >= queries:
@@ -168,12 +158,6 @@ def _pieces(given: _Given) -> Iterator[Piece]:
             yield Piece(slice(sentence, sentence + 1), slice(start, start + at_once))
 
 
-def _channels(maps: Tensor | list[Attended]) -> int:
-    if isinstance(maps, Tensor):
-        return maps.shape[1]
-    return sum(layer.query.shape[1] for layer in maps)
-
-
 def _divergence(
     maps: Tensor, weight: Tensor | None, given: _Given, piece: Piece
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -182,7 +166,7 @@ def _divergence(
     if isinstance(wanted, Tensor):
         wanted = wanted[piece.sentences, :, piece.queries]
     else:
-        wanted = torch.cat([layer.maps(piece) for layer in wanted], dim=1)
+        wanted = wanted.maps(piece)
     rows = given.rows[piece.sentences, piece.queries]
     keys = given.keys.expand(len(given.rows), given.rows.shape[1], -1)
     keys = keys[piece.sentences, piece.queries].unsqueeze(1)

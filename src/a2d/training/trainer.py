@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,14 @@ from a2d.errors import UserError
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS, enable_capture
 from a2d.method.token_losses import Prediction, token_losses
+from a2d.method.transfer import Transfer
 from a2d.models.decoding import generation_limit, positions_of
 from a2d.models.loading import check_same_ids, freeze_padding_row
 from a2d.models.tokenizer import check_same_vocabulary
 from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.text.evaluation import score
 from a2d.training.config import A2DConfig
-from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, run
+from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Signals, run
 from a2d.training.teacher_cache import TeacherCache
 
 logger = logging.getLogger(__name__)
@@ -233,8 +235,7 @@ class A2DTrainer(Seq2SeqTrainer):
             tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORED)
             signals = self.teacher_cache.unpack(inputs[KEPT], *tokens)
         elif self.teacher is not None:
-            with torch.no_grad(), self.accelerator.autocast():
-                signals = run(self.teacher, inputs, self._unwrapped.transfer)
+            signals = self._ask_teacher(inputs, self._unwrapped.transfer)
         terms: dict[str, Tensor] = model(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
@@ -242,6 +243,11 @@ class A2DTrainer(Seq2SeqTrainer):
             teacher=signals,
         )
         return terms, _count_tokens(inputs)
+
+    @torch.no_grad()
+    def _ask_teacher(self, inputs: dict[str, Any], transfer: Transfer | None) -> Signals:
+        with self.accelerator.autocast() if self.args.fp16 else nullcontext():
+            return run(self.teacher, inputs, transfer)
 
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device
@@ -358,12 +364,11 @@ class A2DTrainer(Seq2SeqTrainer):
         total, seen = 0.0, []
         for batch, _ in zip(self._loader(dataset, shuffle=False), range(batches), strict=False):
             inputs = self._prepare_inputs(batch)
-            with torch.no_grad(), self.accelerator.autocast():
-                prediction = run(self.teacher, inputs, None).tokens
-                assert isinstance(prediction, Prediction)
-                valid = inputs["labels"].ne(IGNORED)
-                targets = inputs["labels"][valid]
-                total += token_losses(prediction.at(valid), targets).ce.item()
+            prediction = self._ask_teacher(inputs, None).tokens
+            assert isinstance(prediction, Prediction)
+            valid = inputs["labels"].ne(IGNORED)
+            targets = inputs["labels"][valid]
+            total += token_losses(prediction.at(valid), targets).ce.item()
             seen.append(targets)
         tokens = torch.cat(seen)
         frequencies = torch.bincount(tokens).double() / len(tokens)
@@ -469,11 +474,8 @@ def _prepared_teacher(
         raise UserError(f"method {args.method!r} needs a teacher: pass teacher=…")
     check_same_ids(teacher, student)
     if args.bf16:
-        # Autocast converts weights in every forward pass; frozen ones need it only once.
-        teacher = copy.deepcopy(teacher)
-        for module in teacher.modules():
-            if isinstance(module, nn.Linear):
-                module.weight = nn.Parameter(module.weight.detach().bfloat16())
+        # As a whole: autocast would convert weights and states back and forth in every pass.
+        teacher = copy.deepcopy(teacher).bfloat16()
     enable_capture(teacher)
     return teacher.eval().requires_grad_(False)
 
