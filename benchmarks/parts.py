@@ -30,8 +30,6 @@ KINDS = {
     "fused attention": (
         "_scaled_dot_product_flash_attention_for_cpu",
         "_scaled_dot_product_flash_attention_for_cpu_backward",
-        "_efficient_attention_forward",
-        "_efficient_attention_backward",
     ),
     "softmax and logarithms": (
         "_softmax",
@@ -48,9 +46,6 @@ KINDS = {
 }
 """Kernels whose time `profiled` sums up. The first no code saves, where it needs them; those of
 fused attention are counted as the second."""
-
-
-ALL = "all kernels"
 
 
 def attention_losses(setting: Setting) -> dict[str, Step]:
@@ -99,21 +94,15 @@ def attention_losses(setting: Setting) -> dict[str, Step]:
 
 
 def profiled(step: Step, batches: list[Batch]) -> dict[str, float]:
-    """Seconds that a step spends in each of `KINDS`, on average; on a card in `ALL` as well."""
-    kinds = [ProfilerActivity.CPU]
-    if torch.cuda.is_available():
-        kinds.append(ProfilerActivity.CUDA)
-    with profile(activities=kinds) as watched:
+    """Seconds that a step spends in each of `KINDS`, on average. On a processor."""
+    with profile(activities=[ProfilerActivity.CPU]) as watched:
         for batch in batches:
             step(batch)
-    clock = "self_device_time_total" if len(kinds) > 1 else "self_cpu_time_total"
-    times = {event.key: getattr(event, clock) for event in watched.key_averages()}
-    found = {
-        kind: sum(times.get(f"aten::{name}", 0) for name in names) for kind, names in KINDS.items()
+    times = {event.key: event.self_cpu_time_total for event in watched.key_averages()}
+    return {
+        kind: sum(times.get(f"aten::{name}", 0) for name in names) / 1e6 / len(batches)
+        for kind, names in KINDS.items()
     }
-    if len(kinds) > 1:
-        found[ALL] = sum(times.values())
-    return {kind: spent / 1e6 / len(batches) for kind, spent in found.items()}
 
 
 def epochs(methods: tuple[str, ...], rounds: int) -> dict[str, list[float]]:

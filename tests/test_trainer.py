@@ -17,6 +17,7 @@ from a2d.models.tokenizer import train_tokenizer
 from a2d.text.batching import TokenBatchSampler, lengths, tokenise
 from a2d.text.corpus import read_corpus
 from a2d.training.distillation import TERMS, run
+from a2d.training.teacher_cache import open_or_build
 from a2d.training.trainer import last_checkpoint
 
 PAIRS = [pair for pair in read_corpus("builtin:de-dsb/train")[:400] if len(pair.source) < 60][:96]
@@ -132,6 +133,36 @@ def test_every_term_is_logged_in_training_and_validation(tmp_path, tokenizer, da
     expected = 0.5 * (validation["eval_ce"] + validation["eval_kd"]) + 3 * attention
     assert validation["eval_loss"] == pytest.approx(expected, rel=1e-6)
     assert 0 <= validation["eval_bleu"] <= 100
+
+
+def losses_of(distiller):
+    distiller.train()
+    return [entry["loss"] for entry in distiller.state.log_history if "loss" in entry]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["kd", "a2d+hidden"])
+def test_a_cache_is_read_by_the_loaders_processes_too(tmp_path, tokenizer, data, method):
+    found = []
+    for workers in (0, 2):
+        settings = {"method": method, "dataloader_num_workers": workers, "logging_steps": 1}
+        distiller = trainer(tmp_path / str(workers), tokenizer, data, **settings)
+        place = tmp_path / "cache"
+        distiller.teacher_cache = open_or_build(place, distiller.teacher, data, states=True)
+        found.append(losses_of(distiller))
+    assert len(found[0]) == 4
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_compiled_by_pytorch_it_learns_the_same(tmp_path, tokenizer, data):
+    found = []
+    for compiled in (False, True):
+        settings = {"torch_compile": compiled, "logging_steps": 1}
+        if compiled:
+            settings["torch_compile_backend"] = "eager"  # its code is traced, not translated
+        found.append(losses_of(trainer(tmp_path, tokenizer, data, **settings)))
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
 def test_baseline_logs_cross_entropy_alone_and_needs_no_teacher(tmp_path, tokenizer, data):

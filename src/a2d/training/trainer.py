@@ -66,7 +66,8 @@ class A2DTrainer(Seq2SeqTrainer):
         teacher_processing_class: the teacher's tokenizer, if at hand: it is compared with
             `processing_class`.
         callbacks: further callbacks.
-        teacher_cache: the teacher's signals for `train_dataset`; the teacher itself then runs for
+        teacher_cache: the teacher's signals for `train_dataset`, read by the loader, in
+            `dataloader_num_workers` processes if there are any; the teacher itself then runs for
             validation only.
 
     Raises:
