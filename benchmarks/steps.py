@@ -22,8 +22,7 @@ from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS, Geometry
 from a2d.models.loading import decoder_inputs, new_model
 from a2d.training.distillation import IGNORED, group_masks
-from a2d.training.teacher_cache import open_or_build
-from a2d.training.trainer import KEPT
+from a2d.training.teacher_cache import KEPT, open_or_build
 
 ALPHA, SMOOTHING = 0.5, 0.1
 

@@ -1,6 +1,7 @@
 """A cached teacher says what the teacher does, but for float16 and the unlikeliest tokens."""
 
 import json
+import pickle
 
 import pytest
 import torch
@@ -77,6 +78,16 @@ def test_terms_and_gradients_equal_the_live_teachers(tmp_path, method, states, r
     tolerance = 5e-3 if states else 1e-3  # of bfloat16, and of float16
     assert_close(found[1][0], found[0][0], tolerance)
     assert_close(found[1][1], found[0][1], tolerance)
+
+
+def test_another_process_opens_the_files_itself(tmp_path):
+    cache = built(tmp_path / "cache", teacher(), states=True)
+    sent = pickle.dumps(cache)
+    for name, kept in pickle.loads(sent).read([2, 0], states=True).items():
+        assert torch.equal(kept, cache.read([2, 0], states=True)[name])
+    (tmp_path / "cache/cross.npy").unlink()
+    with pytest.raises(FileNotFoundError):  # what was in it did not travel
+        pickle.loads(sent)
 
 
 @pytest.mark.parametrize("family", ["bart", "t5"])

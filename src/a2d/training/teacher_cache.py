@@ -35,6 +35,12 @@ from a2d.training.distillation import Signals
 
 MANIFEST = "cache.json"
 
+ROW = "row"
+"""Column of a sentence's place in the dataset that a cache is of."""
+
+KEPT = "teacher"
+"""What a cache keeps, in a batch."""
+
 TOP = 128
 """Tokens kept of every distribution, fewer where the vocabulary is smaller."""
 
@@ -64,12 +70,17 @@ class TeacherCache:
         self._geometry = Geometry.of(teacher.config)
         self._layout = _Layout(lengths(dataset), self._geometry)
         try:
-            self._files = {
-                name: np.load(folder / f"{name}.npy", mmap_mode="r")
-                for name in manifest["checksums"]
-            }
+            self._files = _opened(folder, manifest["checksums"])
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} is damaged: delete it ({error}).") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: the files' names, not what is in them."""
+        return {**self.__dict__, "_files": list(self._files)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the files here."""
+        self.__dict__ = {**state, "_files": _opened(state["_folder"], state["_files"])}
 
     def check_states(self) -> None:
         """Make sure that it holds hidden states and values.
@@ -132,6 +143,30 @@ class TeacherCache:
                 )
                 values[stack] = heads.transpose(1, 2)
         return Signals(top, Features(maps, values, hidden))
+
+
+class ReadingCollator:
+    """Pads a batch's sentences and reads what a cache keeps of them, where the loader works.
+
+    Args:
+        pad: makes a batch of sentences.
+        cache: of the dataset that they are from; `ROW` is their place in it.
+        groups, states: of `TeacherCache.read`.
+    """
+
+    def __init__(
+        self, pad: Callable[..., Any], cache: TeacherCache, groups: tuple[str, ...], states: bool
+    ) -> None:
+        self.pad = pad
+        self.cache = cache
+        self.groups = groups
+        self.states = states
+
+    def __call__(self, sentences: list[dict[str, Any]]) -> dict[str, Any]:
+        """The batch, and under `KEPT` what the cache keeps of it."""
+        rows = [sentence.pop(ROW) for sentence in sentences]
+        kept = self.cache.read(rows, self.groups, states=self.states)
+        return {**self.pad(sentences), KEPT: kept}
 
 
 def open_or_build(
@@ -332,6 +367,10 @@ class _Layout:
     def shape(self, group: str, row: int) -> tuple[int, int, int]:
         queries, keys = (int(self.lengths[row, side]) for side in _SIDES[group])
         return self.channels[group], queries, keys
+
+
+def _opened(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:

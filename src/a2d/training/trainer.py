@@ -39,15 +39,9 @@ from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.text.evaluation import score
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Signals, run
-from a2d.training.teacher_cache import TeacherCache
+from a2d.training.teacher_cache import KEPT, ROW, ReadingCollator, TeacherCache
 
 logger = logging.getLogger(__name__)
-
-ROW = "row"
-"""Column of a sentence's place in the dataset, by which a cache of the teacher is read."""
-
-KEPT = "teacher"
-"""What that cache keeps of a batch's sentences."""
 
 
 class A2DTrainer(Seq2SeqTrainer):
@@ -180,26 +174,19 @@ class A2DTrainer(Seq2SeqTrainer):
             self._order = sampler
         dataset, collate = dataset.select_columns(["input_ids", "labels"]), self.data_collator
         if shuffle and self.teacher_cache is not None:
+            transfer, states = self._unwrapped.transfer, METHODS[self.args.method].states
+            groups = () if transfer is None else transfer.groups
             dataset = dataset.add_column(ROW, list(range(len(dataset))))
-            collate = self._collate_with_teacher
+            collate = ReadingCollator(collate, self.teacher_cache, groups, states)
         loader = DataLoader(
             dataset,
             batch_sampler=sampler,
             collate_fn=collate,
-            num_workers=self.args.dataloader_num_workers,
+            num_workers=self.args.dataloader_num_workers or 0,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         )
         prepared: DataLoader[Any] = self.accelerator.prepare(loader)
         return prepared
-
-    def _collate_with_teacher(self, sentences: list[dict[str, Any]]) -> dict[str, Any]:
-        """A padded batch with what the cache keeps of it: read where the loader works."""
-        assert self.teacher_cache is not None
-        transfer = self._unwrapped.transfer
-        groups = () if transfer is None else transfer.groups
-        rows = [sentence.pop(ROW) for sentence in sentences]
-        kept = self.teacher_cache.read(rows, groups, states=METHODS[self.args.method].states)
-        return {**self.data_collator(sentences), KEPT: kept}
 
     # Loss
 
