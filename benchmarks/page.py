@@ -45,7 +45,7 @@ CARD = """## The same on a graphics card
 
 Small steps leave a card idle: it waits for kernels to be started one by one, which takes as long
 for few sentences as for many. *a2d, cached* is read between two steps here, and beside them with
-`dataloader_num_workers`.
+`dataloader_num_workers`. By `python benchmarks/bench.py --only bf16`.
 """
 
 PROFILE = """Where a step's time goes, in parts of vanilla kd's (by PyTorch's profiler):"""

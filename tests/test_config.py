@@ -31,16 +31,6 @@ def test_defaults_are_those_documented(config):
     assert config(bf16=False).bf16 is False
 
 
-@pytest.mark.parametrize(("card", "expected"), [(False, 0), (True, 2)])
-def test_loaders_processes_are_for_graphics_cards(config, monkeypatch, card, expected):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: card)
-    monkeypatch.setattr("a2d.training.config.bf16_pays", lambda: False)
-    monkeypatch.setattr("transformers.Seq2SeqTrainingArguments.__post_init__", lambda self: None)
-    assert config().dataloader_num_workers == expected
-    assert config(use_cpu=True).dataloader_num_workers == 0
-    assert config(dataloader_num_workers=1).dataloader_num_workers == 1
-
-
 @pytest.mark.parametrize(
     ("name", "value", "limits"),
     [

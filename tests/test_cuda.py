@@ -9,8 +9,7 @@ from test_trainer import PAIRS, model
 from toys import assert_close, batch, marian
 
 from a2d import A2DConfig, A2DTrainer
-from a2d.method import attention
-from a2d.method.attention import GROUPS, enable_capture
+from a2d.method.attention import GROUPS, LONG, enable_capture
 from a2d.method.losses import attention_transfer
 from a2d.method.token_losses import Prediction, TopTokens, token_losses
 from a2d.method.transfer import FORMULAS
@@ -25,14 +24,14 @@ from a2d.training.distillation import (
     group_masks,
     run,
 )
-from a2d.training.teacher_cache import TeacherCache, build
+from a2d.training.teacher_cache import TeacherCache, build, open_or_build
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a graphics card")
 
 DEVICES = "cpu", "cuda"
 
-LONG_BATCH = [300, 270], [260, 290]
-"""Sentences long enough for maps to be computed in the loss."""
+LONG_BATCH = [LONG + 40, LONG + 9], [LONG + 1, LONG + 30]
+"""Sentences so long that a processor, too, computes maps in the loss."""
 
 
 def moved(inputs, device):
@@ -131,9 +130,11 @@ def test_a_cache_made_there_is_that_made_here(tmp_path):
     assert_close(found[1], found[0], 5e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [None, 0, 2], ids=["live", "cached", "read beside"])
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains(tmp_path, method, bf16):
+def test_every_method_trains(tmp_path, method, bf16, workers):
     tokenizer = train_tokenizer((text for pair in PAIRS for text in pair), 400)
     data = tokenise(PAIRS, tokenizer)
     config = A2DConfig(
@@ -148,15 +149,13 @@ def test_every_method_trains(tmp_path, method, bf16):
         eval_steps=30,
         report_to=[],
         disable_tqdm=True,
+        dataloader_num_workers=workers or 0,
     )
-    trainer = A2DTrainer(
-        model(tokenizer),
-        model(tokenizer, seed=1, layers=(3, 2), heads=4),
-        config,
-        data,
-        data.select(range(24)),
-        tokenizer,
-    )
+    wise, cache = model(tokenizer, seed=1, layers=(3, 2), heads=4), None
+    if workers is not None:
+        cache = open_or_build(tmp_path / "cache", wise.cuda(), data, states=True)
+    few = data.select(range(24))
+    trainer = A2DTrainer(model(tokenizer), wise, config, data, few, tokenizer, teacher_cache=cache)
     trainer.train()
     assert {p.device.type for p in trainer.student.parameters()} == {"cuda"}
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -179,7 +178,3 @@ def test_translations_are_the_processors(beams):
     same = sum(here == there for here, there in zip(*found, strict=True))
     assert same >= 22  # near ties may end otherwise
     assert len(set(found[1])) > 12
-
-
-def test_long_sentences_take_no_maps():
-    assert min(min(LONG_BATCH)) >= attention.LONG

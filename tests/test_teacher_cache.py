@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,6 +79,31 @@ def test_terms_and_gradients_equal_the_live_teachers(tmp_path, method, states, r
     tolerance = 5e-3 if states else 1e-3  # of bfloat16, and of float16
     assert_close(found[1][0], found[0][0], tolerance)
     assert_close(found[1][1], found[0][1], tolerance)
+
+
+def test_a_teacher_in_bf16_has_one_too(tmp_path):
+    exact, rounded = teacher(), teacher().bfloat16()
+    found = [signals(built(tmp_path / n, m), [0, 3]) for n, m in (("1", exact), ("2", rounded))]
+    for group in GROUPS:
+        one, other = (said.features.maps[group] for said in found)
+        assert (one - other).norm() < 0.05 * one.norm()
+
+
+def test_padding_among_tokens_is_refused(tmp_path):
+    padded_labels = corpus().map(lambda pair: {"labels": [*pair["labels"], IGNORED]})
+    with pytest.raises(UserError, match=r"the dataset's labels hold padding \(-100\): tokenise"):
+        open_or_build(tmp_path / "cache", teacher(), padded_labels)
+
+
+def test_a_training_on_other_sentences_is_refused(tmp_path):
+    cache = built(tmp_path / "cache", teacher())
+    config = A2DConfig(str(tmp_path / "out"), max_tokens=32, bf16=False, report_to=[])
+    few = corpus().select([1, 0, 2, 3, 4])
+    collator = SimpleNamespace(pad_token_id=12, padding_side="right")
+    trainer = A2DTrainer(marian(), teacher(), config, few, teacher_cache=cache)
+    trainer.processing_class = collator
+    with pytest.raises(UserError, match="made from another dataset than train_dataset"):
+        trainer.get_train_dataloader()
 
 
 def test_another_process_opens_the_files_itself(tmp_path):

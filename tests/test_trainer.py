@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
 from safetensors import safe_open
+from torch._dynamo.utils import counters
 
 from a2d import A2DConfig, A2DTrainer, UserError
 from a2d.method.attention import GROUPS, Geometry, enable_capture
@@ -17,7 +18,7 @@ from a2d.models.tokenizer import train_tokenizer
 from a2d.text.batching import TokenBatchSampler, lengths, tokenise
 from a2d.text.corpus import read_corpus
 from a2d.training.distillation import TERMS, run
-from a2d.training.teacher_cache import open_or_build
+from a2d.training.teacher_cache import KEPT, open_or_build
 from a2d.training.trainer import last_checkpoint
 
 PAIRS = [pair for pair in read_corpus("builtin:de-dsb/train")[:400] if len(pair.source) < 60][:96]
@@ -149,6 +150,9 @@ def test_a_cache_is_read_by_the_loaders_processes_too(tmp_path, tokenizer, data,
         distiller = trainer(tmp_path / str(workers), tokenizer, data, **settings)
         place = tmp_path / "cache"
         distiller.teacher_cache = open_or_build(place, distiller.teacher, data, states=True)
+        loader = distiller.get_train_dataloader()
+        assert loader.base_dataloader.num_workers == workers
+        assert KEPT in next(iter(loader))
         found.append(losses_of(distiller))
     assert len(found[0]) == 4
     assert found[0] == found[1]
@@ -161,7 +165,9 @@ def test_compiled_by_pytorch_it_learns_the_same(tmp_path, tokenizer, data):
         settings = {"torch_compile": compiled, "logging_steps": 1}
         if compiled:
             settings["torch_compile_backend"] = "eager"  # its code is traced, not translated
+        before = counters["stats"]["unique_graphs"]
         found.append(losses_of(trainer(tmp_path, tokenizer, data, **settings)))
+        assert (counters["stats"]["unique_graphs"] > before) == compiled
     assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 

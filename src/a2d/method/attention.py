@@ -30,8 +30,8 @@ IMPLEMENTATION = "a2d"
 LONG = 256
 """Keys from which on a processor computes maps a second time, in the loss, rather than keep them.
 
-A graphics card always does: it takes longer to start a layer's many small steps than to compute all
-layers' maps at once again.
+A graphics card does from one on: it takes longer to start a layer's many small steps than to
+compute all layers' maps at once again. Maps with a position bias (T5's) are always kept.
 """
 
 
@@ -68,8 +68,8 @@ class Features(NamedTuple):
     """What a forward pass shows of a model's inside.
 
     maps: group → attention maps (B, C, Q, K), one channel per layer and head, layer-major, before
-        dropout; float32 under bf16 or fp16, otherwise of the model's dtype. Where sentences are
-        long and nobody asked for stacked maps: for each layer what they are computed from.
+        dropout; float32 under bf16 or fp16, otherwise of the model's dtype. Or, where nobody asked
+        for stacked maps, what they are computed from (`LONG` says when).
     values: group → the last layer's value vectors (B, H, K, d).
     hidden: `encoder`, `decoder` → the layers' outputs, each (B, positions, width), where asked for.
     """

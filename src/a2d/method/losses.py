@@ -121,7 +121,7 @@ class _Recomputed:
     def __init__(self, attended: Attended) -> None:
         self.dtype = torch.promote_types(attended.query.dtype, torch.float32)
         self._attended = attended
-        of_query = torch.empty_like(attended.query)
+        of_query = torch.empty_like(attended.query, dtype=self.dtype)
         of_key = torch.zeros_like(attended.key, dtype=self.dtype)  # sums over pieces
         self.gradients = [of_query, of_key]
 
@@ -140,7 +140,7 @@ class _Recomputed:
 
 
 def _pieces(given: _Given) -> Iterator[Piece]:
-    """Sentences, or rows of one, whose intermediate maps fit in `CHUNK`."""
+    """Sentences, or rows of one, whose intermediate maps fit in a chunk."""
     batch, queries = given.rows.shape
     keys = given.keys.shape[-1]
     wanted = given.teacher

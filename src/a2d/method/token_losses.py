@@ -182,7 +182,11 @@ class _TokenLosses(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        hidden, weight = (None if g is None else g * total.to(g.dtype) for g in ctx.saved_tensors)
+        # Rounded to half precision, the factor would be off by up to 0.4% for all tokens.
+        hidden, weight = (
+            None if g is None else (g.to(total.dtype) * total).to(g.dtype)
+            for g in ctx.saved_tensors
+        )
         return hidden, weight, *[None] * 4
 
 

@@ -54,8 +54,6 @@ class A2DConfig(Seq2SeqTrainingArguments):
         alignment_learning_rate: peak learning rate of the alignment, or of whatever else a method
             learns beside the student; None: `learning_rate`.
         bf16: None switches it on where the hardware makes it pay.
-        dataloader_num_workers: None: two for a graphics card, which would wait for batches and for
-            what a cache of the teacher keeps of them; none for a processor, which works itself.
 
     Raises:
         UserError: a value outside its range, or an unknown method or formula.
@@ -78,7 +76,6 @@ class A2DConfig(Seq2SeqTrainingArguments):
 
     # Defaults of Seq2SeqTrainingArguments that the field of translation sets otherwise.
     bf16: bool | None = None
-    dataloader_num_workers: int | None = None
     learning_rate: float = 5e-4
     adam_beta2: float = 0.98
     label_smoothing_factor: float = 0.1
@@ -106,8 +103,6 @@ class A2DConfig(Seq2SeqTrainingArguments):
             self.bf16 = not self.fp16 and bf16_pays()
         if not torch.cuda.is_available():
             self.use_cpu = True
-        if self.dataloader_num_workers is None:
-            self.dataloader_num_workers = 0 if self.use_cpu else 2
         super().__post_init__()
 
     @property

@@ -94,6 +94,18 @@ class TeacherCache:
                 "make it anew with open_or_build(…, states=True)."
             )
 
+    def check_sizes(self, sizes: np.ndarray) -> None:
+        """Make sure that a dataset has as many sentences as it, of the same lengths.
+
+        Raises:
+            UserError: it has not.
+        """
+        if not np.array_equal(sizes, self._layout.lengths):
+            raise UserError(
+                f"{self._folder} was made from another dataset than train_dataset: make one from "
+                "that with open_or_build."
+            )
+
     def read(
         self, rows: Sequence[int], groups: Iterable[str] = GROUPS, *, states: bool = False
     ) -> dict[str, Tensor]:
@@ -248,7 +260,7 @@ def build(
         }
         output, features = capture_attention(teacher, feed, hidden_states=states)
         kept = files["tokens"].shape[1]
-        top = output.logits.log_softmax(-1).topk(kept, dim=-1)
+        top = output.logits.float().log_softmax(-1).topk(kept, dim=-1)
         said = {"tokens": top.indices, "log_probabilities": top.values}
         said |= _packed(features) if states else {}
         for place, row in enumerate(rows):
@@ -383,7 +395,11 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _origin(teacher: PreTrainedModel, dataset: Dataset) -> dict[str, int]:
-    """Checksums of a teacher's weights and of a corpus's tokens."""
+    """Checksums of a teacher's weights and of a corpus's tokens.
+
+    Raises:
+        UserError: there is padding among the tokens.
+    """
     weights = tokens = 0
     for parameter in teacher.state_dict().values():
         flat = parameter.detach().cpu().contiguous().flatten()
@@ -393,6 +409,11 @@ def _origin(teacher: PreTrainedModel, dataset: Dataset) -> dict[str, int]:
             lists = part[column].combine_chunks()
             for numbers in (lists.value_lengths(), lists.flatten()):
                 array = numbers.to_numpy(zero_copy_only=False).astype(np.int64)
+                if array.min(initial=0) < 0:
+                    raise UserError(
+                        f"a cache needs whole sentences, but the dataset's {column} hold padding "
+                        f"({array.min()}): tokenise without padding."
+                    )
                 tokens = zlib.crc32(array, tokens)
     return {"teacher": weights, "corpus": tokens}
 

@@ -61,7 +61,8 @@ class A2DTrainer(Seq2SeqTrainer):
             `processing_class`.
         callbacks: further callbacks.
         teacher_cache: the teacher's signals for `train_dataset`, read by the loader, in
-            `dataloader_num_workers` processes if there are any; the teacher itself then runs for
+            `dataloader_num_workers` processes if there are any (a graphics card waits less then;
+            they need shared memory for a few batches each); the teacher itself then runs for
             validation only.
 
     Raises:
@@ -174,6 +175,7 @@ class A2DTrainer(Seq2SeqTrainer):
             self._order = sampler
         dataset, collate = dataset.select_columns(["input_ids", "labels"]), self.data_collator
         if shuffle and self.teacher_cache is not None:
+            self.teacher_cache.check_sizes(sizes)
             transfer, states = self._unwrapped.transfer, METHODS[self.args.method].states
             groups = () if transfer is None else transfer.groups
             dataset = dataset.add_column(ROW, list(range(len(dataset))))
@@ -182,7 +184,9 @@ class A2DTrainer(Seq2SeqTrainer):
             dataset,
             batch_sampler=sampler,
             collate_fn=collate,
-            num_workers=self.args.dataloader_num_workers or 0,
+            num_workers=self.args.dataloader_num_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            persistent_workers=self.args.dataloader_persistent_workers,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         )
         prepared: DataLoader[Any] = self.accelerator.prepare(loader)
