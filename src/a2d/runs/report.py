@@ -44,14 +44,15 @@ def write(folder: Path, plan: Plan, recipe: Recipe, console: Console) -> None:
 def table(rows: list[Row], title: str) -> Table:
     """One row per method, setting and student, means over seeds; the teacher's first.
 
-    `±` is the sample standard deviation over seeds. The gain is over the baseline of the same
-    size; a `*` marks p < 0.05 in every seed.
+    `±` is the sample standard deviation of BLEU over seeds. The gain is over the baseline of the
+    same size; a `*` marks p < 0.05 in every seed.
     """
     teacher, *groups = results.grouped(rows)
     several = any(len(group.rows) > 1 for group in groups)
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     out.show_edge = False  # 80 columns are few
-    out.add_column("method", overflow="fold")
+    words = [word for group in groups for word in group.label.split()]
+    out.add_column("method", overflow="fold", min_width=min(20, max(map(len, words), default=0)))
     out.add_column("size", no_wrap=True)
     for name in ("params", "BLEU", "gain", "chrF", "speed-up", "training"):
         out.add_column(name, justify="right", no_wrap=True)
@@ -63,7 +64,7 @@ def table(rows: list[Row], title: str) -> Table:
             f"{group.rows[0].parameters / 1e6:.1f}M",
             spread(group, "bleu", several),
             _gain(group),
-            spread(group, "chrf", several),
+            f"{group.mean('chrf'):.2f}",
             f"{speed / teacher.mean('sentences_per_second'):.2f}×",
             duration(group),
         )
