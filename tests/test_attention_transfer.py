@@ -1,5 +1,6 @@
 """The losses' own arithmetic: against naive twins, under padding, at the edges of precision."""
 
+import math
 from typing import NamedTuple
 
 import naive
@@ -14,7 +15,7 @@ from toys import assert_close
 
 from a2d.method import losses
 from a2d.method.alignment import AttentionAlignment
-from a2d.method.attention import GROUPS, Attended, Geometry
+from a2d.method.attention import GROUPS, Attended, Geometry, masking
 from a2d.training.distillation import group_masks
 
 every_group = pytest.mark.parametrize("group", GROUPS)
@@ -146,14 +147,14 @@ def attended(group, source, target, channels, seed, dtype=torch.float64):
         torch.randn(batch, channels, count, 3, generator=generator, dtype=dtype)
         for count in (queries, length)
     ]
-    return Attended(*made_of, 0.8, keys.expand(batch, queries, length).unsqueeze(1))
+    mask = masking(keys.expand(batch, queries, length).unsqueeze(1), dtype)
+    return Attended(*made_of, 0.8, mask)
 
 
 def written_out(made_of):
     """The maps that are computed from it."""
     query, key, scale, mask = made_of
-    lowest = torch.finfo(query.dtype).min
-    return (query @ key.mT * scale).masked_fill(~mask, lowest).softmax(-1)
+    return (query @ key.mT * scale).masked_fill(mask != 0, -math.inf).softmax(-1).nan_to_num()
 
 
 @given(

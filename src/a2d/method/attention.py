@@ -48,7 +48,7 @@ class Attended(NamedTuple):
     query: (B, C, Q, d), not scaled.
     key: (B, C, K, d).
     scale: of their products.
-    mask: True where a query may attend to a key, broadcastable to (B, C, Q, K).
+    mask: added to the scores (`masking`), broadcastable to (B, C, Q, K).
     """
 
     query: Tensor
@@ -259,7 +259,7 @@ def attention_forward(
             query,
             key,
             value,
-            attention_mask,
+            None if attention_mask is None else attention_mask.to(query.dtype),
             dropout=dropout,
             scaling=scaling,
             position_bias=position_bias,
@@ -274,12 +274,17 @@ def attention_forward(
     return output.transpose(1, 2).contiguous(), None
 
 
-def attention_mask(*args: Any, **kwargs: Any) -> Tensor:
-    """Boolean mask (True: may be attended to), never left out: the softmax here has no other."""
+def attention_mask(*args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Tensor:
+    """What is added to scores, never left out: the softmax here has no other mask.
+
+    Fused kernels would make it of a boolean mask in every layer again.
+    """
     kwargs["allow_is_causal_skip"] = False
     kwargs["allow_is_bidirectional_skip"] = False
-    mask: Tensor = sdpa_mask(*args, **kwargs)
-    return mask
+    mask = sdpa_mask(*args, **kwargs)
+    if torch.is_autocast_enabled(mask.device.type):
+        dtype = torch.get_autocast_dtype(mask.device.type)
+    return masking(mask, dtype)
 
 
 def masking(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -295,7 +300,7 @@ def _probabilities(
     if bias is not None:
         scores = scores + bias
     if mask is not None:
-        scores = scores + masking(mask, scores.dtype)
+        scores = scores + mask
     return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 

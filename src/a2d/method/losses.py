@@ -7,6 +7,7 @@ micro-batches and devices: the caller divides by the number of tokens of the who
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -76,23 +77,28 @@ class _AttentionTransfer(torch.autograd.Function):
         learns = any(ctx.needs_input_grad)
         maps = given.maps
         student = _Stacked(maps) if isinstance(maps, Tensor) else _Recomputed(maps)
-        of_weight = None if weight is None else torch.zeros_like(weight, dtype=student.dtype)
-        value = torch.zeros((), dtype=student.dtype, device=tensors[0].device)
+        values: list[Tensor] = []
+        of_weight: list[Tensor] = []
         for piece in _pieces(given):
             read = student.read(piece)
-            divergence, slope, slope_of_weight = _divergence(read, weight, given, piece)
-            value += divergence
+            value, slope, slope_of_weight = _divergence(read, weight, given, piece)
+            values.append(value)
+            if slope_of_weight is not None:
+                of_weight.append(slope_of_weight)
             if learns:
                 student.write(piece, slope)
-            if of_weight is not None and slope_of_weight is not None:
-                of_weight += slope_of_weight
-        ctx.save_for_backward(of_weight, *student.gradients)
-        return value
+        total = reduce(torch.add, of_weight) if of_weight else None
+        ctx.save_for_backward(total, *student.gradients)
+        ctx.count = _channels(given.teacher)
+        ctx.count = _channels(given.teacher)
+        mean: Tensor = reduce(torch.add, values) / ctx.count
+        return mean
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, value: Tensor) -> tuple[Tensor | None, ...]:
-        found = (None if g is None else g * value.to(g.dtype) for g in ctx.saved_tensors)
+        share = value / ctx.count
+        found = (None if g is None else g * share.to(g.dtype) for g in ctx.saved_tensors)
         return None, *found
 
 
@@ -121,19 +127,22 @@ class _Recomputed:
     def __init__(self, attended: Attended) -> None:
         self.dtype = torch.promote_types(attended.query.dtype, torch.float32)
         self._attended = attended
-        of_query = torch.empty_like(attended.query, dtype=self.dtype)
-        of_key = torch.zeros_like(attended.key, dtype=self.dtype)  # sums over pieces
-        self.gradients = [of_query, of_key]
+        # Laid out as layers project them, position by position: they would copy anything else.
+        query, key = attended.query.transpose(1, 2), attended.key.transpose(1, 2)
+        of_query = query.new_empty(query.shape, dtype=self.dtype)
+        of_key = key.new_zeros(key.shape, dtype=self.dtype)  # sums over pieces
+        self.gradients = [of_query.transpose(1, 2), of_key.transpose(1, 2)]
 
     def read(self, piece: Piece) -> Tensor:
         self._maps = self._attended.maps(piece)
         return self._maps
 
     def write(self, piece: Piece, slope: Tensor) -> None:
-        maps, (sentences, queries) = self._maps, piece
-        scores = maps * (slope - (slope * maps).sum(-1, keepdim=True)) * self._attended.scale
-        query = self._attended.query[sentences, :, queries].to(self.dtype)
-        key = self._attended.key[sentences].to(self.dtype)
+        sentences, queries = piece
+        query, key, scale, _ = self._attended
+        query, key = query[sentences, :, queries], key[sentences]
+        scores = torch._softmax_backward_data(slope, self._maps, -1, self.dtype)
+        scores = (scores * scale).to(query.dtype)
         of_query, of_key = self.gradients
         of_query[sentences, :, queries] = scores @ key
         of_key[sentences] += scores.transpose(2, 3) @ query
@@ -143,10 +152,8 @@ def _pieces(given: _Given) -> Iterator[Piece]:
     """Sentences, or rows of one, whose intermediate maps fit in a chunk."""
     batch, queries = given.rows.shape
     keys = given.keys.shape[-1]
-    wanted = given.teacher
-    channels = (wanted if isinstance(wanted, Tensor) else wanted.query).shape[1]
     size = CHUNK if given.rows.device.type == "cpu" else CHUNK_ON_CARD
-    at_once = max(1, size // max(1, channels * keys))  # rows
+    at_once = max(1, size // max(1, _channels(given.teacher) * keys))  # rows
     if at_once >= queries:
         step = at_once // max(1, queries)
         yield from (
@@ -158,10 +165,14 @@ def _pieces(given: _Given) -> Iterator[Piece]:
             yield Piece(slice(sentence, sentence + 1), slice(start, start + at_once))
 
 
+def _channels(maps: Tensor | Attended) -> int:
+    return (maps if isinstance(maps, Tensor) else maps.query).shape[1]
+
+
 def _divergence(
     maps: Tensor, weight: Tensor | None, given: _Given, piece: Piece
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Divergence of a piece, its gradient with respect to its maps and to the weight."""
+    """Divergence of a piece, summed over maps, its gradient for the student's and the weight."""
     wanted = given.teacher
     if isinstance(wanted, Tensor):
         wanted = wanted[piece.sentences, :, piece.queries]
@@ -173,23 +184,22 @@ def _divergence(
     weight = None if weight is None else weight.to(maps.dtype)
 
     # Combine.
-    flat = maps.flatten(2)
-    basis = (flat + _NEGLIGIBLE).log() if given.formula == "geometric" else flat
+    basis = flat = maps.flatten(2)
+    if given.formula == "geometric":
+        flat = flat + _NEGLIGIBLE
+        basis = flat.log()
     mixed = basis if weight is None else _times(weight, basis)
     mixed = mixed.view(-1, *wanted.shape[1:])
     # Compare.
     value, slope = _row_wise_kl(mixed, wanted, keys, rows[:, None, :, None], given.formula)
     # And back.
-    count = wanted.shape[1]
     slope, slope_of_weight = slope.flatten(2), None
-    if weight is None:
-        slope = slope / count
-    else:
-        slope_of_weight = (slope @ basis.transpose(1, 2)).sum(0) / count
-        slope = _times(weight.T / count, slope)
+    if weight is not None:
+        slope_of_weight = (slope @ basis.transpose(1, 2)).sum(0)
+        slope = _times(weight.T, slope)
     if given.formula == "geometric":
-        slope = slope / (flat + _NEGLIGIBLE)
-    return value / count, slope.view_as(maps), slope_of_weight
+        slope = slope / flat
+    return value, slope.view_as(maps), slope_of_weight
 
 
 def _times(weight: Tensor, channels: Tensor) -> Tensor:
@@ -210,9 +220,8 @@ def _row_wise_kl(
     scores = (mixed + _NEGLIGIBLE).log() if formula == "convex" else mixed
     scores = scores + masking(keys, scores.dtype)
     predicted = scores.log_softmax(dim=-1)
-    known = wanted.clamp_min(torch.finfo(wanted.dtype).tiny).log()
-    dot = torch.linalg.vecdot
-    value = (dot(wanted, known) - dot(wanted, predicted)).sum()
+    known = wanted.clamp_min(torch.finfo(wanted.dtype).tiny).log_()
+    value = torch.linalg.vecdot(wanted, known.sub_(predicted)).sum()
     # A row of a cached teacher sums up to one only nearly.
     slope = scores.softmax(dim=-1).mul_(wanted.sum(-1, keepdim=True)).sub_(wanted)
     if formula == "convex":
