@@ -179,7 +179,9 @@ def _maps(output: Any, group: str) -> tuple[Tensor, ...]:
 # With this package's
 
 
-def ours(method: str, cached: bool = False) -> Callable[[Setting, list[Batch], Path], Step]:
+def ours(
+    method: str, cached: bool = False, teacher_bf16: bool | None = None
+) -> Callable[[Setting, list[Batch], Path], Step]:
     """A step of `A2DTrainer`."""
 
     def make(setting: Setting, data: list[Batch], folder: Path) -> Step:
@@ -193,6 +195,7 @@ def ours(method: str, cached: bool = False) -> Callable[[Setting, list[Batch], P
             tempfile.mkdtemp(dir=folder),
             method=method,
             bf16=setting.bf16,
+            teacher_bf16=teacher_bf16,
             max_tokens=max(setting.tokens, setting.length),
             max_steps=1,
             learning_rate=1e-5,
@@ -264,5 +267,6 @@ STEPS = {
     "our student": ours("baseline"),
     "our kd": ours("kd"),
     "a2d": ours("a2d"),
+    "a2d, bf16 teacher": ours("a2d", teacher_bf16=True),
     "a2d, cached": ours("a2d", cached=True),
 }

@@ -331,9 +331,10 @@ def test_half_precision_of_either_kind(monkeypatch, tmp_path):
     assert (config.fp16, config.bf16) == (True, False)
 
 
-def test_a_bf16_teacher_says_nearly_what_it_says_in_float32(tmp_path, tokenizer, data):
+@pytest.mark.parametrize("settings", [{"bf16": True}, {"bf16": False, "teacher_bf16": True}])
+def test_a_bf16_teacher_says_nearly_what_it_says_in_float32(tmp_path, tokenizer, data, settings):
     teacher = model(tokenizer, seed=1)
-    config = A2DConfig(str(tmp_path), max_tokens=128, bf16=True, report_to=[])
+    config = A2DConfig(str(tmp_path), max_tokens=128, report_to=[], **settings)
     distiller = A2DTrainer(model(tokenizer), teacher, config, data, processing_class=tokenizer)
     assert {p.dtype for p in teacher.parameters()} == {torch.float32}
     assert {p.dtype for p in distiller.teacher.parameters()} == {torch.bfloat16}
@@ -348,6 +349,31 @@ def test_a_bf16_teacher_says_nearly_what_it_says_in_float32(tmp_path, tokenizer,
         *((ours.features.maps[group], theirs.features.maps[group]) for group in GROUPS),
     ]:
         assert (found - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("method", ["kd", "a2d", "a2d+hidden", "minilm"])
+def test_a_float32_student_learns_from_a_bf16_teacher(tmp_path, tokenizer, data, method):
+    found = []
+    for half in (False, True):
+        config = A2DConfig(
+            str(tmp_path),
+            method=method,
+            bf16=False,
+            teacher_bf16=half,
+            max_tokens=128,
+            report_to=[],
+        )
+        distiller = A2DTrainer(
+            model(tokenizer), model(tokenizer, seed=1), config, data, processing_class=tokenizer
+        )
+        distiller.create_optimizer()
+        batch = distiller.data_collator([data[i] for i in range(5)])
+        torch.manual_seed(0)  # dropout's
+        distiller.training_step(distiller.model, batch)
+        parameters = [p for p in distiller.student.parameters() if p.grad is not None]
+        assert {p.dtype for p in parameters} == {torch.float32}
+        found.append(torch.cat([p.grad.flatten() for p in parameters]))
+    assert 0 < (found[1] - found[0]).norm() < 0.02 * found[0].norm()
 
 
 def test_the_checkpoint_of_another_model_is_refused(tmp_path, tokenizer, data):

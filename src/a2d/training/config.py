@@ -54,6 +54,8 @@ class A2DConfig(Seq2SeqTrainingArguments):
         alignment_learning_rate: peak learning rate of the alignment, or of whatever else a method
             learns beside the student; None: `learning_rate`.
         bf16: None switches it on where the hardware makes it pay.
+        teacher_bf16: the teacher computes in bf16, in half the memory and, where the hardware makes
+            it pay, a fraction of the time, whatever the student does; None: as the student does.
 
     Raises:
         UserError: a value outside its range, or an unknown method or formula.
@@ -76,6 +78,7 @@ class A2DConfig(Seq2SeqTrainingArguments):
 
     # Defaults of Seq2SeqTrainingArguments that the field of translation sets otherwise.
     bf16: bool | None = None
+    teacher_bf16: bool | None = None
     learning_rate: float = 5e-4
     adam_beta2: float = 0.98
     label_smoothing_factor: float = 0.1
@@ -101,6 +104,8 @@ class A2DConfig(Seq2SeqTrainingArguments):
         _within("max_tokens", self.max_tokens, 1)
         if self.bf16 is None:
             self.bf16 = not self.fp16 and bf16_pays()
+        if self.teacher_bf16 is None:
+            self.teacher_bf16 = self.bf16
         if not torch.cuda.is_available():
             self.use_cpu = True
         super().__post_init__()

@@ -238,7 +238,8 @@ class A2DTrainer(Seq2SeqTrainer):
 
     @torch.no_grad()
     def _ask_teacher(self, inputs: dict[str, Any], transfer: Transfer | None) -> Signals:
-        with self.accelerator.autocast() if self.args.fp16 else nullcontext():
+        halved = self.args.fp16 and not self.args.teacher_bf16
+        with self.accelerator.autocast() if halved else nullcontext():
             return run(self.teacher, inputs, transfer)
 
     def _get_num_items_in_batch(
@@ -465,7 +466,7 @@ def _prepared_teacher(
     if teacher is None:
         raise UserError(f"method {args.method!r} needs a teacher: pass teacher=…")
     check_same_ids(teacher, student)
-    if args.bf16:
+    if args.teacher_bf16:
         # As a whole: autocast would convert weights and states back and forth in every pass.
         teacher = copy.deepcopy(teacher).bfloat16()
     enable_capture(teacher)
