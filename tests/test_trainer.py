@@ -351,6 +351,19 @@ def test_a_bf16_teacher_says_nearly_what_it_says_in_float32(tmp_path, tokenizer,
         assert (found - exact).norm() < 0.01 * exact.norm()
 
 
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing. is deprecated:FutureWarning")
+def test_recomputed_layers_drop_the_same_values(tmp_path, tokenizer, data):
+    found = []
+    for recompute in (False, True):
+        distiller = trainer(
+            tmp_path, tokenizer, data, dropout=0.5, gradient_checkpointing=recompute, max_steps=2
+        )
+        torch.manual_seed(0)
+        distiller.train()
+        found.append(torch.cat([p.detach().flatten() for p in distiller.student.parameters()]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("method", ["kd", "a2d", "a2d+hidden", "minilm"])
 def test_a_float32_student_learns_from_a_bf16_teacher(tmp_path, tokenizer, data, method):
     found = []

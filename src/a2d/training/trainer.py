@@ -39,6 +39,7 @@ from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.text.evaluation import score
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Signals, run
+from a2d.training.dropout import fast_dropout
 from a2d.training.teacher_cache import KEPT, ROW, ReadingCollator, TeacherCache
 
 logger = logging.getLogger(__name__)
@@ -193,6 +194,12 @@ class A2DTrainer(Seq2SeqTrainer):
         return prepared
 
     # Loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The Trainer's, with a faster dropout on processors, in recomputed layers as well."""
+        with fast_dropout():
+            loss: Tensor = super().training_step(*args, **kwargs)
+        return loss
 
     def compute_loss(
         self,

@@ -1,0 +1,85 @@
+"""Dropout by random words: it drops what it should, unbiased, and leaves PyTorch as it was."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from a2d.training.dropout import dropout, fast_dropout
+
+LIBRARY = functional.dropout
+
+
+@given(
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    st.lists(st.integers(0, 7), max_size=3),
+    st.floats(0.01, 0.99),
+    st.integers(0, 2**16),
+)
+@settings(max_examples=60, deadline=None)
+def test_values_are_dropped_or_scaled_and_gradients_with_them(dtype, shape, p, seed):
+    torch.manual_seed(seed)
+    values = (torch.rand(shape, dtype=torch.float64) + 1).to(dtype).requires_grad_()
+    found = dropout(values, p)
+    assert (found.shape, found.dtype) == (values.shape, dtype)
+    scaled = values.double() / (1 - p)
+    exact = 1e-2 if dtype == torch.bfloat16 else 1e-3
+    kept = found != 0
+    torch.testing.assert_close(found.double()[kept], scaled[kept], rtol=exact, atol=0)
+    found.sum().backward()
+    torch.testing.assert_close(values.grad * values, found, rtol=exact, atol=0)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.3, 0.5, 0.9])
+def test_drops_independently_at_its_rate(p):
+    """Against the binomial distribution, by rows of words, of columns, and by neighbours."""
+    torch.manual_seed(0)
+    kept = (dropout(torch.ones(1000, 403), p) != 0).double()
+    deviation = math.sqrt(p * (1 - p))
+    assert abs(kept.mean() - (1 - p)) < 4 * deviation / math.sqrt(kept.numel())
+    for axis, others in ((0, 1000), (1, 403)):
+        standard = (kept.mean(axis) - (1 - p)) / (deviation / math.sqrt(others))
+        assert 0.85 < standard.std() < 1.15
+    flat = (kept.flatten() - (1 - p)) / deviation
+    for distance in (1, 2, 3, 4, 403):  # four share a word
+        correlation = (flat[distance:] * flat[:-distance]).mean()
+        assert abs(correlation) < 4 / math.sqrt(len(flat))
+
+
+def test_keeps_the_mean():
+    torch.manual_seed(0)
+    values = torch.rand(400_000) + 1
+    error = (dropout(values, 0.3) - values).mean() / values.mean()
+    assert abs(error) < 4 * math.sqrt(0.3 / 0.7) / math.sqrt(400_000)
+
+
+def test_a_seed_gives_the_same_twice():
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(dropout(torch.ones(1000), 0.5))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[1], found[2])
+
+
+@pytest.mark.parametrize(("p", "training"), [(0.0, True), (0.3, False), (1.0, True)])
+def test_what_leaves_nothing_to_chance(p, training):
+    values = torch.rand(5, 3)
+    torch.testing.assert_close(dropout(values, p, training), LIBRARY(values, p, training))
+
+
+def test_models_drop_by_it_within_the_block_alone():
+    layer, values = nn.Dropout(0.5), torch.ones(64)
+    expected, found = [], []
+    for context_free, results in ((dropout, expected), (layer, found)):
+        torch.manual_seed(3)
+        with fast_dropout():
+            results.append(context_free(values))
+    assert torch.equal(expected[0], found[0])
+    with pytest.raises(KeyError), fast_dropout(), fast_dropout():
+        raise KeyError
+    assert functional.dropout is LIBRARY
