@@ -134,7 +134,9 @@ def test_a_marian_student_of_another_family(name, data, tmp_path):
     student = next((tmp_path / "small.run/translations/test").glob("a2d*/hypotheses.txt"))
     assert [" ".join(text.split()) for text in found] == read_lines(student)
     export(tmp_path / "small", tmp_path / "fast")
-    assert ExportedModel(tmp_path / "fast").translate(sources, beams=2) == found
+    # Two beams of a student that has learned nothing are often level.
+    found = translate(model, tokenizer, sources, beams=1)
+    assert ExportedModel(tmp_path / "fast").translate(sources, beams=1) == found
 
 
 @pytest.mark.parametrize(
