@@ -100,7 +100,8 @@ def token_losses(
     kind = student.hidden.device.type
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
-        student = student.to(dtype)
+        # Its weight stays as it is: cast here, it would get its gradient rounded.
+        student = student._replace(hidden=student.hidden.to(dtype))
         teacher = teacher.to(dtype) if isinstance(teacher, Prediction) else teacher
     with torch.autocast(kind, enabled=False):
         losses = _TokenLosses.apply(*student, targets, teacher, settings)  # type: ignore[no-untyped-call]
@@ -155,14 +156,12 @@ class _TokenLosses(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         precise = torch.promote_types(hidden.dtype, torch.float32)
         ce, kd = hidden.new_zeros(2, dtype=precise).unbind()
-        of_hidden, of_weight = None, None
-        if ctx.needs_input_grad[0]:
-            of_hidden = torch.empty_like(hidden)
-        if ctx.needs_input_grad[1]:  # sums of many chunks would lose bits in half precision
-            of_weight = torch.zeros_like(weight, dtype=precise)
+        of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        of_weight = None  # sums of many chunks would lose bits in half precision
+        weight = weight.to(hidden.dtype)
         chunk = CHUNK if weight.device.type == "cpu" else CHUNK_ON_CARD
         size = max(1, chunk // weight.shape[0])
-        for start in range(0, len(hidden), size):
+        for start in range(0, max(1, len(hidden)), size):
             part = slice(start, start + size)
             student = Prediction(hidden[part], weight, bias)
             told = None if teacher is None else teacher.at(part)
@@ -171,10 +170,9 @@ class _TokenLosses(torch.autograd.Function):
             slope = slope.to(hidden.dtype)
             if of_hidden is not None:
                 of_hidden[part] = slope @ weight
-            if of_weight is not None and of_weight.dtype == slope.dtype:
-                of_weight.addmm_(slope.T, hidden[part])
-            elif of_weight is not None:
-                of_weight += slope.T @ hidden[part]
+            if ctx.needs_input_grad[1]:
+                product = slope.T @ hidden[part]
+                of_weight = product.to(precise) if of_weight is None else of_weight.add_(product)
         ctx.save_for_backward(of_hidden, of_weight)
         ctx.mark_non_differentiable(ce, kd)
         return (1 - settings.alpha) * ce + settings.alpha * kd, ce, kd
