@@ -101,7 +101,7 @@ def training(figures: dict[str, Any]) -> str:
     settings: dict[str, dict[str, Any]] = {}
     for title, value in figures.items():
         if title != "machine":
-            name, setting, *_ = [*re.split(r", (?=fp32|bf16)", title), CORPUS]
+            name, setting, *_ = [*re.split(r", (?=(?:fp32|bf16) \d)", title), CORPUS]
             settings.setdefault(setting, {})[name] = value
     lines = []
     for setting, found in settings.items():

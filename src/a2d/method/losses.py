@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from a2d.method.attention import Attended, Piece, masking
 
-CHUNK, CHUNK_ON_CARD = 2**20, 2**24
-"""Positions of intermediate maps computed at a time, on a processor, whose caches hold 4 MB, and on
+CHUNK, CHUNK_ON_CARD = 2**19, 2**24
+"""Positions of intermediate maps computed at a time, on a processor, whose caches hold 2 MB, and on
 a graphics card, which takes as long to be told of little as of much."""
 
 _NEGLIGIBLE = 1e-6
@@ -89,7 +89,6 @@ class _AttentionTransfer(torch.autograd.Function):
                 student.write(piece, slope)
         total = reduce(torch.add, of_weight) if of_weight else None
         ctx.save_for_backward(total, *student.gradients)
-        ctx.count = _channels(given.teacher)
         ctx.count = _channels(given.teacher)
         mean: Tensor = reduce(torch.add, values) / ctx.count
         return mean

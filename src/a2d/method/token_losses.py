@@ -6,6 +6,7 @@ its loss: nothing of the vocabulary's size is kept for the backward pass.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,9 @@ from torch.nn import functional
 
 CHUNK, CHUNK_ON_CARD = 2**23, 2**26
 """Logits computed at a time, on a processor and on a graphics card: 32 and 256 MB in float32."""
+
+BLOCK = 2**17
+"""Logits of which a processor takes softmax and gradient at a time: they stay in its cache."""
 
 
 class Prediction(NamedTuple):
@@ -159,20 +163,23 @@ class _TokenLosses(torch.autograd.Function):
         of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         of_weight = None  # sums of many chunks would lose bits in half precision
         weight = weight.to(hidden.dtype)
-        chunk = CHUNK if weight.device.type == "cpu" else CHUNK_ON_CARD
-        size = max(1, chunk // weight.shape[0])
-        for start in range(0, max(1, len(hidden)), size):
-            part = slice(start, start + size)
-            student = Prediction(hidden[part], weight, bias)
+        on_processor = weight.device.type == "cpu"
+        chunk, block = (CHUNK, BLOCK) if on_processor else (CHUNK_ON_CARD, CHUNK_ON_CARD)
+        for part in _slices(len(hidden), chunk // len(weight)):
+            logits = Prediction(hidden[part], weight, bias).logits
             told = None if teacher is None else teacher.at(part)
-            losses, slope = _chunk(student.logits.to(precise), targets[part], told, settings)
-            ce, kd = ce + losses[0], kd + losses[1]
-            slope = slope.to(hidden.dtype)
+            said = told.logits if isinstance(told, Prediction) else told
+            for rows in _slices(len(logits), block // len(weight)):
+                scores = logits[rows].to(precise)
+                losses, slope = _block(scores, targets[part][rows], _at(said, rows), settings)
+                ce, kd = ce + losses[0], kd + losses[1]
+                logits[rows] = slope  # where they were: nothing else of this size is needed
+            slope = logits.to(hidden.dtype)
             if of_hidden is not None:
                 of_hidden[part] = slope @ weight
             if ctx.needs_input_grad[1]:
                 product = slope.T @ hidden[part]
-                of_weight = product.to(precise) if of_weight is None else of_weight.add_(product)
+                of_weight = product if of_weight is None else of_weight.to(precise).add_(product)
         ctx.save_for_backward(of_hidden, of_weight)
         ctx.mark_non_differentiable(ce, kd)
         return (1 - settings.alpha) * ce + settings.alpha * kd, ce, kd
@@ -181,17 +188,30 @@ class _TokenLosses(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         # Rounded to half precision, the factor would be off by up to 0.4% for all tokens.
-        hidden, weight = (
-            None if g is None else (g.to(total.dtype) * total).to(g.dtype)
-            for g in ctx.saved_tensors
-        )
+        hidden, weight = ctx.saved_tensors
+        if hidden is not None:
+            hidden = (hidden.to(total.dtype) * total).to(hidden.dtype)
+        if weight is not None:
+            weight = weight.to(total.dtype, copy=True).mul_(total)
         return hidden, weight, *[None] * 4
 
 
-def _chunk(
+def _slices(length: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most so many, at least one."""
+    size = max(1, size)
+    return (slice(start, start + size) for start in range(0, max(1, length), size))
+
+
+def _at(teacher: Tensor | TopTokens | None, rows: slice) -> Tensor | TopTokens | None:
+    if isinstance(teacher, TopTokens):
+        return teacher.at(rows)
+    return None if teacher is None else teacher[rows]
+
+
+def _block(
     logits: Tensor,
     targets: Tensor,
-    teacher: Prediction | TopTokens | None,
+    teacher: Tensor | TopTokens | None,
     settings: _Settings,
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """Both losses, and the gradient of their weighted sum with respect to the logits."""
@@ -219,10 +239,10 @@ def _chunk(
     return (ce, kd), slope
 
 
-def _distribution(teacher: Prediction | TopTokens, logits: Tensor, temperature: float) -> _Wanted:
-    """The teacher's distribution at a temperature, for tokens whose student's logits these are."""
-    if isinstance(teacher, Prediction):
-        scores = teacher.logits.to(logits.dtype)
+def _distribution(teacher: Tensor | TopTokens, logits: Tensor, temperature: float) -> _Wanted:
+    """The teacher's distribution at a temperature, by its logits or likeliest tokens."""
+    if isinstance(teacher, Tensor):
+        scores = teacher.to(logits.dtype)
         return _Wanted(other=(scores if temperature == 1 else scores / temperature).softmax(-1))
     others = logits.shape[-1] - teacher.ids.shape[-1]
     top = teacher.log_probabilities.to(logits.dtype)

@@ -199,12 +199,11 @@ def freeze_padding_row(model: PreTrainedModel) -> None:
         return
     padding = model.config.pad_token_id
 
-    def without_padding(gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        gradient[padding] = 0
-        return gradient
+    def forget_padding(weight: Tensor) -> None:
+        assert weight.grad is not None
+        weight.grad[padding] = 0
 
-    model.get_input_embeddings().weight.register_hook(without_padding)
+    model.get_input_embeddings().weight.register_post_accumulate_grad_hook(forget_padding)
 
 
 def _shrink_residual_branches(model: PreTrainedModel, factor: float = 0.1) -> None:

@@ -1,6 +1,10 @@
-"""Dropout by random words: it drops what it should, unbiased, and leaves PyTorch as it was."""
+"""Dropout by random words: it drops what it should, unbiased, and leaves PyTorch as it was.
+Freed memory: it is used again."""
 
 import math
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from a2d.training.dropout import dropout, fast_dropout
+from a2d.training.processor import dropout, fast_dropout
 
 LIBRARY = functional.dropout
 
@@ -83,3 +87,31 @@ def test_models_drop_by_it_within_the_block_alone():
     with pytest.raises(KeyError), fast_dropout(), fast_dropout():
         raise KeyError
     assert functional.dropout is LIBRARY
+
+
+MEMORY = """
+import resource, sys, torch
+from a2d.training.processor import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones(2**20) for _ in range(40)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+print([faults() for _ in range(4)][-1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others have ways of their own")
+def test_freed_memory_is_used_again():
+    """Pages that the system has to clear for 160 MB, when as much was just freed."""
+    found = {
+        way: int(subprocess.check_output([sys.executable, "-c", MEMORY, way]))
+        for way in ("kept", "handed back")
+    }
+    assert 10 * found["kept"] < found["handed back"]

@@ -1,12 +1,10 @@
-"""Dropout on a processor, where PyTorch draws its random numbers one by one.
-
-With matrix products in bf16 that is an eighth of a training step. Here, 64 random bits decide on
-four values at a time.
-"""
+"""What training on a processor spends beside its work, saved: random numbers, fresh memory."""
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +19,7 @@ _library_dropout = functional.dropout
 def fast_dropout() -> Iterator[None]:
     """Let every model that computes on a processor drop values by `dropout`, within the block.
 
+    PyTorch draws random numbers one by one: with matrix products in bf16, an eighth of a step.
     Models call PyTorch's function by its place, so that is where it is put. A `TorchFunctionMode`
     would be told of every other function, too, and cost half of what is won.
     """
@@ -33,6 +32,8 @@ def fast_dropout() -> Iterator[None]:
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """`torch.nn.functional.dropout`, and just that where it is as fast.
+
+    64 random bits decide on four values at a time.
 
     Args:
         input: values of any shape.
@@ -48,3 +49,16 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     numbers = words.view(torch.int16)[: input.numel()].view(input.shape)  # from -2**15 on
     kept = numbers.ge(dropped - 2**15).to(input.dtype)
     return input * kept.mul_(2**16 / (2**16 - dropped))
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that a training step frees, for the next one.
+
+    The C library hands it back to the system when a step ends, and the next step waits for every
+    page to be cleared again. Only glibc is told; others have ways of their own.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if set_option is not None:
+        trim_threshold, mmap_threshold = -1, -3  # M_… in malloc.h
+        set_option(mmap_threshold, 32 * 2**20)  # the largest; else the next line fixes a small one
+        set_option(trim_threshold, 2**31 - 1)
