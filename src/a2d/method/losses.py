@@ -197,7 +197,7 @@ def _divergence(
         slope_of_weight = (slope @ basis.transpose(1, 2)).sum(0)
         slope = _times(weight.T, slope)
     if given.formula == "geometric":
-        slope = slope / flat
+        slope.div_(flat)
     return value, slope.view_as(maps), slope_of_weight
 
 
