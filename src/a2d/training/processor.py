@@ -60,5 +60,6 @@ def keep_freed_memory() -> None:
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if set_option is not None:
         trim_threshold, mmap_threshold = -1, -3  # M_… in malloc.h
-        set_option(mmap_threshold, 32 * 2**20)  # the largest; else the next line fixes a small one
         set_option(trim_threshold, 2**31 - 1)
+        # Large embeddings are larger than the most that older versions take.
+        set_option(mmap_threshold, 2**30) or set_option(mmap_threshold, 2**25)
