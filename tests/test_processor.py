@@ -99,7 +99,7 @@ if sys.argv[1] == "kept":
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    tensors = [torch.ones(2**20) for _ in range(40)]
+    torch.ones(2**24)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
@@ -107,9 +107,12 @@ print([faults() for _ in range(4)][-1])
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others have ways of their own")
+@pytest.mark.skipif(
+    platform.libc_ver() < ("glibc", "2.35") or platform.libc_ver()[0] != "glibc",
+    reason="others have ways of their own, older versions keep less",
+)
 def test_freed_memory_is_used_again():
-    """Pages that the system has to clear for 160 MB, when as much was just freed."""
+    """Pages that the system has to clear for 64 MB, when as much was just freed."""
     found = {
         way: int(subprocess.check_output([sys.executable, "-c", MEMORY, way]))
         for way in ("kept", "handed back")
