@@ -39,13 +39,16 @@ on references alone; *vanilla kd*: word-level distillation, both with the librar
 its losses). *a2d* and *our kd* are steps of `A2DTrainer`; *a2d, bf16 teacher* has
 `teacher_bf16=True` under a student in fp32; *a2d, cached* reads what the teacher said from disk;
 *naive a2d* is the method from nothing but library calls, the definition that tests compare with.
+All run in one process, which keeps the memory that steps free, as `A2DTrainer` has it do on
+processors: the library's steps gain by that, too.
 The paper's sizes: teacher 6+6 layers × 4 heads, student 3+3 × 8, width 512, feed-forward 1024.
 """
 
 CARD = """## The same on a graphics card
 
 Small steps leave a card idle: it waits for kernels to be started one by one, which takes as long
-for few sentences as for many. *a2d, cached* is read between two steps here, and beside them with
+for few sentences as for many. Measured before the attention loss needed fewer kernels. *a2d,
+cached* is read between two steps here, and beside them with
 `dataloader_num_workers`. By `python benchmarks/bench.py --only bf16`.
 """
 

@@ -61,5 +61,6 @@ def keep_freed_memory() -> None:
     if set_option is not None:
         trim_threshold, mmap_threshold = -1, -3  # M_… in malloc.h
         set_option(trim_threshold, 2**31 - 1)
-        # Large embeddings are larger than the most that older versions take.
-        set_option(mmap_threshold, 2**30) or set_option(mmap_threshold, 2**25)
+        # It would grow up to this by itself, and stays as it is once the other one is set. More
+        # would let a heap grow without end: freed holes rarely fit the next large tensor.
+        set_option(mmap_threshold, 2**25)
