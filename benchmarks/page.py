@@ -47,9 +47,9 @@ The paper's sizes: teacher 6+6 layers × 4 heads, student 3+3 × 8, width 512, f
 CARD = """## The same on a graphics card
 
 Small steps leave a card idle: it waits for kernels to be started one by one, which takes as long
-for few sentences as for many. Measured before the attention loss needed fewer kernels. *a2d,
-cached* is read between two steps here, and beside them with
-`dataloader_num_workers`. By `python benchmarks/bench.py --only bf16`.
+for few sentences as for many. *a2d, cached* is read between two steps here, and beside them with
+`dataloader_num_workers`. By `python benchmarks/bench.py --only bf16`, before the attention loss
+took fewer kernels.
 """
 
 PROFILE = """Where a step's time goes, in parts of vanilla kd's (by PyTorch's profiler):"""
