@@ -4,8 +4,8 @@
                                           # or card.json where there is a graphics card
     python benchmarks/bench.py --full     # every precision, length, batch and vocabulary as well
 
-Times are taken in alternation in one process, ratios formed round by round, medians quoted. Peak
-memory is that of a process which does nothing else.
+Times are taken in alternation, in two processes of which one always waits, ratios formed round by
+round, medians quoted. Peak memory is that of a process which does nothing else.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from parts import attention_losses, epochs, profiled
+from parts import epochs
 from rich.console import Console
-from steps import STEPS, Setting, Step, batches, steps
+from steps import STEPS, Setting, batches
 from tables import alone, machine, show, spread, write
+from teams import BATCHES, LIBRARY, MEMBERS, Team
 
 from a2d.models.tokenizer import train_tokenizer
 from a2d.progress import silence_libraries
@@ -56,13 +56,16 @@ thread, sentences of 25): their code cannot be run here, so `student` is the yar
 
 YARDSTICK = "student in fp32"
 
+WARM_UP = 2 * BATCHES
+"""Rounds whose times are not counted."""
+
 
 def main() -> None:
     """Measure, show and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--full", action="store_true", help="every setting")
     parser.add_argument("--only", default="", help="settings whose names contain this", metavar="…")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds, after two that warm up")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds, after those that warm up")
     parser.add_argument("--busy", action="store_true", help="measure although others compute")
     parser.add_argument("--threads", type=int, default=1, help="threads on a processor")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
@@ -77,7 +80,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for setting in settings(given.full):
         if given.only in setting.name:
-            found = measure(setting, given.rounds, console)
+            found = measure(setting, given, console)
             figures |= {f"{name}, {setting.name}": figure for name, figure in found.items()}
             show(setting.name, found, console)
     for setting in memory_settings(given.full):
@@ -114,23 +117,9 @@ def memory_settings(full: bool) -> Iterator[Setting]:
         yield Setting(**PAPER, **rest, device=DEVICE)
 
 
-def measure(setting: Setting, rounds: int, console: Console) -> dict[str, Any]:
+def measure(setting: Setting, given: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Seconds of every step and the ratios between them: median, lowest, highest."""
-    data = batches(setting, rounds + 2)
-    with tempfile.TemporaryDirectory() as folder, console.status(f"{setting.name}…"):
-        # Under bf16 the teacher is bf16 anyhow.
-        names = [name for name in STEPS if not (setting.bf16 and name == "a2d, bf16 teacher")]
-        made = steps(setting, names, data, Path(folder)) | attention_losses(setting)
-        made |= yardstick(setting, data, Path(folder))
-        seconds: dict[str, list[float]] = {name: [] for name in made}
-        for number, batch in enumerate(data):
-            for name in made if number % 2 else reversed(made):
-                taken = timed(made[name], batch, setting.device)
-                if number >= 2:
-                    seconds[name].append(taken)
-        # A card works while the processor goes on: times of kernels do not add up to a step's.
-        looked_at = () if CUDA else ("vanilla kd", "a2d")
-        profiles = {name: profiled(made[name], data[-2:]) for name in looked_at}
+    seconds, profiles = _alternate(setting, given, console)
     figures = {f"seconds: {name}": spread(values) for name, values in seconds.items()}
     pairs = [pair for pair in RATIOS if pair[0] in seconds]
     figures |= {f"{one} ÷ {other}": ratio(seconds[one], seconds[other]) for one, other in pairs}
@@ -140,7 +129,7 @@ def measure(setting: Setting, rounds: int, console: Console) -> dict[str, Any]:
         for kind, spent in kinds.items():
             share = spread([spent / second for second in seconds["vanilla kd"]])
             figures[f"{kind} of {name} ÷ vanilla kd"] = share
-    if YARDSTICK in made:
+    if YARDSTICK in seconds:
         authors, student = AUTHORS[setting.tokens]
         theirs = [authors / student * second for second in seconds[YARDSTICK]]
         for name in ("a2d", "a2d, cached"):
@@ -150,27 +139,41 @@ def measure(setting: Setting, rounds: int, console: Console) -> dict[str, Any]:
     return figures
 
 
-def yardstick(setting: Setting, data: list[dict[str, Any]], folder: Path) -> dict[str, Step]:
-    """The step that the authors' code was measured with, in float32 as they train."""
-    if setting.tokens not in AUTHORS or setting.length != 25 or CUDA:
-        return {}
-    return {YARDSTICK: STEPS["student"](setting._replace(bf16=False), data, folder)}
+def _alternate(
+    setting: Setting, given: argparse.Namespace, console: Console
+) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
+    """Seconds of every step, round by round, and profiles of the two that decide."""
+    names = [name for name in MEMBERS if _has_sense(name, setting)]
+    parts = [n for n in names if n in LIBRARY], [n for n in names if n not in LIBRARY]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        console.status(f"{setting.name}…"),
+        Team(setting, parts[0], given.threads, Path(folder)) as library,
+        Team(setting, parts[1], given.threads, Path(folder)) as ours,
+    ):
+        teams = {name: library if name in LIBRARY else ours for name in names}
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for number in range(WARM_UP + given.rounds):
+            for name in names if number // BATCHES % 2 else reversed(names):
+                taken = teams[name].seconds(name, number)
+                if number >= WARM_UP:
+                    seconds[name].append(taken)
+        # A card works while the processor goes on: times of kernels do not add up to a step's.
+        looked_at = () if CUDA else ("vanilla kd", "a2d")
+        return seconds, {name: teams[name].profile(name) for name in looked_at}
+
+
+def _has_sense(name: str, setting: Setting) -> bool:
+    if name == "a2d, bf16 teacher":
+        return not setting.bf16  # where the teacher is bf16 anyhow
+    if name == YARDSTICK:
+        return setting.tokens in AUTHORS and setting.length == 25 and not CUDA
+    return True
 
 
 def ratio(ones: list[float], others: list[float]) -> dict[str, float]:
     """Of figures measured in the same rounds."""
     return spread([one / other for one, other in zip(ones, others, strict=True)])
-
-
-def timed(step: Step, batch: Any, device: str) -> float:
-    """Seconds of one step."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step(batch)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def memory(setting: Setting, names: list[str]) -> dict[str, Any]:
@@ -193,7 +196,7 @@ def peak(name: str, setting: Setting) -> float:
     """Bytes that a few steps need at most, models included."""
     data = batches(setting, 2)
     with tempfile.TemporaryDirectory() as folder:
-        step = steps(setting, [name], data, Path(folder))[name]
+        step = STEPS[name](setting, data, Path(folder))
         for batch in data:
             step(batch)
     if setting.device == "cuda":

@@ -29,7 +29,7 @@ HEAD = """# Speed
 What distillation costs in time, memory and space, and what its students gain. `make bench`
 measures the first part in under ten minutes and writes this page; [`benchmarks/`](../benchmarks)
 holds it all, and `benchmarks/results` every figure. Ratios are formed round by round from steps
-that run in turn in one process: median, and lowest–highest of the rounds.
+that run in turn: median, and lowest–highest of the rounds.
 """
 
 TRAINING = """## A training step
@@ -39,8 +39,8 @@ on references alone; *vanilla kd*: word-level distillation, both with the librar
 its losses). *a2d* and *our kd* are steps of `A2DTrainer`; *a2d, bf16 teacher* has
 `teacher_bf16=True` under a student in fp32; *a2d, cached* reads what the teacher said from disk;
 *naive a2d* is the method from nothing but library calls, the definition that tests compare with.
-All run in one process, which keeps the memory that steps free, as `A2DTrainer` has it do on
-processors: the library's steps gain by that, too.
+The library's steps share one process and ours another, since `A2DTrainer` has its process keep the
+memory that steps free. Two batches take turns: memory has come to rest, as in a long training.
 The paper's sizes: teacher 6+6 layers × 4 heads, student 3+3 × 8, width 512, feed-forward 1024.
 """
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from steps import Batch, Setting, Step, naive_attention_loss
+from steps import Batch, Setting, Step
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import PrinterCallback
 
 from a2d import A2DConfig, A2DTrainer
 from a2d.method.attention import GROUPS
-from a2d.method.losses import attention_transfer
 from a2d.models.loading import new_model
 from a2d.models.tokenizer import train_tokenizer
 from a2d.text.batching import tokenise
@@ -48,36 +48,39 @@ KINDS = {
 fused attention are counted as the second."""
 
 
-def attention_losses(setting: Setting) -> dict[str, Step]:
-    """The attention loss forward and backward, as the library has it and as this package does.
+def attention_loss(
+    loss: Callable[..., Tensor],
+) -> Callable[[Setting, list[Batch], Path], Step]:
+    """An attention loss alone, forward and backward.
 
     Maps are at hand (the same random ones for every batch of a shape), and take gradients.
     """
-    encoder, decoder = ((s[0] * s[2], s[1] * s[2]) for s in (setting.student, setting.teacher))
-    weights = {
-        group: nn.Parameter(0.2 * torch.randn(ours, theirs, device=setting.device).T)
-        for group, ours, theirs in (
-            ("encoder", encoder[0], decoder[0]),
-            ("decoder", encoder[1], decoder[1]),
-            ("cross", encoder[1], decoder[1]),
-        )
-    }
-    known: dict[Any, tuple[Tensor, Tensor]] = {}
 
-    def maps(group: str, keys: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        size = (len(rows), rows.shape[1], keys.shape[-1])
-        if (group, size) not in known:
-            made = [
-                torch.randn(size[0], count, *size[1:], device=setting.device)
-                .masked_fill(~keys.unsqueeze(1), -1e9)
-                .softmax(-1)
-                for count in reversed(weights[group].shape)
-            ]
-            known[group, size] = made[0].requires_grad_(), made[1]
-        return known[group, size]
+    def make(setting: Setting, data: list[Batch], folder: Path) -> Step:
+        encoder, decoder = ((s[0] * s[2], s[1] * s[2]) for s in (setting.student, setting.teacher))
+        weights = {
+            group: nn.Parameter(0.2 * torch.randn(ours, theirs, device=setting.device).T)
+            for group, ours, theirs in (
+                ("encoder", encoder[0], decoder[0]),
+                ("decoder", encoder[1], decoder[1]),
+                ("cross", encoder[1], decoder[1]),
+            )
+        }
+        known: dict[Any, tuple[Tensor, Tensor]] = {}
 
-    def step(loss: Callable[..., Tensor]) -> Step:
-        def work(batch: Batch) -> None:
+        def maps(group: str, keys: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            size = (len(rows), rows.shape[1], keys.shape[-1])
+            if (group, size) not in known:
+                made = [
+                    torch.randn(size[0], count, *size[1:], device=setting.device)
+                    .masked_fill(~keys.unsqueeze(1), -1e9)
+                    .softmax(-1)
+                    for count in reversed(weights[group].shape)
+                ]
+                known[group, size] = made[0].requires_grad_(), made[1]
+            return known[group, size]
+
+        def step(batch: Batch) -> None:
             masks = group_masks(batch["attention_mask"].bool(), batch["labels"].ne(IGNORED))
             for group in GROUPS:
                 keys, rows = masks[group]
@@ -85,12 +88,9 @@ def attention_losses(setting: Setting) -> dict[str, Step]:
                 loss(student, teacher, keys, rows, weight=weights[group]).backward()
                 student.grad = weights[group].grad = None
 
-        return work
+        return step
 
-    return {
-        "naive attention loss": step(naive_attention_loss),
-        "attention loss": step(attention_transfer),
-    }
+    return make
 
 
 def profiled(step: Step, batches: list[Batch]) -> dict[str, float]:

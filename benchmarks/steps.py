@@ -76,11 +76,6 @@ def batches(setting: Setting, count: int) -> list[Batch]:
     return [{k: v.to(setting.device) for k, v in batch.items()} for batch in found]
 
 
-def steps(setting: Setting, names: list[str], data: list[Batch], folder: Path) -> dict[str, Step]:
-    """The steps called `names`, each with a student and an optimiser of its own."""
-    return {name: STEPS[name](setting, data, folder) for name in names}
-
-
 # With the library's own means
 
 
