@@ -1,10 +1,12 @@
 """Dropout by random words: it drops what it should, unbiased, and leaves PyTorch as it was.
-Freed memory: it is used again."""
+Freed memory is used again, and code for shapes gone by is not kept."""
 
 import math
+import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from a2d.training.config import bf16_pays
 from a2d.training.processor import dropout, fast_dropout
 
 LIBRARY = functional.dropout
@@ -122,3 +125,50 @@ def test_freed_memory_is_used_again():
         for way in ("kept", "handed back")
     }
     assert 10 * found["kept"] < found["handed back"]
+
+
+KERNELS = """
+import sys
+from pathlib import Path
+from pathlib import Path
+
+import torch
+
+from a2d.training.processor import keep_few_kernels
+
+if sys.argv[1] == "few":
+    keep_few_kernels()
+torch.set_num_threads(1)
+weight = torch.randn(2000, 256).bfloat16()
+
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kilobytes,) = (line.split()[1] for line in lines if line.startswith("VmRSS"))
+    return int(kilobytes)
+
+
+def multiply(lengths):
+    for length in lengths:
+        inputs = torch.randn(length, 256).bfloat16()
+        (inputs @ weight.T).T @ inputs
+
+
+multiply([500, *range(100, 180)])
+before = resident()
+multiply(range(180, 480))
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not bf16_pays(), reason="nothing is multiplied in bf16 here")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
+def test_code_for_shapes_gone_by_is_dropped():
+    # Temporary tensors are not to count.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
+    environment.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)  # as other tests leave it
+    found = {
+        way: int(subprocess.check_output([sys.executable, "-c", KERNELS, way], env=environment))
+        for way in ("few", "many")
+    }
+    assert 2 * found["few"] < found["many"]

@@ -1,9 +1,10 @@
-"""What training on a processor spends beside its work, saved: random numbers, fresh memory."""
+"""What training on a processor spends beside its work, saved: random numbers, memory."""
 
 from __future__ import annotations
 
 import ctypes
 import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,3 +65,12 @@ def keep_freed_memory() -> None:
         # It would grow up to this by itself, and stays as it is once the other one is set. More
         # would let a heap grow without end: freed holes rarely fit the next large tensor.
         set_option(mmap_threshold, 2**25)
+
+
+def keep_few_kernels() -> None:
+    """Let oneDNN, which multiplies in bf16, keep its code for 64 products, not for 1024.
+
+    It generates code for every shape, and lengths differ from batch to batch: a training would grow
+    by a gigabyte or two. It reads the limit at its first product; one that is set is left.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")

@@ -39,7 +39,7 @@ from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.text.evaluation import score
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Signals, run
-from a2d.training.processor import fast_dropout, keep_freed_memory
+from a2d.training.processor import fast_dropout, keep_few_kernels, keep_freed_memory
 from a2d.training.teacher_cache import KEPT, ROW, ReadingCollator, TeacherCache
 
 logger = logging.getLogger(__name__)
@@ -107,6 +107,7 @@ class A2DTrainer(Seq2SeqTrainer):
         args._n_gpu = min(args.n_gpu, 1)
         if args.device.type == "cpu":
             keep_freed_memory()
+            keep_few_kernels()
         if self.teacher is not None:
             self.teacher.to(args.device)
         self.loss_is_scaled_for_ga = True
