@@ -296,11 +296,12 @@ def masking(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def _probabilities(
     query: Tensor, key: Tensor, scale: float, mask: Tensor | None, bias: Tensor | None = None
 ) -> Tensor:
-    scores = torch.matmul(query * scale, key.transpose(2, 3))
+    # Keys are copied as they lie here; `matmul` copies them transposed, which takes longer.
+    products = torch.bmm(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2))
+    products = products.view(*query.shape[:3], -1)
+    scores = products * scale if mask is None else torch.add(mask, products, alpha=scale)
     if bias is not None:
         scores = scores + bias
-    if mask is not None:
-        scores = scores + mask
     return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
