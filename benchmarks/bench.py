@@ -3,6 +3,7 @@
     python benchmarks/bench.py            # what decides; writes benchmarks/results/latest.json,
                                           # or card.json where there is a graphics card
     python benchmarks/bench.py --full     # every precision, length, batch and vocabulary as well
+    python benchmarks/bench.py --full --only "bf16 4096" --name large     # some of them
 
 Times are taken in alternation, in two processes of which one always waits, ratios formed round by
 round, medians quoted. Peak memory is that of a process which does nothing else.
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -56,44 +58,64 @@ thread, sentences of 25): their code cannot be run here, so `student` is the yar
 
 YARDSTICK = "student in fp32"
 
+CORPUS = "the embedded corpus"
+
 WARM_UP = 2 * BATCHES
 """Rounds whose times are not counted."""
+
+OUT_OF_MEMORY = (BrokenProcessPool, torch.OutOfMemoryError)
+"""What is raised here when the system ends a process, or a card is full."""
 
 
 def main() -> None:
     """Measure, show and write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--full", action="store_true", help="every setting")
-    parser.add_argument("--only", default="", help="settings whose names contain this", metavar="…")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds, after those that warm up")
-    parser.add_argument("--busy", action="store_true", help="measure although others compute")
-    parser.add_argument("--threads", type=int, default=1, help="threads on a processor")
-    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = arguments()
     torch.set_num_threads(given.threads)
     silence_libraries()
     if given.peak:
         print(peak(given.peak[0], Setting(*json.loads(given.peak[1]))))
         return
     console = Console()
-    others = alone(given.busy)
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {"machine": machine(given.threads, given.rounds, alone(given.busy))}
+
+    def add(title: str, found: dict[str, Any], suffix: str = "") -> None:
+        show(title, found, console)
+        figures.update({f"{name}{suffix}": figure for name, figure in found.items()})
+        if given.name:
+            write(given.name, figures)  # what is interrupted keeps what it has
+
     for setting in settings(given.full):
         if given.only in setting.name:
-            found = measure(setting, given, console)
-            figures |= {f"{name}, {setting.name}": figure for name, figure in found.items()}
-            show(setting.name, found, console)
+            try:
+                add(setting.name, measure(setting, given, console), f", {setting.name}")
+            except OUT_OF_MEMORY:
+                console.print(f"{setting.name}: left out, it needs more memory than there is.")
     for setting in memory_settings(given.full):
         if given.only in setting.name:
             found = memory(setting, list(STEPS) if given.full else ["vanilla kd", "a2d"])
-            figures |= {f"{name}, {setting.name}": figure for name, figure in found.items()}
-            show(f"{setting.name}: peak memory", found, console)
-    rest = corpus_figures()
-    show("the embedded corpus", rest, console)
-    figures |= rest
-    figures["machine"] = machine(given.threads, given.rounds, others)
-    path = write("full" if given.full else "card" if CUDA else "latest", figures)
-    console.print(f"Written to {path}.")
+            add(f"{setting.name}: peak memory", found, f", {setting.name}")
+    if given.only in CORPUS:
+        add(CORPUS, corpus_figures())
+    if given.name:
+        console.print(f"Written to results/{given.name}.json.")
+
+
+def arguments() -> argparse.Namespace:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--full", action="store_true", help="every setting")
+    parser.add_argument(
+        "--only", default="", help="settings whose names contain this; just shown", metavar="…"
+    )
+    parser.add_argument("--name", help="of the file in results, where it is to be another")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds, after those that warm up")
+    parser.add_argument("--busy", action="store_true", help="measure although others compute")
+    parser.add_argument("--threads", type=int, default=1, help="threads on a processor")
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if not given.name and not given.only:
+        given.name = "full" if given.full else "card" if CUDA else "latest"
+    return given
 
 
 def settings(full: bool) -> Iterator[Setting]:
@@ -142,7 +164,7 @@ def measure(setting: Setting, given: argparse.Namespace, console: Console) -> di
 def _alternate(
     setting: Setting, given: argparse.Namespace, console: Console
 ) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
-    """Seconds of every step, round by round, and profiles of the two that decide."""
+    """Seconds of every step, round by round, and profiles of those that decide."""
     names = [name for name in MEMBERS if _has_sense(name, setting)]
     parts = [n for n in names if n in LIBRARY], [n for n in names if n not in LIBRARY]
     with (
@@ -159,7 +181,7 @@ def _alternate(
                 if number >= WARM_UP:
                     seconds[name].append(taken)
         # A card works while the processor goes on: times of kernels do not add up to a step's.
-        looked_at = () if CUDA else ("vanilla kd", "a2d")
+        looked_at = () if CUDA else ("vanilla kd", "our kd", "a2d")
         return seconds, {name: teams[name].profile(name) for name in looked_at}
 
 
