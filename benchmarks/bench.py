@@ -44,6 +44,7 @@ OPUS = {"teacher": (6, 6, 8, 512, 2048), "student": (6, 2, 8, 512, 2048)}
 RATIOS = (
     ("a2d", "vanilla kd"),
     ("a2d, bf16 teacher", "vanilla kd"),
+    ("our kd", "vanilla kd"),
     ("a2d", "our kd"),
     ("a2d", "naive a2d"),
     ("a2d, cached", "student"),
@@ -108,7 +109,7 @@ def arguments() -> argparse.Namespace:
         "--only", default="", help="settings whose names contain this; just shown", metavar="…"
     )
     parser.add_argument("--name", help="of the file in results, where it is to be another")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds, after those that warm up")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds, after those that warm up")
     parser.add_argument("--busy", action="store_true", help="measure although others compute")
     parser.add_argument("--threads", type=int, default=1, help="threads on a processor")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
@@ -148,16 +149,16 @@ def measure(setting: Setting, given: argparse.Namespace, console: Console) -> di
     added = [a - b for a, b in zip(seconds["a2d"], seconds["our kd"], strict=True)]
     figures["attention transfer ÷ a2d"] = ratio(added, seconds["a2d"])
     for name, kinds in profiles.items():
-        for kind, spent in kinds.items():
-            share = spread([spent / second for second in seconds["vanilla kd"]])
-            figures[f"{kind} of {name} ÷ vanilla kd"] = share
+        for kind, part in kinds.items():
+            spent = [part * second for second in seconds[name]]
+            figures[f"{kind} of {name} ÷ vanilla kd"] = ratio(spent, seconds["vanilla kd"])
     if YARDSTICK in seconds:
         authors, student = AUTHORS[setting.tokens]
         theirs = [authors / student * second for second in seconds[YARDSTICK]]
         for name in ("a2d", "a2d, cached"):
             figures[f"authors' code ÷ {name}"] = ratio(theirs, seconds[name])
-        least = spread([second / profiles["a2d"]["matrix products"] for second in theirs])
-        figures["authors' code ÷ matrix products of a2d"] = least
+        products = [profiles["a2d"]["matrix products"] * second for second in seconds["a2d"]]
+        figures["authors' code ÷ matrix products of a2d"] = ratio(theirs, products)
     return figures
 
 
@@ -201,11 +202,11 @@ def ratio(ones: list[float], others: list[float]) -> dict[str, float]:
 def memory(setting: Setting, names: list[str]) -> dict[str, Any]:
     """Peak memory of steps' processes, in GiB, and a2d's over KD's.
 
-    Three times in alternation on a processor; a card's allocator counts exactly.
+    Twice in alternation on a processor; a card's allocator counts exactly.
     """
     command = [sys.executable, __file__, "--peak"]
     peaks: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(1 if CUDA else 3):
+    for _ in range(1 if CUDA else 2):
         for name in names:
             told = subprocess.check_output([*command, name, json.dumps(setting)])
             peaks[name].append(float(told) / 2**30)

@@ -126,10 +126,8 @@ def kind_of(setting: str, on_card: bool) -> str:
 
 def profile(shares: dict[str, Any], figures: dict[str, Any]) -> str:
     """What each kind of work takes, and what is left of the whole."""
-    seconds = {
-        step: figures[f"seconds: {step}"]["median"] for step in ("vanilla kd", "our kd", "a2d")
-    }
-    wholes = {step: taken / seconds["vanilla kd"] for step, taken in seconds.items()}
+    wholes = {step: figures[f"{step} ÷ vanilla kd"]["median"] for step in ("our kd", "a2d")}
+    wholes = {"vanilla kd": 1.0} | wholes
     kinds: dict[str, dict[str, float]] = {}
     for title, value in shares.items():
         found = SHARE.fullmatch(title)
@@ -197,7 +195,7 @@ def table(figures: dict[str, Any], goals: str | None = None) -> str:
     for name, value in figures.items():
         spread = value if isinstance(value, dict) else {"median": value}
         span = f"{spread['low']:.3g}–{spread['high']:.3g}" if "low" in spread else ""
-        cells = [name, f"{spread['median']:.3g}", span]
+        cells = [name, f"{spread['median']:.{4 if spread['median'] >= 1 else 3}g}", span]
         if goals:
             cells.append(goal(name, goals, spread["median"]))
         lines.append("| " + " | ".join(cells) + " |")
