@@ -10,7 +10,13 @@ from toys import assert_close, batch, marian
 from transformers import MvpConfig, MvpForConditionalGeneration
 
 from a2d.errors import UserError
-from a2d.method.attention import GROUPS, AttentionCapture, capture_attention, enable_capture
+from a2d.method.attention import (
+    GROUPS,
+    AttentionCapture,
+    attention_forward,
+    capture_attention,
+    enable_capture,
+)
 from a2d.method.transfer import Transfer
 from a2d.training.distillation import run
 
@@ -196,6 +202,19 @@ def test_plain_path_equals_sdpa(left, dtype):
     assert features is None
     assert logits.dtype == dtype
     assert_close(logits, reference, 1e-6 if dtype == torch.float32 else 3e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mask_of_truth_values_is_obeyed(dtype):
+    """A caller's own: transformers hands masks of four dimensions on as they are."""
+    query, key, value = torch.randn(3, 2, 4, 5, 8, dtype=dtype).unbind()
+    mask = torch.rand(2, 1, 5, 5) < 0.5
+    mask[..., 0] = True
+    module = torch.nn.Module().eval()
+    module.is_causal = False
+    output, _ = attention_forward(module, query, key, value, mask)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask)
+    assert_close(output, expected.transpose(1, 2), 1e-6 if dtype == torch.float32 else 3e-2)
 
 
 def test_generation_equals_sdpa():

@@ -15,7 +15,7 @@ from toys import assert_close
 
 from a2d.method import losses
 from a2d.method.alignment import AttentionAlignment
-from a2d.method.attention import GROUPS, Attended, Geometry, masking
+from a2d.method.attention import GROUPS, Attended, Geometry, Piece, masking
 from a2d.training.distillation import group_masks
 
 every_group = pytest.mark.parametrize("group", GROUPS)
@@ -183,6 +183,45 @@ def test_maps_computed_piece_by_piece_are_the_maps(group, masks, formula, chunk,
     assert close(ours, expected)
     for one, other in zip(torch.autograd.grad(2 * ours, learned), gradients, strict=True):
         assert close(one, other)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("formula", ["paper", "geometric"])
+def test_gradients_in_long_sentences_survive_half_precision(formula, dtype, tolerance):
+    """A loss's scaling comes too late for what is computed forward: nothing may be lost there."""
+    tokens = torch.ones(1, 400, dtype=torch.bool)
+    halves = [attended("encoder", tokens, tokens, 8, seed, dtype=dtype) for seed in (0, 1)]
+    weight, found = torch.full((8, 8), 1 / 8), []
+    for kind in (torch.float64, dtype):
+        student, teacher = (
+            Attended(h.query.to(kind), h.key.to(kind), h.scale, h.mask.to(kind)) for h in halves
+        )
+        learned = [part.requires_grad_() for part in student[:2]]
+        rest = group_masks(tokens, tokens)["encoder"]
+        chosen = {"weight": weight.to(torch.promote_types(kind, torch.float32)), "formula": formula}
+        loss = losses.attention_transfer(student, teacher, *rest, **chosen)
+        found.append(torch.autograd.grad(2**10 * loss, learned))
+    for exact, ours in zip(*found, strict=True):
+        assert (ours.double() - exact).norm() < tolerance * exact.norm()
+
+
+def test_scores_beyond_half_precision_leave_maps_finite():
+    query = torch.full((1, 1, 2, 64), 34.0, dtype=torch.float16)
+    maps = Attended(query, query, 1 / 8, query.new_zeros(1, 1, 2, 2)).maps(
+        Piece(slice(None), slice(None))
+    )
+    torch.testing.assert_close(maps, torch.full((1, 1, 2, 2), 0.5))
+
+
+def test_no_sentences_no_loss():
+    tokens = torch.ones(0, 3, dtype=torch.bool)
+    student, teacher = (torch.rand(0, channels, 3, 3, requires_grad=True) for channels in (2, 4))
+    weight = torch.rand(4, 2, requires_grad=True)
+    rest = group_masks(tokens, tokens)["encoder"]
+    loss = losses.attention_transfer(student, teacher, *rest, weight=weight)
+    loss.backward()
+    assert loss == 0
+    assert weight.grad.abs().max() == 0
 
 
 @given(cases())

@@ -130,7 +130,6 @@ def test_freed_memory_is_used_again():
 KERNELS = """
 import sys
 from pathlib import Path
-from pathlib import Path
 
 import torch
 

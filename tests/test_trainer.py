@@ -10,6 +10,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
 from safetensors import safe_open
 from torch._dynamo.utils import counters
+from torch.nn import functional
 
 from a2d import A2DConfig, A2DTrainer, UserError
 from a2d.method.attention import GROUPS, Geometry, enable_capture
@@ -17,6 +18,8 @@ from a2d.models.loading import count_parameters, load_model, new_model
 from a2d.models.tokenizer import train_tokenizer
 from a2d.text.batching import TokenBatchSampler, lengths, tokenise
 from a2d.text.corpus import read_corpus
+from a2d.training import processor
+from a2d.training import trainer as training
 from a2d.training.distillation import TERMS, run
 from a2d.training.teacher_cache import KEPT, open_or_build
 from a2d.training.trainer import last_checkpoint
@@ -349,6 +352,21 @@ def test_a_bf16_teacher_says_nearly_what_it_says_in_float32(tmp_path, tokenizer,
         *((ours.features.maps[group], theirs.features.maps[group]) for group in GROUPS),
     ]:
         assert (found - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a graphics card computes then")
+def test_on_a_processor_steps_drop_fast_and_keep_their_memory(
+    tmp_path, tokenizer, data, monkeypatch
+):
+    called, library, found = [], functional.dropout, []
+    for name in ("keep_freed_memory", "keep_few_kernels"):
+        monkeypatch.setattr(training, name, lambda name=name: called.append(name))
+    distiller = trainer(tmp_path, tokenizer, data, max_steps=1)
+    assert called == ["keep_freed_memory", "keep_few_kernels"]
+    distiller.model.register_forward_pre_hook(lambda *_: found.append(functional.dropout))
+    distiller.train()
+    assert found[0] is processor.dropout
+    assert functional.dropout is library
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing. is deprecated:FutureWarning")

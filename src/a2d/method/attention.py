@@ -247,6 +247,8 @@ def attention_forward(
 ) -> tuple[Tensor, None]:
     """Attention function registered with transformers under the name ``"a2d"``."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if attention_mask is not None and attention_mask.dtype == torch.bool:  # a caller's own
+        attention_mask = masking(attention_mask, query.dtype)
     kept = attention_capture is not None and (
         attention_capture.keeps(key) or position_bias is not None
     )
@@ -296,6 +298,8 @@ def masking(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def _probabilities(
     query: Tensor, key: Tensor, scale: float, mask: Tensor | None, bias: Tensor | None = None
 ) -> Tensor:
+    if query.dtype == torch.float16:  # which products may leave
+        query, scale = query * scale, 1.0
     # Keys are copied as they lie here; `matmul` copies them transposed, which takes longer.
     products = torch.bmm(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2))
     products = products.view(*query.shape[:3], -1)

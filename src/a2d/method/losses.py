@@ -107,7 +107,7 @@ class _Stacked:
     def __init__(self, maps: Tensor) -> None:
         self.dtype = torch.promote_types(maps.dtype, torch.float32)
         self._maps = maps
-        self._gradient = torch.empty_like(maps)
+        self._gradient = torch.empty_like(maps, dtype=self.dtype)
 
     def read(self, piece: Piece) -> Tensor:
         return self._maps[piece.sentences, :, piece.queries].to(self.dtype)
@@ -141,15 +141,18 @@ class _Recomputed:
         query, key, scale, _ = self._attended
         query, key = query[sentences, :, queries], key[sentences]
         scores = torch._softmax_backward_data(slope, self._maps, -1, self.dtype)
-        scores = (scores * scale).to(query.dtype)
+        # Not in fp16, where numbers as small as a loss's before its scaling are lost.
+        precision = torch.bfloat16 if query.dtype == torch.bfloat16 else self.dtype
+        scores = (scores * scale).to(precision)
+        query, key = query.to(precision), key.to(precision)
         of_query, of_key = self.gradients
         of_query[sentences, :, queries] = scores @ key
         of_key[sentences] += scores.transpose(2, 3) @ query
 
 
 def _pieces(given: _Given) -> Iterator[Piece]:
-    """Sentences, or rows of one, whose intermediate maps fit in a chunk."""
-    batch, queries = given.rows.shape
+    """Sentences, or rows of one, whose intermediate maps fit in a chunk; at least one piece."""
+    batch, queries = max(1, len(given.rows)), given.rows.shape[1]
     keys = given.keys.shape[-1]
     size = CHUNK if given.rows.device.type == "cpu" else CHUNK_ON_CARD
     at_once = max(1, size // max(1, _channels(given.teacher) * keys))  # rows

@@ -18,7 +18,7 @@ CHUNK, CHUNK_ON_CARD = 2**23, 2**26
 """Logits computed at a time, on a processor and on a graphics card: 32 and 256 MB in float32."""
 
 BLOCK = 2**17
-"""Logits of which a processor takes softmax and gradient at a time: they stay in its cache."""
+"""Logits of which a thread takes softmax and gradient at a time: they stay in its cache."""
 
 
 class Prediction(NamedTuple):
@@ -104,7 +104,7 @@ def token_losses(
     kind = student.hidden.device.type
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
-        # Its weight stays as it is: cast here, it would get its gradient rounded.
+        # Its weight stays as it is: cast here, it would get its gradient rounded once more.
         student = student._replace(hidden=student.hidden.to(dtype))
         teacher = teacher.to(dtype) if isinstance(teacher, Prediction) else teacher
     with torch.autocast(kind, enabled=False):
@@ -164,7 +164,8 @@ class _TokenLosses(torch.autograd.Function):
         of_weight = None  # sums of many chunks would lose bits in half precision
         weight = weight.to(hidden.dtype)
         on_processor = weight.device.type == "cpu"
-        chunk, block = (CHUNK, BLOCK) if on_processor else (CHUNK_ON_CARD, CHUNK_ON_CARD)
+        block = BLOCK * torch.get_num_threads()
+        chunk, block = (CHUNK, block) if on_processor else (CHUNK_ON_CARD, CHUNK_ON_CARD)
         for part in _slices(len(hidden), chunk // len(weight)):
             logits = Prediction(hidden[part], weight, bias).logits
             told = None if teacher is None else teacher.at(part)

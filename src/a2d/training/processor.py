@@ -46,7 +46,8 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     chosen = training and 0 < dropped < 2**16 and not inplace
     if input.device.type != "cpu" or not chosen or torch.compiler.is_compiling():
         return _library_dropout(input, p, training, inplace)
-    words = torch.empty(math.ceil(input.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
+    words = torch.empty(math.ceil(input.numel() / 4), dtype=torch.int64, device=input.device)
+    words.random_(-(2**63), None)
     numbers = words.view(torch.int16)[: input.numel()].view(input.shape)  # from -2**15 on
     kept = numbers.ge(dropped - 2**15).to(input.dtype)
     return input * kept.mul_(2**16 / (2**16 - dropped))
@@ -71,6 +72,8 @@ def keep_few_kernels() -> None:
     """Let oneDNN, which multiplies in bf16, keep its code for 64 products, not for 1024.
 
     It generates code for every shape, and lengths differ from batch to batch: a training would grow
-    by a gigabyte or two. It reads the limit at its first product; one that is set is left.
+    by up to a gigabyte or two. It reads the limit in the environment at its first product, so this
+    has no effect after that; a limit that is set is left. Child processes inherit it.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    if "DNNL_PRIMITIVE_CACHE_CAPACITY" not in os.environ:  # its older name
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
