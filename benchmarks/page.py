@@ -47,6 +47,21 @@ on one side, sometimes on the other.
 The paper's sizes: teacher 6+6 layers × 4 heads, student 3+3 × 8, width 512, feed-forward 1024.
 """
 
+MORE = """## Other lengths, batches and vocabularies
+
+Medians, by `python benchmarks/bench.py --full --rounds 5 --name more --only REGEX`, where REGEX
+picks some of its settings. With 60,000 words, teacher and student are of OPUS-MT's sizes: 6+6 and
+6+2 layers × 8 heads, feed-forward 2048.
+"""
+
+COMPARED = (
+    "a2d ÷ vanilla kd",
+    "a2d ÷ our kd",
+    "a2d ÷ naive a2d",
+    "a2d, cached ÷ student",
+    "attention transfer ÷ a2d",
+)
+
 CARD = """## The same on a graphics card
 
 Small steps leave a card idle: it waits for kernels to be started one by one, which takes as long
@@ -91,6 +106,8 @@ def main() -> None:
     parts = [HEAD]
     if "latest" in found:
         parts += [TRAINING, training(found["latest"], on_card=False), machine(found["latest"])]
+    if "more" in found:
+        parts += [MORE, compared(found["more"]), machine(found["more"])]
     if "card" in found:
         parts += [CARD, training(found["card"], on_card=True), machine(found["card"])]
     if "cache" in found:
@@ -103,19 +120,33 @@ def main() -> None:
 
 def training(figures: dict[str, Any], on_card: bool) -> str:
     """For every setting a table, and what bounds its ratios."""
-    settings: dict[str, dict[str, Any]] = {}
-    for title, value in figures.items():
-        if title != "machine":
-            name, setting, *_ = [*re.split(r", (?=(?:fp32|bf16) \d)", title), CORPUS]
-            settings.setdefault(setting, {})[name] = value
     lines = []
-    for setting, found in settings.items():
+    for setting, found in by_setting(figures).items():
         shares = {title: value for title, value in found.items() if SHARE.fullmatch(title)}
         rest = {title: value for title, value in found.items() if title not in shares}
         lines += [f"### {setting}\n", table(rest, goals=kind_of(setting, on_card))]
         if shares:
             lines += [PROFILE + "\n", profile(shares, found), bound(found)]
     return "\n".join(lines)
+
+
+def by_setting(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every setting's figures by their names."""
+    settings: dict[str, dict[str, Any]] = {}
+    for title, value in figures.items():
+        if title != "machine":
+            name, setting, *_ = [*re.split(r", (?=(?:fp32|bf16) \d)", title), CORPUS]
+            settings.setdefault(setting, {})[name] = value
+    return settings
+
+
+def compared(figures: dict[str, Any]) -> str:
+    """A line a setting."""
+    lines = ["| | " + " | ".join(COMPARED) + " |", "|---|" + "--:|" * len(COMPARED)]
+    for setting, found in by_setting(figures).items():
+        cells = [f"{found[name]['median']:.2f}" for name in COMPARED]
+        lines.append(f"| {setting} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def kind_of(setting: str, on_card: bool) -> str:
