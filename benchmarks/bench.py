@@ -28,7 +28,7 @@ from parts import epochs
 from rich.console import Console
 from steps import STEPS, Setting, batches
 from tables import RESULTS, alone, machine, show, spread, write
-from teams import BATCHES, LIBRARY, MEMBERS, Team
+from teams import BATCHES, LIBRARY, MEMBERS, YARDSTICK, Team
 
 from a2d.models.tokenizer import train_tokenizer
 from a2d.progress import silence_libraries
@@ -57,8 +57,6 @@ RATIOS = (
 AUTHORS = {1024: (3.52, 1.55), 4096: (13.45, 6.18)}
 """Seconds of the authors' step as shipped and of `student`, once measured together (fp32, one
 thread, sentences of 25): their code cannot be run here, so `student` is the yardstick."""
-
-YARDSTICK = "student in fp32"
 
 CORPUS = "the embedded corpus"
 
@@ -171,12 +169,12 @@ def _alternate(
 ) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
     """Seconds of every step, round by round, and profiles of those that decide."""
     names = [name for name in MEMBERS if _has_sense(name, setting)]
-    parts = [n for n in names if n in LIBRARY], [n for n in names if n not in LIBRARY]
+    theirs, own = ([n for n in names if (n in LIBRARY) == side] for side in (True, False))
     with (
         tempfile.TemporaryDirectory() as folder,
         console.status(f"{setting.name}…"),
-        Team(setting, parts[0], given.threads, Path(folder)) as library,
-        Team(setting, parts[1], given.threads, Path(folder)) as ours,
+        Team(setting, theirs, given.threads, Path(folder)) as library,
+        Team(setting, own, given.threads, Path(folder)) as ours,
     ):
         teams = {name: library if name in LIBRARY else ours for name in names}
         seconds: dict[str, list[float]] = {name: [] for name in names}

@@ -49,8 +49,15 @@ The paper's sizes: teacher 6+6 layers × 4 heads, student 3+3 × 8, width 512, f
 
 MORE = """## Other lengths, batches and vocabularies
 
-Medians, by `python benchmarks/bench.py --full --rounds 5 --name more --only REGEX`, where REGEX
-picks some of its settings. With 60,000 words, teacher and student are of OPUS-MT's sizes: 6+6 and
+Medians of some of the full set, by
+
+```
+python benchmarks/bench.py --full --rounds 5 --name more --only \
+'^bf16 (1024 tokens of (12|100|512), vocabulary 8000|4096 tokens of 25, \
+vocabulary 8000|1024 tokens of 25, vocabulary 60000)'
+```
+
+With 60,000 words, teacher and student are of OPUS-MT's sizes: 6+6 and
 6+2 layers × 8 heads, feed-forward 2048. Attention maps grow with the square of the length: in
 sentences of 512 tokens, the alignment costs as much as the rest of the step.
 """
@@ -67,8 +74,8 @@ CARD = """## The same on a graphics card
 
 Small steps leave a card idle: it waits for kernels to be started one by one, which takes as long
 for few sentences as for many. *a2d, cached* is read between two steps here, and beside them with
-`dataloader_num_workers`. By an earlier `python benchmarks/bench.py --only bf16 --name card`, before
-the attention loss took fewer kernels.
+`dataloader_num_workers`. By `python benchmarks/bench.py --only bf16` of commit 9daa10b, before the
+attention loss took fewer kernels; now one adds `--name card`.
 """
 
 PROFILE = """Where a step's time goes, in parts of vanilla kd's (by PyTorch's profiler):"""
@@ -159,8 +166,8 @@ def kind_of(setting: str, on_card: bool) -> str:
 
 def profile(shares: dict[str, Any], figures: dict[str, Any]) -> str:
     """What each kind of work takes, and what is left of the whole."""
-    wholes = {step: figures[f"{step} ÷ vanilla kd"]["median"] for step in ("our kd", "a2d")}
-    wholes = {"vanilla kd": 1.0} | wholes
+    ours = {step: figures[f"{step} ÷ vanilla kd"]["median"] for step in ("our kd", "a2d")}
+    wholes = {"vanilla kd": 1.0} | ours
     kinds: dict[str, dict[str, float]] = {}
     for title, value in shares.items():
         found = SHARE.fullmatch(title)

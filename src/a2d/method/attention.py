@@ -298,7 +298,7 @@ def masking(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def _probabilities(
     query: Tensor, key: Tensor, scale: float, mask: Tensor | None, bias: Tensor | None = None
 ) -> Tensor:
-    if query.dtype == torch.float16:  # which products may leave
+    if query.dtype == torch.float16:  # whose range unscaled products may leave
         query, scale = query * scale, 1.0
     # Keys are copied as they lie here; `matmul` copies them transposed, which takes longer.
     products = torch.bmm(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2))
