@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def student_in_fp32(setting: Setting, data: list[Batch], folder: Path) -> Step:
 MEMBERS = {
     **STEPS,
     "naive attention loss": attention_loss(naive_attention_loss),
-    "attention loss": attention_loss(attention_transfer),
+    "attention loss": attention_loss(partial(attention_transfer, formula="geometric")),
     YARDSTICK: student_in_fp32,
 }
 

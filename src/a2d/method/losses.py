@@ -24,6 +24,9 @@ a graphics card, which takes as long to be told of little as of much."""
 _NEGLIGIBLE = 1e-6
 """Of a probability: keeps its logarithm finite."""
 
+_LOWEST = -80.0
+"""Of an exponent: its power is nothing beside 1, and processors take long for smaller ones."""
+
 
 def attention_transfer(
     maps: Tensor | Attended,
@@ -214,21 +217,25 @@ def _row_wise_kl(
 ) -> tuple[Tensor, Tensor]:
     """Divergence of intermediate maps before any softmax, and its gradient in their place.
 
-    Long sentences make every pass over the maps count. On a processor, masks are cheaper added and
-    multiplied than filled in, and two softmaxes cheaper than the exponential of one's logarithm,
-    which is slow where that is very small.
+    Long sentences make every pass over the maps count, those with logarithms and powers most.
     """
     wanted = teacher.to(mixed.dtype) * (keys & rows)
+    mass = wanted.sum(-1, keepdim=True)  # a row of a cached teacher sums up to one only nearly
     scores = (mixed + _NEGLIGIBLE).log() if formula == "convex" else mixed
     scores = scores + masking(keys, scores.dtype)
-    predicted = scores.log_softmax(dim=-1)
-    known = wanted.clamp_min(torch.finfo(wanted.dtype).tiny).log_()
-    value = torch.linalg.vecdot(wanted, known.sub_(predicted)).sum()
-    # A row of a cached teacher sums up to one only nearly.
-    slope = scores.softmax(dim=-1).mul_(wanted.sum(-1, keepdim=True)).sub_(wanted)
+    scores.sub_(scores.amax(-1, keepdim=True))
+    difference = wanted.clamp_min(_tiny(wanted)).log_().sub_(scores)
+    predicted = scores.clamp_min_(_LOWEST).exp_().mul_(keys)
+    total = predicted.sum(-1, keepdim=True).clamp_min_(_tiny(predicted))
+    value = torch.dot(wanted.flatten(), difference.add_(total.log()).flatten())
+    slope = predicted.mul_(mass / total).sub_(wanted)
     if formula == "convex":
         slope.div_(mixed + _NEGLIGIBLE)
     return value, slope
+
+
+def _tiny(values: Tensor) -> float:
+    return torch.finfo(values.dtype).tiny
 
 
 def map_distance(predicted: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
