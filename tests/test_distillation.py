@@ -216,6 +216,15 @@ def test_it_passes_for_the_student():
     assert torch.equal(ours, module.student.generate(**prompt, max_new_tokens=5))
 
 
+def test_every_module_is_switched_to_training_and_back():
+    module = distillation()
+    for switched in (module, module.student):  # whoever is switched, the other follows
+        for mode in (False, True):
+            switched.train(mode)
+            module.train(mode)
+            assert {part.training for part in module.modules()} == {mode}
+
+
 def test_generation_config_can_be_replaced():
     module = distillation()
     replacement = GenerationConfig(max_new_tokens=3)

@@ -203,6 +203,15 @@ class Distillation(nn.Module):
     def generation_config(self, config: Any) -> None:
         self.student.generation_config = config
 
+    def train(self, mode: bool = True) -> Distillation:
+        """Switch to training or from it, where that changes anything.
+
+        The Trainer asks before every step; walking through all modules is a hundredth of a short
+        one.
+        """
+        needed = (self.training, self.student.training) != (mode, mode)
+        return super().train(mode) if needed else self
+
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """Recompute the student's layers in the backward pass."""
         self.student.gradient_checkpointing_enable(*args, **kwargs)
