@@ -121,6 +121,7 @@ def test_states_are_those_of_every_layer(tmp_path, family):
     model = tiny(family).float()
     cached = signals(built(tmp_path / "cache", model, True), [1, 0], states=True).features
     inputs = padded([1, 0])
+    enable_capture(model)
     feed = {
         "input_ids": inputs["input_ids"],
         "attention_mask": inputs["attention_mask"],

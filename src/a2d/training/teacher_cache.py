@@ -25,13 +25,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from a2d.errors import UserError
-from a2d.method.attention import GROUPS, Features, Geometry, capture_attention, enable_capture
+from a2d.method.attention import GROUPS, Features, Geometry, capture_attention
 from a2d.method.token_losses import TopTokens
 from a2d.models.loading import decoder_inputs, load_to_run
 from a2d.progress import Event, Report
 from a2d.stage import require_space, write_text
 from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.training.distillation import Signals
+from a2d.training.frozen import frozen_teacher
 
 MANIFEST = "cache.json"
 
@@ -241,8 +242,8 @@ def build(
     Raises:
         UserError: the disk cannot hold it.
     """
+    model = frozen_teacher(teacher, teacher.device)
     (folder / MANIFEST).unlink(missing_ok=True)
-    enable_capture(teacher.eval())
     layout = _Layout(lengths(dataset), Geometry.of(teacher.config))
     files = _new_files(folder, layout, teacher.config, states)
     padding, done = teacher.config.pad_token_id, 0
@@ -255,10 +256,10 @@ def build(
         feed = {
             "input_ids": source,
             "attention_mask": _mask(layout.lengths[rows, 0], source),
-            "decoder_input_ids": decoder_inputs(teacher, target),
+            "decoder_input_ids": decoder_inputs(model, target),
             "use_cache": False,
         }
-        output, features = capture_attention(teacher, feed, hidden_states=states)
+        output, features = capture_attention(model, feed, hidden_states=states)
         kept = files["tokens"].shape[1]
         top = output.logits.float().log_softmax(-1).topk(kept, dim=-1)
         said = {"tokens": top.indices, "log_probabilities": top.values}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from collections.abc import Sequence
@@ -39,6 +38,7 @@ from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.text.evaluation import score
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Signals, run
+from a2d.training.frozen import frozen_teacher
 from a2d.training.processor import fast_dropout, keep_few_kernels, keep_freed_memory
 from a2d.training.teacher_cache import KEPT, ROW, ReadingCollator, TeacherCache
 
@@ -53,7 +53,8 @@ class A2DTrainer(Seq2SeqTrainer):
 
     Args:
         model: the student; trained in place.
-        teacher: the teacher, frozen; None for the method `baseline`.
+        teacher: the teacher, which stays as it is: a frozen copy (`frozen_teacher`) is asked. None
+            for the method `baseline`.
         args: the settings.
         train_dataset: tokenised sentence pairs with columns `input_ids` and `labels`.
         eval_dataset: the same for validation.
@@ -108,8 +109,6 @@ class A2DTrainer(Seq2SeqTrainer):
         if args.device.type == "cpu":
             keep_freed_memory()
             keep_few_kernels()
-        if self.teacher is not None:
-            self.teacher.to(args.device)
         self.loss_is_scaled_for_ga = True
         method = METHODS[args.method]
         if teacher_cache is not None and method.states:
@@ -476,11 +475,7 @@ def _prepared_teacher(
     if teacher is None:
         raise UserError(f"method {args.method!r} needs a teacher: pass teacher=…")
     check_same_ids(teacher, student)
-    if args.teacher_bf16:
-        # As a whole: autocast would convert weights and states back and forth in every pass.
-        teacher = copy.deepcopy(teacher).bfloat16()
-    enable_capture(teacher)
-    return teacher.eval().requires_grad_(False)
+    return frozen_teacher(teacher, args.device, bf16=bool(args.teacher_bf16))
 
 
 def _count_tokens(inputs: dict[str, Any]) -> Tensor:
