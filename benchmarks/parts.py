@@ -26,7 +26,7 @@ PAIRS = 800
 """Of the embedded corpus, in an epoch."""
 
 KINDS = {
-    "matrix products": ("mm", "addmm", "bmm"),
+    "matrix products": ("mm", "addmm", "bmm", "_linear_pointwise"),
     "fused attention": (
         "_scaled_dot_product_flash_attention_for_cpu",
         "_scaled_dot_product_flash_attention_for_cpu_backward",
@@ -100,9 +100,11 @@ def profiled(step: Step, batches: list[Batch]) -> dict[str, float]:
         for batch in batches:
             step(batch)
         whole = time.perf_counter() - start
-    times = {event.key: event.self_cpu_time_total for event in watched.key_averages()}
+    times = {
+        event.key.split("::")[-1]: event.self_cpu_time_total for event in watched.key_averages()
+    }
     return {
-        kind: sum(times.get(f"aten::{name}", 0) for name in names) / 1e6 / whole
+        kind: sum(times.get(name, 0) for name in names) / 1e6 / whole
         for kind, names in KINDS.items()
     }
 
