@@ -50,8 +50,9 @@ The paper's sizes: teacher 6+6 layers × 4 heads, student 3+3 × 8, width 512, f
 OTHER = """## On another processor
 
 What is decided above, by `make bench` of commit 6a5ea06 on a processor with units for matrix
-products in bf16 (AMX): they take less of the whole there, and everything else more. The attention
-loss measured then was that of `formula="paper"`, which takes a logarithm less.
+products in bf16 (AMX): they take less of the whole there, and everything else more. It was before
+teachers' matrices were packed, and the attention loss measured was that of `formula="paper"`, which
+takes a logarithm less than the default.
 """
 
 MORE = """## Other lengths, batches and vocabularies
@@ -60,13 +61,13 @@ Medians of some of the full set, by
 
 ```
 python benchmarks/bench.py --full --rounds 5 --name more --only \
-'^bf16 (1024 tokens of (12|100|512), vocabulary 8000|4096 tokens of 25, \
+'^bf16 (1024 tokens of (12|100|512), vocabulary 8000|(4096|16384) tokens of 25, \
 vocabulary 8000|1024 tokens of 25, vocabulary 60000)'
 ```
 
 With 60,000 words, teacher and student are of OPUS-MT's sizes: 6+6 and
-6+2 layers × 8 heads, feed-forward 2048. Attention maps grow with the square of the length: in
-sentences of 512 tokens, the alignment costs as much as the rest of the step.
+6+2 layers × 8 heads, feed-forward 2048. Attention maps grow with the square of the length: it is
+in long sentences that the alignment costs most.
 """
 
 COMPARED = (
