@@ -49,7 +49,8 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     words = torch.empty(math.ceil(input.numel() / 4), dtype=torch.int64, device=input.device)
     words.random_(-(2**63), None)
     numbers = words.view(torch.int16)[: input.numel()].view(input.shape)  # from -2**15 on
-    kept = numbers.ge(dropped - 2**15).to(input.dtype)
+    # Compared into numbers: truth values take long to be made such.
+    kept = torch.ge(numbers, dropped - 2**15, out=torch.empty_like(input, requires_grad=False))
     return input * kept.mul_(2**16 / (2**16 - dropped))
 
 
