@@ -203,11 +203,11 @@ def _device(args: A2DConfig) -> str:
 
 
 def processor() -> str:
-    """The processor's name, as well as the system knows it."""
+    """The processor's name, as well as the system knows it: virtual machines shorten it."""
     try:
-        names: list[str] = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-        return names[0]
-    except (OSError, IndexError):
+        told = dict(re.findall(r"(.+?)\s*: (.*)", Path("/proc/cpuinfo").read_text()))
+        return f"{told['model name']}, family {told['cpu family']}, model {told['model']}"
+    except (OSError, KeyError):
         return platform.processor() or platform.machine()
 
 
