@@ -65,18 +65,14 @@ takes a logarithm less than the default.
 
 MORE = """## Other lengths, batches and vocabularies
 
-Medians of some of the full set, by
-
-```
-python benchmarks/bench.py --full --rounds 5 --name more --only \
-'^bf16 (1024 tokens of (12|100|512), vocabulary 8000|(4096|16384) tokens of 25, \
-vocabulary 8000|1024 tokens of 25, vocabulary 60000)'
-```
-
-With 60,000 words, teacher and student are of OPUS-MT's sizes: 6+6 and
+Medians of some of the full set, by `python benchmarks/bench.py --full --rounds 5 --only REGEX
+--name NAME`. With 60,000 words, teacher and student are of OPUS-MT's sizes: 6+6 and
 6+2 layers × 8 heads, feed-forward 2048. Attention maps grow with the square of the length: it is
 in long sentences that the alignment costs most.
 """
+
+SOME = ("more", "more-fp32")
+"""Results that are parts of the full set."""
 
 COMPARED = (
     "a2d ÷ vanilla kd",
@@ -137,8 +133,9 @@ def main() -> None:
     parts += [OTHER]
     for name, said in ELSEWHERE.items():
         parts += [said, decided(found[name]), machine(found[name])]
-    if "more" in found:
-        parts += [MORE, compared(found["more"]), machine(found["more"])]
+    parts += [MORE]
+    for name in SOME:
+        parts += [compared(found[name]), machine(found[name])]
     if "card" in found:
         parts += [CARD, training(found["card"], on_card=True), machine(found["card"])]
     if "cache" in found:

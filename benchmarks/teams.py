@@ -93,7 +93,7 @@ def _timed(name: str, number: int) -> float:
 
 
 def _profile(name: str) -> dict[str, float]:
-    return profiled(_steps[name], 5 * _data)
+    return profiled(_steps[name], 2 * _data)
 
 
 def _finished() -> None:
