@@ -65,14 +65,19 @@ takes a logarithm less than the default.
 
 MORE = """## Other lengths, batches and vocabularies
 
-Medians of some of the full set, by `python benchmarks/bench.py --full --rounds 5 --only REGEX
---name NAME`. With 60,000 words, teacher and student are of OPUS-MT's sizes: 6+6 and
-6+2 layers × 8 heads, feed-forward 2048. Attention maps grow with the square of the length: it is
-in long sentences that the alignment costs most.
+Medians of some of the full set, by `python benchmarks/bench.py --full --rounds 5 --name NAME --only
+REGEX` with what stands above each table. With 60,000 words, teacher and student are of OPUS-MT's
+sizes: 6+6 and 6+2 layers × 8 heads, feed-forward 2048. Attention maps grow with the square of the
+length: it is in long sentences that the alignment costs most.
 """
 
-SOME = ("more", "more-fp32")
-"""Results that are parts of the full set."""
+SOME = {
+    "more": "^bf16 (1024 tokens of (12|100|512), vocabulary 8000|(4096|16384) tokens of 25, "
+    "vocabulary 8000|1024 tokens of 25, vocabulary 60000)",
+    "more-fp32": "^(fp32 1024 tokens of ((12|100|512), vocabulary 8000|25, vocabulary "
+    "(32000|60000))|bf16 1024 tokens of 25, vocabulary 32000)",
+}
+"""Results that are parts of the full set, and which settings they have."""
 
 COMPARED = (
     "a2d ÷ vanilla kd",
@@ -131,11 +136,12 @@ def main() -> None:
     if "latest" in found:
         parts += [TRAINING, training(found["latest"], on_card=False), machine(found["latest"])]
     parts += [OTHER]
-    for name, said in ELSEWHERE.items():
-        parts += [said, decided(found[name]), machine(found[name])]
+    for name in filter(found.get, ELSEWHERE):
+        parts += [ELSEWHERE[name], decided(found[name]), machine(found[name])]
     parts += [MORE]
-    for name in SOME:
-        parts += [compared(found[name]), machine(found[name])]
+    for name in filter(found.get, SOME):
+        command = f"`{name}`: `{SOME[name]}`\n"
+        parts += [command, compared(found[name]), machine(found[name])]
     if "card" in found:
         parts += [CARD, training(found["card"], on_card=True), machine(found["card"])]
     if "cache" in found:
