@@ -11,12 +11,19 @@ from huggingface_hub import EvalResult, ModelCardData
 from a2d.runs import results
 from a2d.runs.recipe import Recipe
 from a2d.runs.results import Row
+from a2d.runs.verdict import Verdict
 
 _METRICS = {"bleu": "BLEU", "chrf": "chrF"}
 
 
 def write_card(
-    folder: Path, name: str, recipe: Recipe, found: Path, licence: str | None, data: str
+    folder: Path,
+    name: str,
+    recipe: Recipe,
+    found: Path,
+    licence: str | None,
+    data: str,
+    verdict: Verdict,
 ) -> None:
     """Write `README.md` into a student's folder.
 
@@ -27,6 +34,7 @@ def write_card(
         found: the run's folder of results.
         licence: an identifier of the hub (`apache-2.0`), if it is known.
         data: what the student has learned from, in words.
+        verdict: how good it is beside its teacher.
     """
     teacher, student = results.read(found)
     run = json.loads((found / "run.json").read_text("utf-8"))
@@ -41,6 +49,7 @@ def write_card(
         target=recipe.corpus.target_language,
         method=student.label,
         data=data,
+        verdict=_verdict(verdict),
         rows="\n".join(_line(row, teacher) for row in (teacher, student)),
         split=recipe.evaluation.split,
         signatures="; ".join(f"{_METRICS[k]}: `{v}`" for k, v in run["signatures"].items()),
@@ -78,6 +87,13 @@ def _metadata(
     )
 
 
+def _verdict(verdict: Verdict) -> str:
+    if verdict.passed:
+        return verdict.summary
+    advice = "".join(f"\n- {sentence}" for sentence in verdict.advice)
+    return f"**Not fit for use.** {verdict.summary} What would help:\n{advice}"
+
+
 def _line(row: Row, teacher: Row) -> str:
     cells = [
         "teacher" if row is teacher else "**this model**",
@@ -94,6 +110,8 @@ _TEXT = """# {name}
 
 A small model that translates from `{source}` to `{target}`, distilled from `{teacher}` with
 [Align-to-Distill](https://arxiv.org/abs/2403.01479) (method: {method}). It has learned from {data}.
+
+{verdict}
 
 | | layers×heads | parameters | BLEU | chrF | speed |
 |---|---|--:|--:|--:|--:|

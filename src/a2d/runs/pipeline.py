@@ -9,9 +9,10 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import yaml
@@ -39,6 +40,7 @@ from a2d.runs.recipe import Recipe, load_recipe
 from a2d.runs.sequences import Task, translate_shards, translate_training_source
 from a2d.runs.trainings import Inputs, check, remove_checkpoints, train_models
 from a2d.runs.translations import translate_and_score, write_lines
+from a2d.runs.verdict import measure_yardstick
 from a2d.runs.workers import Workers
 from a2d.stage import require_space, write_text
 from a2d.text.batching import lengths, tokenise
@@ -53,24 +55,42 @@ LOG = "run.log"
 RECIPE = "recipe.yaml"
 
 
-def run(recipe: Recipe, folder: Path, console: Console) -> tuple[Plan, Splits]:
+class Prepared(NamedTuple):
+    """A run that is ready for its trainings: its stages, its corpus, and what trainings read."""
+
+    plan: Plan
+    splits: Splits
+    tokenizer: PreTrainedTokenizerBase
+    inputs: Inputs
+
+
+def run(
+    recipe: Recipe,
+    folder: Path,
+    console: Console,
+    splits: Splits | None = None,
+    before_training: Callable[[Prepared], bool] = lambda prepared: True,
+) -> Prepared:
     """Carry out a recipe, or what is left of it, and report.
 
     Args:
         recipe: the experiment.
         folder: where everything is written; a run of the same recipe there is continued.
         console: where to show progress, table and samples.
+        splits: the recipe's corpus, if it has been read.
+        before_training: called when everything is ready for the trainings; False ends the run.
 
     Returns:
-        What was carried out, and the corpus.
+        What was carried out.
 
     Raises:
         UserError: bad input; raised before any training starts, with nothing overwritten.
     """
     silence_libraries()
     told: list[Event] = []
-    with console.status("Reading the corpus…"), logged(WarningEvents("corpus", told.append)):
-        splits = read_splits(recipe)
+    if splits is None:
+        with console.status("Reading the corpus…"), logged(WarningEvents("corpus", told.append)):
+            splits = read_splits(recipe)
     plan = make_plan(recipe, folder, splits)
     for stage in plan.stages:
         stage.check()
@@ -84,10 +104,13 @@ def run(recipe: Recipe, folder: Path, console: Console) -> tuple[Plan, Splits]:
         with console.status("Preparing the vocabulary…"):
             tokenizer = _prepare_vocabulary(plan, recipe, splits)
             _prepare_tokens(plan, splits, tokenizer)
-        _train(plan, recipe, splits, tokenizer, folder, console)
-        _translate(plan, getattr(splits, recipe.evaluation.split), recipe, folder, console)
-        report.write(folder, plan, recipe, console)
-    return plan, splits
+        prepared = Prepared(plan, splits, tokenizer, _inputs(plan, recipe, folder))
+        check(plan.trained, prepared.inputs)
+        if before_training(prepared):
+            _train(prepared, recipe, folder, console)
+            _translate(plan, getattr(splits, recipe.evaluation.split), recipe, folder, console)
+            report.write(folder, plan, recipe, console)
+    return prepared
 
 
 def assist(folder: Path, console: Console) -> None:
@@ -212,36 +235,42 @@ def _prepare_tokens(plan: Plan, splits: Splits, tokenizer: PreTrainedTokenizerBa
         DatasetDict(tokens).save_to_disk(str(folder))
 
 
-def _train(
-    plan: Plan,
-    recipe: Recipe,
-    splits: Splits,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    console: Console,
-) -> None:
-    done = [model.name for model in plan.trained if model.stage.done]
-    if done:
-        console.print(f"Trained already: {', '.join(done)}.")
-    inputs = Inputs(
+def _inputs(plan: Plan, recipe: Recipe, folder: Path) -> Inputs:
+    return Inputs(
         plan.vocabulary.folder,
         plan.tokens.folder,
         plan.distilled.folder,
         {sequences: stage.folder for sequences, stage in plan.caches.items()},
         plan.teacher.path,
         recipe.teacher.path is not None,
+        plan.yardstick.folder,
         folder / "tensorboard",
     )
-    check(plan.trained, inputs)
+
+
+def _train(prepared: Prepared, recipe: Recipe, folder: Path, console: Console) -> None:
+    plan, splits, tokenizer, inputs = prepared
+    done = [model.name for model in plan.trained if model.stage.done]
+    if done:
+        console.print(f"Trained already: {', '.join(done)}.")
     with Bars(console) as bars, Workers(recipe.compute.parallel, folder / LOG, bars.show) as pool:
         # What students read of the teacher is made once, between the teacher and its students.
         train_models([m for m in plan.trained if m.taught_by is None], inputs, pool)
+        measure_teacher(prepared, pool)
         if plan.needs_distilled and not plan.distilled.done:
             _distil_sequences(plan, splits.train, recipe, tokenizer, pool)
         _prepare_caches(plan, inputs, recipe, console, pool)
         train_models(plan.trained, inputs, pool)
     for model in plan.trained:
         remove_checkpoints(model)  # of a run that was killed before it came to that
+
+
+def measure_teacher(prepared: Prepared, pool: Workers) -> None:
+    """Carry out the stage of the yardstick, unless it is done."""
+    plan, splits = prepared.plan, prepared.splits
+    if not plan.yardstick.done:
+        inputs = plan.teacher.path, plan.vocabulary.folder, splits.valid
+        pool.submit(measure_yardstick, plan.yardstick, *inputs).result()
 
 
 def _prepare_caches(

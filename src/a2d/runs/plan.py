@@ -77,8 +77,9 @@ class Plan:
     """All stages of a run.
 
     `prepared` is the pretrained teacher set to the corpus's languages or trimmed to it, if asked
-    for. `distilled` is the training data with the teacher's translations as references; `caches`
-    hold what the teacher says of the data, by whether that is `distilled`, where students read it.
+    for. `yardstick` holds the teacher's validation scores. `distilled` is the training data with
+    the teacher's translations as references; `caches` hold what the teacher says of the data, by
+    whether that is `distilled`, where students read it.
     """
 
     corpus: Stage
@@ -87,6 +88,7 @@ class Plan:
     tokens: Stage
     distilled: Stage
     caches: dict[bool, Stage]
+    yardstick: Stage
     teacher: Model
     students: list[Model]
 
@@ -117,7 +119,7 @@ class Plan:
         translations = [model.translations for model in self.models]
         early = [self.corpus, *([self.prepared] if self.prepared else [])]
         early += [self.vocabulary, self.tokens]
-        early += [self.distilled] * self.needs_distilled
+        early += [self.distilled] * self.needs_distilled + [self.yardstick]
         return [*early, *self.caches.values(), *training, *translations]
 
 
@@ -227,7 +229,10 @@ def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
             if any(kind.states for kind in kinds if kind.sequences == sequences):
                 settings["states"], name = True, f"{name}+states"
             caches[sequences] = Stage(folder / "cache" / name, settings)
-    return Plan(corpus, prepared, vocabulary, tokens, distilled, caches, teacher, students)
+    yardstick = Stage(folder / "yardstick", {"teacher": teacher.stage.fingerprint})
+    return Plan(
+        corpus, prepared, vocabulary, tokens, distilled, caches, yardstick, teacher, students
+    )
 
 
 def space_needed(plan: Plan, recipe: Recipe) -> int:
@@ -343,7 +348,7 @@ def _training_settings(
     return {
         "shape": shape.model_dump(exclude_none=True),
         "method": method.model_dump(include=used),
-        "training": training.model_dump(),
+        "training": training.model_dump(exclude={"hours"} if training.hours is None else None),
         "seed": seed,
     }
 

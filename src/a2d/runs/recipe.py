@@ -75,20 +75,36 @@ class Vocabulary(Section):
 
 
 class Training(Section):
-    """How a model is trained."""
+    """How a model is trained.
+
+    `schedule: plateau` keeps the learning rate at its peak until `patience` validations (null: 4)
+    brought no better BLEU, then lets it decay to zero; `epochs`, and `hours` if given, are upper
+    limits (`a2d.training.schedule`). With other schedules `patience` ends the training.
+    """
 
     epochs: float = Field(gt=0)
     max_tokens: int = Field(default=4096, ge=1)
     gradient_accumulation: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=5e-4, gt=0)
-    schedule: Literal["linear", "cosine", "inverse_sqrt", "constant_with_warmup"] = "inverse_sqrt"
+    schedule: Literal["linear", "cosine", "inverse_sqrt", "constant_with_warmup", "plateau"] = (
+        "inverse_sqrt"
+    )
     warmup_steps: float = Field(default=4000, ge=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     clip_norm: float = Field(default=0.0, ge=0)
     evaluate_every: float = Field(default=1.0, gt=0)
     patience: int | None = Field(default=None, ge=1)
+    hours: float | None = Field(default=None, gt=0)
     bf16: bool | None = None
+
+    @model_validator(mode="after")
+    def _limited(self) -> Training:
+        if self.hours is not None and self.schedule != "plateau":
+            raise ValueError(
+                "hours is a limit of the schedule 'plateau': leave it out, or set that"
+            )
+        return self
 
 
 class Shape(Section):
