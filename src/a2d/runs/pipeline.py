@@ -32,11 +32,12 @@ from a2d.models.tokenizer import (
     load_tokenizer,
     train_tokenizer,
 )
-from a2d.progress import Bars, Event, WarningEvents, log_file, logged, silence_libraries
+from a2d.progress import Bars, Event, WarningEvents, doing, log_file, logged, silence_libraries
 from a2d.runs import report
 from a2d.runs.plan import Plan, Splits, make_plan, read_splits, space_needed
 from a2d.runs.recipe import Recipe, load_recipe
 from a2d.runs.sequences import Task, translate_shards, translate_training_source
+from a2d.runs.speeds import measure_speeds
 from a2d.runs.trainings import Inputs, check, remove_checkpoints, train_models
 from a2d.runs.translations import translate_and_score, write_lines
 from a2d.runs.workers import Workers
@@ -68,8 +69,9 @@ def run(recipe: Recipe, folder: Path, console: Console) -> tuple[Plan, Splits]:
         UserError: bad input; raised before any training starts, with nothing overwritten.
     """
     silence_libraries()
+    console.print(f"Log: {escape(str(folder / LOG))}", highlight=False, soft_wrap=True)
     told: list[Event] = []
-    with console.status("Reading the corpus…"), logged(WarningEvents("corpus", told.append)):
+    with doing(console, "Reading the corpus…"), logged(WarningEvents("corpus", told.append)):
         splits = read_splits(recipe)
     plan = make_plan(recipe, folder, splits)
     for stage in plan.stages:
@@ -81,11 +83,14 @@ def run(recipe: Recipe, folder: Path, console: Console) -> tuple[Plan, Splits]:
             _warn(event.warning, console)
         _prepare_corpus(plan, splits, console)
         _prepare_teacher(plan, recipe, splits, console)
-        with console.status("Preparing the vocabulary…"):
+        with doing(console, "Preparing the vocabulary…"):
             tokenizer = _prepare_vocabulary(plan, recipe, splits)
             _prepare_tokens(plan, splits, tokenizer)
         _train(plan, recipe, splits, tokenizer, folder, console)
-        _translate(plan, getattr(splits, recipe.evaluation.split), recipe, folder, console)
+        pairs = getattr(splits, recipe.evaluation.split)
+        _translate(plan, pairs, recipe, folder, console)
+        with Bars(console) as bars:  # now that no worker slows the models down
+            measure_speeds(plan, pairs, recipe.evaluation, bars.show)
         report.write(folder, plan, recipe, console)
     return plan, splits
 
@@ -170,7 +175,7 @@ def _prepare_teacher(plan: Plan, recipe: Recipe, splits: Splits, console: Consol
     given = recipe.teacher
     assert given.path is not None
     pairs = splits.train if given.trim else None
-    with console.status("Preparing the teacher…"), plan.prepared.work() as folder:
+    with doing(console, "Preparing the teacher…"), plan.prepared.work() as folder:
         before, after = prepare_teacher(
             given.path, folder, given.languages, given.source_prefix, pairs
         )
