@@ -23,6 +23,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging as transformers_logging
@@ -85,7 +86,7 @@ class Bars:
         else:
             line = self._lines.setdefault(event.task, _Lines()).line(event)
             if line is not None:
-                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+                self._console.print(Text(line), soft_wrap=True)
 
     def _draw(self, event: Event) -> None:
         if event.task not in self._tasks:
