@@ -1,7 +1,7 @@
 """Cut the sample memory out of the English→Portuguese corpus, for `a2d.corpora` and its teacher.
 
 `python tools/sample_memory.py train.tsv.gz FOLDER` writes two files into FOLDER: `memory.tmx.gz`,
-pairs drawn at random, and `train.tsv.gz`, what is left of the corpus for the teacher. No text of the
+pairs drawn at random, and `train.tsv.gz`, what is left of the corpus for the teacher. No text of
 one occurs in the other, case, numbers and punctuation aside (`a2d.text.cleaning.hold_out`).
 """
 
@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape
 from a2d.runs.results import write_compressed
 from a2d.text.cleaning import hold_out
 from a2d.text.corpus import read_corpus
+from a2d.text.pairs import Pair
 
 MEMORY_PAIRS = 6000
 
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
+    rest: list[Pair]
     memory, rest = hold_out(read_corpus(arguments.corpus), MEMORY_PAIRS)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     units = "".join(_UNIT.format(*map(escape, pair)) for pair in memory)

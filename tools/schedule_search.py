@@ -3,10 +3,10 @@
     python tools/schedule_search.py --teacher FOLDER --train FILE --valid FILE --pairs 1000 \\
         --layers 2x1 --start teacher --out results.jsonl tokens=512,lr=1e-3,updates=400 …
 
-A trial names `tokens` a batch, peak `lr` and `updates`; `patience` (validations; 0: a linear decay over
-all updates), `warmup` (updates), `every` (updates between validations), `method`, `beta`, `alpha` and
-`seed` have defaults. Every trial is one line of JSON: its settings, the best validation BLEU and chrF,
-seconds, and the curve. `docs/schedule.md` is written from such files (`tools/schedule_page.py`).
+A trial names `tokens` a batch, peak `lr` and `updates`; `patience` (validations; 0: a linear decay
+over all updates), `warmup` (updates), `every` (updates between validations), `method`, `beta`,
+`alpha` and `seed` have defaults. Every trial is one line of JSON: its settings, the best validation
+BLEU and chrF, seconds, and the curve.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from a2d.progress import silence_libraries
 from a2d.text.batching import tokenise
 from a2d.text.cleaning import clean
 from a2d.text.corpus import read_corpus
+from a2d.text.pairs import Pair
 from a2d.training.config import A2DConfig
 from a2d.training.trainer import A2DTrainer
 
@@ -59,10 +60,10 @@ def train(trial: dict[str, Any], inputs: dict[str, Any], options: argparse.Names
     teacher = load_model(options.teacher)
     torch.manual_seed(trial["seed"])
     encoder, decoder = map(int, options.layers.split("x"))
-    depths = {"encoder_layers": encoder, "decoder_layers": decoder}
     if options.start == "teacher":
-        student = student_of(teacher, **depths)
+        student = student_of(teacher, encoder_layers=encoder, decoder_layers=decoder)
     else:
+        depths = {"encoder_layers": encoder, "decoder_layers": decoder}
         student = new_model(inputs["tokenizer"], **(sizes_of(teacher.config) | depths))
     with tempfile.TemporaryDirectory() as folder:
         config = A2DConfig(
@@ -122,7 +123,7 @@ def main() -> None:
     options = parser.parse_args()
     silence_libraries()
     tokenizer = load_tokenizer(options.teacher)
-    pairs = clean(read_corpus(options.train))[0]
+    pairs: list[Pair] = clean(read_corpus(options.train))[0]
     step = len(pairs) / options.pairs
     pairs = [pairs[int(step * number)] for number in range(min(options.pairs, len(pairs)))]
     inputs = {

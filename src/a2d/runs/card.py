@@ -10,7 +10,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from a2d.runs import results
 from a2d.runs.recipe import Recipe
-from a2d.runs.results import Row
+from a2d.runs.report import times
+from a2d.runs.results import Group, Row
 from a2d.runs.verdict import Verdict
 
 _METRICS = {"bleu": "BLEU", "chrf": "chrF"}
@@ -101,7 +102,7 @@ def _line(row: Row, teacher: Row) -> str:
         f"{row.parameters / 1e6:.1f}M",
         f"{row.bleu:.2f}",
         f"{row.chrf:.2f}",
-        f"{row.sentences_per_second / teacher.sentences_per_second:.2f}×",
+        times(Group([row]).speed_up(Group([teacher]))),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -118,8 +119,7 @@ A small model that translates from `{source}` to `{target}`, distilled from `{te
 {rows}
 
 Scores are sacreBLEU's, of the {split} set's translations with a beam of {beams} ({signatures}).
-Speed is in sentences a second, in PyTorch, over the teacher's on the same machine. Trained on
-{device}.
+Speed is over the teacher's, in PyTorch, for outputs as long as the references. Trained on {device}.
 
 ```python
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer

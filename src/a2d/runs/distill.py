@@ -27,7 +27,7 @@ from a2d.progress import Bars, silence_libraries
 from a2d.runs import pipeline
 from a2d.runs.card import write_card
 from a2d.runs.pipeline import Prepared
-from a2d.runs.plan import Splits, read_splits
+from a2d.runs.plan import Splits
 from a2d.runs.preview import show_preview
 from a2d.runs.recipe import Recipe, make_recipe
 from a2d.runs.results import history
@@ -147,14 +147,13 @@ def distill(
         if dry_run:
             run = Path(stack.enter_context(TemporaryDirectory(prefix="a2d-"))) / "dry"
 
-        def preview(prepared: Prepared) -> bool:
+        def preview(prepared: Prepared) -> None:
             if dry_run or not prepared.plan.students[0].stage.done:
                 place = output.with_name(run.name) if not dry_run else output
                 with Bars(console) as bars, Workers(1, run / pipeline.LOG, bars.show) as workers:
                     show_preview(prepared, recipe, place, workers, console, hub)
-            return not dry_run
 
-        prepared = pipeline.run(recipe, run, console, splits, preview)
+        prepared = pipeline.run(recipe, run, console, splits, preview, dry_run)
         if dry_run:
             console.print("This was a dry run: nothing is trained, nothing is kept.")
             return None
@@ -189,11 +188,10 @@ def _scheduled(
             "`a2d run`."
         )
     assert recipe.teacher.path is not None
-    with console.status("Reading the corpus…"):
-        splits = read_splits(recipe)
-        prefix = recipe.teacher.source_prefix
-        tokenizer = load_tokenizer(recipe.teacher.path, recipe.teacher.languages, prefix)
-        tokens = count_tokens(splits.train, tokenizer)
+    splits = pipeline.read_corpus(recipe, console)
+    prefix = recipe.teacher.source_prefix
+    tokenizer = load_tokenizer(recipe.teacher.path, recipe.teacher.languages, prefix)
+    tokens = count_tokens(splits.train, tokenizer)
     training = schedule_for(tokens, recipe.methods[0].student_start)
     training |= {"epochs": epochs} if epochs is not None else {}
     training |= {"hours": hours} if hours is not None else {}

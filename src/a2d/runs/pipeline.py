@@ -33,11 +33,12 @@ from a2d.models.tokenizer import (
     load_tokenizer,
     train_tokenizer,
 )
-from a2d.progress import Bars, Event, WarningEvents, log_file, logged, silence_libraries
+from a2d.progress import Bars, Event, WarningEvents, doing, log_file, logged, silence_libraries
 from a2d.runs import report
 from a2d.runs.plan import Plan, Splits, make_plan, read_splits, space_needed
 from a2d.runs.recipe import Recipe, load_recipe
 from a2d.runs.sequences import Task, translate_shards, translate_training_source
+from a2d.runs.speeds import measure_speeds
 from a2d.runs.trainings import Inputs, check, remove_checkpoints, train_models
 from a2d.runs.translations import translate_and_score, write_lines
 from a2d.runs.verdict import measure_yardstick
@@ -69,7 +70,8 @@ def run(
     folder: Path,
     console: Console,
     splits: Splits | None = None,
-    before_training: Callable[[Prepared], bool] = lambda prepared: True,
+    preview: Callable[[Prepared], None] | None = None,
+    dry: bool = False,
 ) -> Prepared:
     """Carry out a recipe, or what is left of it, and report.
 
@@ -78,7 +80,8 @@ def run(
         folder: where everything is written; a run of the same recipe there is continued.
         console: where to show progress, table and samples.
         splits: the recipe's corpus, if it has been read.
-        before_training: called when everything is ready for the trainings; False ends the run.
+        preview: called when everything is ready for the trainings.
+        dry: stop before the trainings.
 
     Returns:
         What was carried out.
@@ -87,30 +90,46 @@ def run(
         UserError: bad input; raised before any training starts, with nothing overwritten.
     """
     silence_libraries()
-    told: list[Event] = []
-    if splits is None:
-        with console.status("Reading the corpus…"), logged(WarningEvents("corpus", told.append)):
-            splits = read_splits(recipe)
+    if not dry:
+        console.print(f"Log: {escape(str(folder / LOG))}", highlight=False, soft_wrap=True)
+    splits = splits or read_corpus(recipe, console)
     plan = make_plan(recipe, folder, splits)
     for stage in plan.stages:
         stage.check()
     require_space(folder, space_needed(plan, recipe))
     with _locked(folder), logged(log_file(folder / LOG)):
         write_text(folder / RECIPE, yaml.safe_dump(recipe.model_dump(), sort_keys=False))
-        for event in told:
-            _warn(event.warning, console)
+        for warning in splits.warnings:
+            _warn(warning, console)
         _prepare_corpus(plan, splits, console)
         _prepare_teacher(plan, recipe, splits, console)
-        with console.status("Preparing the vocabulary…"):
+        with doing(console, "Preparing the vocabulary…"):
             tokenizer = _prepare_vocabulary(plan, recipe, splits)
             _prepare_tokens(plan, splits, tokenizer)
         prepared = Prepared(plan, splits, tokenizer, _inputs(plan, recipe, folder))
         check(plan.trained, prepared.inputs)
-        if before_training(prepared):
+        if preview is not None:
+            preview(prepared)
+        if not dry:
             _train(prepared, recipe, folder, console)
-            _translate(plan, getattr(splits, recipe.evaluation.split), recipe, folder, console)
+            pairs = getattr(splits, recipe.evaluation.split)
+            _translate(plan, pairs, recipe, folder, console)
+            with Bars(console) as bars:  # now that no worker slows the models down
+                measure_speeds(plan, pairs, recipe.evaluation, bars.show)
             report.write(folder, plan, recipe, console)
     return prepared
+
+
+def read_corpus(recipe: Recipe, console: Console) -> Splits:
+    """Read and clean a recipe's corpus; keep the warnings for the run's log.
+
+    Raises:
+        UserError: a part is missing, malformed, or empty after cleaning.
+    """
+    events: list[Event] = []
+    with doing(console, "Reading the corpus…"), logged(WarningEvents("corpus", events.append)):
+        splits = read_splits(recipe)
+    return splits._replace(warnings=tuple(event.warning for event in events))
 
 
 def assist(folder: Path, console: Console) -> None:
@@ -193,7 +212,7 @@ def _prepare_teacher(plan: Plan, recipe: Recipe, splits: Splits, console: Consol
     given = recipe.teacher
     assert given.path is not None
     pairs = splits.train if given.trim else None
-    with console.status("Preparing the teacher…"), plan.prepared.work() as folder:
+    with doing(console, "Preparing the teacher…"), plan.prepared.work() as folder:
         before, after = prepare_teacher(
             given.path, folder, given.languages, given.source_prefix, pairs
         )

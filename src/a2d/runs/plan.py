@@ -29,12 +29,13 @@ _FEWEST = 20
 
 
 class Splits(NamedTuple):
-    """A corpus, cleaned where models learn from it."""
+    """A corpus, cleaned where models learn from it, and the warnings of its reading."""
 
     train: Sequence[Pair]
     valid: list[Pair]
     test: list[Pair]
     cleaning: CleaningReport
+    warnings: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -52,7 +53,8 @@ class Model:
     """A model that a run trains, or the pretrained teacher it loads.
 
     `shape` and `training` are None for a pretrained model, whose folder or hub name is `path`.
-    `size` is a student's in short.
+    `size` is a student's in short; `speed` is the stage that measures it, one for all students of
+    a shape.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Model:
     translations: Stage
     taught_by: str | None = None
     size: str | None = None
+    speed: Stage | None = None
 
     @property
     def needs_teacher(self) -> bool:
@@ -117,10 +120,11 @@ class Plan:
         """Every stage, in order."""
         training = [model.stage for model in self.trained]
         translations = [model.translations for model in self.models]
+        speeds = {model.speed.folder: model.speed for model in self.students if model.speed}
         early = [self.corpus, *([self.prepared] if self.prepared else [])]
         early += [self.vocabulary, self.tokens]
         early += [self.distilled] * self.needs_distilled + [self.yardstick]
-        return [*early, *self.caches.values(), *training, *translations]
+        return [*early, *self.caches.values(), *training, *translations, *speeds.values()]
 
 
 def read_splits(recipe: Recipe) -> Splits:
@@ -313,6 +317,7 @@ def _student(
         _translations(recipe, folder, name, stage),
         taught_by=TEACHER if taught else None,
         size=size,
+        speed=_speed(recipe, folder, teacher, shape, size, method.student_start == "marian"),
     )
 
 
@@ -357,6 +362,19 @@ def _translations(recipe: Recipe, folder: Path, name: str, model: Stage) -> Stag
     settings = recipe.evaluation.model_dump(exclude={"samples"})
     place = folder / "translations" / recipe.evaluation.split / name
     return Stage(place, {"model": model.fingerprint, **settings})
+
+
+def _speed(
+    recipe: Recipe, folder: Path, teacher: Model, shape: Shape, size: str, marian: bool
+) -> Stage:
+    """The stage that measures a shape: students of another family than others are another one."""
+    settings = recipe.evaluation.model_dump(include={"beams", "max_tokens"})
+    drawn = {"dropout", "attention_dropout", "activation_dropout"}
+    settings["shape"] = shape.model_dump(exclude_none=True, exclude=drawn)
+    settings["teacher"] = teacher.stage.fingerprint
+    if marian and teacher.shape is None:
+        settings["marian"], size = True, f"{size}-marian"
+    return Stage(folder / "speed" / recipe.evaluation.split / size, settings)
 
 
 def _parameters(vocabulary: int, shape: Shape) -> int:
