@@ -22,7 +22,7 @@ from a2d.runs.card import write_card
 from a2d.runs.recipe import make_recipe
 from a2d.runs.trainings import HISTORY
 from a2d.stage import RECORD
-from a2d.text.corpus import places
+from a2d.text.corpus import from_arguments, places
 
 _OF_THE_RUN = (RECORD, HISTORY)
 """What a model's folder holds for the run alone."""
@@ -59,7 +59,7 @@ def distill(
 
     Args:
         teacher: folder or hub name.
-        data: one corpus (`a2d.text.corpus.read_corpus`), or its two files.
+        data: corpora (`a2d.text.corpus.from_arguments`).
         languages: codes of source and target.
         output: folder to write; it must not exist.
         console: where to show what happens.
@@ -89,9 +89,10 @@ def distill(
         "corpus": {
             "source_language": languages[0],
             "target_language": languages[1],
-            "train": _spec(data),
-            "valid": _spec(valid),
-            "test": _spec(test),
+            "train": from_arguments(data),
+            "valid": from_arguments(valid),
+            "test": from_arguments(test),
+            "cleaning": {"language": "auto"},
         },
         "teacher": {
             "path": teacher,
@@ -146,12 +147,6 @@ def _shape(
         if own is None and decoder != theirs[size]:
             shape[f"decoder_{size}"] = decoder
     return shape
-
-
-def _spec(paths: Sequence[str]) -> str | list[str] | None:
-    if not paths:
-        return None
-    return paths[0] if len(paths) == 1 else list(paths)
 
 
 def _push(folder: Path, name: str) -> None:
