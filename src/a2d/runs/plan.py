@@ -16,6 +16,7 @@ from a2d.runs.recipe import Distillation, Recipe, Shape, Training
 from a2d.stage import Stage
 from a2d.text.cleaning import CleaningReport, clean, hold_out
 from a2d.text.corpus import iterate_corpus, read_corpus
+from a2d.text.identification import asked_for
 from a2d.text.pairs import Pair
 from a2d.text.storage import StoredPairs
 from a2d.training.distillation import METHODS
@@ -141,8 +142,7 @@ def read_splits(recipe: Recipe) -> Splits:
         if (spec := getattr(corpus, name)) is not None
     }
     rules = corpus.cleaning.model_dump(exclude={"language"})
-    if corpus.cleaning.language:
-        rules["languages"] = languages
+    rules["languages"] = asked_for(corpus.cleaning.language, languages)
     raw = StoredPairs(iterate_corpus(corpus.train, "train", languages))
     train, cleaning = clean(raw, **rules, into=StoredPairs)
     for name in [name for name in ("test", "valid") if name not in parts]:

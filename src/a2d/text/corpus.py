@@ -7,64 +7,72 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from a2d import corpora
 from a2d.errors import UserError, first_line
 from a2d.suggestions import nearest
-from a2d.text import localisation, records
-from a2d.text.pairs import STANDARD_INPUT, Entries, Languages, Malformed, Pair, kind, missing
-from a2d.text.records import Keys
+from a2d.text import records, tables
+from a2d.text.formats import are_two_sides, format_of, holds_one_language
+from a2d.text.pairs import (
+    STANDARD_INPUT,
+    Entries,
+    Keys,
+    Languages,
+    Pair,
+    Threshold,
+    Wanted,
+    missing,
+)
+from a2d.text.reading import Part, Reading
 
 logger = logging.getLogger(__name__)
 
 _BUILTIN = "builtin:"
 _SACREBLEU = "sacrebleu:"
 _UNDERSTOOD = (
-    "a table of two columns (.tsv, .txt), JSON lines (.jsonl, .json), Parquet, a translation "
+    "a table (.tsv, .txt, .csv), JSON lines or an array (.jsonl, .json), Parquet, a translation "
     "memory (.tmx), XLIFF (.xlf, .xliff, .sdlxliff…) or gettext (.po, .mo), each also as .gz, "
     ".bz2, .xz or .zst; a list of two plain-text, gettext or Fluent (.ftl) files; a folder written "
     f"by datasets.save_to_disk; '{_BUILTIN}NAME', '{_SACREBLEU}TEST SET', '{STANDARD_INPUT}' for a "
-    "table on standard input; or a mapping with 'path' or 'dataset'"
+    "table on standard input; a mapping with 'path' or 'dataset'; or a list of such corpora"
 )
-_OF_PAIRS = (
-    ".tsv",
-    *records.JSON_LINES,
-    *records.PARQUET,
-    *localisation.TMX,
-    *localisation.XLIFF,
-    *localisation.GETTEXT,
-    *localisation.FLUENT,
-)
-"""Files that are no plain text."""
+_SCORE = ("score", "min_score")
+_PATH_OPTIONS = ("path", "split", "source", "target", *_SCORE)
+_DATASET_OPTIONS = ("dataset", "config", "split", "source", "target", *_SCORE)
 
-_PATH_OPTIONS = ("path", "split", "source", "target")
-_DATASET_OPTIONS = ("dataset", "config", "split", "source", "target")
-_SHOWN = 3
+Spec = str | Path | Mapping[str, Any] | Sequence[Any]
+"""A corpus, as `read_corpus` describes it."""
 
 
 def read_corpus(
-    spec: str | Path | Sequence[str | Path] | Mapping[str, Any],
+    spec: Spec,
     name: str = "corpus",
     languages: tuple[str, str] | None = None,
 ) -> list[Pair]:
     """Read a parallel corpus into memory.
 
-    Texts are brought to Unicode NFC and stripped of outer whitespace, otherwise left as they
-    are, but for translation memories and localisation files: they lose their inline markup, and
-    their line breaks become spaces. A byte-order mark and Windows line ends are accepted; lines end
-    at line feeds alone, and empty lines of tables and JSON lines are skipped.
+    Texts are brought to Unicode NFC and stripped of outer whitespace, and HTML entities left in
+    them are unescaped, however often they were escaped. Translation memories and localisation
+    files lose their inline markup as well, and their line breaks become spaces. Text files are in
+    UTF-8, or in UTF-16 or UTF-32; Windows line ends are accepted; lines end at line feeds alone,
+    and empty lines of tables and JSON lines are skipped.
 
     Malformed entries are skipped, and a warning is logged that counts them and shows the first.
+    Warnings also count entries without one of the languages or a translation, those below a
+    threshold, and pairs with entities.
 
     Args:
         spec: One of
 
             - `"builtin:de-dsb/train"`: a corpus that comes with the package;
-            - the path of a table (`.tsv`, `.txt`): two columns with a tab between them; `-` reads
-              it from standard input;
+            - the path of a table (`.tsv`, `.txt`, `.csv`): two columns, or several below a first
+              row that names `source` and `target` or both languages; `-` reads one with tabs from
+              standard input;
             - two paths: plain text files, source and target, aligned line by line;
-            - the path of JSON lines (`.jsonl`, `.json`) or of a Parquet file: objects with
-              `source` and `target`, or with texts by language, which a `translation` object may
-              hold (of two that are not those of `languages`, the first is the source);
+            - the path of JSON lines, a JSON array (`.jsonl`, `.json`) or a Parquet file: objects
+              with `source` and `target`, or with texts by language, which a `translation` object
+              may hold (of two keys that are no languages, the first is the source);
             - the path of a translation memory (`.tmx`), of XLIFF 1.2 or 2 (`.xlf`, `.xliff`, and
               Trados's, memoQ's and Phrase's: `.sdlxliff`, `.mqxliff`, `.mxliff`), or of a gettext
               catalogue (`.po`, `.mo`; fuzzy and obsolete messages are left out);
@@ -73,10 +81,15 @@ def read_corpus(
             - the path of a folder written by `datasets.save_to_disk`;
             - `"sacrebleu:wmt22"`: a test set that sacreBLEU has, or can fetch;
             - `{"path": ..., "split": ..., "source": ..., "target": ...}`: a path as above, the
-              keys of its two texts (`translation.de` reaches into nested objects; of a translation
-              memory, the two languages) and, in a folder of several splits, the split;
+              keys of its two texts (`translation.de` reaches into nested objects; of a table, names
+              or numbers of columns, from 1; of a translation memory, the two languages) and, in a
+              folder of several splits, the split; `{..., "score": ..., "min_score": ...}`: the
+              column or key of a number (in a translation memory, the type of a `prop`), and the
+              least that it must be;
             - `{"dataset": ..., "config": ..., "split": ..., "source": ..., "target": ...}`: a
-              Hugging Face dataset by name, or a folder; `dataset` alone is required.
+              Hugging Face dataset by name, or a folder; `dataset` alone is required;
+            - a list of any number of these: files that hold one language belong together by twos,
+              in their order; a list of two in it is such a pair.
 
             Every file may be compressed (`.gz`, `.bz2`, `.xz`, `.zst`). A split not given is the
             one called `name`.
@@ -84,8 +97,8 @@ def read_corpus(
         languages: Codes of source and target, for the forms that name languages.
 
     Raises:
-        UserError: The corpus is missing, empty, damaged, of an unknown kind, or half of its
-            entries or more are malformed.
+        UserError: The corpus is missing, empty, damaged, of an unknown kind or in other languages,
+            or half of a file's entries or more are malformed.
 
     Example:
         >>> read_corpus("builtin:de-dsb/train")[0]
@@ -95,143 +108,233 @@ def read_corpus(
 
 
 def iterate_corpus(
-    spec: str | Path | Sequence[str | Path] | Mapping[str, Any],
+    spec: Spec,
     name: str = "corpus",
     languages: tuple[str, str] | None = None,
 ) -> Iterator[Pair]:
     """`read_corpus`, pair by pair: what is wrong with the whole is told at the end."""
-    good = bad = 0
-    shown: list[Malformed] = []
+    count = 0
     try:
-        for entry in _read(spec, name, Languages(*languages) if languages else None):
-            if isinstance(entry, Pair):
-                good += 1
-                yield entry
-            else:
-                bad += 1
-                shown += [entry] * (bad <= _SHOWN)
-        if bad >= max(1, good):
-            many = f"{bad:,} of {bad + good:,} entries are malformed, as in: " if bad > 1 else ""
-            raise UserError(f"{many}{shown[0]}")
-        if not good:
+        for part in parts(spec, name, languages):
+            reading = Reading(part.places)
+            yield from part.read(reading)
+            count += reading.pairs
+            if reading.fault:
+                raise UserError(reading.fault)
+            if warnings := reading.warnings():
+                logger.warning("%s: %s", name, " ".join(warnings))
+        if not count:
             raise UserError(
                 f"{' and '.join(places(spec))} is empty: give a corpus with at least one pair"
             )
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    if bad:
-        logger.warning(
-            "%s: %s of %s entries are malformed and were skipped: %s%s",
-            name,
-            f"{bad:,}",
-            f"{bad + good:,}",
-            "; ".join(map(str, shown)),
-            "; …" if bad > _SHOWN else ".",
-        )
 
 
-def _read(spec: object, name: str, languages: Languages | None) -> Entries:
-    if isinstance(spec, Mapping):
-        return _read_mapping(spec, name, languages)
-    if isinstance(spec, str | Path):
-        return _read_path(spec, None, name, languages)
-    if isinstance(spec, Sequence) and all(isinstance(path, str | Path) for path in spec):
-        return _read_two([Path(path).expanduser() for path in spec])
-    raise UserError(f"{spec!r} names no corpus: give {_UNDERSTOOD}")
+def parts(spec: Spec, name: str, languages: tuple[str, str] | None) -> list[Part]:
+    """The corpora that a specification as in `read_corpus` lists, in order.
+
+    Raises:
+        UserError: it is none, or a file of one language has no other beside it.
+    """
+    asked = Languages(*languages) if languages else None
+    if isinstance(spec, str | Path | Mapping) or not isinstance(spec, Sequence) or not spec:
+        return [_part(spec, name, asked)]
+    found, waiting = [], list(spec)
+    while waiting:
+        item, following = waiting.pop(0), next(iter(waiting), None)
+        if isinstance(item, list | tuple):
+            found.append(_two(item, asked))
+        elif _are_two_sides(item, following, asked):
+            found.append(_two([item, waiting.pop(0)], asked))
+        elif len(spec) > 1 and _is_file(item) and holds_one_language(_path(item)):
+            raise _alone(_path(item))
+        else:
+            found.append(_part(item, name, asked))
+    return found
+
+
+def from_arguments(arguments: Sequence[str]) -> Any:
+    """The corpus that a command line names: paths, and mappings in YAML; None: no argument.
+
+    Example:
+        >>> from_arguments(["a.tsv", "{path: b.csv, source: 1, target: 3}"])
+        ['a.tsv', {'path': 'b.csv', 'source': 1, 'target': 3}]
+    """
+    specs = [_from_argument(argument) for argument in arguments]
+    return specs if len(specs) > 1 else next(iter(specs), None)
+
+
+def _from_argument(argument: str) -> Any:
+    if not argument.startswith("{"):
+        return argument
+    try:
+        return yaml.safe_load(argument)
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"{argument!r} is no YAML mapping: write it as in '{{path: x.csv, source: de, "
+            "target: en}', with a space after colons"
+        ) from error
 
 
 def places(spec: object) -> list[str]:
-    """The files, or the dataset, that a corpus as in `read_corpus` is in."""
+    """The files, or the datasets, that a corpus as in `read_corpus` is in."""
     if isinstance(spec, Mapping):
         return places(spec.get("path", spec.get("dataset")))
     if isinstance(spec, str | Path):
         return [str(spec)]
-    return list(map(str, spec)) if isinstance(spec, Sequence) else [repr(spec)]
+    if isinstance(spec, Sequence):
+        return [place for item in spec for place in places(item)]
+    return [repr(spec)]
 
 
-def _read_mapping(spec: Mapping[str, Any], name: str, languages: Languages | None) -> Entries:
+def _part(spec: object, name: str, languages: Languages | None) -> Part:
+    if isinstance(spec, Mapping):
+        return _mapped(spec, name, languages)
+    if isinstance(spec, str | Path):
+        return _placed(spec, name, Wanted(languages))
+    raise UserError(f"{spec!r} names no corpus: give {_UNDERSTOOD}")
+
+
+def _mapped(spec: Mapping[str, Any], name: str, languages: Languages | None) -> Part:
     if ("path" in spec) == ("dataset" in spec):
         raise UserError(f"{dict(spec)} names no corpus: give either 'path' or 'dataset'")
     options = _PATH_OPTIONS if "path" in spec else _DATASET_OPTIONS
     for key, value in spec.items():
         if key not in options:
             raise UserError(f"unknown key {key!r}{nearest(str(key), options)}")
-        if not isinstance(value, str) and not (key == "path" and isinstance(value, Path)):
-            raise UserError(f"{key!r} is {value!r}: write text, in quotes if need be")
-    if ("source" in spec) != ("target" in spec):
-        raise UserError(f"{dict(spec)} names one key of two: give both 'source' and 'target'")
-    keys = Keys(spec["source"], spec["target"]) if "source" in spec else None
+        _check_value(key, value)
+    for one, other in (("source", "target"), _SCORE):
+        if (one in spec) != (other in spec):
+            raise UserError(f"{dict(spec)} names one key of two: give both {one!r} and {other!r}")
+    wanted = Wanted(
+        languages,
+        Keys(spec["source"], spec["target"]) if "source" in spec else None,
+        Threshold(spec["score"], spec["min_score"]) if "score" in spec else None,
+    )
     split = spec.get("split", name)
     if "path" not in spec:
-        return records.dataset(spec["dataset"], spec.get("config"), split, keys or languages)
+        dataset, config = spec["dataset"], spec.get("config")
+        return Part([dataset], lambda: records.dataset(dataset, config, split, wanted))
     if "split" in spec and not Path(spec["path"]).expanduser().is_dir():
         raise UserError(f"{spec['path']} is no folder of splits: leave out 'split'")
-    return _read_path(spec["path"], keys, split, languages)
+    return _placed(spec["path"], split, wanted)
 
 
-def _read_path(
-    spec: str | Path, keys: Keys | None, split: str, languages: Languages | None
-) -> Entries:
+def _check_value(key: str, value: object) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if key == "min_score":
+        if not number:
+            raise UserError(f"{key!r} is {value!r}: write a number")
+    elif number and key in ("source", "target", "score"):
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{key!r} is {value!r}: columns are counted from 1")
+    elif not isinstance(value, str) and not (key == "path" and isinstance(value, Path)):
+        raise UserError(f"{key!r} is {value!r}: write text, in quotes if need be")
+
+
+def _placed(spec: str | Path, split: str, wanted: Wanted) -> Part:
+    """The corpus in one file, in a folder, or by a name."""
+    places = [str(spec)]
     if isinstance(spec, str) and spec.startswith(_BUILTIN):
-        return _read_builtin(spec.removeprefix(_BUILTIN), keys)
+        builtin = _existing(spec.removeprefix(_BUILTIN))
+        return Part(places, lambda: _read_builtin(builtin, wanted), mend=False)
     if isinstance(spec, str) and spec.startswith(_SACREBLEU):
-        return _read_test_set(spec.removeprefix(_SACREBLEU), languages)
-    path = Path(spec).expanduser()
+        test_set = spec.removeprefix(_SACREBLEU)
+        return Part(places, lambda: _read_test_set(test_set, wanted), mend=False)
+    path = _path(spec)
     if path.is_dir():
-        return records.folder(path, split, keys or languages)
-    form = ".tsv" if str(spec) == STANDARD_INPUT else kind(path)
-    if form in records.JSON_LINES:
-        return records.json_lines(path, keys or languages)
-    if form in records.PARQUET:
-        return records.parquet(path, keys or languages)
-    if form in localisation.TMX:
-        return localisation.translation_memory(path, Languages(*keys) if keys else languages)
-    if keys:
+        return Part(places, lambda: records.folder(path, split, wanted))
+    if str(spec) == STANDARD_INPUT:
+        return Part(places, lambda: tables.table(path, wanted))
+    return Part(places, lambda: _read_file(path, wanted))
+
+
+def _read_file(path: Path, wanted: Wanted) -> Entries:
+    form = format_of(path)
+    if form.read is None:
+        if form.suffixes or not path.exists():
+            raise _alone(path)
+        raise UserError(
+            f"{path} is of no known type, or one of two plain-text files: give {_UNDERSTOOD}"
+        )
+    if wanted.keys and form.keys is None:
         raise UserError(f"{path} has no keys: leave out 'source' and 'target'")
-    if form in records.TABLES:
-        return records.table(path)
-    if form in localisation.XLIFF:
-        return localisation.xliff(path, languages)
-    if form in localisation.GETTEXT:
-        return localisation.catalogue(path)
-    if not path.exists():
-        raise missing(path)
-    if form in localisation.FLUENT:
-        raise UserError(f"{path} holds one language: list two files, source and target")
-    raise UserError(f"{path} is of no known type: give {_UNDERSTOOD}")
+    if wanted.threshold and not form.scores:
+        raise UserError(f"{path} has no scores: leave out 'score' and 'min_score'")
+    if (
+        form.keys == "languages"
+        and wanted.keys
+        and not all(isinstance(k, str) for k in wanted.keys)
+    ):
+        raise UserError(f"{path} has no columns: give languages as its 'source' and 'target'")
+    return form.read(path, wanted)
 
 
-def _read_two(paths: Sequence[Path]) -> Entries:
-    if len(paths) != 2:
-        raise UserError(f"{len(paths)} files are listed: list two, source and target")
-    for forms in (localisation.GETTEXT, localisation.FLUENT):
-        if all(kind(path) in forms for path in paths):
-            return localisation.by_message(*paths)
-    for path in paths:
-        if kind(path) in _OF_PAIRS:
+def _two(files: Sequence[Any], languages: Languages | None) -> Part:
+    """A corpus in two files, source and target."""
+    if not all(isinstance(file, str | Path) for file in files):
+        raise UserError(f"{list(files)!r} names no corpus: give {_UNDERSTOOD}")
+    if len(files) != 2:
+        raise UserError(f"{len(files)} files are listed in a list: list two, source and target")
+    source, target = map(_path, files)
+    forms = format_of(source), format_of(target)
+    for path, form in zip((source, target), forms, strict=True):
+        if form.read_two is None:
             raise UserError(
                 f"{path} is no plain text: list two files of one sentence a line, or one file that "
                 "holds both sides"
             )
-    return records.aligned(paths)
+    read = forms[0].read_two
+    if read is None or read is not forms[1].read_two:
+        raise UserError(f"{source} and {target} are of two kinds: list two of one")
+    return Part(list(map(str, files)), lambda: read(source, target, Wanted(languages)))
 
 
-def _read_builtin(builtin: str, keys: Keys | None) -> Entries:
+def _is_file(spec: object) -> bool:
+    """Whether a specification is the path of a file, of which another may be the translation."""
+    if not isinstance(spec, str | Path) or str(spec) == STANDARD_INPUT:
+        return False
+    if str(spec).startswith((_BUILTIN, _SACREBLEU)):
+        return False
+    return not _path(spec).is_dir()
+
+
+def _are_two_sides(first: object, second: object, languages: Languages | None) -> bool:
+    files = _is_file(first) and _is_file(second)
+    return files and are_two_sides(_path(first), _path(second), languages)
+
+
+def _path(spec: object) -> Path:
+    return Path(str(spec)).expanduser()
+
+
+def _alone(path: Path) -> UserError:
+    if not path.exists():
+        return missing(path)
+    return UserError(
+        f"{path} holds one language: list two files, source and target, one right after the other"
+    )
+
+
+def _existing(builtin: str) -> str:
     names = corpora.names()
     if builtin not in names:
         raise UserError(f"no packaged corpus {builtin!r}{nearest(builtin, names)}")
-    if keys:
-        raise UserError(f"{builtin} has no keys: leave out 'source' and 'target'")
+    return builtin
+
+
+def _read_builtin(builtin: str, wanted: Wanted) -> Entries:
     with corpora.locate(builtin) as path:
-        yield from records.table(path)
+        yield from _read_file(path, wanted)
 
 
-def _read_test_set(name: str, languages: Languages | None) -> Entries:
+def _read_test_set(name: str, wanted: Wanted) -> Entries:
     from sacrebleu.utils import get_reference_files, get_source_file
 
-    if languages is None:
+    if wanted.languages is None:
         raise UserError(f"of {_SACREBLEU}{name}, languages are needed: name source and target")
-    pair = "-".join(languages)
+    pair = "-".join(wanted.languages)
     try:
         paths = [get_source_file(name, pair), get_reference_files(name, pair)[0]]
     except Exception as error:  # whatever the network and the archives raise
@@ -239,4 +342,4 @@ def _read_test_set(name: str, languages: Languages | None) -> Entries:
             f"sacreBLEU has no {pair} test set {name!r} at hand and cannot fetch it "
             f"({first_line(error)}): see `sacrebleu --list`, or give files"
         ) from error
-    return records.aligned([Path(path) for path in paths])
+    return tables.aligned([Path(path) for path in paths], Wanted())

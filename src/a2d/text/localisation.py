@@ -13,38 +13,41 @@ from pathlib import Path
 from typing import Any
 
 from a2d.errors import UserError
+from a2d.text.encodings import UNREADABLE, decoded
+from a2d.text.languages import same_language
 from a2d.text.markup import elements, local_name
 from a2d.text.pairs import (
-    MARK,
-    UNREADABLE,
     Entries,
     Languages,
     Malformed,
+    Omitted,
     Pair,
+    Threshold,
+    Wanted,
     kind,
     needs,
     normal,
     opened,
-    same_language,
 )
 
-TMX = (".tmx",)
-XLIFF = (".xlf", ".xliff", ".sdlxliff", ".mqxliff", ".mxliff")  # of Trados, memoQ, Phrase
 GETTEXT = (".po", ".mo")
 FLUENT = (".ftl",)
+UNTRANSLATED = "without a translation"
 
 Message = tuple[str, str]
 """What identifies a text in two languages' files: its key, and which of its forms it is."""
 
 
-def translation_memory(path: Path, languages: Languages | None) -> Entries:
+def translation_memory(path: Path, wanted: Wanted) -> Entries:
     """Translation units of a TMX file; those that lack one of the languages are left out.
 
-    `de` also stands for `de-AT` where there is no `de` itself.
+    `de` also stands for `de-AT` where there is no `de` itself. A score is a unit's `prop` of that
+    `type`.
 
     Raises:
         UserError: no unit has both languages, or they were not named.
     """
+    languages = Languages(*map(str, wanted.keys)) if wanted.keys else wanted.languages
     if languages is None:
         raise UserError(f"{path} may hold many languages: name two by 'source' and 'target'")
     seen: set[str] = set()
@@ -60,10 +63,13 @@ def translation_memory(path: Path, languages: Languages | None) -> Entries:
             if segment is not None:
                 texts.setdefault(language.replace("_", "-").lower(), _text(segment))
         seen |= texts.keys()
-        source, target = (_of_language(texts, code) for code in languages)
-        if source is not None and target is not None:
-            found = True
-            yield normal(source, target)
+        sides = [_of_language(texts, code) for code in languages]
+        lacking = [repr(c) for c, text in zip(languages, sides, strict=True) if text is None]
+        if lacking:
+            yield Omitted(f"without {' and '.join(lacking)}")
+            continue
+        found = True
+        yield _judged(unit, normal(*map(str, sides)), wanted.threshold, path)
     if seen and not found:
         raise UserError(
             f"{path} has no unit in both {languages.source!r} and {languages.target!r}: it holds "
@@ -71,7 +77,17 @@ def translation_memory(path: Path, languages: Languages | None) -> Entries:
         )
 
 
-def xliff(path: Path, languages: Languages | None) -> Entries:
+def _judged(
+    unit: Any, pair: Pair, threshold: Threshold | None, path: Path
+) -> Pair | Malformed | Omitted:
+    if threshold is None:
+        return pair
+    props = (prop for prop in unit.iter("{*}prop") if prop.get("type") == threshold.key)
+    score = next((prop.text for prop in props), None)
+    return threshold.judge(score, pair, f"{path}, line {unit.sourceline}")
+
+
+def xliff(path: Path, wanted: Wanted) -> Entries:
     """Translated segments of an XLIFF file (1.2 or 2.x), read backwards if it is the other way.
 
     Parts in other languages are left out, and what is not to be translated.
@@ -79,6 +95,7 @@ def xliff(path: Path, languages: Languages | None) -> Entries:
     Raises:
         UserError: all of the file is of other languages.
     """
+    languages = wanted.languages
     swap: bool | None = False
     other, found = None, False
     for element in elements(path, ("trans-unit", "segment"), ("xliff", "file")):
@@ -91,23 +108,35 @@ def xliff(path: Path, languages: Languages | None) -> Entries:
                 swap = _backwards(own, languages)
                 other = own if swap is None else other
             continue
-        if swap is None or not _to_translate(element):
-            continue
-        found = True
-        source, target = (element.find(f"{{*}}{side}") for side in ("source", "target"))
-        if source is None or target is None:
-            continue
-        if (element.get("state") or target.get("state")) in _UNTRANSLATED:
-            continue
-        for parts in _segments(element.find("{*}seg-source"), source, target):
-            texts = [_text(part) for part in parts]
-            if all(texts):
-                yield normal(*(reversed(texts) if swap else texts))
+        if swap is None:
+            yield Omitted("in other languages")
+        elif _to_translate(element):
+            found = True
+            yield from _translated(element, swap)
     if languages is not None and other is not None and not found:
         raise UserError(
             f"{path} translates from {other[0]!r} to {other[1]!r}, and {languages.source!r} and "
             f"{languages.target!r} are wanted"
         )
+
+
+def _translated(element: Any, swap: bool) -> Entries:
+    """The segments of a unit that have a translation."""
+    source, target = (element.find(f"{{*}}{side}") for side in ("source", "target"))
+    parts: Any = ()
+    if source is not None and target is not None:
+        if (element.get("state") or target.get("state")) not in _UNTRANSLATED:
+            parts = _segments(element.find("{*}seg-source"), source, target)
+    elif source is None:
+        return
+    found = False
+    for sides in parts:
+        texts = [_text(side) for side in sides]
+        if all(texts):
+            found = True
+            yield normal(*(reversed(texts) if swap else texts))
+    if not found:
+        yield Omitted(UNTRANSLATED)
 
 
 _XLIFF_LANGUAGES = (("source-language", "srcLang"), ("target-language", "trgLang"))
@@ -140,22 +169,53 @@ def _backwards(own: list[str], languages: Languages) -> bool | None:
     return None
 
 
-def catalogue(path: Path) -> Entries:
+def catalogue(path: Path, wanted: Wanted) -> Entries:
     """Messages of a gettext catalogue and their translations, of plural forms the first and last.
 
     Fuzzy, obsolete and untranslated messages are left out.
+
+    Raises:
+        UserError: its header says that its translations are in another language.
     """
+    swap = False
     for entry in _messages(path):
-        if isinstance(entry, Malformed):
+        if isinstance(entry, Malformed | Omitted):
             yield entry
-            continue
-        for source, target in zip(_originals(entry), _translations(entry), strict=True):
-            if source.strip() and target.strip():
-                yield _one_line(source, target)
+        elif isinstance(entry, dict):
+            swap = _headed_backwards(path, entry, wanted.languages)
+        else:
+            for source, target in zip(_originals(entry), _translations(entry), strict=True):
+                if source.strip() and target.strip():
+                    yield _one_line(target, source) if swap else _one_line(source, target)
 
 
-def by_message(source: Path, target: Path) -> Entries:
-    """Texts that two gettext or Fluent files have for the same messages."""
+def _headed_backwards(path: Path, header: dict[str, str], languages: Languages | None) -> bool:
+    """Whether a catalogue's header says that it translates the other way around."""
+    into, out_of = header.get("Language", ""), header.get("X-Source-Language", "")
+    if languages is None or not into or same_language(into, languages.target):
+        return False
+    if out_of and _backwards([out_of, into], languages):
+        return True
+    raise UserError(
+        f"{path} translates into {into!r}, and {languages.target!r} is wanted: give another file, "
+        "or mend its header (Language, and X-Source-Language if it is to be read backwards)"
+    )
+
+
+def by_message(source: Path, target: Path, wanted: Wanted) -> Entries:
+    """Texts that two gettext or Fluent files have for the same messages.
+
+    Raises:
+        UserError: the files are of other languages than asked for.
+    """
+    if kind(source) in GETTEXT and wanted.languages is not None:
+        for path, language in zip((source, target), wanted.languages, strict=True):
+            own = language_of(path)
+            if own is not None and not same_language(own, language):
+                raise UserError(
+                    f"{path} is in {own!r}, and {language!r} is wanted in its place: list the "
+                    "source first, or mend its header (Language)"
+                )
     read = _fluent if kind(source) in FLUENT else _gettext
     texts: dict[Message, str] = {}
     for found in read(source):
@@ -168,6 +228,12 @@ def by_message(source: Path, target: Path) -> Entries:
             yield found
         elif found[0] in texts:
             yield _one_line(texts[found[0]], found[1])
+
+
+def language_of(path: Path) -> str | None:
+    """The language of a gettext catalogue's translations, if its header says so."""
+    header = next((entry for entry in _messages(path) if isinstance(entry, dict)), {})
+    return header.get("Language") or None
 
 
 # XML
@@ -203,7 +269,10 @@ def _of_language(texts: dict[str, str], language: str) -> str | None:
 
 
 def _messages(path: Path) -> Iterator[Any]:
-    """Translated messages of a catalogue; a block of lines that is no message is told."""
+    """The header of a catalogue, its translated messages, and in the places of others an `Omitted`.
+
+    A block of lines that is no message is malformed.
+    """
     try:
         import polib
     except ImportError as error:
@@ -214,35 +283,45 @@ def _messages(path: Path) -> Iterator[Any]:
         try:
             with suppress(ValueError):  # of what polib does not mind
                 gettext.GNUTranslations(BytesIO(content))  # finds out what is cut off
-            yield from polib.mofile(content).translated_entries()
+            compiled = polib.mofile(content)
+            yield dict(compiled.metadata)
+            yield from compiled.translated_entries()
         except (OSError, ValueError, struct.error) as error:
             raise UserError(f"{path} is no intact gettext catalogue: compile it anew") from error
         return
     text = _decoded(content)
-    found = _parsed(text, polib)
-    if found is not None and UNREADABLE not in text:
-        yield from found
+    whole = _parsed(text, polib)
+    if whole is not None and UNREADABLE not in text:
+        yield from _entries(whole)
         return
     line = 1
     for block in _BLANK_LINES.split(text):
-        found = _parsed(block, polib)
-        if found is None:
+        part = _parsed(block, polib)
+        if part is None:
             yield Malformed(f"{path}, line {line}", "begins no gettext message: mend it")
         elif UNREADABLE in block:
             yield Malformed(f"{path}, line {line}", "is not in the encoding that the file names")
         else:
-            yield from found
+            yield from _entries(part)
         line += block.count("\n")
+
+
+def _entries(part: Any) -> Iterator[Any]:
+    """The header of a parsed catalogue, and its messages that are not obsolete."""
+    if part.metadata:
+        yield dict(part.metadata)
+    for entry in part:
+        if not entry.obsolete:
+            yield entry if entry.translated() else Omitted(UNTRANSLATED)
 
 
 def _decoded(content: bytes) -> str:
     """A catalogue's text in the encoding it names, by default UTF-8."""
     charset = re.search(rb"charset=([\w-]+)", content[:4096])
     try:
-        text = content.decode(charset[1].decode() if charset else "utf-8", MARK)
+        return decoded(content, charset[1].decode() if charset else "utf-8")
     except LookupError:  # a template's CHARSET
-        text = content.decode("utf-8", MARK)
-    return text.removeprefix("\ufeff")
+        return decoded(content)
 
 
 _BLANK_LINES = re.compile(r"((?:\n[ \t]*\r?)+\n)")
@@ -251,21 +330,21 @@ _LINE = re.compile(
 )
 
 
-def _parsed(text: str, polib: Any) -> list[Any] | None:
-    """The translated messages in a text; None where a line of it is none of a catalogue."""
+def _parsed(text: str, polib: Any) -> Any:
+    """A text as a catalogue; None where a line of it is none of a catalogue."""
     if not all(map(_LINE.fullmatch, text.split("\n"))):  # polib passes over some faults
         return None
     try:
-        found: list[Any] = polib.pofile(text + "\n").translated_entries()
+        return polib.pofile(text + "\n")
     except OSError:
         return None
-    return found
 
 
 def _gettext(path: Path) -> Iterator[tuple[Message, str] | Malformed]:
     for entry in _messages(path):
         if isinstance(entry, Malformed):
             yield entry
+        if isinstance(entry, Malformed | Omitted | dict):
             continue
         key = f"{entry.msgctxt or ''}\x04{entry.msgid}"
         for form, text in zip(("one", "many"), _translations(entry), strict=False):
@@ -293,7 +372,7 @@ def _fluent(path: Path) -> Iterator[tuple[Message, str] | Malformed]:
     except ImportError as error:
         raise needs("corpora", error) from error
     with opened(path) as file:
-        text = file.read().decode("utf-8-sig", MARK).replace("\r\n", "\n")
+        text = decoded(file.read()).replace("\r\n", "\n")
 
     def malformed(start: int, problem: str) -> Malformed:
         return Malformed(f"{path}, line {text.count(chr(10), 0, start) + 1}", problem)

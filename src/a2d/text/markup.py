@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from a2d.errors import UserError
-from a2d.text.pairs import MARK, UNREADABLE, Malformed, needs, opened
+from a2d.text.encodings import MARK, UNREADABLE, encoding_of, start_of
+from a2d.text.pairs import Malformed, needs, opened
 
 _BLOCK = 2**20
 """Bytes read at a time from a broken file."""
@@ -17,6 +18,7 @@ _BLOCK = 2**20
 _DECLARED = re.compile(rb"""<\?xml[^>]*encoding\s*=\s*["']([\w.-]+)""")
 _NAMESPACE = re.compile(r"""\sxmlns:[\w.-]+\s*=\s*(?:"[^"]*"|'[^']*')""")
 _ANGLE = re.compile("[<>]")
+_LXML_NAMES = {"utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE"}
 _OPTIONS: dict[str, Any] = {"huge_tree": True, "resolve_entities": False, "no_network": True}
 
 
@@ -40,7 +42,10 @@ def elements(
     count = 0
     with opened(path) as file:
         names = [f"{{*}}{name}" for name in whole + containers]
-        walk = etree.iterparse(file, events=("start", "end"), tag=names, **_OPTIONS)
+        # Without a mark, or with a declaration that it contradicts, UTF-16 is unknown to lxml.
+        wide = encoding_of(start_of(file), "")
+        options = _OPTIONS | ({"encoding": _LXML_NAMES.get(wide, wide)} if wide else {})
+        walk = etree.iterparse(file, events=("start", "end"), tag=names, **options)
         try:
             for event, element in walk:
                 if (event == "end") == (local_name(element) in whole):
@@ -174,11 +179,8 @@ def _blocks(file: IO[bytes], path: Path) -> Iterator[str]:
 
 
 def _encoding(start: bytes) -> str:
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    if b"\0" in start[:2]:
-        return "utf-16-be" if start[:1] == b"\0" else "utf-16-le"
     declared = _DECLARED.match(start.removeprefix(codecs.BOM_UTF8).lstrip())
     name = declared[1].decode().lower() if declared else "utf-8"
     # What declares UTF-16 in single bytes is not in it.
-    return "utf-8-sig" if name == "utf-8" or name.startswith(("utf-16", "ucs-2")) else name
+    single = name == "utf-8" or name.startswith(("utf-16", "ucs-2"))
+    return encoding_of(start, "utf-8-sig" if single else name)

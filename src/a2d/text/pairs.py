@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import bz2
-import codecs
 import gzip
 import io
 import lzma
+import math
 import sys
 import unicodedata
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from a2d.errors import UserError
 
 STANDARD_INPUT = "-"
-UNREADABLE = "\udcff"
-"""Half a character, which no text holds: in the place of bytes that are not in their encoding."""
-
-MARK = "a2d.mark"
-"""What to do with such bytes when decoding: put `UNREADABLE` there."""
-
-codecs.register_error(MARK, lambda error: (UNREADABLE, error.end))  # type: ignore[attr-defined]
-
 _DECOMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 COMPRESSED = (*_DECOMPRESSED, ".zst")
 
@@ -44,12 +37,6 @@ class Languages(NamedTuple):
     target: str
 
 
-def same_language(code: str, language: str) -> bool:
-    """Whether `de-DE` is `de`, or the other way around."""
-    one, other = (c.replace("_", "-").lower() for c in (code, language))
-    return one == other or one.startswith(f"{other}-") or other.startswith(f"{one}-")
-
-
 class Malformed(NamedTuple):
     """An entry of a corpus that holds no pair, though it should: where, and what is wrong."""
 
@@ -61,7 +48,52 @@ class Malformed(NamedTuple):
         return f"{self.where} {self.problem}"
 
 
-Entries = Iterator[Pair | Malformed]
+class Omitted(NamedTuple):
+    """An entry that is left out though nothing is wrong with it: `reason` follows "12 entries"."""
+
+    reason: str
+
+
+Entries = Iterator[Pair | Malformed | Omitted]
+
+
+class Keys(NamedTuple):
+    """Where a file has its two texts: names (dots reach into objects), or columns from 1."""
+
+    source: str | int
+    target: str | int
+
+
+class Threshold(NamedTuple):
+    """Which of a file's numbers says how good a pair is, and the least that will do."""
+
+    key: str | int
+    least: float
+
+    def judge(self, value: object, pair: Pair, where: str) -> Pair | Malformed | Omitted:
+        """A pair if its score is no less."""
+        try:
+            score = float(str(value).strip().replace(",", "."))
+        except ValueError:
+            score = math.nan
+        if math.isnan(score):
+            return Malformed(where, f"has {value!r} as its score {self.key!r}: put a number there")
+        return pair if score >= self.least else Omitted(f"score less than {self.least:g}")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which pairs of a file are asked for.
+
+    Attributes:
+        languages: codes of source and target, for files that name languages.
+        keys: where the texts are, if the user says so.
+        threshold: a score that pairs must have.
+    """
+
+    languages: Languages | None = None
+    keys: Keys | None = None
+    threshold: Threshold | None = None
 
 
 def normal(source: str, target: str) -> Pair:

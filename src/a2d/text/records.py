@@ -1,99 +1,42 @@
-"""Corpora of one pair a line or record: tables, aligned files, JSON lines, Parquet, datasets."""
+"""Corpora of one pair a record: JSON lines and arrays, Parquet, datasets."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import permutations, zip_longest
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, permutations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from a2d.errors import UserError, first_line
-from a2d.text.pairs import Entries, Languages, Malformed, normal, opened, same_language
+from a2d.text.languages import is_language, same_language
+from a2d.text.pairs import Entries, Keys, Languages, Malformed, Wanted, normal, opened
+from a2d.text.tables import lines
 
-TABLES = (".tsv", ".txt")
-JSON_LINES = (".jsonl", ".json")
-PARQUET = (".parquet",)
-
-
-class Keys(NamedTuple):
-    """Where a record holds its two texts; dots reach into nested objects."""
-
-    source: str
-    target: str
+Records = Iterator[tuple[str, object]]
+"""Records, each with its place."""
 
 
-Wanted = Keys | Languages | None
-"""What a record's two texts are told apart by."""
+def json_records(path: Path, wanted: Wanted) -> Entries:
+    """One object a line, or an array of objects."""
+    read = lines(path)
+    start: list[str | Malformed] = []
+    for line in read:
+        start.append(line)
+        if isinstance(line, Malformed) or line.strip() not in ("", "["):
+            break
+    opening = "".join(line for line in start if isinstance(line, str))
+    array = _ARRAY.match(opening) is not None
+    parse = _of_array if array else _of_lines
+    return _records(str(path), parse(path, chain(start, read)), wanted)
 
 
-def lines(path: Path) -> Iterator[str | Malformed]:
-    """Yield the lines of a text file without holding more than one; those not in UTF-8 are told.
-
-    Read as bytes: `str.splitlines` and universal newlines also break at characters which belong
-    to the text (U+2028, U+0085, a lone carriage return), and so would lose the alignment.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    with opened(path) as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                yield Malformed(f"{path}, line {number}", "is not UTF-8: convert the file to it")
-            else:
-                yield text.removesuffix("\n").removesuffix("\r")
+_ARRAY = re.compile(r"\s*\[\s*(\{|\]|$)")
 
 
-def table(path: Path) -> Entries:
-    """Two columns with a tab between them; empty lines are skipped."""
-    for number, line in enumerate(lines(path), start=1):
-        if isinstance(line, Malformed):
-            yield line
-        if not line or isinstance(line, Malformed):
-            continue
-        columns = line.split("\t")
-        if len(columns) == 2:
-            yield normal(*columns)
-            continue
-        yield Malformed(
-            f"{path}, line {number}",
-            f"has {len(columns)} column(s) instead of 2: write source, one tab, target (or list "
-            "two plain-text files)",
-        )
-
-
-def aligned(paths: Sequence[Path]) -> Entries:
-    """Two plain-text files, aligned line by line.
-
-    Raises:
-        UserError: one has more lines, so that nobody knows what belongs together.
-    """
-    counts = [0, 0]
-    for source, target in zip_longest(*map(lines, paths)):
-        counts[0] += source is not None
-        counts[1] += target is not None
-        if isinstance(source, Malformed):
-            yield source
-        elif isinstance(target, Malformed):
-            yield target
-        elif source is not None and target is not None:
-            yield normal(source, target)
-    if counts[0] != counts[1]:
-        raise UserError(
-            f"{paths[0]} has {counts[0]} lines and {paths[1]} has {counts[1]}: "
-            "align them line by line"
-        )
-
-
-def json_lines(path: Path, wanted: Wanted) -> Entries:
-    """One object a line."""
-    return _records(_parsed(path), wanted)
-
-
-def _parsed(path: Path) -> Iterator[tuple[str, object]]:
-    for number, line in enumerate(lines(path), start=1):
+def _of_lines(path: Path, read: Iterable[str | Malformed]) -> Records:
+    for number, line in enumerate(read, start=1):
         if isinstance(line, Malformed):
             yield line.where, line
             continue
@@ -103,7 +46,41 @@ def _parsed(path: Path) -> Iterator[tuple[str, object]]:
         try:
             yield where, json.loads(line)
         except (ValueError, RecursionError):
-            yield where, Malformed(where, "is no valid JSON: write one object a line")
+            yield where, Malformed(where, "is no valid JSON: write one object a line, or an array")
+
+
+def _of_array(path: Path, read: Iterable[str | Malformed]) -> Records:
+    """Objects of an array, which is held in memory; a broken one ends where the next may begin."""
+    kept: list[str] = []
+    for line in read:
+        if isinstance(line, Malformed):
+            yield line.where, line
+        kept.append(line if isinstance(line, str) else "")
+    text = "\n".join(kept)
+    parse = json.JSONDecoder().raw_decode
+    place, line_number, counted = text.index("[") + 1, 1, 0
+    while True:
+        place = _GAP.match(text, place).end()  # type: ignore[union-attr]
+        line_number += text.count("\n", counted, place)
+        counted, where = place, f"{path}, line {line_number}"
+        if text.startswith("]", place):
+            if text[place + 1 :].strip():
+                yield where, Malformed(where, "ends the array, and more follows: mend the file")
+            return
+        try:
+            record, place = parse(text, place)
+        except (ValueError, RecursionError):
+            yield where, Malformed(where, "is no valid JSON: write an array of objects")
+            following = _NEXT.search(text, place + 1)
+            if following is None:
+                return
+            place = following.end() - 1
+        else:
+            yield where, record
+
+
+_GAP = re.compile(r"[\s,]*")
+_NEXT = re.compile(r"[\n,]\s*\{")
 
 
 def parquet(path: Path, wanted: Wanted) -> Entries:
@@ -115,7 +92,7 @@ def parquet(path: Path, wanted: Wanted) -> Entries:
     from pyarrow import ArrowInvalid
     from pyarrow.parquet import ParquetFile
 
-    def rows() -> Iterator[tuple[str, object]]:
+    def rows() -> Records:
         number = 0
         with opened(path) as file:
             try:
@@ -130,7 +107,7 @@ def parquet(path: Path, wanted: Wanted) -> Entries:
                     f"{path} is no intact Parquet file ({first_line(error)}): fetch it anew"
                 ) from error
 
-    return _records(rows(), wanted)
+    return _records(str(path), rows(), wanted)
 
 
 def _decoded(batch: Any) -> Iterator[Mapping[str, object] | None]:
@@ -165,7 +142,7 @@ def folder(path: Path, split: str, wanted: Wanted) -> Entries:
         if split not in data:
             raise UserError(f"{path} has no split {split!r}: set 'split' to one of {_list(data)}")
         data = data[split]
-    return _records(_rows(str(path), data), wanted)
+    return _records(str(path), _rows(str(path), data), wanted)
 
 
 def dataset(name: str, config: str | None, split: str, wanted: Wanted) -> Entries:
@@ -188,10 +165,11 @@ def dataset(name: str, config: str | None, split: str, wanted: Wanted) -> Entrie
             f"dataset {name!r}, split {split!r} cannot be loaded ({first_line(error)}): check "
             "'dataset', 'config', 'split' and the network, or give a folder of save_to_disk"
         ) from error
-    return _records(_rows(f"dataset {name}", data), wanted)
+    where = f"dataset {name}"
+    return _records(where, _rows(where, data), wanted)
 
 
-def _rows(where: str, data: Any) -> Iterator[tuple[str, object]]:
+def _rows(where: str, data: Any) -> Records:
     # In batches and without the format saved with the data: row by row is many times slower.
     batches = data.with_format(None).iter(batch_size=1000)
     rows = (values for batch in batches for values in zip(*batch.values(), strict=True))
@@ -199,17 +177,24 @@ def _rows(where: str, data: Any) -> Iterator[tuple[str, object]]:
         yield f"{where}, row {number}", dict(zip(data.column_names, values, strict=True))
 
 
-def _records(found: Iterable[tuple[str, object]], wanted: Wanted) -> Entries:
-    keys, languages = (wanted, None) if isinstance(wanted, Keys) else (None, wanted)
-    for where, record in found:
+def _records(place: str, records: Records, wanted: Wanted) -> Entries:
+    keys = wanted.keys
+    if keys is not None and not all(isinstance(key, str) for key in keys):
+        raise UserError(f"{place} has no numbered columns: name its 'source' and 'target'")
+    for where, record in records:
         if isinstance(record, Malformed):
             yield record
             continue
         try:
             if not isinstance(record, Mapping):
-                raise _Unfit("is no JSON object: write one object a line")
-            keys = keys or _guess_keys(record, languages)
-            yield normal(_field(record, keys.source), _field(record, keys.target))
+                raise _Unfit("is no JSON object: write one object a line, or an array of them")
+            keys = keys or _guess_keys(place, record, wanted.languages)
+            pair = normal(*(_text(record, str(key)) for key in keys))
+            if wanted.threshold is None:
+                yield pair
+            else:
+                score = _field(record, str(wanted.threshold.key))
+                yield wanted.threshold.judge(score, pair, where)
         except _Unfit as error:
             yield Malformed(where, str(error))
 
@@ -218,8 +203,8 @@ class _Unfit(Exception):
     """A record that holds no pair."""
 
 
-def _guess_keys(record: Mapping[str, object], languages: Languages | None) -> Keys:
-    """By name, or by language; of two languages that nobody can place, the first is the source."""
+def _guess_keys(place: str, record: Mapping[str, object], languages: Languages | None) -> Keys:
+    """By name, or by language; of two names that are no languages, the first is the source."""
     if "source" in record and "target" in record:
         return Keys("source", "target")
     translation = record.get("translation")
@@ -235,6 +220,8 @@ def _guess_keys(record: Mapping[str, object], languages: Languages | None) -> Ke
     for keys in permutations(texts, 2):
         if all(of(*keys)):
             return Keys(*(f"{prefix}{key}" for key in keys))
+    if nested or len(texts) == 2:
+        _check_languages(place, texts, languages)
     if nested and len(texts) == 2:
         first, second = texts
         if any(of(second, first)):
@@ -246,22 +233,37 @@ def _guess_keys(record: Mapping[str, object], languages: Languages | None) -> Ke
     )
 
 
-def _field(record: Mapping[str, object], key: str) -> str:
-    value: object = record
-    for part in [key] if key in record else key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            found = _list(value) if isinstance(value, Mapping) else repr(value)
-            raise _Unfit(
-                f"has no {key!r} ({found} in place of {part!r}): "
-                "name the keys of its two texts by 'source' and 'target'"
-            )
-        value = value[part]
+def _check_languages(place: str, texts: Iterable[str], languages: Languages | None) -> None:
+    """Refuse records whose keys are languages, and not those asked for."""
+    if languages is not None and all(map(is_language, texts)):
+        raise UserError(
+            f"{place} has texts in {_list(texts)}, and {languages.source!r} and "
+            f"{languages.target!r} are wanted: mend the languages, or name its keys by 'source' "
+            "and 'target'"
+        )
+
+
+def _text(record: Mapping[str, object], key: str) -> str:
+    value = _field(record, key)
     if not isinstance(value, str):
         raise _Unfit(f"has {value!r} under {key!r}: put text there")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # JSON can escape what no Unicode text may contain
         raise _Unfit(f"has half a character under {key!r}: mend its escapes") from error
+    return value
+
+
+def _field(record: Mapping[str, object], key: str) -> object:
+    value: object = record
+    for part in [key] if key in record else key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            found = _list(value) if isinstance(value, Mapping) else repr(value)
+            raise _Unfit(
+                f"has no {key!r} ({found} in place of {part!r}): "
+                "name the keys of its texts by 'source' and 'target', of its score by 'score'"
+            )
+        value = value[part]
     return value
 
 

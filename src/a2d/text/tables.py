@@ -1,0 +1,336 @@
+"""Corpora as lines: plain text, tables with tabs, and comma-separated values."""
+
+from __future__ import annotations
+
+import csv
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from a2d.errors import UserError
+from a2d.text.encodings import MARK, UNREADABLE, encoding_of, start_of
+from a2d.text.languages import base_code, is_language, names_language, same_language
+from a2d.text.pairs import (
+    Entries,
+    Languages,
+    Malformed,
+    Omitted,
+    Pair,
+    Threshold,
+    Wanted,
+    normal,
+    opened,
+)
+
+_DELIMITERS = ",;\t|"
+_LOOKED_AT = 50
+"""Rows by which a table's delimiter and header are told."""
+
+_LONGEST = 100
+"""Lines that a quoted text may have: an open quote would swallow the rest of a file."""
+
+_SOURCE = ("source", "src")
+_TARGET = ("target", "tgt", "trg")
+_AFTER_ROLE = re.compile(r"[\s_-]+(text|segment|sentence)$")
+
+_TEXT = 10
+"""Characters of a typical text: two codes of languages above such texts are their names."""
+
+Rows = Iterator[tuple[str, list[str] | Malformed]]
+"""Rows of a table, each with its place."""
+
+
+def lines(path: Path) -> Iterator[str | Malformed]:
+    """Yield the lines of a text file without holding more than one; undecodable ones are told.
+
+    Lines end at line feeds alone: `str.splitlines` and universal newlines also break at characters
+    which belong to the text (U+2028, U+0085, a lone carriage return), and so would lose the
+    alignment.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    with opened(path) as file:
+        encoding = encoding_of(start_of(file), "utf-8")
+        # UTF-8 is read as bytes, which is faster; a line feed of UTF-16 is no single byte.
+        read: Any = (
+            file if encoding == "utf-8" else TextIOWrapper(file, encoding, MARK, newline="\n")
+        )
+        for number, line in enumerate(read, start=1):
+            text = line.decode("utf-8", MARK) if isinstance(line, bytes) else line
+            if UNREADABLE in text:
+                name = encoding.upper()
+                yield Malformed(f"{path}, line {number}", f"is not {name}: convert the file to it")
+                continue
+            if number == 1:
+                text = text.removeprefix("\ufeff")
+            yield text.removesuffix("\n").removesuffix("\r")
+
+
+def aligned(paths: Sequence[Path], wanted: Wanted) -> Entries:
+    """Two plain-text files, aligned line by line.
+
+    Raises:
+        UserError: one has more lines, so that nobody knows what belongs together, or their names
+            say that they are listed in the wrong order.
+    """
+    _check_order(paths, wanted.languages)
+    counts = [0, 0]
+    for source, target in zip_longest(*map(lines, paths)):
+        counts[0] += source is not None
+        counts[1] += target is not None
+        if isinstance(source, Malformed):
+            yield source
+        elif isinstance(target, Malformed):
+            yield target
+        elif source is not None and target is not None:
+            yield normal(source, target)
+    if counts[0] != counts[1]:
+        raise UserError(
+            f"{paths[0]} has {counts[0]} lines and {paths[1]} has {counts[1]}: "
+            "align them line by line"
+        )
+
+
+def _check_order(paths: Sequence[Path], languages: Languages | None) -> None:
+    """Refuse two files whose names have the languages the other way around (`x.en`, `x.de`)."""
+    if languages is None or base_code(languages.source) == base_code(languages.target):
+        return
+    named = [
+        next((part for part in reversed(path.name.split(".")) if is_language(part)), "")
+        for path in paths
+    ]
+    if all(map(same_language, reversed(named), languages)):
+        raise UserError(
+            f"{paths[0]} is called {named[0]!r} and {paths[1]} {named[1]!r}, and "
+            f"{languages.source!r} is the source: list them the other way around"
+        )
+
+
+def table(path: Path, wanted: Wanted) -> Entries:
+    """Columns with a tab between them; empty lines are skipped, quotes are text."""
+
+    def rows() -> Rows:
+        for number, line in enumerate(lines(path), start=1):
+            if isinstance(line, Malformed):
+                yield line.where, line
+            elif line:
+                yield f"{path}, line {number}", line.split("\t")
+
+    return _pairs(
+        path, rows(), wanted, "write source, one tab, target (or list two plain-text files)"
+    )
+
+
+def is_table(path: Path) -> bool:
+    """Whether the first line of a text file that is not empty has a tab."""
+    first = next((line for line in lines(path) if line), "")
+    return isinstance(first, str) and "\t" in first
+
+
+def comma_separated(path: Path, wanted: Wanted) -> Entries:
+    """Columns with a comma, semicolon, tab or bar between them, in quotes where need be."""
+    rest = enumerate(lines(path), start=1)
+    start = list(islice(rest, 2 * _LOOKED_AT))
+    texts = [line for _, line in start if isinstance(line, str) and line.strip()]
+    delimiter = _delimiter(texts, wanted)
+    rows = _unquoted(path, chain(start, rest), delimiter)
+    return _pairs(path, rows, wanted, "quote texts that hold a comma, a quote or a line break")
+
+
+def _delimiter(start: list[str], wanted: Wanted) -> str:
+    """The character by which the first row names columns, or most rows have as many, two at least.
+
+    Of several, the first in `_DELIMITERS`.
+    """
+
+    def fitness(delimiter: str) -> tuple[bool, int]:
+        first = [cell.strip() for cell in _parsed(start[:1], delimiter) or ()] if start else []
+        chosen = [key for key in wanted.keys or () if isinstance(key, str)]
+        named = _by_name(first, wanted.languages) is not None
+        counts = [len(row) for row in csv.reader(start, delimiter=delimiter) if row]
+        usual = statistics.mode(counts) if counts else 0
+        known = named or (bool(chosen) and all(key in first for key in chosen))
+        return known, counts.count(usual) if usual > 1 else 0
+
+    return max(_DELIMITERS, key=fitness)
+
+
+def _unquoted(path: Path, numbered: Iterator[tuple[int, str | Malformed]], delimiter: str) -> Rows:
+    """Records, each parsed on its own: one whose quote stays open must not swallow the next."""
+    waiting: list[tuple[int, str | Malformed]] = []
+    while True:
+        number, line = waiting.pop(0) if waiting else next(numbered, (0, None))
+        if line is None:
+            return
+        where = f"{path}, line {number}"
+        if isinstance(line, Malformed):
+            yield where, line
+            continue
+        if not line.strip():
+            continue
+        record, taken = [line], 0
+        while (row := _parsed(record, delimiter)) is None and len(record) < _LONGEST:
+            if taken == len(waiting):
+                following = next(numbered, None)
+                if following is None:
+                    break
+                waiting.append(following)
+            if isinstance(waiting[taken][1], Malformed):
+                break
+            record.append(str(waiting[taken][1]))
+            taken += 1
+        if row:
+            del waiting[:taken]
+            yield where, [" ".join(c.split()) if "\n" in c else c for c in row]
+        else:
+            problem = "opens a quote that is not closed" if row is None else "has a stray quote"
+            yield where, Malformed(where, f"{problem}: double the quotes within a quoted text")
+
+
+def _parsed(record: list[str], delimiter: str) -> list[str] | None:
+    """The columns of a record; None where a quote is open at its end, none where one is stray."""
+    if '"' not in record[0]:
+        return record[0].split(delimiter)
+    if len(record) > 1 and '"' not in record[-1]:
+        return None
+    reader = csv.reader([line + "\n" for line in record], delimiter=delimiter, strict=True)
+    try:
+        return next(reader)
+    except csv.Error as error:
+        return None if "unexpected end" in str(error) else []
+
+
+class _Columns(NamedTuple):
+    """Where a table has what, counted from 0, and how many columns it has."""
+
+    source: int
+    target: int
+    score: int | None
+    width: int
+    header: bool
+
+
+def _pairs(path: Path, rows: Rows, wanted: Wanted, mend: str) -> Entries:
+    start = list(islice(rows, _LOOKED_AT))
+    good = [row for _, row in start if not isinstance(row, Malformed)]
+    columns = _columns(path, good, wanted) if good else _Columns(0, 1, None, 2, False)
+    header = good[0] if good and columns.header else None
+    for where, row in chain(start, rows):
+        if isinstance(row, Malformed):
+            yield row
+        elif row is header:
+            continue
+        elif len(row) != columns.width:
+            more = (
+                ""
+                if len(row) < 3 or columns.header or wanted.keys
+                else (f"; choose columns by {{path: {path.name}, source: 1, target: 2}}")
+            )
+            yield Malformed(
+                where, f"has {len(row)} column(s) instead of {columns.width}: {mend}{more}"
+            )
+        else:
+            yield _judged(row, columns, wanted.threshold, where)
+
+
+def _judged(
+    row: list[str], columns: _Columns, threshold: Threshold | None, where: str
+) -> Pair | Malformed | Omitted:
+    pair = normal(row[columns.source], row[columns.target])
+    if threshold is None or columns.score is None:
+        return pair
+    return threshold.judge(row[columns.score], pair, where)
+
+
+def _columns(path: Path, rows: list[list[str]], wanted: Wanted) -> _Columns:
+    """Tell a table's columns by its first rows.
+
+    The first row is a header only if it names what is asked for: the columns chosen by name, roles
+    (`source`, `target`) or both languages.
+
+    Raises:
+        UserError: what was chosen is not there, or the columns are of other languages.
+    """
+    first = [cell.strip() for cell in rows[0]]
+    named = _by_name(first, wanted.languages)
+    score, header = None, named is not None
+    if wanted.threshold is not None:
+        key = wanted.threshold.key
+        header = header or isinstance(key, str) or not re.search(r"\d", _cell(path, first, key))
+        score = _index(path, first, key)
+    if wanted.keys is not None:
+        header = header or any(isinstance(key, str) for key in wanted.keys)
+        source, target = (_index(path, first, key) for key in wanted.keys)
+    elif named is not None:
+        source, target = named
+    else:
+        _check_languages(path, first, rows[1:], wanted.languages)
+        if header:
+            raise UserError(
+                f"{path} has the columns {_list(first)}: name its texts, as in "
+                f"{{path: {path.name}, source: {first[0]}, target: {first[-1]}}}"
+            )
+        if score is not None:
+            raise UserError(f"{path} has a score: choose its texts by 'source' and 'target' too")
+        return _Columns(0, 1, None, 2, False)
+    return _Columns(source, target, score, len(first), header)
+
+
+def _by_name(first: list[str], languages: Languages | None) -> tuple[int, int] | None:
+    """The two columns that a header names; None: the row is none."""
+    roles = [_AFTER_ROLE.sub("", cell.casefold()) for cell in first]
+    found = [[n for n, role in enumerate(roles) if role in names] for names in (_SOURCE, _TARGET)]
+    if not all(found) and languages is not None:
+        found = [
+            [n for n, cell in enumerate(first) if cell and names_language(cell, language)]
+            for language in languages
+        ]
+    if any(len(columns) != 1 for columns in found) or found[0] == found[1]:
+        return None
+    return found[0][0], found[1][0]
+
+
+def _check_languages(
+    path: Path, first: list[str], rows: list[list[str]], languages: Languages | None
+) -> None:
+    """Refuse a table whose columns are named by other languages."""
+    if languages is None or len(first) != 2 or first[0] == first[1]:
+        return
+    texts = [len(cell) for row in rows for cell in row]
+    if all(map(is_language, first)) and texts and statistics.median(texts) >= _TEXT:
+        raise UserError(
+            f"{path} has columns in {first[0]!r} and {first[1]!r}, and {languages.source!r} and "
+            f"{languages.target!r} are wanted: mend the languages, or choose its columns by "
+            f"{{path: {path.name}, source: 1, target: 2}}"
+        )
+
+
+def _index(path: Path, first: list[str], key: str | int) -> int:
+    _cell(path, first, key)
+    if isinstance(key, int):
+        return key - 1
+    names = first if key in first else [cell.casefold() for cell in first]
+    return names.index(key if key in first else key.casefold())
+
+
+def _cell(path: Path, first: list[str], key: str | int) -> str:
+    """A cell of the first row by its column's number or name."""
+    if isinstance(key, int):
+        if key > len(first):
+            raise UserError(f"{path} has {len(first)} columns, and no column {key}")
+        return first[key - 1]
+    if key not in first and key.casefold() not in [cell.casefold() for cell in first]:
+        raise UserError(
+            f"{path} has no column {key!r}: its first line has {_list(first)}; choose columns by "
+            "these names, or by their numbers from 1"
+        )
+    return key
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
