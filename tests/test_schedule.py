@@ -77,7 +77,7 @@ SETTINGS = {
     "restore_callback_states_from_checkpoint": True,
     "plateau_patience": 2,
     "max_steps": 40,
-    "learning_rate": 1e-9,  # nothing is learned: validation never improves
+    "learning_rate": 1e-30,  # nothing is learned: validation never improves
     "warmup_steps": 2,
     "logging_steps": 1,
 }
@@ -102,8 +102,8 @@ def test_training_ends_after_a_plateau_with_a_validation(tmp_path, tokenizer, da
     assert [e["step"] for e in log if "eval_bleu" in e] == [4, 8, 12, 16]
     assert distiller.state.global_step == 16
     used = {e["step"]: e["learning_rate"] for e in log if "learning_rate" in e}
-    assert used[12] == pytest.approx(1e-9)
-    assert used[16] == pytest.approx(0.25e-9)
+    assert used[12] == pytest.approx(1e-30)
+    assert used[16] == pytest.approx(0.25e-30)
 
 
 @pytest.mark.parametrize("step", [10, 14])
@@ -122,6 +122,31 @@ def test_an_interrupted_one_ends_like_an_undisturbed_one(tmp_path, tokenizer, da
         undisturbed.model.named_parameters(), resumed.model.named_parameters(), strict=True
     ):
         assert torch.equal(ours, theirs), name
+
+
+def validations(scores_and_losses, patience=2):
+    """The update at which the decay starts, of validations after every 10 updates."""
+    _, plan = schedule(0, 1000)
+    callback = DecayOnPlateau(patience)
+    args = type("Args", (), {"metric_for_best_model": "bleu", "greater_is_better": True})()
+    for number, (score, loss) in enumerate(scores_and_losses, start=1):
+        state = type("State", (), {"global_step": 10 * number})()
+        metrics = {"eval_bleu": score, "eval_loss": loss}
+        callback.on_evaluate(args, state, None, metrics=metrics, lr_scheduler=plan)
+    return plan.decay_start
+
+
+@pytest.mark.parametrize(
+    ("figures", "start"),
+    [
+        ([(0, 9), (0, 8), (0, 7), (0, 6), (0, 5)], 750),  # the loss still falls
+        ([(1, 5), (2, 6), (3, 7), (4, 8), (5, 9)], 750),  # BLEU still rises
+        ([(3, 5), (2, 6), (3, 6), (9, 1), (9, 1)], 30),
+        ([(3, 5), (2, 6), (4, 6), (2, 9), (1, 9)], 50),
+    ],
+)
+def test_what_counts_as_a_plateau(figures, start):
+    assert validations(figures) == start
 
 
 def test_time_starts_the_decay():

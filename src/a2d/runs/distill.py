@@ -134,7 +134,7 @@ def distill(
         "distillation": {"beta": 1.0 if start == "teacher" else 3.0},
         "seeds": [seed],
     }
-    recipe, splits = _scheduled(raw, tuple(overrides), start, epochs, hours, console)
+    recipe, splits = _scheduled(raw, tuple(overrides), epochs, hours, console)
     with ExitStack() as stack:
         run = output.with_name(output.name + ".run")
         if dry_run:
@@ -168,7 +168,6 @@ def distill(
 def _scheduled(
     raw: dict[str, Any],
     overrides: tuple[str, ...],
-    start: str,
     epochs: float | None,
     hours: float | None,
     console: Console,
@@ -185,7 +184,7 @@ def _scheduled(
     prefix = recipe.teacher.source_prefix
     tokenizer = load_tokenizer(recipe.teacher.path, recipe.teacher.languages, prefix)
     tokens = count_tokens(splits.train, tokenizer)
-    training = schedule_for(tokens, recipe.methods[0].student_start)
+    training = schedule_for(tokens, recipe.students[0].width, recipe.methods[0].student_start)
     training |= {"epochs": epochs} if epochs is not None else {}
     training |= {"hours": hours} if hours is not None else {}
     return make_recipe({**raw, "training": training}, overrides, "distill"), splits

@@ -14,13 +14,28 @@ from transformers import PreTrainedTokenizerBase
 from a2d.text.batching import encode_sources
 from a2d.text.pairs import Pair
 
-_SAMPLE = 2000
-"""Pairs whose tokens are counted."""
+SAMPLE = 2000
+"""Pairs whose tokens are counted; the rest is estimated."""
+
+BATCHES = (512, 1024)
+"""Tokens of a batch: the first for corpora of fewer than `SMALL` tokens, the second for others."""
+SMALL = 100_000
+
+RATE, WIDTH = 3e-3, 128
+"""Peak learning rate of a model of that width. Wider models take less, in inverse proportion."""
+
+SEEN = 2_500_000
+"""Most tokens that a training on `BASE` tokens or fewer sees. Larger corpora have more, with the
+square root of their size, and always `LEAST_EPOCHS`."""
+BASE = 250_000
+LEAST_EPOCHS = 3
+
+PATIENCE = 4
 
 
 def count_tokens(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> int:
     """Estimate the corpus' tokens, of the longer side of each pair, from a sample."""
-    count = min(_SAMPLE, len(pairs))
+    count = min(SAMPLE, len(pairs))
     numbers = sorted(random.Random(0).sample(range(len(pairs)), count))
     sample = [pairs[number] for number in numbers]
     sources = encode_sources(tokenizer, [pair.source for pair in sample])
@@ -29,23 +44,32 @@ def count_tokens(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> i
     return round(sum(longer) * len(pairs) / max(1, count))
 
 
-def schedule_for(tokens: int, start: str) -> dict[str, Any]:
-    """Settings of `a2d.runs.recipe.Training` for a student.
+def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
+    """Choose the settings of a student's training (`a2d.runs.recipe.Training`).
+
+    The learning rate is constant after its warm-up until validation stops improving, and then
+    decays; the number of epochs is an upper limit.
 
     Args:
         tokens: of the training corpus, longer side of each pair.
-        start: of the student: `teacher`, or at random.
+        width: of the student.
+        start: `teacher`: from the teacher's layers; otherwise at random.
+
+    Example:
+        >>> schedule_for(12_000, 128, "teacher")["max_tokens"]
+        512
     """
-    batch = 512
-    updates = 600
-    per_epoch = max(1.0, tokens / batch)
+    batch = BATCHES[0] if tokens < SMALL else BATCHES[1]
+    updates = max(1.0, tokens / batch)  # of an epoch
+    seen = max(SEEN * max(1.0, tokens / BASE) ** 0.5, LEAST_EPOCHS * tokens)
+    interval = max(50.0, min(4 * updates, 200.0), updates / 4)
     return {
         "schedule": "plateau",
         "max_tokens": batch,
-        "epochs": updates / per_epoch,
-        "evaluate_every": 100 / per_epoch,
-        "learning_rate": 1e-3,
-        "warmup_steps": 50,
-        "patience": 3,
+        "learning_rate": RATE * min(1.0, WIDTH / width),
+        "warmup_steps": 50 if start == "teacher" else 200,
         "clip_norm": 1.0,
+        "epochs": round(seen / tokens, 2),
+        "evaluate_every": round(interval / updates, 4),
+        "patience": PATIENCE,
     }

@@ -63,14 +63,17 @@ def _decay_steps(total: int) -> int:
 class DecayOnPlateau(TrainerCallback, ExportableState):
     """Starts the decay of a `PlateauSchedule` when validation stops improving; ends the training.
 
+    A validation improves on those before if the Trainer's `metric_for_best_model` or the loss has a
+    new best value: models that start at random lower their loss long before they translate.
+
     Args:
-        patience: validations without a new best value of the Trainer's `metric_for_best_model`
-            before the decay starts.
+        patience: validations without an improvement before the decay starts.
     """
 
     def __init__(self, patience: int = 1) -> None:
         self.patience = patience
-        self.best: float | None = None
+        self.best = float("-inf")
+        self.least_loss = float("inf")
         self.validations_since_best = 0
 
     def on_evaluate(
@@ -87,10 +90,10 @@ class DecayOnPlateau(TrainerCallback, ExportableState):
             return
         value = metrics[f"eval_{args.metric_for_best_model}"]
         value = value if args.greater_is_better else -value
-        if self.best is None or value > self.best:
-            self.best, self.validations_since_best = value, 0
-        else:
-            self.validations_since_best += 1
+        improved = value > self.best or metrics["eval_loss"] < self.least_loss
+        self.best = max(self.best, value)
+        self.least_loss = min(self.least_loss, metrics["eval_loss"])
+        self.validations_since_best = 0 if improved else self.validations_since_best + 1
         if self.validations_since_best >= self.patience:
             lr_scheduler.start_decay(state.global_step)
 
@@ -113,6 +116,7 @@ class DecayOnPlateau(TrainerCallback, ExportableState):
             "args": {"patience": self.patience},
             "attributes": {
                 "best": self.best,
+                "least_loss": self.least_loss,
                 "validations_since_best": self.validations_since_best,
             },
         }
