@@ -87,9 +87,9 @@ class Vocabulary(Section):
 class Training(Section):
     """How a model is trained.
 
-    `schedule: plateau` keeps the learning rate at its peak until `patience` validations (null: 4)
-    brought no better BLEU, then lets it decay to zero; `epochs`, and `hours` if given, are upper
-    limits (`a2d.training.schedule`). With other schedules `patience` ends the training.
+    `schedule: plateau` decays linearly over all `epochs`, and faster, to an early end, once
+    `patience` validations (null: 4) brought no improvement, or `hours` are nearly over
+    (`a2d.training.schedule`). With other schedules `patience` ends the training.
     """
 
     epochs: float = Field(gt=0)

@@ -53,12 +53,12 @@ class A2DConfig(Seq2SeqTrainingArguments):
         alignment_start: `uniform`, near the guess that layers correspond evenly, or `random`.
         alignment_learning_rate: peak learning rate of the alignment, or of whatever else a method
             learns beside the student; None: `learning_rate`.
-        plateau_patience: validations without a better `metric_for_best_model` after which the
-            learning rate, constant since its warm-up, decays linearly to zero and the training ends
-            (`a2d.training.schedule`); `max_steps` or `num_train_epochs` is then the upper limit.
-            None: `lr_scheduler_type` decides.
-        max_hours: with `plateau_patience`, the time that the training may take: the decay starts in
-            time for it. The result then depends on the machine's speed.
+        plateau_patience: with a value, the learning rate decays linearly over all planned updates,
+            and faster, to an early end, once so many validations brought neither a better
+            `metric_for_best_model` nor a lower cross-entropy (`a2d.training.schedule`). None:
+            `lr_scheduler_type` decides.
+        max_hours: with `plateau_patience`, the time that the training may take. The result then
+            depends on the machine's speed.
         bf16: None switches it on where the hardware makes it pay.
         teacher_bf16: the teacher computes in bf16, in half the memory and, where the hardware makes
             it pay, a fraction of the time, whatever the student does; None: as the student does.

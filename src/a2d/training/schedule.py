@@ -1,4 +1,4 @@
-"""A learning-rate schedule that follows validation: warm-up, constant rate, decay on a plateau."""
+"""A learning-rate schedule that follows validation: a linear decay, cut short on a plateau."""
 
 from __future__ import annotations
 
@@ -12,68 +12,63 @@ from transformers.trainer_callback import ExportableState
 
 from a2d.progress import Stopwatch
 
-DECAY_SHARE = 0.25
-"""Share of all updates during which the learning rate falls."""
+FINISH_SHARE = 0.25
+"""Share of all updates that a training still takes once its end is near."""
 
 
 class PlateauSchedule(LRScheduler):
-    """Warm up, stay at the peak learning rate, then decay linearly to zero when told to.
+    """Warm up, decay linearly to zero over the planned updates, or sooner if told to.
 
-    A warmup-stable-decay schedule (Hu et al. 2024, "MiniCPM", section 4) whose decay starts when
-    `start_decay` is called, or in time to end at the last planned update. The decay takes
-    `DECAY_SHARE` of all updates.
+    `finish` lets the learning rate fall faster, so that it is zero after a third as many updates as
+    there have been: `FINISH_SHARE` of all. `docs/schedule.md` compares it with a constant rate.
 
     Args:
         optimizer: its current learning rates are the peaks.
         warmup_steps: updates until the peak is reached.
-        max_steps: updates at most.
+        max_steps: planned updates.
     """
 
     def __init__(self, optimizer: Optimizer, warmup_steps: int, max_steps: int) -> None:
         self.warmup_steps = warmup_steps
-        self.decay_start = max_steps - _decay_steps(max_steps)
-        self.decay_steps = max(1, _decay_steps(max_steps))
+        self.max_steps = max_steps
+        self.end = max_steps
+        self.finish_start: int | None = None
         super().__init__(optimizer)
 
-    @property
-    def end(self) -> int:
-        """The update after which the learning rate is zero."""
-        return self.decay_start + self.decay_steps
-
-    def start_decay(self, step: int) -> None:
-        """Let the decay start at this update, unless it has started already."""
-        if step < self.decay_start:
-            self.decay_start = step
-            total = math.ceil(step / (1 - DECAY_SHARE))
-            self.decay_steps = max(1, min(total - step, self.decay_steps))
+    def finish(self, step: int) -> None:
+        """Let the last updates begin at this one, unless they have begun already."""
+        if self.finish_start is None:
+            self.finish_start = step
+            self.end = min(self.max_steps, max(step + 1, math.ceil(step / (1 - FINISH_SHARE))))
 
     def get_lr(self) -> list[Any]:
         """Learning rate of every parameter group."""
         return [base * self._factor(self.last_epoch) for base in self.base_lrs]
 
     def _factor(self, step: int) -> float:
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        return warm * min(1.0, max(0.0, (self.end - step) / self.decay_steps))
+        if self.finish_start is None or step <= self.finish_start:
+            warm = (step + 1) / max(1, self.warmup_steps)
+            left = (self.max_steps - step) / max(1, self.max_steps - self.warmup_steps)
+            return max(0.0, min(1.0, warm, left))
+        share = (self.end - step) / max(1, self.end - self.finish_start)
+        return self._factor(self.finish_start) * max(0.0, share)
 
 
-def _decay_steps(total: int) -> int:
-    return max(1, round(DECAY_SHARE * total))
+class FinishOnPlateau(TrainerCallback, ExportableState):
+    """Lets a `PlateauSchedule` finish when validation stops improving; ends the training.
 
-
-class DecayOnPlateau(TrainerCallback, ExportableState):
-    """Starts the decay of a `PlateauSchedule` when validation stops improving; ends the training.
-
-    A validation improves on those before if the Trainer's `metric_for_best_model` or the loss has a
-    new best value: models that start at random lower their loss long before they translate.
+    A validation improves on those before if the Trainer's `metric_for_best_model` or the
+    cross-entropy has a new best value: models that start at random lower it long before they
+    translate.
 
     Args:
-        patience: validations without an improvement before the decay starts.
+        patience: validations without an improvement before it finishes.
     """
 
     def __init__(self, patience: int = 1) -> None:
         self.patience = patience
         self.best = float("-inf")
-        self.least_loss = float("inf")
+        self.least_ce = float("inf")
         self.validations_since_best = 0
 
     def on_evaluate(
@@ -90,12 +85,12 @@ class DecayOnPlateau(TrainerCallback, ExportableState):
             return
         value = metrics[f"eval_{args.metric_for_best_model}"]
         value = value if args.greater_is_better else -value
-        improved = value > self.best or metrics["eval_loss"] < self.least_loss
+        improved = value > self.best or metrics["eval_ce"] < self.least_ce
         self.best = max(self.best, value)
-        self.least_loss = min(self.least_loss, metrics["eval_loss"])
+        self.least_ce = min(self.least_ce, metrics["eval_ce"])
         self.validations_since_best = 0 if improved else self.validations_since_best + 1
         if self.validations_since_best >= self.patience:
-            lr_scheduler.start_decay(state.global_step)
+            lr_scheduler.finish(state.global_step)
 
     def on_step_end(
         self,
@@ -116,14 +111,14 @@ class DecayOnPlateau(TrainerCallback, ExportableState):
             "args": {"patience": self.patience},
             "attributes": {
                 "best": self.best,
-                "least_loss": self.least_loss,
+                "least_ce": self.least_ce,
                 "validations_since_best": self.validations_since_best,
             },
         }
 
 
 class TimeLimit(Stopwatch):
-    """Starts the decay of a `PlateauSchedule` early enough for the training to end in time.
+    """Lets a `PlateauSchedule` finish early enough for the training to end in time.
 
     Time counts over interruptions. The clock decides how many updates there are, so that a second
     training with a limit gives another model.
@@ -147,8 +142,8 @@ class TimeLimit(Stopwatch):
     ) -> None:
         """Compare the time with the limit."""
         self._tick()
-        if self.seconds >= self.limit * (1 - DECAY_SHARE):
-            lr_scheduler.start_decay(state.global_step)
+        if self.seconds >= self.limit * (1 - FINISH_SHARE):
+            lr_scheduler.finish(state.global_step)
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
         """Leave the log to `Stopwatch`."""

@@ -40,7 +40,7 @@ from a2d.training.config import A2DConfig
 from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Signals, run
 from a2d.training.frozen import frozen_teacher
 from a2d.training.processor import fast_dropout, keep_few_kernels, keep_freed_memory
-from a2d.training.schedule import DecayOnPlateau, PlateauSchedule, TimeLimit
+from a2d.training.schedule import FinishOnPlateau, PlateauSchedule, TimeLimit
 from a2d.training.teacher_cache import KEPT, ROW, ReadingCollator, TeacherCache
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class A2DTrainer(Seq2SeqTrainer):
         self._order: TokenBatchSampler | None = None
         self.add_callback(_EpochOrder(self))
         if args.plateau_patience is not None:
-            self.add_callback(DecayOnPlateau(args.plateau_patience))
+            self.add_callback(FinishOnPlateau(args.plateau_patience))
         if args.max_hours is not None:
             self.add_callback(TimeLimit(3600 * args.max_hours))
 
@@ -282,7 +282,7 @@ class A2DTrainer(Seq2SeqTrainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> Any:
-        """The Trainer's, or the one that decays when validation stops improving."""
+        """The Trainer's, or the one that finishes when validation stops improving."""
         if self.args.plateau_patience is None:
             return super().create_scheduler(num_training_steps, optimizer)
         warmup = self.args.get_warmup_steps(num_training_steps)
