@@ -93,7 +93,8 @@ def test_results_hold_one_object_per_model(finished, corpus):
         scores = json.loads((translations / "scores.json").read_text())
         assert scores["signatures"].keys() == {"bleu", "chrf"}
         assert result["train_seconds"] > 0
-        assert result["sentences_per_second"] > 0
+        if len("".join(lines)) > len("".join(references)) / 5:
+            assert result["sentences_per_second"] > 0
     teacher, *students = results
     assert teacher["student"] == "2+2x2"
     assert {(s["student"], s["parameters"]) for s in students} == {
@@ -129,10 +130,21 @@ def test_history_tells_the_seconds_and_the_device_that_they_were_spent_on(finish
 
 def test_output_shows_table_samples_and_folder(finished):
     _, text = finished
-    columns = ("method", "size", "params", "BLEU", "gain", "chrF", "speed-up", "training")
+    columns = ("method", "size", "params", "BLEU", "gain", "chrF", "speed", "training")
     for word in (*columns, "reference", "2+2×2", "1+1×4"):
         assert word in text
     assert "200 training pairs (200 read, dropped: none)" in text
+
+
+def test_output_begins_with_the_log_and_has_lines_of_progress(finished):
+    folder, text = finished
+    lines = text.splitlines()
+    assert lines[:2] == [f"Log: {folder / 'run.log'}", "Reading the corpus…"]
+    for task in ("teacher", "kd-1+1x4-seed1", "translating: kd-1+1x4-seed1", "speed: 1+1x4"):
+        told = [line for line in lines if line.startswith(f"{task}: ")]
+        assert "(0%)" in told[0]
+        assert "(100%)" in told[-1]
+        assert len(told) < 20
 
 
 def test_run_folder_holds_pictures_and_no_checkpoints(finished):
@@ -276,7 +288,8 @@ def test_a_pretrained_teacher_brings_its_vocabulary(finished, corpus, tmp_path):
     assert not list(tmp_path.glob("unread/models/*/model.safetensors"))
     with pytest.raises(UserError, match="no model at 'nowhere'"):
         run(corpus, tmp_path / "none", "teacher={path: nowhere}", f"students=[{shape}]")
-    assert "pretrained" in text
+    row = next(line for line in text.splitlines() if line.startswith("teacher  "))
+    assert row.split()[-1] == "–"  # training time
     other = tmp_path / "run/vocabulary/tokenizer.json"
     assert json.loads(other.read_text()) == json.loads(
         (folder / "vocabulary/tokenizer.json").read_text()

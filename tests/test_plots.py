@@ -1,6 +1,7 @@
 """Pictures are written, of a size that fits what they show."""
 
 import struct
+from dataclasses import replace
 
 import pytest
 import torch
@@ -137,6 +138,10 @@ class TestCurves:
         assert scores.lines[0].get_ydata().tolist() == [7, 14, 21, 28, 35, 42]
         assert [line.get_label() for line in scores.lines] == ["teacher", "kd"]
 
+    def test_a_single_point_shows(self, tmp_path, drawn):
+        plots.curves({"kd": [{"epoch": 1, "ce": 5.0, "step": 3}]}, tmp_path / "c.png")
+        assert drawn[0][0]["axis"].lines[0].get_marker() == "o"
+
     def test_what_was_not_logged_is_left_out(self, tmp_path, drawn):
         plots.curves({"kd": history(bleu=False), "a2d": history()}, tmp_path / "c.png")
         scores = drawn[0][2]["axis"]
@@ -178,6 +183,15 @@ class TestScores:
         first, second = (self.dashed(part["axis"]) for part in drawn[0])
         assert first == {"teacher": {12}, "baseline": {6}}
         assert second == {"teacher": {12}, "baseline": {4}}
+
+    @pytest.mark.parametrize("plain", ["", "student_start=random"])
+    def test_the_line_is_the_plainest_baselines(self, tmp_path, drawn, plain):
+        def called(setting, *bleu):
+            return [replace(row, setting=setting) for row in rows("baseline", "1+1x4", *bleu)]
+
+        grid = [*rows("teacher", "3+3x4", 12.0), *called("student_start=teacher decay=0.5", 3.0)]
+        plots.scores([*grid, *called(plain, 5.0, 7.0)], tmp_path / "s.png")
+        assert self.dashed(drawn[0][0]["axis"]) == {"teacher": {12}, "baseline": {6}}
 
     def test_without_a_baseline(self, tmp_path, drawn):
         plots.scores(rows("teacher", "3+3x4", 12.0) + rows("kd", "1+1x4", 5.0), tmp_path / "s.png")

@@ -384,6 +384,16 @@ class TestFinishedRun:
         first, second = (float(record["seconds"]) for record in records[:2])
         assert 0 < first < second <= run.rows[0].train_seconds
 
+    def test_curves_are_drawn_with_every_validation_and_logged_step(self, run):
+        drawn = report._curves(run.plan)
+        names = {model.name.rpartition("-seed")[0] or model.name for model in run.plan.trained}
+        assert drawn.keys() == names
+        for model in run.plan.trained:
+            points = drawn[model.name.rpartition("-seed")[0] or model.name]
+            for key in ("eval_bleu", "eval_ce", "ce"):
+                logged = [e["epoch"] for e in results.history(model)["log"] if key in e]
+                assert [e["epoch"] for e in points if key in e] == logged
+
     def test_tells_its_recipe_signatures_and_versions(self, run):
         record = json.loads((run.folder / "results/valid/run.json").read_text("utf-8"))
         assert Recipe.model_validate(record["recipe"]) == run.recipe

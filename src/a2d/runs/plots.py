@@ -167,13 +167,14 @@ def trade_off(
 
 
 def _dots(axis: Axes, groups: Sequence[Group]) -> None:
-    baseline = next((group for group in groups if group.method == "baseline"), None)
+    baselines = [group for group in groups if group.method == "baseline"]
+    plain = min(baselines, key=lambda group: len(group.label), default=None)
     for height, group in enumerate(groups):
-        color = "C1" if "a2d" in group.label else "C7" if group.method == "baseline" else "C0"
+        color = "C1" if "a2d" in group.label else "C7" if group is plain else "C0"
         values = [row.bleu for row in group.rows]
         axis.plot(values, [height] * len(values), "o", color=color, markersize=5, alpha=0.6)
         axis.plot([group.mean("bleu")] * 2, [height - 0.3, height + 0.3], color=color, linewidth=3)
-        if group is baseline:
+        if group is plain:
             axis.axvline(
                 group.mean("bleu"), color="C7", linestyle="--", linewidth=1, label="baseline"
             )

@@ -33,10 +33,10 @@ _FIRST = 16
 """Sentences of the first sample."""
 _PASS = 0.7
 """Seconds: the sample is doubled until the teacher needs as long, or the set is used up."""
-_SECONDS = 5.0
+_SECONDS = 4.0
 """No round begins later than this after the first; a round is the teacher's pass over the sample
 and the student's."""
-_FEWEST, _MOST = 3, 9
+_FEWEST, _MOST = 3, 7
 """Rounds, however long they take."""
 
 
