@@ -346,6 +346,24 @@ def make_recipe(raw: dict[str, Any], overrides: Iterable[str], name: str) -> Rec
         raise UserError(f"{name}: {_explain(error)}") from error
 
 
+def make_cleaning(overrides: Iterable[str]) -> Cleaning:
+    """Rules of cleaning outside of a recipe, where `language` is `auto`.
+
+    Args:
+        overrides: assignments `key=value`, with or without `corpus.cleaning.` before the key.
+
+    Raises:
+        UserError: an unknown or ill-typed key.
+    """
+    raw: dict[str, Any] = {"language": "auto"}
+    for assignment in overrides:
+        _assign(raw, assignment.removeprefix("corpus.cleaning."))
+    try:
+        return Cleaning.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"cleaning: {_explain(error, Cleaning)}") from error
+
+
 def _raw(name_or_path: str, extenders: tuple[str, ...]) -> dict[str, Any]:
     """A recipe as it was read, with what it extends."""
     raw = _parse(name_or_path, _read(name_or_path))
@@ -436,13 +454,13 @@ def _assign(raw: dict[str, Any], assignment: str) -> None:
         raise UserError(f"the override {assignment!r} names no place in the recipe.") from error
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, root: type[BaseModel] = Recipe) -> str:
     """One sentence on the first thing wrong, with its dotted key and the mend."""
     first = error.errors()[0]
     path = [part for part in first["loc"] if part not in ("str", "list[str]", "dict[str,any]")]
     key = ".".join(str(part) for part in path)
     if first["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{nearest(str(path[-1]), _keys_beside(path))}"
+        return f"unknown key {key!r}{nearest(str(path[-1]), _keys_beside(path, root))}"
     if first["type"] == "missing":
         return f"{key!r} is missing."
     message = first["msg"].removeprefix("Value error, ").removesuffix(".")
@@ -452,8 +470,7 @@ def _explain(error: ValidationError) -> str:
     return f"{key!r} is {first['input']!r}: {message}."
 
 
-def _keys_beside(path: list[int | str]) -> list[str]:
-    section: type[BaseModel] = Recipe
+def _keys_beside(path: list[int | str], section: type[BaseModel]) -> list[str]:
     for part in path[:-1]:
         if isinstance(part, str):
             section = _section_of(section.model_fields[part].annotation) or section
