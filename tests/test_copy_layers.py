@@ -127,8 +127,8 @@ def test_heads_may_differ(model):
     [
         ({"encoder_layers": 3}, "a student with 3 encoder layers cannot start from a teacher with"),
         ({"decoder_layers": 4}, "a student with 4 decoder layers cannot start from a teacher with"),
-        ({"width": 32}, "give the student the teacher's width and feed_forward."),
-        ({"feed_forward": 25}, "give the student the teacher's width and feed_forward."),
+        ({"width": 32}, "or start it at random (a2d distill: --start random; "),
+        ({"feed_forward": 25}, "or start it at random (a2d distill: --start random; "),
     ],
 )
 def test_other_shapes_are_refused_and_left_alone(model, shape, told):

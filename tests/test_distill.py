@@ -1,6 +1,8 @@
 """`a2d distill`: from a teacher's folder and a translation memory to a model with its card."""
 
+import json
 import shutil
+import sys
 
 import pytest
 from huggingface_hub import ModelCard
@@ -8,19 +10,20 @@ from pretrained import LANGUAGES, PAIRS, released
 from rich.console import Console
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from a2d import UserError
+from a2d import UserError, cli
 from a2d.method.attention import Geometry
 from a2d.models.decoding import translate
 from a2d.models.export import ExportedModel, export
-from a2d.runs import distill
+from a2d.runs import hub
 from a2d.runs.distill import distill as work
 from a2d.runs.results import read
 from a2d.runs.translations import read_lines
+from a2d.runs.verdict import Quality, Verdict, Yardstick
 from a2d.text.corpus import read_corpus
 from a2d.text.evaluation import score
 
 QUICK = (
-    "training.max_tokens=512",
+    "training.evaluate_every=1",
     "evaluation={beams: 2, samples: 1}",
     "corpus.limit=60",
     "teacher.cache=true",
@@ -45,7 +48,7 @@ def data(tmp_path_factory):
 def run(teacher, data, output, **options):
     console = Console(record=True, width=120)
     options = {"layers": "2x1", "epochs": 1, "overrides": QUICK} | options
-    work(teacher, [data], ("de", "dsb"), output, console, **options)
+    run.verdict = work(teacher, [data], ("de", "dsb"), output, console, **options)
     return console.export_text()
 
 
@@ -168,14 +171,96 @@ def test_too_little_to_hold_out(teacher, tmp_path):
         run(teacher, str(path), tmp_path / "small")
 
 
+class TestGates:
+    def test_a_dry_run_shows_the_plan_and_leaves_nothing(self, teacher, data, tmp_path):
+        text = run(teacher, data, tmp_path / "small", dry_run=True, trim=True)
+        assert run.verdict is None
+        assert not list(tmp_path.iterdir())
+        for part in ("60 to train on", "at most", "of warm-up", "GB free", "nothing is kept"):
+            assert part in text
+
+    def test_a_student_of_a_random_teacher_fails(self, made):
+        output, text = made
+        card = ModelCard.load(output / "README.md").text
+        assert "**Not fit for use.**" in card
+        assert "no better than copying the source" in " ".join(text.split())
+        told = json.loads(output.with_name("small.run").joinpath("verdict.json").read_text())
+        sources, references = (
+            read_lines(output.with_name("small.run") / f"corpus/valid.{side}.txt")
+            for side in ("source", "reference")
+        )
+        copied = score(sources, references)
+        assert told["yardstick"]["copy"] == [copied.bleu, copied.chrf]
+
+    @pytest.mark.parametrize(("force", "uploads"), [(False, []), (True, ["me/small"])])
+    def test_such_a_student_is_uploaded_by_force_alone(
+        self, made, teacher, data, tmp_path, monkeypatch, force, uploads
+    ):
+        shutil.copytree(made[0].with_name("small.run"), tmp_path / "small.run")
+        asked = []
+        monkeypatch.setattr("a2d.runs.distill.check_hub", lambda name: f"to {name}, as me")
+        monkeypatch.setattr("a2d.runs.distill.push", lambda folder, name: asked.append(name))
+        text = run(teacher, data, tmp_path / "small", trim=True, push_to="me/small", force=force)
+        assert asked == uploads
+        assert ("It was not uploaded" in text) is not force
+        assert not run.verdict.passed
+
+    def test_the_command_has_an_exit_code_for_it(self, made, teacher, data, tmp_path, monkeypatch):
+        shutil.copytree(made[0].with_name("small.run"), tmp_path / "small.run")
+        command = ["a2d", "distill", "--teacher", teacher, "--data", data, "--source", "de"]
+        command += ["--target", "dsb", "--student-layers", "2x1", "--trim", "--epochs", "1"]
+        command += ["--output", str(tmp_path / "small"), *QUICK]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        assert caught.value.code == 3
+        assert (tmp_path / "small/model.safetensors").exists()
+
+    @pytest.mark.parametrize(
+        ("student", "least", "passed"),
+        [
+            (Quality(30, 60), 0.75, True),
+            (Quality(30, 59), 0.75, False),
+            (Quality(30, 59), 0.7, True),
+            (Quality(4, 80), 0.75, False),  # below copying by BLEU
+        ],
+    )
+    def test_what_passes(self, student, least, passed):
+        yardstick = Yardstick(Quality(40, 80), Quality(5, 20), 1.0)
+        verdict = Verdict(student, yardstick, least)
+        assert verdict.passed is passed
+        assert f"{student.chrf:.1f} of 80.0" in verdict.summary
+
+    def test_no_student_of_nothing_passes(self):
+        yardstick = Yardstick(Quality(0, 0), Quality(0, 0), 1.0)
+        assert not Verdict(Quality(0, 0), yardstick, 0.75).passed
+
+
 class TestUpload:
+    @pytest.mark.parametrize(
+        ("name", "token", "told"),
+        [
+            ("no/such/name", "x", "no name of a repository"),
+            ("me/small", None, "log in by `hf auth login`"),
+            ("me/small", "x", r"refuses the token \(bad token\)"),
+        ],
+    )
+    def test_is_checked_before_a_training(self, monkeypatch, name, token, told):
+        def refuse(self):
+            raise ValueError("bad token")
+
+        monkeypatch.setattr("a2d.runs.hub.get_token", lambda: token)
+        monkeypatch.setattr("huggingface_hub.HfApi.whoami", refuse)
+        with pytest.raises(UserError, match=told):
+            hub.check_hub(name)
+
     def test_uploads_the_folder(self, tmp_path, monkeypatch):
         asked = []
         for name in ("create_repo", "upload_folder"):
             monkeypatch.setattr(
                 f"huggingface_hub.HfApi.{name}", lambda self, *a, **k: asked.append((a, k))
             )
-        distill._push(tmp_path, "me/small")
+        hub.push(tmp_path, "me/small")
         assert asked == [
             (("me/small",), {"exist_ok": True}),
             ((), {"repo_id": "me/small", "folder_path": tmp_path}),
@@ -191,4 +276,4 @@ class TestUpload:
 
         monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
         with pytest.raises(UserError, match=rf"uploaded to 'me/small' \({told}\): .*hf upload"):
-            distill._push(tmp_path, "me/small")
+            hub.push(tmp_path, "me/small")

@@ -193,6 +193,12 @@ def test_no_model_is_refused(tmp_path):
         export(tmp_path, tmp_path / "out")
 
 
+def test_an_exported_one_is_refused(exported, tmp_path):
+    with pytest.raises(UserError, match="fast is exported already: translate with it"):
+        export(exported, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_missing_library_is_named(student, exported, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     mend = r"pip install 'align-to-distill\[ctranslate2\]'"

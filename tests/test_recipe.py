@@ -70,6 +70,45 @@ class TestExtends:
         recipe = load_recipe(written("extends: base.yaml\nseeds: [4]\n"), ["name=other"])
         assert recipe == load_recipe("demo", ["vocabulary.size=700", "seeds=[4]", "name=other"])
 
+    SIZES = "{encoder_layers: 2, decoder_layers: 1, heads: 8, width: 128, feed_forward: 512}"
+
+    def test_a_teachers_path_replaces_how_another_is_trained(self, written):
+        given = f"teacher: {{path: some/model}}\nstudents: [{self.SIZES}]\n"
+        recipe = load_recipe(written(f"extends: demo\n{given}"))
+        assert (recipe.teacher.path, recipe.teacher.shape) == ("some/model", None)
+        whole = ["teacher={path: some/model}", f"students=[{self.SIZES}]"]
+        assert recipe == load_recipe("demo", whole)
+
+    def test_students_of_a_teachers_path_must_name_their_sizes(self, written):
+        message = refused(recipe=written("extends: demo\nteacher: {path: some/model}\n"))
+        assert "'students.0.width' is missing: students inherit sizes from a teacher's" in message
+
+    def test_a_teachers_shape_replaces_another(self, written, tmp_path):
+        base = "teacher: {path: some/model, trim: true, languages: [a, b], cache: true}"
+        (tmp_path / "base.yaml").write_text(f"extends: demo\n{base}\nstudents: [{self.SIZES}]\n")
+        text = f"extends: base.yaml\nteacher: {{shape: {self.SIZES}}}\n"
+        teacher = load_recipe(written(text)).teacher
+        plain = load_recipe("demo", [f"teacher={{shape: {self.SIZES}, cache: true}}"]).teacher
+        assert teacher == plain
+
+    def test_parts_of_a_teachers_shape_are_merged(self, written):
+        recipe = load_recipe(written("extends: demo\nteacher: {shape: {heads: 2}}\n"))
+        assert recipe == load_recipe("demo", ["teacher.shape.heads=2"])
+
+    @pytest.mark.parametrize("own", ["{path: null}", "{cache: true, training: {epochs: 2}}"])
+    def test_other_settings_of_a_teacher_leave_its_shape(self, own, written):
+        recipe = load_recipe(written(f"extends: demo\nteacher: {own}\n"))
+        assert recipe.teacher.shape == load_recipe("demo").teacher.shape
+
+    def test_a_path_and_a_shape_together_are_still_refused(self, written):
+        text = f"extends: demo\nteacher: {{path: some/model, shape: {self.SIZES}}}\n"
+        assert "not both" in refused(recipe=written(text))
+
+    def test_a_size_of_the_vocabulary_replaces_a_folder(self, written, tmp_path):
+        (tmp_path / "base.yaml").write_text("extends: demo\nvocabulary: {path: there}\n")
+        recipe = load_recipe(written("extends: base.yaml\nvocabulary: {size: 700}\n"))
+        assert (recipe.vocabulary.path, recipe.vocabulary.size) == (None, 700)
+
     @pytest.mark.parametrize("base", ["mine.yaml", "other.yaml"])
     def test_not_itself(self, base, written, tmp_path):
         (tmp_path / "other.yaml").write_text("extends: mine.yaml\n")
@@ -240,7 +279,9 @@ class TestValues:
 
     @pytest.mark.parametrize("override", ["teacher={}", "teacher.path=some/model"])
     def test_teacher_is_either_pretrained_or_shaped(self, override):
-        assert "teacher: give either a path (pretrained) or a shape" in refused(override)
+        message = refused(override)
+        assert "teacher: give either a path (pretrained) or a shape" in message
+        assert ("teacher={path: …} replaces" in message) == ("some/model" in override)
 
     @pytest.mark.parametrize("heads", [3, 256])  # sinusoidal positions want heads of an even size
     def test_heads_must_divide_the_width_evenly(self, heads):
@@ -338,17 +379,28 @@ class TestOverrides:
         assert "training.epochs=3" in message
 
     @pytest.mark.parametrize(
-        "override",
+        ("override", "problem"),
         [
-            "students.1.heads=4",
-            "students.first.heads=4",
-            "methods.0.alpha=1",
-            "name.x=1",
-            "seeds=[",
+            ("methods.4.beta=1", "methods is a list, numbered from 0, and has items 0 to 3"),
+            ("methods.-1={}", "methods is a list, numbered from 0, and has items 0 to 3"),
+            ("students.1.heads=4", "students is a list, numbered from 0, and has only item 0"),
+            ("students.first.heads=4", "students is a list, numbered from 0, and has only item 0"),
+            ("seeds.0.x=4", "seeds.0 is 1 and has no keys"),
+            ("methods.0.alpha=1", "write methods.0={method: baseline, alpha: …}"),
+            ("name.x=1", "name is 'demo' and has no keys"),
+            ("corpus.train.split.x=1", "corpus.train is 'builtin:de-dsb/train' and has no keys"),
         ],
     )
-    def test_that_name_no_place(self, override):
-        assert f"the override {override!r} names no place" in refused(override)
+    def test_that_name_no_place_are_told_what_there_is(self, override, problem):
+        message = refused(override)
+        assert message.startswith(f"the override {override!r} names no place in the recipe: ")
+        assert message.endswith(f"{problem}.")
+
+    def test_of_an_empty_list(self):
+        assert "seeds is a list, numbered from 0, and is empty." in refused("seeds=[]", "seeds.0=1")
+
+    def test_that_are_no_yaml(self):
+        assert "the value of the override 'seeds=[' is no valid YAML." in refused("seeds=[")
 
 
 class TestFiles:

@@ -3,6 +3,7 @@
 import csv
 import gc
 import gzip
+import io
 import json
 import random
 import shutil
@@ -19,14 +20,17 @@ from sacrebleu.metrics import BLEU, CHRF
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from a2d.models.decoding import translate
-from a2d.runs import pipeline, plots, results, trainings
-from a2d.runs.plan import make_plan, read_splits
+from a2d.runs import pipeline, plots, report, results, trainings
+from a2d.runs.plan import Splits, make_plan, read_splits
 from a2d.runs.recipe import Recipe, load_recipe
 from a2d.runs.results import Row, grouped
+from a2d.runs.speeds import read_speeds
 from a2d.runs.translations import HYPOTHESES, SCORES, read_lines
 from a2d.text import evaluation
+from a2d.text.cleaning import CleaningReport
 from a2d.text.corpus import read_corpus
 from a2d.text.evaluation import p_values
+from a2d.text.pairs import Pair
 
 REFERENCES = [pair.target for pair in read_corpus("builtin:de-dsb/test")[:80]]
 METHODS = ["baseline", "kd", "seqkd", "a2d", "a2d"]
@@ -132,6 +136,94 @@ class TestGroups:
         assert group.significant("kd") is None
 
 
+def logged(bleu, seconds):
+    """What the Trainer logs of four steps with validations after the second and the fourth."""
+
+    def entry(step, time, **figures):
+        return {**figures, "epoch": step / 4, "step": step, "seconds": seconds * time}
+
+    return [
+        entry(1, 1, loss=7.0, ce=6.0, grad_norm=1.0, learning_rate=0.1),
+        entry(2, 2, loss=6.0, ce=5.0, grad_norm=1.0, learning_rate=0.1),
+        entry(2, 3, eval_loss=6.5, eval_ce=5.5, eval_bleu=bleu),
+        entry(3, 4, loss=5.0, ce=4.0, grad_norm=1.0, learning_rate=0.1),
+        entry(4, 6, eval_loss=5.5, eval_ce=4.5, eval_bleu=2 * bleu),  # no logging step
+        entry(4, 7, train_runtime=9.0, total_flos=1.0, train_loss=6.0),
+    ]
+
+
+class TestMeanLog:
+    def points(self, log, *keys):
+        return [tuple(e[key] for key in keys) for e in log if all(key in e for key in keys)]
+
+    def test_keeps_training_and_validation_of_one_step(self):
+        log = results.mean_log([logged(8.0, 1.0)])
+        assert self.points(log, "step", "ce") == [(1, 6), (2, 5), (3, 4)]
+        assert self.points(log, "step", "eval_bleu", "eval_ce") == [(2, 8, 5.5), (4, 16, 4.5)]
+        assert self.points(log, "step", "seconds") == [(1, 1), (2, 3), (3, 4), (4, 7)]
+
+    def test_is_the_mean_over_seeds(self):
+        log = results.mean_log([logged(8.0, 1.0), logged(9.0, 3.0), logged(13.0, 5.0)])
+        assert self.points(log, "step", "eval_bleu") == [(2, 10), (4, 20)]
+        assert self.points(log, "epoch", "ce") == [(0.25, 6), (0.5, 5), (0.75, 4)]
+        assert self.points(log, "step", "seconds") == [(1, 3), (2, 9), (3, 12), (4, 21)]
+
+    def test_leaves_out_what_a_seed_does_not_have(self):
+        first, second = logged(8.0, 1.0), logged(9.0, 1.0)
+        stopped = [entry for entry in second if entry["step"] < 4]
+        unscored = [entry for entry in stopped if "eval_bleu" not in entry]
+        log = results.mean_log([first, stopped])
+        assert self.points(log, "step") == [(1,), (2,), (3,)]
+        assert self.points(log, "eval_bleu") == [(8.5,)]
+        assert self.points(results.mean_log([unscored, first]), "eval_bleu") == []
+
+    def test_of_no_logs(self):
+        assert results.mean_log([]) == []
+
+
+class TestSpeedUp:
+    def test_is_over_the_teacher(self):
+        (teacher,) = grouped([row(method="teacher", sentences_per_second=4.0)])
+        (group,) = grouped(row(sentences_per_second=speed) for speed in (8.0, 10.0))
+        assert group.speed_up(teacher) == 9 / 4
+
+    @pytest.mark.parametrize("speeds", [(None, 5.0), (5.0, None), (None, None)])
+    def test_of_what_was_not_measured_is_none(self, speeds):
+        teacher, group = (grouped([row(sentences_per_second=speed)])[0] for speed in speeds)
+        assert group.speed_up(teacher) is None
+
+
+class TestTable:
+    def lines(self, rows, width=80):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(report.table(rows, "Test set"))
+        return console.export_text().splitlines()
+
+    def test_of_long_names_several_seeds_and_widths_fits_80_columns(self):
+        unseen = {"parameters": 123_400_000, "gain_vs_baseline": 10.25, "train_seconds": 1e5}
+        unseen |= {"student": "12+12x16+8-1024-4096", "sentences_per_second": 52.0}
+        rows = [row(30.0, method="teacher", **unseen | {"student": "12+12x16-1024-4096"})]
+        for setting in ("", "alignment_learning_rate=0.01 student_start=teacher decay=0.7"):
+            rows += [
+                row(20.0 + seed, method="seqkd+a2d+hidden", seed=seed, setting=setting, **unseen)
+                for seed in (1, 2, 3)
+            ]
+        lines = self.lines(rows)
+        assert max(map(len, lines)) <= 80
+        text = "\n".join(lines)
+        assert "…" not in text
+        for cell in ("123.4M", "22.00 ± 1.00", "+10.25*", "20.00", "1.00×", "27:46:40"):
+            assert text.count(cell) >= 2, cell
+        assert "1024-4096" in text
+        assert any(line.startswith("seqkd+a2d+hidden ") for line in lines)
+
+    def test_dashes_stand_for_what_was_not_measured(self):
+        teacher = row(method="teacher", train_seconds=None)
+        *_, first, second = self.lines([teacher, row(sentences_per_second=None)])
+        assert first.split()[-2:] == ["1.00×", "–"]
+        assert second.split()[-2:] == ["–", "0:01:00"]
+
+
 class TestCompressed:
     LINES = ("a", "", "dolnoserbšćina", "x\u2028y\u0085z")
 
@@ -218,7 +310,31 @@ class TestFinishedRun:
         assert [row.method for row in run.rows] == ["teacher", *np.repeat(METHODS, 2)]
         assert [row.seed for row in run.rows[1:]] == [1, 2] * 5
 
-    def test_settings_name_what_differs_from_the_shared_ones(self, run):
+    def test_students_of_one_shape_are_measured_once(self, run):
+        (path,) = (run.folder / "speed/valid").glob("*/speed.json")
+        figures = json.loads(path.read_text())
+        speeds = read_speeds(run.plan)
+        teacher = speeds.pop("teacher")
+        assert teacher == figures["teacher_sentences_per_second"] > 0
+        assert speeds.keys() == {model.name for model in run.plan.students}
+        assert set(speeds.values()) == {figures["speed_up"] * teacher}
+
+    def test_only_translations_have_a_speed(self, run):
+        model = run.plan.students[0]
+        path = model.translations.folder / HYPOTHESES
+        text = path.read_text("utf-8")
+        references = [pair.target for pair in run.splits.valid]
+        found = []
+        try:
+            for lines in (references, ["", *[line[:1] for line in references[1:]]]):
+                path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+                found += [r for r in results.collect(run.plan, run.recipe) if r.name == model.name]
+        finally:
+            path.write_text(text, "utf-8")
+        assert found[0].sentences_per_second == read_speeds(run.plan)[model.name]
+        assert found[1].sentences_per_second is None
+
+    def test_settings_name_what_differs_between_rows(self, run):
         groups = grouped(run.rows)
         assert [group.label for group in groups] == [
             "teacher",
@@ -281,6 +397,54 @@ class TestFinishedRun:
 
 def contents(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+class TestSettings:
+    """What rows are called, by the methods of a recipe."""
+
+    @pytest.mark.parametrize(
+        ("methods", "labels"),
+        [
+            ("[kd, a2d]", ["kd", "a2d"]),
+            ("[{method: a2d, beta: [1, 3]}]", ["a2d beta=1.0", "a2d beta=3.0"]),
+            ("[{method: a2d, beta: 1, decay: 0.5}]", ["a2d"]),
+            (
+                "[{method: kd, student_start: teacher}, {method: a2d, student_start: teacher}]",
+                ["kd", "a2d"],
+            ),
+            (
+                "[baseline, {method: a2d, student_start: teacher}]",
+                ["baseline", "a2d student_start=teacher"],
+            ),
+            (
+                "[kd, a2d, {method: a2d, name: b, student_start: teacher, beta: 1, alpha: 0.5}]",
+                ["kd", "a2d", "a2d beta=1.0 student_start=teacher"],
+            ),
+            # Only a2d has a beta.
+            ("[baseline, kd, {method: a2d, beta: 1}]", ["baseline", "kd", "a2d"]),
+            ("[{method: kd, beta: [1, 2]}]", ["kd beta=1.0", "kd beta=2.0"]),
+            (
+                "[{method: kd, alpha: 0.1}, {method: a2d, alpha: 0.9}]",
+                ["kd alpha=0.1", "a2d alpha=0.9"],
+            ),
+            (
+                "[{method: a2d, beta: [1, 3], decay: [1, 0.5]}]",
+                ["a2d beta=1.0", "a2d beta=1.0 decay=0.5", "a2d", "a2d decay=0.5"],
+            ),
+            (
+                "[{method: kd, student_start: teacher, copied_layers: first},"
+                " {method: a2d, student_start: teacher}]",
+                ["kd copied_layers=first", "a2d"],
+            ),
+        ],
+    )
+    def test_are_those_that_differ(self, methods, labels, tmp_path):
+        recipe = load_recipe("demo", [f"methods={methods}", "seeds=[1, 2]"])
+        splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
+        plan = make_plan(recipe, tmp_path, splits)
+        settings = results._settings(plan.students, recipe.distillation)
+        found = [f"{model.method.method} {settings[model.name]}".strip() for model in plan.students]
+        assert found == list(np.repeat(labels, 2))
 
 
 class TestSequenceLevelDistillation:

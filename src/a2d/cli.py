@@ -131,18 +131,42 @@ def distill(
             help="What the teacher expects before sources: 'translate German to English: '"
         ),
     ] = "",
-    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 5.0,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            help="Most passes over the data; validation may end it earlier.",
+            show_default="by the size of data and student",
+        ),
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="Longest training, in hours.", show_default="no limit")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of all that is random.", min=0)] = 1,
     licence: Annotated[str | None, typer.Option(help="For the model card: apache-2.0")] = None,
     push_to_hub: Annotated[
         str | None, typer.Option(help="Upload the folder to this repository.")
     ] = None,
+    least_share: Annotated[
+        float,
+        typer.Option(help="Share of the teacher's validation chrF to keep.", min=0, max=1),
+    ] = 0.75,
+    force: Annotated[
+        bool, typer.Option("--force", help="Upload the student even if it keeps less.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan: data, sizes, time, disk. Then stop.")
+    ] = False,
 ) -> None:
-    """Make a small model out of a pretrained teacher and parallel text, with scores and a card."""
+    """Make a small model out of a pretrained teacher and parallel text, with scores and a card.
+
+    Exit code 3: the student keeps less than --least-share of its teacher's quality, or is no better
+    than copying the source.
+    """
+    from a2d.runs.distill import FAILED
     from a2d.runs.distill import distill as work
 
     try:
-        work(
+        verdict = work(
             teacher,
             data,
             (source, target),
@@ -160,13 +184,19 @@ def distill(
             start=start,
             trim=trim,
             epochs=epochs,
+            hours=hours,
             seed=seed,
             licence=licence,
             overrides=overrides or (),
             push_to=push_to_hub,
+            least_share=least_share,
+            force=force,
+            dry_run=dry_run,
         )
     except KeyboardInterrupt:
         _interrupted()
+    if verdict is not None and not verdict.passed:
+        raise typer.Exit(FAILED)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What a run shows while it works: one progress bar per long task, and a log."""
+"""What a run shows while it works: a bar per long task, or a line now and then, and a log."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging as transformers_logging
@@ -43,9 +45,15 @@ Report = Callable[[Event], None]
 
 
 class Bars:
-    """Progress bars, one per task, fed by events from this process or others."""
+    """Progress of tasks, fed by events from this process or others.
+
+    A terminal shows a bar per task. Anything else, such as a file or a log of CI, gets plain lines:
+    at a task's start and end, and every `_PAUSE` seconds between.
+    """
 
     def __init__(self, console: Console) -> None:
+        self._console = console
+        self._drawn = console.is_interactive or console.is_jupyter
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -54,8 +62,10 @@ class Bars:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
+            disable=not self._drawn,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._lines: dict[str, _Lines] = {}
 
     def __enter__(self) -> Bars:
         """Start drawing."""
@@ -70,8 +80,15 @@ class Bars:
         """Draw an event."""
         if event.warning:
             text = escape(f"{event.task}: {event.warning}")
-            self._progress.console.print(f"[yellow]Warning:[/] {text}")
-            return
+            self._console.print(f"[yellow]Warning:[/] {text}")
+        elif self._drawn:
+            self._draw(event)
+        else:
+            line = self._lines.setdefault(event.task, _Lines()).line(event)
+            if line is not None:
+                self._console.print(Text(line), soft_wrap=True)
+
+    def _draw(self, event: Event) -> None:
         if event.task not in self._tasks:
             self._tasks[event.task] = self._progress.add_task(event.task, note="")
         self._progress.update(
@@ -82,6 +99,42 @@ class Bars:
         )
         if event.completed >= event.total:
             self._progress.stop_task(self._tasks[event.task])
+
+
+_PAUSE = 30.0
+"""Least seconds between two lines of a task, other than its first and its last."""
+
+
+class _Lines:
+    """Chooses which events of one task become lines."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._last = float("-inf")
+        self._over = False
+
+    def line(self, event: Event) -> str | None:
+        """The line for an event; None where the last one is recent, or was the task's end."""
+        now = time.monotonic()
+        over = event.completed >= event.total
+        if self._over or not (over or now - self._last >= _PAUSE):
+            return None
+        self._last, self._over = now, over
+        share = event.completed / event.total if event.total else 1.0
+        elapsed = timedelta(seconds=round(now - self._begun))
+        parts = [f"{event.completed:,}/{event.total:,} ({share:.0%})", str(elapsed), event.note]
+        return f"{event.task}: {'  '.join(filter(None, parts))}"
+
+
+@contextmanager
+def doing(console: Console, what: str) -> Iterator[None]:
+    """Show what is being done: a status on a terminal, otherwise a line."""
+    if console.is_interactive or console.is_jupyter:
+        with console.status(what):
+            yield
+    else:
+        console.print(what, soft_wrap=True)
+        yield
 
 
 class TrainingProgress(TrainerCallback):
@@ -105,8 +158,8 @@ class TrainingProgress(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Go one step on."""
-        self._tell(state.global_step, state.max_steps)
+        """Go one step on; after the last one, a validation is still to come."""
+        self._tell(min(state.global_step, state.max_steps - 1), state.max_steps)
 
     def on_log(
         self,
@@ -123,7 +176,7 @@ class TrainingProgress(TrainerCallback):
                 self._notes[name] = f"{name} {logs[key]:.2f}"
         figures = ", ".join(f"{key} {float(value):.4g}" for key, value in logs.items())
         logger.info("%s: step %d: %s", self._name, state.global_step, figures)
-        self._tell(state.global_step, state.max_steps)
+        self._tell(min(state.global_step, state.max_steps - 1), state.max_steps)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -36,8 +36,13 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
 
     Raises:
         UserError: CTranslate2 is missing or cannot take the model, `output` exists, or `model` is
-            no model.
+            no model, or exported already.
     """
+    if is_exported(Path(model)):
+        raise UserError(
+            f"{model} is exported already: translate with it (`a2d translate`), or give the folder "
+            "that it was exported from."
+        )
     _ctranslate2()
     from a2d.models.conversion import LoadedConverter
 

@@ -20,6 +20,7 @@ from transformers import (
 
 from a2d.errors import UserError, first_line
 from a2d.method.attention import check_family
+from a2d.teachers import model_path
 
 
 def new_model(
@@ -103,13 +104,13 @@ def _special_tokens(vocabulary: Any) -> dict[str, int]:
 
 
 def load_config(path: str | Path) -> Any:
-    """The configuration of a pretrained encoder-decoder in a folder or, by its name, on the hub.
+    """The configuration of a pretrained encoder-decoder in a folder, on the hub, or packaged.
 
     Raises:
         UserError: no such model, or an unverified family.
     """
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(model_path(path))
     except (OSError, ValueError) as error:
         raise UserError(
             f"no model at {str(path)!r}: give a local folder with a config.json, or a hub name "
@@ -131,7 +132,7 @@ def load_model(path: str | Path) -> PreTrainedModel:
     load_config(path)
     try:
         model, told = AutoModelForSeq2SeqLM.from_pretrained(
-            path, use_safetensors=True, dtype="float32", output_loading_info=True
+            model_path(path), use_safetensors=True, dtype="float32", output_loading_info=True
         )
     except (OSError, SafetensorError) as error:
         raise UserError(

@@ -25,6 +25,7 @@ among them, as Shleifer & Rush 2020 ("Pre-trained Summarization Distillation", s
 the first ones, or the last."""
 
 _LAYER = re.compile(r"(encoder|decoder)\.(layers|block)\.(\d+)\.")
+_AT_RANDOM = "or start it at random (a2d distill: --start random; recipes: student_start: random)"
 _BIAS = "relative_attention_bias.weight"
 """T5's bias by distance, one number a head; where it is not every layer's, the first one's."""
 
@@ -191,7 +192,7 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, rule: Rule =
     if ours != theirs:
         raise UserError(
             f"a student with activation {ours!r} cannot start from a teacher with {theirs!r}: "
-            "give it the teacher's."
+            f"give it the teacher's, {_AT_RANDOM}."
         )
     depths = {}
     shapes = [Geometry.of(m.config) for m in (student, teacher)]
@@ -200,7 +201,7 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, rule: Rule =
         if count > available:
             raise UserError(
                 f"a student with {count} {stack} layers cannot start from a teacher with "
-                f"{available}."
+                f"{available}: give it fewer, {_AT_RANDOM}."
             )
         depths[stack] = chosen_layers(count, available, rule)
     given = teacher.state_dict()
@@ -215,7 +216,7 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, rule: Rule =
         if weight is None or weight.shape != own.shape:
             raise UserError(
                 f"the student cannot start from the teacher: {name} differs in shape; give the "
-                "student the teacher's width and feed_forward."
+                f"student the teacher's width and feed_forward, {_AT_RANDOM}."
             )
         state[name] = weight
     student.load_state_dict(state)

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from a2d.errors import UserError, first_line
 from a2d.suggestions import nearest
+from a2d.teachers import model_path
 from a2d.text.batching import PREFIX
 
 END, UNKNOWN, PADDING = "</s>", "<unk>", "<pad>"
@@ -90,7 +91,7 @@ def load_tokenizer(
     codes = dict(zip(("src_lang", "tgt_lang"), languages, strict=True)) if languages else {}
     settings = {PREFIX: prefix} if prefix else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **codes, **settings)
+        tokenizer = AutoTokenizer.from_pretrained(model_path(path), **codes, **settings)
     except Exception as error:  # whatever the hub and the parsers of its files raise
         if codes and isinstance(error, KeyError):
             raise UserError(f"the tokenizer at {str(path)!r} knows no language {error}.") from error

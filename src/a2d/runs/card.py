@@ -10,13 +10,21 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from a2d.runs import results
 from a2d.runs.recipe import Recipe
-from a2d.runs.results import Row
+from a2d.runs.report import times
+from a2d.runs.results import Group, Row
+from a2d.runs.verdict import Verdict
 
 _METRICS = {"bleu": "BLEU", "chrf": "chrF"}
 
 
 def write_card(
-    folder: Path, name: str, recipe: Recipe, found: Path, licence: str | None, data: str
+    folder: Path,
+    name: str,
+    recipe: Recipe,
+    found: Path,
+    licence: str | None,
+    data: str,
+    verdict: Verdict,
 ) -> None:
     """Write `README.md` into a student's folder.
 
@@ -27,6 +35,7 @@ def write_card(
         found: the run's folder of results.
         licence: an identifier of the hub (`apache-2.0`), if it is known.
         data: what the student has learned from, in words.
+        verdict: how good it is beside its teacher.
     """
     teacher, student = results.read(found)
     run = json.loads((found / "run.json").read_text("utf-8"))
@@ -41,6 +50,7 @@ def write_card(
         target=recipe.corpus.target_language,
         method=student.label,
         data=data,
+        verdict=_verdict(verdict),
         rows="\n".join(_line(row, teacher) for row in (teacher, student)),
         split=recipe.evaluation.split,
         signatures="; ".join(f"{_METRICS[k]}: `{v}`" for k, v in run["signatures"].items()),
@@ -78,6 +88,13 @@ def _metadata(
     )
 
 
+def _verdict(verdict: Verdict) -> str:
+    if verdict.passed:
+        return verdict.summary
+    advice = "".join(f"\n- {sentence}" for sentence in verdict.advice)
+    return f"**Not fit for use.** {verdict.summary} What would help:\n{advice}"
+
+
 def _line(row: Row, teacher: Row) -> str:
     cells = [
         "teacher" if row is teacher else "**this model**",
@@ -85,7 +102,7 @@ def _line(row: Row, teacher: Row) -> str:
         f"{row.parameters / 1e6:.1f}M",
         f"{row.bleu:.2f}",
         f"{row.chrf:.2f}",
-        f"{row.sentences_per_second / teacher.sentences_per_second:.2f}×",
+        times(Group([row]).speed_up(Group([teacher]))),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -95,13 +112,14 @@ _TEXT = """# {name}
 A small model that translates from `{source}` to `{target}`, distilled from `{teacher}` with
 [Align-to-Distill](https://arxiv.org/abs/2403.01479) (method: {method}). It has learned from {data}.
 
+{verdict}
+
 | | layers×heads | parameters | BLEU | chrF | speed |
 |---|---|--:|--:|--:|--:|
 {rows}
 
 Scores are sacreBLEU's, of the {split} set's translations with a beam of {beams} ({signatures}).
-Speed is in sentences a second, in PyTorch, over the teacher's on the same machine. Trained on
-{device}.
+Speed is over the teacher's, in PyTorch, for outputs as long as the references. Trained on {device}.
 
 ```python
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer

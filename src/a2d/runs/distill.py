@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import HfApi
 from rich.console import Console
 from rich.markup import escape
 
-from a2d.errors import UserError, first_line
+from a2d.errors import UserError
 from a2d.models.loading import load_config
 from a2d.models.students import sizes_of
-from a2d.progress import silence_libraries
+from a2d.models.tokenizer import load_tokenizer
+from a2d.progress import Bars, silence_libraries
 from a2d.runs import pipeline
 from a2d.runs.card import write_card
-from a2d.runs.recipe import make_recipe
+from a2d.runs.hub import check_hub, push
+from a2d.runs.pipeline import Prepared
+from a2d.runs.plan import Splits
+from a2d.runs.preview import show_preview
+from a2d.runs.recipe import Recipe, make_recipe
+from a2d.runs.results import history
+from a2d.runs.schedule import count_tokens, schedule_for
 from a2d.runs.trainings import HISTORY
-from a2d.stage import RECORD
+from a2d.runs.verdict import LEAST_SHARE, Verdict, advise, measure_quality, read_yardstick
+from a2d.runs.workers import Workers
+from a2d.stage import RECORD, write_text
 from a2d.text.corpus import from_arguments, places
 
 _OF_THE_RUN = (RECORD, HISTORY)
 """What a model's folder holds for the run alone."""
+
+
+FAILED = 3
+"""Exit code of a distillation whose student is not fit for use."""
 
 
 def distill(
@@ -46,36 +62,49 @@ def distill(
     method: str = "a2d",
     start: str = "teacher",
     trim: bool = False,
-    epochs: float = 5.0,
+    epochs: float | None = None,
+    hours: float | None = None,
     seed: int = 1,
     licence: str | None = None,
     overrides: Iterable[str] = (),
     push_to: str | None = None,
-) -> None:
+    least_share: float = LEAST_SHARE,
+    force: bool = False,
+    dry_run: bool = False,
+) -> Verdict | None:
     """Distil a student from a pretrained teacher, score both, and write the student's folder.
 
     The work is a run (`a2d.runs.pipeline`) in the folder `output`.run, which an interrupted call
-    continues; the student is copied to `output` at the end, with a model card.
+    continues; the student is copied to `output` at the end, with a model card. The schedule follows
+    from the corpus and the student (`a2d.runs.schedule`).
 
     Args:
         teacher: folder or hub name.
         data: corpora (`a2d.text.corpus.from_arguments`).
         languages: codes of source and target.
         output: folder to write; it must not exist.
-        console: where to show what happens.
+        console: where to show progress.
         layers: of the student, as in `6x2`: encoder, decoder.
         heads, width, feed_forward: of the student; None: the teacher's.
         valid, test: as `data`; empty: some of the data is held out.
         teacher_languages: the codes of a multilingual teacher's tokenizer.
-        source_prefix: what the teacher expects before every source.
+        source_prefix: text that the teacher expects before every source.
         method: of `a2d.training.distillation.METHODS`.
         start: the student's: `teacher`, `random` or `marian` (`a2d.models.students.student_of`).
         trim: reduce the vocabulary to the tokens of the data.
-        epochs: over the data.
-        seed: of all that is random.
+        epochs: most passes over the data; None: as the schedule has it.
+        hours: longest training; None: no limit but the schedule's.
+        seed: of everything random.
         licence: for the model card.
-        overrides: settings of the run's recipe (`training.learning_rate=1e-4`).
+        overrides: settings of the run's recipe (`training.learning_rate=1e-4`); they win over the
+            schedule's.
         push_to: name of a repository on the hub to upload the folder to.
+        least_share: share of the teacher's validation chrF that the student must keep.
+        force: upload a student that does not.
+        dry_run: show the plan and stop; nothing is written.
+
+    Returns:
+        How good the student is; None after a dry run.
 
     Raises:
         UserError: bad input, before anything is trained.
@@ -83,7 +112,7 @@ def distill(
     silence_libraries()
     if output.exists():
         raise UserError(f"{output} exists already: choose another --output, or move it away.")
-    shape = _shape(load_config(teacher), layers, heads, width, feed_forward)
+    hub = None if push_to is None else check_hub(push_to)
     raw: dict[str, Any] = {
         "name": re.sub(r"[^\w.+-]", "-", output.name),
         "corpus": {
@@ -100,33 +129,102 @@ def distill(
             "source_prefix": source_prefix,
             "trim": trim,
         },
-        "students": [shape],
+        "students": [_shape(load_config(teacher), layers, heads, width, feed_forward)],
         "methods": [{"method": method, "student_start": start}],
         "distillation": {"beta": 1.0 if start == "teacher" else 3.0},
         "seeds": [seed],
-        "training": {"epochs": epochs, "warmup_steps": 0.05, "schedule": "linear", "clip_norm": 1},
     }
-    recipe = make_recipe(raw, overrides, "distill")
+    recipe, splits = _scheduled(raw, tuple(overrides), epochs, hours, console)
+    with ExitStack() as stack:
+        run = output.with_name(output.name + ".run")
+        if dry_run:
+            run = Path(stack.enter_context(TemporaryDirectory(prefix="a2d-"))) / "dry"
+
+        def preview(prepared: Prepared) -> None:
+            if dry_run or not prepared.plan.students[0].stage.done:
+                place = output.with_name(run.name) if not dry_run else output
+                with Bars(console) as bars, Workers(1, run / pipeline.LOG, bars.show) as workers:
+                    show_preview(prepared, recipe, place, workers, console, hub)
+
+        prepared = pipeline.run(recipe, run, console, splits, preview, dry_run)
+        if dry_run:
+            console.print("This was a dry run: nothing is trained, nothing is kept.")
+            return None
+    verdict = _judge(prepared, least_share, run, console)
+    _write_student(prepared, recipe, run, output, licence, verdict)
+    console.print(f"The student is in {escape(str(output))}.")
+    style = "green" if verdict.passed else "bold red"
+    console.print(f"[{style}]{escape(verdict.summary)}[/]")
+    for advice in verdict.advice:
+        console.print(f"[red]- {escape(advice)}[/]")
+    if push_to is not None and (verdict.passed or force):
+        push(output, push_to)
+        console.print(f"Uploaded to https://huggingface.co/{push_to}.")
+    elif push_to is not None:
+        console.print("[red]It was not uploaded: --force does so nevertheless.[/]")
+    return verdict
+
+
+def _scheduled(
+    raw: dict[str, Any],
+    overrides: tuple[str, ...],
+    epochs: float | None,
+    hours: float | None,
+    console: Console,
+) -> tuple[Recipe, Splits]:
+    """The recipe with a schedule that fits its corpus, and the corpus."""
+    recipe = make_recipe({**raw, "training": {"epochs": 1}}, overrides, "distill")
     if len(recipe.students) * len(recipe.methods) * len(recipe.seeds) != 1:
         raise UserError(
             "distill makes one student: give one method and one seed, or compare several by "
             "`a2d run`."
         )
-    run = output.with_name(output.name + ".run")
-    plan, splits = pipeline.run(recipe, run, console)
+    assert recipe.teacher.path is not None
+    splits = pipeline.read_corpus(recipe, console)
+    prefix = recipe.teacher.source_prefix
+    tokenizer = load_tokenizer(recipe.teacher.path, recipe.teacher.languages, prefix)
+    tokens = count_tokens(splits.train, tokenizer)
+    training = schedule_for(tokens, recipe.students[0].width, recipe.methods[0].student_start)
+    training |= {"epochs": epochs} if epochs is not None else {}
+    training |= {"hours": hours} if hours is not None else {}
+    return make_recipe({**raw, "training": training}, overrides, "distill"), splits
+
+
+def _judge(prepared: Prepared, least_share: float, run: Path, console: Console) -> Verdict:
+    """Compare the student with its teacher on the validation set."""
+    plan, splits = prepared.plan, prepared.splits
+    (student,) = plan.students
+    with Bars(console) as bars:
+        quality = measure_quality(
+            student.name, student.path, plan.vocabulary.folder, splits.valid, bars.show
+        )
+    verdict = Verdict(quality, read_yardstick(plan.yardstick.folder), least_share)
+    if not verdict.passed:
+        log = [entry for entry in history(student)["log"] if "eval_bleu" in entry]
+        improving = log[-1]["eval_bleu"] >= max(entry["eval_bleu"] for entry in log)
+        advice = advise(student, len(splits.train), improving)
+        verdict = replace(verdict, advice=advice)
+    write_text(run / "verdict.json", json.dumps(asdict(verdict), indent=1) + "\n")
+    return verdict
+
+
+def _write_student(
+    prepared: Prepared,
+    recipe: Recipe,
+    run: Path,
+    output: Path,
+    licence: str | None,
+    verdict: Verdict,
+) -> None:
     names = " and ".join(Path(place).name for place in places(recipe.corpus.train))
-    words = f"{len(splits.train):,} sentence pairs ({names})"
+    words = f"{len(prepared.splits.train):,} sentence pairs ({names})"
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     ignored = shutil.ignore_patterns(*_OF_THE_RUN)
-    shutil.copytree(plan.students[0].stage.folder, partial, ignore=ignored)
-    found = run / "results" / recipe.evaluation.split
-    write_card(partial, output.name, recipe, found, licence, words)
+    shutil.copytree(prepared.plan.students[0].stage.folder, partial, ignore=ignored)
+    results = run / "results" / recipe.evaluation.split
+    write_card(partial, output.name, recipe, results, licence, words, verdict)
     os.replace(partial, output)
-    console.print(f"The student is in {escape(str(output))}.")
-    if push_to is not None:
-        _push(output, push_to)
-        console.print(f"Uploaded to https://huggingface.co/{push_to}.")
 
 
 def _shape(
@@ -147,15 +245,3 @@ def _shape(
         if own is None and decoder != theirs[size]:
             shape[f"decoder_{size}"] = decoder
     return shape
-
-
-def _push(folder: Path, name: str) -> None:
-    try:
-        api = HfApi()
-        api.create_repo(name, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder)
-    except Exception as error:  # whatever the network and the hub raise
-        raise UserError(
-            f"{folder} could not be uploaded to {name!r} ({first_line(error)}): it is "
-            "complete, upload it with `hf upload`."
-        ) from error

@@ -9,9 +9,10 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import yaml
@@ -32,13 +33,15 @@ from a2d.models.tokenizer import (
     load_tokenizer,
     train_tokenizer,
 )
-from a2d.progress import Bars, Event, WarningEvents, log_file, logged, silence_libraries
+from a2d.progress import Bars, Event, WarningEvents, doing, log_file, logged, silence_libraries
 from a2d.runs import report
 from a2d.runs.plan import Plan, Splits, make_plan, read_splits, space_needed
 from a2d.runs.recipe import Recipe, load_recipe
 from a2d.runs.sequences import Task, translate_shards, translate_training_source
+from a2d.runs.speeds import measure_speeds
 from a2d.runs.trainings import Inputs, check, remove_checkpoints, train_models
 from a2d.runs.translations import translate_and_score, write_lines
+from a2d.runs.verdict import measure_yardstick
 from a2d.runs.workers import Workers
 from a2d.stage import require_space, write_text
 from a2d.text.batching import lengths, tokenise
@@ -53,41 +56,80 @@ LOG = "run.log"
 RECIPE = "recipe.yaml"
 
 
-def run(recipe: Recipe, folder: Path, console: Console) -> tuple[Plan, Splits]:
+class Prepared(NamedTuple):
+    """A run that is ready for its trainings: its stages, its corpus, and what trainings read."""
+
+    plan: Plan
+    splits: Splits
+    tokenizer: PreTrainedTokenizerBase
+    inputs: Inputs
+
+
+def run(
+    recipe: Recipe,
+    folder: Path,
+    console: Console,
+    splits: Splits | None = None,
+    preview: Callable[[Prepared], None] | None = None,
+    dry: bool = False,
+) -> Prepared:
     """Carry out a recipe, or what is left of it, and report.
 
     Args:
         recipe: the experiment.
         folder: where everything is written; a run of the same recipe there is continued.
         console: where to show progress, table and samples.
+        splits: the recipe's corpus, if it has been read.
+        preview: called when everything is ready for the trainings.
+        dry: stop before the trainings.
 
     Returns:
-        What was carried out, and the corpus.
+        What was carried out.
 
     Raises:
         UserError: bad input; raised before any training starts, with nothing overwritten.
     """
     silence_libraries()
-    told: list[Event] = []
-    with console.status("Reading the corpus…"), logged(WarningEvents("corpus", told.append)):
-        splits = read_splits(recipe)
+    if not dry:
+        console.print(f"Log: {escape(str(folder / LOG))}", highlight=False, soft_wrap=True)
+    splits = splits or read_corpus(recipe, console)
     plan = make_plan(recipe, folder, splits)
     for stage in plan.stages:
         stage.check()
     require_space(folder, space_needed(plan, recipe))
     with _locked(folder), logged(log_file(folder / LOG)):
         write_text(folder / RECIPE, yaml.safe_dump(recipe.model_dump(), sort_keys=False))
-        for event in told:
-            _warn(event.warning, console)
+        for warning in splits.warnings:
+            _warn(warning, console)
         _prepare_corpus(plan, splits, console)
         _prepare_teacher(plan, recipe, splits, console)
-        with console.status("Preparing the vocabulary…"):
+        with doing(console, "Preparing the vocabulary…"):
             tokenizer = _prepare_vocabulary(plan, recipe, splits)
             _prepare_tokens(plan, splits, tokenizer)
-        _train(plan, recipe, splits, tokenizer, folder, console)
-        _translate(plan, getattr(splits, recipe.evaluation.split), recipe, folder, console)
-        report.write(folder, plan, recipe, console)
-    return plan, splits
+        prepared = Prepared(plan, splits, tokenizer, _inputs(plan, recipe, folder))
+        check(plan.trained, prepared.inputs)
+        if preview is not None:
+            preview(prepared)
+        if not dry:
+            _train(prepared, recipe, folder, console)
+            pairs = getattr(splits, recipe.evaluation.split)
+            _translate(plan, pairs, recipe, folder, console)
+            with Bars(console) as bars:  # now that no worker slows the models down
+                measure_speeds(plan, pairs, recipe.evaluation, bars.show)
+            report.write(folder, plan, recipe, console)
+    return prepared
+
+
+def read_corpus(recipe: Recipe, console: Console) -> Splits:
+    """Read and clean a recipe's corpus; keep the warnings for the run's log.
+
+    Raises:
+        UserError: a part is missing, malformed, or empty after cleaning.
+    """
+    events: list[Event] = []
+    with doing(console, "Reading the corpus…"), logged(WarningEvents("corpus", events.append)):
+        splits = read_splits(recipe)
+    return splits._replace(warnings=tuple(event.warning for event in events))
 
 
 def assist(folder: Path, console: Console) -> None:
@@ -170,7 +212,7 @@ def _prepare_teacher(plan: Plan, recipe: Recipe, splits: Splits, console: Consol
     given = recipe.teacher
     assert given.path is not None
     pairs = splits.train if given.trim else None
-    with console.status("Preparing the teacher…"), plan.prepared.work() as folder:
+    with doing(console, "Preparing the teacher…"), plan.prepared.work() as folder:
         before, after = prepare_teacher(
             given.path, folder, given.languages, given.source_prefix, pairs
         )
@@ -212,36 +254,42 @@ def _prepare_tokens(plan: Plan, splits: Splits, tokenizer: PreTrainedTokenizerBa
         DatasetDict(tokens).save_to_disk(str(folder))
 
 
-def _train(
-    plan: Plan,
-    recipe: Recipe,
-    splits: Splits,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    console: Console,
-) -> None:
-    done = [model.name for model in plan.trained if model.stage.done]
-    if done:
-        console.print(f"Trained already: {', '.join(done)}.")
-    inputs = Inputs(
+def _inputs(plan: Plan, recipe: Recipe, folder: Path) -> Inputs:
+    return Inputs(
         plan.vocabulary.folder,
         plan.tokens.folder,
         plan.distilled.folder,
         {sequences: stage.folder for sequences, stage in plan.caches.items()},
         plan.teacher.path,
         recipe.teacher.path is not None,
+        plan.yardstick.folder,
         folder / "tensorboard",
     )
-    check(plan.trained, inputs)
+
+
+def _train(prepared: Prepared, recipe: Recipe, folder: Path, console: Console) -> None:
+    plan, splits, tokenizer, inputs = prepared
+    done = [model.name for model in plan.trained if model.stage.done]
+    if done:
+        console.print(f"Trained already: {', '.join(done)}.")
     with Bars(console) as bars, Workers(recipe.compute.parallel, folder / LOG, bars.show) as pool:
         # What students read of the teacher is made once, between the teacher and its students.
         train_models([m for m in plan.trained if m.taught_by is None], inputs, pool)
+        measure_teacher(prepared, pool)
         if plan.needs_distilled and not plan.distilled.done:
             _distil_sequences(plan, splits.train, recipe, tokenizer, pool)
         _prepare_caches(plan, inputs, recipe, console, pool)
         train_models(plan.trained, inputs, pool)
     for model in plan.trained:
         remove_checkpoints(model)  # of a run that was killed before it came to that
+
+
+def measure_teacher(prepared: Prepared, pool: Workers) -> None:
+    """Carry out the stage of the yardstick, unless it is done."""
+    plan, splits = prepared.plan, prepared.splits
+    if not plan.yardstick.done:
+        inputs = plan.teacher.path, plan.vocabulary.folder, splits.valid
+        pool.submit(measure_yardstick, plan.yardstick, *inputs).result()
 
 
 def _prepare_caches(

@@ -30,12 +30,13 @@ _FEWEST = 20
 
 
 class Splits(NamedTuple):
-    """A corpus, cleaned where models learn from it."""
+    """A corpus, cleaned where models learn from it, and the warnings of its reading."""
 
     train: Sequence[Pair]
     valid: list[Pair]
     test: list[Pair]
     cleaning: CleaningReport
+    warnings: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -53,7 +54,8 @@ class Model:
     """A model that a run trains, or the pretrained teacher it loads.
 
     `shape` and `training` are None for a pretrained model, whose folder or hub name is `path`.
-    `size` is a student's in short.
+    `size` is a student's in short; `speed` is the stage that measures it, one for all students of
+    a shape.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Model:
     translations: Stage
     taught_by: str | None = None
     size: str | None = None
+    speed: Stage | None = None
 
     @property
     def needs_teacher(self) -> bool:
@@ -78,8 +81,9 @@ class Plan:
     """All stages of a run.
 
     `prepared` is the pretrained teacher set to the corpus's languages or trimmed to it, if asked
-    for. `distilled` is the training data with the teacher's translations as references; `caches`
-    hold what the teacher says of the data, by whether that is `distilled`, where students read it.
+    for. `yardstick` holds the teacher's validation scores. `distilled` is the training data with
+    the teacher's translations as references; `caches` hold what the teacher says of the data, by
+    whether that is `distilled`, where students read it.
     """
 
     corpus: Stage
@@ -88,6 +92,7 @@ class Plan:
     tokens: Stage
     distilled: Stage
     caches: dict[bool, Stage]
+    yardstick: Stage
     teacher: Model
     students: list[Model]
 
@@ -116,10 +121,11 @@ class Plan:
         """Every stage, in order."""
         training = [model.stage for model in self.trained]
         translations = [model.translations for model in self.models]
+        speeds = {model.speed.folder: model.speed for model in self.students if model.speed}
         early = [self.corpus, *([self.prepared] if self.prepared else [])]
         early += [self.vocabulary, self.tokens]
-        early += [self.distilled] * self.needs_distilled
-        return [*early, *self.caches.values(), *training, *translations]
+        early += [self.distilled] * self.needs_distilled + [self.yardstick]
+        return [*early, *self.caches.values(), *training, *translations, *speeds.values()]
 
 
 def read_splits(recipe: Recipe) -> Splits:
@@ -227,7 +233,10 @@ def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
             if any(kind.states for kind in kinds if kind.sequences == sequences):
                 settings["states"], name = True, f"{name}+states"
             caches[sequences] = Stage(folder / "cache" / name, settings)
-    return Plan(corpus, prepared, vocabulary, tokens, distilled, caches, teacher, students)
+    yardstick = Stage(folder / "yardstick", {"teacher": teacher.stage.fingerprint})
+    return Plan(
+        corpus, prepared, vocabulary, tokens, distilled, caches, yardstick, teacher, students
+    )
 
 
 def space_needed(plan: Plan, recipe: Recipe) -> int:
@@ -308,6 +317,7 @@ def _student(
         _translations(recipe, folder, name, stage),
         taught_by=TEACHER if taught else None,
         size=size,
+        speed=_speed(recipe, folder, teacher, shape, size, method.student_start == "marian"),
     )
 
 
@@ -343,7 +353,7 @@ def _training_settings(
     return {
         "shape": shape.model_dump(exclude_none=True),
         "method": method.model_dump(include=used),
-        "training": training.model_dump(),
+        "training": training.model_dump(exclude={"hours"} if training.hours is None else None),
         "seed": seed,
     }
 
@@ -352,6 +362,19 @@ def _translations(recipe: Recipe, folder: Path, name: str, model: Stage) -> Stag
     settings = recipe.evaluation.model_dump(exclude={"samples"})
     place = folder / "translations" / recipe.evaluation.split / name
     return Stage(place, {"model": model.fingerprint, **settings})
+
+
+def _speed(
+    recipe: Recipe, folder: Path, teacher: Model, shape: Shape, size: str, marian: bool
+) -> Stage:
+    """The stage that measures a shape: students of another family than others are another one."""
+    settings = recipe.evaluation.model_dump(include={"beams", "max_tokens"})
+    drawn = {"dropout", "attention_dropout", "activation_dropout"}
+    settings["shape"] = shape.model_dump(exclude_none=True, exclude=drawn)
+    settings["teacher"] = teacher.stage.fingerprint
+    if marian and teacher.shape is None:
+        settings["marian"], size = True, f"{size}-marian"
+    return Stage(folder / "speed" / recipe.evaluation.split / size, settings)
 
 
 def _parameters(vocabulary: int, shape: Shape) -> int:

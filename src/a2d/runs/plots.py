@@ -76,7 +76,8 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> 
             points = [(entry["epoch"], entry[key]) for entry in log if key in entry]
             if not points:
                 continue
-            marker = "o" if key.startswith("eval") else None
+            # A line through a single point would show nothing.
+            marker = "o" if key.startswith("eval") or len(points) == 1 else None
             style = "--" if name == "teacher" else "-"
             epochs, values = zip(*points, strict=True)
             axis.plot(epochs, values, style, color=color, marker=marker, markersize=4, label=name)
@@ -166,12 +167,13 @@ def trade_off(
 
 
 def _dots(axis: Axes, groups: Sequence[Group]) -> None:
+    baseline = next((group for group in groups if group.method == "baseline"), None)
     for height, group in enumerate(groups):
-        color = "C1" if "a2d" in group.label else "C7" if group.label == "baseline" else "C0"
+        color = "C1" if "a2d" in group.label else "C7" if group.method == "baseline" else "C0"
         values = [row.bleu for row in group.rows]
         axis.plot(values, [height] * len(values), "o", color=color, markersize=5, alpha=0.6)
         axis.plot([group.mean("bleu")] * 2, [height - 0.3, height + 0.3], color=color, linewidth=3)
-        if group.label == "baseline":
+        if group is baseline:
             axis.axvline(
                 group.mean("bleu"), color="C7", linestyle="--", linewidth=1, label="baseline"
             )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from importlib import resources
 from itertools import combinations, product
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -22,6 +22,7 @@ from a2d.errors import UserError
 from a2d.method.attention import GROUPS
 from a2d.method.transfer import FORMULAS, STARTS
 from a2d.models.students import Rule, Start
+from a2d.runs.overrides import assign
 from a2d.suggestions import nearest
 from a2d.training.distillation import METHODS
 
@@ -32,9 +33,15 @@ CorpusSpec = str | dict[str, Any] | list[str | dict[str, Any] | list[str]]
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys are refused, values stay as they were read."""
+    """A part of a recipe: unknown keys are refused, values stay as they were read.
+
+    Attributes:
+        replaces: key → keys of the section that have no meaning beside it. A recipe that extends
+            another and sets the key drops them from the other's section.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {}
 
 
 class Cleaning(Section):
@@ -71,25 +78,43 @@ class Corpus(Section):
 class Vocabulary(Section):
     """Joint subword vocabulary: its size, or the folder of one to use."""
 
+    replaces = {"size": ("path",)}
+
     size: int = Field(default=8000, ge=300)
     path: str | None = None
 
 
 class Training(Section):
-    """How a model is trained."""
+    """How a model is trained.
+
+    `schedule: plateau` keeps the learning rate at its peak until `patience` validations (null: 4)
+    brought no better BLEU, then lets it decay to zero; `epochs`, and `hours` if given, are upper
+    limits (`a2d.training.schedule`). With other schedules `patience` ends the training.
+    """
 
     epochs: float = Field(gt=0)
     max_tokens: int = Field(default=4096, ge=1)
     gradient_accumulation: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=5e-4, gt=0)
-    schedule: Literal["linear", "cosine", "inverse_sqrt", "constant_with_warmup"] = "inverse_sqrt"
+    schedule: Literal["linear", "cosine", "inverse_sqrt", "constant_with_warmup", "plateau"] = (
+        "inverse_sqrt"
+    )
     warmup_steps: float = Field(default=4000, ge=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     clip_norm: float = Field(default=0.0, ge=0)
     evaluate_every: float = Field(default=1.0, gt=0)
     patience: int | None = Field(default=None, ge=1)
+    hours: float | None = Field(default=None, gt=0)
     bf16: bool | None = None
+
+    @model_validator(mode="after")
+    def _limited(self) -> Training:
+        if self.hours is not None and self.schedule != "plateau":
+            raise ValueError(
+                "hours is a limit of the schedule 'plateau': leave it out, or set that"
+            )
+        return self
 
 
 class Shape(Section):
@@ -120,6 +145,11 @@ class Teacher(Section):
     from disk what it said.
     """
 
+    replaces = {
+        "path": ("shape", "training"),
+        "shape": ("path", "languages", "source_prefix", "trim"),
+    }
+
     path: str | None = None
     languages: Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
     source_prefix: str = ""
@@ -131,7 +161,10 @@ class Teacher(Section):
     @model_validator(mode="after")
     def _one_of(self) -> Teacher:
         if (self.path is None) == (self.shape is None):
-            raise ValueError("give either a path (pretrained) or a shape (trained from scratch)")
+            message = "give either a path (pretrained) or a shape (trained from scratch)"
+            if self.path is not None:
+                message += ", not both; the override teacher={path: …} replaces the whole section"
+            raise ValueError(message)
         if self.path is None and (self.languages or self.source_prefix or self.trim):
             raise ValueError(
                 "languages, source_prefix and trim are for a pretrained teacher: give its path"
@@ -319,7 +352,8 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
     Args:
         name_or_path: `demo`, or the path of a YAML file.
             A recipe may begin with `extends: NAME`, a packaged recipe or a file beside it: it then
-            names only what differs, and its lists replace the other's.
+            names only what differs. Its lists replace the other's, and so does its teacher's path
+            the other's shape and training, or the reverse.
         overrides: assignments `dotted.key=value`; values are YAML, list items are numbered from 0.
 
     Raises:
@@ -339,7 +373,7 @@ def make_recipe(raw: dict[str, Any], overrides: Iterable[str], name: str) -> Rec
         UserError: an unknown or ill-typed key.
     """
     for assignment in overrides:
-        _assign(raw, assignment)
+        assign(raw, assignment)
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
@@ -357,7 +391,7 @@ def make_cleaning(overrides: Iterable[str]) -> Cleaning:
     """
     raw: dict[str, Any] = {"language": "auto"}
     for assignment in overrides:
-        _assign(raw, assignment.removeprefix("corpus.cleaning."))
+        assign(raw, assignment.removeprefix("corpus.cleaning."))
     try:
         return Cleaning.model_validate(raw)
     except ValidationError as error:
@@ -376,14 +410,19 @@ def _raw(name_or_path: str, extenders: tuple[str, ...]) -> dict[str, Any]:
         base = str(Path(name_or_path).parent / base)
     if base in (name_or_path, *extenders):
         raise UserError(f"{name_or_path} extends {base}, which extends it: drop one of the two.")
-    return _merged(_raw(base, (*extenders, name_or_path)), raw)
+    return _merged(_raw(base, (*extenders, name_or_path)), raw, Recipe)
 
 
-def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    merged = base | own
-    for key in base.keys() & own.keys():
+def _merged(
+    base: dict[str, Any], own: dict[str, Any], section: type[Section] | None
+) -> dict[str, Any]:
+    """A section (None: a mapping that is none) as a recipe that extends another changes it."""
+    replaces = {} if section is None else section.replaces
+    dropped = {key for name in own if own[name] is not None for key in replaces.get(name, ())}
+    merged = {key: value for key, value in base.items() if key not in dropped} | own
+    for key in merged.keys() & base.keys() & own.keys():
         if isinstance(base[key], dict) and isinstance(own[key], dict):
-            merged[key] = _merged(base[key], own[key])
+            merged[key] = _merged(base[key], own[key], _section_at(section, key))
     return merged
 
 
@@ -430,31 +469,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _assign(raw: dict[str, Any], assignment: str) -> None:
-    key, separator, text = assignment.partition("=")
-    if not separator or not key:
-        raise UserError(f"{assignment!r} is no override: write key=value, e.g. training.epochs=3.")
-    *parents, last = key.split(".")
-    place: Any = raw
-    try:
-        value = yaml.safe_load(text)
-        for part in parents:
-            if isinstance(place, list):
-                place = place[int(part)]
-            else:
-                place[part] = {} if place.get(part) is None else place[part]
-                place = place[part]
-        if isinstance(place, list):
-            place[int(last)] = value
-        elif isinstance(place, dict):
-            place[last] = value
-        else:
-            raise TypeError
-    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"the override {assignment!r} names no place in the recipe.") from error
-
-
-def _explain(error: ValidationError, root: type[BaseModel] = Recipe) -> str:
+def _explain(error: ValidationError, root: type[Section] = Recipe) -> str:
     """One sentence on the first thing wrong, with its dotted key and the mend."""
     first = error.errors()[0]
     path = [part for part in first["loc"] if part not in ("str", "list[str]", "dict[str,any]")]
@@ -462,7 +477,10 @@ def _explain(error: ValidationError, root: type[BaseModel] = Recipe) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}{nearest(str(path[-1]), _keys_beside(path, root))}"
     if first["type"] == "missing":
-        return f"{key!r} is missing."
+        why = (
+            ": students inherit sizes from a teacher's shape only" if path[0] == "students" else ""
+        )
+        return f"{key!r} is missing{why}."
     message = first["msg"].removeprefix("Value error, ").removesuffix(".")
     message = message.replace("Input should be", "it must be")
     if first["type"] == "value_error":
@@ -470,15 +488,19 @@ def _explain(error: ValidationError, root: type[BaseModel] = Recipe) -> str:
     return f"{key!r} is {first['input']!r}: {message}."
 
 
-def _keys_beside(path: list[int | str], section: type[BaseModel]) -> list[str]:
+def _keys_beside(path: list[int | str], section: type[Section]) -> list[str]:
     for part in path[:-1]:
         if isinstance(part, str):
-            section = _section_of(section.model_fields[part].annotation) or section
+            section = _section_at(section, part) or section
     return list(section.model_fields)
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
+def _section_at(section: type[Section] | None, key: str) -> type[Section] | None:
+    """The section that is a section's value, or an item of it; None where that is none."""
+    if section is None or key not in section.model_fields:
+        return None
+    annotation = section.model_fields[key].annotation
     for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
             return candidate
     return None

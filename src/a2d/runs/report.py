@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import textwrap
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from a2d.method.alignment import FILE_NAME, AttentionAlignment
+from a2d.progress import doing
 from a2d.runs import plots, results
 from a2d.runs.plan import Plan
 from a2d.runs.recipe import Recipe
@@ -24,15 +24,16 @@ from a2d.runs.translations import HYPOTHESES, read_lines
 def write(folder: Path, plan: Plan, recipe: Recipe, console: Console) -> None:
     """Write results and plots of a finished run; show its table and samples."""
     split = recipe.evaluation.split
-    rows = results.collect(plan, recipe)
     place = folder / "results" / split
-    results.write(place, rows, plan, recipe)
-    plots.curves(_curves(plan), folder / "plots/curves.png")
-    plots.scores(rows, folder / f"plots/scores-{split}.png", split)
-    for model in plan.students:
-        if (model.stage.folder / FILE_NAME).exists():
-            alignment = AttentionAlignment.load(model.stage.folder / FILE_NAME)
-            plots.alignment(alignment, folder / f"plots/alignment-{model.name}.png")
+    with doing(console, "Writing results and plots…"):
+        rows = results.collect(plan, recipe)
+        results.write(place, rows, plan, recipe)
+        plots.curves(_curves(plan), folder / "plots/curves.png")
+        plots.scores(rows, folder / f"plots/scores-{split}.png", split)
+        for model in plan.students:
+            if (model.stage.folder / FILE_NAME).exists():
+                alignment = AttentionAlignment.load(model.stage.folder / FILE_NAME)
+                plots.alignment(alignment, folder / f"plots/alignment-{model.name}.png")
     console.print(table(rows, "Test set" if split == "test" else "Validation set"), "")
     run = json.loads((place / "run.json").read_text("utf-8"))
     for name, signature in run["signatures"].items():
@@ -45,30 +46,35 @@ def table(rows: list[Row], title: str) -> Table:
     """One row per method, setting and student, means over seeds; the teacher's first.
 
     `±` is the sample standard deviation of BLEU over seeds. The gain is over the baseline of the
-    same size; a `*` marks p < 0.05 in every seed.
+    same size; a `*` marks p < 0.05 in every seed. It fits 80 columns: methods and sizes take
+    several lines where they are long.
     """
     teacher, *groups = results.grouped(rows)
     several = any(len(group.rows) > 1 for group in groups)
-    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    out.show_edge = False  # 80 columns are few
-    words = [word for group in groups for word in group.label.split()]
-    out.add_column("method", overflow="fold", min_width=min(20, max(map(len, words), default=0)))
+    gap = 0 if several else 1  # 80 columns are few
+    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0))
+    out.show_edge = False
+    out.add_column("method", overflow="fold")
     out.add_column("size", no_wrap=True)
-    for name in ("params", "BLEU", "gain", "chrF", "speed-up", "training"):
+    for name in ("params", "BLEU", "gain", "chrF", "speed", "training"):
         out.add_column(name, justify="right", no_wrap=True)
     for group in (teacher, *groups):
-        speed = group.mean("sentences_per_second")
         out.add_row(
             escape(group.label),
-            group.student.replace("x", "×"),
+            group.student.replace("x", "×").replace("-", "\n", 1),
             f"{group.rows[0].parameters / 1e6:.1f}M",
             spread(group, "bleu", several),
             _gain(group),
             f"{group.mean('chrf'):.2f}",
-            f"{speed / teacher.mean('sentences_per_second'):.2f}×",
+            times(group.speed_up(teacher)),
             duration(group),
         )
     return out
+
+
+def times(ratio: float | None) -> str:
+    """A ratio of speeds; a dash where none was measured."""
+    return "–" if ratio is None else f"{ratio:.2f}×"
 
 
 def spread(group: Group, column: str, several: bool) -> str:
@@ -78,10 +84,11 @@ def spread(group: Group, column: str, several: bool) -> str:
 
 
 def duration(group: Group) -> str:
-    """Mean training time."""
+    """Mean training time in hours, minutes and seconds; a dash for a pretrained model."""
     if group.rows[0].train_seconds is None:
-        return "pretrained"
-    return str(timedelta(seconds=round(group.mean("train_seconds"))))
+        return "–"
+    minutes, seconds = divmod(round(group.mean("train_seconds")), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 def _curves(plan: Plan) -> dict[str, list[dict[str, float]]]:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import a2d
 from a2d.runs.plan import Model, Plan
 from a2d.runs.recipe import Objective, Recipe
+from a2d.runs.speeds import read_speeds
 from a2d.runs.trainings import HISTORY
 from a2d.runs.translations import HYPOTHESES, SCORES, read_lines
 from a2d.stage import write_text
@@ -38,10 +39,12 @@ COMPARISONS = ("gain_vs_baseline", "p_vs_baseline", "gain_vs_kd", "p_vs_kd")
 class Row:
     """One model of a grid.
 
-    `setting` names what its method sets otherwise than the recipe does for all. Gains in BLEU and
+    `setting` names the settings in which it differs from other rows of the grid. Gains in BLEU and
     sacreBLEU's p-values, of paired bootstrap resampling, are against the student of the same size
     and seed, with the recipe's first setting of that method that starts alike, or else its first;
-    None where there is none. `train_seconds` and `device` are None for a pretrained teacher.
+    None where there is none. `sentences_per_second` is that of the model's shape
+    (`a2d.runs.speeds`); None where it was not measured or the translations are all but empty.
+    `train_seconds` and `device` are None for a pretrained teacher.
     """
 
     name: str
@@ -57,7 +60,7 @@ class Row:
     p_vs_baseline: float | None
     gain_vs_kd: float | None
     p_vs_kd: float | None
-    sentences_per_second: float
+    sentences_per_second: float | None
     train_seconds: float | None
     device: str | None
 
@@ -96,6 +99,13 @@ class Group(NamedTuple):
         values = [getattr(row, column) for row in self.rows]
         return stdev(values) if len(values) > 1 else 0.0
 
+    def speed_up(self, teacher: Group) -> float | None:
+        """How many times as fast as the teacher they translate; None without either's speed."""
+        speeds = [row.sentences_per_second for row in (*self.rows, *teacher.rows)]
+        if None in speeds:
+            return None
+        return self.mean("sentences_per_second") / teacher.mean("sentences_per_second")
+
     def significant(self, rival: str) -> int | None:
         """In how many seeds the mean gain over a rival shows, p < 0.05; None without a rival."""
         chances = [getattr(row, f"p_vs_{rival}") for row in self.rows]
@@ -124,6 +134,12 @@ def collect(plan: Plan, recipe: Recipe) -> list[Row]:
     references = _references(plan, recipe)
     hypotheses = {m.name: read_lines(m.translations.folder / HYPOTHESES) for m in plan.models}
     figures = {model.name: _figures(model) for model in plan.models}
+    settings = _settings(plan.students, recipe.distillation)
+    speeds = {
+        name: speed
+        for name, speed in read_speeds(plan).items()
+        if not _all_but_empty(hypotheses[name], references)
+    }
     against: dict[str, dict[str, Any]] = {m.name: dict.fromkeys(COMPARISONS) for m in plan.models}
     for rival in ("baseline", "kd"):
         for name, opponent, p in _compare(plan.students, rival, hypotheses, references):
@@ -134,8 +150,9 @@ def collect(plan: Plan, recipe: Recipe) -> list[Row]:
             name=model.name,
             pair=f"{corpus.source_language}-{corpus.target_language}",
             method=model.method.method if model is not plan.teacher else model.name,
-            setting=_setting(model, recipe.distillation) if model is not plan.teacher else "",
+            setting=settings.get(model.name, ""),
             seed=model.seed,
+            sentences_per_second=speeds.get(model.name),
             **against[model.name],
             **figures[model.name],
         )
@@ -185,18 +202,26 @@ def history(model: Model) -> Any:
 
 
 def mean_log(logs: Iterable[Iterable[Mapping[str, Any]]]) -> list[dict[str, float]]:
-    """The logs of several seeds as one: the mean of every figure at each step that all have."""
-    steps: dict[float, dict[str, list[float]]] = {}
-    logs = [list(log) for log in logs]
+    """Average the logs of several seeds: one entry per step that all of them have.
+
+    The Trainer logs training and validation of one step as two entries, and a summary as a third;
+    here they are one. A figure that several of them hold, as the seconds, is the last one's.
+    """
+    merged: list[dict[float, dict[str, float]]] = []
     for log in logs:
+        steps: dict[float, dict[str, float]] = {}
         for entry in log:
-            figures = steps.setdefault(float(entry["step"]), {})
-            for key, value in entry.items():
-                figures.setdefault(key, []).append(float(value))
+            figures = {key: float(value) for key, value in entry.items()}
+            steps.setdefault(figures["step"], {}).update(figures)
+        merged.append(steps)
     return [
-        {key: mean(values) for key, values in figures.items()}
-        for figures in steps.values()
-        if len(figures["step"]) == len(logs)
+        {
+            key: mean(steps[step][key] for steps in merged)
+            for key in figures
+            if all(key in steps[step] for steps in merged)
+        }
+        for step, figures in (merged[0] if merged else {}).items()
+        if all(step in steps for steps in merged)
     ]
 
 
@@ -232,6 +257,7 @@ def _figures(model: Model) -> dict[str, Any]:
     scores = json.loads((model.translations.folder / SCORES).read_text("utf-8"))
     shape = [scores.pop(key) for key in ("encoder_layers", "decoder_layers", "heads")]
     del scores["signatures"]
+    scores.pop("sentences_per_second", None)  # of earlier versions, measured side by side
     trained = history(model) if model.shape is not None else {"seconds": None, "device": None}
     return {
         **scores,
@@ -241,13 +267,44 @@ def _figures(model: Model) -> dict[str, Any]:
     }
 
 
-def _setting(model: Model, shared: Objective) -> str:
-    differing = [
-        f"{key}={getattr(model.method, key)}"
+def _all_but_empty(hypotheses: Sequence[str], references: Sequence[str]) -> bool:
+    """Whether translations hold less than a tenth of the references' characters."""
+    return 10 * sum(map(len, hypotheses)) < sum(map(len, references))
+
+
+def _settings(students: Sequence[Model], shared: Objective) -> dict[str, str]:
+    """Names of students → the settings in which they differ from other students.
+
+    A setting that has the recipe's shared value goes without saying, unless it alone tells the
+    method's students apart.
+    """
+    varied = {
+        key
         for key in Objective.model_fields
-        if getattr(model.method, key) != getattr(shared, key)
-    ]
-    return " ".join(differing)
+        if len({_used(student, key) for student in students} - {None}) > 1
+    }
+    labels = {}
+    for student in students:
+        method = student.method
+        alike = [other.method for other in students if other.method.method == method.method]
+        apart = {k for k in Objective.model_fields if len({getattr(m, k) for m in alike}) > 1}
+        labels[student.name] = " ".join(
+            f"{key}={getattr(method, key)}"
+            for key in Objective.model_fields
+            if key in apart | varied
+            and (getattr(method, key) != getattr(shared, key) or apart == {key})
+            and (key in apart or _used(student, key) is not None)
+        )
+    return labels
+
+
+def _used(student: Model, key: str) -> Any:
+    """A setting of a student's method; None where its training does not depend on it."""
+    return student.stage.settings["method"].get(key, _UNSAID.get(key))
+
+
+_UNSAID = {"student_start": "random", "copied_layers": "spread"}
+"""Values that a stage's settings leave out."""
 
 
 def _compare(

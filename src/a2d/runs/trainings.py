@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import re
 import shutil
+import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
-from typing import NamedTuple
+from statistics import mean
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset, load_from_disk
@@ -20,16 +24,21 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
 )
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import IntervalStrategy
 
 from a2d.errors import UserError
-from a2d.models.loading import check_same_ids, load_model, new_model
+from a2d.models.loading import check_same_ids, count_parameters, load_model, new_model
 from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, logged
 from a2d.runs.plan import TEACHER, Model
 from a2d.runs.recipe import Distillation, Training
+from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.runs.workers import Workers
 from a2d.stage import write_text
 from a2d.text.batching import TokenBatchSampler, lengths
@@ -40,6 +49,11 @@ from a2d.training.trainer import A2DTrainer
 
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.json"
+PLATEAU_PATIENCE = 4
+LEARNING_GRACE = 0.2
+"""Share of the planned updates after which a student must have learnt something."""
+
+logger = logging.getLogger(__name__)
 
 
 class Inputs(NamedTuple):
@@ -56,6 +70,7 @@ class Inputs(NamedTuple):
     caches: dict[bool, Path]
     teacher: str
     pretrained: bool
+    yardstick: Path
     tensorboard: Path
 
 
@@ -89,41 +104,18 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
     Raises:
         UserError: the settings do not fit the data.
     """
-    assert model.shape is not None
     assert model.training is not None
-    tokenizer = load_tokenizer(inputs.vocabulary)
-    data = load_from_disk(str(inputs.tokens))
-    method = METHODS[model.method.method]
-    train = load_from_disk(str(inputs.distilled)) if method.sequences else data["train"]
-    teacher = load_model(inputs.teacher) if model.needs_teacher else None
-    cache = None
-    if method.distribution and method.sequences in inputs.caches:
-        assert teacher is not None
-        place = inputs.caches[method.sequences]
-        cache = TeacherCache(place, train, teacher)
-    original = load_model(inputs.teacher) if inputs.pretrained and teacher is None else teacher
-    student = _new_student(model, tokenizer, original)
-    writer = SummaryWriter(str(inputs.tensorboard / model.name))
     callbacks: list[TrainerCallback] = [
         Stopwatch(),
-        TensorBoardCallback(writer),
+        TensorBoardCallback(SummaryWriter(str(inputs.tensorboard / model.name))),
         TrainingProgress(model.name, report),
     ]
-    if model.training.patience is not None:
+    if model.training.patience is not None and model.training.schedule != "plateau":
         callbacks.append(EarlyStoppingCallback(model.training.patience))
-    settings = (model.method, model.training, model.seed, train)
+    if model.taught_by is not None and inputs.yardstick.exists():
+        callbacks.append(LearningWatch(read_yardstick(inputs.yardstick)))
     with logged(WarningEvents(model.name, report)), model.stage.work() as folder:
-        trainer = A2DTrainer(
-            student,
-            teacher,
-            make_config(*settings, folder / CHECKPOINTS),
-            train,
-            data["valid"],
-            tokenizer,
-            callbacks=callbacks,
-            teacher_cache=cache,
-        )
-        trainer.remove_callback(PrinterCallback)
+        trainer = _new_trainer(model, inputs, folder / CHECKPOINTS, callbacks)
         trainer.train(resume_from_checkpoint=True)
         trainer.save_model(str(folder))
         # A resumed Trainer puts stateful callbacks from the checkpoint in the place of ours.
@@ -132,6 +124,114 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
         history = {"seconds": watch.seconds, "device": _device(trainer.args), "log": log}
         write_text(folder / HISTORY, json.dumps(history, indent=1) + "\n")
     remove_checkpoints(model)
+
+
+class Trial(NamedTuple):
+    """Mean seconds of an update, and the model's number of parameters."""
+
+    seconds: float
+    parameters: int
+
+
+def try_updates(model: Model, inputs: Inputs, updates: int = 8) -> Trial:
+    """Train a model for a few updates, keep nothing, and measure."""
+    clock = _UpdateClock()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _new_trainer(model, inputs, Path(folder), [clock], trial=True)
+        trainer.args.max_steps = updates + 2  # the first ones are slower
+        trainer.args.eval_strategy = trainer.args.save_strategy = IntervalStrategy.NO
+        trainer.args.load_best_model_at_end = False
+        trainer.train()
+    return Trial(mean(clock.seconds[2:]), count_parameters(trainer.student))
+
+
+class _UpdateClock(TrainerCallback):
+    """Measures how long each update takes."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._start = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.seconds.append(time.perf_counter() - self._start)
+
+
+class LearningWatch(TrainerCallback):
+    """Warns, once, of a student whose validation scores stay far from its teacher's.
+
+    Args:
+        yardstick: the teacher's scores, and those of copied sources.
+    """
+
+    def __init__(self, yardstick: Yardstick) -> None:
+        self._yardstick = yardstick
+        self._best = 0.0
+        self._silent = False
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        """Compare, once a fifth of the planned updates is over."""
+        self._best = max(self._best, metrics["eval_chrf"])
+        if self._silent or state.global_step < LEARNING_GRACE * state.max_steps:
+            return
+        self._silent = True
+        teacher, copy = self._yardstick.teacher.chrf, self._yardstick.copy.chrf
+        if self._best <= copy or self._best < teacher / 3:
+            logger.warning(
+                "the student hardly learns: after %d updates its validation chrF is %.1f; its "
+                "teacher has %.1f, copying the source %.1f. If that does not change, stop it and "
+                "give it more layers, more data or another training.learning_rate.",
+                state.global_step,
+                self._best,
+                teacher,
+                copy,
+            )
+
+
+def _new_trainer(
+    model: Model,
+    inputs: Inputs,
+    output: Path,
+    callbacks: Sequence[TrainerCallback],
+    trial: bool = False,
+) -> A2DTrainer:
+    """Load data and teacher, make the model, and put them into a Trainer.
+
+    Args:
+        trial: do without the teacher's cache and translations, which come later.
+    """
+    assert model.training is not None
+    tokenizer = load_tokenizer(inputs.vocabulary)
+    data = load_from_disk(str(inputs.tokens))
+    method = METHODS[model.method.method]
+    translated = method.sequences and not trial
+    train = load_from_disk(str(inputs.distilled)) if translated else data["train"]
+    teacher = load_model(inputs.teacher) if model.needs_teacher else None
+    cache = None
+    if method.distribution and not trial and method.sequences in inputs.caches:
+        assert teacher is not None
+        cache = TeacherCache(inputs.caches[method.sequences], train, teacher)
+    original = load_model(inputs.teacher) if inputs.pretrained and teacher is None else teacher
+    trainer = A2DTrainer(
+        _new_student(model, tokenizer, original),
+        teacher,
+        make_config(model.method, model.training, model.seed, train, output),
+        train,
+        data["valid"],
+        tokenizer,
+        callbacks=callbacks,
+        teacher_cache=cache,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _new_student(
@@ -164,6 +264,7 @@ def make_config(
     steps = max(1, round(training.epochs * batches / training.gradient_accumulation))
     evaluations = min(steps, max(1, round(training.epochs / training.evaluate_every)))
     interval = round(steps / evaluations)
+    plateau = training.schedule == "plateau"
     return A2DConfig(
         output_dir=str(output),
         **method.model_dump(exclude={"name", "student_start", "copied_layers"}),
@@ -171,7 +272,9 @@ def make_config(
         gradient_accumulation_steps=training.gradient_accumulation,
         max_steps=interval * evaluations,
         learning_rate=training.learning_rate,
-        lr_scheduler_type=training.schedule,
+        lr_scheduler_type="constant_with_warmup" if plateau else training.schedule,
+        plateau_patience=(training.patience or PLATEAU_PATIENCE) if plateau else None,
+        max_hours=training.hours,
         warmup_steps=training.warmup_steps,
         weight_decay=training.weight_decay,
         label_smoothing_factor=training.label_smoothing,

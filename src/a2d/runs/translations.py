@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from a2d.method.attention import Geometry
@@ -45,23 +43,18 @@ def translate_and_score(
     search: Evaluation,
     report: Report,
 ) -> None:
-    """Carry out a model's stage of translations: `hypotheses.txt` and `scores.json`.
-
-    Speed is that of one process, as many of which run at once as the recipe says.
-    """
+    """Carry out a model's stage of translations: `hypotheses.txt` and `scores.json`."""
     name = f"translating: {model.name}"
+    report(Event(name, 0, len(sources)))
     network = load_to_run(model.path)
-    decode = partial(
-        translate,
+    hypotheses = translate(
         network,
         load_tokenizer(tokenizer),
+        sources,
         beams=search.beams,
         max_tokens=search.max_tokens,
+        progress=lambda done: report(Event(name, done, len(sources))),
     )
-    decode(sources[:16])  # not timed: first calls are slower
-    start = time.perf_counter()
-    hypotheses = decode(sources, progress=lambda n: report(Event(name, n, len(sources))))
-    seconds = time.perf_counter() - start
     # What is scored is what is written, so that anyone can score it again.
     scores = score([one_line(t) for t in hypotheses], [one_line(t) for t in references])
     geometry = Geometry.of(network.config)
@@ -72,7 +65,6 @@ def translate_and_score(
         "decoder_layers": geometry.decoder_layers,
         "heads": "+".join(map(str, heads)),
         "parameters": count_parameters(network),
-        "sentences_per_second": len(sources) / seconds,
     }
     with model.translations.work() as folder:
         write_lines(folder / HYPOTHESES, hypotheses)

@@ -53,6 +53,12 @@ class A2DConfig(Seq2SeqTrainingArguments):
         alignment_start: `uniform`, near the guess that layers correspond evenly, or `random`.
         alignment_learning_rate: peak learning rate of the alignment, or of whatever else a method
             learns beside the student; None: `learning_rate`.
+        plateau_patience: validations without a better `metric_for_best_model` after which the
+            learning rate, constant since its warm-up, decays linearly to zero and the training ends
+            (`a2d.training.schedule`); `max_steps` or `num_train_epochs` is then the upper limit.
+            None: `lr_scheduler_type` decides.
+        max_hours: with `plateau_patience`, the time that the training may take: the decay starts in
+            time for it. The result then depends on the machine's speed.
         bf16: None switches it on where the hardware makes it pay.
         teacher_bf16: the teacher computes in bf16, in half the memory and, where the hardware makes
             it pay, a fraction of the time, whatever the student does; None: as the student does.
@@ -75,6 +81,9 @@ class A2DConfig(Seq2SeqTrainingArguments):
     alignment_start: str = "uniform"
     max_tokens: int = 4096
     alignment_learning_rate: float | None = 0.01
+
+    plateau_patience: int | None = None
+    max_hours: float | None = None
 
     # Defaults of Seq2SeqTrainingArguments that the field of translation sets otherwise.
     bf16: bool | None = None
@@ -102,6 +111,12 @@ class A2DConfig(Seq2SeqTrainingArguments):
         _within("temperature", self.temperature, 1e-3)
         _within("label_smoothing_factor", self.label_smoothing_factor, 0, 1)
         _within("max_tokens", self.max_tokens, 1)
+        if self.plateau_patience is not None:
+            _within("plateau_patience", self.plateau_patience, 1)
+        elif self.max_hours is not None:
+            raise UserError(
+                "max_hours needs plateau_patience: other schedules end at a fixed update."
+            )
         if self.bf16 is None:
             self.bf16 = not self.fp16 and bf16_pays()
         if self.teacher_bf16 is None:

@@ -40,6 +40,7 @@ from a2d.training.config import A2DConfig
 from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Signals, run
 from a2d.training.frozen import frozen_teacher
 from a2d.training.processor import fast_dropout, keep_few_kernels, keep_freed_memory
+from a2d.training.schedule import DecayOnPlateau, PlateauSchedule, TimeLimit
 from a2d.training.teacher_cache import KEPT, ROW, ReadingCollator, TeacherCache
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,10 @@ class A2DTrainer(Seq2SeqTrainer):
         self._eval_terms = _TermAverages()
         self._order: TokenBatchSampler | None = None
         self.add_callback(_EpochOrder(self))
+        if args.plateau_patience is not None:
+            self.add_callback(DecayOnPlateau(args.plateau_patience))
+        if args.max_hours is not None:
+            self.add_callback(TimeLimit(3600 * args.max_hours))
 
     @property
     def student(self) -> PreTrainedModel:
@@ -273,6 +278,18 @@ class A2DTrainer(Seq2SeqTrainer):
             rate = self.args.alignment_learning_rate or self.args.learning_rate
             optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0})
         return optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> Any:
+        """The Trainer's, or the one that decays when validation stops improving."""
+        if self.args.plateau_patience is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        warmup = self.args.get_warmup_steps(num_training_steps)
+        self.lr_scheduler: Any = PlateauSchedule(
+            optimizer or self.optimizer, warmup, num_training_steps
+        )
+        return self.lr_scheduler
 
     # Training, logs and validation
 

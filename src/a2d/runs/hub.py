@@ -1,0 +1,50 @@
+"""Uploads to the Hugging Face hub: checked before a training, done after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+from a2d.errors import UserError, first_line
+
+
+def check_hub(name: str) -> str:
+    """Find out before a training whether its upload can succeed; say where it will go.
+
+    Raises:
+        UserError: the name is none, nobody is logged in, or the hub cannot be reached.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"{name!r} is no name of a repository: {first_line(error)}") from error
+    if get_token() is None:
+        raise UserError("--push-to-hub needs a token of the hub: log in by `hf auth login` first.")
+    try:
+        user = HfApi().whoami()["name"]
+    except Exception as error:  # whatever the network and the hub raise
+        raise UserError(
+            f"the hub does not answer, or refuses the token ({first_line(error)}): mend that, or "
+            "leave out --push-to-hub and upload later by `hf upload`."
+        ) from error
+    return f"to https://huggingface.co/{name}, as {user}"
+
+
+def push(folder: Path, name: str) -> None:
+    """Upload a folder to a repository, which is created if need be.
+
+    Raises:
+        UserError: the upload failed; the folder is complete.
+    """
+    try:
+        api = HfApi()
+        api.create_repo(name, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder)
+    except Exception as error:  # whatever the network and the hub raise
+        raise UserError(
+            f"{folder} could not be uploaded to {name!r} ({first_line(error)}): it is "
+            "complete, upload it with `hf upload`."
+        ) from error

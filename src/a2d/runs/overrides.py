@@ -1,0 +1,60 @@
+"""Overrides: changes to a recipe from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from a2d.errors import UserError
+
+
+def assign(raw: dict[str, Any], assignment: str) -> None:
+    """Change a recipe by an assignment `dotted.key=value`.
+
+    Args:
+        raw: the recipe as it was read; mappings that are missing are made.
+        assignment: its value is YAML, items of lists are numbered from 0.
+
+    Raises:
+        UserError: no assignment, or no such place.
+    """
+    key, separator, text = assignment.partition("=")
+    if not separator or not key:
+        raise UserError(f"{assignment!r} is no override: write key=value, e.g. training.epochs=3.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"the value of the override {assignment!r} is no valid YAML.") from error
+    place: Any = raw
+    *parents, last = key.split(".")
+    for number, part in enumerate(parents):
+        where = _where(place, part, parents[:number], assignment)
+        if isinstance(place, dict) and place.get(where) is None:
+            place[where] = {}
+        place = place[where]
+    place[_where(place, last, parents, assignment)] = value
+
+
+def _where(place: Any, part: str, above: Sequence[str], assignment: str) -> str | int:
+    """The key or the number by which a mapping or a list, found at `above`, has an override's part.
+
+    Raises:
+        UserError: it has no such part.
+    """
+    name = ".".join(above)
+    if isinstance(place, dict):
+        return part
+    if isinstance(place, list):
+        if part.isdecimal() and int(part) < len(place):
+            return int(part)
+        count = {0: "is empty", 1: "has only item 0"}.get(
+            len(place), f"has items 0 to {len(place) - 1}"
+        )
+        problem = f"{name} is a list, numbered from 0, and {count}"
+    elif above[0] == "methods" and isinstance(place, str):
+        problem = f"{name} is {place!r} alone: write {name}={{method: {place}, {part}: …}}"
+    else:
+        problem = f"{name} is {place!r} and has no keys"
+    raise UserError(f"the override {assignment!r} names no place in the recipe: {problem}.")

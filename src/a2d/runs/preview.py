@@ -1,0 +1,124 @@
+"""What a distillation is about to do, shown before it trains: data, sizes, updates, time, disk."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from datasets import load_from_disk
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from a2d.models.loading import count_parameters, load_model
+from a2d.runs.pipeline import Prepared, measure_teacher
+from a2d.runs.plan import Model, space_needed
+from a2d.runs.recipe import Recipe
+from a2d.runs.trainings import make_config, try_updates
+from a2d.runs.verdict import Yardstick, read_yardstick
+from a2d.runs.workers import Workers
+from a2d.text.batching import lengths
+
+
+def show_preview(
+    prepared: Prepared,
+    recipe: Recipe,
+    folder: Path,
+    workers: Workers,
+    console: Console,
+    hub: str | None,
+) -> None:
+    """Calibrate, and show what is planned for the one student of a run.
+
+    Args:
+        prepared: the run.
+        recipe: its recipe.
+        folder: where it will write.
+        workers: one worker, which measures the teacher's validation scores and speed.
+        console: where to show the table.
+        hub: what was found out about the upload; None if none is asked for.
+    """
+    plan = prepared.plan
+    (student,) = plan.students
+    measure_teacher(prepared, workers)
+    yardstick = read_yardstick(plan.yardstick.folder)
+    table = Table(title="Plan", title_justify="left", box=box.SIMPLE, show_header=False)
+    table.show_edge = False
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in _rows(prepared, recipe, student, yardstick):
+        table.add_row(name, text)
+    needed, free = space_needed(plan, recipe), shutil.disk_usage(_existing(folder)).free
+    table.add_row("disk", f"about {needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free")
+    if hub is not None:
+        table.add_row("upload", hub)
+    console.print(table, "")
+
+
+def _rows(
+    prepared: Prepared, recipe: Recipe, student: Model, yardstick: Yardstick
+) -> list[tuple[str, str]]:
+    assert student.training is not None
+    splits, inputs, training = prepared.splits, prepared.inputs, student.training
+    train = load_from_disk(str(inputs.tokens))["train"]
+    config = make_config(student.method, training, student.seed, train, Path("unused"))
+    source, target = lengths(train).sum(axis=0)
+    trial = try_updates(student, inputs)
+    teacher = count_parameters(load_model(inputs.teacher))
+    validations = config.max_steps // int(config.eval_steps)
+    seconds = config.max_steps * trial.seconds + validations * yardstick.seconds
+    ends = (
+        "fewer if validation stops improving"
+        if training.schedule == "plateau" or training.patience
+        else "no fewer"
+    )
+    start = {"teacher": "the teacher's layers"}.get(student.method.student_start, "random weights")
+    if training.hours is not None:
+        seconds = min(seconds, 3600 * training.hours)
+    return [
+        (
+            "pairs",
+            f"{len(splits.train):,} to train on, {len(splits.valid):,} validation, "
+            f"{len(splits.test):,} test",
+        ),
+        ("tokens", f"{source:,} source and {target:,} target an epoch"),
+        (
+            "teacher",
+            f"{teacher / 1e6:.2f}M parameters, validation BLEU {yardstick.teacher.bleu:.1f}, chrF "
+            f"{yardstick.teacher.chrf:.1f} (copied sources: {yardstick.copy.bleu:.1f}, "
+            f"{yardstick.copy.chrf:.1f})",
+        ),
+        (
+            "student",
+            f"{student.size}, {trial.parameters / 1e6:.2f}M parameters, from {start}, method "
+            f"{student.method.method}",
+        ),
+        (
+            "updates",
+            f"at most {config.max_steps:,} of {training.max_tokens:,} tokens "
+            f"({training.epochs:.3g} epochs), {ends}; validation every {int(config.eval_steps):,}",
+        ),
+        (
+            "rate",
+            f"{training.learning_rate:.2g}, after {config.get_warmup_steps(config.max_steps):,} "
+            "updates of warm-up",
+        ),
+        (
+            "time",
+            f"at most {_minutes(seconds)} of training ({trial.seconds:.2f} s an update, "
+            f"{yardstick.seconds:.0f} s a validation, measured on this machine)",
+        ),
+    ]
+
+
+def _minutes(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes / 60:.1f} hours" if minutes >= 100 else f"{max(1, round(minutes))} min"
+
+
+def _existing(folder: Path) -> Path:
+    """The nearest folder above that exists."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return place

@@ -1,0 +1,75 @@
+"""The schedule that fits a corpus and a student: batch size, updates, warm-up, learning rate.
+
+`docs/schedule.md` has the experiments behind every number here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from a2d.text.batching import encode_sources
+from a2d.text.pairs import Pair
+
+SAMPLE = 2000
+"""Pairs whose tokens are counted; the rest is estimated."""
+
+BATCHES = (512, 1024)
+"""Tokens of a batch: the first for corpora of fewer than `SMALL` tokens, the second for others."""
+SMALL = 100_000
+
+RATE, WIDTH = 3e-3, 128
+"""Peak learning rate of a model of that width. Wider models take less, in inverse proportion."""
+
+SEEN = 2_500_000
+"""Most tokens that a training on `BASE` tokens or fewer sees. Larger corpora have more, with the
+square root of their size, and always `LEAST_EPOCHS`."""
+BASE = 250_000
+LEAST_EPOCHS = 3
+
+PATIENCE = 4
+
+
+def count_tokens(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Estimate the corpus' tokens, of the longer side of each pair, from a sample."""
+    count = min(SAMPLE, len(pairs))
+    numbers = sorted(random.Random(0).sample(range(len(pairs)), count))
+    sample = [pairs[number] for number in numbers]
+    sources = encode_sources(tokenizer, [pair.source for pair in sample])
+    targets = tokenizer(text_target=[pair.target for pair in sample], truncation=True)["input_ids"]
+    longer = (max(len(s), len(t)) for s, t in zip(sources, targets, strict=True))
+    return round(sum(longer) * len(pairs) / max(1, count))
+
+
+def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
+    """Choose the settings of a student's training (`a2d.runs.recipe.Training`).
+
+    The learning rate is constant after its warm-up until validation stops improving, and then
+    decays; the number of epochs is an upper limit.
+
+    Args:
+        tokens: of the training corpus, longer side of each pair.
+        width: of the student.
+        start: `teacher`: from the teacher's layers; otherwise at random.
+
+    Example:
+        >>> schedule_for(12_000, 128, "teacher")["max_tokens"]
+        512
+    """
+    batch = BATCHES[0] if tokens < SMALL else BATCHES[1]
+    updates = max(1.0, tokens / batch)  # of an epoch
+    seen = max(SEEN * max(1.0, tokens / BASE) ** 0.5, LEAST_EPOCHS * tokens)
+    interval = max(50.0, min(4 * updates, 200.0), updates / 4)
+    return {
+        "schedule": "plateau",
+        "max_tokens": batch,
+        "learning_rate": RATE * min(1.0, WIDTH / width),
+        "warmup_steps": 50 if start == "teacher" else 200,
+        "clip_norm": 1.0,
+        "epochs": round(seen / tokens, 2),
+        "evaluate_every": round(interval / updates, 4),
+        "patience": PATIENCE,
+    }

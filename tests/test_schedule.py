@@ -1,0 +1,176 @@
+"""The schedule that decays on a plateau: closed forms, resumption, limits."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_trainer import data, tokenizer, trainer  # noqa: F401
+from transformers import TrainerCallback
+
+from a2d import A2DConfig, UserError
+from a2d.training.schedule import DECAY_SHARE, DecayOnPlateau, PlateauSchedule, TimeLimit
+
+
+def schedule(warmup, steps, rate=1.0):
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    optimizer = torch.optim.SGD([parameter], lr=rate)
+    return optimizer, PlateauSchedule(optimizer, warmup, steps)
+
+
+def rates(warmup, steps, plateau=None):
+    """The learning rate of every update until it is zero."""
+    optimizer, plan = schedule(warmup, steps)
+    found = []
+    while plan.last_epoch < plan.end:
+        if plan.last_epoch == plateau:
+            plan.start_decay(plateau)
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        plan.step()
+    return [*found, optimizer.param_groups[0]["lr"]]
+
+
+def test_without_a_plateau_it_ends_at_the_last_planned_update():
+    expected = [0.25, 0.5, 0.75, *[1.0] * 9, *[1.0, 0.75, 0.5, 0.25], 0.0]
+    assert rates(4, 16) == pytest.approx(expected)
+
+
+def test_a_plateau_starts_a_decay_of_a_quarter_of_all_updates():
+    found = rates(0, 1000, plateau=30)
+    assert len(found) - 1 == 40
+    assert found[:31] == [1.0] * 31
+    assert found[30:] == pytest.approx([1 - step / 10 for step in range(11)])
+
+
+@given(
+    warmup=st.integers(0, 50),
+    steps=st.integers(1, 200),
+    plateau=st.one_of(st.none(), st.integers(0, 220)),
+)
+def test_it_always_ends_in_time_and_falls_only_once(warmup, steps, plateau):
+    found = rates(warmup, steps, plateau)
+    assert len(found) - 1 <= max(steps, 2)
+    assert found[-1] == 0
+    assert all(0 <= rate <= 1 for rate in found)
+    signs = [b > a for a, b in itertools.pairwise(found) if a != b]
+    assert signs == sorted(signs, reverse=True)  # up, then down
+
+
+def test_the_share_of_the_decay():
+    for steps in (100, 1000, 4000):
+        _, plan = schedule(10, steps)
+        assert plan.end == steps
+        assert plan.decay_steps == DECAY_SHARE * steps
+
+
+SETTINGS = {
+    "eval_strategy": "steps",
+    "eval_steps": 4,
+    "save_strategy": "steps",
+    "save_steps": 4,
+    "save_total_limit": 2,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "bleu",
+    "greater_is_better": True,
+    "restore_callback_states_from_checkpoint": True,
+    "plateau_patience": 2,
+    "max_steps": 40,
+    "learning_rate": 1e-30,  # nothing is learned: validation never improves
+    "warmup_steps": 2,
+    "logging_steps": 1,
+}
+
+
+class Stop(TrainerCallback):
+    """Ends a training as if it were killed."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_training_ends_after_a_plateau_with_a_validation(tmp_path, tokenizer, data):  # noqa: F811
+    distiller = trainer(tmp_path, tokenizer, data, **SETTINGS)
+    distiller.train()
+    # Validations at 4, 8 and 12: the first is the best; two without a better one.
+    log = distiller.state.log_history
+    assert [e["step"] for e in log if "eval_bleu" in e] == [4, 8, 12, 16]
+    assert distiller.state.global_step == 16
+    used = {e["step"]: e["learning_rate"] for e in log if "learning_rate" in e}
+    assert used[12] == pytest.approx(1e-30)
+    assert used[16] == pytest.approx(0.25e-30)
+
+
+@pytest.mark.parametrize("step", [10, 14])
+def test_an_interrupted_one_ends_like_an_undisturbed_one(tmp_path, tokenizer, data, step):  # noqa: F811
+    settings = SETTINGS | {"learning_rate": 1e-3, "dropout": 0.1}
+    undisturbed = trainer(tmp_path / "a", tokenizer, data, **settings)
+    undisturbed.train(resume_from_checkpoint=True)
+    first = trainer(tmp_path / "b", tokenizer, data, **settings)
+    first.add_callback(Stop(step))
+    with pytest.raises(KeyboardInterrupt):
+        first.train(resume_from_checkpoint=True)
+    resumed = trainer(tmp_path / "b", tokenizer, data, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == undisturbed.state.global_step
+    for (name, ours), (_, theirs) in zip(
+        undisturbed.model.named_parameters(), resumed.model.named_parameters(), strict=True
+    ):
+        assert torch.equal(ours, theirs), name
+
+
+def validations(scores_and_losses, patience=2):
+    """The update at which the decay starts, of validations after every 10 updates."""
+    _, plan = schedule(0, 1000)
+    callback = DecayOnPlateau(patience)
+    args = type("Args", (), {"metric_for_best_model": "bleu", "greater_is_better": True})()
+    for number, (score, loss) in enumerate(scores_and_losses, start=1):
+        state = type("State", (), {"global_step": 10 * number})()
+        metrics = {"eval_bleu": score, "eval_loss": loss}
+        callback.on_evaluate(args, state, None, metrics=metrics, lr_scheduler=plan)
+    return plan.decay_start
+
+
+@pytest.mark.parametrize(
+    ("figures", "start"),
+    [
+        ([(0, 9), (0, 8), (0, 7), (0, 6), (0, 5)], 750),  # the loss still falls
+        ([(1, 5), (2, 6), (3, 7), (4, 8), (5, 9)], 750),  # BLEU still rises
+        ([(3, 5), (2, 6), (3, 6), (9, 1), (9, 1)], 30),
+        ([(3, 5), (2, 6), (4, 6), (2, 9), (1, 9)], 50),
+    ],
+)
+def test_what_counts_as_a_plateau(figures, start):
+    assert validations(figures) == start
+
+
+def test_time_starts_the_decay():
+    _, plan = schedule(0, 1000)
+    watch = TimeLimit(limit=100.0, seconds=74.0)
+    watch.on_train_begin()
+    state = type("State", (), {"global_step": 30})()
+    watch.on_step_end(None, state, None, lr_scheduler=plan)
+    assert plan.end == 1000
+    watch.seconds = 75.0
+    watch.on_step_end(None, state, None, lr_scheduler=plan)
+    assert plan.end == 40
+
+
+def test_states_are_kept_by_checkpoints():
+    callback = DecayOnPlateau(3)
+    callback.best, callback.validations_since_best = 1.5, 2
+    again = DecayOnPlateau.from_state(callback.state())
+    assert (again.patience, again.best, again.validations_since_best) == (3, 1.5, 2)
+    assert TimeLimit.from_state(TimeLimit(9.0, 4.0).state()).seconds == 4.0
+
+
+def test_settings_are_checked(tmp_path):
+    with pytest.raises(UserError, match="max_hours needs plateau_patience"):
+        A2DConfig(output_dir=str(tmp_path), max_hours=1.0)
+    with pytest.raises(UserError, match="plateau_patience is 0"):
+        A2DConfig(output_dir=str(tmp_path), plateau_patience=0)

@@ -1,0 +1,182 @@
+"""Speed of shapes: outputs of given lengths, one model after the other, once for each shape."""
+
+import json
+
+import pytest
+import torch
+from toys import talkative
+
+from a2d.runs import speeds
+from a2d.runs.plan import Splits, make_plan
+from a2d.runs.recipe import Evaluation, load_recipe
+from a2d.runs.speeds import FIGURES, TimedModel, make_batches, measure_speeds, read_speeds
+from a2d.text.cleaning import CleaningReport
+from a2d.text.corpus import read_corpus
+from a2d.text.pairs import Pair
+
+PAIRS = [pair for pair in read_corpus("builtin:de-dsb/valid")[:200] if len(pair.source) < 40][:50]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Folder, model and tokenizer."""
+    texts = [text for pair in PAIRS for text in pair]
+    return talkative(texts, tmp_path_factory.mktemp("model"))
+
+
+class TestBatches:
+    def test_hold_every_source_and_the_tokens_of_the_longest_reference(self, model):
+        tokenizer = model[2]
+        batches = make_batches(tokenizer, PAIRS, 60, None)
+        assert len(batches) > 3
+        references = {pair.source: pair.target for pair in PAIRS}
+        seen = []
+        for batch in batches:
+            assert batch.inputs["input_ids"].numel() <= 60
+            sources = tokenizer.batch_decode(batch.inputs["input_ids"], skip_special_tokens=True)
+            targets = [references[source] for source in sources]
+            assert batch.tokens == max(len(tokenizer(text)["input_ids"]) for text in targets)
+            seen += sources
+        assert sorted(seen) == sorted(references)
+
+    def test_are_cut_at_the_positions(self, model):
+        for batch in make_batches(model[2], [Pair("ein Satz " * 30, "sada " * 30)], 20, 12):
+            assert batch.inputs["input_ids"].shape == (1, 12)
+            assert batch.tokens == 12
+
+
+class TestTimedModel:
+    @pytest.mark.parametrize("beams", [1, 3])
+    @pytest.mark.parametrize("ends", [50.0, -50.0])  # at once, or never
+    def test_writes_as_many_tokens_as_it_is_told(self, model, beams, ends, tmp_path, monkeypatch):
+        _, network, tokenizer = model
+        bias = network.final_logits_bias[0, tokenizer.eos_token_id].item()
+        network.final_logits_bias[0, tokenizer.eos_token_id] = ends
+        network.save_pretrained(tmp_path)
+        network.final_logits_bias[0, tokenizer.eos_token_id] = bias
+        timed = TimedModel(str(tmp_path), beams)
+        lengths, generate = [], timed._model.generate
+
+        def watched(**options):
+            assert options["num_beams"] == beams
+            output = generate(**options)
+            lengths.append(output.shape[1] - 1)  # the first token is the decoder's start
+            return output
+
+        monkeypatch.setattr(timed._model, "generate", watched)
+        batches = make_batches(tokenizer, PAIRS[:12], 60, 512)
+        assert timed.seconds(batches) > 0
+        assert lengths == [batch.tokens for batch in batches]
+
+
+RECIPE = [
+    "students=[{encoder_layers: 2, heads: 8}, {encoder_layers: 1, heads: 8}]",
+    "methods=[kd, a2d]",
+    "seeds=[1, 2]",
+]
+
+
+class TestMeasuring:
+    @pytest.fixture
+    def work(self, model, tmp_path, monkeypatch):
+        """Measures; gives the names of the models in the order of their passes, and the events.
+
+        The teacher needs 8 seconds for each pass, a student 4, 1, 2, 4, 1, 2…
+        """
+        monkeypatch.setattr(speeds, "load_config", lambda path: torch.nn.Module())
+        monkeypatch.setattr(speeds, "load_tokenizer", lambda path: model[2])
+
+        def measure(recipe=RECIPE, pairs=PAIRS, teacher=8.0):
+            passes, events = [], []
+
+            class Fake:
+                def __init__(self, path, beams):
+                    self.name = path.rpartition("/")[2]
+                    self.times = [2.0, 1.0, 4.0] * 5
+
+                def seconds(self, batches):
+                    passes.append((self.name, sum(len(b.inputs["input_ids"]) for b in batches)))
+                    return teacher if self.name == "teacher" else self.times.pop()
+
+            monkeypatch.setattr(speeds, "TimedModel", Fake)
+            splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
+            plan = make_plan(load_recipe("demo", recipe), tmp_path, splits)
+            measure_speeds(plan, pairs, Evaluation(), events.append)
+            return plan, passes, events
+
+        return measure
+
+    def test_is_in_turn_with_the_teacher_and_once_for_each_shape(self, work):
+        _, passes, _ = work()
+        names = [name for name, _ in passes]
+        rounds = (len(names) - 3) // 4
+        assert rounds >= 3
+        first, second = "kd-2+3x8-seed1", "kd-1+3x8-seed1"
+        expected = ["teacher"]  # its sample
+        for student in (first, second):
+            expected += [student, *["teacher", student] * rounds]
+        assert names == expected
+
+    def test_speed_ups_are_medians_of_ratios(self, work):
+        plan, _, _ = work()
+        found = read_speeds(plan)
+        teacher = found.pop("teacher")
+        assert teacher == 16 / 8
+        assert found.keys() == {student.name for student in plan.students}
+        assert set(found.values()) == {teacher * 8 / 2}
+
+    def test_is_kept(self, work):
+        plan, _, _ = work()
+        before = read_speeds(plan)
+        assert work()[1:] == ([], [])
+        folder = plan.students[0].speed.folder
+        (folder / FIGURES).unlink()
+        (folder / "stage.json").unlink()
+        folder.rmdir()
+        again, passes, _ = work()
+        assert {name for name, _ in passes} == {"teacher", "kd-2+3x8-seed1"}
+        assert read_speeds(again) == before
+
+    def test_a_fast_teacher_gets_a_larger_sample(self, work):
+        _, passes, _ = work(teacher=0.01)
+        assert [count for name, count in passes if name == "teacher"][:3] == [16, 32, len(PAIRS)]
+
+    def test_tells_every_round(self, work):
+        _, _, events = work()
+        told = [event for event in events if event.task == "speed: 2+3x8"]
+        assert [event.completed for event in told[:4]] == [0, 1, 2, 3]
+        assert told[-1].completed == told[-1].total
+        assert all(event.completed < event.total for event in told[:3])
+
+    def test_students_in_another_class_than_the_teachers_are_another_shape(self, tmp_path):
+        shape = "{encoder_layers: 1, decoder_layers: 1, heads: 2, width: 16, feed_forward: 16}"
+        own = "[kd, {method: kd, name: plain, student_start: marian}]"
+        settings = ["teacher={path: x}", f"students=[{shape}]", f"methods={own}"]
+        splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
+        plan = make_plan(load_recipe("demo", settings), tmp_path, splits)
+        names = [student.speed.folder.name for student in plan.students]
+        assert names == ["1+1x2", "1+1x2-marian"]
+
+    def test_nothing_is_read_where_nothing_was_measured(self, tmp_path):
+        splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
+        assert read_speeds(make_plan(load_recipe("demo"), tmp_path, splits)) == {}
+
+
+def test_figures_say_how_they_were_measured(model, tmp_path, monkeypatch):
+    """With real models, each of them the same one."""
+    _, _, tokenizer = model
+    monkeypatch.setattr(speeds, "_SECONDS", 0.0)
+    monkeypatch.setattr(speeds, "_FIRST", 4)
+    monkeypatch.setattr(speeds, "_PASS", 1e9)
+    splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
+    plan = make_plan(load_recipe("demo", ["methods=[kd]"]), tmp_path, splits)
+    for model_ in plan.models:
+        tokenizer.save_pretrained(model_.stage.folder)
+        talkative([text for pair in PAIRS for text in pair], model_.stage.folder)
+    tokenizer.save_pretrained(plan.vocabulary.folder)
+    measure_speeds(plan, PAIRS[:10], Evaluation(beams=1), lambda event: None)
+    figures = json.loads((plan.students[0].speed.folder / FIGURES).read_text())
+    assert figures["sentences"] == 10
+    assert figures["rounds"] == 3
+    assert figures["threads"] == torch.get_num_threads()
+    assert 0.1 < figures["speed_up"] < 10

@@ -1,0 +1,51 @@
+"""Cut the sample memory out of the English→Portuguese corpus, for `a2d.corpora` and its teacher.
+
+`python tools/sample_memory.py train.tsv.gz FOLDER` writes two files into FOLDER: `memory.tmx.gz`,
+pairs drawn at random, and `train.tsv.gz`, what is left of the corpus for the teacher. No text of
+one occurs in the other, case, numbers and punctuation aside (`a2d.text.cleaning.hold_out`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from a2d.runs.results import write_compressed
+from a2d.text.cleaning import hold_out
+from a2d.text.corpus import read_corpus
+from a2d.text.pairs import Pair
+
+MEMORY_PAIRS = 6000
+
+_HEADER = """<?xml version="1.0" encoding="UTF-8"?>
+<!-- Subject to the Mozilla Public License, v. 2.0: see README.md and LICENSE beside this file. -->
+<tmx version="1.4">
+<header creationtool="align-to-distill" creationtoolversion="1" segtype="sentence"
+ o-tmf="tsv" adminlang="en" srclang="en" datatype="plaintext"/>
+<body>
+"""
+_UNIT = """<tu><tuv xml:lang="en"><seg>{}</seg></tuv><tuv xml:lang="pt-BR"><seg>{}</seg></tuv></tu>
+"""
+_FOOTER = "</body>\n</tmx>\n"
+
+
+def main() -> None:
+    """Read the corpus; write memory and rest."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    rest: list[Pair]
+    memory, rest = hold_out(read_corpus(arguments.corpus), MEMORY_PAIRS)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    units = "".join(_UNIT.format(*map(escape, pair)) for pair in memory)
+    content = gzip.compress((_HEADER + units + _FOOTER).encode(), mtime=0)
+    (arguments.folder / "memory.tmx.gz").write_bytes(content)
+    write_compressed(arguments.folder / "train.tsv.gz", ("\t".join(pair) for pair in rest))
+    print(f"{len(memory):,} pairs in memory.tmx.gz, {len(rest):,} in train.tsv.gz")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Train one student with each of several schedules, and write what validation says of each.
+
+    python tools/schedule_search.py --teacher FOLDER --train FILE --valid FILE --pairs 1000 \\
+        --layers 2x1 --start teacher --out results.jsonl tokens=512,lr=1e-3,updates=400 …
+
+A trial names `tokens` a batch, peak `lr` and `updates`; `patience` (validations; 0: a linear decay
+over all updates), `warmup` (updates), `every` (updates between validations), `method`, `beta`,
+`alpha` and `seed` have defaults. Every trial is one line of JSON: its settings, the best validation
+BLEU and chrF, seconds, and the curve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback
+
+from a2d.models.loading import count_parameters, load_model, new_model
+from a2d.models.students import sizes_of, student_of
+from a2d.models.tokenizer import load_tokenizer
+from a2d.progress import silence_libraries
+from a2d.text.batching import tokenise
+from a2d.text.cleaning import clean
+from a2d.text.corpus import read_corpus
+from a2d.text.pairs import Pair
+from a2d.training.config import A2DConfig
+from a2d.training.trainer import A2DTrainer
+
+DEFAULTS: dict[str, Any] = {
+    "tokens": 512,
+    "lr": 1e-3,
+    "updates": 1000,
+    "warmup": 50,
+    "every": 100,
+    "patience": 0,
+    "method": "a2d",
+    "beta": 1.0,
+    "alpha": 0.5,
+    "seed": 1,
+}
+
+
+def parse_trial(text: str) -> dict[str, Any]:
+    """Settings of a trial, from `key=value,…`."""
+    trial = dict(DEFAULTS)
+    for item in text.split(","):
+        key, value = item.split("=")
+        trial[key] = type(DEFAULTS[key])(value)
+    return trial
+
+
+def train(trial: dict[str, Any], inputs: dict[str, Any], options: argparse.Namespace) -> Any:
+    """Train a student; its best validation scores and its curve."""
+    teacher = load_model(options.teacher)
+    torch.manual_seed(trial["seed"])
+    encoder, decoder = map(int, options.layers.split("x"))
+    if options.start == "teacher":
+        student = student_of(teacher, encoder_layers=encoder, decoder_layers=decoder)
+    else:
+        depths = {"encoder_layers": encoder, "decoder_layers": decoder}
+        student = new_model(inputs["tokenizer"], **(sizes_of(teacher.config) | depths))
+    with tempfile.TemporaryDirectory() as folder:
+        config = A2DConfig(
+            output_dir=folder,
+            method=trial["method"],
+            alpha=trial["alpha"],
+            beta=trial["beta"],
+            max_tokens=trial["tokens"],
+            learning_rate=trial["lr"],
+            max_steps=trial["updates"],
+            warmup_steps=trial["warmup"],
+            lr_scheduler_type="linear",
+            plateau_patience=trial["patience"] or None,
+            max_grad_norm=1.0,
+            seed=trial["seed"],
+            eval_strategy="steps",
+            eval_steps=trial["every"],
+            save_strategy="no",
+            logging_steps=trial["every"],
+            metric_for_best_model="bleu",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        trainer = A2DTrainer(
+            student, teacher, config, inputs["train"], inputs["valid"], inputs["tokenizer"]
+        )
+        trainer.remove_callback(PrinterCallback)
+        started = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - started
+    log = [entry for entry in trainer.state.log_history if "eval_bleu" in entry]
+    best = max(log, key=lambda entry: entry["eval_bleu"])
+    return {
+        "bleu": best["eval_bleu"],
+        "chrf": best["eval_chrf"],
+        "best_step": best["step"],
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "seconds": seconds,
+        "validating": sum(entry["eval_runtime"] for entry in log),
+        "student": count_parameters(student),
+        "teacher": count_parameters(teacher),
+        "curve": [[e["step"], e["eval_bleu"], e["eval_chrf"], e["eval_ce"]] for e in log],
+    }
+
+
+def main() -> None:
+    """Run all trials, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("teacher", "train", "valid", "out"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--pairs", type=int, required=True)
+    parser.add_argument("--held-out", type=int, default=500)
+    parser.add_argument("--layers", default="2x1")
+    parser.add_argument("--start", choices=("teacher", "random"), default="teacher")
+    parser.add_argument("trials", nargs="+", type=parse_trial)
+    options = parser.parse_args()
+    silence_libraries()
+    tokenizer = load_tokenizer(options.teacher)
+    pairs: list[Pair] = clean(read_corpus(options.train))[0]
+    step = len(pairs) / options.pairs
+    pairs = [pairs[int(step * number)] for number in range(min(options.pairs, len(pairs)))]
+    inputs = {
+        "tokenizer": tokenizer,
+        "train": tokenise(pairs, tokenizer),
+        "valid": tokenise(read_corpus(options.valid)[: options.held_out], tokenizer),
+    }
+    tokens = sum(map(len, inputs["train"]["labels"]))
+    for trial in options.trials:
+        result = train(trial, inputs, options)
+        line = {
+            "pairs": options.pairs,
+            "target_tokens": tokens,
+            "layers": options.layers,
+            "start": options.start,
+            "corpus": Path(options.train).parent.name,
+            **trial,
+            **result,
+        }
+        with Path(options.out).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        summary = {k: v for k, v in line.items() if k not in ("curve", "corpus")}
+        print(summary, flush=True)
+
+
+if __name__ == "__main__":
+    main()
