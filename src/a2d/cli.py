@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from a2d import __version__
+from a2d import __version__, cli_data
 from a2d.errors import UserError
 
 app = typer.Typer(
@@ -22,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+app.add_typer(cli_data.app, name="data")
 
 _OF_PLACES = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EROFS)
 
@@ -86,7 +88,10 @@ def distill(
     teacher: Annotated[str, typer.Option(help="Folder or hub name of the pretrained teacher.")],
     data: Annotated[
         list[str],
-        typer.Option(help="Parallel corpus (.tsv, .tmx, …); twice for two aligned files."),
+        typer.Option(
+            help="Parallel corpus (.tmx, .csv, …), or '{path: x.csv, source: 1, target: 3}'; any "
+            "number of them, of any formats; plain text as two files in a row."
+        ),
     ],
     source: Annotated[str, typer.Option(help="Language code of the source: de")],
     target: Annotated[str, typer.Option(help="Language code of the target: en")],

