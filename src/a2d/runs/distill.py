@@ -12,8 +12,10 @@ from typing import Any
 from huggingface_hub import HfApi
 from rich.console import Console
 from rich.markup import escape
+from transformers import GenerationConfig
 
 from a2d.errors import UserError, first_line
+from a2d.models.decoding import set_beams
 from a2d.models.loading import load_config
 from a2d.models.students import sizes_of
 from a2d.progress import silence_libraries
@@ -119,8 +121,12 @@ def distill(
     shutil.rmtree(partial, ignore_errors=True)
     ignored = shutil.ignore_patterns(*_OF_THE_RUN)
     shutil.copytree(plan.students[0].stage.folder, partial, ignore=ignored)
+    settings = GenerationConfig.from_pretrained(partial)
+    set_beams(settings, recipe.evaluation.beams)  # those of the scores, if other than in training
+    settings.save_pretrained(partial)
     found = run / "results" / recipe.evaluation.split
-    write_card(partial, output.name, recipe, found, licence, words)
+    address = push_to or output.name
+    write_card(partial, output.name, recipe, found, licence, words, address)
     os.replace(partial, output)
     console.print(f"The student is in {escape(str(output))}.")
     if push_to is not None:

@@ -47,7 +47,7 @@ class Inputs(NamedTuple):
 
     `distilled` is the training data with the teacher's translations as references; `caches` are
     the teacher's, by whether they are of that data; `pretrained` says that the teacher is at hand,
-    so that students can be of its family.
+    so that students can be of its family; `beams` is the width of the beam that they are judged by.
     """
 
     vocabulary: Path
@@ -57,6 +57,7 @@ class Inputs(NamedTuple):
     teacher: str
     pretrained: bool
     tensorboard: Path
+    beams: int
 
 
 def train_models(models: Sequence[Model], inputs: Inputs, workers: Workers) -> None:
@@ -103,6 +104,7 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
         cache = TeacherCache(place, train, teacher)
     original = load_model(inputs.teacher) if inputs.pretrained and teacher is None else teacher
     student = _new_student(model, tokenizer, original)
+    student.generation_config.num_beams = inputs.beams
     writer = SummaryWriter(str(inputs.tensorboard / model.name))
     callbacks: list[TrainerCallback] = [
         Stopwatch(),
