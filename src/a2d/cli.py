@@ -215,7 +215,14 @@ def plot(
 @app.command()
 def translate(
     model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
-    beams: Annotated[int, typer.Option(help="Width of the beam; 1 is greedy search.", min=1)] = 5,
+    beams: Annotated[
+        int | None,
+        typer.Option(
+            help="Width of the beam; 1 is greedy search. By default the model's own, or 5.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Translate standard input to standard output, one sentence a line."""
     from a2d.models import decoding

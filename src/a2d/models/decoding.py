@@ -1,10 +1,15 @@
-"""Translation with any encoder-decoder model, in batches of like length."""
+"""Translation with any encoder-decoder model, in batches of like length.
+
+This is the home of how we decode: beams, limits and other generation settings. They stand in a
+student's `generation_config.json`, so that plain transformers decodes as we do.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +23,18 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from a2d.models.tokenizer import mark_languages
 from a2d.text.batching import TokenBatchSampler, encode_sources
+
+BEAMS = 5
+"""Width of the beam where neither the caller nor the model's generation settings name one."""
+
+LEAST_LIMIT = 128
+"""Tokens that a student may always write, however short the sentences are that it learns from."""
 
 
 def generation_limit(source_tokens: int, positions: int | None = None) -> int:
-    """Longest translation, in tokens, of a source of that many: 1.2·n + 10 (the paper's rule).
+    """Longest usual translation, in tokens, of a source of n tokens: 1.2·n + 10 (the paper's rule).
 
     Args:
         source_tokens: n.
@@ -39,14 +51,58 @@ def positions_of(config: Any) -> int | None:
 
 
 def search_settings(model: GenerationConfig) -> GenerationConfig:
-    """A model's own settings of its search, but for what would make it another one.
+    """Copy a model's generation settings without those that do not serve its best translation.
 
-    Nothing is drawn at random, and no end is forced at a limit that depends on the batch.
+    Nothing is drawn at random, no end is forced at a limit, `max_length` is the only limit, and
+    one hypothesis is returned, as plain token ids.
     """
     settings = copy.deepcopy(model)
     settings.update(do_sample=False, temperature=None, top_p=None, top_k=None, num_beam_groups=None)
     settings.update(diversity_penalty=None, penalty_alpha=None, forced_eos_token_id=None)
+    settings.update(max_new_tokens=None, max_time=None, num_return_sequences=None)
+    outputs = ("scores", "logits", "attentions", "hidden_states")
+    settings.update(return_dict_in_generate=None, **{f"output_{name}": None for name in outputs})
     return settings
+
+
+def inherited_settings(teacher: GenerationConfig) -> GenerationConfig:
+    """Copy a teacher's generation settings for a student; its limit follows from its own corpus."""
+    settings = search_settings(teacher)
+    settings.max_length = None
+    return settings
+
+
+def own_limit(settings: GenerationConfig) -> int | None:
+    """Longest translation, in tokens, by a model's `max_length`, which counts the first input too.
+
+    None if the settings have none.
+    """
+    return None if settings.max_length is None else settings.max_length - 1
+
+
+def settle_search(model: PreTrainedModel, longest: int) -> None:
+    """Complete a student's generation settings: plain `generate` then decodes as `translate` does.
+
+    A file cannot state a limit by the source's length, so `max_length` follows from the longest
+    sentence of the corpus.
+
+    Args:
+        model: the student; `num_beams` and `max_length` are kept where its settings name them.
+        longest: tokens of the longest sentence, on either side, that the student learns from.
+    """
+    settings = search_settings(model.generation_config)
+    set_beams(settings, settings.num_beams or BEAMS)
+    if settings.max_length is None:
+        limit = max(LEAST_LIMIT, generation_limit(longest))
+        settings.max_length = min(limit, positions_of(model.config) or limit)
+    model.generation_config = settings
+
+
+def set_beams(settings: GenerationConfig, beams: int) -> None:
+    """Set the width of the beam; greedy search has no settings of beams, and none are saved."""
+    settings.num_beams = beams
+    if beams == 1:
+        settings.update(early_stopping=None, length_penalty=None)
 
 
 def translate(
@@ -54,7 +110,7 @@ def translate(
     tokenizer: PreTrainedTokenizerBase,
     sentences: Sequence[str],
     *,
-    beams: int = 5,
+    beams: int | None = None,
     max_tokens: int = 4096,
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
@@ -72,76 +128,128 @@ def n_best(
     sentences: Sequence[str],
     count: int,
     *,
-    beams: int = 5,
+    beams: int | None = None,
     max_tokens: int = 4096,
+    cut: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[str]]:
     """Several translations of every sentence by beam search, the best first.
 
+    They are what plain `generate` finds for each sentence alone by the model's `search_settings`.
+    If those have no `max_length`, translations end at `generation_limit`.
+
     Args:
         model: an encoder-decoder; it is put into evaluation mode.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; its language codes become special tokens (`mark_languages`).
         sentences: plain text, one sentence each; an empty one is translated as empty.
         count: how many translations, at most `beams`.
-        beams: width of the beam; 1 is greedy search.
+        beams: width of the beam, 1 is greedy search; None: the model's own, or `BEAMS`.
         max_tokens: padded source tokens per batch.
-        progress: called after each batch with the number of sentences done so far.
+        cut: end translations at `generation_limit` in any case, as a guard against teachers that
+            run on and on.
+        progress: called now and then with the number of sentences done so far.
 
     Returns:
         Plain, detokenised translations, in the order of `sentences`.
     """
-    if not sentences:
-        return []
+    mark_languages(tokenizer)
     model.eval()
-    with _searching(model):
-        return _found(model, tokenizer, sentences, count, beams, max_tokens, progress)
+    positions = positions_of(model.config)
+    encoded = encode_sources(tokenizer, sentences, positions)
+    usual = [generation_limit(len(ids), positions) for ids in encoded]
+    found: dict[int, list[str]] = {}
+    with searching(model) as settings:
+        search = _Search(model, tokenizer, count, beams or settings.num_beams or BEAMS)
+        longest = None if cut else own_limit(settings)
+        limits = usual if longest is None else [min(limit, longest) for limit in usual]
+        waiting = list(range(len(sentences)))
+        sizes = [len(ids) for ids in encoded]
+        while waiting:
+            for batch in _batches([sizes[index] for index in waiting], max_tokens):
+                indices = [waiting[place] for place in batch]
+                results = search.run(
+                    [encoded[i] for i in indices], [limits[i] for i in indices], longest
+                )
+                before = len(found)
+                for index, (hypotheses, ended) in zip(indices, results, strict=True):
+                    if ended or longest in (None, limits[index]):
+                        found[index] = hypotheses if sentences[index].strip() else [""] * count
+                if progress is not None and len(found) > before:
+                    progress(len(found))
+            # Longer translations than usual are rare, but their whole batch would wait for them.
+            waiting = [index for index in waiting if index not in found]
+            for index in waiting:
+                assert longest is not None
+                limits[index] = sizes[index] = longest
+    return [found[index] for index in range(len(sentences))]
+
+
+def _batches(sizes: Sequence[int], max_tokens: int) -> TokenBatchSampler:
+    lengths = np.array([[size, size] for size in sizes])
+    return TokenBatchSampler(lengths, max(max_tokens, *sizes), shuffle=False)
 
 
 @contextmanager
-def _searching(model: PreTrainedModel) -> Iterator[None]:
+def searching(model: PreTrainedModel) -> Iterator[GenerationConfig]:
     """Give a model `search_settings` for a while; `generate` fills in what others lack from its."""
     own = model.generation_config
     model.generation_config = search_settings(own)
     try:
-        yield
+        yield model.generation_config
     finally:
         model.generation_config = own
 
 
-def _found(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    sentences: Sequence[str],
-    count: int,
-    beams: int,
-    max_tokens: int,
-    progress: Callable[[int], None] | None,
-) -> list[list[str]]:
-    positions = positions_of(model.config)
-    encoded = encode_sources(tokenizer, sentences, positions)
-    sizes = np.array([[len(ids)] * 2 for ids in encoded]).reshape(-1, 2)
-    translations = [[""] * count for _ in sentences]
-    budget = max(max_tokens, int(sizes.max(initial=1)))
-    done = 0
-    for batch in TokenBatchSampler(sizes, budget, shuffle=False):
-        limits = torch.tensor([generation_limit(int(sizes[i, 0]), positions) for i in batch])
-        inputs = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt")
-        output = model.generate(
-            **inputs.to(model.device),
-            num_beams=beams,
-            num_return_sequences=count,
-            max_new_tokens=int(limits.max()),
-            stopping_criteria=StoppingCriteriaList([_OwnLimits(limits.to(model.device))]),
+@dataclass(frozen=True)
+class _Search:
+    """A beam search."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    count: int
+    beams: int
+
+    def run(
+        self, sources: Sequence[list[int]], limits: Sequence[int], longest: int | None
+    ) -> list[tuple[list[str], bool]]:
+        """Translate a batch.
+
+        Args:
+            sources: token ids of each sentence.
+            limits: most tokens of each translation.
+            longest: the model's own limit, which some searches weigh beams by.
+
+        Returns:
+            For each sentence its hypotheses, and whether its search ended by itself, so that a
+            higher limit would change nothing.
+        """
+        device = self.model.device
+        inputs = self.tokenizer.pad({"input_ids": list(sources)}, return_tensors="pt").to(device)
+        ends = torch.tensor(limits, device=device)
+        output = self.model.generate(
+            **inputs,
+            num_beams=self.beams,
+            num_return_sequences=max(self.beams, self.count),
+            max_length=1 + (longest or max(limits)),
+            stopping_criteria=StoppingCriteriaList([_OwnLimits(ends)]),
         )
-        texts = tokenizer.batch_decode(output, skip_special_tokens=True)
-        for place, index in enumerate(batch):
-            if sentences[index].strip():
-                own = texts[count * place : count * (place + 1)]
-                translations[index] = [text.strip() for text in own]
-        if progress is not None:
-            done += len(batch)
-            progress(done)
-    return translations
+        found = output.unflatten(0, (len(sources), self.beams))
+        ended = self._ended(found[..., 1:], ends)
+        texts = self.tokenizer.batch_decode(
+            found[:, : self.count].flatten(0, 1), skip_special_tokens=True
+        )
+        return [
+            ([text.strip() for text in texts[place * self.count :][: self.count]], whole)
+            for place, whole in enumerate(ended)
+        ]
+
+    def _ended(self, found: Tensor, limits: Tensor) -> list[bool]:
+        """Whether all beams (B, beams, T) have come to their end: only then no other can win."""
+        end = self.model.generation_config.eos_token_id
+        ids = torch.tensor([] if end is None else end, device=found.device, dtype=found.dtype)
+        within = torch.arange(found.shape[-1], device=found.device) < limits[:, None, None]
+        ended: list[bool] = (torch.isin(found, ids) & within).any(-1).all(-1).tolist()
+        return ended
 
 
 class _OwnLimits(StoppingCriteria):

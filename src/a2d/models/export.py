@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from a2d.errors import UserError, first_line
 from a2d.method.attention import Geometry
-from a2d.models.decoding import generation_limit, positions_of, search_settings
+from a2d.models.decoding import BEAMS, generation_limit, own_limit, positions_of, search_settings
 from a2d.models.loading import load_model
 from a2d.models.tokenizer import load_tokenizer
 from a2d.text.batching import encode_sources
@@ -109,7 +109,7 @@ class ExportedModel:
         self._positions = self._tokenizer.init_kwargs.get(_POSITIONS)
         self._settings = _settings(folder)
 
-    def translate(self, sentences: Sequence[str], *, beams: int = 5) -> list[str]:
+    def translate(self, sentences: Sequence[str], *, beams: int | None = None) -> list[str]:
         """Translate sentences: the best of `n_best`, whose arguments these are."""
         return [hypotheses[0] for hypotheses in self.n_best(sentences, 1, beams=beams)]
 
@@ -118,7 +118,8 @@ class ExportedModel:
         sentences: Sequence[str],
         count: int,
         *,
-        beams: int = 5,
+        beams: int | None = None,
+        cut: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[str]]:
         """Several translations of every sentence, by `a2d.models.decoding.n_best`'s rules.
@@ -126,7 +127,8 @@ class ExportedModel:
         Args:
             sentences: plain text, one sentence each; an empty one is translated as empty.
             count: how many translations, at most `beams`.
-            beams: width of the beam; 1 is greedy search.
+            beams: width of the beam, 1 is greedy search; None: the model's own, or `BEAMS`.
+            cut: end translations at `generation_limit` in any case.
             progress: called now and then with the number of sentences done so far.
         """
         encoded = encode_sources(self._tokenizer, sentences, self._positions)
@@ -135,8 +137,10 @@ class ExportedModel:
         prefix = None if first is None else [self._tokenizer.convert_ids_to_tokens(first)]
         options = _options(self._settings, self._tokenizer)
 
+        longest = None if cut else own_limit(self._settings)
+
         def limit(index: int) -> int:
-            return generation_limit(len(encoded[index]), self._positions)
+            return longest or generation_limit(len(encoded[index]), self._positions)
 
         wanted = [index for index, sentence in enumerate(sentences) if sentence.strip()]
         done = len(sentences) - len(wanted)
@@ -145,7 +149,7 @@ class ExportedModel:
             results = self._translator.translate_batch(
                 [self._tokenizer.convert_ids_to_tokens(encoded[index]) for index in indices],
                 target_prefix=None if prefix is None else [prefix] * len(indices),
-                beam_size=beams,
+                beam_size=beams or self._settings.num_beams or BEAMS,
                 num_hypotheses=count,
                 max_decoding_length=length,
                 max_batch_size=4096,

@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from a2d.errors import UserError
 from a2d.method.attention import Geometry, check_family
-from a2d.models.decoding import positions_of
+from a2d.models.decoding import inherited_settings, positions_of
 from a2d.models.loading import new_model
 
 Start = Literal["teacher", "random", "marian"]
@@ -86,7 +86,7 @@ def student_of(
         return _marian(teacher, given)
     config = student_config(teacher.config, **given)
     student = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
-    student.generation_config = copy.deepcopy(teacher.generation_config)
+    student.generation_config = inherited_settings(teacher.generation_config)
     if start == "teacher":
         copy_layers(teacher, student, rule)
     return student
@@ -107,7 +107,7 @@ def _marian(teacher: PreTrainedModel, sizes: dict[str, Any]) -> PreTrainedModel:
     shape = theirs | sizes
     student = new_model(teacher.config, **shape, max_positions=positions)
     never = student.generation_config.bad_words_ids
-    student.generation_config = copy.deepcopy(teacher.generation_config)
+    student.generation_config = inherited_settings(teacher.generation_config)
     student.generation_config.bad_words_ids = never
     return student
 

@@ -108,7 +108,54 @@ def load_tokenizer(
         raise UserError(f"the tokenizer at {str(path)!r} knows one pair only: name no languages.")
     for code in codes.values():
         language_id(tokenizer, code)
+    mark_languages(tokenizer)
     return tokenizer
+
+
+def mark_languages(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make language codes special tokens, in place, so that decoding leaves them out of texts.
+
+    Some tokenizers of the M2M100 and NLLB kinds hold them as ordinary tokens. The mark is saved
+    with the tokenizer, so that plain transformers leaves them out too.
+
+    Raises:
+        UserError: the codes cannot be marked.
+    """
+    special = set(tokenizer.all_special_tokens)
+    ordinary = [token for token in _language_tokens(tokenizer) if token not in special]
+    if not ordinary:
+        return
+    ids = tokenizer.convert_tokens_to_ids(ordinary)
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": ordinary}, replace_extra_special_tokens=False
+    )
+    left = tokenizer.decode(ids, skip_special_tokens=True).strip()
+    if left or tokenizer.convert_tokens_to_ids(ordinary) != ids:
+        raise UserError(
+            f"language codes of this {type(tokenizer).__name__}, {ordinary[0]!r} among them, are "
+            "ordinary tokens, which would stand in every translation: add them to its "
+            "extra_special_tokens and save it again."
+        )
+
+
+def _language_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Tokens that stand for languages, in the order of their ids."""
+    known = getattr(tokenizer, "lang_code_to_token", None)  # of M2M100
+    if known is not None:
+        return list(known.values())
+    if hasattr(tokenizer, "src_lang"):
+        named = (tokenizer.src_lang, tokenizer.tgt_lang)
+        added = (*tokenizer.added_tokens_encoder, *tokenizer.all_special_tokens)
+        tokens = {code for code in named if code is not None and _knows(tokenizer, code)}
+        tokens |= set(filter(_LANGUAGE.fullmatch, added))
+    else:  # one pair's: what it adds to an empty text is no text
+        whole, bare = (tokenizer("", add_special_tokens=add)["input_ids"] for add in (True, False))
+        tokens = set(tokenizer.convert_ids_to_tokens([i for i in whole if i not in bare]))
+    return sorted(tokens, key=tokenizer.convert_tokens_to_ids)
+
+
+def _knows(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
+    return tokenizer.convert_tokens_to_ids(token) not in (None, tokenizer.unk_token_id)
 
 
 def language_id(tokenizer: PreTrainedTokenizerBase, code: str) -> int:
@@ -119,9 +166,7 @@ def language_id(tokenizer: PreTrainedTokenizerBase, code: str) -> int:
     """
     known = getattr(tokenizer, "lang_code_to_token", None)  # of M2M100
     if known is None:
-        known = {
-            token: token for token in filter(_LANGUAGE.fullmatch, tokenizer.all_special_tokens)
-        }
+        known = {token: token for token in filter(_LANGUAGE.fullmatch, _language_tokens(tokenizer))}
     if code not in known:
         raise UserError(f"the tokenizer knows no language {code!r}{nearest(code, known)}")
     return int(tokenizer.convert_tokens_to_ids(known[code]))

@@ -25,6 +25,7 @@ def write_card(
     licence: str | None,
     data: str,
     verdict: Verdict,
+    address: str,
 ) -> None:
     """Write `README.md` into a student's folder.
 
@@ -36,11 +37,12 @@ def write_card(
         licence: an identifier of the hub (`apache-2.0`), if it is known.
         data: what the student has learned from, in words.
         verdict: how good it is beside its teacher.
+        address: the folder or repository that readers load it from.
     """
     teacher, student = results.read(found)
     run = json.loads((found / "run.json").read_text("utf-8"))
     assert recipe.teacher.path is not None
-    local = Path(recipe.teacher.path).exists()
+    local, prefix = Path(recipe.teacher.path).exists(), recipe.teacher.source_prefix
     teacher_name = Path(recipe.teacher.path).name if local else recipe.teacher.path
     metadata = _metadata(name, recipe, student, licence, None if local else teacher_name)
     text = _TEXT.format(
@@ -55,7 +57,8 @@ def write_card(
         split=recipe.evaluation.split,
         signatures="; ".join(f"{_METRICS[k]}: `{v}`" for k, v in run["signatures"].items()),
         device=student.device,
-        prefix=recipe.teacher.source_prefix,
+        address=json.dumps(address, ensure_ascii=False),
+        prefix=f"{json.dumps(prefix, ensure_ascii=False)} + " if prefix else "",
         beams=recipe.evaluation.beams,
         recipe=json.dumps(run["recipe"], indent=1, ensure_ascii=False),
     )
@@ -121,13 +124,20 @@ A small model that translates from `{source}` to `{target}`, distilled from `{te
 Scores are sacreBLEU's, of the {split} set's translations with a beam of {beams} ({signatures}).
 Speed is over the teacher's, in PyTorch, for outputs as long as the references. Trained on {device}.
 
+This translates standard input, one sentence a line, as the model was measured; beams and limits
+stand in `generation_config.json`:
+
 ```python
+import sys
+
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-model = AutoModelForSeq2SeqLM.from_pretrained("{name}")
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-output = model.generate(**tokenizer("{prefix}…", return_tensors="pt"), num_beams=5)
-print(tokenizer.decode(output[0], skip_special_tokens=True))
+model = AutoModelForSeq2SeqLM.from_pretrained({address})
+tokenizer = AutoTokenizer.from_pretrained({address})
+for line in sys.stdin:
+    inputs = tokenizer({prefix}line.strip(), truncation=True, return_tensors="pt")
+    output = model.generate(**inputs)
+    print(" ".join(tokenizer.decode(output[0], skip_special_tokens=True).split()))
 ```
 
 <details><summary>Every setting</summary>

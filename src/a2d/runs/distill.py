@@ -15,8 +15,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from transformers import GenerationConfig
 
 from a2d.errors import UserError
+from a2d.models.decoding import set_beams
 from a2d.models.loading import load_config
 from a2d.models.students import sizes_of
 from a2d.models.tokenizer import load_tokenizer
@@ -151,7 +153,8 @@ def distill(
             console.print("This was a dry run: nothing is trained, nothing is kept.")
             return None
     verdict = _judge(prepared, least_share, run, console)
-    _write_student(prepared, recipe, run, output, licence, verdict)
+    address = push_to or output.name
+    _write_student(prepared, recipe, run, output, licence, verdict, address)
     console.print(f"The student is in {escape(str(output))}.")
     style = "green" if verdict.passed else "bold red"
     console.print(f"[{style}]{escape(verdict.summary)}[/]")
@@ -215,6 +218,7 @@ def _write_student(
     output: Path,
     licence: str | None,
     verdict: Verdict,
+    address: str,
 ) -> None:
     names = " and ".join(Path(place).name for place in places(recipe.corpus.train))
     words = f"{len(prepared.splits.train):,} sentence pairs ({names})"
@@ -222,8 +226,11 @@ def _write_student(
     shutil.rmtree(partial, ignore_errors=True)
     ignored = shutil.ignore_patterns(*_OF_THE_RUN)
     shutil.copytree(prepared.plan.students[0].stage.folder, partial, ignore=ignored)
+    settings = GenerationConfig.from_pretrained(partial)
+    set_beams(settings, recipe.evaluation.beams)  # those of the scores, if other than in training
+    settings.save_pretrained(partial)
     results = run / "results" / recipe.evaluation.split
-    write_card(partial, output.name, recipe, results, licence, words, verdict)
+    write_card(partial, output.name, recipe, results, licence, words, verdict, address)
     os.replace(partial, output)
 
 

@@ -40,7 +40,7 @@ from a2d.runs.recipe import Recipe, load_recipe
 from a2d.runs.sequences import Task, translate_shards, translate_training_source
 from a2d.runs.speeds import measure_speeds
 from a2d.runs.trainings import Inputs, check, remove_checkpoints, train_models
-from a2d.runs.translations import translate_and_score, write_lines
+from a2d.runs.translations import one_line, translate_and_score, write_lines
 from a2d.runs.verdict import measure_yardstick
 from a2d.runs.workers import Workers
 from a2d.stage import require_space, write_text
@@ -264,6 +264,7 @@ def _inputs(plan: Plan, recipe: Recipe, folder: Path) -> Inputs:
         recipe.teacher.path is not None,
         plan.yardstick.folder,
         folder / "tensorboard",
+        recipe.evaluation.beams,
     )
 
 
@@ -330,7 +331,8 @@ def _distil_sequences(
 def _translate(
     plan: Plan, pairs: list[Pair], recipe: Recipe, folder: Path, console: Console
 ) -> None:
-    sources, references = ([pair[side] for pair in pairs] for side in (0, 1))
+    # As the corpus' files hold them: what is scored is what anyone gets from those.
+    sources, references = ([one_line(pair[side]) for pair in pairs] for side in (0, 1))
     inputs = plan.vocabulary.folder, sources, references, recipe.evaluation
     with Bars(console) as bars, Workers(recipe.compute.parallel, folder / LOG, bars.show) as pool:
         waiting = [model for model in plan.models if not model.translations.done]

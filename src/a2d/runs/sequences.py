@@ -163,11 +163,13 @@ def _search(task: Task, exported: Path | None) -> Search:
     count, beams = task.how.n_best, task.search.beams
     if exported is not None:
         model = ExportedModel(exported)
-        return lambda sources, told: model.n_best(sources, count, beams=beams, progress=told)
+        return lambda sources, told: model.n_best(
+            sources, count, beams=beams, cut=True, progress=told
+        )
     teacher, tokenizer = load_to_run(task.teacher), load_tokenizer(task.teacher)
     size = task.search.max_tokens
     return lambda sources, told: n_best(
-        teacher, tokenizer, sources, count, beams=beams, max_tokens=size, progress=told
+        teacher, tokenizer, sources, count, beams=beams, max_tokens=size, cut=True, progress=told
     )
 
 

@@ -61,7 +61,7 @@ class Inputs(NamedTuple):
 
     `distilled` is the training data with the teacher's translations as references; `caches` are
     the teacher's, by whether they are of that data; `pretrained` says that the teacher is at hand,
-    so that students can be of its family.
+    so that students can be of its family; `beams` is the width of the beam that they are judged by.
     """
 
     vocabulary: Path
@@ -72,6 +72,7 @@ class Inputs(NamedTuple):
     pretrained: bool
     yardstick: Path
     tensorboard: Path
+    beams: int
 
 
 def train_models(models: Sequence[Model], inputs: Inputs, workers: Workers) -> None:
@@ -220,8 +221,10 @@ def _new_trainer(
         assert teacher is not None
         cache = TeacherCache(inputs.caches[method.sequences], train, teacher)
     original = load_model(inputs.teacher) if inputs.pretrained and teacher is None else teacher
+    student = _new_student(model, tokenizer, original)
+    student.generation_config.num_beams = inputs.beams
     trainer = A2DTrainer(
-        _new_student(model, tokenizer, original),
+        student,
         teacher,
         make_config(model.method, model.training, model.seed, train, output),
         train,

@@ -31,9 +31,9 @@ from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS, enable_capture
 from a2d.method.token_losses import Prediction, token_losses
 from a2d.method.transfer import Transfer
-from a2d.models.decoding import generation_limit, positions_of
+from a2d.models.decoding import generation_limit, positions_of, searching, settle_search
 from a2d.models.loading import check_same_ids, freeze_padding_row
-from a2d.models.tokenizer import check_same_vocabulary
+from a2d.models.tokenizer import check_same_vocabulary, mark_languages
 from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.text.evaluation import score
 from a2d.training.config import A2DConfig
@@ -59,7 +59,7 @@ class A2DTrainer(Seq2SeqTrainer):
         args: the settings.
         train_dataset: tokenised sentence pairs with columns `input_ids` and `labels`.
         eval_dataset: the same for validation.
-        processing_class: the tokenizer of both models.
+        processing_class: the tokenizer of both models; its language codes become special tokens.
         teacher_processing_class: the teacher's tokenizer, if at hand: it is compared with
             `processing_class`.
         callbacks: further callbacks.
@@ -88,6 +88,9 @@ class A2DTrainer(Seq2SeqTrainer):
         teacher_cache: TeacherCache | None = None,
     ) -> None:
         args = args or A2DConfig(output_dir="a2d-out")
+        for tokenizer in (processing_class, teacher_processing_class):
+            if tokenizer is not None:
+                mark_languages(tokenizer)
         self.teacher = _prepared_teacher(teacher, model, args)
         if teacher_processing_class is not None and processing_class is not None:
             check_same_vocabulary(teacher_processing_class, processing_class)
@@ -181,6 +184,7 @@ class A2DTrainer(Seq2SeqTrainer):
             raise UserError(f"{error}.") from error
         if shuffle:
             self._order = sampler
+            settle_search(self.student, int(sizes.max(initial=0)))
         dataset, collate = dataset.select_columns(["input_ids", "labels"]), self.data_collator
         if shuffle and self.teacher_cache is not None:
             self.teacher_cache.check_sizes(sizes)
@@ -337,13 +341,14 @@ class A2DTrainer(Seq2SeqTrainer):
             limit = self.args.generation_max_length or generation_limit(
                 inputs["input_ids"].shape[1], positions
             )
-            generated = self._unwrapped.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                num_beams=self.args.generation_num_beams,
-                max_new_tokens=limit,
-                **gen_kwargs,
-            )
+            with searching(self.student):
+                generated = self._unwrapped.generate(
+                    input_ids=inputs["input_ids"],
+                    attention_mask=inputs["attention_mask"],
+                    num_beams=self.args.generation_num_beams,
+                    max_length=1 + limit,
+                    **gen_kwargs,
+                )
         # Processes hold different numbers of sentences; what is gathered must not differ.
         generated, labels = (
             self.accelerator.pad_across_processes(ids, dim=0, pad_index=IGNORED)
