@@ -36,6 +36,7 @@ from a2d.models.loading import check_same_ids, freeze_padding_row
 from a2d.models.tokenizer import check_same_vocabulary, mark_languages
 from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.text.evaluation import score
+from a2d.training.averages import TermAverages, count_tokens, denominators
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Signals, run
 from a2d.training.frozen import frozen_teacher
@@ -118,8 +119,8 @@ class A2DTrainer(Seq2SeqTrainer):
         if teacher_cache is not None and method.states:
             teacher_cache.check_states()
         self.teacher_cache = teacher_cache if method.distribution else None
-        self._train_terms = _TermAverages()
-        self._eval_terms = _TermAverages()
+        self._train_terms = TermAverages()
+        self._eval_terms = TermAverages()
         self._order: TokenBatchSampler | None = None
         self.add_callback(_EpochOrder(self))
         if args.plateau_patience is not None:
@@ -233,7 +234,7 @@ class A2DTrainer(Seq2SeqTrainer):
         parts = torch.stack([terms[name] for name in ("tokens", *GROUPS)])
         weights = self.args.term_weights(int(self.state.epoch or 0) + 1)[1:].to(parts)
         weights[0] = 1  # α is in it already
-        means = parts / _denominators(totals, self.args.objective.official)[1:]
+        means = parts / denominators(totals, self.args.objective.official)[1:]
         # Distributed wrappers average gradients over processes; the totals already span them.
         loss = (weights * means).sum() * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
@@ -252,7 +253,7 @@ class A2DTrainer(Seq2SeqTrainer):
             labels=inputs["labels"],
             teacher=signals,
         )
-        return terms, _count_tokens(inputs)
+        return terms, count_tokens(inputs)
 
     @torch.no_grad()
     def _ask_teacher(self, inputs: dict[str, Any], transfer: Transfer | None) -> Signals:
@@ -266,7 +267,7 @@ class A2DTrainer(Seq2SeqTrainer):
         """Source and target tokens of a whole optimisation step, over all processes."""
         if not batch_samples:
             return None
-        counts = torch.stack([_count_tokens(batch) for batch in batch_samples]).sum(0).to(device)
+        counts = torch.stack([count_tokens(batch) for batch in batch_samples]).sum(0).to(device)
         total: Tensor = self.accelerator.reduce(counts, reduction="sum")
         return total
 
@@ -312,7 +313,7 @@ class A2DTrainer(Seq2SeqTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each term of the objective to the training logs."""
         if "loss" in logs:
-            means = self._train_terms.take(self)
+            means = self._train_terms.take(self.accelerator, self.args.objective.official)
             logs |= {name: means[name] for name in self._active_terms}
         super().log(logs, start_time)
 
@@ -358,10 +359,10 @@ class A2DTrainer(Seq2SeqTrainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The Trainer's loop, with losses averaged over tokens and each term reported."""
-        self._eval_terms = _TermAverages()
+        self._eval_terms = TermAverages()
         output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
-        means = self._eval_terms.take(self)
+        means = self._eval_terms.take(self.accelerator, self.args.objective.official)
         weights = self.args.term_weights().tolist()
         total = sum(w * means[name] for w, name in zip(weights, TERMS, strict=True))
         output.metrics[f"{prefix}_loss"] = total
@@ -444,26 +445,6 @@ class A2DTrainer(Seq2SeqTrainer):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
-class _TermAverages:
-    """Sums of terms and token counts since the last `take`."""
-
-    def __init__(self) -> None:
-        self._sums: Tensor | float = 0.0
-        self._counts: Tensor | int = 0
-
-    def add(self, terms: dict[str, Tensor], counts: Tensor) -> None:
-        self._sums = self._sums + torch.stack([terms[name].detach().float() for name in TERMS])
-        self._counts = self._counts + counts
-
-    def take(self, trainer: A2DTrainer) -> dict[str, float]:
-        """Averages over all processes; starts anew."""
-        sums = trainer.accelerator.reduce(self._sums, reduction="sum")
-        counts = trainer.accelerator.reduce(self._counts, reduction="sum")
-        self.__init__()  # type: ignore[misc]
-        means = sums / _denominators(counts, trainer.args.objective.official)
-        return dict(zip(TERMS, means.tolist(), strict=True))
-
-
 class _EpochOrder(TrainerCallback):
     """Tells the sampler its epoch, which the Trainer does not where several wrappers hide it."""
 
@@ -498,17 +479,3 @@ def _prepared_teacher(
         raise UserError(f"method {args.method!r} needs a teacher: pass teacher=…")
     check_same_ids(teacher, student)
     return frozen_teacher(teacher, args.device, bf16=bool(args.teacher_bf16))
-
-
-def _count_tokens(inputs: dict[str, Any]) -> Tensor:
-    return torch.stack([inputs["attention_mask"].sum(), inputs["labels"].ne(IGNORED).sum()])
-
-
-def _denominators(counts: Tensor, official: bool) -> Tensor:
-    """Tokens that each of `TERMS` is divided by: source for the encoder's maps, else target.
-
-    The released code divides everything by the number of target tokens.
-    """
-    source, target = counts
-    encoder = target if official else source
-    return torch.stack([target, target, encoder, target, target])
