@@ -24,11 +24,12 @@ SMALL = 100_000
 RATE, WIDTH = 3e-3, 128
 """Peak learning rate of a model of that width. Wider models take less, in inverse proportion."""
 
-SEEN = 2_500_000
-"""Most tokens that a training on `BASE` tokens or fewer sees. Larger corpora have more, with the
-square root of their size, and always `LEAST_EPOCHS`."""
-BASE = 250_000
+UPDATES, TOKENS = 1000, 12_000
+"""Planned updates for a corpus of that many tokens. Others have more or fewer with the cube root of
+their size, and always `LEAST_EPOCHS`."""
 LEAST_EPOCHS = 3
+
+VALIDATIONS = 15
 
 PATIENCE = 4
 
@@ -47,8 +48,8 @@ def count_tokens(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> i
 def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
     """Choose the settings of a student's training (`a2d.runs.recipe.Training`).
 
-    The learning rate is constant after its warm-up until validation stops improving, and then
-    decays; the number of epochs is an upper limit.
+    The learning rate decays linearly over the planned epochs, or faster once validation stops
+    improving (`a2d.training.schedule`).
 
     Args:
         tokens: of the training corpus, longer side of each pair.
@@ -60,16 +61,15 @@ def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
         512
     """
     batch = BATCHES[0] if tokens < SMALL else BATCHES[1]
-    updates = max(1.0, tokens / batch)  # of an epoch
-    seen = max(SEEN * max(1.0, tokens / BASE) ** 0.5, LEAST_EPOCHS * tokens)
-    interval = max(50.0, min(4 * updates, 200.0), updates / 4)
+    per_epoch = max(1.0, tokens / batch)
+    updates = max(UPDATES * (tokens / TOKENS) ** (1 / 3), LEAST_EPOCHS * per_epoch)
     return {
         "schedule": "plateau",
         "max_tokens": batch,
         "learning_rate": RATE * min(1.0, WIDTH / width),
         "warmup_steps": 50 if start == "teacher" else 200,
         "clip_norm": 1.0,
-        "epochs": round(seen / tokens, 2),
-        "evaluate_every": round(interval / updates, 4),
+        "epochs": round(updates / per_epoch, 2),
+        "evaluate_every": round(updates / per_epoch / VALIDATIONS, 3),
         "patience": PATIENCE,
     }

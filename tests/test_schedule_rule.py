@@ -1,0 +1,77 @@
+"""The rule that fits a schedule to a corpus, and the warning of students that do not learn."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from a2d.models.tokenizer import train_tokenizer
+from a2d.runs.recipe import Training
+from a2d.runs.schedule import SAMPLE, count_tokens, schedule_for
+from a2d.runs.trainings import LearningWatch
+from a2d.runs.verdict import Quality, Yardstick
+from a2d.text.batching import lengths, tokenise
+from a2d.text.corpus import read_corpus
+
+
+def updates(tokens, settings):
+    return settings["epochs"] * max(1, tokens / settings["max_tokens"])
+
+
+@given(
+    tokens=st.integers(200, 10**9),
+    width=st.integers(8, 4096),
+    start=st.sampled_from(["teacher", "random", "marian"]),
+)
+def test_every_corpus_has_a_schedule_that_recipes_accept(tokens, width, start):
+    settings = schedule_for(tokens, width, start)
+    training = Training(**settings)
+    assert training.schedule == "plateau"
+    planned = updates(tokens, settings)
+    assert planned > 200
+    assert planned > 4 * settings["warmup_steps"] or start != "teacher"
+    # Validations: several before patience can end the training, and not all the time.
+    validations = training.epochs / training.evaluate_every
+    assert 3 * training.patience < validations <= 20
+
+
+@given(tokens=st.integers(1000, 10**9), factor=st.floats(1, 100))
+def test_more_text_and_wider_students(tokens, factor):
+    few, many = (schedule_for(round(t), 128, "teacher") for t in (tokens, tokens * factor))
+    assert updates(tokens * factor, many) >= 0.98 * updates(tokens, few)
+    assert many["max_tokens"] >= few["max_tokens"]
+    wide = schedule_for(tokens, round(128 * factor), "teacher")
+    assert wide["learning_rate"] == pytest.approx(few["learning_rate"] / factor, rel=0.01)
+
+
+def test_tokens_are_counted_as_batches_count_them():
+    pairs = read_corpus("builtin:de-dsb/train")
+    tokenizer = train_tokenizer((text for pair in pairs[:2000] for text in pair), 1000)
+    few = pairs[: SAMPLE // 2]
+    assert count_tokens(few, tokenizer) == lengths(tokenise(few, tokenizer)).max(axis=1).sum()
+    exact = lengths(tokenise(pairs, tokenizer)).max(axis=1).sum()
+    assert count_tokens(pairs, tokenizer) == pytest.approx(exact, rel=0.05)
+
+
+class TestLearningWatch:
+    YARDSTICK = Yardstick(Quality(30, 60), Quality(5, 21), 1.0)
+
+    def warnings(self, caplog, *scores):
+        watch = LearningWatch(self.YARDSTICK)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="a2d"):
+            for number, chrf in enumerate(scores, start=1):
+                state = SimpleNamespace(global_step=10 * number, max_steps=100)
+                watch.on_evaluate(None, state, None, metrics={"eval_chrf": chrf})
+        return [record.getMessage() for record in caplog.records]
+
+    def test_a_student_below_copying_is_noticed_once(self, caplog):
+        (warning,) = self.warnings(caplog, 3, 20.5, 20.9, 20.9, 20.9)
+        assert "after 20 updates its validation chrF is 20.5" in warning
+        assert "its teacher has 60.0, copying the source 21.0" in warning
+
+    def test_one_that_learns_is_left_alone(self, caplog):
+        assert not self.warnings(caplog, 3, 30, 40, 10)
+        assert not self.warnings(caplog, 25, 3, 3, 3)
