@@ -14,7 +14,7 @@ def names() -> list[str]:
 
     Example:
         >>> names()
-        ['de-dsb/test', 'de-dsb/train', 'de-dsb/valid']
+        ['de-dsb/test', 'de-dsb/train', 'de-dsb/valid', 'en-pt/memory', 'en-pt/test', 'en-pt/valid']
     """
     return sorted(_files())
 

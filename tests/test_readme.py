@@ -1,0 +1,70 @@
+"""README's first distillation, typed as it stands."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from a2d import UserError, teachers
+from a2d.models.decoding import translate
+from a2d.models.loading import count_parameters, load_model
+from a2d.models.tokenizer import load_tokenizer
+from a2d.text.corpus import read_corpus
+from a2d.text.evaluation import score
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def blocks():
+    """The shell blocks of README."""
+    return re.findall(r"^```\n(.*?)^```", README.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def shell(command, folder):
+    """Run a block as a user's shell would, without a network."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
+    return subprocess.run(
+        ["bash", "-e", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_first_distillation(tmp_path):
+    (command,) = (block for block in blocks() if "--teacher builtin:en-pt" in block)
+    done = shell(command, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    translation = done.stdout.rstrip().rpartition("\n")[2]
+    assert "navegador" in translation
+    verdict = json.loads((tmp_path / "small-en-pt.run/verdict.json").read_text())
+    assert verdict["student"][1] > 0.75 * verdict["yardstick"]["teacher"][1]
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+class TestPackagedTeacher:
+    def test_is_small_and_has_its_papers(self):
+        assert teachers.names() == ["en-pt"]
+        folder = Path(teachers.model_path("builtin:en-pt"))
+        assert (folder / "model.safetensors").stat().st_size <= 8e6
+        assert "Mozilla Public License" in (folder / "LICENSE").read_text()
+        assert "MPL-2.0" in (folder / "README.md").read_text()
+        assert count_parameters(load_model("builtin:en-pt")) == pytest.approx(3.6e6, rel=0.05)
+
+    def test_translates_what_it_has_never_seen(self):
+        pairs = read_corpus("builtin:en-pt/test")[::50]
+        model, tokenizer = load_model("builtin:en-pt"), load_tokenizer("builtin:en-pt")
+        hypotheses = translate(model, tokenizer, [pair.source for pair in pairs], beams=1)
+        assert score(hypotheses, [pair.target for pair in pairs]).bleu > 30
+
+    def test_unknown_names_are_refused(self):
+        with pytest.raises(UserError, match=r"no packaged teacher 'en-pr'.*'en-pt'"):
+            load_model("builtin:en-pr")
