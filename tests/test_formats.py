@@ -189,9 +189,18 @@ class TestColumns:
         refused({"path": path, "source": "fr", "target": "de"}, "no column 'fr'", "'id', 'de'")
         refused({"path": path, "source": 1, "target": 5}, "4 columns, and no column 5")
         refused({"path": path, "source": 0, "target": 1}, "'source' is 0", "counted from 1")
+        refused({"path": path, "source": 2, "target": 2}, "one key for both sides")
         plain = written(tmp_path / "y.tsv", "0.9\tja\tjo\n0.8\tnein\tně\n")
         assert read({"path": plain, "source": 2, "target": 3}) == [("ja", "jo"), ("nein", "ně")]
         refused(plain, "has 3 column(s) instead of 2", "{path: y.tsv, source: 1, target: 2}")
+
+    def test_delimiter_as_spreadsheets_name_it(self, tmp_path):
+        path = written(tmp_path / "x.csv", "sep=;\nde;dsb\na, b;c, d\n")
+        assert read(path) == [("a, b", "c, d")]
+
+    def test_texts_of_any_length(self, tmp_path):
+        long = "ja, " * 50_000
+        assert read(written(tmp_path / "x.csv", f'"{long}",jo\n')) == [(long.strip(), "jo")]
 
     def test_rows_of_other_lengths_are_told(self, tmp_path, caplog):
         text = 'source,target\na,b\nc\nd,e,f\n"g, h",i\n\n"x\ny",z\n'
@@ -309,6 +318,13 @@ class TestEncodings:
         (tmp_path / "x.tsv").write_bytes(b"\xff\xfe" + data)
         assert read(tmp_path / "x.tsv") == [("ja", "jo"), ("nein", "ně")]
         assert "line 3 is not UTF-16" in said(caplog)
+
+
+class TestJsonKeys:
+    @pytest.mark.parametrize("keys", [("src", "tgt"), ("German", "Lower Sorbian"), ("de", "DSB")])
+    def test_are_named_as_columns_are(self, tmp_path, keys):
+        text = json.dumps({"id": 1, keys[1]: "jo", keys[0]: "ja"})
+        assert read(written(tmp_path / "x.jsonl", text)) == [("ja", "jo")]
 
 
 class TestJsonArrays:

@@ -176,7 +176,7 @@ def _files_table(found: Inspection) -> Table:
     for name in ("pairs", "malformed", "left out", "entities"):
         table.add_column(name, justify="right")
     for file in found.files:
-        names = " + ".join(Path(place).name for place in file.places)
+        names = " + ".join(p if ":" in p else Path(p).name for p in file.places)
         counts = (file.pairs, file.malformed, sum(file.omitted.values()), file.mended)
         table.add_row(escape(shown(names, 40)), *(f"{count:,}" for count in counts))
     if len(found.files) > 1:

@@ -207,6 +207,8 @@ def _mapped(spec: Mapping[str, Any], name: str, languages: Languages | None) -> 
     for one, other in (("source", "target"), _SCORE):
         if (one in spec) != (other in spec):
             raise UserError(f"{dict(spec)} names one key of two: give both {one!r} and {other!r}")
+    if "source" in spec and spec["source"] == spec["target"]:
+        raise UserError(f"{dict(spec)} has one key for both sides: name two")
     wanted = Wanted(
         languages,
         Keys(spec["source"], spec["target"]) if "source" in spec else None,

@@ -12,7 +12,7 @@ from typing import Any
 from a2d.errors import UserError, first_line
 from a2d.text.languages import is_language, same_language
 from a2d.text.pairs import Entries, Keys, Languages, Malformed, Wanted, normal, opened
-from a2d.text.tables import lines
+from a2d.text.tables import columns_by_name, lines
 
 Records = Iterator[tuple[str, object]]
 """Records, each with its place."""
@@ -211,6 +211,9 @@ def _guess_keys(place: str, record: Mapping[str, object], languages: Languages |
     nested = isinstance(translation, Mapping)
     texts = translation if isinstance(translation, Mapping) else record
     prefix = "translation." if nested else ""
+    names = list(map(str, texts))
+    if (named := columns_by_name(names, languages)) is not None:
+        return Keys(*(f"{prefix}{names[number]}" for number in named))
 
     def of(source: str, target: str) -> tuple[bool, bool]:
         if languages is None:

@@ -26,7 +26,12 @@ from a2d.text.pairs import (
     opened,
 )
 
+csv.field_size_limit(2**31 - 1)  # the library's limit is no limit of texts
+
 _DELIMITERS = ",;\t|"
+_SEPARATOR = re.compile(r"sep=(.)", re.IGNORECASE)
+"""A first line by which spreadsheets name the delimiter."""
+
 _LOOKED_AT = 50
 """Rows by which a table's delimiter and header are told."""
 
@@ -137,7 +142,10 @@ def comma_separated(path: Path, wanted: Wanted) -> Entries:
     rest = enumerate(lines(path), start=1)
     start = list(islice(rest, 2 * _LOOKED_AT))
     texts = [line for _, line in start if isinstance(line, str) and line.strip()]
-    delimiter = _delimiter(texts, wanted)
+    separator = _SEPARATOR.fullmatch(texts[0]) if texts else None
+    if separator:
+        start = [(number, line) for number, line in start if line != separator[0]]
+    delimiter = separator[1] if separator else _delimiter(texts, wanted)
     rows = _unquoted(path, chain(start, rest), delimiter)
     return _pairs(path, rows, wanted, "quote texts that hold a comma, a quote or a line break")
 
@@ -151,7 +159,7 @@ def _delimiter(start: list[str], wanted: Wanted) -> str:
     def fitness(delimiter: str) -> tuple[bool, int]:
         first = [cell.strip() for cell in _parsed(start[:1], delimiter) or ()] if start else []
         chosen = [key for key in wanted.keys or () if isinstance(key, str)]
-        named = _by_name(first, wanted.languages) is not None
+        named = columns_by_name(first, wanted.languages) is not None
         counts = [len(row) for row in csv.reader(start, delimiter=delimiter) if row]
         usual = statistics.mode(counts) if counts else 0
         known = named or (bool(chosen) and all(key in first for key in chosen))
@@ -257,7 +265,7 @@ def _columns(path: Path, rows: list[list[str]], wanted: Wanted) -> _Columns:
         UserError: what was chosen is not there, or the columns are of other languages.
     """
     first = [cell.strip() for cell in rows[0]]
-    named = _by_name(first, wanted.languages)
+    named = columns_by_name(first, wanted.languages)
     score, header = None, named is not None
     if wanted.threshold is not None:
         key = wanted.threshold.key
@@ -281,7 +289,7 @@ def _columns(path: Path, rows: list[list[str]], wanted: Wanted) -> _Columns:
     return _Columns(source, target, score, len(first), header)
 
 
-def _by_name(first: list[str], languages: Languages | None) -> tuple[int, int] | None:
+def columns_by_name(first: list[str], languages: Languages | None) -> tuple[int, int] | None:
     """The two columns that a header names; None: the row is none."""
     roles = [_AFTER_ROLE.sub("", cell.casefold()) for cell in first]
     found = [[n for n, role in enumerate(roles) if role in names] for names in (_SOURCE, _TARGET)]
