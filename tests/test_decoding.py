@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
-from a2d.models.decoding import generation_limit, translate
+from a2d.models.decoding import generation_limit, n_best, settle_search, translate
 from a2d.models.loading import new_model
 from a2d.models.tokenizer import train_tokenizer
 from a2d.text.corpus import read_corpus
@@ -76,6 +77,105 @@ def test_how_long_it_may_get_does_not_depend_on_the_batch(endless, tokenizer, be
     want, cut = one_at_a_time(endless, tokenizer, SENTENCES[:5], beams)
     assert cut == 5
     assert translate(endless, tokenizer, SENTENCES[:5], beams=beams) == want
+
+
+class TestLimitsOfTheModel:
+    """A model whose settings have a `max_length` is decoded as plain `generate` decodes it."""
+
+    LIMIT = 24
+    TEXTS = [" ".join(text.split()[: 1 + i % 5]) for i, text in enumerate(TEXTS[:24])]  # noqa: RUF012
+
+    @pytest.fixture
+    def rambling(self, random_model, monkeypatch):
+        """Ends some translations within the usual limit of their source, some later, some never."""
+        settings = random_model.generation_config
+        monkeypatch.setattr(settings, "exponential_decay_length_penalty", (5, 1.05))
+        monkeypatch.setattr(settings, "max_length", self.LIMIT)
+        random_model.final_logits_bias[0, settings.eos_token_id] = 5.2
+        yield random_model
+        random_model.final_logits_bias.zero_()
+
+    def plain(self, model, tokenizer, beams):
+        """Of each sentence, its translation without any limit of ours, and how long it is."""
+        found = []
+        for text in self.TEXTS:
+            inputs = tokenizer(text, return_tensors="pt")
+            output = model.generate(**inputs, num_beams=beams)[0]
+            own = tokenizer.decode(output, skip_special_tokens=True).strip()
+            found.append((own, len(output) - 1, generation_limit(inputs["input_ids"].shape[1])))
+        return found
+
+    @pytest.mark.parametrize("rule", [False, True, "never"])
+    @pytest.mark.parametrize("beams", [1, 4])
+    @pytest.mark.parametrize("max_tokens", [50, 4096])
+    def test_counts(self, rambling, tokenizer, beams, max_tokens, rule, monkeypatch):
+        monkeypatch.setattr(rambling.generation_config, "early_stopping", rule)
+        want = self.plain(rambling, tokenizer, beams)
+        assert any(n < usual for _, n, usual in want)
+        assert any(usual < n for _, n, usual in want)
+        assert rule or any(n == self.LIMIT - 1 for _, n, _ in want)
+        seen = []
+        got = translate(
+            rambling,
+            tokenizer,
+            self.TEXTS,
+            beams=beams,
+            max_tokens=max_tokens,
+            progress=seen.append,
+        )
+        assert got == [text for text, _, _ in want]
+        assert seen == sorted(set(seen))
+        assert seen[-1] == 24
+
+    def test_can_be_cut(self, rambling, tokenizer, monkeypatch):
+        cut = n_best(rambling, tokenizer, self.TEXTS, 2, beams=2, cut=True)
+        assert [found[0] for found in cut] != translate(rambling, tokenizer, self.TEXTS, beams=2)
+        monkeypatch.setattr(rambling.generation_config, "max_length", None)
+        assert cut == n_best(rambling, tokenizer, self.TEXTS, 2, beams=2)
+
+    def test_its_own_beams_are_the_default(self, ending, tokenizer, monkeypatch):
+        found = {n: translate(ending, tokenizer, SENTENCES, beams=n) for n in (1, 3, 5)}
+        assert found[1] != found[3] != found[5]
+        assert translate(ending, tokenizer, SENTENCES) == found[5]
+        for beams in (1, 3):
+            monkeypatch.setattr(ending.generation_config, "num_beams", beams)
+            assert translate(ending, tokenizer, SENTENCES) == found[beams]
+
+
+class TestSettlingASearch:
+    def settled(self, tokenizer, folder, longest, **settings):
+        shape = {"encoder_layers": 1, "decoder_layers": 1, "heads": 2, "width": 16}
+        model = new_model(tokenizer, **shape, feed_forward=16, max_positions=300)
+        model.generation_config.update(**settings)
+        settle_search(model, longest)
+        model.save_pretrained(folder)
+        saved = GenerationConfig.from_pretrained(folder)
+        assert saved.bad_words_ids == [[tokenizer.pad_token_id]]
+        return saved.num_beams, saved.max_length, saved.early_stopping
+
+    @pytest.mark.parametrize(("longest", "limit"), [(9, 128), (100, 130), (200, 250), (400, 300)])
+    def test_by_the_longest_sentence(self, tokenizer, tmp_path, longest, limit):
+        assert self.settled(tokenizer, tmp_path, longest) == (5, limit, None)
+
+    def test_own_settings_are_kept(self, tokenizer, tmp_path):
+        own = {"num_beams": 3, "max_length": 70, "early_stopping": True}
+        assert self.settled(tokenizer, tmp_path, 200, **own) == (3, 70, True)
+
+    def test_greedy_search_has_no_settings_of_beams(self, tokenizer, tmp_path):
+        """Transformers would refuse to save them."""
+        own = {"num_beams": 1, "early_stopping": True, "length_penalty": 2.0}
+        assert self.settled(tokenizer, tmp_path, 9, **own) == (1, 128, None)
+
+    def test_a_release_s_oddities_are_dropped(self, tokenizer, tmp_path):
+        odd = {
+            "do_sample": True,
+            "temperature": 0.5,
+            "max_new_tokens": 9,
+            "num_return_sequences": 2,
+        }
+        self.settled(tokenizer, tmp_path, 9, num_beams=3, **odd)
+        saved = GenerationConfig.from_pretrained(tmp_path).to_dict()
+        assert not any(saved[name] for name in odd)
 
 
 @pytest.mark.parametrize(

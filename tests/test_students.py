@@ -37,7 +37,20 @@ def test_of_the_same_shape_computes_what_the_teacher_computes(name):
     student = student_of(teacher).eval()
     assert student is not teacher
     assert logits(student).equal(logits(teacher))
-    assert student.generation_config.to_dict() == teacher.generation_config.to_dict()
+    rules, theirs = (m.generation_config.to_dict() for m in (student, teacher))
+    assert rules == theirs | {"do_sample": False}
+
+
+@pytest.mark.parametrize("start", ["teacher", "marian"])
+def test_neither_chance_nor_limits_of_the_teacher_are_inherited(start):
+    teacher = teacher_of("bart")
+    dropped = {"do_sample": True, "top_k": 9, "max_length": 200, "max_new_tokens": 30}
+    kept = {"length_penalty": 0.6, "num_beams": 4, "no_repeat_ngram_size": 3}
+    teacher.generation_config.update(**kept, **dropped, num_return_sequences=2)
+    rules = student_of(teacher, start=start).generation_config
+    assert {name: getattr(rules, name) for name in kept} == kept
+    assert not any(getattr(rules, name) for name in [*dropped, "num_return_sequences"])
+    assert teacher.generation_config.max_length == 200
 
 
 @every_release
@@ -124,7 +137,7 @@ def test_a_marian_one_has_the_teachers_vocabulary_and_decodes_by_its_rules(name)
     )
     assert logits(student).isfinite().all()
     rules, theirs = (m.generation_config.to_dict() for m in (student, teacher))
-    assert rules | {"bad_words_ids": None} == theirs | {"bad_words_ids": None}
+    assert rules | {"bad_words_ids": None} == theirs | {"bad_words_ids": None, "do_sample": False}
     assert rules["bad_words_ids"] == [[teacher.config.pad_token_id]]
 
 

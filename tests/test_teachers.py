@@ -1,7 +1,9 @@
 """Pretrained teachers of every family, from a folder to a student that transformers reads."""
 
+import json
+
 import pytest
-from pretrained import FAMILIES, LANGUAGES, PAIRS, released
+from pretrained import FAMILIES, LANGUAGES, PAIRS, released, without_a2d
 from rich.console import Console
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -12,6 +14,7 @@ from a2d.models.loading import load_model
 from a2d.models.teachers import prepare_teacher, set_target_language
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs import pipeline
+from a2d.runs.card import snippet
 from a2d.runs.recipe import load_recipe
 from a2d.runs.translations import read_lines
 from a2d.text.batching import tokenise
@@ -60,6 +63,11 @@ def test_from_folder_to_student(name, corpus, tmp_path):
         found = translate(model, AutoTokenizer.from_pretrained(folder), sources, beams=2)
         wanted = read_lines(run / f"translations/test/{folder.name}/hypotheses.txt")
         assert [" ".join(text.split()) for text in found] == wanted
+    assert len(set(wanted)) > 1
+    assert without_a2d(snippet(str(folder)), sources, tmp_path) == wanted
+    saved = json.loads((folder / "generation_config.json").read_text())
+    assert saved["num_beams"] == 2
+    assert 128 <= saved["max_length"] <= 200
 
 
 class TestLanguages:

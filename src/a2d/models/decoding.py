@@ -60,8 +60,7 @@ def search_settings(model: GenerationConfig) -> GenerationConfig:
     settings.update(do_sample=False, temperature=None, top_p=None, top_k=None, num_beam_groups=None)
     settings.update(diversity_penalty=None, penalty_alpha=None, forced_eos_token_id=None)
     settings.update(max_new_tokens=None, max_time=None, num_return_sequences=None)
-    outputs = ("scores", "logits", "attentions", "hidden_states")
-    settings.update(return_dict_in_generate=None, **{f"output_{name}": None for name in outputs})
+    settings.return_dict_in_generate = None
     return settings
 
 
@@ -161,7 +160,10 @@ def n_best(
     with searching(model) as settings:
         search = _Search(model, tokenizer, count, beams or settings.num_beams or BEAMS)
         longest = None if cut else own_limit(settings)
-        limits = usual if longest is None else [min(limit, longest) for limit in usual]
+        limits = usual
+        if longest is not None:
+            far = settings.early_stopping == "never"  # goes on for what may come up to `longest`
+            limits = [longest if far else min(limit, longest) for limit in usual]
         waiting = list(range(len(sentences)))
         sizes = [len(ids) for ids in encoded]
         while waiting:

@@ -42,7 +42,7 @@ def write_card(
     teacher, student = results.read(found)
     run = json.loads((found / "run.json").read_text("utf-8"))
     assert recipe.teacher.path is not None
-    local, prefix = Path(recipe.teacher.path).exists(), recipe.teacher.source_prefix
+    local = Path(recipe.teacher.path).exists()
     teacher_name = Path(recipe.teacher.path).name if local else recipe.teacher.path
     metadata = _metadata(name, recipe, student, licence, None if local else teacher_name)
     text = _TEXT.format(
@@ -57,12 +57,23 @@ def write_card(
         split=recipe.evaluation.split,
         signatures="; ".join(f"{_METRICS[k]}: `{v}`" for k, v in run["signatures"].items()),
         device=student.device,
-        address=json.dumps(address, ensure_ascii=False),
-        prefix=f"{json.dumps(prefix, ensure_ascii=False)} + " if prefix else "",
+        snippet=snippet(address, recipe.teacher.source_prefix),
         beams=recipe.evaluation.beams,
         recipe=json.dumps(run["recipe"], indent=1, ensure_ascii=False),
     )
     (folder / "README.md").write_text(f"---\n{metadata.to_yaml()}\n---\n\n{text}", "utf-8")
+
+
+def snippet(address: str, prefix: str = "") -> str:
+    """Program that translates standard input with a student and plain transformers, as we do.
+
+    Args:
+        address: the student's folder or repository.
+        prefix: what goes before every source.
+    """
+    place = json.dumps(address, ensure_ascii=False)
+    before = f"{json.dumps(prefix, ensure_ascii=False)} + " if prefix else ""
+    return _SNIPPET.format(address=place, prefix=before)
 
 
 def _metadata(
@@ -110,6 +121,18 @@ def _line(row: Row, teacher: Row) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+_SNIPPET = """import sys
+
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+model = AutoModelForSeq2SeqLM.from_pretrained({address})
+tokenizer = AutoTokenizer.from_pretrained({address})
+for line in sys.stdin:
+    inputs = tokenizer({prefix}line.strip(), truncation=True, return_tensors="pt")
+    output = model.generate(**inputs)
+    print(" ".join(tokenizer.decode(output[0], skip_special_tokens=True).split()))
+"""
+
 _TEXT = """# {name}
 
 A small model that translates from `{source}` to `{target}`, distilled from `{teacher}` with
@@ -128,17 +151,7 @@ This translates standard input, one sentence a line, as the model was measured; 
 stand in `generation_config.json`:
 
 ```python
-import sys
-
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-model = AutoModelForSeq2SeqLM.from_pretrained({address})
-tokenizer = AutoTokenizer.from_pretrained({address})
-for line in sys.stdin:
-    inputs = tokenizer({prefix}line.strip(), truncation=True, return_tensors="pt")
-    output = model.generate(**inputs)
-    print(" ".join(tokenizer.decode(output[0], skip_special_tokens=True).split()))
-```
+{snippet}```
 
 <details><summary>Every setting</summary>
 
