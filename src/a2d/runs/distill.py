@@ -31,7 +31,7 @@ from a2d.runs.plan import Splits
 from a2d.runs.preview import show_preview
 from a2d.runs.recipe import Recipe, make_recipe
 from a2d.runs.results import history
-from a2d.runs.schedule import count_tokens, schedule_for
+from a2d.runs.schedule import count_tokens, imitation_for, schedule_for
 from a2d.runs.trainings import HISTORY
 from a2d.runs.verdict import LEAST_SHARE, Verdict, advise, measure_quality, read_yardstick
 from a2d.runs.workers import Workers
@@ -133,7 +133,7 @@ def distill(
         },
         "students": [_shape(load_config(teacher), layers, heads, width, feed_forward)],
         "methods": [{"method": method, "student_start": start}],
-        "distillation": {"beta": 1.0 if start == "teacher" else 3.0},
+        "distillation": imitation_for(start),
         "seeds": [seed],
     }
     recipe, splits = _scheduled(raw, tuple(overrides), epochs, hours, console)

@@ -21,7 +21,7 @@ BATCHES = (512, 1024)
 """Tokens of a batch: the first for corpora of fewer than `SMALL` tokens, the second for others."""
 SMALL = 100_000
 
-RATE, WIDTH = 3e-3, 128
+RATE, WIDTH = 2e-3, 128
 """Peak learning rate of a model of that width. Wider models take less, in inverse proportion."""
 
 UPDATES, TOKENS = 1000, 12_000
@@ -73,3 +73,15 @@ def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
         "evaluate_every": round(updates / per_epoch / VALIDATIONS, 3),
         "patience": PATIENCE,
     }
+
+
+def imitation_for(start: str) -> dict[str, float]:
+    """Choose the weights of the objective (`a2d.runs.recipe.Objective`).
+
+    A student that starts from its teacher's layers learns from the teacher's distributions alone:
+    references of a small corpus are soon learnt by heart.
+
+    Args:
+        start: `teacher`: from the teacher's layers; otherwise at random.
+    """
+    return {"alpha": 1.0, "beta": 1.0} if start == "teacher" else {"alpha": 0.5, "beta": 3.0}
