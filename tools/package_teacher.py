@@ -11,11 +11,14 @@ from pathlib import Path
 
 import torch
 
+from a2d.models.decoding import settle_search
 from a2d.models.loading import count_parameters, load_model
 from a2d.models.tokenizer import load_tokenizer
 
 PLACE = Path(__file__).parent.parent / "src" / "a2d" / "teachers" / "en-pt"
 MOST_BYTES = 8_000_000
+LONGEST = 100
+"""Tokens of the longest sentences that it has learnt from, about."""
 
 
 def main() -> None:
@@ -24,6 +27,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     folder = parser.parse_args().run / "models" / "teacher"
     model = load_model(folder).to(torch.float16)
+    settle_search(model, longest=LONGEST)
     model.save_pretrained(PLACE)
     load_tokenizer(folder).save_pretrained(PLACE)
     size = (PLACE / "model.safetensors").stat().st_size

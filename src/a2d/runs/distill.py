@@ -133,7 +133,6 @@ def distill(
         },
         "students": [_shape(load_config(teacher), layers, heads, width, feed_forward)],
         "methods": [{"method": method, "student_start": start}],
-        "distillation": imitation_for(start),
         "seeds": [seed],
     }
     recipe, splits = _scheduled(raw, tuple(overrides), epochs, hours, console)
@@ -187,10 +186,12 @@ def _scheduled(
     prefix = recipe.teacher.source_prefix
     tokenizer = load_tokenizer(recipe.teacher.path, recipe.teacher.languages, prefix)
     tokens = count_tokens(splits.train, tokenizer)
-    training = schedule_for(tokens, recipe.students[0].width, recipe.methods[0].student_start)
+    start = recipe.methods[0].student_start
+    training = schedule_for(tokens, recipe.students[0].width, start)
     training |= {"epochs": epochs} if epochs is not None else {}
     training |= {"hours": hours} if hours is not None else {}
-    return make_recipe({**raw, "training": training}, overrides, "distill"), splits
+    chosen = {"training": training, "distillation": imitation_for(tokens, start)}
+    return make_recipe({**raw, **chosen}, overrides, "distill"), splits
 
 
 def _judge(prepared: Prepared, least_share: float, run: Path, console: Console) -> Verdict:

@@ -75,13 +75,16 @@ def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
     }
 
 
-def imitation_for(start: str) -> dict[str, float]:
+def imitation_for(tokens: int, start: str) -> dict[str, float]:
     """Choose the weights of the objective (`a2d.runs.recipe.Objective`).
 
-    A student that starts from its teacher's layers learns from the teacher's distributions alone:
-    references of a small corpus are soon learnt by heart.
+    From a small corpus, a student that starts from its teacher's layers learns the teacher's
+    distributions alone: it would soon know the references by heart.
 
     Args:
+        tokens: of the training corpus, longer side of each pair.
         start: `teacher`: from the teacher's layers; otherwise at random.
     """
-    return {"alpha": 1.0, "beta": 1.0} if start == "teacher" else {"alpha": 0.5, "beta": 3.0}
+    if start != "teacher":
+        return {"alpha": 0.5, "beta": 3.0}
+    return {"alpha": 1.0 if tokens < SMALL else 0.5, "beta": 1.0}
