@@ -9,7 +9,7 @@ from tempfile import mkdtemp
 
 import sentencepiece
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
@@ -117,6 +117,17 @@ def tokenizer_of(name):
     if name == "pegasus":
         return PegasusTokenizer(vocab=unigram("<pad>", "</s>", "<mask_1>", "<mask_2>", "<unk>"))
     return T5Tokenizer(vocab=unigram("<pad>", "</s>", "<unk>"), extra_ids=10)
+
+
+def nllb_with_ordinary_codes(plain):
+    """NLLB's tokenizer with two languages that are no special tokens, but added or plain ones."""
+    vocabulary, merges = _merges(pre_tokenizers.Metaspace())
+    codes = ["deu_Latn", "ces_Latn"]
+    names = ["<s>", "<pad>", "</s>", "<unk>", *vocabulary, "<mask>", *(codes if plain else ())]
+    tokenizer = NllbTokenizer(vocab=_numbered(names), merges=merges, extra_special_tokens=[])
+    if not plain:
+        tokenizer.add_tokens([AddedToken(code, special=False, normalized=False) for code in codes])
+    return tokenizer
 
 
 def model_of(name, tokenizer, *, layers=(3, 2), heads=2, seed=0):

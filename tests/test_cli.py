@@ -202,6 +202,25 @@ class TestTranslate:
         assert found[0] == found[1]
         assert found[0].count("\n") == 3
 
+    @pytest.mark.parametrize(("option", "beams"), [([], 3), (["--beams", 2], 2)])
+    def test_beams_are_the_models_unless_given(self, a2d, model, monkeypatch, option, beams):
+        import io
+
+        from transformers import GenerationConfig, MarianMTModel
+
+        settings = GenerationConfig.from_pretrained(model)
+        settings.num_beams = 3
+        settings.save_pretrained(model)
+        generate, used = MarianMTModel.generate, []
+        monkeypatch.setattr(
+            MarianMTModel,
+            "generate",
+            lambda self, **k: used.append(k["num_beams"]) or generate(self, **k),
+        )
+        monkeypatch.setattr(sys, "stdin", io.StringIO("ein Text\n"))
+        assert a2d("translate", model, *option)[0] == 0
+        assert set(used) == {beams}
+
     @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
     def test_another_encoding_is_told(self, a2d, model, monkeypatch, errors):
         import io

@@ -143,28 +143,31 @@ class TestLimitsOfTheModel:
 
 
 class TestSettlingASearch:
-    def settled(self, tokenizer, folder, longest, **settings):
+    def settled(self, tokenizer, folder, source, target, **settings):
         shape = {"encoder_layers": 1, "decoder_layers": 1, "heads": 2, "width": 16}
         model = new_model(tokenizer, **shape, feed_forward=16, max_positions=300)
         model.generation_config.update(**settings)
-        settle_search(model, longest)
+        settle_search(model, source, target)
         model.save_pretrained(folder)
         saved = GenerationConfig.from_pretrained(folder)
         assert saved.bad_words_ids == [[tokenizer.pad_token_id]]
         return saved.num_beams, saved.max_length, saved.early_stopping
 
-    @pytest.mark.parametrize(("longest", "limit"), [(9, 128), (100, 130), (200, 250), (400, 300)])
-    def test_by_the_longest_sentence(self, tokenizer, tmp_path, longest, limit):
-        assert self.settled(tokenizer, tmp_path, longest) == (5, limit, None)
+    @pytest.mark.parametrize(
+        ("source", "target", "limit"),
+        [(9, 9, 128), (100, 90, 130), (100, 140, 140), (200, 9, 250), (400, 9, 300)],
+    )
+    def test_by_the_longest_sentences(self, tokenizer, tmp_path, source, target, limit):
+        assert self.settled(tokenizer, tmp_path, source, target) == (5, limit, None)
 
     def test_own_settings_are_kept(self, tokenizer, tmp_path):
         own = {"num_beams": 3, "max_length": 70, "early_stopping": True}
-        assert self.settled(tokenizer, tmp_path, 200, **own) == (3, 70, True)
+        assert self.settled(tokenizer, tmp_path, 200, 9, **own) == (3, 70, True)
 
     def test_greedy_search_has_no_settings_of_beams(self, tokenizer, tmp_path):
         """Transformers would refuse to save them."""
         own = {"num_beams": 1, "early_stopping": True, "length_penalty": 2.0}
-        assert self.settled(tokenizer, tmp_path, 9, **own) == (1, 128, None)
+        assert self.settled(tokenizer, tmp_path, 9, 9, **own) == (1, 128, None)
 
     def test_a_release_s_oddities_are_dropped(self, tokenizer, tmp_path):
         odd = {
@@ -173,7 +176,7 @@ class TestSettlingASearch:
             "max_new_tokens": 9,
             "num_return_sequences": 2,
         }
-        self.settled(tokenizer, tmp_path, 9, num_beams=3, **odd)
+        self.settled(tokenizer, tmp_path, 9, 9, num_beams=3, **odd)
         saved = GenerationConfig.from_pretrained(tmp_path).to_dict()
         assert not any(saved[name] for name in odd)
 

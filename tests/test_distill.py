@@ -1,12 +1,13 @@
 """`a2d distill`: from a teacher's folder and a translation memory to a model with its card."""
 
 import json
+import re
 import shutil
 import sys
 
 import pytest
 from huggingface_hub import ModelCard
-from pretrained import LANGUAGES, PAIRS, released
+from pretrained import LANGUAGES, PAIRS, released, without_a2d
 from rich.console import Console
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -92,6 +93,20 @@ def test_the_card_says_what_was_measured(made):
         assert part in card.text
 
 
+def snippet_of(card):
+    """The program in a model card."""
+    return re.fullmatch(r".*?```python\n(.*?)```.*", card.read_text("utf-8"), re.DOTALL)[1]
+
+
+def test_the_cards_program_gives_what_was_measured(made):
+    output, _ = made
+    run = output.with_name("small.run")
+    sources = read_lines(run / "corpus/test.source.txt")
+    student = next((run / "translations/test").glob("a2d*/hypotheses.txt"))
+    found = without_a2d(snippet_of(output / "README.md"), sources, output.parent)
+    assert found == read_lines(student)
+
+
 def test_what_exists_is_left_alone(made, teacher, data):
     output, _ = made
     before = (output / "README.md").read_bytes()
@@ -114,7 +129,11 @@ def test_heads_need_not_divide_the_width_where_the_family_does_not_ask_it(data, 
     run(str(tmp_path / "teacher"), data, tmp_path / "small", source_prefix="go: ")
     config = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "small").config
     assert (config.d_model, config.num_heads, config.d_kv) == (24, 5, 12)
-    assert 'tokenizer("go: " + line.strip()' in (tmp_path / "small/README.md").read_text()
+    sources = read_lines(tmp_path / "small.run/corpus/test.source.txt")
+    student = next((tmp_path / "small.run/translations/test").glob("a2d*/hypotheses.txt"))
+    program = snippet_of(tmp_path / "small/README.md")
+    assert "go: " in program
+    assert without_a2d(program, sources, tmp_path) == read_lines(student)
 
 
 @pytest.mark.parametrize("name", ["mbart50", "nllb", "t5", "bart"])

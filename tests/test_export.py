@@ -97,6 +97,25 @@ def test_of_a_model_whose_padding_is_not_zero(student, tmp_path, beams):
     assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= {1: 43, 4: 41}[beams]
 
 
+@pytest.mark.parametrize("beams", [1, 4])
+def test_its_own_limit_and_beams_count(student, tmp_path, beams):
+    model, tokenizer = load_model(student), load_tokenizer(student)
+    usual = translate(model, tokenizer, SENTENCES, beams=beams)
+    model.generation_config.update(max_length=9, num_beams=beams)
+    expected = translate(model, tokenizer, SENTENCES)
+    assert expected != usual
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    export(tmp_path / "model", tmp_path / "fast")
+    fast = ExportedModel(tmp_path / "fast")
+    ours = fast.translate(SENTENCES)
+    assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= {1: 43, 4: 41}[beams]
+    model.generation_config.max_length = 200
+    model.generation_config.save_pretrained(tmp_path / "fast")
+    cut = [found[0] for found in ExportedModel(tmp_path / "fast").n_best(SENTENCES, 1, cut=True)]
+    assert sum(a == b for a, b in zip(cut, usual, strict=True)) >= {1: 43, 4: 41}[beams]
+
+
 def test_empty_translations_stay_empty(student, tmp_path):
     model, tokenizer = load_model(student), load_tokenizer(student)
     model.final_logits_bias[0, tokenizer.eos_token_id] = 50.0

@@ -79,20 +79,20 @@ def own_limit(settings: GenerationConfig) -> int | None:
     return None if settings.max_length is None else settings.max_length - 1
 
 
-def settle_search(model: PreTrainedModel, longest: int) -> None:
+def settle_search(model: PreTrainedModel, source_tokens: int, target_tokens: int) -> None:
     """Complete a student's generation settings: plain `generate` then decodes as `translate` does.
 
-    A file cannot state a limit by the source's length, so `max_length` follows from the longest
-    sentence of the corpus.
+    A file cannot state a limit by each source's length, so `max_length` follows from the longest
+    sentences of the corpus.
 
     Args:
         model: the student; `num_beams` and `max_length` are kept where its settings name them.
-        longest: tokens of the longest sentence, on either side, that the student learns from.
+        source_tokens, target_tokens: of the longest source and target that the student learns from.
     """
     settings = search_settings(model.generation_config)
     set_beams(settings, settings.num_beams or BEAMS)
     if settings.max_length is None:
-        limit = max(LEAST_LIMIT, generation_limit(longest))
+        limit = max(LEAST_LIMIT, generation_limit(source_tokens), target_tokens)
         settings.max_length = min(limit, positions_of(model.config) or limit)
     model.generation_config = settings
 

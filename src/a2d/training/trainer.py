@@ -185,7 +185,7 @@ class A2DTrainer(Seq2SeqTrainer):
             raise UserError(f"{error}.") from error
         if shuffle:
             self._order = sampler
-            settle_search(self.student, int(sizes.max(initial=0)))
+            settle_search(self.student, *sizes.max(axis=0, initial=0).tolist())
         dataset, collate = dataset.select_columns(["input_ids", "labels"]), self.data_collator
         if shuffle and self.teacher_cache is not None:
             self.teacher_cache.check_sizes(sizes)
