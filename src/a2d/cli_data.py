@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from a2d.errors import UserError
 
@@ -166,7 +167,10 @@ def _show_rules(found: Inspection, console: Console) -> None:
 def _shown(example: Example) -> str:
     from a2d.text.reading import shown
 
-    return escape(f"    {shown(example.source, 35)} → {shown(example.target, 35)}")
+    sides = [Text(shown(text, 100)) for text in (example.source, example.target)]
+    for side in sides:
+        side.truncate(35, overflow="ellipsis")  # by columns: some characters take two
+    return escape(f"    {sides[0].plain} → {sides[1].plain}")
 
 
 def _files_table(found: Inspection) -> Table:

@@ -49,7 +49,10 @@ def translation_memory(path: Path, wanted: Wanted) -> Entries:
     """
     languages = Languages(*map(str, wanted.keys)) if wanted.keys else wanted.languages
     if languages is None:
-        raise UserError(f"{path} may hold many languages: name two by 'source' and 'target'")
+        raise UserError(
+            f"{path} may hold many languages: name two by --source and --target, or by 'source' "
+            "and 'target' beside its path"
+        )
     seen: set[str] = set()
     found = False
     for unit in elements(path, ("tu",)):
