@@ -4,8 +4,9 @@ import pytest
 from pretrained import PAIRS, released
 
 from a2d.errors import UserError
-from a2d.runs.plan import Splits, make_plan, read_splits, space_needed
+from a2d.runs.plan import make_plan, space_needed
 from a2d.runs.recipe import load_recipe
+from a2d.runs.splits import Splits, read_splits
 from a2d.text.cleaning import CleaningReport
 
 SPLITS = Splits(PAIRS[:5], PAIRS[5:7], PAIRS[7:9], CleaningReport(5, {}, 5))

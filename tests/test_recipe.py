@@ -8,8 +8,9 @@ import yaml
 
 from a2d import recipes
 from a2d.errors import UserError
-from a2d.runs.plan import Splits, make_plan
+from a2d.runs.plan import make_plan
 from a2d.runs.recipe import builtin_recipes, load_recipe
+from a2d.runs.splits import Splits
 from a2d.text.cleaning import CleaningReport
 from a2d.text.pairs import Pair
 from a2d.training.distillation import METHODS

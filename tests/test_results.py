@@ -21,10 +21,11 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from a2d.models.decoding import translate
 from a2d.runs import pipeline, plots, report, results, trainings
-from a2d.runs.plan import Splits, make_plan, read_splits
+from a2d.runs.plan import make_plan
 from a2d.runs.recipe import Recipe, load_recipe
 from a2d.runs.results import Row, grouped
 from a2d.runs.speeds import read_speeds
+from a2d.runs.splits import Splits, read_splits
 from a2d.runs.translations import HYPOTHESES, SCORES, read_lines
 from a2d.text import evaluation
 from a2d.text.cleaning import CleaningReport

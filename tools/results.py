@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from a2d.runs import plots, results
-from a2d.runs.report import spread
+from a2d.runs.report import millions, spread
 from a2d.runs.results import Group, Row
 from a2d.text.evaluation import p_values, score
 
@@ -104,6 +104,8 @@ def check(folder: Path, rows: list[Row]) -> None:
     """Score every translation again; exit where a file says otherwise."""
     references = results.read_compressed(folder / "references.txt.gz")
     for row in rows:
+        if row.bleu is None or row.chrf is None:  # a teacher whose translations are not known
+            continue
         hypotheses = results.read_compressed(folder / "hypotheses" / f"{row.name}.txt.gz")
         found = score(hypotheses, references)
         if abs(found.bleu - row.bleu) > 1e-9 or abs(found.chrf - row.chrf) > 1e-9:
@@ -121,7 +123,8 @@ def table(rows: list[Row], measured: str) -> str:
         rival = best.get(group.student, group)
         if group.label != "teacher" and group.mean("bleu") >= rival.mean("bleu"):
             best[group.student] = group
-    teacher = next((g.mean("bleu") for g in groups if g.label == "teacher"), None)
+    scored = [g for g in groups if g.rows[0].bleu is not None]
+    teacher = next((g.mean("bleu") for g in scored if g.label == "teacher"), None)
     baselines = {g.student: g for g in reversed(groups) if g.method == "baseline"}
     lines = [
         f"| method | student | params | seeds | BLEU ({measured}) | chrF | over baseline | "
@@ -134,7 +137,7 @@ def table(rows: list[Row], measured: str) -> str:
         cells = [
             group.label,
             group.student.replace("x", "×"),
-            f"{group.rows[0].parameters / 1e6:.1f}M",
+            millions(group.rows[0]),
             str(len(group.rows)),
             f"**{bleu}**" if best.get(group.student) is group else bleu,
             spread(group, "chrf", several),
@@ -177,6 +180,8 @@ def duels(folder: Path, rows: list[Row], pairs: list[tuple[str, str]]) -> Iterat
             cell = f"-{row.student}-seed{row.seed}"
             if row.name == one + cell:
                 rival = named[other + cell]
+                assert row.bleu is not None
+                assert rival.bleu is not None
                 gains.append(row.bleu - rival.bleu)
                 found = p_values(hypotheses(rival), {one: hypotheses(row)}, references)
                 chances.append(found[one])

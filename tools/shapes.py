@@ -41,8 +41,10 @@ def main() -> None:
     speeds = json.loads((ROOT / "benchmarks/results/decoding.json").read_text("utf-8"))
     about = yaml.safe_load((ROOT / "results/shapes/about.yaml").read_text("utf-8"))
     teacher, *students = results.read(ROOT / "results/shapes")
+    assert teacher.bleu is not None
     bleu: dict[str, dict[str, float]] = {}
     for row in students:
+        assert row.bleu is not None
         bleu.setdefault(row.label, {})[row.student.split("x")[0]] = row.bleu
     shapes = {shape for scores in bleu.values() for shape in scores}
     faster = {

@@ -82,10 +82,14 @@ class Stage:
                 )
 
     @contextmanager
-    def work(self) -> Iterator[Path]:
+    def work(self, keep: str | None = None) -> Iterator[Path]:
         """Yield the folder to fill, with whatever an interrupted attempt left in it.
 
         Bad input leaves no trace: what is mended must not be taken for another run.
+
+        Args:
+            keep: pattern of files (`shard-*`) that cost much; bad input leaves the folder alone
+                once there are such files.
         """
         begun = self.partial.exists()
         self.partial.mkdir(parents=True, exist_ok=True)
@@ -94,7 +98,8 @@ class Stage:
         try:
             yield self.partial
         except UserError:
-            if not begun:
+            costly = keep is not None and any(self.partial.glob(keep))
+            if not (begun or costly):
                 shutil.rmtree(self.partial)
             raise
         os.replace(self.partial, self.folder)

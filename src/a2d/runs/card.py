@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from a2d.runs import results
 from a2d.runs.recipe import Recipe
-from a2d.runs.report import times
+from a2d.runs.report import millions, times
 from a2d.runs.results import Group, Row
 from a2d.runs.verdict import Verdict
 
@@ -113,7 +113,7 @@ def _line(row: Row, teacher: Row) -> str:
     cells = [
         "teacher" if row is teacher else "**this model**",
         row.student.replace("x", "×"),
-        f"{row.parameters / 1e6:.1f}M",
+        millions(row),
         f"{row.bleu:.2f}",
         f"{row.chrf:.2f}",
         times(Group([row]).speed_up(Group([teacher]))),

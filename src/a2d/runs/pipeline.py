@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -34,16 +34,25 @@ from a2d.models.tokenizer import (
     train_tokenizer,
 )
 from a2d.progress import Bars, Event, WarningEvents, doing, log_file, logged, silence_libraries
-from a2d.runs import report
-from a2d.runs.plan import Plan, Splits, make_plan, read_splits, space_needed
+from a2d.runs import foreign, report
+from a2d.runs.command import check_command
+from a2d.runs.plan import (
+    DISTILLED,
+    MONOLINGUAL,
+    TOKENS,
+    Plan,
+    make_plan,
+    space_needed,
+)
 from a2d.runs.recipe import Recipe, load_recipe
-from a2d.runs.sequences import Task, translate_shards, translate_training_source
+from a2d.runs.sequences import SHARDS, Task, translate_shards, translate_training_source
 from a2d.runs.speeds import measure_speeds
+from a2d.runs.splits import Splits, read_splits
 from a2d.runs.trainings import Inputs, check, remove_checkpoints, train_models
 from a2d.runs.translations import one_line, translate_and_score, write_lines
 from a2d.runs.verdict import measure_yardstick
 from a2d.runs.workers import Workers
-from a2d.stage import require_space, write_text
+from a2d.stage import Stage, require_space, write_text
 from a2d.text.batching import lengths, tokenise
 from a2d.text.cleaning import overlap
 from a2d.text.pairs import Pair
@@ -90,6 +99,8 @@ def run(
         UserError: bad input; raised before any training starts, with nothing overwritten.
     """
     silence_libraries()
+    if recipe.teacher.command is not None:
+        check_command(recipe.teacher.command)
     if not dry:
         console.print(f"Log: {escape(str(folder / LOG))}", highlight=False, soft_wrap=True)
     splits = splits or read_corpus(recipe, console)
@@ -113,9 +124,10 @@ def run(
         if not dry:
             _train(prepared, recipe, folder, console)
             pairs = getattr(splits, recipe.evaluation.split)
-            _translate(plan, pairs, recipe, folder, console)
+            _translate(prepared, recipe, folder, console)
             with Bars(console) as bars:  # now that no worker slows the models down
-                measure_speeds(plan, pairs, recipe.evaluation, bars.show)
+                command = recipe.teacher.command
+                measure_speeds(plan, pairs, recipe.evaluation, bars.show, command)
             report.write(folder, plan, recipe, console)
     return prepared
 
@@ -153,12 +165,15 @@ def assist(folder: Path, console: Console) -> None:
     recipe = load_recipe(str(written), [])
     splits = read_splits(recipe)
     plan = make_plan(recipe, folder, splits)
-    if not (plan.distilled.done or plan.distilled.partial.exists()):
+    work = [(plan.distilled, splits.train), (plan.monolingual, splits.monolingual)]
+    begun = [(s, pairs) for s, pairs in work if s and (s.done or s.partial.exists())]
+    if not begun or splits.known is not None:
         raise UserError(
             f"the run in {folder} is not translating its training source: help it when it is."
         )
-    plan.distilled.check()
-    if plan.distilled.done:
+    for stage, _ in begun:
+        stage.check()
+    if all(stage.done for stage, _ in begun):
         console.print("Everything is translated already.")
         return
     processes, rank = recipe.compute.parallel, os.environ.get("LOCAL_RANK")
@@ -167,8 +182,8 @@ def assist(folder: Path, console: Console) -> None:
         cards = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = cards[int(rank) % len(cards)] or rank
     with Bars(console) as bars, Workers(processes, folder / LOG, bars.show) as pool:
-        task = Task(plan.teacher.path, recipe.evaluation, recipe.sequences)
-        translate_shards(splits.train, plan.distilled.partial, task, pool, wait=False)
+        for stage, pairs in begun:
+            translate_shards(pairs, stage.partial, _task(plan, recipe), pool, wait=False)
     console.print("Nothing is left to begin.")
 
 
@@ -187,12 +202,18 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _prepare_corpus(plan: Plan, splits: Splits, console: Console) -> None:
     cleaning = splits.cleaning.as_dict()
-    dropped = {rule: n for rule, n in cleaning.items() if n and rule not in ("read", "kept")}
-    reasons = ", ".join(f"{n:,} {rule.replace('_', ' ')}" for rule, n in dropped.items())
     console.print(
         f"Corpus: {len(splits.train):,} training pairs ({cleaning['read']:,} read, dropped: "
-        f"{reasons or 'none'}), {len(splits.valid):,} validation, {len(splits.test):,} test."
+        f"{_dropped(cleaning)}), {len(splits.valid):,} validation, {len(splits.test):,} test."
     )
+    if splits.monolingual_cleaning is not None:
+        counts = splits.monolingual_cleaning.as_dict()
+        told = (
+            f"Monolingual text: {len(splits.monolingual):,} sentences ({counts['read']:,} read, "
+            f"dropped: {_dropped(counts)})."
+        )
+        logger.info(told)
+        console.print(told)
     for name, split in (("validation", splits.valid), ("test", splits.test)):
         shared = overlap(splits.train, split)
         if shared:
@@ -206,12 +227,17 @@ def _prepare_corpus(plan: Plan, splits: Splits, console: Console) -> None:
             write_lines(folder / f"{name}.reference.txt", [pair.target for pair in split])
 
 
+def _dropped(counts: Mapping[str, int]) -> str:
+    rules = {rule: n for rule, n in counts.items() if n and rule not in ("read", "kept")}
+    return ", ".join(f"{n:,} {rule.replace('_', ' ')}" for rule, n in rules.items()) or "none"
+
+
 def _prepare_teacher(plan: Plan, recipe: Recipe, splits: Splits, console: Console) -> None:
     if plan.prepared is None or plan.prepared.done:
         return
     given = recipe.teacher
     assert given.path is not None
-    pairs = splits.train if given.trim else None
+    pairs = splits.learnable if given.trim else None
     with doing(console, "Preparing the teacher…"), plan.prepared.work() as folder:
         before, after = prepare_teacher(
             given.path, folder, given.languages, given.source_prefix, pairs
@@ -239,7 +265,8 @@ def _prepare_vocabulary(plan: Plan, recipe: Recipe, splits: Splits) -> PreTraine
                         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
                 tokenizer.save_pretrained(folder)
             else:
-                train_tokenizer(Texts(splits.train), recipe.vocabulary.size).save_pretrained(folder)
+                texts = Texts(splits.learnable)
+                train_tokenizer(texts, recipe.vocabulary.size).save_pretrained(folder)
     return load_tokenizer(stage.folder)
 
 
@@ -258,8 +285,12 @@ def _inputs(plan: Plan, recipe: Recipe, folder: Path) -> Inputs:
     return Inputs(
         plan.vocabulary.folder,
         plan.tokens.folder,
-        plan.distilled.folder,
-        {sequences: stage.folder for sequences, stage in plan.caches.items()},
+        {
+            TOKENS: plan.tokens.folder / "train",
+            DISTILLED: plan.distilled.folder,
+            **({MONOLINGUAL: plan.monolingual.folder} if plan.monolingual else {}),
+        },
+        {parts: stage.folder for parts, stage in plan.caches.items()},
         plan.teacher.path,
         recipe.teacher.path is not None,
         plan.yardstick.folder,
@@ -276,19 +307,31 @@ def _train(prepared: Prepared, recipe: Recipe, folder: Path, console: Console) -
     with Bars(console) as bars, Workers(recipe.compute.parallel, folder / LOG, bars.show) as pool:
         # What students read of the teacher is made once, between the teacher and its students.
         train_models([m for m in plan.trained if m.taught_by is None], inputs, pool)
-        measure_teacher(prepared, pool)
+        measure_teacher(prepared, recipe, pool)
+        translator = _translator(plan, splits, recipe, pool)
         if plan.needs_distilled and not plan.distilled.done:
-            _distil_sequences(plan, splits.train, recipe, tokenizer, pool)
+            _distil_sequences(plan.distilled, splits.train, recipe, tokenizer, translator, console)
+        if plan.monolingual and not plan.monolingual.done:
+            text = splits.monolingual
+            _distil_sequences(plan.monolingual, text, recipe, tokenizer, translator, console)
         _prepare_caches(plan, inputs, recipe, console, pool)
         train_models(plan.trained, inputs, pool)
     for model in plan.trained:
         remove_checkpoints(model)  # of a run that was killed before it came to that
 
 
-def measure_teacher(prepared: Prepared, pool: Workers) -> None:
-    """Carry out the stage of the yardstick, unless it is done."""
+def measure_teacher(prepared: Prepared, recipe: Recipe, pool: Workers) -> None:
+    """Carry out the stage of the yardstick, unless it is done or the teacher has no translations.
+
+    It translates the validation set in its own way: greedily, if a2d translates with it.
+    """
     plan, splits = prepared.plan, prepared.splits
-    if not plan.yardstick.done:
+    if plan.yardstick.done or not splits.translated("valid"):
+        return
+    if plan.teacher.foreign:
+        translator = _translator(plan, splits, recipe, pool)
+        foreign.measure_yardstick(plan.yardstick, splits.valid, translator)
+    else:
         inputs = plan.teacher.path, plan.vocabulary.folder, splits.valid
         pool.submit(measure_yardstick, plan.yardstick, *inputs).result()
 
@@ -296,46 +339,72 @@ def measure_teacher(prepared: Prepared, pool: Workers) -> None:
 def _prepare_caches(
     plan: Plan, inputs: Inputs, recipe: Recipe, console: Console, pool: Workers
 ) -> None:
-    for sequences, stage in plan.caches.items():
-        if not plan.needs_cache(sequences):
+    for parts, stage in plan.caches.items():
+        if not plan.needs_cache(parts):
             continue
         if stage.done and not teacher_cache.intact(stage.folder):
             _warn(f"{stage.folder} is damaged: it is made again.", console)
             shutil.rmtree(stage.folder)
         if not stage.done:
-            data = inputs.distilled if sequences else inputs.tokens / "train"
+            data = [inputs.data[part] for part in parts]
             with stage.work() as place:
                 states = stage.settings.get("states", False)
                 how = recipe.evaluation.max_tokens, states
                 pool.submit(teacher_cache.build_from, data, plan.teacher.path, place, *how).result()
 
 
+def _task(plan: Plan, recipe: Recipe) -> Task:
+    command = recipe.teacher.command
+    return Task(plan.teacher.path, recipe.evaluation, recipe.sequences, command)
+
+
+def _translator(plan: Plan, splits: Splits, recipe: Recipe, pool: Workers) -> foreign.Translator:
+    known, task = splits.known, _task(plan, recipe)
+    if known is not None:
+        return lambda pairs, _: [known.find(pair.source) for pair in pairs]
+    return lambda pairs, folder: translate_training_source(pairs, folder, task, pool)
+
+
 def _distil_sequences(
-    plan: Plan,
-    train: Sequence[Pair],
+    stage: Stage,
+    pairs: Sequence[Pair],
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
-    pool: Workers,
+    translator: foreign.Translator,
+    console: Console,
 ) -> None:
-    with plan.distilled.work() as folder:
-        task = Task(plan.teacher.path, recipe.evaluation, recipe.sequences)
-        targets = translate_training_source(train, folder, task, pool)
-        taught = zip(train, targets, strict=True)
-        learned = StoredPairs(Pair(pair.source, target) for pair, target in taught)
+    """Carry out a stage of sources with the teacher's translations in the place of references."""
+    with stage.work(keep=SHARDS) as folder:
+        targets = translator(pairs, folder)
+        taught = zip(pairs, targets, strict=True)
+        learned = StoredPairs(Pair(pair.source, target) for pair, target in taught if target)
+        if not learned:
+            raise UserError(f"{stage.folder.name}: the teacher has no translation of any source.")
+        if len(learned) < len(pairs):
+            missing, total = len(pairs) - len(learned), len(pairs)
+            _warn(
+                f"{stage.folder.name}: the teacher has no translation of {missing:,} of {total:,} "
+                "sources, which are left out.",
+                console,
+            )
         data = tokenise(learned, tokenizer)
         # A teacher that runs on and on, as bad ones do, teaches nothing and fits in no batch.
         fitting = np.flatnonzero(lengths(data).max(axis=1) <= recipe.training.max_tokens)
         data.select(fitting).save_to_disk(str(folder))
 
 
-def _translate(
-    plan: Plan, pairs: list[Pair], recipe: Recipe, folder: Path, console: Console
-) -> None:
+def _translate(prepared: Prepared, recipe: Recipe, folder: Path, console: Console) -> None:
+    plan, splits, split = prepared.plan, prepared.splits, recipe.evaluation.split
+    pairs: list[Pair] = getattr(splits, split)
     # As the corpus' files hold them: what is scored is what anyone gets from those.
     sources, references = ([one_line(pair[side]) for pair in pairs] for side in (0, 1))
     inputs = plan.vocabulary.folder, sources, references, recipe.evaluation
     with Bars(console) as bars, Workers(recipe.compute.parallel, folder / LOG, bars.show) as pool:
         waiting = [model for model in plan.models if not model.translations.done]
+        if plan.teacher.foreign and plan.teacher in waiting:
+            waiting.remove(plan.teacher)
+            translator, complete = _translator(plan, splits, recipe, pool), splits.translated(split)
+            foreign.translate_and_score(plan.teacher, pairs, translator, complete)
         for future in [pool.submit(translate_and_score, model, *inputs) for model in waiting]:
             future.result()
 

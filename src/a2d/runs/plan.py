@@ -1,61 +1,35 @@
-"""What a recipe amounts to: its corpus, and the stages that lead from it to scores."""
+"""What a recipe amounts to: the stages that lead from its corpus to scores."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from a2d.errors import UserError
 from a2d.models.loading import load_config
 from a2d.runs.recipe import Distillation, Recipe, Shape, Training
+from a2d.runs.splits import Splits, text_hash
 from a2d.stage import Stage
-from a2d.text.cleaning import CleaningReport, clean, hold_out
-from a2d.text.corpus import iterate_corpus, read_corpus
-from a2d.text.identification import asked_for
-from a2d.text.pairs import Pair
-from a2d.text.storage import StoredPairs
+from a2d.text.known import KnownTranslations
 from a2d.training.distillation import METHODS
-
-logger = logging.getLogger(__name__)
 
 TEACHER = "teacher"
 
-_FEWEST = 20
-"""Pairs that a score is worth computing on."""
-
-
-class Splits(NamedTuple):
-    """A corpus, cleaned where models learn from it, and the warnings of its reading."""
-
-    train: Sequence[Pair]
-    valid: list[Pair]
-    test: list[Pair]
-    cleaning: CleaningReport
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of all the text."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.valid, self.test):
-            for pair in split:
-                digest.update(f"{pair.source}\t{pair.target}\n".encode())
-            digest.update(b"\0")
-        return digest.hexdigest()[:16]
+TOKENS, DISTILLED, MONOLINGUAL = "tokens", "distilled", "monolingual"
+"""Parts that the training data of a student consists of: the corpus, the corpus with the teacher's
+translations as references, and text without references with the teacher's translations."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that a run trains, or the pretrained teacher it loads.
+    """A model that a run trains, or the teacher that it is given.
 
-    `shape` and `training` are None for a pretrained model, whose folder or hub name is `path`.
-    `size` is a student's in short; `speed` is the stage that measures it, one for all students of
-    a shape.
+    `shape` and `training` are None for a pretrained model, whose folder or hub name is `path`; that
+    is empty for a teacher of whom only translations are known. `learns_from` names the parts of its
+    training data. `size` is a student's in short; `speed` is the stage that measures it, one for
+    all students of a shape.
     """
 
     name: str
@@ -66,6 +40,7 @@ class Model:
     seed: int
     stage: Stage
     translations: Stage
+    learns_from: tuple[str, ...] = (TOKENS,)
     taught_by: str | None = None
     size: str | None = None
     speed: Stage | None = None
@@ -75,6 +50,11 @@ class Model:
         """Whether the teacher runs beside its training, or starts it."""
         return METHODS[self.method.method].distribution or self.method.student_start == "teacher"
 
+    @property
+    def foreign(self) -> bool:
+        """Whether it is a system elsewhere, which a2d cannot load."""
+        return not self.path
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -82,8 +62,8 @@ class Plan:
 
     `prepared` is the pretrained teacher set to the corpus's languages or trimmed to it, if asked
     for. `yardstick` holds the teacher's validation scores. `distilled` is the training data with
-    the teacher's translations as references; `caches` hold what the teacher says of the data, by
-    whether that is `distilled`, where students read it.
+    the teacher's translations as references, `monolingual` that of text without references;
+    `caches` hold what the teacher says of the data that students read, by the parts of that.
     """
 
     corpus: Stage
@@ -91,7 +71,8 @@ class Plan:
     vocabulary: Stage
     tokens: Stage
     distilled: Stage
-    caches: dict[bool, Stage]
+    monolingual: Stage | None
+    caches: dict[tuple[str, ...], Stage]
     yardstick: Stage
     teacher: Model
     students: list[Model]
@@ -106,10 +87,13 @@ class Plan:
         """Whether any student has the teacher's translations as references."""
         return any(METHODS[student.method.method].sequences for student in self.students)
 
-    def needs_cache(self, sequences: bool) -> bool:
+    def needs_cache(self, parts: tuple[str, ...]) -> bool:
         """Whether any student that is not trained yet reads the cache of that data."""
-        kinds = [METHODS[s.method.method] for s in self.students if not s.stage.done]
-        return any(kind.distribution and kind.sequences == sequences for kind in kinds)
+        waiting = [student for student in self.students if not student.stage.done]
+        return any(
+            METHODS[student.method.method].distribution and student.learns_from == parts
+            for student in waiting
+        )
 
     @property
     def trained(self) -> list[Model]:
@@ -124,68 +108,17 @@ class Plan:
         speeds = {model.speed.folder: model.speed for model in self.students if model.speed}
         early = [self.corpus, *([self.prepared] if self.prepared else [])]
         early += [self.vocabulary, self.tokens]
-        early += [self.distilled] * self.needs_distilled + [self.yardstick]
+        early += [self.distilled] * self.needs_distilled
+        early += [self.monolingual] if self.monolingual else []
+        early += [self.yardstick]
         return [*early, *self.caches.values(), *training, *translations, *speeds.values()]
-
-
-def read_splits(recipe: Recipe) -> Splits:
-    """Read the recipe's corpus and clean its training part.
-
-    Raises:
-        UserError: a part is missing, malformed, or empty after cleaning.
-    """
-    corpus = recipe.corpus
-    languages = corpus.source_language, corpus.target_language
-    parts = {
-        name: _whole(read_corpus(spec, name, languages), name)
-        for name in ("valid", "test")
-        if (spec := getattr(corpus, name)) is not None
-    }
-    rules = corpus.cleaning.model_dump(exclude={"language"})
-    rules["languages"] = asked_for(corpus.cleaning.language, languages)
-    raw = StoredPairs(iterate_corpus(corpus.train, "train", languages))
-    train, cleaning = clean(raw, **rules, into=StoredPairs)
-    for name in [name for name in ("test", "valid") if name not in parts]:
-        parts[name], train = _held_out(name, train)
-    if corpus.limit is not None and corpus.limit < len(train):
-        chosen = random.Random(0).sample(range(len(train)), corpus.limit)
-        train = StoredPairs(train[index] for index in chosen)
-    if not train:
-        raise UserError(f"train: cleaning leaves no pair ({cleaning.as_dict()}): loosen its rules.")
-    return Splits(train, parts["valid"], parts["test"], cleaning)
-
-
-def _whole(pairs: list[Pair], name: str) -> list[Pair]:
-    """Those with two sides, which scores need."""
-    whole = [pair for pair in pairs if all(pair)]
-    if not whole:
-        raise UserError(f"{name}: every pair has an empty side: give a corpus with both.")
-    if len(whole) < len(pairs):
-        first = next(number for number, pair in enumerate(pairs, 1) if not all(pair))
-        logger.warning(
-            "%s: %s of %s pairs have an empty side and were left out: the first is pair %s.",
-            name,
-            f"{len(pairs) - len(whole):,}",
-            f"{len(pairs):,}",
-            f"{first:,}",
-        )
-    return whole
-
-
-def _held_out(name: str, train: StoredPairs) -> tuple[list[Pair], StoredPairs]:
-    count = min(1000, len(train) // 20)
-    if count < _FEWEST:
-        raise UserError(
-            f"{name}: the {len(train):,} training pairs are too few to hold out some of them for "
-            f"it ({20 * _FEWEST:,} would do): give corpus.{name} (`a2d distill --{name}`)."
-        )
-    return hold_out(train, count, into=StoredPairs)
 
 
 def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
     """Lay out the stages of a run in `folder`, with the settings that each depends on."""
     corpus = Stage(folder / "corpus", {"text": splits.fingerprint})
-    prepared = _prepared(recipe, folder, corpus)
+    text = text_hash(splits.monolingual) if splits.monolingual else None
+    prepared = _prepared(recipe, folder, corpus, text)
     vocabulary = Stage(
         folder / "vocabulary",
         {
@@ -194,20 +127,12 @@ def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
             **recipe.vocabulary.model_dump(),
         },
     )
-    teacher = _teacher(recipe, folder, vocabulary, prepared)
-    search = recipe.evaluation.model_dump(include={"beams", "max_tokens"})
-    search |= recipe.sequences.model_dump(exclude_defaults=True)
-    distilled = Stage(
-        folder / "distilled",
-        {
-            "vocabulary": vocabulary.fingerprint,
-            "teacher": teacher.stage.fingerprint,
-            "longest": recipe.training.max_tokens,
-            **search,
-        },
-    )
+    if text is not None and recipe.teacher.path is None and recipe.vocabulary.path is None:
+        vocabulary = replace(vocabulary, settings={**vocabulary.settings, "monolingual": text})
+    teacher = _teacher(recipe, folder, vocabulary, prepared, splits.known)
+    parts = _parts(recipe, folder, vocabulary, teacher, text)
     students = [
-        _student(recipe, folder, vocabulary, teacher, distilled, shape, method, seed)
+        _student(recipe, folder, vocabulary, teacher, parts, shape, method, seed)
         for shape in recipe.students
         for method in recipe.methods
         for seed in recipe.seeds
@@ -219,24 +144,65 @@ def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
                 f"two students would be called {name!r}: they differ in nothing but dropout, or "
                 "not at all. Give each a recipe and a run of its own."
             )
-    tokens = Stage(folder / "tokens", {"vocabulary": vocabulary.fingerprint})
-    caches = {}
-    if recipe.teacher.cache:
-        kinds = [METHODS[method.method] for method in recipe.methods]
-        for sequences in {kind.sequences for kind in kinds if kind.distribution}:
-            data = distilled if sequences else tokens
-            settings: dict[str, Any] = {
-                "teacher": teacher.stage.fingerprint,
-                "data": data.fingerprint,
-            }
-            name = data.folder.name
-            if any(kind.states for kind in kinds if kind.sequences == sequences):
-                settings["states"], name = True, f"{name}+states"
-            caches[sequences] = Stage(folder / "cache" / name, settings)
+    caches = _caches(folder, teacher, parts, students) if recipe.teacher.cache else {}
     yardstick = Stage(folder / "yardstick", {"teacher": teacher.stage.fingerprint})
+    tokens, distilled, monolingual = parts[TOKENS], parts[DISTILLED], parts.get(MONOLINGUAL)
     return Plan(
-        corpus, prepared, vocabulary, tokens, distilled, caches, yardstick, teacher, students
+        corpus,
+        prepared,
+        vocabulary,
+        tokens,
+        distilled,
+        monolingual,
+        caches,
+        yardstick,
+        teacher,
+        students,
     )
+
+
+def _parts(
+    recipe: Recipe, folder: Path, vocabulary: Stage, teacher: Model, text: str | None
+) -> dict[str, Stage]:
+    """The stages of the parts of training data; `text` is the monolingual text's hash."""
+    settings = {
+        "vocabulary": vocabulary.fingerprint,
+        "teacher": teacher.stage.fingerprint,
+        "longest": recipe.training.max_tokens,
+    }
+    if not teacher.foreign:
+        settings |= recipe.evaluation.model_dump(include={"beams", "max_tokens"})
+        settings |= recipe.sequences.model_dump(exclude_defaults=True)
+    parts = {
+        TOKENS: Stage(folder / TOKENS, {"vocabulary": vocabulary.fingerprint}),
+        DISTILLED: Stage(folder / DISTILLED, settings),
+    }
+    if text is not None:
+        parts[MONOLINGUAL] = Stage(folder / MONOLINGUAL, {**settings, "text": text})
+    return parts
+
+
+def _caches(
+    folder: Path, teacher: Model, parts: Mapping[str, Stage], students: Sequence[Model]
+) -> dict[tuple[str, ...], Stage]:
+    """The stages of what the teacher says of all the data that it is asked about."""
+    kinds: dict[tuple[str, ...], bool] = {}
+    for student in students:
+        kind = METHODS[student.method.method]
+        if kind.distribution:
+            kinds[student.learns_from] = kinds.get(student.learns_from, False) or kind.states
+    caches = {}
+    for names, states in kinds.items():
+        data = [parts[name].fingerprint for name in names]
+        settings: dict[str, Any] = {
+            "teacher": teacher.stage.fingerprint,
+            "data": data if len(data) > 1 else data[0],
+        }
+        if states:
+            settings["states"] = True
+        place = "+".join([*names, "states"] if states else names)
+        caches[names] = Stage(folder / "cache" / place, settings)
+    return caches
 
 
 def space_needed(plan: Plan, recipe: Recipe) -> int:
@@ -250,7 +216,7 @@ def space_needed(plan: Plan, recipe: Recipe) -> int:
     return 4 * (sum(sizes) + 9 * sum(sizes[-recipe.compute.parallel :])) + 50_000_000
 
 
-def _prepared(recipe: Recipe, folder: Path, corpus: Stage) -> Stage | None:
+def _prepared(recipe: Recipe, folder: Path, corpus: Stage, text: str | None) -> Stage | None:
     teacher = recipe.teacher
     if not (teacher.languages or teacher.source_prefix or teacher.trim):
         return None
@@ -259,21 +225,33 @@ def _prepared(recipe: Recipe, folder: Path, corpus: Stage) -> Stage | None:
         settings["source prefix"] = teacher.source_prefix
     if teacher.trim:
         settings["trimmed to"] = corpus.fingerprint
+        if text is not None:
+            settings["monolingual"] = text
     return Stage(folder / "teacher", settings)
 
 
-def _teacher(recipe: Recipe, folder: Path, vocabulary: Stage, prepared: Stage | None) -> Model:
+def _teacher(
+    recipe: Recipe,
+    folder: Path,
+    vocabulary: Stage,
+    prepared: Stage | None,
+    known: KnownTranslations | None,
+) -> Model:
     given = recipe.teacher
     method = Distillation(method="baseline", name=TEACHER)
     settings: dict[str, Any] = {"vocabulary": vocabulary.fingerprint}
-    if given.shape is None or given.training is None:
+    if given.command is not None:
+        settings["command"] = given.command
+    elif known is not None:
+        settings["translations"] = known.fingerprint
+    elif given.shape is None or given.training is None:
         settings["path"] = given.path
     else:
         settings |= _training_settings(given.shape, method, given.training, seed=1)
     stage = Stage(folder / "models" / TEACHER, settings)
     return Model(
         TEACHER,
-        str(prepared.folder if prepared else given.path or stage.folder),
+        "" if given.foreign else str(prepared.folder if prepared else given.path or stage.folder),
         given.shape,
         given.training,
         method,
@@ -288,7 +266,7 @@ def _student(
     folder: Path,
     vocabulary: Stage,
     teacher: Model,
-    distilled: Stage,
+    parts: Mapping[str, Stage],
     shape: Shape,
     method: Distillation,
     seed: int,
@@ -301,8 +279,13 @@ def _student(
     taught = _taught(method)
     if taught:
         settings["teacher"] = teacher.stage.fingerprint
+    learns_from = _learns_from(method, MONOLINGUAL in parts)
     if kind.sequences:
-        settings["references"] = distilled.fingerprint
+        settings["references"] = parts[DISTILLED].fingerprint
+    if MONOLINGUAL in learns_from:
+        settings[MONOLINGUAL] = parts[MONOLINGUAL].fingerprint
+    if kind.sequences and MONOLINGUAL in parts:
+        settings["method"][MONOLINGUAL] = method.monolingual
     if kind.distribution and recipe.teacher.cache:
         settings["cache"] = True
     stage = Stage(folder / "models" / name, settings)
@@ -315,10 +298,20 @@ def _student(
         seed,
         stage,
         _translations(recipe, folder, name, stage),
+        learns_from,
         taught_by=TEACHER if taught else None,
         size=size,
         speed=_speed(recipe, folder, teacher, shape, size, method.student_start == "marian"),
     )
+
+
+def _learns_from(method: Distillation, monolingual: bool) -> tuple[str, ...]:
+    """The parts of the data of a method, in a run with or without monolingual text."""
+    kind = METHODS[method.method]
+    if not kind.sequences:
+        return (TOKENS,)
+    more = (MONOLINGUAL,) if monolingual and method.monolingual else ()
+    return (TOKENS, DISTILLED, *more) if kind.references else (DISTILLED, *more)
 
 
 def _size(shape: Shape, others: Sequence[Shape]) -> str:

@@ -103,7 +103,9 @@ def scores(rows: Sequence[Row], path: Path, measured: str = "test") -> None:
     for axis, student in zip(axes, students, strict=True):
         chosen = [group for group in groups if group.student == student]
         _dots(axis, sorted(chosen, key=lambda group: group.mean("bleu")))
-        axis.axvline(teacher.mean("bleu"), color="C3", linestyle="--", linewidth=1, label="teacher")
+        if teacher.rows[0].bleu is not None:
+            score = teacher.mean("bleu")
+            axis.axvline(score, color="C3", linestyle="--", linewidth=1, label="teacher")
         axis.set_title(f"students {student.replace('x', '×')}", fontsize=10, loc="left")
     axes[-1].set_xlabel(f"{measured} BLEU\n(dots: seeds; bars: means)")
     lines = {
@@ -171,7 +173,7 @@ def _dots(axis: Axes, groups: Sequence[Group]) -> None:
     plain = min(baselines, key=lambda group: len(group.label), default=None)
     for height, group in enumerate(groups):
         color = "C1" if "a2d" in group.label else "C7" if group is plain else "C0"
-        values = [row.bleu for row in group.rows]
+        values = [row.bleu for row in group.rows if row.bleu is not None]
         axis.plot(values, [height] * len(values), "o", color=color, markersize=5, alpha=0.6)
         axis.plot([group.mean("bleu")] * 2, [height - 0.3, height + 0.3], color=color, linewidth=3)
         if group is plain:

@@ -40,7 +40,7 @@ def show_preview(
     """
     plan = prepared.plan
     (student,) = plan.students
-    measure_teacher(prepared, workers)
+    measure_teacher(prepared, recipe, workers)
     yardstick = read_yardstick(plan.yardstick.folder)
     table = Table(title="Plan", title_justify="left", box=box.SIMPLE, show_header=False)
     table.show_edge = False

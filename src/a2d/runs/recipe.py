@@ -6,23 +6,17 @@ from collections.abc import Collection, Iterable
 from importlib import resources
 from itertools import combinations, product
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from a2d.errors import UserError
 from a2d.method.attention import GROUPS
 from a2d.method.transfer import FORMULAS, STARTS
 from a2d.models.students import Rule, Start
 from a2d.runs.overrides import assign
+from a2d.runs.sections import Section, explain, extended
 from a2d.suggestions import nearest
 from a2d.training.distillation import METHODS
 
@@ -30,18 +24,6 @@ NAME = r"^\w[\w.+-]*$"
 """What names a folder."""
 
 CorpusSpec = str | dict[str, Any] | list[str | dict[str, Any] | list[str]]
-
-
-class Section(BaseModel):
-    """A part of a recipe: unknown keys are refused, values stay as they were read.
-
-    Attributes:
-        replaces: key → keys of the section that have no meaning beside it. A recipe that extends
-            another and sets the key drops them from the other's section.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    replaces: ClassVar[dict[str, tuple[str, ...]]] = {}
 
 
 class Cleaning(Section):
@@ -64,6 +46,8 @@ class Corpus(Section):
     """Where the parallel text is (`a2d.text.corpus.read_corpus` lists the forms).
 
     Without `valid` or `test`, a twentieth of the training pairs, 1,000 at most, is held out for it.
+    `monolingual`: plain text files in the source language, one sentence a line, for methods that
+    learn from the teacher's translations (`a2d.text.monolingual`).
     """
 
     source_language: str
@@ -71,6 +55,7 @@ class Corpus(Section):
     train: CorpusSpec
     valid: CorpusSpec | None = None
     test: CorpusSpec | None = None
+    monolingual: str | list[str] | None = None
     cleaning: Cleaning = Cleaning()
     limit: int | None = Field(default=None, ge=1)
 
@@ -78,7 +63,7 @@ class Corpus(Section):
 class Vocabulary(Section):
     """Joint subword vocabulary: its size, or the folder of one to use."""
 
-    replaces = {"size": ("path",)}
+    replaces: ClassVar = {"size": ("path",)}
 
     size: int = Field(default=8000, ge=300)
     path: str | None = None
@@ -135,8 +120,18 @@ class Shape(Section):
     activation_dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
+_FOREIGN = ("command", "translations")
+_TRAINED = ("languages", "source_prefix", "trim")
+_KINDS = ("path", "shape", *_FOREIGN)
+
+
 class Teacher(Section):
-    """The teacher: a shape to train from scratch, or the folder or hub name of a trained one.
+    """The teacher, in one of four forms.
+
+    `shape`: train one from scratch. `path`: the folder or hub name of a trained one. `command`: a
+    program that translates standard input line by line. `translations`: a corpus of sources and
+    the translations that some system made of them. Of the last two, students get to know
+    translations alone.
 
     `languages`: codes of source and target as its tokenizer has them, if it knows many.
     `source_prefix`: what it expects before every source (T5: "translate German to English: "); the
@@ -145,9 +140,11 @@ class Teacher(Section):
     from disk what it said.
     """
 
-    replaces = {
-        "path": ("shape", "training"),
-        "shape": ("path", "languages", "source_prefix", "trim"),
+    replaces: ClassVar = {
+        "path": ("shape", "training", *_FOREIGN),
+        "shape": ("path", *_TRAINED, *_FOREIGN),
+        "command": ("shape", "training", "path", *_TRAINED, "cache", "translations"),
+        "translations": ("shape", "training", "path", *_TRAINED, "cache", "command"),
     }
 
     path: str | None = None
@@ -157,17 +154,34 @@ class Teacher(Section):
     shape: Shape | None = None
     training: Training | None = None
     cache: bool = False
+    command: str | None = None
+    translations: CorpusSpec | None = None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether nothing is known of it but translations."""
+        return self.command is not None or self.translations is not None
 
     @model_validator(mode="after")
     def _one_of(self) -> Teacher:
-        if (self.path is None) == (self.shape is None):
-            message = "give either a path (pretrained) or a shape (trained from scratch)"
-            if self.path is not None:
-                message += ", not both; the override teacher={path: …} replaces the whole section"
+        given = [kind for kind in _KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            message = (
+                "give one of path (pretrained), shape (trained from scratch), command and "
+                "translations (a system elsewhere)"
+            )
+            if given:
+                one = given[0]
+                message += f", not both {' and '.join(given)}; the override teacher={{{one}: …}} "
+                message += "replaces the whole section"
             raise ValueError(message)
         if self.path is None and (self.languages or self.source_prefix or self.trim):
             raise ValueError(
                 "languages, source_prefix and trim are for a pretrained teacher: give its path"
+            )
+        if self.foreign and self.cache:
+            raise ValueError(
+                f"cache is for a teacher that a2d runs: leave it out beside {given[0]}"
             )
         return self
 
@@ -194,6 +208,7 @@ class Objective(Section):
     `student_start`: a student starts at `random`, or from its `teacher`'s layers and embeddings;
     then `copied_layers` says from which layers (`a2d.models.students.RULES`). `marian`: at random,
     as a plain Transformer in the Marian class, of whatever family the teacher is.
+    `monolingual`: methods with `seqkd` learn from `corpus.monolingual`, too, where there is one.
     """
 
     formula: Annotated[str, _one_of("formula", FORMULAS)] = "geometric"
@@ -206,6 +221,7 @@ class Objective(Section):
     alignment_learning_rate: float | None = Field(default=0.01, gt=0)
     student_start: Start = "random"
     copied_layers: Rule = "spread"
+    monolingual: bool = True
 
 
 class Distillation(Objective):
@@ -287,10 +303,12 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _heads_fit(self) -> Recipe:
         """Marian's do, which are trained from scratch; a pretrained teacher's family has others."""
-        if self.teacher.shape is None:
+        if self.teacher.path is not None:
             return self
         shapes = {f"students.{number}": shape for number, shape in enumerate(self.students)}
-        for place, shape in {"teacher.shape": self.teacher.shape, **shapes}.items():
+        if self.teacher.shape is not None:
+            shapes = {"teacher.shape": self.teacher.shape, **shapes}
+        for place, shape in shapes.items():
             for heads in (shape.heads, shape.decoder_heads or shape.heads):
                 if shape.width % (2 * heads):
                     raise ValueError(
@@ -305,6 +323,38 @@ class Recipe(Section):
             raise ValueError(
                 f"sequences.n_best is {self.sequences.n_best}: a search with "
                 f"{self.evaluation.beams} beams does not find as many"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _translations_suffice(self) -> Recipe:
+        """Of a system elsewhere there is nothing else, and monolingual text needs them."""
+        kinds = [METHODS[method.method] for method in self.methods]
+        if self.corpus.monolingual is not None and not any(kind.sequences for kind in kinds):
+            known = ", ".join(name for name, kind in METHODS.items() if kind.sequences)
+            raise ValueError(
+                "corpus.monolingual is for methods that learn from the teacher's translations "
+                f"({known}): name one, or leave it out"
+            )
+        if not self.teacher.foreign:
+            return self
+        door = "command" if self.teacher.command is not None else "translations"
+        for method, kind in zip(self.methods, kinds, strict=True):
+            if kind.distribution:
+                known = ", ".join(name for name, k in METHODS.items() if not k.distribution)
+                raise ValueError(
+                    f"method {method.method!r} compares student and teacher token by token, and of "
+                    f"a teacher.{door} only translations are known: choose among {known}"
+                )
+            if method.student_start == "teacher":
+                raise ValueError(
+                    f"student_start: teacher needs the teacher's layers, and of a teacher.{door} "
+                    "only translations are known: leave it out"
+                )
+        if self.sequences != Sequences():
+            raise ValueError(
+                "sequences says how a2d translates with a teacher: leave it out beside "
+                f"teacher.{door}"
             )
         return self
 
@@ -377,7 +427,7 @@ def make_recipe(raw: dict[str, Any], overrides: Iterable[str], name: str) -> Rec
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{name}: {_explain(error)}") from error
+        raise UserError(f"{name}: {explain(error, Recipe)}") from error
 
 
 def make_cleaning(overrides: Iterable[str]) -> Cleaning:
@@ -395,7 +445,7 @@ def make_cleaning(overrides: Iterable[str]) -> Cleaning:
     try:
         return Cleaning.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"cleaning: {_explain(error, Cleaning)}") from error
+        raise UserError(f"cleaning: {explain(error, Cleaning)}") from error
 
 
 def _raw(name_or_path: str, extenders: tuple[str, ...]) -> dict[str, Any]:
@@ -410,20 +460,7 @@ def _raw(name_or_path: str, extenders: tuple[str, ...]) -> dict[str, Any]:
         base = str(Path(name_or_path).parent / base)
     if base in (name_or_path, *extenders):
         raise UserError(f"{name_or_path} extends {base}, which extends it: drop one of the two.")
-    return _merged(_raw(base, (*extenders, name_or_path)), raw, Recipe)
-
-
-def _merged(
-    base: dict[str, Any], own: dict[str, Any], section: type[Section] | None
-) -> dict[str, Any]:
-    """A section (None: a mapping that is none) as a recipe that extends another changes it."""
-    replaces = {} if section is None else section.replaces
-    dropped = {key for name in own if own[name] is not None for key in replaces.get(name, ())}
-    merged = {key: value for key, value in base.items() if key not in dropped} | own
-    for key in merged.keys() & base.keys() & own.keys():
-        if isinstance(base[key], dict) and isinstance(own[key], dict):
-            merged[key] = _merged(base[key], own[key], _section_at(section, key))
-    return merged
+    return extended(_raw(base, (*extenders, name_or_path)), raw, Recipe)
 
 
 def _read(name_or_path: str) -> str:
@@ -467,40 +504,3 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
-
-
-def _explain(error: ValidationError, root: type[Section] = Recipe) -> str:
-    """One sentence on the first thing wrong, with its dotted key and the mend."""
-    first = error.errors()[0]
-    path = [part for part in first["loc"] if part not in ("str", "list[str]", "dict[str,any]")]
-    key = ".".join(str(part) for part in path)
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{nearest(str(path[-1]), _keys_beside(path, root))}"
-    if first["type"] == "missing":
-        why = (
-            ": students inherit sizes from a teacher's shape only" if path[0] == "students" else ""
-        )
-        return f"{key!r} is missing{why}."
-    message = first["msg"].removeprefix("Value error, ").removesuffix(".")
-    message = message.replace("Input should be", "it must be")
-    if first["type"] == "value_error":
-        return f"{key}: {message}." if key else f"{message}."
-    return f"{key!r} is {first['input']!r}: {message}."
-
-
-def _keys_beside(path: list[int | str], section: type[Section]) -> list[str]:
-    for part in path[:-1]:
-        if isinstance(part, str):
-            section = _section_at(section, part) or section
-    return list(section.model_fields)
-
-
-def _section_at(section: type[Section] | None, key: str) -> type[Section] | None:
-    """The section that is a section's value, or an item of it; None where that is none."""
-    if section is None or key not in section.model_fields:
-        return None
-    annotation = section.model_fields[key].annotation
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, Section):
-            return candidate
-    return None

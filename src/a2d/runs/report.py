@@ -17,7 +17,7 @@ from a2d.progress import doing
 from a2d.runs import plots, results
 from a2d.runs.plan import Plan
 from a2d.runs.recipe import Recipe
-from a2d.runs.results import Group, Row
+from a2d.runs.results import UNKNOWN, Group, Row
 from a2d.runs.translations import HYPOTHESES, read_lines
 
 
@@ -62,23 +62,30 @@ def table(rows: list[Row], title: str) -> Table:
         out.add_row(
             escape(group.label),
             group.student.replace("x", "×").replace("-", "\n", 1),
-            f"{group.rows[0].parameters / 1e6:.1f}M",
+            millions(group.rows[0]),
             spread(group, "bleu", several),
             _gain(group),
-            f"{group.mean('chrf'):.2f}",
+            UNKNOWN if group.rows[0].chrf is None else f"{group.mean('chrf'):.2f}",
             times(group.speed_up(teacher)),
             duration(group),
         )
     return out
 
 
+def millions(row: Row) -> str:
+    """A model's parameters in millions; a dash where they are unknown."""
+    return UNKNOWN if row.parameters is None else f"{row.parameters / 1e6:.1f}M"
+
+
 def times(ratio: float | None) -> str:
     """A ratio of speeds; a dash where none was measured."""
-    return "–" if ratio is None else f"{ratio:.2f}×"
+    return UNKNOWN if ratio is None else f"{ratio:.2f}×"
 
 
 def spread(group: Group, column: str, several: bool) -> str:
-    """A mean, and its deviation where several seeds were run."""
+    """A mean, and its deviation where several seeds were run; a dash where it is unknown."""
+    if getattr(group.rows[0], column) is None:
+        return UNKNOWN
     text = f"{group.mean(column):.2f}"
     return f"{text} ± {group.deviation(column):.2f}" if several and len(group.rows) > 1 else text
 
@@ -86,7 +93,7 @@ def spread(group: Group, column: str, several: bool) -> str:
 def duration(group: Group) -> str:
     """Mean training time in hours, minutes and seconds; a dash for a pretrained model."""
     if group.rows[0].train_seconds is None:
-        return "–"
+        return UNKNOWN
     minutes, seconds = divmod(round(group.mean("train_seconds")), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 

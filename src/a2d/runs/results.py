@@ -32,6 +32,7 @@ from a2d.stage import write_text
 from a2d.text.evaluation import p_values
 
 SIGNIFICANT = 0.05
+UNKNOWN = "–"
 COMPARISONS = ("gain_vs_baseline", "p_vs_baseline", "gain_vs_kd", "p_vs_kd")
 
 
@@ -44,7 +45,9 @@ class Row:
     and seed, with the recipe's first setting of that method that starts alike, or else its first;
     None where there is none. `sentences_per_second` is that of the model's shape
     (`a2d.runs.speeds`); None where it was not measured or the translations are all but empty.
-    `train_seconds` and `device` are None for a pretrained teacher.
+    `train_seconds` and `device` are None for a pretrained teacher. Of a teacher that a2d cannot
+    load, `parameters` are None and `student` is a dash; so are `bleu` and `chrf` where its
+    translations of the evaluated set are not known.
     """
 
     name: str
@@ -53,9 +56,9 @@ class Row:
     setting: str
     student: str
     seed: int
-    parameters: int
-    bleu: float
-    chrf: float
+    parameters: int | None
+    bleu: float | None
+    chrf: float | None
     gain_vs_baseline: float | None
     p_vs_baseline: float | None
     gain_vs_kd: float | None
@@ -255,13 +258,14 @@ def _references(plan: Plan, recipe: Recipe) -> list[str]:
 
 def _figures(model: Model) -> dict[str, Any]:
     scores = json.loads((model.translations.folder / SCORES).read_text("utf-8"))
-    shape = [scores.pop(key) for key in ("encoder_layers", "decoder_layers", "heads")]
+    layers = ("encoder_layers", "decoder_layers", "heads")
+    shape = UNKNOWN if model.foreign else "{}+{}x{}".format(*map(scores.pop, layers))
     del scores["signatures"]
     scores.pop("sentences_per_second", None)  # of earlier versions, measured side by side
     trained = history(model) if model.shape is not None else {"seconds": None, "device": None}
     return {
         **scores,
-        "student": model.size or "{}+{}x{}".format(*shape),
+        "student": model.size or shape,
         "train_seconds": trained["seconds"],
         "device": trained["device"],
     }

@@ -24,6 +24,7 @@ from a2d.models.export import ExportedModel, export, searches_alike
 from a2d.models.loading import load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report
+from a2d.runs.command import translate_by_command
 from a2d.runs.recipe import Evaluation, Sequences
 from a2d.runs.translations import one_line
 from a2d.runs.workers import Workers
@@ -34,6 +35,8 @@ from a2d.text.pairs import Pair
 SHARD = 1000
 """Sentences per file: at most so many are translated again after an interruption."""
 
+SHARDS = "shard-*.jsonl"
+
 EXPORTED = "teacher"
 
 
@@ -43,11 +46,13 @@ class Task(NamedTuple):
     teacher: folder or hub name of a model with its tokenizer.
     search: the beam search.
     how: what translates, and how many hypotheses there are to choose from.
+    command: what translates in the place of a model (`a2d.runs.command`).
     """
 
     teacher: str
     search: Evaluation
     how: Sequences
+    command: str | None = None
 
 
 def translate_training_source(
@@ -56,7 +61,8 @@ def translate_training_source(
     """Translate the training source with the teacher, shard by shard.
 
     Args:
-        pairs: the training data; of several hypotheses the one closest to the reference is taken.
+        pairs: the training data; of several hypotheses the one closest to the reference is taken,
+            or the likeliest where the reference is empty.
         folder: where finished shards are kept (`shard-00000.jsonl`, …); those there are used,
             unless they are damaged or of other sentences.
         task: how.
@@ -66,7 +72,8 @@ def translate_training_source(
         As many translations.
 
     Raises:
-        UserError: the teacher's family cannot be converted to CTranslate2, which was asked for.
+        UserError: the teacher's family cannot be converted to CTranslate2, which was asked for, or
+            its command fails.
     """
     for wait in (False, True):
         translate_shards(pairs, folder, task, workers, wait=wait)
@@ -104,7 +111,7 @@ def translate_shards(
 
 def _export(task: Task, folder: Path) -> Path | None:
     """The teacher as CTranslate2's model; None where transformers is to translate."""
-    if task.how.engine == "transformers":
+    if task.command is not None or task.how.engine == "transformers":
         return None
     path = folder / EXPORTED
     try:
@@ -160,6 +167,8 @@ Search = Callable[[Sequence[str], Callable[[int], None]], list[list[str]]]
 
 
 def _search(task: Task, exported: Path | None) -> Search:
+    if (command := task.command) is not None:
+        return lambda sources, told: [[t] for t in translate_by_command(command, sources, told)]
     count, beams = task.how.n_best, task.search.beams
     if exported is not None:
         model = ExportedModel(exported)
@@ -182,11 +191,15 @@ def _translate(
         [pair.source for pair in pairs], lambda done: report(Event(name, done, len(pairs)))
     )
     lines = [
-        {**label, "translation": one_line(closest(hypotheses, pair.target))}
+        {**label, "translation": one_line(_best(hypotheses, pair.target))}
         for label, pair, hypotheses in zip(_labels(pairs, number), pairs, found, strict=True)
     ]
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     report(Event(name, len(pairs), len(pairs)))
+
+
+def _best(hypotheses: Sequence[str], reference: str) -> str:
+    return closest(hypotheses, reference) if reference else hypotheses[0]
 
 
 def _part(pairs: Sequence[Pair], number: int) -> Sequence[Pair]:

@@ -21,6 +21,7 @@ from a2d.models.decoding import positions_of, search_settings
 from a2d.models.loading import load_config, load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report
+from a2d.runs.command import sentences_per_second
 from a2d.runs.plan import Model, Plan
 from a2d.runs.recipe import Evaluation
 from a2d.stage import Stage, write_text
@@ -32,10 +33,11 @@ FIGURES = "speed.json"
 _FIRST = 16
 """Sentences of the first sample."""
 _PASS = 0.7
-"""Seconds: the sample is doubled until the teacher needs as long, or the set is used up."""
+"""Seconds: the sample is doubled until the teacher (a student, beside one that a2d cannot load)
+needs as long, or the set is used up."""
 _SECONDS = 4.0
 """No round begins later than this after the first; a round is the teacher's pass over the sample
-and the student's."""
+and the student's, or the student's alone beside a teacher that a2d cannot load."""
 _FEWEST, _MOST = 3, 7
 """Rounds, however long they take."""
 
@@ -47,7 +49,13 @@ class Batch(NamedTuple):
     tokens: int
 
 
-def measure_speeds(plan: Plan, pairs: Sequence[Pair], search: Evaluation, report: Report) -> None:
+def measure_speeds(
+    plan: Plan,
+    pairs: Sequence[Pair],
+    search: Evaluation,
+    report: Report,
+    command: str | None = None,
+) -> None:
     """Carry out the stages of speed that are not done, each with the first student of its shape.
 
     Args:
@@ -55,6 +63,7 @@ def measure_speeds(plan: Plan, pairs: Sequence[Pair], search: Evaluation, report
         pairs: the evaluated set; a sample of it is translated.
         search: beams, and padded source tokens per batch.
         report: gets an event after each round.
+        command: the teacher's, if it is one: it is timed for itself, with outputs of its own.
     """
     waiting: dict[Path, tuple[Stage, Model]] = {}
     for model in plan.students:
@@ -62,16 +71,24 @@ def measure_speeds(plan: Plan, pairs: Sequence[Pair], search: Evaluation, report
             waiting.setdefault(model.speed.folder, (model.speed, model))
     if not waiting:
         return
-    paths = [plan.teacher.path, *(model.path for _, model in waiting.values())]
+    foreign = plan.teacher.foreign
+    own = [] if foreign else [plan.teacher.path]
+    paths = own + [model.path for _, model in waiting.values()]
     configs = [load_config(path) for path in paths]
     positions = min((p for c in configs if (p := positions_of(c)) is not None), default=None)
     tokenizer = load_tokenizer(plan.vocabulary.folder)
-    teacher = TimedModel(plan.teacher.path, search.beams)
-    sample = _sample(teacher, tokenizer, pairs, search.max_tokens, positions)
+    teacher = None if foreign else TimedModel(plan.teacher.path, search.beams)
+    longest = search.max_tokens, positions
+    sample = None if teacher is None else _sample(teacher, tokenizer, pairs, *longest)
+    others = {}
+    if command is not None:
+        sources = [pair.source for pair in pairs]
+        others["teacher_sentences_per_second"] = sentences_per_second(command, sources)
     for stage, model in waiting.values():
         student, name = TimedModel(model.path, search.beams), f"speed: {stage.folder.name}"
+        batches = sample or _sample(student, tokenizer, pairs, *longest)
         with stage.work() as folder:
-            figures = _compare(teacher, student, sample, name, report)
+            figures = _compare(teacher, student, batches, name, report) | others
             write_text(folder / FIGURES, json.dumps(figures, indent=1) + "\n")
 
 
@@ -79,7 +96,7 @@ def read_speeds(plan: Plan) -> dict[str, float]:
     """Sentences per second of each model by its name, without those that were not measured.
 
     A student's is its shape's speed-up times the teacher's, which is the median of those that
-    were measured with each shape.
+    were measured with each shape. Beside a teacher that a2d cannot load it is its own.
     """
     found = {}
     for student in plan.students:
@@ -88,7 +105,12 @@ def read_speeds(plan: Plan) -> dict[str, float]:
             found[student.name] = json.loads(text)
     if not found:
         return {}
-    teacher = median(figures["teacher_sentences_per_second"] for figures in found.values())
+    measured = [figures.get("teacher_sentences_per_second") for figures in found.values()]
+    teacher = median(speed for speed in measured if speed is not None) if any(measured) else None
+    if plan.teacher.foreign:
+        speeds = {name: figures["sentences_per_second"] for name, figures in found.items()}
+        return speeds if teacher is None else {plan.teacher.name: teacher, **speeds}
+    assert teacher is not None
     speeds = {name: figures["speed_up"] * teacher for name, figures in found.items()}
     return {plan.teacher.name: teacher, **speeds}
 
@@ -135,39 +157,52 @@ def make_batches(
 
 
 def _sample(
-    teacher: TimedModel,
+    model: TimedModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[Pair],
     max_tokens: int,
     positions: int | None,
 ) -> list[Batch]:
-    """Pairs evenly spread over a set, as many as the teacher needs a while for."""
+    """Pairs evenly spread over a set, as many as the teacher, or a model, needs a while for."""
     count = _FIRST
     while True:
         places = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int)
         chosen = [pairs[place] for place in places]
         batches = make_batches(tokenizer, chosen, max_tokens, positions)
-        if teacher.seconds(batches) >= _PASS or count >= len(pairs):
+        if model.seconds(batches) >= _PASS or count >= len(pairs):
             return batches
         count *= 2
 
 
 def _compare(
-    teacher: TimedModel, student: TimedModel, sample: Sequence[Batch], name: str, report: Report
-) -> dict[str, float]:
-    """Both models' passes in turn, so that what slows the machine for a while slows both."""
+    teacher: TimedModel | None,
+    student: TimedModel,
+    sample: Sequence[Batch],
+    name: str,
+    report: Report,
+) -> dict[str, float | None]:
+    """Both models' passes in turn, so that what slows the machine for a while slows both.
+
+    Without a teacher it is the student alone.
+    """
     report(Event(name, 0, _MOST))
     student.seconds(sample[-1:])  # not timed: first calls are slower
     end = time.monotonic() + _SECONDS
     rounds: list[tuple[float, float]] = []
+    slower = student if teacher is None else teacher
     while len(rounds) < _FEWEST or (len(rounds) < _MOST and time.monotonic() < end):
-        rounds.append((teacher.seconds(sample), student.seconds(sample)))
+        first = slower.seconds(sample)
+        rounds.append((first, first if teacher is None else student.seconds(sample)))
         report(Event(name, len(rounds), _MOST))
     report(Event(name, len(rounds), len(rounds)))
     sentences = sum(len(batch.inputs["input_ids"]) for batch in sample)
-    return {
+    speed = sentences / median(slow for slow, _ in rounds)
+    figures = {
         "speed_up": median(slow / fast for slow, fast in rounds),
-        "teacher_sentences_per_second": sentences / median(slow for slow, _ in rounds),
+        "teacher_sentences_per_second": speed,
+    }
+    return {
+        **({"sentences_per_second": speed} if teacher is None else figures),
         "sentences": sentences,
         "rounds": len(rounds),
         "threads": torch.get_num_threads(),

@@ -41,7 +41,7 @@ from a2d.runs.recipe import Distillation, Training
 from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.runs.workers import Workers
 from a2d.stage import write_text
-from a2d.text.batching import TokenBatchSampler, lengths
+from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import METHODS, new_transfer
 from a2d.training.teacher_cache import TeacherCache
@@ -59,15 +59,16 @@ logger = logging.getLogger(__name__)
 class Inputs(NamedTuple):
     """What every training of a run reads, and where it logs.
 
-    `distilled` is the training data with the teacher's translations as references; `caches` are
-    the teacher's, by whether they are of that data; `pretrained` says that the teacher is at hand,
-    so that students can be of its family; `beams` is the width of the beam that they are judged by.
+    `data` holds the parts of training data by their names, and `caches` are the teacher's, by the
+    parts that they are of (`a2d.runs.plan`). `teacher` is empty for one that a2d cannot load.
+    `pretrained` says that the teacher is at hand, so that students can be of its family; `beams` is
+    the width of the beam that they are judged by.
     """
 
     vocabulary: Path
     tokens: Path
-    distilled: Path
-    caches: dict[bool, Path]
+    data: dict[str, Path]
+    caches: dict[tuple[str, ...], Path]
     teacher: str
     pretrained: bool
     yardstick: Path
@@ -212,14 +213,14 @@ def _new_trainer(
     assert model.training is not None
     tokenizer = load_tokenizer(inputs.vocabulary)
     data = load_from_disk(str(inputs.tokens))
-    method = METHODS[model.method.method]
-    translated = method.sequences and not trial
-    train = load_from_disk(str(inputs.distilled)) if translated else data["train"]
+    parts = [inputs.data[part] for part in model.learns_from]
+    train = data["train"] if trial else load_tokens(parts)
     teacher = load_model(inputs.teacher) if model.needs_teacher else None
     cache = None
-    if method.distribution and not trial and method.sequences in inputs.caches:
+    asked = METHODS[model.method.method].distribution and not trial
+    if asked and model.learns_from in inputs.caches:
         assert teacher is not None
-        cache = TeacherCache(inputs.caches[method.sequences], train, teacher)
+        cache = TeacherCache(inputs.caches[model.learns_from], train, teacher)
     original = load_model(inputs.teacher) if inputs.pretrained and teacher is None else teacher
     student = _new_student(model, tokenizer, original)
     student.generation_config.num_beams = inputs.beams
@@ -270,7 +271,7 @@ def make_config(
     plateau = training.schedule == "plateau"
     return A2DConfig(
         output_dir=str(output),
-        **method.model_dump(exclude={"name", "student_start", "copied_layers"}),
+        **method.model_dump(exclude={"name", "student_start", "copied_layers", "monolingual"}),
         max_tokens=training.max_tokens,
         gradient_accumulation_steps=training.gradient_accumulation,
         max_steps=interval * evaluations,
@@ -331,7 +332,7 @@ def check(models: Sequence[Model], inputs: Inputs) -> None:
         assert model.training is not None
         assert model.shape is not None
         config = make_config(model.method, model.training, model.seed, train, model.stage.partial)
-        if model.taught_by is None:
+        if model.taught_by is None or not inputs.teacher:
             continue
         if teacher is None:
             teacher = _teacher_for_checks(models, tokenizer, inputs)

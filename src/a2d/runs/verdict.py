@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,15 +53,20 @@ def measure_yardstick(
     started = time.perf_counter()
     quality = measure_quality("the teacher", teacher, tokenizer, pairs, report)
     seconds = time.perf_counter() - started
+    with stage.work() as folder:
+        write_yardstick(folder, quality, pairs, seconds)
+
+
+def write_yardstick(folder: Path, teacher: Quality, pairs: Sequence[Pair], seconds: float) -> None:
+    """Put the teacher's scores on the validation set beside those of copied sources."""
     sources, references = zip(*pairs, strict=True)
     copy = score(sources, references)
-    yardstick = Yardstick(quality, Quality(copy.bleu, copy.chrf), seconds)
-    with stage.work() as folder:
-        write_text(folder / YARDSTICK, json.dumps(asdict(yardstick), indent=1) + "\n")
+    yardstick = Yardstick(teacher, Quality(copy.bleu, copy.chrf), seconds)
+    write_text(folder / YARDSTICK, json.dumps(asdict(yardstick), indent=1) + "\n")
 
 
 def read_yardstick(folder: Path) -> Yardstick:
-    """Read what `measure_yardstick` wrote into a stage's folder."""
+    """Read what `write_yardstick` wrote into a stage's folder."""
     raw: dict[str, Any] = json.loads((folder / YARDSTICK).read_text("utf-8"))
     return Yardstick(Quality(*raw["teacher"]), Quality(*raw["copy"]), raw["seconds"])
 
@@ -80,8 +84,12 @@ def measure_quality(
         beams=1,
         progress=lambda done: report(Event(task, done, len(sources))),
     )
-    lines = partial(map, one_line)
-    scores = score(list(lines(hypotheses)), list(lines(references)))
+    return quality_of(hypotheses, references)
+
+
+def quality_of(hypotheses: Sequence[str], references: Sequence[str]) -> Quality:
+    """Score translations of the validation set."""
+    scores = score(list(map(one_line, hypotheses)), list(map(one_line, references)))
     return Quality(scores.bleu, scores.chrf)
 
 
@@ -161,6 +169,7 @@ def advise(model: Model, pairs: int, improving: bool) -> tuple[str, ...]:
     if pairs < 20_000:
         advice.append(
             f"{pairs:,} pairs are few: add parallel text of the same kind (--data may be given "
-            "several times), or source text that the teacher translates (--method seqkd+kd)."
+            "several times), or source text that the teacher translates (--method seqkd+kd "
+            "corpus.monolingual=FILE)."
         )
     return tuple(advice)

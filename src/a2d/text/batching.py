@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets, load_from_disk
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
@@ -54,6 +55,12 @@ def tokenise(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> Datas
         columns = {name: [getattr(pair, name) for pair in pairs] for name in Pair._fields}
         texts = Dataset.from_dict(columns)
     return texts.map(encode, batched=True, remove_columns=["source", "target"], desc=None)
+
+
+def load_tokens(folders: Sequence[Path]) -> Dataset:
+    """Read what `tokenise` made, saved in several folders, one after the other."""
+    parts = [load_from_disk(str(folder)) for folder in folders]
+    return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
 
 def lengths(dataset: Dataset) -> np.ndarray:

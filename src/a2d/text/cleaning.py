@@ -166,11 +166,11 @@ def overlap(train: Iterable[Pair], heldout: Iterable[Pair]) -> int:
 
 def leaks(train: Iterable[Pair], heldout: Iterable[Pair]) -> list[int]:
     """Give the numbers, from 0, of the held-out pairs that `overlap` counts."""
-    gists = [(_gist(pair.source), _gist(pair.target)) for pair in heldout]
-    sources, targets = ({gist[side] for gist in gists} for side in (0, 1))
+    gists = [(gist(pair.source), gist(pair.target)) for pair in heldout]
+    sources, targets = ({both[side] for both in gists} for side in (0, 1))
     seen: set[tuple[int, str]] = set()  # training data may be larger than memory
     for pair in train:
-        source, target = _gist(pair.source), _gist(pair.target)
+        source, target = gist(pair.source), gist(pair.target)
         if source in sources:
             seen.add((0, source))
         if target in targets:
@@ -204,12 +204,12 @@ def hold_out(
         if len(drawn) == count:
             break
         pair = pairs[index]
-        source, target = _gist(pair.source), _gist(pair.target)
+        source, target = gist(pair.source), gist(pair.target)
         if source not in sources and target not in targets:
             drawn[index] = pair
             sources.add(source)
             targets.add(target)
-    rest = (p for p in pairs if _gist(p.source) not in sources and _gist(p.target) not in targets)
+    rest = (p for p in pairs if gist(p.source) not in sources and gist(p.target) not in targets)
     return [drawn[index] for index in sorted(drawn)], into(rest)
 
 
@@ -240,7 +240,7 @@ def _duplicates(near: bool) -> Callable[[Pair], bool]:
     seen: set[int] = set()  # hashes: texts would double the memory
 
     def again(pair: Pair) -> bool:
-        key = hash(tuple(map(_gist, pair)) if near else pair)
+        key = hash(tuple(map(gist, pair)) if near else pair)
         if key in seen:
             return True
         seen.add(key)
@@ -249,6 +249,6 @@ def _duplicates(near: bool) -> Callable[[Pair], bool]:
     return again
 
 
-def _gist(text: str) -> str:
+def gist(text: str) -> str:
     """The words of a text in lower case; the text itself where it has none."""
     return re.sub(r"[\W\d_]+", " ", text.casefold()).strip() or text

@@ -28,11 +28,13 @@ class Method(NamedTuple):
     """What a named method imitates.
 
     sequences: references are the teacher's translations of the training source.
+    references: with `sequences`: the corpus's references besides, each source once with either.
     distribution: the teacher's distribution over every next token.
     features: what it compares inside the models, or None.
     """
 
     sequences: bool = False
+    references: bool = False
     distribution: bool = False
     features: (
         Literal["last", "uniform", "tinybert", "minilm", "ckd", "a2d", "a2d+hidden"] | None
@@ -58,6 +60,7 @@ METHODS = {
     "baseline": Method(),
     "kd": Method(distribution=True),
     "seqkd": Method(sequences=True),
+    "seqkd+references": Method(sequences=True, references=True),
     "seqkd+kd": Method(sequences=True, distribution=True),
     "last": Method(distribution=True, features="last"),
     "uniform": Method(distribution=True, features="uniform"),
@@ -69,7 +72,8 @@ METHODS = {
     "seqkd+a2d": Method(sequences=True, distribution=True, features="a2d"),
 }
 """baseline: references only. kd: word-level KD (Hinton et al. 2015; Kim & Rush 2016, section 3.1).
-seqkd: sequence-level KD (Kim & Rush 2016, section 3.2). a2d: kd and attention transfer through a
+seqkd: sequence-level KD (Kim & Rush 2016, section 3.2). seqkd+references: every source twice, with
+the teacher's translation and with the reference. a2d: kd and attention transfer through a
 learned alignment (Jin et al. 2024). a2d+hidden: with hidden states besides. The others are kd and
 feature transfer by `a2d.method.mappings`."""
 

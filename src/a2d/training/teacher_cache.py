@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from numpy.lib.format import open_memmap
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -30,7 +30,7 @@ from a2d.method.token_losses import TopTokens
 from a2d.models.loading import decoder_inputs, load_to_run
 from a2d.progress import Event, Report
 from a2d.stage import require_space, write_text
-from a2d.text.batching import TokenBatchSampler, lengths
+from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
 from a2d.training.distillation import Signals
 from a2d.training.frozen import frozen_teacher
 
@@ -284,13 +284,14 @@ def build(
 
 
 def build_from(
-    data: Path, teacher: str, folder: Path, max_tokens: int, states: bool, report: Report
+    data: Sequence[Path], teacher: str, folder: Path, max_tokens: int, states: bool, report: Report
 ) -> None:
-    """`build` for a dataset saved in `data` and a teacher's folder or hub name."""
-    dataset = load_from_disk(str(data))
+    """`build` for a dataset saved in the folders `data` and a teacher's folder or hub name."""
+    dataset = load_tokens(data)
+    name = "teacher's signals: " + "+".join(part.name for part in data)
 
     def show(done: int) -> None:
-        report(Event(f"teacher's signals: {data.name}", done, len(dataset)))
+        report(Event(name, done, len(dataset)))
 
     build(folder, load_to_run(teacher), dataset, max_tokens, show, states)
 
