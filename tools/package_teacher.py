@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     folder = parser.parse_args().run / "models" / "teacher"
     model = load_model(folder).to(torch.float16)
-    settle_search(model, longest=LONGEST)
+    settle_search(model, LONGEST, LONGEST)
     model.save_pretrained(PLACE)
     load_tokenizer(folder).save_pretrained(PLACE)
     size = (PLACE / "model.safetensors").stat().st_size

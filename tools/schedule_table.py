@@ -28,7 +28,6 @@ def row(trial: dict[str, Any]) -> str:
         f"{trial['epochs']:.0f}",
         f"{trial['bleu']:.1f}",
         f"{last[2]:.1f}",
-        f"{trial['seconds']:.0f}",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -41,7 +40,7 @@ def main() -> None:
         for line in file.read_text("utf-8").splitlines()
     ]
     trials.sort(key=lambda t: (t["corpus"], t["start"] != "teacher", t["pairs"]))
-    names = ("corpus", *COLUMNS, "best BLEU", "last chrF", "seconds")
+    names = ("corpus", *COLUMNS, "best BLEU", "last chrF")
     print(f"| {' | '.join(names)} |")
     print(f"|{'---|' * 3}{'--:|' * (len(names) - 3)}")
     for trial in trials:
