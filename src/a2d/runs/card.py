@@ -13,6 +13,7 @@ from a2d.runs.recipe import Recipe
 from a2d.runs.report import millions, times
 from a2d.runs.results import Group, Row
 from a2d.runs.verdict import Verdict
+from a2d.teachers import BUILTIN
 
 _METRICS = {"bleu": "BLEU", "chrf": "chrF"}
 
@@ -44,7 +45,8 @@ def write_card(
     assert recipe.teacher.path is not None
     local = Path(recipe.teacher.path).exists()
     teacher_name = Path(recipe.teacher.path).name if local else recipe.teacher.path
-    metadata = _metadata(name, recipe, student, licence, None if local else teacher_name)
+    on_hub = not local and not teacher_name.startswith(BUILTIN)
+    metadata = _metadata(name, recipe, student, licence, teacher_name if on_hub else None)
     text = _TEXT.format(
         name=name,
         teacher=teacher_name,
