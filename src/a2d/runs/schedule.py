@@ -28,6 +28,8 @@ UPDATES, TOKENS = 1000, 12_000
 """Planned updates for a corpus of that many tokens. Others have more or fewer with the cube root of
 their size, and always `LEAST_EPOCHS`."""
 LEAST_EPOCHS = 3
+RANDOM_START = 2
+"""Times as many updates for a student that starts from random weights."""
 
 VALIDATIONS = 15
 
@@ -63,6 +65,8 @@ def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
     batch = BATCHES[0] if tokens < SMALL else BATCHES[1]
     per_epoch = max(1.0, tokens / batch)
     updates = max(UPDATES * (tokens / TOKENS) ** (1 / 3), LEAST_EPOCHS * per_epoch)
+    if start != "teacher":
+        updates *= RANDOM_START
     return {
         "schedule": "plateau",
         "max_tokens": batch,
