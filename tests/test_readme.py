@@ -25,9 +25,13 @@ def blocks():
 
 
 def shell(command, folder):
-    """Run a block as a user's shell would, without a network."""
+    """Run a block as a user's shell would, without a network.
+
+    On one core: beside other tests, a second thread would make everything many times slower.
+    """
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
+    settings = {"PATH": path, "HF_HUB_OFFLINE": "1", "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | settings
     return subprocess.run(
         ["bash", "-e", "-c", command],
         cwd=folder,
