@@ -20,8 +20,11 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def blocks():
-    """The shell blocks of README."""
-    return re.findall(r"^```\n(.*?)^```", README.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    """The shell blocks of README, which name no language."""
+    fenced = re.findall(
+        r"^```(\w*)\n(.*?)^```$", README.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    return [text for language, text in fenced if not language]
 
 
 def shell(command, folder):
