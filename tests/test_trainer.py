@@ -258,6 +258,16 @@ def test_saved_student_is_an_ordinary_model(tmp_path, tokenizer, data):
     assert json.loads(output.splitlines()[-1]) == [[], expected]
 
 
+def test_validation_neither_samples_nor_stops_as_a_release_says(tmp_path, tokenizer, data):
+    scores = []
+    for settings in ({}, {"do_sample": True, "top_k": 9, "max_length": 3}):
+        distiller = trainer(tmp_path, tokenizer, data)
+        distiller.student.generation_config.update(**settings)
+        scores.append(distiller.evaluate(data)["eval_chrf"])
+        assert distiller.student.generation_config.do_sample == settings.get("do_sample")
+    assert scores[0] == scores[1] > 0
+
+
 def test_resumed_training_equals_an_undisturbed_one(tmp_path, tokenizer, data):
     settings = {
         "dropout": 0.1,
