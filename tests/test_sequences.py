@@ -79,7 +79,8 @@ def test_are_the_teachers_in_order(teacher, tmp_path):
     assert found == [one_line(text) for text in expected]
     assert len(set(found)) > len(found) / 2  # an order could be lost
     assert sorted(tmp_path.iterdir()) == [shard(tmp_path, number) for number in range(6)]
-    names = [f"teacher's translations: shard-{number:05}" for number in range(6)]
+    prefix = f"teacher's translations: {tmp_path.name}, "
+    names = [f"{prefix}shard-{number:05}" for number in range(6)]
     ends = [event.task for event in events if event.completed == event.total]
     assert list(dict.fromkeys(ends)) == names
 

@@ -75,7 +75,7 @@ def translate_by_command(
         fault = _fault(process.returncode, lines, len(sentences))
         if fault is not None:
             first = _first_line(errors)
-            said = f", and says: {first}" if first else ""
+            said = f", and says: {first}" if first else "."
             raise UserError(f"teacher.command {command!r} {fault}{said}")
     return [one_line(line.decode()) for line in lines]
 

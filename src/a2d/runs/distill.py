@@ -37,6 +37,7 @@ from a2d.runs.verdict import LEAST_SHARE, Verdict, advise, measure_quality, read
 from a2d.runs.workers import Workers
 from a2d.stage import RECORD, write_text
 from a2d.text.corpus import from_arguments, places
+from a2d.training.distillation import METHODS
 
 _OF_THE_RUN = (RECORD, HISTORY)
 """What a model's folder holds for the run alone."""
@@ -181,16 +182,24 @@ def _scheduled(
             "distill makes one student: give one method and one seed, or compare several by "
             "`a2d run`."
         )
-    assert recipe.teacher.path is not None
+    if recipe.teacher.path is None:
+        raise UserError(
+            "distill takes a teacher that a2d can load: describe another one in a recipe for "
+            "`a2d run` (docs/foreign-teachers.md)."
+        )
     splits = pipeline.read_corpus(recipe, console)
     prefix = recipe.teacher.source_prefix
     tokenizer = load_tokenizer(recipe.teacher.path, recipe.teacher.languages, prefix)
-    tokens = count_tokens(splits.train, tokenizer)
-    start = recipe.methods[0].student_start
-    training = schedule_for(tokens, recipe.students[0].width, start)
+    method = recipe.methods[0]
+    kind = METHODS[method.method]
+    tokens = count_tokens(splits.train, tokenizer) * (1 + kind.references)
+    if splits.monolingual and kind.sequences and method.monolingual:
+        tokens += count_tokens(splits.monolingual, tokenizer)
+    training = schedule_for(tokens, recipe.students[0].width, method.student_start)
     training |= {"epochs": epochs} if epochs is not None else {}
     training |= {"hours": hours} if hours is not None else {}
-    chosen = {"training": training, "distillation": imitation_for(tokens, start)}
+    imitation = imitation_for(tokens, method.student_start)
+    chosen = {"training": training, "distillation": imitation}
     return make_recipe({**raw, **chosen}, overrides, "distill"), splits
 
 

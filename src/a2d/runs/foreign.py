@@ -31,18 +31,21 @@ def measure_yardstick(stage: Stage, pairs: Sequence[Pair], translator: Translato
 
 
 def translate_and_score(
-    teacher: Model, pairs: Sequence[Pair], translator: Translator, complete: bool
+    teacher: Model, split: str, pairs: Sequence[Pair], translator: Translator, complete: bool
 ) -> None:
     """Carry out the teacher's stage of translations, as those of other models.
 
     Args:
         teacher: the teacher.
+        split: name of the evaluated set.
         pairs: the evaluated set.
         translator: gives its translations.
         complete: every source has a translation; without that, there are no scores.
     """
-    with teacher.translations.work(keep=SHARDS) as folder:
-        hypotheses = translator(pairs, folder)
+    with teacher.translations.work(keep=f"{split}/{SHARDS}") as folder:
+        shards = folder / split
+        shards.mkdir(exist_ok=True)
+        hypotheses = translator(pairs, shards)
         references = [one_line(pair.target) for pair in pairs]
         figures = score(list(map(one_line, hypotheses)), references)._asdict()
         if not complete:

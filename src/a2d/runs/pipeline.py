@@ -404,7 +404,7 @@ def _translate(prepared: Prepared, recipe: Recipe, folder: Path, console: Consol
         if plan.teacher.foreign and plan.teacher in waiting:
             waiting.remove(plan.teacher)
             translator, complete = _translator(plan, splits, recipe, pool), splits.translated(split)
-            foreign.translate_and_score(plan.teacher, pairs, translator, complete)
+            foreign.translate_and_score(plan.teacher, split, pairs, translator, complete)
         for future in [pool.submit(translate_and_score, model, *inputs) for model in waiting]:
             future.result()
 

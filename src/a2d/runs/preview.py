@@ -5,14 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from datasets import load_from_disk
+import numpy as np
+from datasets import Dataset, load_from_disk
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from a2d.models.loading import count_parameters, load_model
 from a2d.runs.pipeline import Prepared, measure_teacher
-from a2d.runs.plan import Model, space_needed
+from a2d.runs.plan import MONOLINGUAL, Model, space_needed
 from a2d.runs.recipe import Recipe
 from a2d.runs.trainings import make_config, try_updates
 from a2d.runs.verdict import Yardstick, read_yardstick
@@ -60,7 +61,7 @@ def _rows(
 ) -> list[tuple[str, str]]:
     assert student.training is not None
     splits, inputs, training = prepared.splits, prepared.inputs, student.training
-    train = load_from_disk(str(inputs.tokens))["train"]
+    train = _planned(load_from_disk(str(inputs.tokens))["train"], student, len(splits.monolingual))
     config = make_config(student.method, training, student.seed, train, Path("unused"))
     source, target = lengths(train).sum(axis=0)
     trial = try_updates(student, inputs)
@@ -79,7 +80,8 @@ def _rows(
         (
             "pairs",
             f"{len(splits.train):,} to train on, {len(splits.valid):,} validation, "
-            f"{len(splits.test):,} test",
+            f"{len(splits.test):,} test"
+            + (f"; {len(splits.monolingual):,} sources alone" if splits.monolingual else ""),
         ),
         ("tokens", f"{source:,} source and {target:,} target an epoch"),
         (
@@ -109,6 +111,12 @@ def _rows(
             f"{yardstick.seconds:.0f} s a validation, measured on this machine)",
         ),
     ]
+
+
+def _planned(train: Dataset, student: Model, monolingual: int) -> Dataset:
+    """As many pairs as the student will learn from, before the teacher's translations are there."""
+    count = sum(monolingual if p == MONOLINGUAL else len(train) for p in student.learns_from)
+    return train if count == len(train) else train.select(np.arange(count) % len(train))
 
 
 def _minutes(seconds: float) -> str:

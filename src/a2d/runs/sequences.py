@@ -185,7 +185,8 @@ def _search(task: Task, exported: Path | None) -> Search:
 def _translate(
     pairs: Sequence[Pair], number: int, path: Path, search: Search, report: Report
 ) -> None:
-    name = f"teacher's translations: {path.stem}"
+    what = path.parent.name.removesuffix(".partial")
+    name = f"teacher's translations: {what}, {path.stem}"
     report(Event(name, 0, len(pairs)))
     found = search(
         [pair.source for pair in pairs], lambda done: report(Event(name, done, len(pairs)))

@@ -1,0 +1,427 @@
+"""Teachers of whom only translations are known, in whole runs, and what other teachers gain."""
+
+import csv
+import json
+import re
+import sys
+from collections import Counter
+from contextlib import suppress
+
+import pytest
+from datasets import load_from_disk
+from pretrained import PAIRS, released
+from rich.console import Console
+from sacrebleu.metrics import BLEU, CHRF
+
+from a2d import UserError
+from a2d.models.decoding import translate
+from a2d.models.tokenizer import load_tokenizer
+from a2d.runs import pipeline, results, sequences, trainings
+from a2d.runs.plan import DISTILLED, MONOLINGUAL, TOKENS, make_plan
+from a2d.runs.recipe import load_recipe
+from a2d.runs.splits import read_splits
+from a2d.runs.translations import one_line
+from a2d.text.batching import load_tokens
+
+SHARD = 25
+SYSTEM = """
+import pathlib, sys
+lines = sys.stdin.read().splitlines()
+calls = pathlib.Path(__file__).with_name("calls")
+calls.write_text(calls.read_text() + f"{len(lines)}\\n" if calls.exists() else f"{len(lines)}\\n")
+fails = pathlib.Path(__file__).with_name("fails-at")
+if fails.exists() and len(calls.read_text().split()) >= int(fails.read_text()):
+    sys.exit("out of order")
+for line in lines:
+    print("" if "EMPTY" in line else line.swapcase())
+"""
+SHAPE = "{encoder_layers: 1, decoder_layers: 1, heads: 2, width: 16, feed_forward: 16}"
+BOTH = "{method: seqkd+references, monolingual: [false, true]}"
+
+
+class Stop(Exception):
+    """Ends a run before its students are trained."""
+
+
+class Place:
+    """A corpus of 60 training pairs, text without references, and a system that swaps the case."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.parts = {"train": PAIRS[:60], "valid": PAIRS[60:85], "test": PAIRS[85:110]}
+        for name, part in self.parts.items():
+            self.write(f"{name}.tsv", part)
+        self.alone = [pair.source for pair in PAIRS[110:140]]
+        more = [PAIRS[0].source, PAIRS[60].source.upper(), PAIRS[85].source, self.alone[0]]
+        (folder / "alone.txt").write_text("\n".join([*self.alone, *more]), "utf-8")
+        (folder / "system.py").write_text(SYSTEM)
+        self.command = f"{sys.executable} {folder / 'system.py'}"
+
+    def write(self, name, pairs):
+        text = "".join(f"{source}\t{target}\n" for source, target in pairs)
+        (self.folder / name).write_text(text, "utf-8")
+        return self.folder / name
+
+    @property
+    def calls(self):
+        """Sentences of each call of the system, up to now."""
+        return [int(n) for n in (self.folder / "calls").read_text().split()]
+
+    def recipe(self, *more, teacher=None, methods=f"[seqkd, {BOTH}]"):
+        return load_recipe(
+            "demo",
+            [
+                *(f"corpus.{part}={self.folder / part}.tsv" for part in self.parts),
+                f"corpus.monolingual={self.folder / 'alone.txt'}",
+                "vocabulary.size=400",
+                f"teacher={teacher or {'command': self.command}}",
+                f"students=[{SHAPE}]",
+                f"methods={methods}",
+                "training={epochs: 1, max_tokens: 512, learning_rate: 0.001, warmup_steps: 0}",
+                "evaluation={beams: 1, samples: 1}",
+                "compute.parallel=1",
+                *more,
+            ],
+        )
+
+    def run(self, recipe):
+        console = Console(record=True, width=100)
+        with suppress(Stop):
+            pipeline.run(recipe, self.folder / "run", console)
+        return console.export_text()
+
+    def data(self, *parts):
+        """The pairs that students learn from."""
+        tokenizer = load_tokenizer(self.folder / "run/vocabulary")
+        places = {name: self.folder / "run" / name for name in parts}
+        if TOKENS in places:
+            places[TOKENS] = self.folder / "run/tokens/train"
+        data = load_tokens(list(places.values()))
+        sides = [list(data["input_ids"]), list(data["labels"])]
+        texts = [tokenizer.batch_decode(s, skip_special_tokens=True) for s in sides]
+        return list(zip(*texts, strict=True))
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Runs end when students are to be trained."""
+    monkeypatch.setattr(sequences, "SHARD", SHARD)
+    rounds = []
+
+    def train(models, inputs, pool):
+        rounds.append([model.name for model in models])
+        if any(model.taught_by for model in models):
+            raise Stop
+
+    monkeypatch.setattr(pipeline, "train_models", train)
+    return rounds
+
+
+@pytest.mark.slow
+def test_a_run_from_a_command_to_its_table(place):
+    recipe = place.recipe(methods=f"[baseline, {{method: seqkd, monolingual: false}}, {BOTH}]")
+    text = place.run(recipe)
+    assert "Monolingual text: 30 sentences (34 read, dropped: 1 duplicates, 2 held out" in text
+    folder = place.folder / "run"
+    test = place.parts["test"]
+    scores = json.loads((folder / "results/test/scores.json").read_text())
+    teacher, *students = scores
+    hypotheses = [pair.source.swapcase() for pair in test]
+    references = [[pair.target for pair in test]]
+    assert teacher["bleu"] == pytest.approx(BLEU().corpus_score(hypotheses, references).score)
+    assert teacher["chrf"] == pytest.approx(CHRF().corpus_score(hypotheses, references).score)
+    assert (teacher["parameters"], teacher["student"], teacher["device"]) == (None, "–", None)
+    found = results.read_compressed(folder / "results/test/hypotheses/teacher.txt.gz")
+    assert found == hypotheses
+    with (folder / "results/test/scores.csv").open(encoding="utf-8") as file:
+        assert next(csv.DictReader(file))["parameters"] == ""
+    assert [(row["method"], row["setting"]) for row in students] == [
+        ("baseline", ""),
+        ("seqkd", "monolingual=False"),
+        ("seqkd+references", "monolingual=False"),
+        ("seqkd+references", "monolingual=True"),
+    ]
+    assert all(row["p_vs_baseline"] is not None for row in students[1:])
+    assert re.search(r"teacher +– +– +\d+\.\d\d +\d+\.\d\d +[–\d.×]+ +–", text)
+    speed = json.loads(next((folder / "speed/test").glob("*/speed.json")).read_text())
+    assert speed["sentences_per_second"] > 0
+    yardstick = json.loads((folder / "yardstick/yardstick.json").read_text())
+    valid = place.parts["valid"]
+    expected = BLEU().corpus_score(
+        [pair.source.swapcase() for pair in valid], [[pair.target for pair in valid]]
+    )
+    assert yardstick["teacher"][0] == pytest.approx(expected.score)
+    calls = place.calls
+    assert "Trained already" in place.run(recipe)
+    assert place.calls == calls
+
+
+class TestData:
+    def test_is_what_each_method_says(self, place, untrained):
+        place.run(place.recipe(methods=f"[baseline, seqkd, {BOTH}]"))
+        train = place.parts["train"]
+        own = [tuple(pair) for pair in train]
+        said = [(pair.source, pair.source.swapcase()) for pair in train]
+        more = [(text, text.swapcase()) for text in place.alone]
+        assert place.data(TOKENS) == own
+        assert place.data(DISTILLED) == said
+        assert place.data(MONOLINGUAL) == more
+        assert place.data(TOKENS, DISTILLED, MONOLINGUAL) == own + said + more
+        recipe = load_recipe(str(place.folder / "run/recipe.yaml"), [])
+        plan = make_plan(recipe, place.folder / "run", read_splits(recipe))
+        assert [student.learns_from for student in plan.students] == [
+            (TOKENS,),
+            (DISTILLED, MONOLINGUAL),
+            (TOKENS, DISTILLED),
+            (TOKENS, DISTILLED, MONOLINGUAL),
+        ]
+        assert len({student.stage.fingerprint for student in plan.students}) == 4
+
+    def test_reaches_the_trainer(self, place, untrained, monkeypatch):
+        recipe, seen = place.recipe(), []
+
+        def keep(student, teacher, config, train, *rest, **options):
+            seen.append(Counter(map(tuple, train["input_ids"])))
+            raise Stop
+
+        place.run(recipe)
+        plan = make_plan(recipe, place.folder / "run", read_splits(recipe))
+        inputs = pipeline._inputs(plan, recipe, place.folder / "run")
+        monkeypatch.setattr(trainings, "A2DTrainer", keep)
+        for student in plan.students:
+            with pytest.raises(Stop):
+                trainings.train_model(student, inputs, lambda event: None)
+        only, both, everything = seen
+        assert [sum(counts.values()) for counts in seen] == [90, 120, 150]
+        assert set(both.values()) == {2}
+        assert len(only) == len(everything) == 90
+
+    def test_empty_translations_are_left_out_and_told(self, place, untrained):
+        pairs = place.parts["train"]
+        place.write("train.tsv", [*pairs, ("EMPTY one", "x"), ("an EMPTY one", "y")])
+        text = " ".join(place.run(place.recipe()).split())
+        assert "distilled: the teacher has no translation of 2 of 62 sources" in text
+        assert len(place.data(DISTILLED)) == 60
+
+    def test_a_system_that_says_nothing_is_refused(self, place, untrained):
+        (place.folder / "system.py").write_text("import sys; [print() for line in sys.stdin]")
+        with pytest.raises(UserError, match="distilled: the teacher has no translation of any"):
+            place.run(place.recipe())
+
+    def test_the_vocabulary_knows_monolingual_text(self, place, untrained):
+        (place.folder / "alone.txt").write_text("жжж жжжж жжж\nжжж жжж\n" * 5, "utf-8")
+        place.run(place.recipe("corpus.cleaning.deduplicate=false"))
+        tokens = load_tokenizer(place.folder / "run/vocabulary").tokenize("жжж")
+        assert any("ж" in token for token in tokens)
+
+
+class TestResuming:
+    def test_finished_shards_are_used_again(self, place, untrained):
+        fails = place.folder / "fails-at"
+        fails.write_text("4")  # one call for the validation set, two for training sources
+        with pytest.raises(UserError, match="exit code 1, and says: out of order"):
+            place.run(place.recipe())
+        assert place.calls == [25, 25, 25, 10]
+        fails.unlink()
+        place.run(place.recipe())
+        assert place.calls[4:] == [10, 25, 5]  # the rest, and text without references
+        assert [target for _, target in place.data(DISTILLED)] == [
+            pair.source.swapcase() for pair in place.parts["train"]
+        ]
+
+    def test_a_command_that_fails_at_once_can_be_mended(self, place, untrained):
+        with pytest.raises(UserError, match="exit code"):
+            place.run(place.recipe(teacher={"command": f"{sys.executable} gone.py"}))
+        place.run(place.recipe())
+        assert place.data(DISTILLED)
+
+    def test_another_command_is_another_teacher(self, place, untrained):
+        place.run(place.recipe())
+        with pytest.raises(UserError, match="belongs to another run"):
+            place.run(place.recipe(teacher={"command": place.command + " --better"}))
+
+    def test_other_processes_help(self, place, untrained, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline, "translate_training_source", lambda *rest: 1 / 0)
+            plan = place.recipe()
+            with pytest.raises(ZeroDivisionError):
+                place.run(plan)
+        splits = read_splits(plan)
+        stage = make_plan(plan, place.folder / "run", splits).distilled
+        with pytest.raises(Stop), stage.work():
+            raise Stop
+        pipeline.assist(place.folder / "run", Console(quiet=True))
+        assert place.calls == [25, 25, 10]
+        assert len(list(stage.partial.glob("shard-*.jsonl"))) == 3
+        place.run(plan)
+        assert place.calls[3:] == [25, 25, 5]  # validation, and text without references
+
+
+class TestKnown:
+    def said(self, place, *more, without=()):
+        pairs = [pair for part in place.parts.values() for pair in part]
+        texts = [pair.source for pair in pairs] + place.alone
+        pairs = [(text, text.swapcase()) for text in texts if text not in without]
+        return {"translations": str(place.write("said.tsv", [*pairs, *more]))}
+
+    def test_give_the_data_that_a_command_gives(self, place, untrained, tmp_path_factory):
+        other = Place(tmp_path_factory.mktemp("other"))
+        other.run(other.recipe())
+        place.run(place.recipe(teacher=self.said(place)))
+        for part in (DISTILLED, MONOLINGUAL):
+            assert place.data(part) == other.data(part)
+        yardsticks = [p.folder / "run/yardstick/yardstick.json" for p in (place, other)]
+        assert len({json.loads(p.read_text())["teacher"][1] for p in yardsticks}) == 1
+
+    def test_missing_ones_are_left_out_and_told(self, place, untrained):
+        train, valid = place.parts["train"], place.parts["valid"]
+        without = {pair.source for pair in [*train[:7], valid[3]]} | {place.alone[2]}
+        text = " ".join(place.run(place.recipe(teacher=self.said(place, without=without))).split())
+        assert "distilled: the teacher has no translation of 7 of 60 sources" in text
+        assert "monolingual: the teacher has no translation of 1 of 30 sources" in text
+        assert "has none for 1 of 25 sources of corpus.valid, so that students are not" in text
+        assert "corpus.test" not in text
+        assert len(place.data(DISTILLED)) == 53
+        assert not (place.folder / "run/yardstick").exists()
+
+    def test_many_missing_ones_are_refused(self, place):
+        without = {pair.source for pair in place.parts["train"][:31]}
+        recipe = place.recipe(teacher=self.said(place, without=without))
+        with pytest.raises(UserError, match="has none for 31 of 60 training sources, as for '"):
+            read_splits(recipe)
+        baseline = recipe.model_copy(update={"methods": [_baseline(recipe)]})
+        assert read_splits(baseline).known
+
+    def test_other_translations_are_another_teacher(self, place, untrained):
+        place.run(place.recipe(teacher=self.said(place)))
+        said = self.said(place, ("more", "text"))
+        with pytest.raises(UserError, match="belongs to another run"):
+            place.run(place.recipe(teacher=said))
+
+    @pytest.mark.slow
+    def test_without_those_of_the_test_set_the_teacher_has_no_scores(self, place):
+        said = self.said(place, without={place.parts["test"][0].source})
+        text = place.run(place.recipe(teacher=said, methods="[baseline, seqkd]"))
+        assert re.search(r"teacher +– +– +– +– +– +–", text)
+        assert "corpus.test, so that the teacher gets no scores" in " ".join(text.split())
+        folder = place.folder / "run/results/test"
+        teacher, *students = results.read(folder)
+        assert (teacher.bleu, teacher.chrf, teacher.sentences_per_second) == (None, None, None)
+        assert all(student.bleu is not None for student in students)
+        hypotheses = results.read_compressed(folder / "hypotheses/teacher.txt.gz")
+        assert hypotheses[0] == ""
+        assert all(hypotheses[1:])
+
+
+def _baseline(recipe):
+    return recipe.methods[0].model_copy(update={"method": "baseline", "name": "baseline"})
+
+
+class TestRefused:
+    """In one sentence, before anything runs."""
+
+    def refused(self, *overrides):
+        with pytest.raises(UserError) as caught:
+            load_recipe("demo", [f"students=[{SHAPE}]", *overrides])
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    DOORS = pytest.mark.parametrize("door", ["command: cat", "translations: x.tsv"])
+
+    @DOORS
+    @pytest.mark.parametrize("method", ["kd", "seqkd+kd", "a2d", "minilm"])
+    def test_methods_that_ask_a_model(self, door, method):
+        message = self.refused(f"teacher={{{door}}}", f"methods=[{method}]")
+        assert f"method {method!r} compares" in message
+        assert "choose among baseline, seqkd, seqkd+references" in message
+
+    @DOORS
+    def test_students_from_its_layers(self, door):
+        method = "methods=[{method: seqkd, student_start: teacher}]"
+        assert "student_start: teacher needs" in self.refused(f"teacher={{{door}}}", method)
+
+    @DOORS
+    @pytest.mark.parametrize("setting", ["sequences.n_best=2", "sequences.engine=transformers"])
+    def test_ways_to_translate_with_a_model(self, door, setting):
+        message = self.refused(f"teacher={{{door}}}", "methods=[seqkd]", setting)
+        assert "sequences says how a2d translates" in message
+
+    @pytest.mark.parametrize(
+        ("teacher", "message"),
+        [
+            ("{command: cat, translations: x}", "not both command and translations"),
+            ("{path: x, command: cat}", "not both path and command"),
+            ("{command: cat, trim: true}", "trim are for a pretrained"),
+            ("{translations: x, cache: true}", "cache is for a teacher that a2d runs"),
+            ("{}", "give one of path"),
+        ],
+    )
+    def test_contradictions(self, teacher, message):
+        assert message in self.refused(f"teacher={teacher}", "methods=[seqkd]")
+
+    def test_heads_that_do_not_fit(self):
+        shape = SHAPE.replace("heads: 2", "heads: 3")
+        message = self.refused("teacher={command: cat}", f"students=[{shape}]", "methods=[seqkd]")
+        assert "students.0: width 16 cannot be split into 3 heads" in message
+
+    def test_monolingual_text_that_nobody_learns_from(self):
+        message = self.refused("teacher={path: x}", "corpus.monolingual=a.txt", "methods=[kd]")
+        assert "corpus.monolingual is for methods that learn from the teacher's" in message
+
+    def test_a_missing_program(self, place):
+        with pytest.raises(UserError, match="there is no program 'no-such-program'"):
+            place.run(place.recipe(teacher={"command": "no-such-program -x"}))
+        assert not (place.folder / "run").exists()
+
+    def test_a_recipe_that_extends_one_replaces_its_teacher(self, tmp_path):
+        path = tmp_path / "mine.yaml"
+        for door in ("command: cat", "translations: x.tsv"):
+            text = f"extends: demo\nteacher: {{{door}}}\nstudents: [{SHAPE}]\nmethods: [seqkd]\n"
+            path.write_text(text)
+            assert load_recipe(str(path)).teacher.foreign
+        (tmp_path / "next.yaml").write_text("extends: mine.yaml\nteacher: {path: some/model}\n")
+        assert load_recipe(str(tmp_path / "next.yaml")).teacher.path == "some/model"
+
+
+class TestOrdinaryTeachers:
+    @pytest.fixture
+    def teacher(self, place):
+        model, tokenizer = released("opus", place.folder / "teacher")
+        return model, tokenizer
+
+    @pytest.mark.slow
+    def test_translate_text_without_references_too(self, place, teacher):
+        methods = "[seqkd+references, seqkd+kd, {method: seqkd+kd, name: less, monolingual: false}]"
+        path = str(place.folder / "teacher")
+        shape = "sequences.engine=transformers", "training.patience=2"
+        given = {"path": path, "cache": True}
+        text = place.run(place.recipe(*shape, teacher=given, methods=methods))
+        assert "seqkd+references" in text
+        said = [one_line(t) for t in translate(*teacher, place.alone, beams=1)]
+        shards = sorted((place.folder / "run/monolingual").glob("shard-*.jsonl"))
+        lines = [json.loads(line) for path in shards for line in path.read_text().splitlines()]
+        assert [line["translation"] for line in lines] == said
+        caches = {path.name for path in (place.folder / "run/cache").iterdir()}
+        assert caches == {"distilled", "distilled+monolingual"}
+        monolingual = len(load_from_disk(str(place.folder / "run/monolingual")))
+        assert 0 < monolingual <= 30
+
+    def test_without_it_stages_depend_on_what_they_did(self, place):
+        recipe = place.recipe("corpus.monolingual=null", teacher={"path": "x"}, methods="[seqkd]")
+        plan = make_plan(recipe, place.folder, read_splits(recipe))
+        (student,) = plan.students
+        assert plan.monolingual is None
+        assert plan.distilled.settings.keys() == {
+            "vocabulary",
+            "teacher",
+            "longest",
+            "beams",
+            "max_tokens",
+        }
+        assert student.stage.settings["method"] == {"method": "seqkd", "student_start": "random"}
+        assert "monolingual" not in {**student.stage.settings, **plan.vocabulary.settings}

