@@ -10,8 +10,8 @@ from a2d.runs.recipe import Objective
 from a2d.training.distillation import METHODS, TERMS
 
 NAMES = (
-    "baseline, kd, seqkd, seqkd+kd, last, uniform, tinybert, minilm, ckd, a2d, a2d+hidden, "
-    "seqkd+a2d"
+    "baseline, kd, seqkd, seqkd+references, seqkd+kd, last, uniform, tinybert, minilm, ckd, a2d, "
+    "a2d+hidden, seqkd+a2d"
 )
 
 
@@ -81,8 +81,9 @@ def test_unknown_names_are_met_with_the_nearest(config, setting, message):
 def test_weights_follow_the_formula(config, method, epoch):
     """(1-α)·CE + α·KD + β·decay^(epoch-1)·[A_encoder + ½(A_decoder + A_cross)]"""
     args = config(method=method, alpha=0.3, beta=2.0, decay=0.8)
-    alpha = 0 if method in ("baseline", "seqkd") else 0.3
-    beta = 0 if method in ("baseline", "kd", "seqkd", "seqkd+kd") else 2.0
+    references_alone = ("baseline", "seqkd", "seqkd+references")
+    alpha = 0 if method in references_alone else 0.3
+    beta = 0 if method in (*references_alone, "kd", "seqkd+kd") else 2.0
     decayed = beta if epoch is None else beta * 0.8 ** (epoch - 1)
     want = {
         "ce": 1 - alpha,

@@ -18,6 +18,7 @@ TERMS_OF = {
     "baseline": {"ce"},
     "kd": TOKENS,
     "seqkd": {"ce"},
+    "seqkd+references": {"ce"},
     "seqkd+kd": TOKENS,
     **dict.fromkeys(
         ("last", "uniform", "tinybert", "minilm", "ckd", "a2d", "a2d+hidden", "seqkd+a2d"), ALL
@@ -137,7 +138,7 @@ def test_long_sentences_give_the_same_losses_and_gradients(method, formula, monk
 def test_a_method_has_its_terms_and_no_others(method):
     inputs = batch(**LENGTHS)
     module = distillation(method)
-    has_teacher = method not in ("baseline", "seqkd")
+    has_teacher = method not in ("baseline", "seqkd", "seqkd+references")
     terms = module(**inputs, teacher=signals(inputs, module) if has_teacher else None)
     assert {name for name in TERMS if terms[name] != 0} == TERMS_OF[method]
     assert terms["tokens"] == (terms["ce"] + terms["kd"]) / (2 if has_teacher else 1)

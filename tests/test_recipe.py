@@ -281,7 +281,7 @@ class TestValues:
     @pytest.mark.parametrize("override", ["teacher={}", "teacher.path=some/model"])
     def test_teacher_is_either_pretrained_or_shaped(self, override):
         message = refused(override)
-        assert "teacher: give either a path (pretrained) or a shape" in message
+        assert "teacher: give one of path (pretrained), shape (trained from scratch)" in message
         assert ("teacher={path: …} replaces" in message) == ("some/model" in override)
 
     @pytest.mark.parametrize("heads", [3, 256])  # sinusoidal positions want heads of an even size
