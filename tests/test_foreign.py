@@ -240,6 +240,12 @@ class TestResuming:
         place.run(place.recipe())
         assert place.data(DISTILLED)
 
+    def test_a_command_that_fails_does_so_before_any_training(self, place, untrained):
+        (place.folder / "fails-at").write_text("4")  # the last but one for training sources
+        with pytest.raises(UserError, match="out of order"):
+            place.run(place.recipe(methods="[baseline, seqkd]"))
+        assert untrained == []
+
     def test_another_command_is_another_teacher(self, place, untrained):
         place.run(place.recipe())
         with pytest.raises(UserError, match="belongs to another run"):

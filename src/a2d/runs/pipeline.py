@@ -305,8 +305,10 @@ def _train(prepared: Prepared, recipe: Recipe, folder: Path, console: Console) -
     if done:
         console.print(f"Trained already: {', '.join(done)}.")
     with Bars(console) as bars, Workers(recipe.compute.parallel, folder / LOG, bars.show) as pool:
-        # What students read of the teacher is made once, between the teacher and its students.
-        train_models([m for m in plan.trained if m.taught_by is None], inputs, pool)
+        # What students read of the teacher is made once, between the teacher and its students. The
+        # mistakes of a system elsewhere show then, which must be before any training.
+        if not plan.teacher.foreign:
+            train_models([m for m in plan.trained if m.taught_by is None], inputs, pool)
         measure_teacher(prepared, recipe, pool)
         translator = _translator(plan, splits, recipe, pool)
         if plan.needs_distilled and not plan.distilled.done:
