@@ -28,9 +28,10 @@ from a2d.runs.card import write_card
 from a2d.runs.hub import check_hub, push
 from a2d.runs.pipeline import Prepared
 from a2d.runs.preview import show_preview
-from a2d.runs.recipe import Recipe, make_recipe
+from a2d.runs.recipe import Recipe, Training, make_recipe
 from a2d.runs.results import history
 from a2d.runs.schedule import count_tokens, imitation_for, schedule_for
+from a2d.runs.sections import extended
 from a2d.runs.splits import Splits
 from a2d.runs.trainings import HISTORY
 from a2d.runs.verdict import LEAST_SHARE, Verdict, advise, measure_quality, read_yardstick
@@ -196,8 +197,9 @@ def _scheduled(
     if splits.monolingual and kind.sequences and method.monolingual:
         tokens += count_tokens(splits.monolingual, tokenizer)
     training = schedule_for(tokens, recipe.students[0].width, method.student_start)
-    training |= {"epochs": epochs} if epochs is not None else {}
-    training |= {"hours": hours} if hours is not None else {}
+    limits = {"epochs": epochs, "hours": hours}
+    own = {name: limit for name, limit in limits.items() if limit is not None}
+    training = extended(training, own, Training)
     imitation = imitation_for(tokens, method.student_start)
     chosen = {"training": training, "distillation": imitation}
     return make_recipe({**raw, **chosen}, overrides, "distill"), splits

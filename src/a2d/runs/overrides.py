@@ -8,14 +8,17 @@ from typing import Any
 import yaml
 
 from a2d.errors import UserError
+from a2d.runs.sections import Section, replaced_by, section_at
 
 
-def assign(raw: dict[str, Any], assignment: str) -> None:
+def assign(raw: dict[str, Any], assignment: str, section: type[Section]) -> None:
     """Change a recipe by an assignment `dotted.key=value`.
 
     Args:
-        raw: the recipe as it was read; mappings that are missing are made.
+        raw: the recipe as it was read; mappings that are missing are made. Keys that have no
+            meaning beside the assigned one are dropped (`Section.replaces`).
         assignment: its value is YAML, items of lists are numbered from 0.
+        section: of which `raw` holds the keys.
 
     Raises:
         UserError: no assignment, or no such place.
@@ -28,13 +31,20 @@ def assign(raw: dict[str, Any], assignment: str) -> None:
     except yaml.YAMLError as error:
         raise UserError(f"the value of the override {assignment!r} is no valid YAML.") from error
     place: Any = raw
-    *parents, last = key.split(".")
-    for number, part in enumerate(parents):
-        where = _where(place, part, parents[:number], assignment)
-        if isinstance(place, dict) and place.get(where) is None:
-            place[where] = {}
+    inside: type[Section] | None = section
+    parts = key.split(".")
+    for number, part in enumerate(parts):
+        where = _where(place, part, parts[:number], assignment)
+        last = number == len(parts) - 1
+        if isinstance(place, dict):
+            if not last and place.get(where) is None:
+                place[where] = {}
+            for other in replaced_by({part: value if last else place[where]}, inside):
+                place.pop(other, None)
+        if last:
+            place[where] = value
         place = place[where]
-    place[_where(place, last, parents, assignment)] = value
+        inside = section_at(inside, part) if isinstance(where, str) else inside
 
 
 def _where(place: Any, part: str, above: Sequence[str], assignment: str) -> str | int:

@@ -15,7 +15,7 @@ from a2d.models.loading import count_parameters, load_model
 from a2d.runs.pipeline import Prepared, measure_teacher
 from a2d.runs.plan import MONOLINGUAL, Model, space_needed
 from a2d.runs.recipe import Recipe
-from a2d.runs.trainings import make_config, try_updates
+from a2d.runs.trainings import make_config, try_updates, updates_per_epoch
 from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.runs.workers import Workers
 from a2d.text.batching import lengths
@@ -63,6 +63,7 @@ def _rows(
     splits, inputs, training = prepared.splits, prepared.inputs, student.training
     train = _planned(load_from_disk(str(inputs.tokens))["train"], student, len(splits.monolingual))
     config = make_config(student.method, training, student.seed, train, Path("unused"))
+    epochs = config.max_steps / updates_per_epoch(training, train)
     source, target = lengths(train).sum(axis=0)
     trial = try_updates(student, inputs)
     teacher = count_parameters(load_model(inputs.teacher))
@@ -98,7 +99,7 @@ def _rows(
         (
             "updates",
             f"at most {config.max_steps:,} of {training.max_tokens:,} tokens "
-            f"({training.epochs:.3g} epochs), {ends}; validation every {int(config.eval_steps):,}",
+            f"({epochs:.3g} epochs), {ends}; validation every {int(config.eval_steps):,}",
         ),
         (
             "rate",

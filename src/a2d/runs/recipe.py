@@ -70,14 +70,18 @@ class Vocabulary(Section):
 
 
 class Training(Section):
-    """How a model is trained.
+    """How a model is trained: for so many `epochs`, or for so many `updates`.
 
-    `schedule: plateau` decays linearly over all `epochs`, and faster, to an early end, once
+    `schedule: plateau` decays linearly over the whole training, and faster, to an early end, once
     `patience` validations (null: 4) brought no improvement, or `hours` are nearly over
     (`a2d.training.schedule`). With other schedules `patience` ends the training.
+    `evaluate_every`: epochs between two validations.
     """
 
-    epochs: float = Field(gt=0)
+    replaces: ClassVar = {"epochs": ("updates",), "updates": ("epochs",)}
+
+    epochs: float | None = Field(default=None, gt=0)
+    updates: int | None = Field(default=None, ge=1)
     max_tokens: int = Field(default=4096, ge=1)
     gradient_accumulation: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=5e-4, gt=0)
@@ -95,6 +99,8 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _limited(self) -> Training:
+        if (self.epochs is None) == (self.updates is None):
+            raise ValueError("give its length, as either epochs or updates")
         if self.hours is not None and self.schedule != "plateau":
             raise ValueError(
                 "hours is a limit of the schedule 'plateau': leave it out, or set that"
@@ -171,9 +177,7 @@ class Teacher(Section):
                 "translations (a system elsewhere)"
             )
             if given:
-                one = given[0]
-                message += f", not both {' and '.join(given)}; the override teacher={{{one}: …}} "
-                message += "replaces the whole section"
+                message += f", not both {' and '.join(given)}"
             raise ValueError(message)
         if self.path is None and (self.languages or self.source_prefix or self.trim):
             raise ValueError(
@@ -288,7 +292,7 @@ class Recipe(Section):
         if isinstance(teacher, dict) and isinstance(training, dict):
             own = teacher.get("training") or {}
             if isinstance(own, dict):
-                raw["teacher"] = teacher | {"training": training | own}
+                raw["teacher"] = teacher | {"training": extended(training, own, Training)}
         shape = teacher.get("shape") if isinstance(teacher, dict) else None
         if isinstance(shape, dict) and isinstance(raw.get("students"), list):
             raw["students"] = [shape | s if isinstance(s, dict) else s for s in raw["students"]]
@@ -423,7 +427,7 @@ def make_recipe(raw: dict[str, Any], overrides: Iterable[str], name: str) -> Rec
         UserError: an unknown or ill-typed key.
     """
     for assignment in overrides:
-        assign(raw, assignment)
+        assign(raw, assignment, Recipe)
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
@@ -441,7 +445,7 @@ def make_cleaning(overrides: Iterable[str]) -> Cleaning:
     """
     raw: dict[str, Any] = {"language": "auto"}
     for assignment in overrides:
-        assign(raw, assignment.removeprefix("corpus.cleaning."))
+        assign(raw, assignment.removeprefix("corpus.cleaning."), Cleaning)
     try:
         return Cleaning.model_validate(raw)
     except ValidationError as error:

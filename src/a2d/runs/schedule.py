@@ -50,7 +50,7 @@ def count_tokens(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> i
 def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
     """Choose the settings of a student's training (`a2d.runs.recipe.Training`).
 
-    The learning rate decays linearly over the planned epochs, or faster once validation stops
+    The learning rate decays linearly over the planned updates, or faster once validation stops
     improving (`a2d.training.schedule`).
 
     Args:
@@ -73,7 +73,7 @@ def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
         "learning_rate": RATE * min(1.0, WIDTH / width),
         "warmup_steps": 50 if start == "teacher" else 200,
         "clip_norm": 1.0,
-        "epochs": round(updates / per_epoch, 2),
+        "updates": round(updates),
         "evaluate_every": round(updates / per_epoch / VALIDATIONS, 3),
         "patience": PATIENCE,
     }

@@ -14,7 +14,7 @@ class Section(BaseModel):
 
     Attributes:
         replaces: key → keys of the section that have no meaning beside it. A recipe that extends
-            another and sets the key drops them from the other's section.
+            another and sets the key drops them from the other's section; so does an override.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -25,13 +25,18 @@ def extended(
     base: dict[str, Any], own: dict[str, Any], section: type[Section] | None
 ) -> dict[str, Any]:
     """A section (None: a mapping that is none) as a recipe that extends another changes it."""
-    replaces = {} if section is None else section.replaces
-    dropped = {key for name in own if own[name] is not None for key in replaces.get(name, ())}
+    dropped = replaced_by(own, section)
     merged = {key: value for key, value in base.items() if key not in dropped} | own
     for key in merged.keys() & base.keys() & own.keys():
         if isinstance(base[key], dict) and isinstance(own[key], dict):
             merged[key] = extended(base[key], own[key], section_at(section, key))
     return merged
+
+
+def replaced_by(own: dict[str, Any], section: type[Section] | None) -> set[str]:
+    """The keys of a section (None: a mapping that is none) that others, once set, replace."""
+    replaces = {} if section is None else section.replaces
+    return {key for name in own if own[name] is not None for key in replaces.get(name, ())}
 
 
 def explain(error: ValidationError, root: type[Section]) -> str:

@@ -261,12 +261,9 @@ def make_config(
 
     Validation falls on equally spaced steps, the last one included; a checkpoint follows each.
     """
-    try:
-        batches = len(TokenBatchSampler(lengths(train), training.max_tokens))
-    except ValueError as error:
-        raise UserError(f"{error}.") from error
-    steps = max(1, round(training.epochs * batches / training.gradient_accumulation))
-    evaluations = min(steps, max(1, round(training.epochs / training.evaluate_every)))
+    epoch = updates_per_epoch(training, train)
+    steps = training.updates or max(1, round((training.epochs or 0) * epoch))
+    evaluations = min(steps, max(1, round(steps / epoch / training.evaluate_every)))
     interval = round(steps / evaluations)
     plateau = training.schedule == "plateau"
     return A2DConfig(
@@ -298,6 +295,19 @@ def make_config(
         report_to=[],
         disable_tqdm=True,
     )
+
+
+def updates_per_epoch(training: Training, train: Dataset) -> float:
+    """Updates of a pass over the data.
+
+    Raises:
+        UserError: a pair is longer than a batch.
+    """
+    try:
+        batches = len(TokenBatchSampler(lengths(train), training.max_tokens))
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
+    return batches / training.gradient_accumulation
 
 
 def _device(args: A2DConfig) -> str:
