@@ -1,8 +1,6 @@
 """Small stand-ins for released models: random weights, but their tokenizers' real classes."""
 
 import json
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -162,17 +160,6 @@ def model_of(name, tokenizer, *, layers=(3, 2), heads=2, seed=0):
     if name == "opus":
         model.generation_config.bad_words_ids = [[tokenizer.pad_token_id]]
     return model
-
-
-def without_a2d(program, lines, folder):
-    """Run a program, unable to import a2d, in a folder; give what it prints for lines of input."""
-    command = [sys.executable, "-c", 'import sys\nsys.modules["a2d"] = None\n' + program]
-    text = "".join(f"{line}\n" for line in lines)
-    done = subprocess.run(
-        command, input=text, cwd=folder, capture_output=True, encoding="utf-8", check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split("\n")[:-1]
 
 
 def released(name, folder, **sizes):

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 from huggingface_hub import ModelCard
-from pretrained import LANGUAGES, PAIRS, released, without_a2d
+from plain import without_a2d
+from pretrained import LANGUAGES, PAIRS, released
 from rich.console import Console
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 

@@ -1,7 +1,8 @@
 """Language codes stay out of texts, also where a tokenizer holds them as ordinary tokens."""
 
 import pytest
-from pretrained import PAIRS, model_of, nllb_with_ordinary_codes, tokenizer_of, without_a2d
+from plain import without_a2d
+from pretrained import PAIRS, model_of, nllb_with_ordinary_codes, tokenizer_of
 from tokenizers import processors
 from transformers import AutoTokenizer, EvalPrediction, PreTrainedTokenizerFast
 

@@ -320,7 +320,7 @@ def kill_when(condition, process):
 @pytest.mark.slow
 def test_a_killed_run_ends_like_an_undisturbed_one(corpus, tmp_path):
     settings = ["methods=[baseline, kd, seqkd, a2d]", "teacher.cache=true"]
-    subprocess.run([*command(corpus, tmp_path / "a"), *settings], check=True)
+    run(corpus, tmp_path / "a", *settings)
     folder = tmp_path / "b"
     moments = [
         lambda: any(folder.glob("models/*.partial/checkpoints/checkpoint-*")),
@@ -328,9 +328,10 @@ def test_a_killed_run_ends_like_an_undisturbed_one(corpus, tmp_path):
         lambda: any(folder.glob("models/kd*.partial/checkpoints/checkpoint-*")),
         lambda: any(folder.glob("models/a2d*/model.safetensors")),
     ]
-    for moment in moments:
-        process = subprocess.Popen([*command(corpus, folder), *settings], stdout=subprocess.DEVNULL)
+    for parallel, moment in zip([2, 1, 1, 1], moments, strict=True):
+        arguments = [*command(corpus, folder), *settings, f"compute.parallel={parallel}"]
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
         kill_when(moment, process)
         assert not (folder / "results").exists()
-    subprocess.run([*command(corpus, folder), *settings], check=True)
+    run(corpus, folder, *settings)
     assert outputs(folder) == outputs(tmp_path / "a")

@@ -56,7 +56,7 @@ def test_neither_chance_nor_limits_of_the_teacher_are_inherited(start):
 @every_release
 @pytest.mark.parametrize(
     ("rule", "encoder", "decoder"),
-    [("spread", [0, 3], [0]), ("first", [0, 1], [0]), ("last", [2, 3], [2])],
+    [("spread", [0, 3], [2]), ("first", [0, 1], [0]), ("last", [2, 3], [2])],
 )
 def test_layers_by_rule(name, rule, encoder, decoder, tmp_path):
     teacher = teacher_of(name)

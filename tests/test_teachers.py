@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from pretrained import FAMILIES, LANGUAGES, PAIRS, released, without_a2d
+from plain import without_a2d
+from pretrained import FAMILIES, LANGUAGES, PAIRS, released
 from rich.console import Console
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 

@@ -22,7 +22,8 @@ Rule = Literal["spread", "first", "last"]
 RULES = ("spread", "first", "last")
 """Which of the teacher's layers a student starts from: evenly spaced ones, the first and the last
 among them, as Shleifer & Rush 2020 ("Pre-trained Summarization Distillation", section 3.1) do; or
-the first ones, or the last."""
+the first ones, or the last. A single layer is the last one unless the first ones are asked for
+(docs/schedule.md has the measurement)."""
 
 _LAYER = re.compile(r"(encoder|decoder)\.(layers|block)\.(\d+)\.")
 _AT_RANDOM = "or start it at random (a2d distill: --start random; recipes: student_start: random)"
@@ -228,10 +229,12 @@ def chosen_layers(count: int, available: int, rule: Rule = "spread") -> list[int
     Example:
         >>> chosen_layers(3, 6), chosen_layers(3, 6, "first"), chosen_layers(3, 6, "last")
         ([0, 2, 5], [0, 1, 2], [3, 4, 5])
+        >>> chosen_layers(1, 6)
+        [5]
     """
     if rule == "first":
         return list(range(count))
-    if rule == "last":
+    if rule == "last" or count == 1:  # the output layer reads the last one
         return list(range(available - count, available))
     chosen: list[int] = torch.linspace(0, available - 1, count).round().int().tolist()
     return chosen
