@@ -6,7 +6,7 @@ import pytest
 
 from a2d import A2DConfig
 from a2d.errors import UserError
-from a2d.runs.recipe import Objective
+from a2d.runs.settings import Objective
 from a2d.training.distillation import METHODS, TERMS
 
 NAMES = (

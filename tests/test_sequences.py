@@ -15,8 +15,9 @@ from toys import talkative
 from a2d import UserError
 from a2d.models.decoding import n_best, translate
 from a2d.runs import sequences
-from a2d.runs.recipe import Evaluation, Sequences, load_recipe
+from a2d.runs.recipe import load_recipe
 from a2d.runs.sequences import Task, translate_shards, translate_training_source
+from a2d.runs.settings import Evaluation, Sequences
 from a2d.runs.translations import one_line
 from a2d.runs.workers import Workers
 from a2d.text.corpus import read_corpus

@@ -8,7 +8,8 @@ from toys import talkative
 
 from a2d.runs import speeds
 from a2d.runs.plan import make_plan
-from a2d.runs.recipe import Evaluation, load_recipe
+from a2d.runs.recipe import load_recipe
+from a2d.runs.settings import Evaluation
 from a2d.runs.speeds import FIGURES, TimedModel, make_batches, measure_speeds, read_speeds
 from a2d.runs.splits import Splits
 from a2d.text.cleaning import CleaningReport

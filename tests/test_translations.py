@@ -9,7 +9,7 @@ from toys import talkative
 from a2d.models.loading import count_parameters
 from a2d.runs import translations
 from a2d.runs.plan import Model
-from a2d.runs.recipe import Distillation, Evaluation
+from a2d.runs.settings import Distillation, Evaluation
 from a2d.runs.translations import (
     HYPOTHESES,
     SCORES,

@@ -62,8 +62,9 @@ def train(trial: dict[str, Any], inputs: dict[str, Any], options: argparse.Names
     torch.manual_seed(trial["seed"])
     encoder, decoder = map(int, options.layers.split("x"))
     if options.start == "teacher":
-        depths = {"encoder_layers": encoder, "decoder_layers": decoder}
-        student = student_of(teacher, **depths, rule=trial["copied"])
+        student = student_of(
+            teacher, encoder_layers=encoder, decoder_layers=decoder, rule=trial["copied"]
+        )
     else:
         depths = {"encoder_layers": encoder, "decoder_layers": decoder}
         student = new_model(inputs["tokenizer"], **(sizes_of(teacher.config) | depths))

@@ -28,10 +28,11 @@ from a2d.runs.card import write_card
 from a2d.runs.hub import check_hub, push
 from a2d.runs.pipeline import Prepared
 from a2d.runs.preview import show_preview
-from a2d.runs.recipe import Recipe, Training, make_recipe
+from a2d.runs.recipe import Recipe, make_recipe
 from a2d.runs.results import history
 from a2d.runs.schedule import count_tokens, imitation_for, schedule_for
 from a2d.runs.sections import extended
+from a2d.runs.settings import Training
 from a2d.runs.splits import Splits
 from a2d.runs.trainings import HISTORY
 from a2d.runs.verdict import LEAST_SHARE, Verdict, advise, measure_quality, read_yardstick

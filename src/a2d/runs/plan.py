@@ -9,7 +9,8 @@ from typing import Any
 
 from a2d.errors import UserError
 from a2d.models.loading import load_config
-from a2d.runs.recipe import Distillation, Recipe, Shape, Training
+from a2d.runs.recipe import Recipe
+from a2d.runs.settings import Distillation, Shape, Training
 from a2d.runs.splits import Splits, text_hash
 from a2d.stage import Stage
 from a2d.text.known import KnownTranslations

@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 import a2d
 from a2d.runs.plan import Model, Plan
-from a2d.runs.recipe import Objective, Recipe
+from a2d.runs.recipe import Recipe
+from a2d.runs.settings import Objective
 from a2d.runs.speeds import read_speeds
 from a2d.runs.trainings import HISTORY
 from a2d.runs.translations import HYPOTHESES, SCORES, read_lines

@@ -48,7 +48,7 @@ def count_tokens(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> i
 
 
 def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
-    """Choose the settings of a student's training (`a2d.runs.recipe.Training`).
+    """Choose the settings of a student's training (`a2d.runs.settings.Training`).
 
     The learning rate decays linearly over the planned updates, or faster once validation stops
     improving (`a2d.training.schedule`).
@@ -80,7 +80,7 @@ def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
 
 
 def imitation_for(tokens: int, start: str) -> dict[str, float]:
-    """Choose the weights of the objective (`a2d.runs.recipe.Objective`).
+    """Choose the weights of the objective (`a2d.runs.settings.Objective`).
 
     From a small corpus, a student that starts from its teacher's layers learns the teacher's
     distributions alone: it would soon know the references by heart.

@@ -25,7 +25,7 @@ from a2d.models.loading import load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report
 from a2d.runs.command import translate_by_command
-from a2d.runs.recipe import Evaluation, Sequences
+from a2d.runs.settings import Evaluation, Sequences
 from a2d.runs.translations import one_line
 from a2d.runs.workers import Workers
 from a2d.stage import write_text

@@ -23,7 +23,7 @@ from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report
 from a2d.runs.command import sentences_per_second
 from a2d.runs.plan import Model, Plan
-from a2d.runs.recipe import Evaluation
+from a2d.runs.settings import Evaluation
 from a2d.stage import Stage, write_text
 from a2d.text.batching import TokenBatchSampler, encode_sources
 from a2d.text.pairs import Pair

@@ -37,7 +37,7 @@ from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, logged
 from a2d.runs.plan import TEACHER, Model
-from a2d.runs.recipe import Distillation, Training
+from a2d.runs.settings import Distillation, Training
 from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.runs.workers import Workers
 from a2d.stage import write_text

@@ -12,7 +12,7 @@ from a2d.models.loading import count_parameters, load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report
 from a2d.runs.plan import Model
-from a2d.runs.recipe import Evaluation
+from a2d.runs.settings import Evaluation
 from a2d.stage import write_text
 from a2d.text.evaluation import score
 

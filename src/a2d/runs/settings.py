@@ -1,0 +1,258 @@
+"""Sections of a recipe: settings, their defaults, and what they may be."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from a2d.method.attention import GROUPS
+from a2d.method.transfer import FORMULAS, STARTS
+from a2d.models.students import Rule, Start
+from a2d.runs.sections import Section
+from a2d.suggestions import nearest
+from a2d.training.distillation import METHODS
+
+NAME = r"^\w[\w.+-]*$"
+"""What names a folder."""
+
+CorpusSpec = str | dict[str, Any] | list[str | dict[str, Any] | list[str]]
+
+
+class Cleaning(Section):
+    """Rules that training pairs must pass (`a2d.text.cleaning.clean`); null switches one off.
+
+    `language`: no side is clearly in another language than the corpus's; `auto`: where the
+    identifier of languages is installed (`a2d.text.identification`).
+    """
+
+    max_words: int | None = Field(default=250, ge=1)
+    max_ratio: float | None = Field(default=3.0, ge=1)
+    min_letters: float | None = Field(default=None, ge=0, le=1)
+    drop_copies: bool = False
+    consistent: bool = False
+    language: bool | Literal["auto"] = False
+    deduplicate: bool | Literal["near"] = True
+
+
+class Corpus(Section):
+    """Where the parallel text is (`a2d.text.corpus.read_corpus` lists the forms).
+
+    Without `valid` or `test`, a twentieth of the training pairs, 1,000 at most, is held out for it.
+    `monolingual`: plain text files in the source language, one sentence a line, for methods that
+    learn from the teacher's translations (`a2d.text.monolingual`).
+    """
+
+    source_language: str
+    target_language: str
+    train: CorpusSpec
+    valid: CorpusSpec | None = None
+    test: CorpusSpec | None = None
+    monolingual: str | list[str] | None = None
+    cleaning: Cleaning = Cleaning()
+    limit: int | None = Field(default=None, ge=1)
+
+
+class Vocabulary(Section):
+    """Joint subword vocabulary: its size, or the folder of one to use."""
+
+    replaces: ClassVar = {"size": ("path",)}
+
+    size: int = Field(default=8000, ge=300)
+    path: str | None = None
+
+
+class Training(Section):
+    """How a model is trained: for so many `epochs`, or for so many `updates`.
+
+    `schedule: plateau` decays linearly over the whole training, and faster, to an early end, once
+    `patience` validations (null: 4) brought no improvement, or `hours` are nearly over
+    (`a2d.training.schedule`). With other schedules `patience` ends the training.
+    `evaluate_every`: epochs between two validations.
+    """
+
+    replaces: ClassVar = {"epochs": ("updates",), "updates": ("epochs",)}
+
+    epochs: float | None = Field(default=None, gt=0)
+    updates: int | None = Field(default=None, ge=1)
+    max_tokens: int = Field(default=4096, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    schedule: Literal["linear", "cosine", "inverse_sqrt", "constant_with_warmup", "plateau"] = (
+        "inverse_sqrt"
+    )
+    warmup_steps: float = Field(default=4000, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    clip_norm: float = Field(default=0.0, ge=0)
+    evaluate_every: float = Field(default=1.0, gt=0)
+    patience: int | None = Field(default=None, ge=1)
+    hours: float | None = Field(default=None, gt=0)
+    bf16: bool | None = None
+
+    @model_validator(mode="after")
+    def _limited(self) -> Training:
+        if (self.epochs is None) == (self.updates is None):
+            raise ValueError("give its length, as either epochs or updates")
+        if self.hours is not None and self.schedule != "plateau":
+            raise ValueError(
+                "hours is a limit of the schedule 'plateau': leave it out, or set that"
+            )
+        return self
+
+
+class Shape(Section):
+    """Size of a model.
+
+    `decoder_heads`, `decoder_feed_forward`: those of its decoder, if they are not the encoder's.
+    """
+
+    encoder_layers: int = Field(ge=1)
+    decoder_layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    decoder_heads: int | None = Field(default=None, ge=1)
+    width: int = Field(ge=2)
+    feed_forward: int = Field(ge=1)
+    decoder_feed_forward: int | None = Field(default=None, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    attention_dropout: float = Field(default=0.0, ge=0, lt=1)
+    activation_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+_FOREIGN = ("command", "translations")
+_TRAINED = ("languages", "source_prefix", "trim")
+_KINDS = ("path", "shape", *_FOREIGN)
+
+
+class Teacher(Section):
+    """The teacher, in one of four forms.
+
+    `shape`: train one from scratch. `path`: the folder or hub name of a trained one. `command`: a
+    program that translates standard input line by line. `translations`: a corpus of sources and
+    the translations that some system made of them. Of the last two, students get to know
+    translations alone.
+
+    `languages`: codes of source and target as its tokenizer has them, if it knows many.
+    `source_prefix`: what it expects before every source (T5: "translate German to English: "); the
+    students' tokenizer keeps it. `trim`: reduce its vocabulary, and so the students', to the tokens
+    of the training data. `cache`: run it over the training data once, and let all students read
+    from disk what it said.
+    """
+
+    replaces: ClassVar = {
+        "path": ("shape", "training", *_FOREIGN),
+        "shape": ("path", *_TRAINED, *_FOREIGN),
+        "command": ("shape", "training", "path", *_TRAINED, "cache", "translations"),
+        "translations": ("shape", "training", "path", *_TRAINED, "cache", "command"),
+    }
+
+    path: str | None = None
+    languages: Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
+    source_prefix: str = ""
+    trim: bool = False
+    shape: Shape | None = None
+    training: Training | None = None
+    cache: bool = False
+    command: str | None = None
+    translations: CorpusSpec | None = None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether nothing is known of it but translations."""
+        return self.command is not None or self.translations is not None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Teacher:
+        given = [kind for kind in _KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            message = (
+                "give one of path (pretrained), shape (trained from scratch), command and "
+                "translations (a system elsewhere)"
+            )
+            if given:
+                message += f", not both {' and '.join(given)}"
+            raise ValueError(message)
+        if self.path is None and (self.languages or self.source_prefix or self.trim):
+            raise ValueError(
+                "languages, source_prefix and trim are for a pretrained teacher: give its path"
+            )
+        if self.foreign and self.cache:
+            raise ValueError(
+                f"cache is for a teacher that a2d runs: leave it out beside {given[0]}"
+            )
+        return self
+
+
+def _one_of(what: str, known: Collection[str]) -> Any:
+    def check(value: str) -> str:
+        if value not in known:
+            raise ValueError(f"unknown {what} {value!r}{nearest(value, known)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _groups(value: str) -> str:
+    for group in value.split("+"):
+        if group not in GROUPS:
+            raise ValueError(f"unknown group {group!r}{nearest(group, GROUPS)}")
+    return value
+
+
+class Objective(Section):
+    """Settings that methods share unless they name their own (`a2d.A2DConfig` explains them).
+
+    `student_start`: a student starts at `random`, or from its `teacher`'s layers and embeddings;
+    then `copied_layers` says from which layers (`a2d.models.students.RULES`). `marian`: at random,
+    as a plain Transformer in the Marian class, of whatever family the teacher is.
+    `monolingual`: methods with `seqkd` learn from `corpus.monolingual`, too, where there is one.
+    """
+
+    formula: Annotated[str, _one_of("formula", FORMULAS)] = "geometric"
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    beta: float = Field(default=3.0, ge=0)
+    decay: float = Field(default=1.0, ge=0, le=1)
+    temperature: float = Field(default=1.0, ge=1e-3)
+    groups: Annotated[str, AfterValidator(_groups)] = "+".join(GROUPS)
+    alignment_start: Annotated[str, _one_of("start", STARTS)] = "uniform"
+    alignment_learning_rate: float | None = Field(default=0.01, gt=0)
+    student_start: Start = "random"
+    copied_layers: Rule = "spread"
+    monolingual: bool = True
+
+
+class Distillation(Objective):
+    """A method and its settings."""
+
+    method: Annotated[str, _one_of("method", METHODS)]
+    name: str = Field(pattern=NAME)
+
+
+class Sequences(Section):
+    """How the teacher translates the training data for methods with `seqkd`.
+
+    `engine`: CTranslate2 is faster, and finds the same in all but one or two of a hundred sentences
+    (its beams end by a rule of its own; more, for models that are released with penalties on
+    repetition, which it weighs otherwise). `auto`: that, where it is installed and converts the
+    teacher, which has no such penalties; otherwise transformers.
+    `n_best`: of so many hypotheses, take the one closest to the reference by chrF.
+    """
+
+    engine: Literal["auto", "transformers", "ctranslate2"] = "auto"
+    n_best: int = Field(default=1, ge=1)
+
+
+class Compute(Section):
+    """How the machine is used; but for rounding, what a run finds does not depend on it."""
+
+    parallel: int = Field(default=1, ge=1)
+
+
+class Evaluation(Section):
+    """How translations are made and shown; settings are chosen by those of `valid`."""
+
+    split: Literal["valid", "test"] = "test"
+    beams: int = Field(default=5, ge=1)
+    max_tokens: int = Field(default=4096, ge=1)
+    samples: int = Field(default=3, ge=0)
