@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from a2d.errors import UserError, first_line
 from a2d.method.attention import Geometry
 from a2d.models.decoding import BEAMS, generation_limit, own_limit, positions_of, search_settings
+from a2d.models.folders import read_generation_config
 from a2d.models.loading import load_model
 from a2d.models.tokenizer import load_tokenizer
 from a2d.text.batching import encode_sources
@@ -165,7 +166,7 @@ class ExportedModel:
 
 
 def _settings(folder: Path) -> GenerationConfig:
-    return search_settings(GenerationConfig.from_pretrained(folder))
+    return search_settings(read_generation_config(folder))
 
 
 def _options(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

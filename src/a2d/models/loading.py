@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
-    AutoConfig,
-    AutoModelForSeq2SeqLM,
     MarianConfig,
     MarianMTModel,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.activations import ACT2FN
 
 from a2d.errors import UserError, first_line
-from a2d.method.attention import check_family
-from a2d.teachers import model_path
+from a2d.method.attention import Geometry, check_family
+from a2d.models.folders import read_config, read_model
 
 
 def new_model(
@@ -107,17 +105,51 @@ def load_config(path: str | Path) -> Any:
     """The configuration of a pretrained encoder-decoder in a folder, on the hub, or packaged.
 
     Raises:
-        UserError: no such model, or an unverified family.
+        UserError: no such model, one that wants to run code, an unverified family, or sizes that
+            no model has.
     """
     try:
-        config = AutoConfig.from_pretrained(model_path(path))
-    except (OSError, ValueError) as error:
+        config = read_config(path)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the hub and the checks of its settings raise
         raise UserError(
             f"no model at {str(path)!r}: give a local folder with a config.json, or a hub name "
             f"while online ({first_line(error)})"
         ) from error
     check_family(config)
+    _check_sizes(config, path)
     return config
+
+
+MOST_LAYERS = 1000
+"""More layers than this are taken for a damaged file."""
+
+
+def _check_sizes(config: Any, path: str | Path) -> None:
+    try:
+        shape = Geometry.of(config)
+        layers, heads = shape[:2], shape[2:]
+        vocabulary, width = config.vocab_size, config.d_model
+        ids = [config.pad_token_id, config.decoder_start_token_id]
+        ends = config.eos_token_id
+        ids += ends if isinstance(ends, list) else [ends]
+        ids = [token for token in ids if token is not None]
+    except AttributeError as error:
+        raise UserError(f"the config.json of {path} lacks a size ({first_line(error)}).") from error
+    problem = None
+    if any(type(size) is not int or size < 1 for size in (*shape, vocabulary, width)):
+        problem = "a number of layers, heads or tokens, or a width, is no positive whole number"
+    elif max(layers) > MOST_LAYERS:
+        problem = f"{max(layers):,} layers are more than {MOST_LAYERS:,}"
+    elif not hasattr(config, "d_kv") and any(width % count for count in heads):
+        problem = f"width {width} cannot be split into {' or '.join(map(str, set(heads)))} heads"
+    elif any(type(token) is not int or not 0 <= token < vocabulary for token in ids):
+        problem = f"a special token's number is outside its vocabulary of {vocabulary:,}"
+    elif getattr(config, "activation_function", "relu") not in ACT2FN:
+        problem = f"{config.activation_function!r} is no activation that transformers knows"
+    if problem is not None:
+        raise UserError(f"the config.json of {path} is no model's: {problem}.")
 
 
 def load_model(path: str | Path) -> PreTrainedModel:
@@ -126,23 +158,23 @@ def load_model(path: str | Path) -> PreTrainedModel:
     Weights are read from safetensors only: a pickle can run code.
 
     Raises:
-        UserError: as `load_config` says, or weights that are missing, do not fit, or are no
-            safetensors.
+        UserError: as `load_config` says, or weights that are missing, do not fit, are no numbers,
+            or are no safetensors.
     """
     load_config(path)
     try:
-        model, told = AutoModelForSeq2SeqLM.from_pretrained(
-            model_path(path), use_safetensors=True, dtype="float32", output_loading_info=True
-        )
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path} holds no readable safetensors weights: load it once with transformers and "
-            f"save_pretrained() it again ({first_line(error)})"
-        ) from error
+        model, told = read_model(path)
+    except UserError:
+        raise
     except RuntimeError as error:  # of shapes
         raise UserError(
             f"the weights in {path} do not fit its config.json: fetch or save both anew "
             f"({first_line(error)})"
+        ) from error
+    except Exception as error:  # whatever the hub and the parsers of its files raise
+        raise UserError(
+            f"{path} holds no readable safetensors weights: load it once with transformers and "
+            f"save_pretrained() it again ({first_line(error)})"
         ) from error
     missing = sorted(name for name in told["missing_keys"] if not _computed(model, name))
     if missing:
@@ -150,8 +182,13 @@ def load_model(path: str | Path) -> PreTrainedModel:
             f"{path} lacks {len(missing)} of its model's weights ({missing[0]}, …): fetch or save "
             "it anew."
         )
-    loaded: PreTrainedModel = model
-    return loaded
+    infinite = [name for name, weight in model.state_dict().items() if not weight.isfinite().all()]
+    if infinite:
+        raise UserError(
+            f"{len(infinite)} of the tensors in {path} hold values that are no finite numbers "
+            f"({infinite[0]}, …): its training diverged, or the file is damaged; take another one."
+        )
+    return model
 
 
 def _computed(model: PreTrainedModel, name: str) -> bool:

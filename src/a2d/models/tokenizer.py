@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from a2d.errors import UserError, first_line
+from a2d.models.folders import read_tokenizer
 from a2d.suggestions import nearest
-from a2d.teachers import model_path
 from a2d.text.batching import PREFIX
 
 END, UNKNOWN, PADDING = "</s>", "<unk>", "<pad>"
@@ -91,7 +91,9 @@ def load_tokenizer(
     codes = dict(zip(("src_lang", "tgt_lang"), languages, strict=True)) if languages else {}
     settings = {PREFIX: prefix} if prefix else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_path(path), **codes, **settings)
+        tokenizer = read_tokenizer(path, **codes, **settings)
+    except UserError:
+        raise
     except Exception as error:  # whatever the hub and the parsers of its files raise
         if codes and isinstance(error, KeyError):
             raise UserError(f"the tokenizer at {str(path)!r} knows no language {error}.") from error

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from a2d.errors import UserError
+from a2d.models.folders import read_tokenizer
 from a2d.stage import write_text
 from a2d.text.batching import encode_sources
 from a2d.text.pairs import Pair
@@ -57,7 +58,7 @@ def trim(
     tokenizer.save_pretrained(folder)
     _trim_files(folder, tokenizer, kept)
     _trim_settings(folder / "tokenizer_config.json", kept)
-    trimmed = AutoTokenizer.from_pretrained(folder)
+    trimmed = read_tokenizer(folder)
     _compare(tokenizer, trimmed, kept, pairs)
     return _trim_model(model, kept), trimmed
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from transformers import GenerationConfig
 
 from a2d.errors import UserError
 from a2d.models.decoding import set_beams
+from a2d.models.folders import read_generation_config
 from a2d.models.loading import load_config
 from a2d.models.students import sizes_of
 from a2d.models.tokenizer import load_tokenizer
@@ -239,7 +239,7 @@ def _write_student(
     shutil.rmtree(partial, ignore_errors=True)
     ignored = shutil.ignore_patterns(*_OF_THE_RUN)
     shutil.copytree(prepared.plan.students[0].stage.folder, partial, ignore=ignored)
-    settings = GenerationConfig.from_pretrained(partial)
+    settings = read_generation_config(partial)
     set_beams(settings, recipe.evaluation.beams)  # those of the scores, if other than in training
     settings.save_pretrained(partial)
     results = run / "results" / recipe.evaluation.split

@@ -32,6 +32,7 @@ from a2d.method.attention import GROUPS, enable_capture
 from a2d.method.token_losses import Prediction, token_losses
 from a2d.method.transfer import Transfer
 from a2d.models.decoding import generation_limit, positions_of, searching, settle_search
+from a2d.models.folders import read_checkpoint
 from a2d.models.loading import check_same_ids, freeze_padding_row
 from a2d.models.tokenizer import check_same_vocabulary, mark_languages
 from a2d.text.batching import TokenBatchSampler, lengths
@@ -430,7 +431,7 @@ class A2DTrainer(Seq2SeqTrainer):
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         folder = Path(resume_from_checkpoint)
-        loaded = type(self.student).from_pretrained(folder)
+        loaded = read_checkpoint(type(self.student), folder)
         try:
             self.student.load_state_dict(loaded.state_dict())
             if self._unwrapped.transfer is not None:

@@ -1,0 +1,174 @@
+"""Model folders that want code, files elsewhere, or are no models: refused, and nothing runs."""
+
+import ast
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from pretrained import FAMILIES, released
+from safetensors.torch import load_file, save_file
+
+import a2d
+from a2d.errors import UserError
+from a2d.models.loading import load_config, load_model
+from a2d.models.tokenizer import load_tokenizer
+
+EVIL = """
+from pathlib import Path
+Path(__file__).with_name("ran").write_text("code of the model ran")
+from transformers import BartConfig, BartTokenizer
+class C(BartConfig): model_type = "evil"
+class T(BartTokenizer): pass
+"""
+
+
+def change(folder, name, **values):
+    path = folder / name
+    settings = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(settings | values))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    released("bart", tmp_path / "model")
+    (tmp_path / "model/evil.py").write_text(EVIL)
+    return tmp_path / "model"
+
+
+WANTS_CODE = {
+    "configuration": ("config.json", {"auto_map": {"AutoConfig": "evil.C"}, "model_type": "evil"}),
+    "beside a known type": ("config.json", {"auto_map": {"AutoConfig": "evil.C"}}),
+    "model": ("config.json", {"auto_map": {"AutoModelForSeq2SeqLM": "evil.M"}}),
+    "code elsewhere": ("config.json", {"auto_map": {"AutoConfig": "someone/else--evil.C"}}),
+    "tokenizer": ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.T", None]}}),
+    "old tokenizer": ("tokenizer_config.json", {"auto_map": ["evil.T", None]}),
+    "kernels": ("config.json", {"attn_implementation": "someone/kernel"}),
+}
+
+
+@pytest.mark.parametrize("name", WANTS_CODE)
+def test_code_is_refused_and_never_runs(name, folder, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to trust it"))
+    file, settings = WANTS_CODE[name]
+    change(folder, file, **settings)
+    for load in (load_config, load_model, load_tokenizer):
+        with pytest.raises(UserError, match=rf"code .*'\w+' in its {file}"):
+            load(folder)
+    assert not (folder / "ran").exists()
+
+
+def test_a_text_of_yes_is_translated_not_obeyed(folder):
+    file, settings = WANTS_CODE["configuration"]
+    change(folder, file, **settings)
+    done = subprocess.run(
+        [sys.executable, "-m", "a2d", "translate", str(folder)],
+        input="yes\n" * 5,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "wants to run code that comes with it" in " ".join(done.stderr.split())
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("place", ["../other.safetensors", "/tmp/x.safetensors", "weights.bin", ""])
+def test_weights_elsewhere_and_pickles_are_refused(place, folder):
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder.parent / "other.safetensors")
+    torch.save(weights, folder / "weights.bin")
+    change(folder, "model.safetensors.index.json", weight_map=dict.fromkeys(weights, place))
+    with pytest.raises(UserError, match="only safetensors files beside it are read"):
+        load_model(folder)
+
+
+def test_weights_in_parts_are_read(folder):
+    model = load_model(folder)
+    model.save_pretrained(folder, max_shard_size="50KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    again = load_model(folder).state_dict()
+    assert all(again[name].equal(weight) for name, weight in model.state_dict().items())
+
+
+def test_adapters_and_quantised_models_are_refused(folder):
+    change(folder, "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    with pytest.raises(UserError, match="is quantised: a2d reads models in 16 or 32 bits"):
+        load_model(folder)
+    change(folder, "config.json", quantization_config=None)
+    load_model(folder)
+    change(folder, "adapter_config.json", base_model_name_or_path="someone/else")
+    with pytest.raises(UserError, match="holds an adapter, not a model"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["opus", "t5"])
+def test_weights_that_are_no_numbers_are_refused(name, value, tmp_path):
+    released(name, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    first = min(weights)
+    weights[first].flatten()[0] = value
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"1 of the tensors in .* no finite numbers"):
+        load_model(tmp_path)
+
+
+NO_MODEL = [
+    {"encoder_attention_heads": 0},
+    {"decoder_attention_heads": 7},
+    {"encoder_layers": 10**6},
+    {"encoder_layers": -1},
+    {"decoder_layers": "2"},
+    {"d_model": 24.5},
+    {"d_model": None},
+    {"vocab_size": 0},
+    {"pad_token_id": 10**6},
+    {"eos_token_id": [2, -5]},
+    {"activation_function": "evil"},
+    {"dtype": "float999"},
+    {"model_type": None},
+    {"model_type": ["bart"]},
+]
+
+
+@pytest.mark.parametrize("settings", NO_MODEL, ids=str)
+def test_settings_of_no_model_are_refused(settings, folder):
+    change(folder, "config.json", **settings)
+    with pytest.raises(UserError) as caught:
+        load_model(folder)
+    assert str(folder) in str(caught.value) or "model" in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 10**5, '{"model_type": "bart"', "\0", "1"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_broken_files_are_refused_or_not_needed(file, text, folder):
+    (folder / file).write_text(text)
+    for load in (load_model, load_tokenizer):
+        with suppress(UserError):
+            load(folder)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_releases_pass(name, tmp_path):
+    released(name, tmp_path)
+    load_model(tmp_path)
+    load_tokenizer(tmp_path)
+
+
+def test_nothing_else_loads_models():
+    """Only `a2d.models.folders` calls what may run a model's code."""
+    package = Path(a2d.__file__).parent
+    calls = {}
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr in ("from_pretrained", "load"):
+                calls.setdefault(path.relative_to(package).as_posix(), []).append(ast.unparse(node))
+    loading = {place: found for place, found in calls.items() if "from_pretrained" in str(found)}
+    assert loading.keys() == {"models/folders.py"}
+    assert not any("torch.load" in str(found) for found in calls.values())
