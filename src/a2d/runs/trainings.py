@@ -118,7 +118,10 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
         callbacks.append(LearningWatch(read_yardstick(inputs.yardstick)))
     with logged(WarningEvents(model.name, report)), model.stage.work() as folder:
         trainer = _new_trainer(model, inputs, folder / CHECKPOINTS, callbacks)
-        trainer.train(resume_from_checkpoint=True)
+        try:
+            trainer.train(resume_from_checkpoint=True)
+        except UserError as error:
+            raise UserError(f"{model.name}: {error}") from error
         trainer.save_model(str(folder))
         # A resumed Trainer puts stateful callbacks from the checkpoint in the place of ours.
         watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Stopwatch))

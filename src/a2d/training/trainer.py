@@ -40,6 +40,7 @@ from a2d.text.evaluation import score
 from a2d.training.averages import TermAverages, count_tokens, denominators
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Signals, run
+from a2d.training.divergence import DivergenceWatch, check_weights
 from a2d.training.frozen import frozen_teacher
 from a2d.training.processor import fast_dropout, keep_few_kernels, keep_freed_memory
 from a2d.training.schedule import FinishOnPlateau, PlateauSchedule, TimeLimit
@@ -124,6 +125,8 @@ class A2DTrainer(Seq2SeqTrainer):
         self._eval_terms = TermAverages()
         self._order: TokenBatchSampler | None = None
         self.add_callback(_EpochOrder(self))
+        self._divergence = DivergenceWatch()
+        self.add_callback(self._divergence)
         if args.plateau_patience is not None:
             self.add_callback(FinishOnPlateau(args.plateau_patience))
         if args.max_hours is not None:
@@ -238,6 +241,7 @@ class A2DTrainer(Seq2SeqTrainer):
         means = parts / denominators(totals, self.args.objective.official)[1:]
         # Distributed wrappers average gradients over processes; the totals already span them.
         loss = (weights * means).sum() * self.accelerator.num_processes
+        self._divergence.see(self.state.global_step + 1, terms, loss)
         return (loss, {}) if return_outputs else loss
 
     def _terms(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
@@ -399,7 +403,7 @@ class A2DTrainer(Seq2SeqTrainer):
         tokens = torch.cat(seen)
         frequencies = torch.bincount(tokens).double() / len(tokens)
         chance = -torch.special.xlogy(frequencies, frequencies).sum().item()
-        if total / len(tokens) >= chance:
+        if not total / len(tokens) < chance:  # also where it is no number
             logger.warning(
                 "the teacher is not better than chance: its cross-entropy on the validation set "
                 "is %.2f nats per token, where mere token frequencies give %.2f. Was it trained "
@@ -415,6 +419,7 @@ class A2DTrainer(Seq2SeqTrainer):
     ) -> None:
         """Save the student alone, loadable by plain transformers, and its alignment beside it."""
         folder = Path(output_dir or self.args.output_dir)
+        check_weights(self._unwrapped, self.state.global_step, self.args.learning_rate)
         folder.mkdir(parents=True, exist_ok=True)
         if state_dict is not None:
             prefix = "student."

@@ -1,0 +1,83 @@
+"""Trainings that diverge end at once, in a sentence, and leave good checkpoints alone."""
+
+import pytest
+import torch
+from test_trainer import data, tokenizer, trainer  # noqa: F401
+from transformers import TrainerCallback
+
+from a2d import UserError
+from a2d.models.loading import load_model
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [({"learning_rate": 1e6}, "learning_rate (it was 1e+06)"), ({"beta": 1e38}, "a lower beta")],
+    ids=str,
+)
+def test_settings_without_a_chance(settings, part, tmp_path, tokenizer, data):  # noqa: F811
+    distiller = trainer(tmp_path, tokenizer, data, max_steps=500, max_grad_norm=0.0, **settings)
+    with pytest.raises(UserError, match="the training diverged") as caught:
+        distiller.train()
+    assert part in str(caught.value)
+    assert distiller.state.global_step < 100
+
+
+class Spoil(TrainerCallback):
+    """Writes NaN into a weight after an update, as a gradient that is none would."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        if state.global_step == self.step:
+            with torch.no_grad():
+                next(model.student.parameters()).view(-1)[-5:] = torch.nan
+
+
+@pytest.mark.parametrize("at", [6, 5])
+def test_the_last_good_checkpoint_is_kept(at, tmp_path, tokenizer, data):  # noqa: F811
+    distiller = trainer(
+        tmp_path, tokenizer, data, max_steps=12, save_strategy="steps", save_steps=3
+    )
+    distiller.add_callback(Spoil(at))
+    message = (
+        "after update 6 the weights of .* are no finite numbers"
+        if at == 6
+        else "the loss of update 6 is no finite number"
+    )
+    with pytest.raises(UserError, match=message):
+        distiller.train()
+    kept = [folder.name for folder in tmp_path.glob("checkpoint-*") if any(folder.iterdir())]
+    assert kept == ["checkpoint-3"]
+    load_model(tmp_path / "checkpoint-3")
+    again = trainer(tmp_path, tokenizer, data, max_steps=12, save_strategy="steps", save_steps=3)
+    again.train(resume_from_checkpoint=True)
+    undisturbed = trainer(tmp_path / "other", tokenizer, data, max_steps=12)
+    undisturbed.train()
+    ours, theirs = again.student.state_dict(), undisturbed.student.state_dict()
+    assert all(ours[name].equal(weight) for name, weight in theirs.items())
+
+
+def test_an_overflow_of_fp16_is_its_scaler_s_business(tmp_path, tokenizer, data):  # noqa: F811
+    distiller = trainer(tmp_path, tokenizer, data, logging_steps=100)
+    watch, bad = distiller._divergence, torch.tensor(torch.inf)
+    terms = dict.fromkeys(("ce", "tokens", "encoder", "decoder", "cross", "kd"), torch.ones(()))
+    args = distiller.args
+    args.fp16 = True
+    control = distiller.control
+    for step, loss in enumerate([torch.ones(()), bad, bad], start=1):
+        watch.see(step, terms, loss)
+    watch.on_step_end(args, distiller.state, control)
+    for step in (4, 5):
+        watch.see(step, terms, bad)
+    with pytest.raises(UserError, match="the loss of update 4 is no finite number"):
+        watch.on_step_end(args, distiller.state, control)
+
+
+def test_a_model_that_is_none_is_not_saved(tmp_path, tokenizer, data):  # noqa: F811
+    distiller = trainer(tmp_path, tokenizer, data)
+    with torch.no_grad():
+        next(distiller.student.parameters())[0] = torch.nan
+    with pytest.raises(UserError, match="nothing is saved"):
+        distiller.save_model(str(tmp_path / "saved"))
+    assert not (tmp_path / "saved").exists()
