@@ -1,5 +1,6 @@
 """The command line: quick help, mistakes told in one line, exit codes."""
 
+import signal
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 
 from a2d import __version__, cli
 from a2d.errors import UserError
+from a2d.interruptions import Interrupted
 
 
 @pytest.fixture
@@ -101,11 +103,12 @@ class TestMistakes:
         failing(UserError(message))
         assert a2d("run", "demo") == (2, "", f"Error: {message}\n")
 
-    def test_interruption(self, a2d, failing):
-        failing(KeyboardInterrupt())
+    def test_interruption(self, a2d, failing, monkeypatch):
+        monkeypatch.setattr(cli, "leave", sys.exit)
+        failing(Interrupted(signal.SIGTERM))
         code, _, err = a2d("run", "demo")
-        assert code == 130
-        assert "the same command continues" in err
+        assert code == 143
+        assert err == "Interrupted: the same command continues a run.\n"
 
     def test_places_that_cannot_be_used(self, a2d, tmp_path):
         (tmp_path / "file").write_text("mine")

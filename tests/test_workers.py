@@ -2,7 +2,7 @@
 
 import logging
 import os
-import threading
+import subprocess
 import time
 from types import SimpleNamespace
 
@@ -34,6 +34,17 @@ def meet(folder, mine, other, report):
     (folder / mine).touch()
     wait_for((folder / other).exists)
     return tell(mine, report)
+
+
+def start_a_process(folder, mine, other, report):
+    """Start a process that sleeps, and end it whatever comes."""
+    process = subprocess.Popen(["sleep", "1000"])
+    try:
+        (folder / "sleeper").write_text(str(process.pid))
+        meet(folder, mine, other, report)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def fail(report):
@@ -68,17 +79,11 @@ def use(pool, folder):
     found = SimpleNamespace(places=[future.result() for future in met])
     found.error = pool.submit(fail).exception()
     found.afterwards = pool.submit(tell, "c").result()
-    # Both are kept busy until what waits for them has been dropped.
-    for name in "xy":
-        pool.submit(meet, folder, name, "end")
+    # Both are kept busy, one with a process of its own.
+    for task, name in ((meet, "x"), (start_a_process, "y")):
+        pool.submit(task, folder, name, "end")
     wait_for(lambda: (folder / "x").exists() and (folder / "y").exists())
     found.waiting = [pool.submit(leave, folder / f"left{number}") for number in range(20)]
-
-    def end():
-        wait_for(found.waiting[-1].done)
-        (folder / "end").touch()
-
-    threading.Thread(target=end).start()
     return found
 
 
@@ -119,12 +124,12 @@ class TestTwo:
         assert {threads for _, _, threads in two.places} == {3}
 
     def test_tell_their_parent_every_event(self, two):
-        assert sorted(two.events) == [Event(name, 1, 2) for name in "abcxy"]
+        assert sorted(two.events) == [Event(name, 1, 2) for name in "abc"]
 
     def test_log_to_the_file_of_the_run(self, two):
         lines = (two.folder / "run.log").read_text().splitlines()
         told = [line.partition(" INFO ")[2] for line in lines]
-        assert sorted(told) == [f"told by {name}" for name in "abcxy"]
+        assert sorted(told) == [f"told by {name}" for name in "abc"]
 
     def test_pass_errors_on_and_go_on(self, two):
         assert isinstance(two.error, UserError)
@@ -135,7 +140,13 @@ class TestTwo:
         assert all(future.done() for future in two.waiting)
         assert two.waiting[-1].cancelled()
         for number, future in enumerate(two.waiting):
-            assert (two.folder / f"left{number}").exists() != future.cancelled()
+            assert not (two.folder / f"left{number}").exists() or not future.cancelled()
+
+    def test_end_with_what_they_started(self, two):
+        pids = [pid for pid, _, _ in two.places]
+        for pid in [*pids, int((two.folder / "sleeper").read_text())]:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
 
 
 class TestCards:

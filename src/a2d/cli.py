@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from a2d import __version__, cli_data
 from a2d.errors import UserError
+from a2d.interruptions import MESSAGE, Interrupted, interruptible, leave
 
 app = typer.Typer(
     help="Make small, fast translation models out of big ones (Align-to-Distill).",
@@ -60,10 +61,7 @@ def run(
     from a2d.runs.recipe import load_recipe
 
     experiment = load_recipe(recipe, overrides or [])
-    try:
-        pipeline.run(experiment, output or Path("runs") / experiment.name, Console())
-    except KeyboardInterrupt:
-        _interrupted()
+    pipeline.run(experiment, output or Path("runs") / experiment.name, Console())
 
 
 @app.command()
@@ -73,11 +71,8 @@ def assist(
     """Help a run to translate its training source, here or on another machine."""
     from a2d.runs import pipeline
 
-    try:
-        first = os.environ.get("LOCAL_RANK", "0") == "0"
-        pipeline.assist(folder, Console(quiet=not first))
-    except KeyboardInterrupt:
-        _interrupted()
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    pipeline.assist(folder, Console(quiet=not first))
 
 
 _SIZE = typer.Option(show_default="the teacher's", min=1)
@@ -165,36 +160,33 @@ def distill(
     from a2d.runs.distill import FAILED
     from a2d.runs.distill import distill as work
 
-    try:
-        verdict = work(
-            teacher,
-            data,
-            (source, target),
-            output,
-            Console(),
-            layers=student_layers,
-            heads=student_heads,
-            width=student_width,
-            feed_forward=student_feed_forward,
-            valid=valid or (),
-            test=test or (),
-            teacher_languages=teacher_languages,
-            source_prefix=source_prefix,
-            method=method,
-            start=start,
-            trim=trim,
-            epochs=epochs,
-            hours=hours,
-            seed=seed,
-            licence=licence,
-            overrides=overrides or (),
-            push_to=push_to_hub,
-            least_share=least_share,
-            force=force,
-            dry_run=dry_run,
-        )
-    except KeyboardInterrupt:
-        _interrupted()
+    verdict = work(
+        teacher,
+        data,
+        (source, target),
+        output,
+        Console(),
+        layers=student_layers,
+        heads=student_heads,
+        width=student_width,
+        feed_forward=student_feed_forward,
+        valid=valid or (),
+        test=test or (),
+        teacher_languages=teacher_languages,
+        source_prefix=source_prefix,
+        method=method,
+        start=start,
+        trim=trim,
+        epochs=epochs,
+        hours=hours,
+        seed=seed,
+        licence=licence,
+        overrides=overrides or (),
+        push_to=push_to_hub,
+        least_share=least_share,
+        force=force,
+        dry_run=dry_run,
+    )
     if verdict is not None and not verdict.passed:
         raise typer.Exit(FAILED)
 
@@ -259,12 +251,6 @@ def export(
     typer.echo(f"wrote {output}")
 
 
-def _interrupted() -> NoReturn:
-    """Say so, where typer would end silently."""
-    typer.echo("Interrupted: the same command continues.", err=True)
-    raise typer.Exit(130) from None
-
-
 def _standard_input() -> list[str]:
     lines: list[str] = []
     try:
@@ -279,9 +265,13 @@ def _standard_input() -> list[str]:
 
 
 def main() -> None:
-    """Entry point: bad input ends in one sentence and exit code 2."""
+    """Entry point: bad input ends in one sentence and exit code 2, signals in 130 or 143."""
     try:
-        app()
+        with interruptible():
+            app()
+    except Interrupted as interruption:
+        typer.echo(MESSAGE, err=True)
+        leave(interruption.code)
     except UserError as error:
         _fail(str(error))
     except OSError as error:

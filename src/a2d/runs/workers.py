@@ -7,20 +7,28 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from a2d.errors import UserError
+from a2d.interruptions import leave
 from a2d.progress import Report, log_file, logged, silence_libraries
+
+_PATIENCE = 2.0
+"""Seconds that a process has for its own end."""
 
 _events: Any = None  # a worker's way to its parent
 _log: Path
+_busy = False
 
 
 class Workers:
@@ -39,6 +47,7 @@ class Workers:
         self._pool: ProcessPoolExecutor | None = None
         if count == 1:
             return
+        self._others = multiprocessing.active_children()
         context = multiprocessing.get_context("spawn")
         self._events = context.Queue()
         self._reader = threading.Thread(target=self._forward, daemon=True)
@@ -63,20 +72,34 @@ class Workers:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Wait for what runs; drop what has not begun if there was an error.
+        """Wait for what runs; after an error end it at once: what it finished is kept.
 
         Raises:
             UserError: a process was killed.
         """
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=error[0] is not None)
+        if self._pool is not None and error[0] is None:
+            self._pool.shutdown()
             self._events.put(None)
             self._reader.join()
+        elif self._pool is not None:
+            self._events.cancel_join_thread()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._end_processes()
         if isinstance(error[1], BrokenProcessPool):
             raise UserError(
                 "a process was killed, most likely for want of memory: lower compute.parallel or "
                 "training.max_tokens; what was finished is kept."
             ) from error[1]
+
+    def _end_processes(self) -> None:
+        """Ask processes to end, so that they end what they have started; then kill them."""
+        ours = [child for child in multiprocessing.active_children() if child not in self._others]
+        for child in ours:
+            child.terminate()
+        deadline = time.monotonic() + _PATIENCE
+        for child in ours:
+            child.join(max(0.0, deadline - time.monotonic()))
+            child.kill()
 
     def _forward(self) -> None:
         for event in iter(self._events.get, None):
@@ -99,6 +122,8 @@ def _start(threads: int, cards: Any, events: Any, log: Path) -> None:
     torch.set_num_threads(threads)
     silence_libraries()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers
+    signal.signal(signal.SIGTERM, _end)
 
 
 def _end_with_parent() -> None:
@@ -110,5 +135,19 @@ def _end_with_parent() -> None:
 
 
 def _work(task: Callable[..., Any], *arguments: Any) -> Any:
-    with logged(log_file(_log)):
-        return task(*arguments, _events.put)
+    global _busy
+    _busy = True
+    try:
+        with logged(log_file(_log)):
+            return task(*arguments, _events.put)
+    except SystemExit:  # the pool would go on to the next task
+        leave(128 + signal.SIGTERM)
+    finally:
+        _busy = False
+
+
+def _end(*_: Any) -> NoReturn:
+    """End the task, and with it what it started."""
+    if not _busy:
+        leave(128 + signal.SIGTERM)
+    sys.exit(128 + signal.SIGTERM)

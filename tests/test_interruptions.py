@@ -1,0 +1,110 @@
+"""Ctrl-C and SIGTERM, to one process or to all, at any moment: everything ends, and can go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from test_pipeline import corpus, outputs, run, settings  # noqa: F401
+
+METHODS = "methods=[baseline, kd, seqkd, a2d]"
+
+
+def start(program, *arguments, **options):
+    """A process in a group of its own."""
+    command = [sys.executable, *program, *map(str, arguments)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, text=True, start_new_session=True, **pipes, **options)
+
+
+def end(process, number, whole_group):
+    """Send a signal and wait; what is left of the group and of standard error."""
+    (os.killpg if whole_group else os.kill)(process.pid, number)
+    _, errors = process.communicate(timeout=30)
+    deadline = time.monotonic() + 5  # Python's tracker of shared memory ends after its parent
+    while alive(process.pid):
+        assert time.monotonic() < deadline
+    return errors
+
+
+def alive(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_run_ends_wherever_it_is_and_goes_on(corpus, tmp_path):  # noqa: F811
+    folder = tmp_path / "run"
+
+    def trained(pattern):
+        return len([*folder.glob(f"models/{pattern}.partial/checkpoints/*")])
+
+    moments = [
+        (signal.SIGINT, False, 2, lambda: trained("*") > 1),  # two trainings run, and two wait
+        (signal.SIGTERM, True, 1, lambda: trained("a2d*")),
+    ]
+    for number, whole_group, parallel, moment in moments:
+        options = [*settings(corpus), METHODS, "training.epochs=30", f"compute.parallel={parallel}"]
+        process = start(["-m", "a2d"], "run", "demo", *options, "--output", folder)
+        wait_for(moment, process)
+        errors = end(process, number, whole_group)
+        assert process.returncode == 128 + number
+        assert errors.endswith("Interrupted: the same command continues a run.\n")
+        assert "Traceback" not in errors
+        assert not (folder / "results").exists()
+    run(corpus, folder, METHODS, "training.epochs=30")
+    run(corpus, tmp_path / "undisturbed", METHODS, "training.epochs=30")
+    assert outputs(folder) == outputs(tmp_path / "undisturbed")
+
+
+LATE = """
+import ctypes
+from a2d import cli
+from a2d.runs import recipe
+
+def compute(*_):
+    print("begun", flush=True)
+    libc = ctypes.CDLL(None)
+    while True:
+        libc.sleep(1000)  # one step for Python, which handles no signal meanwhile
+
+recipe.load_recipe = compute
+cli.main()
+"""
+
+
+def test_a_long_computation_is_ended_from_outside(tmp_path):
+    process = start(["-c", LATE], "run", "demo", cwd=tmp_path)
+    assert process.stdout.readline() == "begun\n"
+    # A thread takes the signal: the main thread's sleep goes on.
+    errors = end(process, signal.SIGTERM, whole_group=False)
+    assert process.returncode == 143
+    assert errors == "Interrupted: the same command continues a run.\n"
+
+
+def test_other_commands_end_too(tmp_path):
+    process = start(["-m", "a2d"], "translate", "builtin:en-pt")
+    wait_for(lambda: os.path.exists(f"/proc/{process.pid}/maps") and loaded(process), process)
+    errors = end(process, signal.SIGINT, whole_group=True)
+    assert process.returncode == 130
+    assert errors.endswith("Interrupted: the same command continues a run.\n")
+    assert "Traceback" not in errors
+
+
+def loaded(process):
+    """Whether PyTorch is in a process's memory."""
+    with open(f"/proc/{process.pid}/maps") as file:
+        return "libtorch" in file.read()
