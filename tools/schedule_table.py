@@ -1,4 +1,4 @@
-"""Print the table of `docs/schedule.md` from the trials in `results/schedule`.
+"""Print the tables of `docs/schedule.md` from the trials in `results/schedule`.
 
 python tools/schedule_table.py
 """
@@ -10,41 +10,46 @@ from pathlib import Path
 from typing import Any
 
 TRIALS = Path(__file__).parent.parent / "results" / "schedule"
-COLUMNS = ("pairs", "start", "tokens a batch", "rate", "schedule", "α", "updates", "epochs")
+COLUMNS = {
+    "pairs": lambda t: f"{t['pairs']:,}",
+    "width": lambda t: str(t["teacher_width"]),
+    "decoder layer from": lambda t: {"random": "–"}.get(t["decoder"], f"the {t['decoder']}"),
+    "tokens a batch": lambda t: f"{t['tokens']:,}",
+    "rate": lambda t: f"{t['lr']:g}",
+    "schedule": lambda t: t.get("schedule", "plateau" if t["patience"] else "linear"),
+    "α": lambda t: f"{t['alpha']:g}",
+    "updates": lambda t: f"{t['steps']:,}",
+    "epochs": lambda t: f"{t['epochs']:.0f}",
+    "best BLEU": lambda t: f"{t['bleu']:.1f}",
+    "last chrF": lambda t: f"{t['curve'][-1][2]:.1f}",
+}
+LAYERS = {
+    "student": lambda t: t["layers"].replace("x", "+"),
+    "encoder from": lambda t: t["encoder"],
+    "decoder from": lambda t: t["decoder"],
+    "BLEU": lambda t: f"{t['bleu']:.1f}",
+    "chrF": lambda t: f"{t['chrf']:.1f}",
+}
 
 
-def row(trial: dict[str, Any]) -> str:
-    """One line of the table; chrF is the last validation's, at a learning rate of zero."""
-    last = trial["curve"][-1]
-    cells = (
-        trial["corpus"],
-        f"{trial['pairs']:,}",
-        trial["start"],
-        f"{trial['tokens']:,}",
-        f"{trial['lr']:g}",
-        trial.get("schedule", "plateau" if trial["patience"] else "linear"),
-        f"{trial['alpha']:g}",
-        f"{trial['steps']:,}",
-        f"{trial['epochs']:.0f}",
-        f"{trial['bleu']:.1f}",
-        f"{last[2]:.1f}",
-    )
-    return f"| {' | '.join(cells)} |"
+def table(trials: list[dict[str, Any]], columns: dict[str, Any]) -> str:
+    """The trials as a table in Markdown."""
+    lines = [f"| {' | '.join(columns)} |", f"|{'--:|' * len(columns)}"]
+    lines += [f"| {' | '.join(cell(t) for cell in columns.values())} |" for t in trials]
+    return "\n".join(lines) + "\n"
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    """The trials of a corpus."""
+    return [json.loads(line) for line in (TRIALS / name).read_text("utf-8").splitlines()]
 
 
 def main() -> None:
-    """Print all trials, grouped by corpus, start and size."""
-    trials = [
-        json.loads(line)
-        for file in sorted(TRIALS.glob("*.jsonl"))
-        for line in file.read_text("utf-8").splitlines()
-    ]
-    trials.sort(key=lambda t: (t["corpus"], t["start"] != "teacher", t["pairs"]))
-    names = ("corpus", *COLUMNS, "best BLEU", "last chrF")
-    print(f"| {' | '.join(names)} |")
-    print(f"|{'---|' * 3}{'--:|' * (len(names) - 3)}")
-    for trial in trials:
-        print(row(trial))
+    """Print both tables."""
+    trials = read("de-dsb.jsonl")
+    trials.sort(key=lambda t: (t["decoder"] == "random", t["teacher_width"], t["pairs"]))
+    print(table(trials, COLUMNS))
+    print(table(read("en-pt.jsonl"), LAYERS))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,10 @@ BATCHES = (512, 1024)
 """Tokens of a batch: the first for corpora of fewer than `SMALL` tokens, the second for others."""
 SMALL = 100_000
 
-RATE, WIDTH = 2e-3, 128
-"""Peak learning rate of a model of that width. Wider models take less, in inverse proportion."""
+RATE, WIDTH = 3e-3, 128
+"""Peak learning rate of a model of that width. Others, from half to twice as wide, take it times the
+square root of their ratio; still wider ones, which were not measured, less: in inverse proportion."""
+WIDEST = 256
 
 UPDATES, TOKENS = 1000, 12_000
 """Planned updates for a corpus of that many tokens. Others have more or fewer with the cube root of
@@ -70,13 +72,24 @@ def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
     return {
         "schedule": "plateau",
         "max_tokens": batch,
-        "learning_rate": RATE * min(1.0, WIDTH / width),
+        "learning_rate": rate_for(width),
         "warmup_steps": 50 if start == "teacher" else 200,
         "clip_norm": 1.0,
         "updates": round(updates),
         "evaluate_every": round(updates / per_epoch / VALIDATIONS, 3),
         "patience": PATIENCE,
     }
+
+
+def rate_for(width: int) -> float:
+    """Choose the peak learning rate.
+
+    Example:
+        >>> [round(rate_for(width), 5) for width in (64, 128, 256, 512)]
+        [0.00424, 0.003, 0.00212, 0.00106]
+    """
+    measured = min(width, WIDEST)
+    return float(RATE * (WIDTH / measured) ** 0.5 * measured / width)
 
 
 def imitation_for(tokens: int, start: str) -> dict[str, float]:
