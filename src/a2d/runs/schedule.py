@@ -22,8 +22,8 @@ BATCHES = (512, 1024)
 SMALL = 100_000
 
 RATE, WIDTH = 3e-3, 128
-"""Peak learning rate of a model of that width. Others, from half to twice as wide, take it times the
-square root of their ratio; still wider ones, which were not measured, less: in inverse proportion."""
+"""Peak learning rate of a model of that width. Up to `WIDEST` others take it times the square root
+of the inverse ratio; still wider ones, which were not measured, less: in inverse proportion."""
 WIDEST = 256
 
 UPDATES, TOKENS = 1000, 12_000
