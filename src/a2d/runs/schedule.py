@@ -17,9 +17,10 @@ from a2d.text.pairs import Pair
 SAMPLE = 2000
 """Pairs whose tokens are counted; the rest is estimated."""
 
-BATCHES = (512, 1024)
-"""Tokens of a batch: the first for corpora of fewer than `SMALL` tokens, the second for others."""
+BATCHES, FEW = (512, 1024), 30_000
+"""Tokens of a batch: the first for corpora of fewer than `FEW` tokens, the second for others."""
 SMALL = 100_000
+"""Corpora of fewer tokens are learnt by heart soon."""
 
 RATE, WIDTH = 3e-3, 128
 """Peak learning rate of a model of that width. Up to `WIDEST` others take it times the square root
@@ -64,7 +65,7 @@ def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
         >>> schedule_for(12_000, 128, "teacher")["max_tokens"]
         512
     """
-    batch = BATCHES[0] if tokens < SMALL else BATCHES[1]
+    batch = BATCHES[0] if tokens < FEW else BATCHES[1]
     per_epoch = max(1.0, tokens / batch)
     updates = max(UPDATES * (tokens / TOKENS) ** (1 / 3), LEAST_EPOCHS * per_epoch)
     if start != "teacher":
