@@ -237,7 +237,7 @@ def _pairs(path: Path, rows: Rows, wanted: Wanted, mend: str) -> Entries:
             more = (
                 ""
                 if len(row) < 3 or columns.header or wanted.keys
-                else (f"; choose columns by {{path: {path.name}, source: 1, target: 2}}")
+                else (f"; choose columns, as in {{path: {path}, source: 1, target: 2}}")
             )
             yield Malformed(
                 where, f"has {len(row)} column(s) instead of {columns.width}: {mend}{more}"
@@ -281,7 +281,7 @@ def _columns(path: Path, rows: list[list[str]], wanted: Wanted) -> _Columns:
         if header:
             raise UserError(
                 f"{path} has the columns {_list(first)}: name its texts, as in "
-                f"{{path: {path.name}, source: {first[0]}, target: {first[-1]}}}"
+                f"{{path: {path}, source: {first[0]}, target: {first[-1]}}}"
             )
         if score is not None:
             raise UserError(f"{path} has a score: choose its texts by 'source' and 'target' too")
@@ -313,8 +313,8 @@ def _check_languages(
     if all(map(is_language, first)) and texts and statistics.median(texts) >= _TEXT:
         raise UserError(
             f"{path} has columns in {first[0]!r} and {first[1]!r}, and {languages.source!r} and "
-            f"{languages.target!r} are wanted: mend the languages, or choose its columns by "
-            f"{{path: {path.name}, source: 1, target: 2}}"
+            f"{languages.target!r} are wanted: mend the languages, or choose its columns, as in "
+            f"{{path: {path}, source: 1, target: 2}}"
         )
 
 
