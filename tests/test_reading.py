@@ -74,6 +74,14 @@ class TestNothing:
         assert warnings(caplog) == [f"corpus: {empty} holds no pair."]
 
 
+def test_entries_that_were_left_out_are_entries(tmp_path, caplog):
+    rows = "".join(f"{score}\ta\tb\n" for score in [0.1] * 6 + ["?"] * 2 + [0.9])
+    path = written(tmp_path / "x.tsv", rows)
+    spec = {"path": path, "source": 2, "target": 3, "score": 1, "min_score": 0.5}
+    assert read_corpus(spec) == [("a", "b")]
+    assert "2 of 9 entries are malformed" in warnings(caplog)[0]
+
+
 class TestNull:
     """Databases export what is not translated yet as null."""
 
@@ -116,6 +124,27 @@ def test_archives_and_spreadsheets_are_no_plain_text(tmp_path, name, words):
     path = written(tmp_path / name, "PK a line\n")
     refused(path, path, words)
     refused([path, path], path, words)
+
+
+class TestTables:
+    def test_a_first_score_that_is_missing_is_no_header(self, tmp_path, caplog):
+        rows = "".join(f"{score}\ta{n}\tb\n" for n, score in enumerate(["nan", 1, 2, "", 3]))
+        spec = {"source": 2, "target": 3, "score": 1, "min_score": 2}
+        path = written(tmp_path / "x.tsv", rows)
+        assert read_corpus({"path": path, **spec}) == [("a2", "b"), ("a4", "b")]
+        (warning,) = warnings(caplog)
+        assert warning.startswith("corpus: 2 of 5 entries are malformed")
+        headed = written(tmp_path / "y.tsv", f"quality\tsource\ttarget\n{rows[8:]}")
+        assert read_corpus({"path": headed, **spec})[0] == ("a2", "b")
+
+    def test_a_spreadsheets_quotes_are_refused(self, tmp_path):
+        rows = [(f"a{n}", f'say ""b"" {n}') for n in range(5)]
+        quoted = "".join(f'"{a}"\t"{b}"\n' for a, b in rows)
+        refused(written(tmp_path / "x.tsv", quoted), "every text in quotes", "name the file .csv")
+        want = [(a, b.replace('""', '"')) for a, b in rows]
+        assert read_corpus(written(tmp_path / "x.csv", quoted)) == want
+        some = written(tmp_path / "y.tsv", quoted + "c\td\n")
+        assert read_corpus(some)[0] == ('"a0"', '"say ""b"" 0"')
 
 
 class TestHeldOut:

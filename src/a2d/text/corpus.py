@@ -56,8 +56,8 @@ def read_corpus(
     Texts are brought to Unicode NFC and stripped of outer whitespace, and HTML entities left in
     them are unescaped, however often they were escaped. Control characters are removed. Translation
     memories and localisation files lose their inline markup as well, and their line breaks become
-    spaces. Text files are in UTF-8, or in UTF-16 or UTF-32; Windows line ends are accepted; lines end at line feeds alone,
-    and empty lines of tables and JSON lines are skipped.
+    spaces. Text files are in UTF-8, or in UTF-16 or UTF-32; Windows line ends are accepted; lines
+    end at line feeds alone, and empty lines of tables and JSON lines are skipped.
 
     Malformed entries are skipped, and a warning is logged that counts them and shows the
     first of each problem. Warnings also count entries without one of the languages or a

@@ -52,12 +52,16 @@ class Reading:
     controls_example: str = ""
 
     @property
+    def entries(self) -> int:
+        """How many entries were read: pairs, and those that were left out or are malformed."""
+        return self.pairs + self.malformed + self.omitted.total()
+
+    @property
     def fault(self) -> str | None:
         """Why the corpus cannot be used: half of its entries or more are malformed."""
-        if self.malformed < max(1, self.pairs):
+        if self.malformed < max(1, self.entries / 2):
             return None
-        entries = self.malformed + self.pairs
-        many = f"{self.malformed:,} of {entries:,} entries are malformed, as in: "
+        many = f"{self.malformed:,} of {self.entries:,} entries are malformed, as in: "
         faults = list(self.faults.values())
         kinds = "; ".join(map(str, faults)) if len(faults) > 1 else str(faults[0].first)
         return (many if self.malformed > 1 else "") + kinds
@@ -81,7 +85,7 @@ class Reading:
             faults = "; ".join(map(str, self.faults.values()))
             more = self.malformed > sum(fault.count for fault in self.faults.values())
             said.append(
-                f"{self.malformed:,} of {self.malformed + self.pairs:,} entries are malformed and "
+                f"{self.malformed:,} of {self.entries:,} entries are malformed and "
                 f"were skipped: {faults}{'; …' if more else '.'}"
             )
         if self.omitted:

@@ -35,6 +35,10 @@ _SEPARATOR = re.compile(r"sep=(.)", re.IGNORECASE)
 _LOOKED_AT = 50
 """Rows by which a table's delimiter and header are told."""
 
+_QUOTED = re.compile(r'"([^"]|"")*"')
+_CELLS = 10
+"""Cells of a table's start from which on it is refused if all of them are in quotes."""
+
 _LONGEST = 100
 """Lines that a quoted text may have: an open quote would swallow the rest of a file."""
 
@@ -126,8 +130,19 @@ def table(path: Path, wanted: Wanted) -> Entries:
             elif line:
                 yield f"{path}, line {number}", line.split("\t")
 
+    read = rows()
+    start = list(islice(read, _LOOKED_AT))
+    cells = [cell for _, row in start if not isinstance(row, Malformed) for cell in row]
+    if len(cells) >= _CELLS and all(_QUOTED.fullmatch(cell) for cell in cells):
+        raise UserError(
+            f"{path} has every text in quotes: if they are a spreadsheet's, name the file .csv "
+            "(tabs may separate its columns)"
+        )
     return _pairs(
-        path, rows(), wanted, "write source, one tab, target (or list two plain-text files)"
+        path,
+        chain(start, read),
+        wanted,
+        "write source, one tab, target (or list two plain-text files)",
     )
 
 
@@ -269,7 +284,7 @@ def _columns(path: Path, rows: list[list[str]], wanted: Wanted) -> _Columns:
     score, header = None, named is not None
     if wanted.threshold is not None:
         key = wanted.threshold.key
-        header = header or isinstance(key, str) or not re.search(r"\d", _cell(path, first, key))
+        header = header or isinstance(key, str) or _is_name(_cell(path, first, key))
         score = _index(path, first, key)
     if wanted.keys is not None:
         header = header or any(isinstance(key, str) for key in wanted.keys)
@@ -287,6 +302,14 @@ def _columns(path: Path, rows: list[list[str]], wanted: Wanted) -> _Columns:
             raise UserError(f"{path} has a score: choose its texts by 'source' and 'target' too")
         return _Columns(0, 1, None, 2, False)
     return _Columns(source, target, score, len(first), header)
+
+
+def _is_name(score: str) -> bool:
+    """Whether the first cell of a column of scores is its name: no number, nor a missing one."""
+    return not re.search(r"\d", score) and score.casefold() not in _NO_NUMBERS
+
+
+_NO_NUMBERS = ("", "-", "nan", "inf", "-inf", "none", "null", "na", "n/a")
 
 
 def columns_by_name(first: list[str], languages: Languages | None) -> tuple[int, int] | None:
