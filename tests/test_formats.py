@@ -132,9 +132,12 @@ class TestArguments:
         want = {"path": "x.csv", "source": 1, "target": "dsb", "score": "s", "min_score": 0.7}
         assert from_arguments([mapping]) == want
 
-    def test_no_yaml(self):
-        with pytest.raises(UserError, match=r"'\{path: x.csv' is no YAML mapping"):
-            from_arguments(["{path: x.csv"])
+    @pytest.mark.parametrize("text", ["{path: x.csv", "{path:x.csv, source: 1, target: 2}"])
+    def test_no_yaml(self, text):
+        with pytest.raises(
+            UserError, match=rf"'\{text}' is no YAML mapping: .* space after colons"
+        ):
+            from_arguments([text])
 
 
 class TestColumns:
@@ -190,9 +193,12 @@ class TestColumns:
         refused({"path": path, "source": 1, "target": 5}, "4 columns, and no column 5")
         refused({"path": path, "source": 0, "target": 1}, "'source' is 0", "counted from 1")
         refused({"path": path, "source": 2, "target": 2}, "one key for both sides")
+        for keys in ({"source": "dsb", "target": "de"}, {"source": "x.hsb", "target": "y.German"}):
+            languages = ("de", keys["source"][-3:])
+            refused({"path": path, **keys}, "swap 'source' and 'target'", languages=languages)
         plain = written(tmp_path / "y.tsv", "0.9\tja\tjo\n0.8\tnein\tně\n")
         assert read({"path": plain, "source": 2, "target": 3}) == [("ja", "jo"), ("nein", "ně")]
-        refused(plain, "has 3 column(s) instead of 2", "{path: y.tsv, source: 1, target: 2}")
+        refused(plain, "has 3 column(s) instead of 2", f"{{path: {plain}, source: 1, target: 2}}")
 
     def test_delimiter_as_spreadsheets_name_it(self, tmp_path):
         path = written(tmp_path / "x.csv", "sep=;\nde;dsb\na, b;c, d\n")
@@ -347,8 +353,9 @@ class TestJsonArrays:
         assert read(path) == [("a", "b")] * 4
         message = said(caplog)
         assert message.startswith("train: 3 of 7 entries are malformed")
-        for fault in ("line 2 is no valid JSON", "line 4 is no JSON object", "line 6 is no valid"):
+        for fault in ("line 2 is no valid JSON", "line 4 is no JSON object"):
             assert f"{path}, {fault}" in message
+        assert "an array of objects (and 1 more)" in message  # the array's end is missing
 
 
 class TestEntities:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from a2d.cli import app
 from a2d.errors import UserError
 from a2d.runs.recipe import make_cleaning
-from a2d.text.cleaning import clean
+from a2d.text.cleaning import clean, overlap
 from a2d.text.corpus import read_corpus
 from a2d.text.inspection import Inspection, inspect
 from a2d.text.pairs import Pair
@@ -110,6 +110,10 @@ class TestCounts:
         assert (leak.pairs, leak.leaking) == (3, 2)
         assert [example.number for example in leak.examples] == [1, 2]
 
+    def test_of_what_is_kept_by_file(self, found):
+        assert sum(found.kept_by_file) == found.kept
+        assert len(found.kept_by_file) == 2
+
     def test_examples_are_where_they_say(self, found):
         for name, finding in found.rules.items():
             for example in finding.examples:
@@ -153,6 +157,47 @@ def test_files_that_a_training_refuses_are_shown(tmp_path):
         inspect(str(tmp_path / "x.tsv"), RULES)
 
 
+class TestLeakage:
+    """Held-out pairs as a training takes them, against what cleaning keeps."""
+
+    def inspected(self, folder, data, held, **rules):
+        (folder / "data.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in data), "utf-8")
+        (folder / "held.tsv").write_text(held, "utf-8")
+        paths = str(folder / "data.tsv"), str(folder / "held.tsv")
+        return inspect(paths[0], RULES | rules, ("en", "de"), paths[1])
+
+    def test_empty_sides_and_what_cleaning_drops_are_none(self, tmp_path):
+        data = [("one", ""), ("two", "zwei"), ("three", "drei" * 20), ("", "vier")]
+        held = "five\t\nsix\tdrei" + "drei" * 19 + "\ntwo\t\n\tvier\nseven\tzwei\n"
+        found = self.inspected(tmp_path, data, held)
+        (leak,) = found.leaks
+        assert (leak.pairs, leak.empty, leak.leaking) == (2, 3, 1)
+        assert [example.number for example in leak.examples] == [5]
+        kept = clean([Pair(*row) for row in data], **RULES)[0]
+        whole = [pair for pair in read_corpus(str(tmp_path / "held.tsv")) if all(pair)]
+        assert overlap(kept, whole) == 1
+        assert found.kept_by_file == [len(kept)]
+
+    def test_faults_of_the_held_out_are_shown(self, tmp_path):
+        held = "a\tb\n" * 3 + "one\ntwo\n"
+        (leak,) = self.inspected(tmp_path, [("x", "y")], held).leaks
+        assert leak.reading.malformed == 2
+        arguments = [str(tmp_path / "data.tsv"), "--against", str(tmp_path / "held.tsv")]
+        output = CliRunner().invoke(app, ["data", "inspect", *arguments]).stdout
+        assert "2 of 5 entries are malformed and were skipped" in output
+        output = CliRunner().invoke(app, ["data", "inspect", "--json", *arguments]).stdout
+        assert json.loads(output)["leakage"][0]["malformed"] == 2
+
+    def test_languages_of_the_held_out(self, tmp_path):
+        data = [(f"{ENGLISH} {letters(n)}", f"{GERMAN} {letters(n)}") for n in range(20)]
+        held = "".join(f"{ENGLISH} x\t{b}\n" for _, b in data) + f"{ENGLISH} y\t{FRENCH}\n"
+        (leak,) = self.inspected(tmp_path, data, held, languages=("en", "de")).leaks
+        assert leak.others == 1
+        swapped = "".join(f"{b}\t{a}\n" for a, b in data)
+        with pytest.raises(UserError, match=r"against: .*held.tsv: 100% of the source texts"):
+            self.inspected(tmp_path, data, swapped, languages=("en", "de"))
+
+
 def test_texts_are_shown_on_one_line_and_do_nothing_to_a_terminal():
     assert shown("a\nb\x1b[2J\u202e") == "a\\nb\\x1b[2J\\u202e"
     assert shown("x" * 100, 10) == "x" * 9 + "…"
@@ -194,7 +239,12 @@ class TestWriting:
 def test_rules_of_the_command_line():
     assert make_cleaning(()).language == "auto"
     assert make_cleaning(["max_ratio=2", "corpus.cleaning.deduplicate=near"]).max_ratio == 2
-    for wrong, words in (("max_ratioo=2", "did you mean 'max_ratio'"), ("max_words=0", "greater")):
+    for wrong, words in (
+        ("max_ratioo=2", "did you mean 'max_ratio'"),
+        ("max_words=0", "greater"),
+        ("deduplicate=maybe", "'deduplicate' is 'maybe': it must be true, false or 'near'"),
+        ("drop_copies=maybe", "it must be true or false"),
+    ):
         with pytest.raises(UserError, match=words):
             make_cleaning([wrong])
 
@@ -219,6 +269,19 @@ class TestCommands:
         assert "Leakage: 2 of 3 pairs" in output
         tables = [line for line in output.splitlines() if "malformed and were" not in line]
         assert max(len(line) for line in tables if "/" not in line) <= 80
+
+    def test_long_names_and_totals(self, tmp_path):
+        files = [tmp_path / f"{'long-' * 15}{n}.tsv" for n in range(2)]
+        for path in files:
+            path.write_text("a\tb\n" * 3 + "one\n")
+        output = self.run("inspect", *files)
+        lines = output.splitlines()
+        (end,) = [n for n, line in enumerate(lines) if line.startswith("together")]
+        rows = lines[: end + 1]
+        assert max(map(len, rows)) <= 80
+        assert rows[-1].split() == ["together", "6", "2", "0", "0", "1"]
+        names = "".join(line[:40].split(" ")[0] for line in rows[1:-1])
+        assert names == "".join(path.name for path in files)
 
     def test_json(self, tmp_path):
         files, count = planted(tmp_path)

@@ -17,7 +17,8 @@ from rich.text import Text
 from a2d.errors import UserError
 
 if TYPE_CHECKING:
-    from a2d.text.inspection import Example, Inspection
+    from a2d.text.inspection import Example, Inspection, Leak
+    from a2d.text.reading import Reading
 
 app = typer.Typer(help="Look at corpora before training, and clean them.", no_args_is_help=True)
 
@@ -124,11 +125,7 @@ def _asked_for(
 def _show(found: Inspection, console: Console) -> None:
     console.print(_files_table(found))
     for file in found.files:
-        if file.fault is not None:
-            fault = f"A training would refuse {' and '.join(file.places)}: {file.fault}"
-            console.print(f"[red]{escape(fault)}[/]", soft_wrap=True, highlight=False)
-        elif warnings := file.warnings():
-            console.print(escape("\n".join(warnings)), soft_wrap=True, highlight=False)
+        _show_faults(file, console)
     console.print(_lengths_table(found))
     for side, shares in (found.languages or {}).items():
         most = [f"{share:.0%} {code}" for code, share in shares.items() if share >= 0.01][:5]
@@ -139,13 +136,40 @@ def _show(found: Inspection, console: Console) -> None:
     _show_rules(found, console)
     console.print(f"Cleaning keeps {found.kept:,} of {found.pairs:,} pairs.", highlight=False)
     for leak in found.leaks:
+        _show_leak(leak, console)
+
+
+def _show_faults(file: Reading, console: Console) -> None:
+    if file.fault is not None:
+        fault = f"A training would refuse {' and '.join(file.places)}: {file.fault}"
+        console.print(f"[red]{escape(fault)}[/]", soft_wrap=True, highlight=False)
+    elif warnings := file.warnings():
+        console.print(escape("\n".join(warnings)), soft_wrap=True, highlight=False)
+
+
+def _show_leak(leak: Leak, console: Console) -> None:
+    place = escape(" and ".join(leak.reading.places))
+    console.print()
+    _show_faults(leak.reading, console)
+    if leak.empty:
         console.print(
-            f"\nLeakage: {leak.leaking:,} of {leak.pairs:,} pairs of {escape(leak.place)} have a "
-            f"side that also occurs in these data{', as in:' if leak.examples else '.'}",
+            f"{leak.empty:,} of {leak.reading.pairs:,} pairs of {place} have an empty side and "
+            "are left out.",
             highlight=False,
         )
-        for example in leak.examples:
-            console.print(_shown(example), highlight=False, soft_wrap=True)
+    if leak.others:
+        console.print(
+            f"{leak.others:,} of {leak.pairs:,} pairs of {place} have a side that looks like "
+            "another language.",
+            highlight=False,
+        )
+    console.print(
+        f"Leakage: {leak.leaking:,} of {leak.pairs:,} pairs of {place} have a side that also "
+        f"occurs in what is kept{', as in:' if leak.examples else '.'}",
+        highlight=False,
+    )
+    for example in leak.examples:
+        console.print(_shown(example), highlight=False, soft_wrap=True)
 
 
 def _show_rules(found: Inspection, console: Console) -> None:
@@ -176,15 +200,20 @@ def _shown(example: Example) -> str:
 def _files_table(found: Inspection) -> Table:
     from a2d.text.reading import shown
 
-    table = Table("file", box=None, pad_edge=False)
-    for name in ("pairs", "malformed", "left out", "entities"):
-        table.add_column(name, justify="right")
-    for file in found.files:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("file", overflow="fold")
+    for name in ("pairs", "malformed", "left out", "entities", "kept"):
+        table.add_column(name, justify="right", no_wrap=True)
+    rows: list[tuple[str, tuple[int, ...]]] = []
+    for file, kept in zip(found.files, found.kept_by_file, strict=True):
         names = " + ".join(p if ":" in p else Path(p).name for p in file.places)
-        counts = (file.pairs, file.malformed, sum(file.omitted.values()), file.mended)
-        table.add_row(escape(shown(names, 40)), *(f"{count:,}" for count in counts))
-    if len(found.files) > 1:
-        table.add_row("together", f"{found.pairs:,}")
+        row = (file.pairs, file.malformed, sum(file.omitted.values()), file.mended, kept)
+        rows.append((shown(names, 100), row))
+    if len(rows) > 1:
+        totals = map(sum, zip(*(counts for _, counts in rows), strict=True))
+        rows.append(("together", tuple(totals)))
+    for name, counts in rows:
+        table.add_row(escape(name), *(f"{count:,}" for count in counts))
     return table
 
 

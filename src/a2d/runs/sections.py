@@ -39,10 +39,14 @@ def replaced_by(own: dict[str, Any], section: type[Section] | None) -> set[str]:
     return {key for name in own if own[name] is not None for key in replaces.get(name, ())}
 
 
+_BRANCHES = ("str", "list[str]", "dict[str,any]", "bool")
+"""Parts of a key's place that tell which of several types a value was tried as."""
+
+
 def explain(error: ValidationError, root: type[Section]) -> str:
     """One sentence on the first thing wrong, with its dotted key and the mend."""
-    first = error.errors()[0]
-    path = [part for part in first["loc"] if part not in ("str", "list[str]", "dict[str,any]")]
+    first, *others = error.errors()
+    path = [part for part in first["loc"] if part not in _BRANCHES]
     key = ".".join(str(part) for part in path)
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}{nearest(str(path[-1]), _keys_beside(path, root))}"
@@ -53,6 +57,10 @@ def explain(error: ValidationError, root: type[Section]) -> str:
         return f"{key!r} is missing{why}."
     message = first["msg"].removeprefix("Value error, ").removesuffix(".")
     message = message.replace("Input should be", "it must be")
+    if first["type"].startswith("bool_"):  # it may take a word, too
+        words = [e["ctx"]["expected"] for e in others if e["type"] == "literal_error"]
+        *most, last = ["true", "false", *words]
+        message = f"it must be {', '.join(most)} or {last}"
     if first["type"] == "value_error":
         return f"{key}: {message}." if key else f"{message}."
     return f"{key!r} is {first['input']!r}: {message}."

@@ -13,7 +13,7 @@ from a2d.errors import UserError
 from a2d.runs.recipe import Recipe
 from a2d.text.cleaning import CleaningReport, clean, hold_out
 from a2d.text.corpus import iterate_corpus, read_corpus
-from a2d.text.identification import asked_for
+from a2d.text.identification import asked_for, count_others
 from a2d.text.known import KnownTranslations
 from a2d.text.monolingual import clean_text, iterate_text
 from a2d.text.pairs import Pair
@@ -89,6 +89,9 @@ def read_splits(recipe: Recipe) -> Splits:
     }
     rules = corpus.cleaning.model_dump(exclude={"language"})
     rules["languages"] = asked_for(corpus.cleaning.language, languages)
+    if rules["languages"] is not None:
+        for name, pairs in parts.items():
+            _check_languages(name, pairs, languages)
     raw = StoredPairs(iterate_corpus(corpus.train, "train", languages))
     train, cleaning = clean(raw, **rules, into=StoredPairs)
     for name in [name for name in ("test", "valid") if name not in parts]:
@@ -165,6 +168,25 @@ def _whole(pairs: list[Pair], name: str) -> list[Pair]:
             f"{first:,}",
         )
     return whole
+
+
+def _check_languages(name: str, pairs: list[Pair], languages: tuple[str, str]) -> None:
+    """Warn of held-out pairs in other languages, which stay.
+
+    Raises:
+        UserError: source and target look swapped.
+    """
+    try:
+        others = count_others(languages, pairs)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    if others:
+        logger.warning(
+            "%s: %s of %s pairs have a side that looks like another language; they are kept.",
+            name,
+            f"{others:,}",
+            f"{len(pairs):,}",
+        )
 
 
 def _held_out(name: str, train: StoredPairs) -> tuple[list[Pair], StoredPairs]:

@@ -154,8 +154,8 @@ def _passing(pairs: Iterable[Pair], rules: list[Rule], dropped: dict[str, int]) 
 def overlap(train: Iterable[Pair], heldout: Iterable[Pair]) -> int:
     """Count the held-out pairs of which a side also occurs in `train`.
 
-    Case, numbers, punctuation and spaces make no difference. Above zero, scores on the held-out
-    pairs also reward memory.
+    Case, numbers, punctuation and spaces make no difference; empty sides do not count. Above zero,
+    scores on the held-out pairs also reward memory.
 
     Example:
         >>> overlap([Pair("Ja!", "jo")], [Pair("ja", "haj"), Pair("nein", "ně")])
@@ -167,7 +167,7 @@ def overlap(train: Iterable[Pair], heldout: Iterable[Pair]) -> int:
 def leaks(train: Iterable[Pair], heldout: Iterable[Pair]) -> list[int]:
     """Give the numbers, from 0, of the held-out pairs that `overlap` counts."""
     gists = [(gist(pair.source), gist(pair.target)) for pair in heldout]
-    sources, targets = ({both[side] for both in gists} for side in (0, 1))
+    sources, targets = ({both[side] for both in gists if both[side]} for side in (0, 1))
     seen: set[tuple[int, str]] = set()  # training data may be larger than memory
     for pair in train:
         source, target = gist(pair.source), gist(pair.target)

@@ -14,6 +14,7 @@ from a2d.errors import UserError, first_line
 from a2d.suggestions import nearest
 from a2d.text import records, tables
 from a2d.text.formats import are_two_sides, format_of, holds_one_language
+from a2d.text.languages import base_code, names_language
 from a2d.text.pairs import (
     STANDARD_INPUT,
     Entries,
@@ -24,7 +25,7 @@ from a2d.text.pairs import (
     Wanted,
     missing,
 )
-from a2d.text.reading import Part, Reading
+from a2d.text.reading import Part, Reading, nothing_in
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +54,14 @@ def read_corpus(
     """Read a parallel corpus into memory.
 
     Texts are brought to Unicode NFC and stripped of outer whitespace, and HTML entities left in
-    them are unescaped, however often they were escaped. Translation memories and localisation
-    files lose their inline markup as well, and their line breaks become spaces. Text files are in
-    UTF-8, or in UTF-16 or UTF-32; Windows line ends are accepted; lines end at line feeds alone,
-    and empty lines of tables and JSON lines are skipped.
+    them are unescaped, however often they were escaped. Control characters are removed. Translation
+    memories and localisation files lose their inline markup as well, and their line breaks become
+    spaces. Text files are in UTF-8, or in UTF-16 or UTF-32; Windows line ends are accepted; lines
+    end at line feeds alone, and empty lines of tables and JSON lines are skipped.
 
-    Malformed entries are skipped, and a warning is logged that counts them and shows the first.
-    Warnings also count entries without one of the languages or a translation, those below a
-    threshold, and pairs with entities.
+    Malformed entries are skipped, and a warning is logged that counts them and shows the
+    first of each problem. Warnings also count entries without one of the languages or a
+    translation, those below a threshold, and pairs with entities or control characters.
 
     Args:
         spec: One of
@@ -113,20 +114,18 @@ def iterate_corpus(
     languages: tuple[str, str] | None = None,
 ) -> Iterator[Pair]:
     """`read_corpus`, pair by pair: what is wrong with the whole is told at the end."""
-    count = 0
+    readings = []
     try:
         for part in parts(spec, name, languages):
             reading = Reading(part.places)
+            readings.append(reading)
             yield from part.read(reading)
-            count += reading.pairs
             if reading.fault:
                 raise UserError(reading.fault)
             if warnings := reading.warnings():
                 logger.warning("%s: %s", name, " ".join(warnings))
-        if not count:
-            raise UserError(
-                f"{' and '.join(places(spec))} is empty: give a corpus with at least one pair"
-            )
+        if not any(reading.pairs for reading in readings):
+            raise UserError(nothing_in(readings))
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
 
@@ -169,12 +168,19 @@ def _from_argument(argument: str) -> Any:
     if not argument.startswith("{"):
         return argument
     try:
-        return yaml.safe_load(argument)
+        spec = yaml.safe_load(argument)
     except yaml.YAMLError as error:
-        raise UserError(
-            f"{argument!r} is no YAML mapping: write it as in '{{path: x.csv, source: de, "
-            "target: en}', with a space after colons"
-        ) from error
+        raise _no_mapping(argument) from error
+    if any(value is None and ":" in str(key) for key, value in spec.items()):
+        raise _no_mapping(argument)
+    return spec
+
+
+def _no_mapping(argument: str) -> UserError:
+    return UserError(
+        f"{argument!r} is no YAML mapping: write it as in '{{path: x.csv, source: de, "
+        "target: en}', with a space after colons"
+    )
 
 
 def places(spec: object) -> list[str]:
@@ -207,8 +213,10 @@ def _mapped(spec: Mapping[str, Any], name: str, languages: Languages | None) -> 
     for one, other in (("source", "target"), _SCORE):
         if (one in spec) != (other in spec):
             raise UserError(f"{dict(spec)} names one key of two: give both {one!r} and {other!r}")
-    if "source" in spec and spec["source"] == spec["target"]:
-        raise UserError(f"{dict(spec)} has one key for both sides: name two")
+    if "source" in spec:
+        if spec["source"] == spec["target"]:
+            raise UserError(f"{dict(spec)} has one key for both sides: name two")
+        _check_sides(spec, languages)
     wanted = Wanted(
         languages,
         Keys(spec["source"], spec["target"]) if "source" in spec else None,
@@ -221,6 +229,18 @@ def _mapped(spec: Mapping[str, Any], name: str, languages: Languages | None) -> 
     if "split" in spec and not Path(spec["path"]).expanduser().is_dir():
         raise UserError(f"{spec['path']} is no folder of splits: leave out 'split'")
     return _placed(spec["path"], split, wanted)
+
+
+def _check_sides(spec: Mapping[str, Any], languages: Languages | None) -> None:
+    """Refuse keys that name both languages, the other way around."""
+    if languages is None or base_code(languages.source) == base_code(languages.target):
+        return
+    names = [str(spec[side]).rpartition(".")[2] for side in ("source", "target")]
+    if all(map(names_language, names, reversed(languages))):
+        raise UserError(
+            f"{dict(spec)} has {spec['source']!r} as its source, and {languages.source!r} is the "
+            "source: swap 'source' and 'target' in it"
+        )
 
 
 def _check_value(key: str, value: object) -> None:

@@ -1,4 +1,4 @@
-"""Character references of HTML that were left in texts."""
+"""Character references of HTML and control characters that were left in texts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from html import unescape
 from html.entities import html5
 
 _REFERENCE = re.compile(r"&(?:#(?:\d{1,7}|[xX][0-9a-fA-F]{1,6})|[A-Za-z][A-Za-z0-9]*);")
+
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
+_WINDOWS = re.compile("[\x80-\x84\x86-\x9f]")
+"""Without U+0085, which is white space: it breaks lines."""
 
 
 def unescaped(text: str) -> str:
@@ -23,6 +27,20 @@ def unescaped(text: str) -> str:
     while (plain := _REFERENCE.sub(_character, text)) != text:
         text = plain
     return text
+
+
+def printable(text: str) -> str:
+    """A text without control characters but those of white space (tab, line breaks).
+
+    Those from U+0080 on are letters and punctuation of Windows (code page 1252) that were read as
+    Latin-1, and become these again, as browsers have it.
+
+    Example:
+        >>> printable("it\x92s\x07 on")
+        'it’s on'
+    """
+    windows = _WINDOWS.sub(lambda c: c[0].encode("latin-1").decode("cp1252", "ignore"), text)
+    return _CONTROL.sub("", windows)
 
 
 def _character(reference: re.Match[str]) -> str:

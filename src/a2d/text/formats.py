@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from a2d.errors import UserError
 from a2d.text import localisation, records, tables
 from a2d.text.languages import same_language
 from a2d.text.pairs import Entries, Languages, Wanted, kind
@@ -77,15 +78,25 @@ FORMATS = (
     Format("Fluent", localisation.FLUENT, None, localisation.by_message, extra="corpora"),
 )
 
+_ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
+_SHEETS = (".xlsx", ".xls", ".ods")
+
 
 def format_of(path: Path) -> Format:
     """The format of a file, by its name.
+
+    Raises:
+        UserError: it is an archive or a spreadsheet.
 
     Example:
         >>> format_of(Path("memory.TMX.gz")).name
         'translation memory'
     """
     suffix = kind(path)
+    if suffix in _ARCHIVES:
+        raise UserError(f"{path} is an archive: unpack it, and give the files that it holds")
+    if suffix in _SHEETS:
+        raise UserError(f"{path} is a spreadsheet: save it as comma-separated values (.csv)")
     return next((form for form in FORMATS if suffix in form.suffixes), PLAIN)
 
 

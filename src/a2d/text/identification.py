@@ -36,6 +36,9 @@ _SAMPLE = 2000
 _KNOWN = 0.5
 """Share of the texts that must look like their language: otherwise it is known badly."""
 
+_NOTABLE = 0.01
+"""Share of the texts from which on a warning names another language."""
+
 _SWAPPED = 0.8
 """Share of both sides' texts that look like the other side's language if they are swapped."""
 
@@ -117,6 +120,30 @@ def language_rule(
         UserError: the identifier is not installed, or source and target are swapped.
     """
     identifier = Identifier()
+    sides = _known_sides(identifier, languages, pairs, logger.warning)
+    if not sides:
+        return None
+    return lambda pair: any(identifier.is_other(pair[side], code) for side, code in sides)
+
+
+def count_others(languages: tuple[str, str], pairs: Sequence[Pair]) -> int:
+    """How many held-out pairs `language_rule` would drop; nothing is said of sides left alone.
+
+    Raises:
+        UserError: as `language_rule`.
+    """
+    identifier = Identifier()
+    sides = _known_sides(identifier, languages, pairs, lambda *message: None)
+    return sum(any(identifier.is_other(pair[side], code) for side, code in sides) for pair in pairs)
+
+
+def _known_sides(
+    identifier: Identifier,
+    languages: tuple[str, str],
+    pairs: Sequence[Pair],
+    warn: Callable[..., None],
+) -> list[tuple[int, str]]:
+    """The sides, 0 or 1, whose language the identifier knows well, and its code."""
     codes = Languages(*map(base_code, languages))
     shares = [identifier.likeliest(sample(pairs, side)) for side in (0, 1)]
     crossed = [found.get(code, 0.0) for found, code in zip(shares, reversed(codes), strict=True)]
@@ -130,8 +157,8 @@ def language_rule(
     for side, code, found in zip((0, 1), codes, shares, strict=True):
         share = found.get(code, 0.0)
         if found and share < _KNOWN:
-            others = [other for other in found if other != code][:2]
-            logger.warning(
+            others = [o for o, part in found.items() if o != code and part >= _NOTABLE][:2]
+            warn(
                 "%s is off for the %s: only %s of its texts look like %r (%s), which the "
                 "identifier may not know well. If it does, check the languages of the corpus.",
                 KEY,
@@ -142,6 +169,4 @@ def language_rule(
             )
         elif found:
             judged.append((side, code))
-    if not judged:
-        return None
-    return lambda pair: any(identifier.is_other(pair[side], code) for side, code in judged)
+    return judged

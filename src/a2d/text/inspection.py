@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress, islice
 from typing import Any
 
 from a2d.errors import UserError
@@ -12,7 +13,7 @@ from a2d.text import identification
 from a2d.text.cleaning import leaks, make_rules
 from a2d.text.corpus import Spec, parts
 from a2d.text.pairs import Pair
-from a2d.text.reading import Reading
+from a2d.text.reading import Reading, nothing_in
 from a2d.text.storage import StoredPairs
 
 _EXAMPLES = 3
@@ -66,10 +67,21 @@ class Finding:
 
 @dataclass(frozen=True)
 class Leak:
-    """Held-out pairs of which a side also occurs in a corpus."""
+    """Held-out pairs of which a side also occurs in what cleaning keeps of a corpus.
 
-    place: str
+    Attributes:
+        reading: of the held-out corpus.
+        pairs: its pairs with two sides: others are left out of scores.
+        empty: its pairs with an empty side.
+        others: pairs with a side that looks like another language; None: nobody looked.
+        leaking: pairs of which a side occurs.
+        examples: the first of them.
+    """
+
+    reading: Reading
     pairs: int
+    empty: int
+    others: int | None
     leaking: int
     examples: list[Example]
 
@@ -86,6 +98,7 @@ class Inspection:
             they look like; None: no identifier is installed.
         rules: by name; `near duplicates` are also counted where `deduplicate` is not `near`.
         kept: pairs that cleaning keeps.
+        kept_by_file: those of every file.
         leaks: of every held-out corpus.
     """
 
@@ -95,23 +108,15 @@ class Inspection:
     languages: dict[str, dict[str, float]] | None
     rules: dict[str, Finding]
     kept: int
+    kept_by_file: list[int]
     leaks: list[Leak]
 
     def as_dict(self) -> dict[str, Any]:
         """The same as numbers, texts, lists and dictionaries, for JSON."""
         return {
             "files": [
-                {
-                    "paths": file.places,
-                    "pairs": file.pairs,
-                    "malformed": file.malformed,
-                    "malformed_examples": list(map(str, file.faults)),
-                    "usable": file.fault is None,
-                    "left_out": dict(file.omitted),
-                    "entities_unescaped": file.mended,
-                    "entities_example": file.mended_example,
-                }
-                for file in self.files
+                _counts(file) | {"kept": kept}
+                for file, kept in zip(self.files, self.kept_by_file, strict=True)
             ],
             "pairs": self.pairs,
             "lengths": self.lengths,
@@ -128,8 +133,11 @@ class Inspection:
             "kept": self.kept,
             "leakage": [
                 {
-                    "path": leak.place,
+                    "path": " and ".join(leak.reading.places),
+                    **_counts(leak.reading),
                     "pairs": leak.pairs,
+                    "empty": leak.empty,
+                    "other_languages": leak.others,
                     "leaking": leak.leaking,
                     "examples": [vars(example) for example in leak.examples],
                 }
@@ -160,8 +168,9 @@ def inspect(
     pairs = StoredPairs(_read(spec, "data", languages, readings))
     if not pairs:
         faults = [reading.fault for reading in readings if reading.fault]
-        raise UserError(f"data: {faults[0]}" if faults else "data: the files hold no pair")
-    findings = _judge(pairs, rules, _places(readings))
+        raise UserError(f"data: {faults[0] if faults else nothing_in(readings)}")
+    findings, kept = _judge(pairs, rules, _places(readings))
+    left = iter(kept)
     return Inspection(
         readings,
         len(pairs),
@@ -171,9 +180,26 @@ def inspect(
         },
         _languages(pairs),
         findings,
-        len(pairs) - sum(found.dropped or 0 for found in findings.values()),
-        _leaks(against, pairs, languages),
+        sum(kept),
+        [sum(islice(left, reading.pairs)) for reading in readings],
+        _leaks(against, lambda: compress(pairs, kept), languages, rules["languages"] is not None),
     )
+
+
+def _counts(reading: Reading) -> dict[str, Any]:
+    """What was read, for JSON."""
+    return {
+        "paths": reading.places,
+        "pairs": reading.pairs,
+        "malformed": reading.malformed,
+        "malformed_examples": list(map(str, reading.faults.values())),
+        "usable": reading.fault is None,
+        "left_out": dict(reading.omitted),
+        "entities_unescaped": reading.mended,
+        "entities_example": reading.mended_example,
+        "control_characters_removed": reading.controls,
+        "control_characters_example": reading.controls_example,
+    }
 
 
 def _read(
@@ -190,8 +216,14 @@ def _read(
 Place = Callable[[int], tuple[str, int]]
 
 
-def _judge(pairs: Sequence[Pair], rules: dict[str, Any], place: Place) -> dict[str, Finding]:
-    """Judge every pair by each rule on its own, also by those that are off, and as `clean` does."""
+def _judge(
+    pairs: Sequence[Pair], rules: dict[str, Any], place: Place
+) -> tuple[dict[str, Finding], bytearray]:
+    """Judge every pair by each rule on its own, also by those that are off, and as `clean` does.
+
+    Returns:
+        Findings by rule, and of every pair whether cleaning keeps it.
+    """
     off = {key: value for key, value in _SUGGESTED.items() if not rules[key]}
     told = make_rules(pairs, **rules | off | {"deduplicate": True})
     near = make_rules(pairs, **rules | {"languages": None, "deduplicate": "near"})
@@ -201,6 +233,7 @@ def _judge(pairs: Sequence[Pair], rules: dict[str, Any], place: Place) -> dict[s
     # Cleaning asks about repetitions of what the other rules let pass.
     duplicates = {True: "duplicates", "near": _NEAR}.get(rules["deduplicate"])
     fresh = make_rules(pairs, **rules | {"languages": None})[-1][1]
+    kept = bytearray()
     for number, pair in enumerate(pairs):
         broken = ["empty"] if empty(pair) else [name for name, breaks in told if breaks(pair)]
         for name in broken:
@@ -214,7 +247,8 @@ def _judge(pairs: Sequence[Pair], rules: dict[str, Any], place: Place) -> dict[s
             first = duplicates
         if first is not None:
             findings[first].dropped = (findings[first].dropped or 0) + 1
-    return findings
+        kept.append(first is None)
+    return findings, kept
 
 
 _NEAR = "near duplicates"
@@ -280,7 +314,10 @@ def _languages(pairs: Sequence[Pair]) -> dict[str, dict[str, float]] | None:
 
 
 def _leaks(
-    against: Spec | None, pairs: Iterable[Pair], languages: tuple[str, str] | None
+    against: Spec | None,
+    kept: Callable[[], Iterable[Pair]],
+    languages: tuple[str, str] | None,
+    identify: bool,
 ) -> list[Leak]:
     readings: list[Reading] = []
     held = [] if against is None else list(_read(against, "against", languages, readings))
@@ -288,8 +325,20 @@ def _leaks(
     for reading in readings:
         own, held = held[: reading.pairs], held[reading.pairs :]
         if not own:
-            raise UserError(f"against: {' and '.join(reading.places)} holds no pair")
-        place, leaking = _places([reading]), leaks(pairs, own)
+            raise UserError(f"against: {reading.fault or nothing_in([reading])}")
+        whole = [number for number, pair in enumerate(own) if all(pair)]
+        scored = [own[number] for number in whole]
+        leaking = [whole[n] for n in leaks(kept(), scored)]
+        others = _others(reading, scored, languages) if identify and languages else None
+        place = _places([reading])
         examples = [Example(*place(number), *own[number]) for number in leaking[:_EXAMPLES]]
-        found.append(Leak(" and ".join(reading.places), len(own), len(leaking), examples))
+        empty = len(own) - len(whole)
+        found.append(Leak(reading, len(whole), empty, others, len(leaking), examples))
     return found
+
+
+def _others(reading: Reading, pairs: Sequence[Pair], languages: tuple[str, str]) -> int:
+    try:
+        return identification.count_others(languages, pairs)
+    except UserError as error:
+        raise UserError(f"against: {' and '.join(reading.places)}: {error}") from error

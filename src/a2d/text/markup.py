@@ -19,6 +19,8 @@ _DECLARED = re.compile(rb"""<\?xml[^>]*encoding\s*=\s*["']([\w.-]+)""")
 _NAMESPACE = re.compile(r"""\sxmlns:[\w.-]+\s*=\s*(?:"[^"]*"|'[^']*')""")
 _ANGLE = re.compile("[<>]")
 _LXML_NAMES = {"utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE"}
+_ANY_ENTITY = '<!DOCTYPE a SYSTEM "a">'
+"""Names declarations that nobody reads: undeclared entities are no fault then."""
 _OPTIONS: dict[str, Any] = {"huge_tree": True, "resolve_entities": False, "no_network": True}
 
 
@@ -56,7 +58,8 @@ def elements(
             return
         except etree.XMLSyntaxError as error:
             fault = error
-    broken = False
+    # Undeclared entities, of HTML as a rule, are no fault of a piece.
+    broken = {entry.type for entry in walk.error_log} == {etree.ErrorTypes.ERR_UNDECLARED_ENTITY}
     with opened(path) as file:
         for element in _one_by_one(file, path, whole, containers, count):
             broken = broken or isinstance(element, Malformed)
@@ -97,7 +100,7 @@ def _one_by_one(
             yield Malformed(f"{path}, line {line}", "is not in the encoding that the file names")
             continue
         try:
-            (element,) = etree.fromstring(f"<a{namespaces}>{text}</a>", parser)
+            (element,) = etree.fromstring(f"{_ANY_ENTITY}<a{namespaces}>{text}</a>", parser)
         except (etree.XMLSyntaxError, ValueError) as error:
             line += max(0, (getattr(error, "lineno", 0) or 0) - 1)
             problem = " ".join(str(getattr(error, "msg", error)).partition(", line ")[0].split())

@@ -97,9 +97,19 @@ class Wanted:
 
 
 def normal(source: str, target: str) -> Pair:
-    """A pair in Unicode NFC without outer whitespace."""
-    normalize = unicodedata.normalize
-    return Pair(normalize("NFC", source).strip(), normalize("NFC", target).strip())
+    """A pair in Unicode NFC without outer whitespace and what has no width, as byte-order marks."""
+    return Pair(_normal(source), _normal(target))
+
+
+def _normal(text: str) -> str:
+    plain = unicodedata.normalize("NFC", text).strip()
+    while plain and (plain[0] in _NO_WIDTH or plain[-1] in _NO_WIDTH):
+        plain = plain.strip(_NO_WIDTH).strip()
+    return plain
+
+
+_NO_WIDTH = "\ufeff\u200b\u2060"
+"""Byte-order mark (inside files put together), zero-width space, word joiner."""
 
 
 def kind(path: Path) -> str:

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from a2d.text.entities import unescaped
+from a2d.text.entities import printable, unescaped
 from a2d.text.pairs import Entries, Malformed, Omitted, Pair, normal
 
 _SHOWN = 3
-"""Malformed entries that are shown."""
+"""Problems of malformed entries that are shown."""
+
+
+@dataclass
+class Fault:
+    """A problem of malformed entries: the first that has it, and how many do."""
+
+    first: Malformed
+    count: int = 0
+
+    def __str__(self) -> str:
+        """One clause."""
+        return f"{self.first} (and {self.count - 1:,} more)" if self.count > 1 else str(self.first)
 
 
 @dataclass
@@ -21,56 +33,93 @@ class Reading:
         places: the files, or the dataset.
         pairs: pairs read.
         malformed: entries that hold no pair, though they should.
-        faults: the first of them.
+        faults: their problems, up to three.
         omitted: entries left out, by reason.
         mended: pairs in which HTML entities were unescaped.
         mended_example: a side of the first of them, before.
+        controls: pairs from which control characters were removed.
+        controls_example: a side of the first of them, before.
     """
 
     places: list[str]
     pairs: int = 0
     malformed: int = 0
-    faults: list[Malformed] = field(default_factory=list)
+    faults: dict[str, Fault] = field(default_factory=dict)
     omitted: Counter[str] = field(default_factory=Counter)
     mended: int = 0
     mended_example: str = ""
+    controls: int = 0
+    controls_example: str = ""
+
+    @property
+    def entries(self) -> int:
+        """How many entries were read: pairs, and those that were left out or are malformed."""
+        return self.pairs + self.malformed + self.omitted.total()
 
     @property
     def fault(self) -> str | None:
         """Why the corpus cannot be used: half of its entries or more are malformed."""
-        if self.malformed < max(1, self.pairs):
+        if self.malformed < max(1, self.entries / 2):
             return None
-        entries = self.malformed + self.pairs
-        many = f"{self.malformed:,} of {entries:,} entries are malformed, as in: "
-        return (many if self.malformed > 1 else "") + str(self.faults[0])
+        many = f"{self.malformed:,} of {self.entries:,} entries are malformed, as in: "
+        faults = list(self.faults.values())
+        kinds = "; ".join(map(str, faults)) if len(faults) > 1 else str(faults[0].first)
+        return (many if self.malformed > 1 else "") + kinds
+
+    @property
+    def omissions(self) -> str:
+        """What was left out and why, as a list."""
+        return ", ".join(f"{count:,} {reason}" for reason, count in self.omitted.items())
+
+    def count_malformed(self, entry: Malformed) -> None:
+        """Count an entry that holds no pair; of every problem, the first is remembered."""
+        self.malformed += 1
+        if entry.problem in self.faults or len(self.faults) < _SHOWN:
+            self.faults.setdefault(entry.problem, Fault(entry)).count += 1
 
     def warnings(self) -> list[str]:
         """What a user should hear of, one sentence each."""
         place = " and ".join(self.places)
         said = []
         if self.malformed:
-            faults = "; ".join(map(str, self.faults))
+            faults = "; ".join(map(str, self.faults.values()))
+            more = self.malformed > sum(fault.count for fault in self.faults.values())
             said.append(
-                f"{self.malformed:,} of {self.malformed + self.pairs:,} entries are malformed and "
-                f"were skipped: {faults}{'; …' if self.malformed > _SHOWN else '.'}"
+                f"{self.malformed:,} of {self.entries:,} entries are malformed and "
+                f"were skipped: {faults}{'; …' if more else '.'}"
             )
         if self.omitted:
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.omitted.items())
-            said.append(f"Left out of {place}: {reasons}.")
+            said.append(f"Left out of {place}: {self.omissions}.")
+        if not self.pairs and not self.malformed:
+            said.append(f"{place} holds no pair.")
         if self.mended:
             said.append(
                 f"HTML entities in {self.mended:,} pairs of {place} were unescaped, as in "
                 f"'{shown(self.mended_example)}'."
             )
+        if self.controls:
+            said.append(
+                f"Control characters were removed from {self.controls:,} pairs of {place}, as in "
+                f"'{shown(self.controls_example)}'."
+            )
         return said
+
+
+def nothing_in(readings: Sequence[Reading]) -> str:
+    """What to say of a corpus without a pair, none of whose files is unusable."""
+    place = " and ".join(place for reading in readings for place in reading.places)
+    omitted = [reading.omissions for reading in readings if reading.omitted]
+    if omitted:
+        return f"{place}: every entry was left out ({', '.join(omitted)}): give one that is not"
+    return f"{place} is empty: give a corpus with at least one pair"
 
 
 @dataclass(frozen=True)
 class Part:
     """A corpus that is no list of others: where it is, and its reader.
 
-    `mend`: whether HTML entities in it are unescaped; test sets that others publish, and what the
-    package brings, stay as they are.
+    `mend`: whether HTML entities in it are unescaped and control characters removed; test sets that
+    others publish, and what the package brings, stay as they are.
     """
 
     places: list[str]
@@ -81,8 +130,7 @@ class Part:
         """Yield the pairs and count everything into `reading`."""
         for entry in self.entries():
             if isinstance(entry, Malformed):
-                reading.malformed += 1
-                reading.faults += [entry] * (reading.malformed <= _SHOWN)
+                reading.count_malformed(entry)
                 continue
             if isinstance(entry, Omitted):
                 reading.omitted[entry.reason] += 1
@@ -95,6 +143,13 @@ class Part:
                     side = entry.source if entry.source != mended.source else entry.target
                     reading.mended_example = reading.mended_example or side
                     entry = mended
+            if self.mend and not all(map(str.isprintable, entry)):
+                clear = normal(*map(printable, entry))
+                if clear != entry:
+                    reading.controls += 1
+                    side = entry.source if entry.source != clear.source else entry.target
+                    reading.controls_example = reading.controls_example or side
+                    entry = clear
             yield entry
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from a2d.errors import UserError, first_line
 from a2d.text.languages import is_language, same_language
-from a2d.text.pairs import Entries, Keys, Languages, Malformed, Wanted, normal, opened
+from a2d.text.pairs import Entries, Keys, Languages, Malformed, Omitted, Wanted, normal, opened
 from a2d.text.tables import columns_by_name, lines
 
 Records = Iterator[tuple[str, object]]
@@ -189,6 +189,9 @@ def _records(place: str, records: Records, wanted: Wanted) -> Entries:
             if not isinstance(record, Mapping):
                 raise _Unfit("is no JSON object: write one object a line, or an array of them")
             keys = keys or _guess_keys(place, record, wanted.languages)
+            if lacking := [repr(k) for k in keys if _field(record, str(k)) is None]:
+                yield Omitted(f"without {' and '.join(lacking)}")
+                continue
             pair = normal(*(_text(record, str(key)) for key in keys))
             if wanted.threshold is None:
                 yield pair

@@ -35,6 +35,10 @@ _SEPARATOR = re.compile(r"sep=(.)", re.IGNORECASE)
 _LOOKED_AT = 50
 """Rows by which a table's delimiter and header are told."""
 
+_QUOTED = re.compile(r'"([^"]|"")*"')
+_CELLS = 10
+"""Cells of a table's start from which on it is refused if all of them are in quotes."""
+
 _LONGEST = 100
 """Lines that a quoted text may have: an open quote would swallow the rest of a file."""
 
@@ -126,8 +130,19 @@ def table(path: Path, wanted: Wanted) -> Entries:
             elif line:
                 yield f"{path}, line {number}", line.split("\t")
 
+    read = rows()
+    start = list(islice(read, _LOOKED_AT))
+    cells = [cell for _, row in start if not isinstance(row, Malformed) for cell in row]
+    if len(cells) >= _CELLS and all(_QUOTED.fullmatch(cell) for cell in cells):
+        raise UserError(
+            f"{path} has every text in quotes: if they are a spreadsheet's, name the file .csv "
+            "(tabs may separate its columns)"
+        )
     return _pairs(
-        path, rows(), wanted, "write source, one tab, target (or list two plain-text files)"
+        path,
+        chain(start, read),
+        wanted,
+        "write source, one tab, target (or list two plain-text files)",
     )
 
 
@@ -237,7 +252,7 @@ def _pairs(path: Path, rows: Rows, wanted: Wanted, mend: str) -> Entries:
             more = (
                 ""
                 if len(row) < 3 or columns.header or wanted.keys
-                else (f"; choose columns by {{path: {path.name}, source: 1, target: 2}}")
+                else (f"; choose columns, as in {{path: {path}, source: 1, target: 2}}")
             )
             yield Malformed(
                 where, f"has {len(row)} column(s) instead of {columns.width}: {mend}{more}"
@@ -269,7 +284,7 @@ def _columns(path: Path, rows: list[list[str]], wanted: Wanted) -> _Columns:
     score, header = None, named is not None
     if wanted.threshold is not None:
         key = wanted.threshold.key
-        header = header or isinstance(key, str) or not re.search(r"\d", _cell(path, first, key))
+        header = header or isinstance(key, str) or _is_name(_cell(path, first, key))
         score = _index(path, first, key)
     if wanted.keys is not None:
         header = header or any(isinstance(key, str) for key in wanted.keys)
@@ -281,12 +296,20 @@ def _columns(path: Path, rows: list[list[str]], wanted: Wanted) -> _Columns:
         if header:
             raise UserError(
                 f"{path} has the columns {_list(first)}: name its texts, as in "
-                f"{{path: {path.name}, source: {first[0]}, target: {first[-1]}}}"
+                f"{{path: {path}, source: {first[0]}, target: {first[-1]}}}"
             )
         if score is not None:
             raise UserError(f"{path} has a score: choose its texts by 'source' and 'target' too")
         return _Columns(0, 1, None, 2, False)
     return _Columns(source, target, score, len(first), header)
+
+
+def _is_name(score: str) -> bool:
+    """Whether the first cell of a column of scores is its name: no number, nor a missing one."""
+    return not re.search(r"\d", score) and score.casefold() not in _NO_NUMBERS
+
+
+_NO_NUMBERS = ("", "-", "nan", "inf", "-inf", "none", "null", "na", "n/a")
 
 
 def columns_by_name(first: list[str], languages: Languages | None) -> tuple[int, int] | None:
@@ -313,8 +336,8 @@ def _check_languages(
     if all(map(is_language, first)) and texts and statistics.median(texts) >= _TEXT:
         raise UserError(
             f"{path} has columns in {first[0]!r} and {first[1]!r}, and {languages.source!r} and "
-            f"{languages.target!r} are wanted: mend the languages, or choose its columns by "
-            f"{{path: {path.name}, source: 1, target: 2}}"
+            f"{languages.target!r} are wanted: mend the languages, or choose its columns, as in "
+            f"{{path: {path}, source: 1, target: 2}}"
         )
 
 
