@@ -3,6 +3,10 @@
 import os
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("a2d", deadline=None)  # how long an example takes says nothing
+settings.load_profile("a2d")
 
 # The models here are tiny: threads would mostly wait for one another, worst on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
