@@ -17,12 +17,11 @@ from a2d.text.pairs import Pair
 SAMPLE = 2000
 """Pairs whose tokens are counted; the rest is estimated."""
 
-BATCHES, FEW = (512, 1024), 30_000
-"""Tokens of a batch: the first for corpora of fewer than `FEW` tokens, the second for others."""
+BATCHES = (512, 1024)
+"""Tokens of a batch: the first for corpora of fewer than `SMALL` tokens, the second for others."""
 SMALL = 100_000
-"""Corpora of fewer tokens are learnt by heart soon."""
 
-RATE, WIDTH = 3e-3, 128
+RATE, WIDTH = 2e-3, 128
 """Peak learning rate of a model of that width. Up to `WIDEST` others take it times the square root
 of the inverse ratio; still wider ones, which were not measured, less: in inverse proportion."""
 WIDEST = 256
@@ -65,7 +64,7 @@ def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
         >>> schedule_for(12_000, 128, "teacher")["max_tokens"]
         512
     """
-    batch = BATCHES[0] if tokens < FEW else BATCHES[1]
+    batch = BATCHES[0] if tokens < SMALL else BATCHES[1]
     per_epoch = max(1.0, tokens / batch)
     updates = max(UPDATES * (tokens / TOKENS) ** (1 / 3), LEAST_EPOCHS * per_epoch)
     if start != "teacher":
@@ -87,7 +86,7 @@ def rate_for(width: int) -> float:
 
     Example:
         >>> [round(rate_for(width), 5) for width in (64, 128, 256, 512)]
-        [0.00424, 0.003, 0.00212, 0.00106]
+        [0.00283, 0.002, 0.00141, 0.00071]
     """
     measured = min(width, WIDEST)
     return float(RATE * (WIDTH / measured) ** 0.5 * measured / width)
