@@ -76,7 +76,7 @@ class TestCounts:
     def test_of_files(self, found):
         assert [file.pairs for file in found.files] == [150, found.pairs - 150]
         assert [file.malformed for file in found.files] == [8, 0]
-        assert sum(file.mended for file in found.files) == 3
+        assert sum(file.entities.pairs for file in found.files) == 3
 
     def test_of_rules(self, found):
         breaking = {name: finding.breaking for name, finding in found.rules.items()}

@@ -266,20 +266,20 @@ def _standard_input() -> list[str]:
 
 def main() -> None:
     """Entry point: bad input ends in one sentence and exit code 2, signals in 130 or 143."""
-    try:
-        with interruptible():
+    with interruptible():
+        try:
             app()
-    except Interrupted as interruption:
-        typer.echo(MESSAGE, err=True)
-        leave(interruption.code)
-    except UserError as error:
-        _fail(str(error))
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            _fail("no disk space is left: free some; the same command continues.")
-        if error.errno not in _OF_PLACES or error.filename is None:
-            raise
-        _fail(f"{error.filename} cannot be used ({error.strerror}): choose another place.")
+        except Interrupted as interruption:
+            typer.echo(MESSAGE, err=True)
+            leave(interruption.code)
+        except UserError as error:
+            _fail(str(error))
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                _fail("no disk space is left: free some; the same command continues.")
+            if error.errno not in _OF_PLACES or error.filename is None:
+                raise
+            _fail(f"{error.filename} cannot be used ({error.strerror}): choose another place.")
 
 
 def _fail(message: str) -> NoReturn:

@@ -207,7 +207,7 @@ def _files_table(found: Inspection) -> Table:
     rows: list[tuple[str, tuple[int, ...]]] = []
     for file, kept in zip(found.files, found.kept_by_file, strict=True):
         names = " + ".join(p if ":" in p else Path(p).name for p in file.places)
-        row = (file.pairs, file.malformed, sum(file.omitted.values()), file.mended, kept)
+        row = (file.pairs, file.malformed, sum(file.omitted.values()), file.entities.pairs, kept)
         rows.append((shown(names, 100), row))
     if len(rows) > 1:
         totals = map(sum, zip(*(counts for _, counts in rows), strict=True))

@@ -93,7 +93,9 @@ def refuse_code(path: str) -> None:
     """
     for name in SETTINGS:
         for setting, problem in _suspects(_json(path, name)):
-            raise UserError(f"the model {path!r} {problem} ({setting!r} in its {name})")
+            raise UserError(
+                f"the model {path!r} {problem} ({setting!r} in its {name}): take one without it"
+            )
     if _file(path, ADAPTER):
         raise UserError(
             f"{path!r} holds an adapter, not a model ({ADAPTER}): merge it into its base model by "

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     MarianConfig,
     MarianMTModel,
@@ -182,13 +182,18 @@ def load_model(path: str | Path) -> PreTrainedModel:
             f"{path} lacks {len(missing)} of its model's weights ({missing[0]}, …): fetch or save "
             "it anew."
         )
-    infinite = [name for name, weight in model.state_dict().items() if not weight.isfinite().all()]
+    infinite = infinite_tensors(model)
     if infinite:
         raise UserError(
             f"{len(infinite)} of the tensors in {path} hold values that are no finite numbers "
             f"({infinite[0]}, …): its training diverged, or the file is damaged; take another one."
         )
     return model
+
+
+def infinite_tensors(model: nn.Module) -> list[str]:
+    """Names of a model's tensors that hold infinite values, or NaN."""
+    return [name for name, weight in model.state_dict().items() if not weight.isfinite().all()]
 
 
 def _computed(model: PreTrainedModel, name: str) -> bool:

@@ -136,8 +136,8 @@ def _end_with_parent() -> None:
 
 def _work(task: Callable[..., Any], *arguments: Any) -> Any:
     global _busy
-    _busy = True
     try:
+        _busy = True
         with logged(log_file(_log)):
             return task(*arguments, _events.put)
     except SystemExit:  # the pool would go on to the next task

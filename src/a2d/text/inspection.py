@@ -195,10 +195,10 @@ def _counts(reading: Reading) -> dict[str, Any]:
         "malformed_examples": list(map(str, reading.faults.values())),
         "usable": reading.fault is None,
         "left_out": dict(reading.omitted),
-        "entities_unescaped": reading.mended,
-        "entities_example": reading.mended_example,
-        "control_characters_removed": reading.controls,
-        "control_characters_example": reading.controls_example,
+        "entities_unescaped": reading.entities.pairs,
+        "entities_example": reading.entities.example,
+        "control_characters_removed": reading.controls.pairs,
+        "control_characters_example": reading.controls.example,
     }
 
 

@@ -26,6 +26,23 @@ class Fault:
 
 
 @dataclass
+class Changes:
+    """Pairs whose texts were repaired in one way, and a side of the first of them, before."""
+
+    pairs: int = 0
+    example: str = ""
+
+    def changed(self, pair: Pair, repair: Callable[[str], str]) -> Pair:
+        """Repair both sides of a pair, and count it if that changes it."""
+        repaired = normal(*map(repair, pair))
+        if repaired != pair:
+            self.pairs += 1
+            side = pair.source if pair.source != repaired.source else pair.target
+            self.example = self.example or side
+        return repaired
+
+
+@dataclass
 class Reading:
     """Counts of what was read from one file, or two aligned ones.
 
@@ -35,10 +52,8 @@ class Reading:
         malformed: entries that hold no pair, though they should.
         faults: their problems, up to three.
         omitted: entries left out, by reason.
-        mended: pairs in which HTML entities were unescaped.
-        mended_example: a side of the first of them, before.
+        entities: pairs in which HTML entities were unescaped.
         controls: pairs from which control characters were removed.
-        controls_example: a side of the first of them, before.
     """
 
     places: list[str]
@@ -46,10 +61,8 @@ class Reading:
     malformed: int = 0
     faults: dict[str, Fault] = field(default_factory=dict)
     omitted: Counter[str] = field(default_factory=Counter)
-    mended: int = 0
-    mended_example: str = ""
-    controls: int = 0
-    controls_example: str = ""
+    entities: Changes = field(default_factory=Changes)
+    controls: Changes = field(default_factory=Changes)
 
     @property
     def entries(self) -> int:
@@ -92,15 +105,15 @@ class Reading:
             said.append(f"Left out of {place}: {self.omissions}.")
         if not self.pairs and not self.malformed:
             said.append(f"{place} holds no pair.")
-        if self.mended:
+        if self.entities.pairs:
             said.append(
-                f"HTML entities in {self.mended:,} pairs of {place} were unescaped, as in "
-                f"'{shown(self.mended_example)}'."
+                f"HTML entities in {self.entities.pairs:,} pairs of {place} were unescaped, as in "
+                f"'{shown(self.entities.example)}'."
             )
-        if self.controls:
+        if self.controls.pairs:
             said.append(
-                f"Control characters were removed from {self.controls:,} pairs of {place}, as in "
-                f"'{shown(self.controls_example)}'."
+                f"Control characters were removed from {self.controls.pairs:,} pairs of {place}, "
+                f"as in '{shown(self.controls.example)}'."
             )
         return said
 
@@ -137,19 +150,9 @@ class Part:
                 continue
             reading.pairs += 1
             if self.mend and any("&" in text for text in entry):
-                mended = normal(*map(unescaped, entry))
-                if mended != entry:
-                    reading.mended += 1
-                    side = entry.source if entry.source != mended.source else entry.target
-                    reading.mended_example = reading.mended_example or side
-                    entry = mended
+                entry = reading.entities.changed(entry, unescaped)
             if self.mend and not all(map(str.isprintable, entry)):
-                clear = normal(*map(printable, entry))
-                if clear != entry:
-                    reading.controls += 1
-                    side = entry.source if entry.source != clear.source else entry.target
-                    reading.controls_example = reading.controls_example or side
-                    entry = clear
+                entry = reading.controls.changed(entry, printable)
             yield entry
 
 

@@ -18,9 +18,9 @@ class TermAverages:
         self._sums: Tensor | float = 0.0
         self._counts: Tensor | int = 0
 
-    def add(self, terms: dict[str, Tensor], counts: Tensor) -> None:
-        """Add the sums of a batch, and its numbers of source and target tokens, (2,)."""
-        self._sums = self._sums + torch.stack([terms[name].detach().float() for name in TERMS])
+    def add(self, sums: Tensor, counts: Tensor) -> None:
+        """Add the sums of a batch, (5,), and its numbers of source and target tokens, (2,)."""
+        self._sums = self._sums + sums
         self._counts = self._counts + counts
 
     def take(self, accelerator: Accelerator, official: bool) -> dict[str, float]:
@@ -35,6 +35,11 @@ class TermAverages:
         self._sums, self._counts = 0.0, 0
         means = sums / denominators(counts, official)
         return dict(zip(TERMS, means.tolist(), strict=True))
+
+
+def sums_of(terms: dict[str, Tensor]) -> Tensor:
+    """The sums of `TERMS` over a batch, (5,), in float32 and without gradients."""
+    return torch.stack([terms[name].detach().float() for name in TERMS])
 
 
 def count_tokens(inputs: dict[str, Any]) -> Tensor:

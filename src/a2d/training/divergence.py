@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from a2d.errors import UserError
+from a2d.models.loading import infinite_tensors
 from a2d.training.distillation import TERMS
 
 HELP = (
@@ -27,19 +28,18 @@ class DivergenceWatch(TrainerCallback):
 
     def __init__(self) -> None:
         self._first: Tensor | None = None
-        self._terms = torch.empty(0)
+        self._sums = torch.empty(0)
         self._all_bad = torch.empty(0)
 
-    def see(self, step: int, terms: dict[str, Tensor], loss: Tensor) -> None:
-        """Note a micro-batch: the update that it is for, its terms and its loss."""
-        values = torch.stack([terms[name].detach().float() for name in TERMS])
-        bad = ~(loss.detach().isfinite() & values.isfinite().all())
+    def see(self, step: int, sums: Tensor, loss: Tensor) -> None:
+        """Note a micro-batch: its update's number, the sums of `TERMS`, (5,), and the loss."""
+        bad = ~(loss.detach().isfinite() & sums.isfinite().all())
         if self._first is None:
             self._first = torch.full_like(bad, -1, dtype=torch.long)
-            self._terms, self._all_bad = values, torch.ones_like(bad)
+            self._sums, self._all_bad = sums, torch.ones_like(bad)
         fresh = bad & (self._first < 0)
         self._first = torch.where(fresh, step, self._first)
-        self._terms = torch.where(fresh, values, self._terms)
+        self._sums = torch.where(fresh, sums, self._sums)
         self._all_bad = self._all_bad & bad
 
     def on_step_end(
@@ -62,7 +62,7 @@ class DivergenceWatch(TrainerCallback):
         first = int(self._first)
         diverged = first >= 0 and (not args.fp16 or bool(self._all_bad))
         if diverged:
-            pairs = zip(TERMS, self._terms.tolist(), strict=True)
+            pairs = zip(TERMS, self._sums.tolist(), strict=True)
             terms = ", ".join(f"{name} {value:g}" for name, value in pairs if value)
             raise UserError(
                 f"the training diverged: the loss of update {first:,} is no finite number (sums of "
@@ -82,9 +82,9 @@ def check_weights(model: nn.Module, step: int, rate: float) -> None:
     Raises:
         UserError: some of its weights are no finite numbers.
     """
-    for name, weight in model.named_parameters():
-        if not weight.isfinite().all():
-            raise UserError(
-                f"the training diverged: after update {step:,} the weights of {name} are no finite "
-                "numbers, and nothing is saved. " + HELP.format(rate=rate)
-            )
+    infinite = infinite_tensors(model)
+    if infinite:
+        raise UserError(
+            f"the training diverged: after update {step:,} the weights of {infinite[0]} are no "
+            "finite numbers, and nothing is saved. " + HELP.format(rate=rate)
+        )

@@ -37,7 +37,7 @@ from a2d.models.loading import check_same_ids, freeze_padding_row
 from a2d.models.tokenizer import check_same_vocabulary, mark_languages
 from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.text.evaluation import score
-from a2d.training.averages import TermAverages, count_tokens, denominators
+from a2d.training.averages import TermAverages, count_tokens, denominators, sums_of
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Signals, run
 from a2d.training.divergence import DivergenceWatch, check_weights
@@ -234,14 +234,15 @@ class A2DTrainer(Seq2SeqTrainer):
         """
         terms, counts = self._terms(model, inputs)
         totals = counts if num_items_in_batch is None else num_items_in_batch
-        self._train_terms.add(terms, counts)
+        sums = sums_of(terms)
+        self._train_terms.add(sums, counts)
         parts = torch.stack([terms[name] for name in ("tokens", *GROUPS)])
         weights = self.args.term_weights(int(self.state.epoch or 0) + 1)[1:].to(parts)
         weights[0] = 1  # α is in it already
         means = parts / denominators(totals, self.args.objective.official)[1:]
         # Distributed wrappers average gradients over processes; the totals already span them.
         loss = (weights * means).sum() * self.accelerator.num_processes
-        self._divergence.see(self.state.global_step + 1, terms, loss)
+        self._divergence.see(self.state.global_step + 1, sums, loss)
         return (loss, {}) if return_outputs else loss
 
     def _terms(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
@@ -340,7 +341,7 @@ class A2DTrainer(Seq2SeqTrainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
             terms, counts = self._terms(model, inputs)
-        self._eval_terms.add(terms, counts)
+        self._eval_terms.add(sums_of(terms), counts)
         generated = None
         if self.args.predict_with_generate and not prediction_loss_only:
             positions = positions_of(self._unwrapped.config)
