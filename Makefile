@@ -2,6 +2,7 @@
 # make results  docs/results.md and docs/shapes.md with their pictures, from the files in results/
 # make bench    what distillation costs, as ratios measured on this machine
 # make test     every check: lint, format, types, tests (slow ones too)
+# make faults   the whole campaign of faults: kills, full disks, damaged and hostile files
 # make format   rewrite the code in the house style
 # make clean    remove caches; runs/ and .venv stay
 #
@@ -9,12 +10,13 @@
 #
 # PYTHON=python3.12     another interpreter (3.11 or later) for .venv
 # TORCH_INDEX=URL       where to find CPU builds of PyTorch (asked on Linux without an NVIDIA GPU)
+# FAULTS_SEED=7         make faults with other random moments, bytes and inputs
 # ALLOW_CUDA=1          take a CUDA build of PyTorch without a GPU to run it on
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo results bench test format clean
+.PHONY: demo results bench test faults format clean
 
 demo: .venv/.installed
 	$(BIN)/a2d run demo
@@ -32,6 +34,9 @@ test: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+faults: .venv/.installed-dev
+	FAULTS=full $(BIN)/pytest tests/faults
 
 format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
