@@ -2,14 +2,12 @@
 
 import json
 import os
-import shutil
-from collections import namedtuple
 
 import pytest
 
-from a2d import stage as module
 from a2d.errors import UserError
-from a2d.stage import RECORD, Stage, require_space, write_text
+from a2d.files import MANIFEST, write_text
+from a2d.stage import RECORD, Stage
 
 SETTINGS = {
     "corpus": "abc",
@@ -55,7 +53,7 @@ class TestWork:
             write_text(again / "rest", "y")
         assert stage.done
         assert not stage.partial.exists()
-        assert {p.name for p in stage.folder.iterdir()} == {RECORD, "half", "rest"}
+        assert {p.name for p in stage.folder.iterdir()} == {RECORD, MANIFEST, "half", "rest"}
         stage.check()
 
     def test_writes_its_settings_before_its_outputs(self, tmp_path):
@@ -165,62 +163,42 @@ class TestBadInput:
         assert (stage.partial / "half").exists()
 
 
-class TestWriteText:
-    def test_replaces_and_leaves_nothing_beside(self, tmp_path):
-        path = tmp_path / "a.json"
-        write_text(path, "old")
-        write_text(path, "źě\n")
-        assert path.read_bytes() == "źě\n".encode()
-        assert os.listdir(tmp_path) == ["a.json"]
+class TestRestore:
+    def test_intact_stages_stay(self, tmp_path):
+        stage = Stage(tmp_path / "a", SETTINGS)
+        assert stage.restore() is None
+        fill(stage, output="x")
+        before = contents(tmp_path)
+        assert stage.restore() is None
+        assert contents(tmp_path) == before
 
-    def test_a_failure_halfway_leaves_the_old_file(self, tmp_path):
-        path = tmp_path / "a.json"
-        write_text(path, "old")
-        with pytest.raises(UnicodeEncodeError):
-            write_text(path, "new\ud800")
-        assert path.read_text() == "old"
+    @pytest.mark.parametrize("name", ["output", RECORD, MANIFEST])
+    def test_a_changed_file_is_named_and_kept_aside(self, tmp_path, name):
+        stage = Stage(tmp_path / "a", SETTINGS)
+        fill(stage, output="x")
+        path = stage.folder / name
+        spoiled = path.read_bytes()[:-2] + b"?"
+        path.write_bytes(spoiled)
+        stage.check()  # nobody else's
+        assert f"{stage.folder}: {name} is damaged. It is made again" in stage.restore()
+        assert not stage.done
+        assert (tmp_path / "a.damaged" / name).read_bytes() == spoiled
+        fill(stage, output="x")
+        assert stage.restore() is None
 
-    def test_readers_never_see_a_part(self, tmp_path, monkeypatch):
-        path = tmp_path / "a.json"
-        write_text(path, "old")
-        seen = []
+    @pytest.mark.parametrize("name", ["output", RECORD, MANIFEST])
+    def test_a_missing_file_is_named(self, tmp_path, name):
+        stage = Stage(tmp_path / "a", SETTINGS)
+        fill(stage, output="x")
+        (stage.folder / name).unlink()
+        if name != MANIFEST:
+            stage.check()
+        assert f"{name} is missing" in stage.restore()
 
-        def replace(source, target):
-            seen.append((path.read_text(), source.read_text()))
-            shutil.move(source, target)
-
-        monkeypatch.setattr(module.os, "replace", replace)
-        write_text(path, "new")
-        assert seen == [("old", "new")]
-        assert path.read_text() == "new"
-
-
-class TestSpace:
-    @pytest.fixture
-    def asked(self, monkeypatch):
-        """A disk with 5 GB free; the places that were asked about."""
-        places = []
-
-        def disk_usage(place):
-            places.append(place)
-            return namedtuple("Usage", "total used free")(10**10, 5 * 10**9, 5 * 10**9)
-
-        monkeypatch.setattr(module.shutil, "disk_usage", disk_usage)
-        return places
-
-    def test_enough(self, tmp_path, asked):
-        require_space(tmp_path / "not" / "there", 5 * 10**9)
-        assert asked == [tmp_path]
-
-    def test_too_little(self, tmp_path, asked):
-        with pytest.raises(
-            UserError, match=r"needs about 7\.2 GB under .*5\.0 GB are free"
-        ) as caught:
-            require_space(tmp_path / "run", 7_200_000_000)
-        assert str(tmp_path / "run") in str(caught.value)
-        assert asked == [tmp_path]
-
-    def test_relative_folders(self, tmp_path, asked, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        require_space(module.Path("runs/demo"), 1)
-        assert asked == [tmp_path]
+    def test_what_is_for_the_work_alone_goes(self, tmp_path):
+        stage = Stage(tmp_path / "a", SETTINGS)
+        with stage.work(scratch="checkpoints") as folder:
+            (folder / "checkpoints").mkdir()
+            (folder / "checkpoints" / "x").write_text("x")
+        assert not (stage.folder / "checkpoints").exists()
+        assert stage.restore() is None

@@ -10,6 +10,7 @@ from test_families import tiny
 from toys import assert_close, batch, dataset, marian
 
 from a2d import A2DConfig, A2DTrainer, UserError
+from a2d.files import damage
 from a2d.method.attention import GROUPS, Geometry, capture_attention, enable_capture
 from a2d.models.loading import decoder_inputs
 from a2d.training import teacher_cache
@@ -190,23 +191,23 @@ class TestAnotherOrDamaged:
     @pytest.mark.parametrize("file", ["tokens", "log_probabilities", *GROUPS])
     def test_a_single_wrong_byte_is_found(self, tmp_path, file):
         built(tmp_path, teacher())
-        assert teacher_cache.intact(tmp_path)
+        assert damage(tmp_path) is None
         path = tmp_path / f"{file}.npy"
         content = bytearray(path.read_bytes())
         content[-3] ^= 1
         path.write_bytes(content)
-        assert not teacher_cache.intact(tmp_path)
+        assert damage(tmp_path) == f"{file}.npy is damaged"
 
     @staticmethod
     def forget_a_file(folder):
-        manifest = json.loads((folder / teacher_cache.MANIFEST).read_text())
-        del manifest["checksums"]["cross"]
-        (folder / teacher_cache.MANIFEST).write_text(json.dumps(manifest))
+        manifest = json.loads((folder / teacher_cache.CONTENTS).read_text())
+        manifest["arrays"].remove("cross")
+        (folder / teacher_cache.CONTENTS).write_text(json.dumps(manifest))
 
     SPOILS = (
         lambda folder: (folder / "cross.npy").write_bytes(b"nothing"),
         lambda folder: (folder / "encoder.npy").unlink(),
-        lambda folder: (folder / teacher_cache.MANIFEST).write_text("[]"),
+        lambda folder: (folder / teacher_cache.CONTENTS).write_text("[]"),
         forget_a_file,
     )
 
@@ -215,7 +216,7 @@ class TestAnotherOrDamaged:
         expected = built(tmp_path, teacher()).read([0, 1])
         spoil(tmp_path)
         found = open_or_build(tmp_path, teacher(), corpus()).read([0, 1])
-        assert teacher_cache.intact(tmp_path)
+        assert damage(tmp_path) is None
         assert torch.equal(found["cross"], expected["cross"])
 
     def test_anothers_is_made_again(self, tmp_path):

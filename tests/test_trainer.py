@@ -20,9 +20,9 @@ from a2d.text.batching import TokenBatchSampler, lengths, tokenise
 from a2d.text.corpus import read_corpus
 from a2d.training import processor
 from a2d.training import trainer as training
+from a2d.training.checkpoints import last_checkpoint
 from a2d.training.distillation import TERMS, run
 from a2d.training.teacher_cache import KEPT, open_or_build
-from a2d.training.trainer import last_checkpoint
 
 PAIRS = [pair for pair in read_corpus("builtin:de-dsb/train")[:400] if len(pair.source) < 60][:96]
 
@@ -283,8 +283,9 @@ def test_resumed_training_equals_an_undisturbed_one(tmp_path, tokenizer, data):
     first = trainer(tmp_path / "b", tokenizer, data, **settings)
     first.train()
     # As if killed while writing the last checkpoint, in the third epoch.
-    (tmp_path / "b/checkpoint-12/trainer_state.json").write_text('{"epoch": 1.')
+    (tmp_path / "b/checkpoint-12/manifest.json").unlink()
     assert last_checkpoint(tmp_path / "b") == str(tmp_path / "b/checkpoint-8")
+    assert not (tmp_path / "b/checkpoint-12").exists()
     batches = len(first.get_train_dataloader())
     assert batches < 8
     assert 8 % batches

@@ -2,7 +2,8 @@
 
 A stage works in `<folder>.partial` and renames it when it is finished, so that a folder without
 that ending is always complete, however the run was killed. `stage.json` in it holds the settings
-it was made from; a folder made from others is never touched.
+it was made from; a folder made from others is never touched. Its manifest (`a2d.files`) shows
+whether it is still what it was.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from a2d.errors import UserError
+from a2d.files import MANIFEST, damage, seal, set_aside, write_text
 
 RECORD = "stage.json"
 
@@ -65,6 +67,8 @@ class Stage:
         for folder in (self.folder, self.partial):
             if not folder.exists():
                 continue
+            if (folder / MANIFEST).exists() and damage(folder, only=(RECORD,)):
+                continue  # `restore` sets it aside
             try:
                 found = json.loads((folder / RECORD).read_text("utf-8"))
             except (OSError, ValueError):
@@ -81,8 +85,20 @@ class Stage:
                     "another --output, or delete it."
                 )
 
+    def restore(self) -> str | None:
+        """Set finished outputs aside that are damaged, so that the stage is carried out again.
+
+        Returns:
+            What was wrong, in words; None if nothing was.
+        """
+        wrong = damage(self.folder) if self.done else None
+        if wrong is None:
+            return None
+        place = set_aside(self.folder)
+        return f"{self.folder}: {wrong}. It is made again; what was there is in {place.name}."
+
     @contextmanager
-    def work(self, keep: str | None = None) -> Iterator[Path]:
+    def work(self, keep: str | None = None, scratch: str = "") -> Iterator[Path]:
         """Yield the folder to fill, with whatever an interrupted attempt left in it.
 
         Bad input leaves no trace: what is mended must not be taken for another run.
@@ -90,6 +106,7 @@ class Stage:
         Args:
             keep: pattern of files (`shard-*`) that cost much; bad input leaves the folder alone
                 once there are such files.
+            scratch: name of a folder in it that goes when the stage is finished.
         """
         begun = self.partial.exists()
         self.partial.mkdir(parents=True, exist_ok=True)
@@ -102,35 +119,10 @@ class Stage:
             if not (begun or costly):
                 shutil.rmtree(self.partial)
             raise
+        seal(self.partial, without=(scratch,))
         os.replace(self.partial, self.folder)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is either all there or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
-
-
-def require_space(folder: Path, needed: int) -> None:
-    """Refuse to start what the disk cannot hold.
-
-    Args:
-        folder: where the files will go; its nearest existing parent is asked.
-        needed: bytes.
-
-    Raises:
-        UserError: less is free.
-    """
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        raise UserError(
-            f"no disk space: the run needs about {needed / 1e9:.1f} GB under {folder}, and "
-            f"{free / 1e9:.1f} GB are free. Free some, or choose another --output."
-        )
+        if scratch:
+            shutil.rmtree(self.folder / scratch, ignore_errors=True)
 
 
 def _difference(found: Any, expected: Any, key: str = "") -> str:

@@ -19,8 +19,8 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from a2d.errors import UserError
+from a2d.files import write_text
 from a2d.models.folders import read_tokenizer
-from a2d.stage import write_text
 from a2d.text.batching import encode_sources
 from a2d.text.pairs import Pair
 

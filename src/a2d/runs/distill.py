@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from a2d.errors import UserError
+from a2d.files import MANIFEST, write_text
 from a2d.models.decoding import set_beams
 from a2d.models.folders import read_generation_config
 from a2d.models.loading import load_config
@@ -37,11 +38,11 @@ from a2d.runs.splits import Splits
 from a2d.runs.trainings import HISTORY
 from a2d.runs.verdict import LEAST_SHARE, Verdict, advise, measure_quality, read_yardstick
 from a2d.runs.workers import Workers
-from a2d.stage import RECORD, write_text
+from a2d.stage import RECORD
 from a2d.text.corpus import from_arguments, places
 from a2d.training.distillation import METHODS
 
-_OF_THE_RUN = (RECORD, HISTORY)
+_OF_THE_RUN = (RECORD, MANIFEST, HISTORY)
 """What a model's folder holds for the run alone."""
 
 

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from a2d.files import write_text
 from a2d.runs.plan import Model
 from a2d.runs.sequences import SHARDS
 from a2d.runs.translations import HYPOTHESES, SCORES, one_line, write_lines
 from a2d.runs.verdict import quality_of, write_yardstick
-from a2d.stage import Stage, write_text
+from a2d.stage import Stage
 from a2d.text.evaluation import score
 from a2d.text.pairs import Pair
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
 from a2d.errors import UserError
+from a2d.files import require_space, write_text
 from a2d.models.decoding import positions_of
 from a2d.models.loading import load_config
 from a2d.models.teachers import prepare_teacher
@@ -52,7 +52,7 @@ from a2d.runs.trainings import Inputs, check, remove_checkpoints, train_models
 from a2d.runs.translations import one_line, translate_and_score, write_lines
 from a2d.runs.verdict import measure_yardstick
 from a2d.runs.workers import Workers
-from a2d.stage import Stage, require_space, write_text
+from a2d.stage import Stage
 from a2d.text.batching import lengths, tokenise
 from a2d.text.cleaning import overlap
 from a2d.text.pairs import Pair
@@ -112,6 +112,7 @@ def run(
         write_text(folder / RECIPE, yaml.safe_dump(recipe.model_dump(), sort_keys=False))
         for warning in splits.warnings:
             _warn(warning, console)
+        _restore([stage for stage in plan.stages if stage not in plan.caches.values()], console)
         _prepare_corpus(plan, splits, console)
         _prepare_teacher(plan, recipe, splits, console)
         with doing(console, "Preparing the vocabulary…"):
@@ -344,9 +345,7 @@ def _prepare_caches(
     for parts, stage in plan.caches.items():
         if not plan.needs_cache(parts):
             continue
-        if stage.done and not teacher_cache.intact(stage.folder):
-            _warn(f"{stage.folder} is damaged: it is made again.", console)
-            shutil.rmtree(stage.folder)
+        _restore([stage], console)  # gigabytes, which are read only if they are needed
         if not stage.done:
             data = [inputs.data[part] for part in parts]
             with stage.work() as place:
@@ -409,6 +408,14 @@ def _translate(prepared: Prepared, recipe: Recipe, folder: Path, console: Consol
             foreign.translate_and_score(plan.teacher, split, pairs, translator, complete)
         for future in [pool.submit(translate_and_score, model, *inputs) for model in waiting]:
             future.result()
+
+
+def _restore(stages: Iterable[Stage], console: Console) -> None:
+    """Set damaged stages aside, with a warning each, so that they are carried out again."""
+    for stage in stages:
+        wrong = stage.restore()
+        if wrong is not None:
+            _warn(wrong, console)
 
 
 def _warn(message: str, console: Console) -> None:

@@ -23,13 +23,13 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import a2d
+from a2d.files import write_text
 from a2d.runs.plan import Model, Plan
 from a2d.runs.recipe import Recipe
 from a2d.runs.settings import Objective
 from a2d.runs.speeds import read_speeds
 from a2d.runs.trainings import HISTORY
 from a2d.runs.translations import HYPOTHESES, SCORES, read_lines
-from a2d.stage import write_text
 from a2d.text.evaluation import p_values
 
 SIGNIFICANT = 0.05

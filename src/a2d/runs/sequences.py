@@ -19,6 +19,7 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from a2d.errors import UserError
+from a2d.files import write_text
 from a2d.models.decoding import n_best
 from a2d.models.export import ExportedModel, export, searches_alike
 from a2d.models.loading import load_to_run
@@ -28,7 +29,6 @@ from a2d.runs.command import translate_by_command
 from a2d.runs.settings import Evaluation, Sequences
 from a2d.runs.translations import one_line
 from a2d.runs.workers import Workers
-from a2d.stage import write_text
 from a2d.text.evaluation import closest
 from a2d.text.pairs import Pair
 
@@ -191,10 +191,8 @@ def _translate(
     found = search(
         [pair.source for pair in pairs], lambda done: report(Event(name, done, len(pairs)))
     )
-    lines = [
-        {**label, "translation": one_line(_best(hypotheses, pair.target))}
-        for label, pair, hypotheses in zip(_labels(pairs, number), pairs, found, strict=True)
-    ]
+    texts = [one_line(_best(h, pair.target)) for h, pair in zip(found, pairs, strict=True)]
+    lines = _lines(pairs, number, texts)
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     report(Event(name, len(pairs), len(pairs)))
 
@@ -207,13 +205,17 @@ def _part(pairs: Sequence[Pair], number: int) -> Sequence[Pair]:
     return pairs[number * SHARD : (number + 1) * SHARD]
 
 
-def _labels(pairs: Sequence[Pair], number: int) -> list[dict[str, int | str]]:
-    """What tells each line of a shard from any other."""
+def _lines(pairs: Sequence[Pair], number: int, texts: Sequence[str]) -> list[dict[str, int | str]]:
+    """The lines of a shard; a checksum ties each translation to its source."""
     first = number * SHARD
     return [
-        {"id": first + place, "source": f"{zlib.crc32(pair.source.encode()):08x}"}
-        for place, pair in enumerate(pairs)
+        {"id": first + place, "sum": _sum(pair.source, text), "translation": text}
+        for place, (pair, text) in enumerate(zip(pairs, texts, strict=True))
     ]
+
+
+def _sum(source: str, translation: str) -> str:
+    return f"{zlib.crc32(json.dumps([source, translation]).encode()):08x}"
 
 
 def _texts(pairs: Sequence[Pair], folder: Path, number: int) -> list[str]:
@@ -227,7 +229,8 @@ def _read(pairs: Sequence[Pair], folder: Path, number: int) -> list[str] | None:
     try:
         written = _path(folder, number).read_text("utf-8")
         lines = [json.loads(line) for line in written.split("\n")[:-1]]
-        texts: list[str] = [line.pop("translation") for line in lines]
+        texts: list[str] = [line["translation"] for line in lines]
+        expected = _lines(_part(pairs, number), number, texts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return texts if lines == _labels(_part(pairs, number), number) else None
+    return texts if lines == expected else None

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from a2d.files import write_text
 from a2d.models.decoding import positions_of, search_settings
 from a2d.models.loading import load_config, load_to_run
 from a2d.models.tokenizer import load_tokenizer
@@ -24,7 +25,7 @@ from a2d.progress import Event, Report
 from a2d.runs.command import sentences_per_second
 from a2d.runs.plan import Model, Plan
 from a2d.runs.settings import Evaluation
-from a2d.stage import Stage, write_text
+from a2d.stage import Stage
 from a2d.text.batching import TokenBatchSampler, encode_sources
 from a2d.text.pairs import Pair
 

@@ -32,6 +32,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from a2d.errors import UserError
+from a2d.files import write_text
 from a2d.models.loading import check_same_ids, count_parameters, load_model, new_model
 from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
@@ -40,7 +41,6 @@ from a2d.runs.plan import TEACHER, Model
 from a2d.runs.settings import Distillation, Training
 from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.runs.workers import Workers
-from a2d.stage import write_text
 from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import METHODS, new_transfer
@@ -116,7 +116,7 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
         callbacks.append(EarlyStoppingCallback(model.training.patience))
     if model.taught_by is not None and inputs.yardstick.exists():
         callbacks.append(LearningWatch(read_yardstick(inputs.yardstick)))
-    with logged(WarningEvents(model.name, report)), model.stage.work() as folder:
+    with logged(WarningEvents(model.name, report)), model.stage.work(scratch=CHECKPOINTS) as folder:
         trainer = _new_trainer(model, inputs, folder / CHECKPOINTS, callbacks)
         try:
             trainer.train(resume_from_checkpoint=True)
@@ -128,7 +128,6 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
         log = trainer.state.log_history
         history = {"seconds": watch.seconds, "device": _device(trainer.args), "log": log}
         write_text(folder / HISTORY, json.dumps(history, indent=1) + "\n")
-    remove_checkpoints(model)
 
 
 class Trial(NamedTuple):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from a2d.files import write_text
 from a2d.method.attention import Geometry
 from a2d.models.decoding import translate
 from a2d.models.loading import count_parameters, load_to_run
@@ -13,7 +14,6 @@ from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report
 from a2d.runs.plan import Model
 from a2d.runs.settings import Evaluation
-from a2d.stage import write_text
 from a2d.text.evaluation import score
 
 HYPOTHESES = "hypotheses.txt"

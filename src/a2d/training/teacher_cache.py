@@ -4,13 +4,13 @@ The distribution over next tokens is kept as the `TOP` likeliest tokens, the res
 spread evenly over the other tokens; attention maps as float16; hidden states and the last layers'
 value vectors, if asked for, as bfloat16: some models' (T5's) are larger than float16 can hold.
 Memory-mapped NumPy files hold all sentences end to end, in the dataset's order; where each begins
-follows from the lengths. Written last, a manifest tells what they were made from, and their
-checksums.
+follows from the lengths. `cache.json` tells what they were made from.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from math import prod
@@ -25,16 +25,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from a2d.errors import UserError
+from a2d.files import MANIFEST, damage, require_space, seal, write_text
 from a2d.method.attention import GROUPS, Features, Geometry, capture_attention
 from a2d.method.token_losses import TopTokens
 from a2d.models.loading import decoder_inputs, load_to_run
 from a2d.progress import Event, Report
-from a2d.stage import require_space, write_text
 from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
 from a2d.training.distillation import Signals
 from a2d.training.frozen import frozen_teacher
 
-MANIFEST = "cache.json"
+CONTENTS = "cache.json"
 
 ROW = "row"
 """Column of a sentence's place in the dataset that a cache is of."""
@@ -59,10 +59,10 @@ class TeacherCache:
     """
 
     def __init__(self, folder: Path, dataset: Dataset, teacher: PreTrainedModel) -> None:
-        manifest = _manifest(folder)
-        if manifest is None:
+        contents = _contents(folder)
+        if contents is None:
             raise UserError(f"{folder} holds no teacher cache: make one with open_or_build.")
-        if manifest["made_from"] != _origin(teacher, dataset):
+        if contents["made_from"] != _origin(teacher, dataset):
             raise UserError(
                 f"{folder} was made from another corpus or teacher: choose another folder, or "
                 "delete it."
@@ -71,7 +71,7 @@ class TeacherCache:
         self._geometry = Geometry.of(teacher.config)
         self._layout = _Layout(lengths(dataset), self._geometry)
         try:
-            self._files = _opened(folder, manifest["checksums"])
+            self._files = _opened(folder, contents["arrays"])
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} is damaged: delete it ({error}).") from error
 
@@ -195,29 +195,17 @@ def open_or_build(
 
     Arguments and errors are those of `build`.
     """
-    manifest = _manifest(folder)
+    contents = _contents(folder)
     usable = (
-        manifest is not None
-        and manifest["made_from"] == _origin(teacher, dataset)
-        and (_holds_states(manifest["checksums"]) or not states)
-        and intact(folder)
+        contents is not None
+        and contents["made_from"] == _origin(teacher, dataset)
+        and (_holds_states(contents["arrays"]) or not states)
+        and damage(folder) is None
     )
     if not usable:
         folder.mkdir(parents=True, exist_ok=True)
         build(folder, teacher, dataset, max_tokens, progress or (lambda done: None), states)
     return TeacherCache(folder, dataset, teacher)
-
-
-def intact(folder: Path) -> bool:
-    """Whether the files in a folder are, to the byte, those that `build` wrote."""
-    manifest = _manifest(folder)
-    if manifest is None:
-        return False
-    try:
-        sums = manifest["checksums"].items()
-        return all(_checksum(folder / f"{name}.npy") == expected for name, expected in sums)
-    except OSError:
-        return False
 
 
 @torch.no_grad()
@@ -276,11 +264,9 @@ def build(
         progress(done)
     for file in files.values():
         file.flush()
-    manifest = {
-        "made_from": _origin(teacher, dataset),
-        "checksums": {name: _checksum(folder / f"{name}.npy") for name in files},
-    }
-    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    contents = {"made_from": _origin(teacher, dataset), "arrays": list(files)}
+    write_text(folder / CONTENTS, json.dumps(contents, indent=1) + "\n")
+    seal(folder)
 
 
 def build_from(
@@ -337,10 +323,15 @@ def _new_files(
         formats[f"values-{stack}"] = bfloat16, (geometry.heads(stack) * width,)
     shapes = {name: (layout.size(name), *columns) for name, (_, columns) in formats.items()}
     require_space(folder, sum(kind.itemsize * prod(shapes[n]) for n, (kind, _) in formats.items()))
-    return {
-        name: open_memmap(folder / f"{name}.npy", "w+", kind, shapes[name])
-        for name, (kind, _) in formats.items()
-    }
+    files = {}
+    for name, (kind, _) in formats.items():
+        path = folder / f"{name}.npy"
+        files[name] = open_memmap(path, "w+", kind, shapes[name])
+        # Writing into a hole of a mapped file would end the process when the disk is full.
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return files
 
 
 def _packed(features: Features) -> dict[str, Tensor]:
@@ -387,11 +378,11 @@ def _opened(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
 
 
-def _manifest(folder: Path) -> dict[str, Any] | None:
+def _contents(folder: Path) -> dict[str, Any] | None:
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
-        whole = manifest["checksums"].keys() >= {"tokens", "log_probabilities", *GROUPS}
-        return manifest if whole and "made_from" in manifest else None
+        contents: dict[str, Any] = json.loads((folder / CONTENTS).read_text("utf-8"))
+        whole = {*contents["arrays"]} >= {"tokens", "log_probabilities", *GROUPS}
+        return contents if whole and "made_from" in contents else None
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return None
 
@@ -418,14 +409,6 @@ def _origin(teacher: PreTrainedModel, dataset: Dataset) -> dict[str, int]:
                     )
                 tokens = zlib.crc32(array, tokens)
     return {"teacher": weights, "corpus": tokens}
-
-
-def _checksum(path: Path) -> int:
-    found = 0
-    with path.open("rb") as file:
-        while block := file.read(2**24):
-            found = zlib.crc32(block, found)
-    return found
 
 
 def _starts(sizes: np.ndarray) -> np.ndarray:

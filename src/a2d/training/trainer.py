@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -38,6 +37,7 @@ from a2d.models.tokenizer import check_same_vocabulary, mark_languages
 from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.text.evaluation import score
 from a2d.training.averages import TermAverages, count_tokens, denominators, sums_of
+from a2d.training.checkpoints import SealedCheckpoints, last_checkpoint, require_whole
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Signals, run
 from a2d.training.divergence import DivergenceWatch, check_weights
@@ -127,6 +127,7 @@ class A2DTrainer(Seq2SeqTrainer):
         self.add_callback(_EpochOrder(self))
         self._divergence = DivergenceWatch()
         self.add_callback(self._divergence)
+        self.add_callback(SealedCheckpoints())
         if args.plateau_patience is not None:
             self.add_callback(FinishOnPlateau(args.plateau_patience))
         if args.max_hours is not None:
@@ -305,13 +306,18 @@ class A2DTrainer(Seq2SeqTrainer):
     # Training, logs and validation
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
-        """Train; `resume_from_checkpoint=True` continues from the last complete checkpoint.
+        """Train; `resume_from_checkpoint=True` continues from the last whole checkpoint.
 
-        Unlike the Trainer's own, it passes over checkpoints whose writing was interrupted, and
-        starts anew where there is none.
+        Unlike the Trainer's own, it starts anew where there is none (`last_checkpoint`).
+
+        Raises:
+            UserError: the checkpoint that is named is damaged.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(Path(self.args.output_dir))
+            with self.args.main_process_first(local=False):
+                resume_from_checkpoint = last_checkpoint(Path(self.args.output_dir))
+        elif resume_from_checkpoint:
+            require_whole(Path(resume_from_checkpoint))
         if self.teacher is not None and resume_from_checkpoint is None:
             self._warn_of_weak_teacher()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -437,6 +443,7 @@ class A2DTrainer(Seq2SeqTrainer):
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         folder = Path(resume_from_checkpoint)
+        require_whole(folder)  # the best one too, when training ends
         loaded = read_checkpoint(type(self.student), folder)
         try:
             self.student.load_state_dict(loaded.state_dict())
@@ -463,18 +470,6 @@ class _EpochOrder(TrainerCallback):
     ) -> None:
         if self._trainer._order is not None:
             self._trainer._order.set_epoch(int(state.epoch or 0))
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """Newest checkpoint in `folder` that was written to its end, or None."""
-    found = []
-    for state in folder.glob("checkpoint-*/trainer_state.json"):  # written last of all
-        try:
-            json.loads(state.read_text())
-        except ValueError:
-            continue
-        found.append(state.parent)
-    return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
 
 
 def _prepared_teacher(

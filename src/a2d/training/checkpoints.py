@@ -1,0 +1,108 @@
+"""Checkpoints that can be trusted: each has a manifest, and only whole ones are resumed from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from a2d.errors import UserError
+from a2d.files import MANIFEST, damage, seal, set_aside
+
+logger = logging.getLogger(__name__)
+
+_STATE = "trainer_state.json"
+
+
+class SealedCheckpoints(TrainerCallback):
+    """Writes the manifest of every checkpoint once all processes have written their files."""
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Find the best checkpoint again after the folder has been moved."""
+        if state.best_global_step:
+            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+            if best.is_dir():
+                state.best_model_checkpoint = str(best)
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Seal what was written."""
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Find the newest checkpoint to resume from, and clear away the others that cannot be.
+
+    A checkpoint is whole if its files are those of its manifest, and so is the checkpoint with the
+    best validation until then, which the training may end with. Of those that are not, damaged ones
+    are set aside, with a warning; those whose writing was interrupted are removed.
+
+    Args:
+        folder: the training's `output_dir`.
+
+    Returns:
+        The checkpoint's folder; None if there is no whole one.
+    """
+    places = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"\d+", _step(path))]
+    for place in sorted(places, key=lambda path: int(_step(path)), reverse=True):
+        if not (place / MANIFEST).exists():
+            logger.info("%s was not written to its end: it is removed.", place)
+            shutil.rmtree(place)
+            continue
+        wrong = damage(place) or _damage_of_best(place)
+        if wrong is None:
+            return str(place)
+        logger.warning(
+            "%s: %s. It is set aside as %s; the training goes on from the checkpoint before it, or "
+            "from its beginning.",
+            place,
+            wrong,
+            set_aside(place).name,
+        )
+    return None
+
+
+def require_whole(folder: Path) -> None:
+    """Refuse a damaged checkpoint; those without a manifest are other programs'.
+
+    Raises:
+        UserError: its files are not those of its manifest.
+    """
+    wrong = damage(folder) if (folder / MANIFEST).exists() else None
+    if wrong is not None:
+        raise UserError(f"{folder}: {wrong}. Resume from another checkpoint.")
+
+
+def _step(place: Path) -> str:
+    return place.name.removeprefix("checkpoint-")
+
+
+def _damage_of_best(place: Path) -> str | None:
+    """What is wrong with the best checkpoint that a checkpoint knows of."""
+    step = json.loads((place / _STATE).read_text("utf-8")).get("best_global_step")
+    if step is None:
+        return None
+    best = place.with_name(f"checkpoint-{step}")
+    if not best.exists():
+        return f"the best checkpoint until then, {best.name}, is missing"
+    wrong = damage(best)
+    return None if wrong is None else f"in the best checkpoint until then, {best.name}, {wrong}"
