@@ -3,7 +3,6 @@
 import json
 import random
 import shutil
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -194,7 +193,7 @@ class TestSharedWork:
         assert sorted(echo) == list("0123456789")
         assert [path.name for path in tmp_path.iterdir()] == ["shards"]
 
-    @pytest.mark.parametrize("engine", ["auto", "transformers", "ctranslate2"])
+    @pytest.mark.parametrize("engine", ["transformers", "ctranslate2"])
     def test_a_late_helper_of_a_finished_run_does_nothing(self, echo, tmp_path, engine):
         self.help_with(NUMBERS, tmp_path / "renamed", engine)
         assert echo == []
@@ -247,42 +246,6 @@ class TestCTranslate2:
         model.config.save_pretrained(tmp_path / "bart")
         with pytest.raises(UserError, match="2 heads in the encoder and 4 in the decoder"):
             translated(PAIRS, tmp_path, str(tmp_path / "bart"), engine="ctranslate2")
-
-    @pytest.mark.parametrize(
-        ("name", "settings", "expected"),
-        [
-            ("opus", {}, "ctranslate2"),
-            ("opus", {"no_repeat_ngram_size": 3}, "transformers"),
-            ("opus", {"repetition_penalty": 1.2}, "transformers"),
-            ("bart", {}, "ctranslate2"),
-        ],
-    )
-    def test_is_taken_where_it_finds_the_same(
-        self, name, settings, expected, tmp_path, monkeypatch
-    ):
-        teacher = tmp_path / "teacher"
-        model, _ = released(name, teacher)
-        model.generation_config.update(**settings)
-        model.generation_config.save_pretrained(teacher)
-        used = set()
-        for engine, owner, function in (
-            ("transformers", sequences, "n_best"),
-            ("ctranslate2", sequences.ExportedModel, "n_best"),
-        ):
-            spied = getattr(owner, function)
-            monkeypatch.setattr(
-                owner, function, lambda *a, e=engine, s=spied, **k: used.add(e) or s(*a, **k)
-            )
-        (tmp_path / "shards").mkdir()
-        translated(PAIRS[:5], tmp_path / "shards", str(teacher), engine="auto")
-        assert used == {expected}
-
-    def test_is_not_needed(self, teacher, tmp_path, monkeypatch):
-        monkeypatch.setitem(sys.modules, "ctranslate2", None)
-        folder, model, tokenizer = teacher
-        expected = translate(model, tokenizer, SOURCES, beams=2, max_tokens=100)
-        found = translated(PAIRS, tmp_path, folder, engine="auto")
-        assert found == [one_line(text) for text in expected]
 
 
 def test_several_workers_share_a_stored_corpus(teacher, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ class LoadedConverter(Converter):
         self._model, self._tokenizer = model, tokenizer
 
     def _load(self) -> Any:
-        load: Any = _LOADERS[self._model.config.model_type]()
+        load: Any = FAMILIES[self._model.config.model_type]()
         return load(self._model, self._tokenizer)
 
 
@@ -114,7 +114,7 @@ class _UMT5(_T5s, loaders.UMT5Loader):
     pass
 
 
-_LOADERS = {
+FAMILIES = {
     "bart": _Bart,
     "mbart": _MBart,
     "m2m_100": _M2M100,

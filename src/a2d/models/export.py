@@ -16,7 +16,7 @@ from a2d.errors import UserError, first_line
 from a2d.method.attention import Geometry
 from a2d.models.decoding import BEAMS, generation_limit, own_limit, positions_of, search_settings
 from a2d.models.folders import read_generation_config
-from a2d.models.loading import load_model
+from a2d.models.loading import load_config, load_model
 from a2d.models.tokenizer import load_tokenizer
 from a2d.text.batching import encode_sources
 
@@ -44,7 +44,7 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
             f"{model} is exported already: translate with it (`a2d translate`), or give the folder "
             "that it was exported from."
         )
-    _ctranslate2()
+    require_ctranslate2()
     from a2d.models.conversion import LoadedConverter
 
     if quantization not in QUANTIZATIONS:
@@ -55,17 +55,9 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
         raise UserError(f"{output} exists already: choose another folder, or move it away.")
     network = load_model(model)
     tokenizer = load_tokenizer(model)
-    if getattr(tokenizer, "separate_vocabs", False):
-        raise UserError(
-            f"{model} has vocabularies of their own for source and target, which cannot be "
-            "exported: translate with PyTorch."
-        )
-    shape = Geometry.of(network.config)
-    if shape.encoder_heads != shape.decoder_heads:
-        raise UserError(
-            f"{model} has {shape.encoder_heads} heads in the encoder and {shape.decoder_heads} in "
-            "the decoder, which CTranslate2 does not tell apart: translate with PyTorch."
-        )
+    reason = _obstacle(network.config, tokenizer)
+    if reason is not None:
+        raise UserError(f"{model} {reason}: translate with PyTorch.")
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -86,13 +78,45 @@ def is_exported(folder: Path) -> bool:
     return (folder / WEIGHTS).is_file()
 
 
-def searches_alike(folder: Path) -> bool:
-    """Whether beams of an exported model hold what transformers' do.
+def takes_the_place_of_transformers(model: str | None) -> bool:
+    """Whether CTranslate2 is installed, takes a model, and searches as transformers does.
 
-    CTranslate2 weighs repetition otherwise.
+    It weighs repetition otherwise, which some models are released with penalties on.
+
+    Args:
+        model: folder or hub name; None for a Marian model that is still to be trained.
     """
-    settings = _settings(folder)
-    return settings.repetition_penalty in (None, 1) and not settings.no_repeat_ngram_size
+    try:
+        require_ctranslate2()
+    except UserError:
+        return False
+    if model is None:
+        return True
+    config = load_config(model)
+    try:
+        generation = read_generation_config(model)
+    except OSError:  # older models have it among their other settings
+        generation = GenerationConfig.from_model_config(config)
+    settings = search_settings(generation)
+    alike = settings.repetition_penalty in (None, 1) and not settings.no_repeat_ngram_size
+    return alike and _obstacle(config, load_tokenizer(model)) is None
+
+
+def _obstacle(config: Any, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Why CTranslate2 cannot take a model, as the rest of a sentence; None if it can."""
+    from a2d.models.conversion import FAMILIES
+
+    if config.model_type not in FAMILIES:
+        return f"is a model of type {config.model_type!r}, which CTranslate2 does not know"
+    if getattr(tokenizer, "separate_vocabs", False):
+        return "has vocabularies of their own for source and target, which cannot be exported"
+    shape = Geometry.of(config)
+    if shape.encoder_heads != shape.decoder_heads:
+        return (
+            f"has {shape.encoder_heads} heads in the encoder and {shape.decoder_heads} in the "
+            "decoder, which CTranslate2 does not tell apart"
+        )
+    return None
 
 
 class ExportedModel:
@@ -103,7 +127,7 @@ class ExportedModel:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._translator = _ctranslate2().Translator(
+        self._translator = require_ctranslate2().Translator(
             str(folder), device="auto", intra_threads=torch.get_num_threads()
         )
         self._tokenizer = load_tokenizer(folder)
@@ -187,7 +211,12 @@ def _text(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> str:
     return text.strip()
 
 
-def _ctranslate2() -> Any:
+def require_ctranslate2() -> Any:
+    """Import CTranslate2.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import ctranslate2
     except ImportError as error:

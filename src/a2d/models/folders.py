@@ -68,9 +68,9 @@ def read_checkpoint(kind: type[PreTrainedModel], folder: Path) -> PreTrainedMode
     return kind.from_pretrained(_safe(folder), trust_remote_code=False, use_safetensors=True)
 
 
-def read_generation_config(folder: Path) -> GenerationConfig:
+def read_generation_config(place: str | Path) -> GenerationConfig:
     """Read how a model generates; raises as `read_config` does."""
-    return GenerationConfig.from_pretrained(_safe(folder))
+    return GenerationConfig.from_pretrained(_safe(place))
 
 
 def _safe(place: str | Path) -> str:

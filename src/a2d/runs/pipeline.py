@@ -36,6 +36,7 @@ from a2d.models.tokenizer import (
 from a2d.progress import Bars, Event, WarningEvents, doing, log_file, logged, silence_libraries
 from a2d.runs import foreign, report
 from a2d.runs.command import check_command
+from a2d.runs.environment import RECIPE, settle
 from a2d.runs.plan import (
     DISTILLED,
     MONOLINGUAL,
@@ -62,7 +63,6 @@ from a2d.training import teacher_cache
 logger = logging.getLogger(__name__)
 
 LOG = "run.log"
-RECIPE = "recipe.yaml"
 
 
 class Prepared(NamedTuple):
@@ -103,6 +103,7 @@ def run(
         check_command(recipe.teacher.command)
     if not dry:
         console.print(f"Log: {escape(str(folder / LOG))}", highlight=False, soft_wrap=True)
+    recipe = settle(recipe, folder)
     splits = splits or read_corpus(recipe, console)
     plan = make_plan(recipe, folder, splits)
     for stage in plan.stages:

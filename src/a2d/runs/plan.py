@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from a2d.errors import UserError
+from a2d.files import identity
 from a2d.models.loading import load_config
 from a2d.runs.recipe import Recipe
 from a2d.runs.settings import Distillation, Shape, Training
 from a2d.runs.splits import Splits, text_hash
 from a2d.stage import Stage
+from a2d.teachers import model_path
 from a2d.text.known import KnownTranslations
 from a2d.training.distillation import METHODS
 
@@ -119,18 +121,21 @@ def make_plan(recipe: Recipe, folder: Path, splits: Splits) -> Plan:
     """Lay out the stages of a run in `folder`, with the settings that each depends on."""
     corpus = Stage(folder / "corpus", {"text": splits.fingerprint})
     text = text_hash(splits.monolingual) if splits.monolingual else None
-    prepared = _prepared(recipe, folder, corpus, text)
+    pretrained = None if recipe.teacher.path is None else identity(model_path(recipe.teacher.path))
+    prepared = _prepared(recipe, folder, pretrained, corpus, text)
+    tokenizer = recipe.vocabulary.path
     vocabulary = Stage(
         folder / "vocabulary",
         {
             "corpus": corpus.fingerprint,
-            "teacher": prepared.fingerprint if prepared else recipe.teacher.path,
-            **recipe.vocabulary.model_dump(),
+            "teacher": prepared.fingerprint if prepared else pretrained,
+            "size": recipe.vocabulary.size,
+            "path": None if tokenizer is None else identity(model_path(tokenizer)),
         },
     )
     if text is not None and recipe.teacher.path is None and recipe.vocabulary.path is None:
         vocabulary = replace(vocabulary, settings={**vocabulary.settings, "monolingual": text})
-    teacher = _teacher(recipe, folder, vocabulary, prepared, splits.known)
+    teacher = _teacher(recipe, folder, vocabulary, pretrained, prepared, splits.known)
     parts = _parts(recipe, folder, vocabulary, teacher, text)
     students = [
         _student(recipe, folder, vocabulary, teacher, parts, shape, method, seed)
@@ -217,11 +222,13 @@ def space_needed(plan: Plan, recipe: Recipe) -> int:
     return 4 * (sum(sizes) + 9 * sum(sizes[-recipe.compute.parallel :])) + 50_000_000
 
 
-def _prepared(recipe: Recipe, folder: Path, corpus: Stage, text: str | None) -> Stage | None:
+def _prepared(
+    recipe: Recipe, folder: Path, pretrained: str | None, corpus: Stage, text: str | None
+) -> Stage | None:
     teacher = recipe.teacher
     if not (teacher.languages or teacher.source_prefix or teacher.trim):
         return None
-    settings: dict[str, Any] = {"path": teacher.path, "languages": teacher.languages}
+    settings: dict[str, Any] = {"model": pretrained, "languages": teacher.languages}
     if teacher.source_prefix:
         settings["source prefix"] = teacher.source_prefix
     if teacher.trim:
@@ -235,6 +242,7 @@ def _teacher(
     recipe: Recipe,
     folder: Path,
     vocabulary: Stage,
+    pretrained: str | None,
     prepared: Stage | None,
     known: KnownTranslations | None,
 ) -> Model:
@@ -246,7 +254,7 @@ def _teacher(
     elif known is not None:
         settings["translations"] = known.fingerprint
     elif given.shape is None or given.training is None:
-        settings["path"] = given.path
+        settings["model"] = pretrained
     else:
         settings |= _training_settings(given.shape, method, given.training, seed=1)
     stage = Stage(folder / "models" / TEACHER, settings)

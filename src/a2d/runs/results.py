@@ -182,7 +182,9 @@ def write(folder: Path, rows: list[Row], plan: Plan, recipe: Recipe) -> None:
         lines = read_lines(model.translations.folder / HYPOTHESES)
         write_compressed(folder / f"hypotheses/{model.name}.txt.gz", lines)
     write_compressed(folder / "references.txt.gz", _references(plan, recipe))
-    libraries = ("torch", "transformers", "sacrebleu")
+    libraries = ["torch", "transformers", "sacrebleu"]
+    if recipe.sequences.engine == "ctranslate2":
+        libraries.append("ctranslate2")
     run = {
         "recipe": recipe.model_dump(),
         "signatures": json.loads((plan.teacher.translations.folder / SCORES).read_text())[

@@ -18,10 +18,9 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from a2d.errors import UserError
 from a2d.files import write_text
 from a2d.models.decoding import n_best
-from a2d.models.export import ExportedModel, export, searches_alike
+from a2d.models.export import ExportedModel, export
 from a2d.models.loading import load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report
@@ -45,7 +44,8 @@ class Task(NamedTuple):
 
     teacher: folder or hub name of a model with its tokenizer.
     search: the beam search.
-    how: what translates, and how many hypotheses there are to choose from.
+    how: what translates (CTranslate2 if its `engine` says so, otherwise transformers), and how many
+        hypotheses there are to choose from.
     command: what translates in the place of a model (`a2d.runs.command`).
     """
 
@@ -110,19 +110,14 @@ def translate_shards(
 
 
 def _export(task: Task, folder: Path) -> Path | None:
-    """The teacher as CTranslate2's model; None where transformers is to translate."""
-    if task.command is not None or task.how.engine == "transformers":
+    """The teacher as CTranslate2's model; None where something else translates."""
+    if task.command is not None or task.how.engine != "ctranslate2":
         return None
     path = folder / EXPORTED
-    try:
-        with _lock(path):
-            if not path.exists():
-                export(task.teacher, path)
-    except UserError:
-        if task.how.engine == "ctranslate2":
-            raise
-        return None
-    return path if task.how.engine == "ctranslate2" or searches_alike(path) else None
+    with _lock(path):
+        if not path.exists():
+            export(task.teacher, path)
+    return path
 
 
 def _shards(pairs: Sequence[Pair]) -> range:

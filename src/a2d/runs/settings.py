@@ -235,7 +235,8 @@ class Sequences(Section):
     `engine`: CTranslate2 is faster, and finds the same in all but one or two of a hundred sentences
     (its beams end by a rule of its own; more, for models that are released with penalties on
     repetition, which it weighs otherwise). `auto`: that, where it is installed and converts the
-    teacher, which has no such penalties; otherwise transformers.
+    teacher, which has no such penalties; otherwise transformers. It is settled when a run begins
+    (`a2d.runs.environment`).
     `n_best`: of so many hypotheses, take the one closest to the reference by chrF.
     """
 

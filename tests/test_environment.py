@@ -1,0 +1,99 @@
+"""What depends on the machine is settled when a run begins, and stays so on another machine."""
+
+import sys
+
+import pytest
+import yaml
+from pretrained import released
+
+from a2d.errors import UserError
+from a2d.runs import environment
+from a2d.runs.environment import settle
+from a2d.runs.recipe import load_recipe
+
+
+def recipe(*overrides):
+    return load_recipe("demo", ["methods=[seqkd]", *overrides])
+
+
+def pretrained(folder):
+    sizes = "encoder_layers: 1, decoder_layers: 1, heads: 2, width: 16, feed_forward: 16"
+    return recipe(f"teacher={{path: {folder}}}", f"students=[{{{sizes}}}]")
+
+
+def begin(settled, folder):
+    """Leave in a folder what a run leaves there first."""
+    folder.mkdir()
+    text = yaml.safe_dump(settled.model_dump(), sort_keys=False)
+    (folder / environment.RECIPE).write_text(text, "utf-8")
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """A machine without CTranslate2."""
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+
+
+class TestEngine:
+    @pytest.mark.parametrize(
+        ("name", "settings", "expected"),
+        [
+            ("opus", {}, "ctranslate2"),
+            ("opus", {"no_repeat_ngram_size": 3}, "transformers"),
+            ("opus", {"repetition_penalty": 1.2}, "transformers"),
+            ("bart", {}, "ctranslate2"),
+        ],
+    )
+    def test_is_the_fast_one_where_it_finds_the_same(self, name, settings, expected, tmp_path):
+        model, _ = released(name, tmp_path / "teacher")
+        model.generation_config.update(**settings)
+        model.generation_config.save_pretrained(tmp_path / "teacher")
+        asked = pretrained(tmp_path / "teacher")
+        assert settle(asked, tmp_path / "run").sequences.engine == expected
+
+    def test_of_a_model_without_generation_config(self, tmp_path):
+        released("opus", tmp_path / "teacher")
+        (tmp_path / "teacher/generation_config.json").unlink()
+        asked = pretrained(tmp_path / "teacher")
+        assert settle(asked, tmp_path / "run").sequences.engine == "ctranslate2"
+
+    def test_of_teachers_that_are_trained(self, tmp_path):
+        assert settle(recipe(), tmp_path).sequences.engine == "ctranslate2"
+        unequal = recipe("teacher.shape.decoder_heads=2")
+        assert settle(unequal, tmp_path).sequences.engine == "transformers"
+
+    def test_without_ctranslate2(self, tmp_path, bare):
+        assert settle(recipe(), tmp_path).sequences.engine == "transformers"
+        with pytest.raises(UserError, match="CTranslate2 is not installed"):
+            settle(recipe("sequences.engine=ctranslate2"), tmp_path)
+
+    def test_stays_what_it_was(self, tmp_path, monkeypatch):
+        begin(settle(recipe(), tmp_path / "run"), tmp_path / "run")
+        monkeypatch.setitem(sys.modules, "ctranslate2", None)
+        with pytest.raises(UserError, match="CTranslate2 is not installed"):
+            settle(recipe(), tmp_path / "run")
+        begin(settle(recipe(), tmp_path / "bare"), tmp_path / "bare")
+        monkeypatch.delitem(sys.modules, "ctranslate2")
+        assert settle(recipe(), tmp_path / "bare").sequences.engine == "transformers"
+        assert settle(recipe(), tmp_path / "new").sequences.engine == "ctranslate2"
+
+    def test_is_not_asked_for_without_need(self, tmp_path, bare):
+        assert settle(load_recipe("demo", []), tmp_path).sequences.engine == "auto"
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_precision_stays_what_it_was(pays, tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "bf16_pays", lambda: pays)
+    settled = settle(recipe(), tmp_path / "run")
+    assert (settled.training.bf16, settled.teacher.training.bf16) == (pays, pays)
+    begin(settled, tmp_path / "run")
+    monkeypatch.setattr(environment, "bf16_pays", lambda: not pays)
+    assert settle(recipe(), tmp_path / "run") == settled
+    assert settle(recipe("training.bf16=true"), tmp_path / "run").training.bf16 is True
+
+
+@pytest.mark.parametrize("text", ["", "{", "name: 3", "\0"])
+def test_a_damaged_recipe_is_settled_anew(text, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / environment.RECIPE).write_text(text)
+    assert settle(recipe(), tmp_path / "run") == settle(recipe(), tmp_path / "none")
