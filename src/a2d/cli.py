@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from a2d import __version__, cli_data
-from a2d.errors import UserError
+from a2d.errors import DISK_FULL, UserError, disk_is_full
 from a2d.interruptions import MESSAGE, Interrupted, interruptible, leave
 
 app = typer.Typer(
@@ -274,10 +274,10 @@ def main() -> None:
             leave(interruption.code)
         except UserError as error:
             _fail(str(error))
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                _fail("no disk space is left: free some; the same command continues.")
-            if error.errno not in _OF_PLACES or error.filename is None:
+        except Exception as error:
+            if disk_is_full(error):
+                _fail(DISK_FULL)
+            if not isinstance(error, OSError) or error.errno not in _OF_PLACES:
                 raise
             _fail(f"{error.filename} cannot be used ({error.strerror}): choose another place.")
 

@@ -1,5 +1,14 @@
 """The one exception meant for the user's eyes, and others in short."""
 
+import errno
+from collections.abc import Iterator
+
+DISK_FULL = "no disk space is left: free some; the same command continues."
+
+_WORDS_OF_FULL_DISKS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter")
+"""In messages of libraries that do not pass the system's error number on. PyTorch's writer has no
+other reason to fail in a folder that files have just been written to."""
+
 
 class UserError(Exception):
     """Bad input, told in one clear sentence that names the thing and the mend.
@@ -18,3 +27,20 @@ class UserError(Exception):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; its kind, if it has none."""
     return str(error).strip().split("\n")[0].rstrip(".:") or type(error).__name__
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, was for want of disk space."""
+    return any(
+        getattr(each, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        or any(words in str(each) for words in _WORDS_OF_FULL_DISKS)
+        for each in _chain(error)
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, overload
 
 import pyarrow
@@ -29,7 +32,7 @@ class StoredPairs(Sequence[Pair]):
     """
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
-        self._folder = TemporaryDirectory(prefix="a2d-")
+        self._folder = TemporaryDirectory(dir=_temporary_folder(), ignore_cleanup_errors=True)
         path = Path(self._folder.name) / "pairs.arrow"
         with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, _SCHEMA) as out:
             waiting = iter(pairs)
@@ -72,6 +75,22 @@ class Texts(Iterable[str]):
     def __iter__(self) -> Iterator[str]:
         """Read pair by pair."""
         return (text for pair in self._pairs for text in pair)
+
+
+@cache
+def _temporary_folder() -> str:
+    """A folder that goes with this process, however that ends.
+
+    A second process waits for the end and removes it, since a killed one cannot.
+    """
+    folder = mkdtemp(prefix="a2d-")
+    if os.name == "posix":
+        remove = ["/bin/sh", "-c", 'cat; rm -rf -- "$0"', folder]
+        _removers.append(subprocess.Popen(remove, stdin=subprocess.PIPE, start_new_session=True))
+    return folder
+
+
+_removers: list[subprocess.Popen[bytes]] = []  # at their end they would close their input
 
 
 def _pairs(columns: dict[str, list[str]]) -> list[Pair]:
