@@ -5,9 +5,14 @@ from collections.abc import Iterator
 
 DISK_FULL = "no disk space is left: free some; the same command continues."
 
-_WORDS_OF_FULL_DISKS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter")
-"""In messages of libraries that do not pass the system's error number on. PyTorch's writer has no
-other reason to fail in a folder that files have just been written to."""
+_WORDS_OF_FULL_DISKS = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed",
+    "inline_container.cc",
+)
+"""In messages of libraries that do not pass the system's error number on. The last two are of
+PyTorch's writer, which has no other reason to fail where files have just been written."""
 
 
 class UserError(Exception):
