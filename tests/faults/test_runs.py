@@ -58,12 +58,14 @@ def expected(finished):
 def start(corpus, folder, *more):  # noqa: F811
     """A run in a process and a group of its own."""
     arguments = [*command(corpus, folder), *METHODS, *more]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
     return subprocess.Popen(arguments, text=True, start_new_session=True, **pipes)
 
 
 def wait_for(moment, folder, process):
+    """Wait until the process is at work, and has come so far."""
     deadline = time.monotonic() + 300
+    assert process.stdout.readline().startswith("Log:") or process.poll() is not None
     while not any(folder.glob(moment)) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
