@@ -1,10 +1,13 @@
 """The one exception meant for the user's eyes, and others in short."""
 
+from a2d.quoting import escaped
+
 
 class UserError(Exception):
     """Bad input, told in one clear sentence that names the thing and the mend.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with status 2. Its message is one line
+    without control characters, whatever names and texts are quoted in it.
 
     Example:
         >>> try:
@@ -13,6 +16,9 @@ class UserError(Exception):
         ...     print(error)
         train.tsv is empty: give a file with at least one pair
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(escaped(message))
 
 
 def first_line(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, overload
@@ -11,6 +10,7 @@ from typing import Any, overload
 import pyarrow
 from datasets import Dataset
 
+from a2d.text.bounds import STORED
 from a2d.text.pairs import Pair
 
 _SCHEMA = pyarrow.schema([("source", pyarrow.string()), ("target", pyarrow.string())])
@@ -32,8 +32,7 @@ class StoredPairs(Sequence[Pair]):
         self._folder = TemporaryDirectory(prefix="a2d-")
         path = Path(self._folder.name) / "pairs.arrow"
         with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, _SCHEMA) as out:
-            waiting = iter(pairs)
-            while part := list(islice(waiting, _AT_ONCE)):
+            for part in _portions(pairs):
                 columns = [pyarrow.array(column) for column in zip(*part, strict=True)]
                 out.write_batch(pyarrow.record_batch(columns, schema=_SCHEMA))
         self.dataset = Dataset.from_file(str(path))
@@ -59,8 +58,8 @@ class StoredPairs(Sequence[Pair]):
 
     def __iter__(self) -> Iterator[Pair]:
         """Read from the first to the last."""
-        for part in self.dataset.iter(_AT_ONCE):
-            yield from _pairs(part)
+        for part in self.dataset.data.to_batches():
+            yield from _pairs(part.to_pydict())
 
 
 class Texts(Iterable[str]):
@@ -72,6 +71,20 @@ class Texts(Iterable[str]):
     def __iter__(self) -> Iterator[str]:
         """Read pair by pair."""
         return (text for pair in self._pairs for text in pair)
+
+
+def _portions(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    """Pairs in portions that fit into memory, however long they are."""
+    part: list[Pair] = []
+    characters = 0
+    for pair in pairs:
+        part.append(pair)
+        characters += len(pair.source) + len(pair.target)
+        if len(part) == _AT_ONCE or characters >= STORED:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part
 
 
 def _pairs(columns: dict[str, list[str]]) -> list[Pair]:
