@@ -236,8 +236,8 @@ def _check_sides(spec: Mapping[str, Any], languages: Languages | None) -> None:
     names = [str(spec[side]).rpartition(".")[2] for side in ("source", "target")]
     if all(map(names_language, names, reversed(languages))):
         raise UserError(
-            f"{quoted(dict(spec))} has {spec['source']!r} as its source, and {languages.source!r} is the "
-            "source: swap 'source' and 'target' in it"
+            f"{quoted(dict(spec))} has {spec['source']!r} as its source, and {languages.source!r} is "
+            "the source: swap 'source' and 'target' in it"
         )
 
 
