@@ -209,7 +209,7 @@ def _mapped(spec: Mapping[str, Any], name: str, languages: Languages | None) -> 
     for one, other in (("source", "target"), _SCORE):
         if (one in spec) != (other in spec):
             raise UserError(
-                f"{quoted(dict(spec))} names one key of two: give both {quoted(one)} and {quoted(other)}"
+                f"{quoted(dict(spec))} names one key of two: give both {one!r} and {other!r}"
             )
     if "source" in spec:
         if spec["source"] == spec["target"]:
@@ -236,8 +236,8 @@ def _check_sides(spec: Mapping[str, Any], languages: Languages | None) -> None:
     names = [str(spec[side]).rpartition(".")[2] for side in ("source", "target")]
     if all(map(names_language, names, reversed(languages))):
         raise UserError(
-            f"{quoted(dict(spec))} has {spec['source']!r} as its source, and {languages.source!r} is "
-            "the source: swap 'source' and 'target' in it"
+            f"{quoted(dict(spec))} has {spec['source']!r} as its source, and "
+            f"{languages.source!r} is the source: swap 'source' and 'target' in it"
         )
 
 

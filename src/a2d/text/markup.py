@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from a2d.errors import UserError
 from a2d.quoting import WIDTH, quoted, shown
-from a2d.text.bounds import ELEMENT, NAMESPACES, size
+from a2d.text.bounds import ELEMENT, NAMESPACES, SKIPPED, size
 from a2d.text.encodings import UNREADABLE, encoding_of, is_charset, start_of
 from a2d.text.files import blocks, opened
 from a2d.text.pairs import Malformed, needs
@@ -151,7 +151,7 @@ def _pieces(
     """
     names = "|".join(map(re.escape, whole + containers))
     tag = re.compile(rf"""<(/?)(?:[\w.-]+:)?({names})(?=[\s/>])({_ATTRIBUTES}>)?""")
-    line, rest, begun = 1, "", ""
+    line, rest, begun, dropped = 1, "", "", 0
     for text in _blocks(file, path):
         rest += text
         line_at = line_counter(rest, line)
@@ -170,7 +170,7 @@ def _pieces(
             elif start is not None and (not end or name == begun):
                 stop = found.end() if end else found.start()
                 yield line_at(start), begun, rest[start:stop]
-                place = stop
+                place, dropped = stop, 0
                 start, begun = (None, "") if end else (found.start(), name)
         kept = start
         if kept is None:
@@ -181,6 +181,9 @@ def _pieces(
         rest = rest[kept:]
         if len(rest) > ELEMENT:
             yield line, begun, rest
+            dropped += len(rest)
+            if dropped > SKIPPED:
+                raise UserError(f"{path}, line {line}: no element ends within {size(SKIPPED)}")
             line, rest, begun = line + rest.count("\n"), "", ""
     if begun:
         yield line, begun, rest

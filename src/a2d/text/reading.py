@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from a2d.quoting import escaped, shown
+from a2d.quoting import escaped
+from a2d.quoting import shown as shown  # for those who look for it here
 from a2d.text.entities import printable, unescaped
 from a2d.text.pairs import Entries, Malformed, Omitted, Pair, normal
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from a2d.errors import UserError, first_line
 from a2d.quoting import WIDTH, listed, quoted, shown
-from a2d.text.bounds import COLUMNS, LINE, size
+from a2d.text.bounds import COLUMNS, LINE, SKIPPED, size
 from a2d.text.encodings import UNREADABLE, decoded, encoding_of, start_of
 from a2d.text.files import blocks, lines, located, opened
 from a2d.text.languages import is_language, same_language
@@ -68,7 +68,7 @@ def _of_array(path: Path) -> Records:
                     continue
                 large = f" within {size(LINE)}" if waiting >= LINE else ""
                 yield where, Malformed(where, f"is no valid JSON{large}: write an array of objects")
-                if not unread.skip_to_object(getattr(error, "pos", place)):
+                if not unread.skip_to_object(getattr(error, "pos", place), where):
                     return
             else:
                 if UNREADABLE in unread.text[place:end]:
@@ -110,10 +110,18 @@ class _Unread:
             if self.place < len(self.text) or not self.more():
                 return
 
-    def skip_to_object(self, fault: int) -> bool:
-        """Go on to the next object behind a fault, or that it is about; false: there is none."""
-        start = max(self.place + 1, self.place + len(self.text[self.place : fault].rstrip("\n ,")))
+    def skip_to_object(self, fault: int, where: str) -> bool:
+        """Go on to the next object behind a fault, or that it is about; false: there is none.
+
+        Raises:
+            UserError: it is too far away.
+        """
+        before = self.text[self.place : fault].rstrip("\n ,")
+        skipped, start = 0, self.place + max(1, len(before))
         while (following := _NEXT.search(self.text, start)) is None:
+            skipped += len(self.text) - self.place
+            if skipped > SKIPPED:
+                raise UserError(f"{where} is no valid JSON, nor are {size(SKIPPED)} behind it")
             self.move(max(start, len(self.text) - _OVERLAP))
             if not self.more():
                 return False
