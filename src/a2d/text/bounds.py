@@ -36,6 +36,9 @@ IDENTIFIED = 2000
 STORED = 16 * 2**20
 """Characters of pairs that are held in memory on their way to a temporary file."""
 
+HOPELESS = 100_000
+"""Malformed entries after which a file without a pair is read no further."""
+
 
 def size(bound: int) -> str:
     """A bound in bytes or characters, as messages name it.

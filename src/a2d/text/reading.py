@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from a2d.errors import UserError
 from a2d.quoting import escaped
 from a2d.quoting import shown as shown  # for those who look for it here
+from a2d.text.bounds import HOPELESS
 from a2d.text.entities import printable, unescaped
 from a2d.text.pairs import Entries, Malformed, Omitted, Pair, normal
 
@@ -147,10 +149,16 @@ class Part:
     mend: bool = True
 
     def read(self, reading: Reading) -> Iterator[Pair]:
-        """Yield the pairs and count everything into `reading`."""
+        """Yield the pairs and count everything into `reading`.
+
+        Raises:
+            UserError: the corpus is missing or damaged, or begins with malformed entries alone.
+        """
         for entry in self.entries():
             if isinstance(entry, Malformed):
                 reading.count_malformed(entry)
+                if reading.malformed == HOPELESS and not reading.pairs:
+                    raise UserError(f"{reading.fault}; nothing before is whole")
                 continue
             if isinstance(entry, Omitted):
                 reading.omitted[entry.reason] += 1
