@@ -21,6 +21,7 @@ from campaign import FULL
 from datasets import Dataset
 from pyarrow import parquet
 
+from a2d.cli_data import _harmless
 from a2d.errors import UserError
 from a2d.text.cleaning import clean
 from a2d.text.corpus import iterate_corpus
@@ -545,3 +546,11 @@ def test_bombs(ledger, tmp_path):
         path = tmp_path / name
         path.write_bytes(repeated(start, block, count))
         ledger.record(KIND, explode(name, path), name)
+
+
+def test_json_for_a_terminal_holds_no_commands():
+    text = "\x1b[31m \u202e \x9b \U000e0001 größer"
+    plain = _harmless(json.dumps({"x": text}, indent=1, ensure_ascii=False))
+    assert all(map(str.isprintable, plain.split("\n")))
+    assert "größer" in plain
+    assert json.loads(plain) == {"x": text}

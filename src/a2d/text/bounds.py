@@ -18,6 +18,9 @@ ELEMENT = 8 * 2**20
 CATALOGUE = 16 * 2**20
 """Bytes of a gettext file, which is read as a whole."""
 
+MESSAGE = 10_000
+"""Lines of a gettext message."""
+
 FLUENT_FILE = 2 * 2**20
 """Bytes of a Fluent file, whose parser is slow."""
 

@@ -6,13 +6,13 @@ import re
 import struct
 from collections.abc import Iterator
 from html import unescape
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 from a2d.errors import UserError
 from a2d.quoting import listed, quoted
-from a2d.text.bounds import CATALOGUE, COLUMNS, FLUENT_FILE
+from a2d.text.bounds import CATALOGUE, COLUMNS, FLUENT_FILE, MESSAGE
 from a2d.text.encodings import UNREADABLE, decoded, is_charset
 from a2d.text.files import content, kind
 from a2d.text.languages import same_language
@@ -301,7 +301,7 @@ def _messages(path: Path) -> Iterator[Any]:
         return
     line = 1
     for block in _BLANK_LINES.split(text):
-        part = _parsed(block, polib)
+        part = _parsed(block, polib) if block.strip() else polib.POFile()
         if part is None:
             yield Malformed(f"{path}, line {line}", "begins no gettext message: mend it")
         elif UNREADABLE in block:
@@ -361,7 +361,11 @@ _LINE = re.compile(
 
 def _parsed(text: str, polib: Any) -> Any:
     """A text as a catalogue; None where a line of it is none of a catalogue."""
-    if not all(map(_LINE.fullmatch, text.split("\n"))):  # polib passes over some faults
+    rows = text.split("\n")
+    if not all(map(_LINE.fullmatch, rows)):  # polib passes over some faults
+        return None
+    texts = groupby(rows, lambda row: row.lstrip().startswith('"'))  # it takes their square
+    if any(text and sum(1 for _ in group) > MESSAGE for text, group in texts):
         return None
     try:
         return polib.pofile(text + "\n")

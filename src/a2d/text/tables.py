@@ -50,6 +50,7 @@ _TARGET = ("target", "tgt", "trg")
 _AFTER_ROLE = re.compile(r"(?<![\s_-])[\s_-]++(text|segment|sentence)$")
 
 _NAME = re.compile(r"[^\W\d]\w*([.-]\w+)*")
+_LONGEST_NAME = 40
 _OF_NAMES = {*_SOURCE, *_TARGET, "text", "segment", "sentence", "string", "original", "translation"}
 """Words of columns' names, besides languages."""
 
@@ -359,9 +360,10 @@ def _warn_of_names(path: Path, first: list[str], rows: list[list[str]]) -> None:
 
 
 def _is_of_columns(cell: str) -> bool:
+    if len(cell) > _LONGEST_NAME or not _NAME.fullmatch(cell):
+        return False
     words = re.split(r"[_.-]", cell.casefold())
-    named = any(word in _OF_NAMES or is_language(word) for word in words)
-    return named and _NAME.fullmatch(cell) is not None
+    return any(word in _OF_NAMES or is_language(word) for word in words)
 
 
 def _are_texts(rows: list[list[str]]) -> bool:
