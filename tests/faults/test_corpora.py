@@ -32,8 +32,8 @@ KIND = "hostile corpora"
 LANGUAGES = ("de", "en")
 MB = 2**20
 PAIRS = [(f"Das Haus Nummer {n} ist größer.", f"House number {n} is bigger.") for n in range(4)]
-FUZZED = 40
-"""Mutated files a day; `FULL` has ten times as many and more."""
+FUZZED = 200
+"""Mutated files a day; `FULL` has twenty times as many."""
 
 
 # Valid files of every format
@@ -342,6 +342,7 @@ def planted_files():
         {"x.tsv": ("a\tb\n" + "a" * (2 * MB) + "\nc\td\n").encode("utf-16")},
     )
     yield "old Mac", {"x.tsv": b"ja\tyes\rnein\tno\r" * 10}
+    yield "a carriage return alone", {"x.csv": b"source,target\nj\ra,yes\n" * 3}
     yield "old Mac", {"x.csv": b"ja,yes\rnein,no\r" * 10}
     yield "a terminal's commands", {"x.tsv": b"\x1b]0;x\x07\x1b[31m\xe2\x80\xae red\r\tb\tc\n" * 9}
     yield "a terminal's commands", {"x.jsonl": b'{"\\u001b[31m\\u202e": 1, "b": 2}\n' * 9}
@@ -472,7 +473,7 @@ def mutated(data, chance, donors):
 
 def test_fuzzed_files(check, valid, chance, tmp_path):
     donors = [data for files in valid for data in files.values()]
-    for number in range(FUZZED * (12 if FULL else 1)):
+    for number in range(FUZZED * (20 if FULL else 1)):
         files = dict(valid[number % len(valid)])
         name = chance.choice(list(files))
         files[name] = mutated(files[name], chance, donors)

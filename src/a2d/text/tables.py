@@ -168,7 +168,8 @@ def _delimiter(start: list[str], wanted: Wanted) -> str:
         first = [cell.strip() for cell in _parsed(iter(start[:1]), delimiter) or ()]
         chosen = [key for key in wanted.keys or () if isinstance(key, str)]
         named = columns_by_name(first, wanted.languages) is not None
-        counts = [len(row) for row in csv.reader(start, delimiter=delimiter) if row]
+        plain = (line.replace("\r", " ") for line in start)  # alone, it is an error to the reader
+        counts = [len(row) for row in csv.reader(plain, delimiter=delimiter) if row]
         usual = statistics.mode(counts) if counts else 0
         known = named or (bool(chosen) and all(key in first for key in chosen))
         return known, counts.count(usual) if usual > 1 else 0
