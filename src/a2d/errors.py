@@ -3,6 +3,8 @@
 import errno
 from collections.abc import Iterator
 
+from a2d.quoting import escaped
+
 DISK_FULL = "no disk space is left: free some; the same command continues."
 
 _WORDS_OF_FULL_DISKS = (
@@ -18,7 +20,8 @@ PyTorch's writer, which has no other reason to fail where files have just been w
 class UserError(Exception):
     """Bad input, told in one clear sentence that names the thing and the mend.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with status 2. Its message is one line
+    without control characters, whatever names and texts are quoted in it.
 
     Example:
         >>> try:
@@ -27,6 +30,9 @@ class UserError(Exception):
         ...     print(error)
         train.tsv is empty: give a file with at least one pair
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(escaped(message))
 
 
 def first_line(error: BaseException) -> str:
