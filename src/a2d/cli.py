@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from pathlib import Path
@@ -13,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from a2d import __version__, cli_data
-from a2d.errors import DISK_FULL, UserError, disk_is_full
+from a2d.endings import check_arguments, ending_of
+from a2d.errors import UserError
 from a2d.interruptions import MESSAGE, Interrupted, interruptible, leave
 
 app = typer.Typer(
@@ -26,7 +26,8 @@ app = typer.Typer(
 
 app.add_typer(cli_data.app, name="data")
 
-_OF_PLACES = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EROFS)
+_debugging = False
+"""Whether the command was asked for tracebacks."""
 
 
 def _version(wanted: bool) -> None:
@@ -35,10 +36,18 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _debug(wanted: bool) -> None:
+    global _debugging
+    _debugging = wanted
+
+
 @app.callback()
 def _about(
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks of defects.", callback=_debug)
     ] = False,
 ) -> None:
     """Keep the subcommands' names, however many there are."""
@@ -265,27 +274,29 @@ def _standard_input() -> list[str]:
 
 
 def main() -> None:
-    """Entry point: bad input ends in one sentence and exit code 2, signals in 130 or 143."""
+    """Entry point: bad input ends in one sentence and exit code 2, signals in 130 or 143.
+
+    Other errors are defects, and end in a sentence too (`a2d.endings`), with exit code 1.
+    """
     with interruptible():
         try:
+            check_arguments(sys.argv[1:])
             app()
         except Interrupted as interruption:
             typer.echo(MESSAGE, err=True)
             leave(interruption.code)
-        except UserError as error:
-            _fail(str(error))
-        except Exception as error:
-            if disk_is_full(error):
-                _fail(DISK_FULL)
-            if not isinstance(error, OSError) or error.errno not in _OF_PLACES:
+        except SystemExit:
+            raise
+        except BaseException as error:  # panics of Rust libraries are no `Exception`
+            if _debugging and not isinstance(error, UserError):
                 raise
-            _fail(f"{error.filename} cannot be used ({error.strerror}): choose another place.")
+            _fail(*ending_of(error))
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int) -> NoReturn:
     console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
     console.print(f"[red]Error:[/] {escape(message)}")
-    sys.exit(2)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 import errno
 from collections.abc import Iterator
 
+LONGEST = 2000
+"""Characters of a message: a longer one, as of a value of a million digits, is cut in its middle."""
+
 DISK_FULL = "no disk space is left: free some; the same command continues."
 
 _WORDS_OF_FULL_DISKS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter")
@@ -13,7 +16,8 @@ other reason to fail in a folder that files have just been written to."""
 class UserError(Exception):
     """Bad input, told in one clear sentence that names the thing and the mend.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with status 2. Line breaks and other
+    control characters, which names and values may hold, become escapes.
 
     Example:
         >>> try:
@@ -23,10 +27,31 @@ class UserError(Exception):
         train.tsv is empty: give a file with at least one pair
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(escaped(message))
+
+
+def escaped(text: str) -> str:
+    """A text on one line of `LONGEST` characters at most, which no terminal takes for a command.
+
+    Example:
+        >>> escaped("a\\tb\\x1b[31m red")
+        'a\\\\tb\\\\x1b[31m red'
+    """
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    half = LONGEST // 2
+    return plain if len(plain) <= LONGEST else f"{plain[:half]} … {plain[3 - half :]}"
+
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; its kind, if it has none."""
     return str(error).strip().split("\n")[0].rstrip(".:") or type(error).__name__
+
+
+def memory_is_full(error: BaseException) -> bool:
+    """Whether an error was for want of memory, of the machine or of its GPU."""
+    words = ("not enough memory", "allocate memory", "CUDA out of memory")
+    return isinstance(error, MemoryError) or any(each in str(error) for each in words)
 
 
 def disk_is_full(error: BaseException) -> bool:
