@@ -29,6 +29,9 @@ from a2d.text.batching import TokenBatchSampler, encode_sources
 BEAMS = 5
 """Width of the beam where neither the caller nor the model's generation settings name one."""
 
+MOST_BEAMS = 1000
+"""A wider search is taken for a mistake: its memory grows with its width."""
+
 LEAST_LIMIT = 128
 """Tokens that a student may always write, however short the sentences are that it learns from."""
 
