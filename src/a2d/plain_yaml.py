@@ -16,7 +16,7 @@ from a2d.errors import UserError, first_line
 LARGEST = 2**32
 """Numbers go so far, in both directions: seeds do, and nothing else comes near it."""
 MOST_BYTES = 1_000_000
-MOST_VALUES = 100_000
+MOST_VALUES = 50_000
 """Values in a file, with those that aliases repeat."""
 DEEPEST = 30
 """Lists and mappings inside one another."""

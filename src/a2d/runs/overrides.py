@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from a2d.errors import UserError
-from a2d.plain_yaml import parse
+from a2d.plain_yaml import DEEPEST, parse
 from a2d.runs.sections import Section, replaced_by, section_at
 
 
@@ -32,6 +32,8 @@ def assign(raw: dict[str, Any], assignment: str, section: type[Section]) -> None
     place: Any = raw
     inside: type[Section] | None = section
     parts = key.split(".")
+    if len(parts) > DEEPEST:
+        raise UserError(f"the override {assignment!r} names a place more than {DEEPEST} deep.")
     for number, part in enumerate(parts):
         where = _where(place, part, parts[:number], assignment)
         last = number == len(parts) - 1

@@ -17,12 +17,12 @@ from a2d.plain_yaml import MOST_BYTES, parse
 from a2d.runs.overrides import assign
 from a2d.runs.sections import Section, explain, extended
 from a2d.runs.settings import (
-    NAME,
     Cleaning,
     Compute,
     Corpus,
     Distillation,
     Evaluation,
+    Name,
     Objective,
     Sequences,
     Shape,
@@ -43,7 +43,7 @@ class Recipe(Section):
     """An experiment: every student shape is trained with every method and seed."""
 
     # Sections that others inherit from come first: their mistakes are told as theirs.
-    name: str = Field(pattern=NAME)
+    name: Name
     corpus: Corpus
     vocabulary: Vocabulary = Vocabulary()
     training: Training

@@ -16,7 +16,10 @@ from a2d.runs.sections import Section
 from a2d.suggestions import nearest
 from a2d.training.distillation import METHODS
 
-NAME = r"^\w[\w.+-]*$"
+LONGEST_NAME = 180
+"""Characters: names of files have 255 at most, and some begin with this one."""
+
+Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$", max_length=LONGEST_NAME)]
 """What names a folder."""
 
 MOST_PARALLEL = 256
@@ -233,7 +236,7 @@ class Distillation(Objective):
     """A method and its settings."""
 
     method: Annotated[str, _one_of("method", METHODS)]
-    name: str = Field(pattern=NAME)
+    name: Name
 
 
 class Sequences(Section):
