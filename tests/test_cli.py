@@ -194,10 +194,9 @@ class TestDefects:
     @pytest.mark.parametrize("count", [1, 2])
     def test_of_a_run_are_in_its_log(self, count, a2d, monkeypatch, tmp_path):
         def run(*_):
-            report = print
-            with logged(log_file(tmp_path / "run.log")):
-                with Workers(count, tmp_path / "run.log", report) as workers:
-                    workers.submit(broken, "deep inside").result()
+            log = tmp_path / "run.log"
+            with logged(log_file(log)), Workers(count, log, print) as workers:
+                workers.submit(broken, "deep inside").result()
 
         monkeypatch.setattr("a2d.runs.pipeline.run", run)
         code, _, err = a2d("run", "demo")
@@ -208,9 +207,11 @@ class TestDefects:
         assert "deep inside" in text
 
     def test_a_worker_passes_on_what_cannot_be_sent(self, tmp_path):
-        with pytest.raises(RuntimeError, match="Unsendable: a bug"):
-            with Workers(2, tmp_path / "run.log", print) as workers:
-                workers.submit(unsendable).result()
+        with (
+            pytest.raises(RuntimeError, match="Unsendable: a bug"),
+            Workers(2, tmp_path / "run.log", print) as workers,
+        ):
+            workers.submit(unsendable).result()
 
     @pytest.mark.parametrize(
         ("error", "said"),
@@ -332,7 +333,7 @@ class TestTranslate:
         )
         monkeypatch.setattr(sys, "stdin", io.StringIO("ein Text\n"))
         assert a2d("translate", model, *option)[0] == 0
-        assert set(used) == {beams}
+        assert used[-1] == beams
 
     @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
     def test_another_encoding_is_told(self, a2d, model, monkeypatch, errors):

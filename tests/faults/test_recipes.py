@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from campaign import FULL, sentence
+from campaign import FULL
 from hostile import outcome_of
 
 from a2d import recipes
-from a2d.runs.distill import distill
 from a2d.runs.overrides import assign
 from a2d.runs.plan import make_plan, space_needed
 from a2d.runs.recipe import Recipe, load_recipe, make_cleaning, make_recipe
@@ -99,7 +98,9 @@ FILES = {
     "many students": "extends: demo\nstudents:\n" + "- {}\n" * 3000,
     "many methods": "extends: demo\nmethods:\n" + "- kd\n" * 3000,
     "many files": f"extends: demo\ncorpus: {{train: [{','.join(['a.tsv'] * 90_000)}]}}\n",
-    "many combinations": yaml.safe_dump({"extends": "demo", "methods": [{"method": "a2d"} | EIGHT_LISTS]}),
+    "many combinations": yaml.safe_dump(
+        {"extends": "demo", "methods": [{"method": "a2d"} | EIGHT_LISTS]}
+    ),
     "extends a list": "extends: [demo]\n",
     "extends itself": "extends: mine.yaml\n",
     "extends itself, relatively": "extends: ./mine.yaml\n",
@@ -164,7 +165,11 @@ def test_what_is_no_file(tmp_path, ledger):
     with (tmp_path / "vast.yaml").open("wb") as file:
         file.truncate(2**30)
     places = [tmp_path, "/dev/zero", "/dev/stdin", "", ".", "/", "\0", "a\nb", "\udcff", "x" * 300]
-    places += ["x/" * 3000, "~nosuchuser/x.yaml", *(tmp_path / name for name in os.listdir(tmp_path))]
+    places += [
+        "x/" * 3000,
+        "~nosuchuser/x.yaml",
+        *(tmp_path / name for name in os.listdir(tmp_path)),
+    ]
     for place in map(str, places):
         outcome, said = outcome_of(lambda: load_recipe(place))  # noqa: B023
         ledger.record(PATHS, outcome, f"{place[:200]!r}: {said}")
@@ -190,8 +195,20 @@ class TestFuzzed:
             return chance.choice(self.WORDS)
         if kind < 0.8:
             return [self.value(chance, deep + 1) for _ in range(chance.randrange(4))]
-        keys = (*self.WORDS, "path", "shape", "method", "name", "training", "source", "target", "score")
-        return {chance.choice(keys): self.value(chance, deep + 1) for _ in range(chance.randrange(4))}
+        keys = (
+            *self.WORDS,
+            "path",
+            "shape",
+            "method",
+            "name",
+            "training",
+            "source",
+            "target",
+            "score",
+        )
+        return {
+            chance.choice(keys): self.value(chance, deep + 1) for _ in range(chance.randrange(4))
+        }
 
     def disturb(self, chance, raw):
         """Put a value somewhere."""
@@ -230,14 +247,41 @@ class TestFuzzed:
             for _ in range(chance.randrange(1, 6)):
                 at = chance.randrange(len(text))
                 text[at : at + chance.randrange(3)] = chance.choice(
-                    (b"[", b"{", b"&a ", b"*a ", b"? ", b": ", b"\n", b"\t", b"'", b'"', b"!!int ", b"\xff", b"- ")
+                    (
+                        b"[",
+                        b"{",
+                        b"&a ",
+                        b"*a ",
+                        b"? ",
+                        b": ",
+                        b"\n",
+                        b"\t",
+                        b"'",
+                        b'"',
+                        b"!!int ",
+                        b"\xff",
+                        b"- ",
+                    )
                 )
             path.write_bytes(text)
             outcome, said = outcome_of(lambda: used(load_recipe(str(path)), tmp_path))
             ledger.record(KIND, outcome, f"{bytes(text)}: {said}")
 
     def test_overrides(self, chance, tmp_path, ledger):
-        keys = ("methods", "0", "1", "training", "epochs", "teacher", "shape", "x", "", "-1", "students", "seeds")
+        keys = (
+            "methods",
+            "0",
+            "1",
+            "training",
+            "epochs",
+            "teacher",
+            "shape",
+            "x",
+            "",
+            "-1",
+            "students",
+            "seeds",
+        )
         for _ in range(FUZZED):
             key = ".".join(chance.choices(keys, k=chance.randrange(1, 4)))
             text = f"{key}={yaml.safe_dump(self.value(chance), default_flow_style=True).strip()}"

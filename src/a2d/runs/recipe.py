@@ -32,7 +32,6 @@ from a2d.runs.settings import (
 )
 from a2d.training.distillation import METHODS
 
-
 MOST_TRAININGS = 1000
 """Students of a recipe: shapes × methods × seeds."""
 MOST_EXTENDED = 20
