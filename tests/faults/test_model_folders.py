@@ -213,7 +213,9 @@ class TestFiles:
             outcome, said = outcome_of(lambda: used(place))  # noqa: B023
             ledger.record(KIND, outcome, f"{content[:80]}: {said}")
 
-    @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int64, torch.bool, torch.complex64])
+    @pytest.mark.parametrize(
+        "dtype", [torch.float16, torch.float64, torch.int64, torch.bool, torch.complex64]
+    )
     def test_weights_of_another_type(self, dtype, folder, ledger):
         place = folder("bart")
         weights = {name: weight.to(dtype) for name, weight in load_file(place / WEIGHTS).items()}
@@ -238,12 +240,16 @@ class TestFiles:
             "", json.dumps(sizes | {"convex": "yes"}), json.dumps(sizes | {"student": []}),
         ):  # fmt: skip
             save_file(weights, path, metadata={"geometries": text})
-            outcome, said = outcome_of(lambda: plots.alignment(AttentionAlignment.load(path), tmp_path / "x.png"))
+            outcome, said = outcome_of(
+                lambda: plots.alignment(AttentionAlignment.load(path), tmp_path / "x.png")
+            )
             ledger.record(KIND, outcome, f"{text[:100]}: {said}")
         for value in (float("nan"), float("inf"), 1e38, -1e38, 0.0):
             filled = {name: torch.full_like(weight, value) for name, weight in weights.items()}
             save_file(filled, path, metadata={"geometries": json.dumps(sizes)})
-            outcome, said = outcome_of(lambda: plots.alignment(AttentionAlignment.load(path), tmp_path / "x.png"))
+            outcome, said = outcome_of(
+                lambda: plots.alignment(AttentionAlignment.load(path), tmp_path / "x.png")
+            )
             ledger.record(KIND, outcome, f"{value}: {said}")
 
 
@@ -257,16 +263,30 @@ class TestFuzzed:
         lost = []
         for _ in range(FUZZED):
             place = folder(chance.choice(["bart", "opus", "t5"]))
-            names = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "vocab.json")
+            names = (
+                "config.json",
+                "generation_config.json",
+                "tokenizer_config.json",
+                "tokenizer.json",
+                "vocab.json",
+            )
             file = place / chance.choice([name for name in names if (place / name).exists()])
             whole_content = content = json.loads(file.read_text("utf-8"))
             told = []
             for _ in range(chance.randrange(1, 3)):
                 content = whole_content
                 while isinstance(content, dict | list) and content:
-                    inside = list(content) if isinstance(content, dict) else list(range(min(len(content), 9)))
+                    inside = (
+                        list(content)
+                        if isinstance(content, dict)
+                        else list(range(min(len(content), 9)))
+                    )
                     key = chance.choice(inside[:60])
-                    if isinstance(content[key], dict | list) and content[key] and chance.random() < 0.8:
+                    if (
+                        isinstance(content[key], dict | list)
+                        and content[key]
+                        and chance.random() < 0.8
+                    ):
                         content = content[key]
                         continue
                     content[key] = chance.choice(self.VALUES)

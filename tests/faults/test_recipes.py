@@ -1,9 +1,6 @@
 """Recipes, overrides and paths that nobody means well: a sentence each, within seconds."""
 
 import os
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -289,19 +286,3 @@ class TestFuzzed:
             ledger.record(KIND, outcome, f"{text}: {said}")
             outcome, said = outcome_of(lambda: assign({}, text, Recipe))  # noqa: B023
             ledger.record(KIND, outcome, f"{text}: {said}")
-
-
-def limits():
-    resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30,) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
-
-
-def a2d(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "a2d", *arguments],
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-        preexec_fn=limits,
-    )

@@ -89,6 +89,8 @@ def check_search(settings: GenerationConfig, vocabulary: int | None, place: str 
             raise ValueError(f"num_beams is {beams!r}, and beams are 1 to {MOST_BEAMS:,}")
         if longest is not None and (type(longest) is not int or longest < 2):
             raise ValueError(f"max_length is {longest!r}: it leaves no token to a translation")
+        if settings.eos_token_id is None or settings.eos_token_id == []:
+            raise ValueError("no token ends a translation: eos_token_id is missing")
         for token in token_ids(settings):
             if token < 0 or (vocabulary is not None and token >= vocabulary):
                 raise ValueError(f"the token {token} is outside its vocabulary")
