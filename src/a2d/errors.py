@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator
 
 LONGEST = 2000
-"""Characters of a message: a longer one, as of a value of a million digits, is cut in its middle."""
+"""Characters of a message: a longer one, which quotes a long value, is cut in its middle."""
 
 DISK_FULL = "no disk space is left: free some; the same command continues."
 

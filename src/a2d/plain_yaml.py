@@ -68,14 +68,15 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[yaml.Node, int] = {}
         """Values in each node that is complete, itself among them."""
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+    def compose_node(self, parent: Any, index: Any) -> Any:
         """Compose a node, or refuse it."""
-        mark = self.peek_event().start_mark
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        mark = event.start_mark
         before, self._depth = self._values, self._depth + 1
         if self._depth > DEEPEST:
             raise _refusal(f"nested more than {DEEPEST} deep", mark)
-        alias = self.check_event(yaml.AliasEvent)
-        node = super().compose_node(parent, index)
+        alias = isinstance(event, yaml.AliasEvent)
+        node: Any = super().compose_node(parent, index)
         if alias and node not in self._sizes:
             raise _refusal("an alias stands for what it is in", mark)
         self._values += self._sizes[node] if alias else 1
@@ -85,9 +86,9 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Compose a mapping whose keys all differ."""
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -114,7 +115,8 @@ class _Loader(yaml.SafeLoader):
             value = self.construct_yaml_int(node) if integer else self.construct_yaml_float(node)
             check_number(value)
         except (ValueError, OverflowError, IndexError):
-            problem = f"{node.value[:_LONGEST_NUMBER]!r} is no number: they are finite and go up to {LARGEST:,}"
+            said = node.value[:_LONGEST_NUMBER]
+            problem = f"{said!r} is no number: they are finite and go up to {LARGEST:,}"
             raise _refusal(problem, node.start_mark) from None
         return value
 

@@ -134,12 +134,13 @@ def inherited_settings(teacher: GenerationConfig) -> GenerationConfig:
     return settings
 
 
-def own_limit(settings: GenerationConfig) -> int | None:
+def own_limit(settings: GenerationConfig, positions: int | None = None) -> int | None:
     """Longest translation, in tokens, by a model's `max_length`, which counts the first input too.
 
-    None if the settings have none. `LONGEST` if they have a higher one.
+    None if the settings have none. It is never more than the model's positions, or `LONGEST`.
     """
-    return None if settings.max_length is None else min(settings.max_length - 1, LONGEST)
+    longest: int | None = settings.max_length
+    return None if longest is None else min(longest - 1, LONGEST, positions or LONGEST)
 
 
 def settle_search(model: PreTrainedModel, source_tokens: int, target_tokens: int) -> None:
@@ -222,7 +223,7 @@ def n_best(
     found: dict[int, list[str]] = {}
     with searching(model) as settings:
         search = _Search(model, tokenizer, count, beams or settings.num_beams or BEAMS)
-        longest = None if cut else own_limit(settings)
+        longest = None if cut else own_limit(settings, positions)
         limits = usual
         if longest is not None:
             far = settings.early_stopping == "never"  # goes on for what may come up to `longest`

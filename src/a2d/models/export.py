@@ -170,7 +170,7 @@ class ExportedModel:
         prefix = None if first is None else [self._tokenizer.convert_ids_to_tokens(first)]
         options = _options(self._settings, self._tokenizer)
 
-        longest = None if cut else own_limit(self._settings)
+        longest = None if cut else own_limit(self._settings, self._positions)
 
         def limit(index: int) -> int:
             return longest or generation_limit(len(encoded[index]), self._positions)

@@ -146,7 +146,8 @@ def tensor_shapes(place: str | Path) -> list[tuple[int, ...]]:
         found = _file(path, name)
         if found is not None:
             with safe_open(found, "pt") as file:
-                shapes += [tuple(file.get_slice(key).get_shape()) for key in file.keys()]
+                tensors = file.keys()
+                shapes += [tuple(file.get_slice(name).get_shape()) for name in tensors]
     return shapes
 
 

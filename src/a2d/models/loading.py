@@ -147,6 +147,8 @@ def _check_sizes(config: Any, path: str | Path) -> None:
             "a number of layers, heads, tokens or positions, or a width, is no positive whole "
             "number"
         )
+    elif config.is_encoder_decoder is not True:
+        problem = "it is no encoder-decoder"
     elif max(layers) > MOST_LAYERS:
         problem = f"{max(layers):,} layers are more than {MOST_LAYERS:,}"
     elif positions > MOST_POSITIONS:
