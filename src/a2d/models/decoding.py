@@ -57,9 +57,13 @@ def token_ids(config: Any) -> set[int]:
     """All tokens that a configuration names.
 
     Raises:
-        TypeError: a setting is neither a whole number nor a list of such.
+        TypeError: a setting is no whole number, nor a list of such where there may be several.
     """
-    return {token for value in token_settings(config).values() for token in _flat(value)}
+    settings = token_settings(config)
+    for name, value in settings.items():
+        if isinstance(value, list) and not name.endswith(("eos_token_id", *_LISTS)):
+            raise TypeError(f"{name} is {value!r}: it is one token's number")
+    return {token for value in settings.values() for token in _flat(value)}
 
 
 def _flat(value: Any) -> Iterable[int]:

@@ -117,6 +117,9 @@ def _check_works(tokenizer: PreTrainedTokenizerBase) -> None:
     Raises:
         Exception: what the tokenizer raises, or what is wrong with what it gives.
     """
+    for token, number in tokenizer.get_vocab().items():
+        if type(number) is not int or number < 0:
+            raise ValueError(f"its token {token!r} has the number {number!r}")
     texts = ["a1 Ü", "a ☃\t" * 1000]
     encoded = encode_sources(tokenizer, texts, 100)
     if getattr(tokenizer, "tgt_lang", "") is not None:  # M2M100's encodes for a language only
