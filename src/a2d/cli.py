@@ -233,6 +233,8 @@ def translate(
     from a2d.progress import silence_libraries
 
     silence_libraries()
+    if beams is not None:
+        decoding.check_beams(beams, "--beams")
     if is_exported(Path(model)):
         translations = ExportedModel(Path(model)).translate(_standard_input(), beams=beams)
     else:

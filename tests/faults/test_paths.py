@@ -80,6 +80,35 @@ def test_places(name, tmp_path, ledger, monkeypatch, capfd):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+VALUES = [
+    ["--student-layers", "9" * 5000 + "x1"],
+    ["--student-layers", "1000000x1"],
+    ["--student-layers", "0x1"],
+    ["--student-layers", "²x1"],
+    ["--student-width", "9" * 30],
+    ["--student-heads", "9" * 30],
+    ["--least-share", "nan"],
+    ["--method", "\x1b"],
+    ["--start", "\n"],
+    ["--seed", "9" * 30],
+]
+
+
+def test_values(tmp_path, ledger, monkeypatch, capfd):
+    rest = ["--output", f"{tmp_path}/x", "--source", "en", "--target", "pt", "--data", "x.tsv"]
+    lines = [["distill", "--teacher", "builtin:en-pt", "--student-layers", "1x1", *rest]]
+    lines = [[*line, *value] for line in lines for value in VALUES]
+    for arguments in [*lines, ["translate", "builtin:en-pt", "--beams", "9" * 20]]:
+        monkeypatch.setattr(sys, "argv", ["a2d", *arguments])
+        with limited(), pytest.raises(SystemExit) as caught:
+            cli.main()
+        errors = capfd.readouterr().err
+        outcome = "refused in a sentence"
+        if caught.value.code != 2 or not (sentence(errors) or errors.startswith("Usage: ")):
+            outcome = "traceback"
+        ledger.record(KIND, outcome, f"{str(arguments)[:300]}: {errors}")
+
+
 def test_outputs_that_cannot_be_made(tmp_path, ledger, monkeypatch, capfd):
     """Of commands that can do all the rest."""
     from a2d.method.alignment import FILE_NAME, AttentionAlignment

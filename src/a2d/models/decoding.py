@@ -24,6 +24,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from a2d.errors import UserError
 from a2d.models.folders import GENERATION, reading
 from a2d.models.tokenizer import mark_languages
 from a2d.text.batching import TokenBatchSampler, encode_sources
@@ -76,6 +77,16 @@ def _flat(value: Any) -> Iterable[int]:
         raise TypeError(f"{value!r} is no token's number")
 
 
+def check_beams(beams: object, whose: str) -> None:
+    """Refuse a width of the beam that is none.
+
+    Raises:
+        UserError: it is no whole number from 1 to `MOST_BEAMS`; `whose` begins the sentence.
+    """
+    if type(beams) is not int or not 1 <= beams <= MOST_BEAMS:
+        raise UserError(f"{whose} is {beams!r}: beams are 1 to {MOST_BEAMS:,}.")
+
+
 def check_search(settings: GenerationConfig, vocabulary: int | None, place: str | Path) -> None:
     """Refuse settings that no search can have, or that it would not end with.
 
@@ -89,8 +100,8 @@ def check_search(settings: GenerationConfig, vocabulary: int | None, place: str 
     """
     beams, longest = settings.num_beams, settings.max_length
     with reading(place, f"the {GENERATION} of {place} says nothing sensible: mend or delete it"):
-        if beams is not None and (type(beams) is not int or not 1 <= beams <= MOST_BEAMS):
-            raise ValueError(f"num_beams is {beams!r}, and beams are 1 to {MOST_BEAMS:,}")
+        if beams is not None:
+            check_beams(beams, f"the num_beams of {place}")
         if longest is not None and (type(longest) is not int or longest < 2):
             raise ValueError(f"max_length is {longest!r}: it leaves no token to a translation")
         if settings.eos_token_id is None or settings.eos_token_id == []:
