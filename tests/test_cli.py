@@ -1,14 +1,39 @@
 """The command line: quick help, mistakes told in one line, exit codes."""
 
+import errno
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from a2d import __version__, cli
+from a2d.__main__ import main
 from a2d.errors import UserError
 from a2d.interruptions import Interrupted
+from a2d.progress import log_file, logged
+from a2d.runs.workers import Workers
+
+
+class Panic(BaseException):
+    """As Rust's, which is no Exception."""
+
+
+class Unsendable(Exception):
+    """Cannot be unpickled."""
+
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
+def broken(message, report):
+    raise RuntimeError(message)
+
+
+def unsendable(report):
+    raise Unsendable("a bug", 2)
 
 
 @pytest.fixture
@@ -18,7 +43,7 @@ def a2d(monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["a2d", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            main()
         return caught.value.code or 0, *capsys.readouterr()
 
     return run
@@ -60,7 +85,7 @@ class TestHelp:
 
     def test_loads_no_heavy_library(self):
         program = (
-            "import sys; from a2d.cli import main\n"
+            "import sys; from a2d.__main__ import main\n"
             "sys.argv = ['a2d', 'run', '--help']\n"
             "try: main()\n"
             "except SystemExit as end: print('code', end.code)\n"
@@ -117,11 +142,12 @@ class TestMistakes:
         assert f"{tmp_path}/file/run cannot be used (Not a directory): choose another" in err
         assert (tmp_path / "file").read_text() == "mine"
 
-    def test_other_errors_keep_their_traceback(self, monkeypatch, failing):
-        failing(RuntimeError("a bug"))
-        monkeypatch.setattr(sys, "argv", ["a2d", "run", "demo"])
-        with pytest.raises(RuntimeError, match="a bug"):
-            cli.main()
+    def test_arguments_that_are_no_text(self, a2d):
+        for argument in ("corpus.train=\udcff", "\0"):
+            code, _, err = a2d("run", "demo", argument)
+            assert code == 2
+            assert err.startswith("Error: the argument ")
+            assert err.count("\n") == 1
 
     @pytest.mark.parametrize(
         "arguments",
@@ -132,6 +158,92 @@ class TestMistakes:
         assert code == 2
         assert out == ""
         assert "Usage: " in err
+
+
+class TestDefects:
+    """Errors that nobody foresaw."""
+
+    def test_end_in_a_sentence_that_says_where_the_traceback_is(self, a2d, failing, tmp_path):
+        failing(RuntimeError("a bug\nwith details"))
+        code, out, err = a2d("run", "demo")
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith("Error: this is a defect of a2d (RuntimeError: a bug).")
+        written = Path(re.search(r"Its traceback is in (\S+\.log): please report", err)[1])
+        text = written.read_text("utf-8")
+        written.unlink()
+        assert "Traceback" in text
+        assert "with details" in text
+        assert "run demo" in text
+
+    def test_show_their_traceback_if_asked(self, failing, monkeypatch):
+        failing(RuntimeError("a bug"))
+        monkeypatch.setattr(sys, "argv", ["a2d", "--debug", "run", "demo"])
+        with pytest.raises(RuntimeError, match="a bug"):
+            main()
+
+    def test_mistakes_show_none_even_then(self, a2d, failing):
+        failing(UserError("yours"))
+        assert a2d("--debug", "run", "demo") == (2, "", "Error: yours\n")
+
+    def test_a_folder_for_tracebacks_may_be_missing(self, a2d, failing, monkeypatch, tmp_path):
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+        failing(KeyError("x"))
+        code, _, err = a2d("run", "demo")
+        assert code == 1
+        assert "`a2d --debug …` shows its traceback" in err
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_of_a_run_are_in_its_log(self, count, a2d, monkeypatch, tmp_path):
+        def run(*_):
+            log = tmp_path / "run.log"
+            with logged(log_file(log)), Workers(count, log, print) as workers:
+                workers.submit(broken, "deep inside").result()
+
+        monkeypatch.setattr("a2d.runs.pipeline.run", run)
+        code, _, err = a2d("run", "demo")
+        assert code == 1
+        assert f"Its traceback is in {tmp_path}/run.log: please" in err
+        text = (tmp_path / "run.log").read_text("utf-8")
+        assert text.count("Traceback") >= 1
+        assert "deep inside" in text
+
+    def test_a_worker_passes_on_what_cannot_be_sent(self, tmp_path):
+        with (
+            pytest.raises(RuntimeError, match="Unsendable: a bug"),
+            Workers(2, tmp_path / "run.log", print) as workers,
+        ):
+            workers.submit(unsendable).result()
+
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (MemoryError(), "memory ran out: lower training.max_tokens"),
+            (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory ran out"),
+            (OSError(errno.ENAMETOOLONG, "File name too long", "xx"), "xx cannot be used (File"),
+            (OSError(errno.EACCES, "Permission denied", b"x\n"), "cannot be used (Permission"),
+        ],
+    )
+    def test_want_of_memory_and_places_are_none(self, error, said, a2d, failing):
+        failing(error)
+        code, _, err = a2d("run", "demo")
+        assert (code, err.count("\n")) == (2, 1)
+        assert said in err
+
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (RecursionError("maximum"), "an input is nested too deeply, or this is a defect"),
+            (OSError(errno.EMFILE, "Too many open files"), "the system refuses what a2d needs ("),
+            (Panic("rust"), "a defect of a2d (Panic: rust)"),
+            (KeyError(), "a defect of a2d (KeyError)."),
+        ],
+    )
+    def test_of_other_kinds(self, error, said, a2d, failing):
+        failing(error)
+        code, _, err = a2d("run", "demo")
+        assert (code, err.count("\n")) == (1, 1)
+        assert said in err
+        Path(re.search(r"\S+\.log", err)[0]).unlink()
 
 
 class TestPlot:
@@ -222,7 +334,7 @@ class TestTranslate:
         )
         monkeypatch.setattr(sys, "stdin", io.StringIO("ein Text\n"))
         assert a2d("translate", model, *option)[0] == 0
-        assert set(used) == {beams}
+        assert used[-1] == beams
 
     @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
     def test_another_encoding_is_told(self, a2d, model, monkeypatch, errors):

@@ -12,7 +12,8 @@ from pretrained import LANGUAGES, PAIRS, released
 from rich.console import Console
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from a2d import UserError, cli
+from a2d import UserError
+from a2d.__main__ import main
 from a2d.method.attention import Geometry
 from a2d.models.decoding import translate
 from a2d.models.export import ExportedModel, export
@@ -232,7 +233,7 @@ class TestGates:
         command += ["--output", str(tmp_path / "small"), *QUICK]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            main()
         assert caught.value.code == 3
         assert (tmp_path / "small/model.safetensors").exists()
 

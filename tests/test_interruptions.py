@@ -72,7 +72,7 @@ def test_a_run_ends_wherever_it_is_and_goes_on(corpus, tmp_path):  # noqa: F811
 
 LATE = """
 import ctypes
-from a2d import cli
+from a2d.__main__ import main
 from a2d.runs import recipe
 
 def compute(*_):
@@ -82,7 +82,7 @@ def compute(*_):
         libc.sleep(1000)  # one step for Python, which handles no signal meanwhile
 
 recipe.load_recipe = compute
-cli.main()
+main()
 """
 
 

@@ -1,5 +1,40 @@
-"""`python -m a2d`."""
+"""Entry point of the `a2d` command: signals and errors end it in one sentence."""
 
-from a2d.cli import main
+import sys
+from typing import NoReturn
 
-main()
+from a2d import endings
+from a2d.errors import UserError
+from a2d.interruptions import MESSAGE, Interrupted, interruptible, leave
+
+
+def main() -> None:
+    """Run a command: bad input ends in exit code 2, signals in 130 or 143, defects of a2d in 1."""
+    with interruptible():
+        try:
+            from a2d import cli  # takes a moment, in which a signal may come
+
+            endings.check_arguments(sys.argv[1:])
+            cli.app()
+        except Interrupted as interruption:
+            print(MESSAGE, file=sys.stderr)
+            leave(interruption.code)
+        except SystemExit:
+            raise
+        except BaseException as error:  # panics of Rust libraries are no `Exception`
+            if endings.debugging and not isinstance(error, UserError):
+                raise
+            _fail(*endings.ending_of(error))
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+    console.print(f"[red]Error:[/] {escape(sentence)}")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

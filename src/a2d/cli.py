@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from a2d import __version__, cli_data
-from a2d.errors import DISK_FULL, UserError, disk_is_full
-from a2d.interruptions import MESSAGE, Interrupted, interruptible, leave
+from a2d import __version__, cli_data, endings
+from a2d.errors import UserError
 
 app = typer.Typer(
     help="Make small, fast translation models out of big ones (Align-to-Distill).",
@@ -26,8 +23,6 @@ app = typer.Typer(
 
 app.add_typer(cli_data.app, name="data")
 
-_OF_PLACES = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EROFS)
-
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -35,10 +30,17 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _debug(wanted: bool) -> None:
+    endings.debugging = wanted
+
+
 @app.callback()
 def _about(
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks of defects.", callback=_debug)
     ] = False,
 ) -> None:
     """Keep the subcommands' names, however many there are."""
@@ -224,6 +226,8 @@ def translate(
     from a2d.progress import silence_libraries
 
     silence_libraries()
+    if beams is not None:
+        decoding.check_beams(beams, "--beams")
     if is_exported(Path(model)):
         translations = ExportedModel(Path(model)).translate(_standard_input(), beams=beams)
     else:
@@ -262,31 +266,3 @@ def _standard_input() -> list[str]:
             f"standard input, line {len(lines) + 1} is not UTF-8: convert it, as with iconv."
         ) from error
     return lines
-
-
-def main() -> None:
-    """Entry point: bad input ends in one sentence and exit code 2, signals in 130 or 143."""
-    with interruptible():
-        try:
-            app()
-        except Interrupted as interruption:
-            typer.echo(MESSAGE, err=True)
-            leave(interruption.code)
-        except UserError as error:
-            _fail(str(error))
-        except Exception as error:
-            if disk_is_full(error):
-                _fail(DISK_FULL)
-            if not isinstance(error, OSError) or error.errno not in _OF_PLACES:
-                raise
-            _fail(f"{error.filename} cannot be used ({error.strerror}): choose another place.")
-
-
-def _fail(message: str) -> NoReturn:
-    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
-    console.print(f"[red]Error:[/] {escape(message)}")
-    sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

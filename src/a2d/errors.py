@@ -5,6 +5,9 @@ from collections.abc import Iterator
 
 from a2d.quoting import escaped
 
+LONGEST = 2000
+"""Characters of a message."""
+
 DISK_FULL = "no disk space is left: free some; the same command continues."
 
 _WORDS_OF_FULL_DISKS = (
@@ -21,7 +24,8 @@ class UserError(Exception):
     """Bad input, told in one clear sentence that names the thing and the mend.
 
     The command line prints it without a traceback and exits with status 2. Its message is one line
-    without control characters, whatever names and texts are quoted in it.
+    without control characters, whatever is quoted in it; of one that is longer than `LONGEST` the
+    middle is left out.
 
     Example:
         >>> try:
@@ -32,12 +36,21 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(escaped(message))
+        plain, half = escaped(message), LONGEST // 2
+        if len(plain) > LONGEST:
+            plain = f"{plain[:half]} … {plain[3 - half :]}"
+        super().__init__(plain)
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; its kind, if it has none."""
     return str(error).strip().split("\n")[0].rstrip(".:") or type(error).__name__
+
+
+def memory_is_full(error: BaseException) -> bool:
+    """Whether an error was for want of memory, of the machine or of its GPU."""
+    words = ("not enough memory", "allocate memory", "CUDA out of memory")
+    return isinstance(error, MemoryError) or any(each in str(error) for each in words)
 
 
 def disk_is_full(error: BaseException) -> bool:

@@ -29,7 +29,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging as transformers_logging
 
-from a2d.errors import disk_is_full
+from a2d.endings import LOG
+from a2d.errors import UserError, disk_is_full
 
 logger = logging.getLogger(__name__)
 
@@ -256,7 +257,10 @@ def _show_thread_error(error: threading.ExceptHookArgs) -> None:
 
 @contextmanager
 def logged(handler: logging.Handler) -> Iterator[None]:
-    """Send what this package logs to a handler, and nowhere else, for a while."""
+    """Send what this package logs to a handler, and nowhere else, for a while.
+
+    The traceback of an error that is not the user's is logged too, where the handler has a file.
+    """
     own = logging.getLogger("a2d")
     level, propagate = own.level, own.propagate
     own.setLevel(logging.INFO)
@@ -264,6 +268,12 @@ def logged(handler: logging.Handler) -> Iterator[None]:
     own.addHandler(handler)
     try:
         yield
+    except Exception as error:
+        file = getattr(handler, "baseFilename", None)
+        if file is not None and not isinstance(error, UserError) and not hasattr(error, LOG):
+            own.exception("an error ended the work:")
+            setattr(error, LOG, file)
+        raise
     finally:
         own.removeHandler(handler)
         handler.close()

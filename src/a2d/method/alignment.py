@@ -10,11 +10,11 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from a2d.errors import UserError
+from a2d.errors import UserError, first_line
 from a2d.method.attention import GROUPS, Geometry
 
 FILE_NAME = "alignment.safetensors"
@@ -109,10 +109,18 @@ class AttentionAlignment(nn.Module):
             with safe_open(path, framework="pt") as file:
                 geometries = json.loads((file.metadata() or {})["geometries"])
             student, teacher = (Geometry(**geometries[model]) for model in ("student", "teacher"))
-            alignment = cls(student, teacher, geometries.get("convex", False))
-            alignment.load_state_dict(load_file(path))
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-            raise UserError(f"{path} is no alignment written by a2d: {error}") from error
+            if not all(type(size) is int and size > 0 for size in (*student, *teacher)):
+                raise ValueError("a number of layers or heads is no positive whole number")
+            with torch.device("meta"):  # nothing is reserved for sizes that the file does not have
+                alignment = cls(student, teacher, bool(geometries.get("convex", False)))
+            weights = {name: weight.float() for name, weight in load_file(path).items()}
+            alignment.load_state_dict(weights, assign=True)
+            if not all(weight.isfinite().all() for weight in weights.values()):
+                raise ValueError("a weight is no finite number")
+        except Exception as error:  # whatever the parsers of a damaged file raise
+            raise UserError(
+                f"{path} is no alignment written by a2d ({first_line(error)}): fetch it anew."
+            ) from error
         return alignment
 
 

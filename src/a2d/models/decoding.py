@@ -7,9 +7,10 @@ student's `generation_config.json`, so that plain transformers decodes as we do.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,91 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from a2d.errors import UserError
+from a2d.models.folders import GENERATION, reading
 from a2d.models.tokenizer import mark_languages
 from a2d.text.batching import TokenBatchSampler, encode_sources
 
 BEAMS = 5
 """Width of the beam where neither the caller nor the model's generation settings name one."""
 
+MOST_BEAMS = 1000
+"""A wider search is taken for a mistake: its memory grows with its width."""
+
+LONGEST = 10_000
+"""Tokens of a translation at most, whatever limit a model has."""
+
 LEAST_LIMIT = 128
 """Tokens that a student may always write, however short the sentences are that it learns from."""
+
+
+_LISTS = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
+
+
+def token_settings(config: Any) -> dict[str, Any]:
+    """Settings of a configuration that are token ids, or lists of them."""
+    return {
+        key: value
+        for key, value in config.to_dict().items()
+        if value is not None and (key.endswith("_token_id") or key in _LISTS)
+    }
+
+
+def token_ids(config: Any) -> set[int]:
+    """All tokens that a configuration names.
+
+    Raises:
+        TypeError: a setting is no whole number, nor a list of such where there may be several.
+    """
+    settings = token_settings(config)
+    for name, value in settings.items():
+        if isinstance(value, list) and not name.endswith(("eos_token_id", *_LISTS)):
+            raise TypeError(f"{name} is {value!r}: it is one token's number")
+    return {token for value in settings.values() for token in _flat(value)}
+
+
+def _flat(value: Any) -> Iterable[int]:
+    if type(value) is int:
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _flat(part)
+    else:
+        raise TypeError(f"{value!r} is no token's number")
+
+
+def check_beams(beams: object, whose: str) -> None:
+    """Refuse a width of the beam that is none.
+
+    Raises:
+        UserError: it is no whole number from 1 to `MOST_BEAMS`; `whose` begins the sentence.
+    """
+    if type(beams) is not int or not 1 <= beams <= MOST_BEAMS:
+        raise UserError(f"{whose} is {beams!r}: beams are 1 to {MOST_BEAMS:,}.")
+
+
+def check_search(settings: GenerationConfig, vocabulary: int | None, place: str | Path) -> None:
+    """Refuse settings that no search can have, or that it would not end with.
+
+    Args:
+        settings: of a model.
+        vocabulary: its number of tokens; None: unknown.
+        place: its folder or hub name.
+
+    Raises:
+        UserError: a width of the beam, a limit or a token that is none.
+    """
+    beams, longest = settings.num_beams, settings.max_length
+    with reading(place, f"the {GENERATION} of {place} says nothing sensible: mend or delete it"):
+        if beams is not None:
+            check_beams(beams, f"the num_beams of {place}")
+        if longest is not None and (type(longest) is not int or longest < 2):
+            raise ValueError(f"max_length is {longest!r}: it leaves no token to a translation")
+        if settings.eos_token_id is None or settings.eos_token_id == []:
+            raise ValueError("no token ends a translation: eos_token_id is missing")
+        for token in token_ids(settings):
+            if token < 0 or (vocabulary is not None and token >= vocabulary):
+                raise ValueError(f"the token {token} is outside its vocabulary")
 
 
 def generation_limit(source_tokens: int, positions: int | None = None) -> int:
@@ -71,12 +149,13 @@ def inherited_settings(teacher: GenerationConfig) -> GenerationConfig:
     return settings
 
 
-def own_limit(settings: GenerationConfig) -> int | None:
+def own_limit(settings: GenerationConfig, positions: int | None = None) -> int | None:
     """Longest translation, in tokens, by a model's `max_length`, which counts the first input too.
 
-    None if the settings have none.
+    None if the settings have none. It is never more than the model's positions, or `LONGEST`.
     """
-    return None if settings.max_length is None else settings.max_length - 1
+    longest: int | None = settings.max_length
+    return None if longest is None else min(longest - 1, LONGEST, positions or LONGEST)
 
 
 def settle_search(model: PreTrainedModel, source_tokens: int, target_tokens: int) -> None:
@@ -159,7 +238,7 @@ def n_best(
     found: dict[int, list[str]] = {}
     with searching(model) as settings:
         search = _Search(model, tokenizer, count, beams or settings.num_beams or BEAMS)
-        longest = None if cut else own_limit(settings)
+        longest = None if cut else own_limit(settings, positions)
         limits = usual
         if longest is not None:
             far = settings.early_stopping == "never"  # goes on for what may come up to `longest`

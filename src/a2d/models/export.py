@@ -14,10 +14,17 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from a2d.errors import UserError, first_line
 from a2d.method.attention import Geometry
-from a2d.models.decoding import BEAMS, generation_limit, own_limit, positions_of, search_settings
-from a2d.models.folders import read_generation_config
+from a2d.models.decoding import (
+    BEAMS,
+    check_search,
+    generation_limit,
+    own_limit,
+    positions_of,
+    search_settings,
+)
+from a2d.models.folders import read_generation_config, reading
 from a2d.models.loading import load_config, load_model
-from a2d.models.tokenizer import load_tokenizer
+from a2d.models.tokenizer import check_fits, load_tokenizer
 from a2d.text.batching import encode_sources
 
 WEIGHTS = "model.bin"
@@ -55,6 +62,7 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
         raise UserError(f"{output} exists already: choose another folder, or move it away.")
     network = load_model(model)
     tokenizer = load_tokenizer(model)
+    check_fits(tokenizer, network.config, model)
     reason = _obstacle(network.config, tokenizer)
     if reason is not None:
         raise UserError(f"{model} {reason}: translate with PyTorch.")
@@ -93,11 +101,7 @@ def takes_the_place_of_transformers(model: str | None) -> bool:
     if model is None:
         return True
     config = load_config(model)
-    try:
-        generation = read_generation_config(model)
-    except OSError:  # older models have it among their other settings
-        generation = GenerationConfig.from_model_config(config)
-    settings = search_settings(generation)
+    settings = search_settings(read_generation_config(model))
     alike = settings.repetition_penalty in (None, 1) and not settings.no_repeat_ngram_size
     return alike and _obstacle(config, load_tokenizer(model)) is None
 
@@ -127,12 +131,16 @@ class ExportedModel:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._translator = require_ctranslate2().Translator(
-            str(folder), device="auto", intra_threads=torch.get_num_threads()
-        )
-        self._tokenizer = load_tokenizer(folder)
-        self._positions = self._tokenizer.init_kwargs.get(_POSITIONS)
-        self._settings = _settings(folder)
+        ctranslate2 = require_ctranslate2()
+        with reading(folder, f"the exported model in {folder} is damaged: export it anew"):
+            self._translator = ctranslate2.Translator(
+                str(folder), device="auto", intra_threads=torch.get_num_threads()
+            )
+            self._tokenizer = load_tokenizer(folder)
+            self._positions = self._tokenizer.init_kwargs.get(_POSITIONS)
+            self._settings = search_settings(read_generation_config(folder))
+            check_search(self._settings, None, folder)
+            self.translate(["a"])
 
     def translate(self, sentences: Sequence[str], *, beams: int | None = None) -> list[str]:
         """Translate sentences: the best of `n_best`, whose arguments these are."""
@@ -162,7 +170,7 @@ class ExportedModel:
         prefix = None if first is None else [self._tokenizer.convert_ids_to_tokens(first)]
         options = _options(self._settings, self._tokenizer)
 
-        longest = None if cut else own_limit(self._settings)
+        longest = None if cut else own_limit(self._settings, self._positions)
 
         def limit(index: int) -> int:
             return longest or generation_limit(len(encoded[index]), self._positions)
@@ -187,10 +195,6 @@ class ExportedModel:
             if progress is not None:
                 progress(done)
         return translations
-
-
-def _settings(folder: Path) -> GenerationConfig:
-    return search_settings(read_generation_config(folder))
 
 
 def _options(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

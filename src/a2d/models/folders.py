@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
@@ -21,12 +23,60 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from a2d.errors import UserError
+from a2d.errors import UserError, disk_is_full, first_line, memory_is_full
 from a2d.teachers import model_path
 
-SETTINGS = ("config.json", "tokenizer_config.json", "generation_config.json")
-INDEX = "model.safetensors.index.json"
+GENERATION = "generation_config.json"
+SETTINGS = ("config.json", "tokenizer_config.json", GENERATION)
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
 ADAPTER = "adapter_config.json"
+
+_COUNTS = {
+    "config.json": ("num_labels",),
+    "tokenizer_config.json": ("extra_ids", "num_madeup_words", "offset"),
+}
+"""Settings by which libraries make names, one by one, before anything else looks at them."""
+_MOST_NAMES = 10_000
+_LONGEST_JSON = 100_000_000
+"""Bytes of a file of settings."""
+
+
+@contextmanager
+def reading(place: str | Path, problem: str) -> Iterator[None]:
+    """Turn whatever libraries raise on the files of a model into one `UserError`.
+
+    Args:
+        place: folder or hub name of the model.
+        problem: the sentence; the damaged file and the library's words follow in brackets.
+    """
+    try:
+        yield
+    except (UserError, GeneratorExit):
+        raise
+    except BaseException as error:
+        panic = type(error).__module__ == "pyo3_runtime"  # a Rust library's, which is no Exception
+        if not (panic or isinstance(error, Exception)) or _is_of_the_machine(error):
+            raise
+        why = _damage(model_path(place)) or first_line(error)
+        raise UserError(f"{problem} ({why}).") from error
+
+
+def _is_of_the_machine(error: BaseException) -> bool:
+    return disk_is_full(error) or memory_is_full(error)
+
+
+def _damage(path: str) -> str | None:
+    """The first file in a model's folder that is not what its name says, and why."""
+    for file in sorted(Path(path).glob("*")):
+        try:
+            if file.suffix == ".json":
+                json.loads(file.read_text("utf-8"))
+            elif file.suffix == ".safetensors":
+                safe_open(file, "pt")
+        except Exception as error:  # whatever is wrong with it
+            return f"{file.name}: {first_line(error)}"
+    return None
 
 
 def read_config(place: str | Path) -> Any:
@@ -69,8 +119,36 @@ def read_checkpoint(kind: type[PreTrainedModel], folder: Path) -> PreTrainedMode
 
 
 def read_generation_config(place: str | Path) -> GenerationConfig:
-    """Read how a model generates; raises as `read_config` does."""
-    return GenerationConfig.from_pretrained(_safe(place))
+    """Read how a model generates; older ones have that among their other settings.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    with reading(place, f"the {GENERATION} of {place} cannot be read: fetch or save it anew"):
+        path = _safe(place)
+        if _file(path, GENERATION) is None:
+            return GenerationConfig.from_model_config(read_config(place))
+        return GenerationConfig.from_pretrained(path)
+
+
+def tensor_shapes(place: str | Path) -> list[tuple[int, ...]]:
+    """Shapes of all tensors in a model's safetensors files; empty if it has none.
+
+    Raises:
+        UserError: as `refuse_code` says.
+        Exception: whatever safetensors makes of a damaged file.
+    """
+    path = _safe(place)
+    weights = _json(path, INDEX).get("weight_map", {})
+    names = sorted(set(weights.values())) if _file(path, WEIGHTS) is None else [WEIGHTS]
+    shapes = []
+    for name in names:
+        found = _file(path, name)
+        if found is not None:
+            with safe_open(found, "pt") as file:
+                tensors = file.keys()
+                shapes += [tuple(file.get_slice(name).get_shape()) for name in tensors]
+    return shapes
 
 
 def _safe(place: str | Path) -> str:
@@ -89,13 +167,21 @@ def refuse_code(path: str) -> None:
         path: a folder or a hub name.
 
     Raises:
-        UserError: the file and the setting that ask for it.
+        UserError: the file and the setting that ask for it, or a file of settings that is damaged.
     """
     for name in SETTINGS:
-        for setting, problem in _suspects(_json(path, name)):
+        settings = _json(path, name)
+        for setting, problem in _suspects(settings):
             raise UserError(
                 f"the model {path!r} {problem} ({setting!r} in its {name}): take one without it"
             )
+        for setting in _COUNTS.get(name, ()):
+            count = settings.get(setting)
+            if isinstance(count, int | float) and count > _MOST_NAMES:
+                raise UserError(
+                    f"the {name} of {path} is no model's: its {setting} is {count:,}, and "
+                    f"{_MOST_NAMES:,} is a lot."
+                )
     if _file(path, ADAPTER):
         raise UserError(
             f"{path!r} holds an adapter, not a model ({ADAPTER}): merge it into its base model by "
@@ -125,13 +211,30 @@ def _suspects(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _json(path: str, name: str) -> dict[str, Any]:
-    """A JSON object of a model; empty where it is missing or none: its reader says so."""
-    file = _file(path, name)
-    try:
-        value = json.loads(Path(file).read_text("utf-8")) if file else {}
-    except (ValueError, RecursionError):
+    """A JSON object of a model; empty where the file is missing.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    place = _file(path, name)
+    if place is None:
         return {}
-    return value if isinstance(value, dict) else {}
+    file = Path(place)
+    try:
+        if file.stat().st_size > _LONGEST_JSON:
+            raise ValueError(f"it is larger than {_LONGEST_JSON:,} bytes")
+        value = json.loads(file.read_text("utf-8"), parse_constant=_refuse_constant)
+        if not isinstance(value, dict):
+            raise ValueError("it holds no JSON object")
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"the {name} of {path} is damaged: fetch or save it anew ({first_line(error)})."
+        ) from error
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def _file(path: str, name: str) -> str | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoModelForSeq2SeqLM,
     MarianConfig,
     MarianMTModel,
     PretrainedConfig,
@@ -16,9 +20,10 @@ from transformers import (
 )
 from transformers.activations import ACT2FN
 
-from a2d.errors import UserError, first_line
+from a2d.errors import UserError, first_line, memory_is_full
 from a2d.method.attention import Geometry, check_family
-from a2d.models.folders import read_config, read_model
+from a2d.models.decoding import BEAMS, check_search, searching, token_ids
+from a2d.models.folders import read_config, read_model, reading, tensor_shapes
 
 
 def new_model(
@@ -108,22 +113,22 @@ def load_config(path: str | Path) -> Any:
         UserError: no such model, one that wants to run code, an unverified family, or sizes that
             no model has.
     """
-    try:
+    problem = (
+        f"no model at {str(path)!r}: give a local folder with a config.json, or a hub name while "
+        "online"
+    )
+    with reading(path, problem):
         config = read_config(path)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the hub and the checks of its settings raise
-        raise UserError(
-            f"no model at {str(path)!r}: give a local folder with a config.json, or a hub name "
-            f"while online ({first_line(error)})"
-        ) from error
-    check_family(config)
-    _check_sizes(config, path)
+        check_family(config)
+        _check_sizes(config, path)
     return config
 
 
 MOST_LAYERS = 1000
 """More layers than this are taken for a damaged file."""
+
+MOST_POSITIONS = 32_768
+"""So are more positions: Marian and Pegasus compute them one by one."""
 
 
 def _check_sizes(config: Any, path: str | Path) -> None:
@@ -131,25 +136,37 @@ def _check_sizes(config: Any, path: str | Path) -> None:
         shape = Geometry.of(config)
         layers, heads = shape[:2], shape[2:]
         vocabulary, width = config.vocab_size, config.d_model
-        ids = [config.pad_token_id, config.decoder_start_token_id]
-        ends = config.eos_token_id
-        ids += ends if isinstance(ends, list) else [ends]
-        ids = [token for token in ids if token is not None]
     except AttributeError as error:
         raise UserError(f"the config.json of {path} lacks a size ({first_line(error)}).") from error
     problem = None
-    if any(type(size) is not int or size < 1 for size in (*shape, vocabulary, width)):
-        problem = "a number of layers, heads or tokens, or a width, is no positive whole number"
+    positions = getattr(config, "max_position_embeddings", 1)
+    sizes = (*shape, vocabulary, width, positions)
+    shares = {name: value for name, value in config.to_dict().items() if "drop" in name}
+    if any(type(size) is not int or size < 1 for size in sizes):
+        problem = (
+            "a number of layers, heads, tokens or positions, or a width, is no positive whole "
+            "number"
+        )
+    elif config.is_encoder_decoder is not True:
+        problem = "it is no encoder-decoder"
     elif max(layers) > MOST_LAYERS:
         problem = f"{max(layers):,} layers are more than {MOST_LAYERS:,}"
+    elif positions > MOST_POSITIONS:
+        problem = f"{positions:,} positions are more than {MOST_POSITIONS:,}"
     elif not hasattr(config, "d_kv") and any(width % count for count in heads):
         problem = f"width {width} cannot be split into {' or '.join(map(str, set(heads)))} heads"
-    elif any(type(token) is not int or not 0 <= token < vocabulary for token in ids):
-        problem = f"a special token's number is outside its vocabulary of {vocabulary:,}"
+    elif outside := [token for token in token_ids(config) if not 0 <= token < vocabulary]:
+        problem = f"the token {outside[0]} is outside its vocabulary of {vocabulary:,}"
     elif getattr(config, "activation_function", "relu") not in ACT2FN:
         problem = f"{config.activation_function!r} is no activation that transformers knows"
+    elif wrong := [name for name, share in shares.items() if not _is_share(share)]:
+        problem = f"its {wrong[0]} is {shares[wrong[0]]!r}, and no share between 0 and 1"
     if problem is not None:
         raise UserError(f"the config.json of {path} is no model's: {problem}.")
+
+
+def _is_share(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and 0 <= value <= 1)
 
 
 def load_model(path: str | Path) -> PreTrainedModel:
@@ -159,23 +176,24 @@ def load_model(path: str | Path) -> PreTrainedModel:
 
     Raises:
         UserError: as `load_config` says, or weights that are missing, do not fit, are no numbers,
-            or are no safetensors.
+            or are no safetensors, or a model that does not run.
     """
-    load_config(path)
-    try:
-        model, told = read_model(path)
-    except UserError:
-        raise
-    except RuntimeError as error:  # of shapes
-        raise UserError(
-            f"the weights in {path} do not fit its config.json: fetch or save both anew "
-            f"({first_line(error)})"
-        ) from error
-    except Exception as error:  # whatever the hub and the parsers of its files raise
-        raise UserError(
-            f"{path} holds no readable safetensors weights: load it once with transformers and "
-            f"save_pretrained() it again ({first_line(error)})"
-        ) from error
+    config = load_config(path)
+    unreadable = (
+        f"{path} holds no readable safetensors weights: load it once with transformers and "
+        "save_pretrained() it again"
+    )
+    with reading(path, unreadable):
+        _check_shapes(config, tensor_shapes(path), path)
+        try:
+            model, told = read_model(path)
+        except RuntimeError as error:  # of shapes
+            if memory_is_full(error):
+                raise
+            raise UserError(
+                f"the weights in {path} do not fit its config.json: fetch or save both anew "
+                f"({first_line(error)})"
+            ) from error
     missing = sorted(name for name in told["missing_keys"] if not _computed(model, name))
     if missing:
         raise UserError(
@@ -188,7 +206,55 @@ def load_model(path: str | Path) -> PreTrainedModel:
             f"{len(infinite)} of the tensors in {path} hold values that are no finite numbers "
             f"({infinite[0]}, …): its training diverged, or the file is damaged; take another one."
         )
+    check_search(model.generation_config, model.config.vocab_size, path)
+    _check_runs(model, path)
     return model
+
+
+_MORE = 2
+"""Elements of a model for each that its files hold, at most: tied weights are saved once."""
+
+
+def _check_shapes(config: Any, shapes: Sequence[tuple[int, ...]], path: str | Path) -> None:
+    """Refuse sizes that the weights do not have, before libraries reserve memory for them."""
+    if not shapes:
+        return
+    layers, embeddings = sum(Geometry.of(config)[:2]), (config.vocab_size, config.d_model)
+    problem = None
+    if embeddings not in shapes:
+        problem = "{:,} tokens of width {:,}".format(*embeddings)
+    elif layers > len(shapes):
+        problem = f"{layers:,} layers"
+    else:
+        with torch.device("meta"):
+            empty = AutoModelForSeq2SeqLM.from_config(copy.deepcopy(config))
+        needed, there = count_parameters(empty), sum(map(prod, shapes))
+        computed = config.d_model * 2 * getattr(config, "max_position_embeddings", 0)
+        if needed > _MORE * there + computed:
+            problem = f"{needed:,} parameters"
+    if problem is not None:
+        raise UserError(
+            f"the weights in {path} do not fit its config.json: fetch or save both anew (there are "
+            f"not the tensors of {problem})."
+        )
+
+
+@torch.inference_mode()
+def _check_runs(model: PreTrainedModel, path: str | Path) -> None:
+    """Make sure that a model computes something, and generates: settings that libraries read late.
+
+    Raises:
+        UserError: it does not.
+    """
+    with reading(path, f"the model in {path} does not run: fetch or save it anew"):
+        ids = torch.zeros((1, 2), dtype=torch.long)
+        mask = torch.ones_like(ids)
+        logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=ids).logits
+        if logits.shape != (1, 2, model.config.vocab_size) or not logits.isfinite().all():
+            raise ValueError("it gives no finite logits for its tokens")
+        with searching(model) as settings:
+            beams = settings.num_beams or BEAMS
+            model.generate(input_ids=ids, attention_mask=mask, num_beams=beams, max_length=3)
 
 
 def infinite_tensors(model: nn.Module) -> list[str]:

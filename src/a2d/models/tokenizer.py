@@ -12,10 +12,10 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from a2d.errors import UserError, first_line
-from a2d.models.folders import read_tokenizer
+from a2d.errors import UserError
+from a2d.models.folders import read_tokenizer, reading
 from a2d.suggestions import nearest
-from a2d.text.batching import PREFIX
+from a2d.text.batching import PREFIX, encode_sources
 
 END, UNKNOWN, PADDING = "</s>", "<unk>", "<pad>"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -90,28 +90,46 @@ def load_tokenizer(
     """
     codes = dict(zip(("src_lang", "tgt_lang"), languages, strict=True)) if languages else {}
     settings = {PREFIX: prefix} if prefix else {}
-    try:
-        tokenizer = read_tokenizer(path, **codes, **settings)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the hub and the parsers of its files raise
-        if codes and isinstance(error, KeyError):
+    problem = f"no tokenizer at {str(path)!r}: give a folder that holds the model's tokenizer files"
+    with reading(path, problem):
+        try:
+            tokenizer = read_tokenizer(path, **codes, **settings)
+        except KeyError as error:
+            if not codes:
+                raise
             raise UserError(f"the tokenizer at {str(path)!r} knows no language {error}.") from error
-        raise UserError(
-            f"no tokenizer at {str(path)!r}: give a folder that holds the model's tokenizer files "
-            f"({first_line(error)})."
-        ) from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise UserError(
-            f"no tokenizer at {str(path)!r}: give a folder that holds the model's tokenizer files "
-            "(its vocabulary is missing)."
-        )
-    if codes and not hasattr(tokenizer, "src_lang"):
-        raise UserError(f"the tokenizer at {str(path)!r} knows one pair only: name no languages.")
-    for code in codes.values():
-        language_id(tokenizer, code)
-    mark_languages(tokenizer)
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):
+            raise UserError(f"{problem} (its vocabulary is missing).")
+        if codes and not hasattr(tokenizer, "src_lang"):
+            raise UserError(
+                f"the tokenizer at {str(path)!r} knows one pair only: name no languages."
+            )
+        for code in codes.values():
+            language_id(tokenizer, code)
+        mark_languages(tokenizer)
+        _check_works(tokenizer)
     return tokenizer
+
+
+def _check_works(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Encode and decode something, as later work does.
+
+    Raises:
+        Exception: what the tokenizer raises, or what is wrong with what it gives.
+    """
+    for token, number in tokenizer.get_vocab().items():
+        if type(number) is not int or number < 0:
+            raise ValueError(f"its token {token!r} has the number {number!r}")
+    texts = ["a1 Ü", "a ☃\t" * 1000]
+    encoded = encode_sources(tokenizer, texts, 100)
+    if getattr(tokenizer, "tgt_lang", "") is not None:  # M2M100's encodes for a language only
+        encoded += tokenizer(text_target=texts)["input_ids"]
+    if not all(encoded) or min(map(min, encoded)) < 0:
+        raise ValueError("it gives texts no tokens")
+    batch = tokenizer.pad({"input_ids": encoded[:2]}, return_tensors="pt")
+    decoded = tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+    if not all(isinstance(text, str) for text in decoded):
+        raise ValueError("it decodes tokens to no texts")
 
 
 def mark_languages(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -180,9 +198,10 @@ def check_fits(tokenizer: PreTrainedTokenizerBase, config: Any, path: str | Path
     Raises:
         UserError: it has not.
     """
-    if len(tokenizer) > config.vocab_size:
+    needed = max(len(tokenizer), *(number + 1 for number in tokenizer.get_vocab().values()))
+    if needed > config.vocab_size:
         raise UserError(
-            f"the tokenizer at {str(path)!r} has {len(tokenizer):,} tokens, and the model "
+            f"the tokenizer at {str(path)!r} has {needed:,} tokens, and the model "
             f"embeddings for {config.vocab_size:,}: call resize_token_embeddings() on it, or take "
             "the tokenizer that it was trained with."
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from a2d.errors import UserError
 from a2d.files import write_text
+from a2d.models.decoding import token_ids, token_settings
 from a2d.models.folders import read_tokenizer
 from a2d.text.batching import encode_sources
 from a2d.text.pairs import Pair
@@ -110,32 +111,7 @@ def _merged_from(names: set[str], merges: list[list[str]]) -> set[str]:
 
 def _named(model: PreTrainedModel) -> set[int]:
     """Ids that a model's configurations name."""
-    return {
-        token
-        for config in (model.config, model.generation_config)
-        for value in _tokens_of(config).values()
-        for token in _flat(value)
-    }
-
-
-_LISTS = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
-
-
-def _tokens_of(config: Any) -> dict[str, Any]:
-    """Settings of a configuration that are token ids, or lists of them."""
-    return {
-        key: value
-        for key, value in config.to_dict().items()
-        if value is not None and (key.endswith("_token_id") or key in _LISTS)
-    }
-
-
-def _flat(value: Any) -> Iterable[int]:
-    if isinstance(value, int):
-        yield value
-    else:
-        for part in value:
-            yield from _flat(part)
+    return token_ids(model.config) | token_ids(model.generation_config)
 
 
 # Files of tokenizers
@@ -230,7 +206,7 @@ def _trim_model(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
         return new[value] if isinstance(value, int) else [renumber(part) for part in value]
 
     for settings in (config, generation):
-        for key, value in _tokens_of(settings).items():
+        for key, value in token_settings(settings).items():
             setattr(settings, key, renumber(value))
     before = config.vocab_size
     for name in ("vocab_size", "decoder_vocab_size"):

@@ -252,7 +252,7 @@ def _shape(
     config: Any, layers: str, heads: int | None, width: int | None, feed_forward: int | None
 ) -> dict[str, int]:
     """The student's, from the teacher's and what differs."""
-    found = re.fullmatch(r"(\d+)[x×+](\d+)", layers)
+    found = re.fullmatch(r"(\d{1,9})[x×+](\d{1,9})", layers)
     if not found:
         raise UserError(
             f"{layers!r} are no layers of a student: give encoder's and decoder's, as in 6x2."

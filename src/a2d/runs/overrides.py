@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from a2d.errors import UserError
+from a2d.plain_yaml import DEEPEST, parse
 from a2d.runs.sections import Section, replaced_by, section_at
 
 
@@ -27,12 +26,14 @@ def assign(raw: dict[str, Any], assignment: str, section: type[Section]) -> None
     if not separator or not key:
         raise UserError(f"{assignment!r} is no override: write key=value, e.g. training.epochs=3.")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"the value of the override {assignment!r} is no valid YAML.") from error
+        value = parse(text)
+    except UserError as error:
+        raise UserError(f"the value of the override {assignment!r} {error}.") from error
     place: Any = raw
     inside: type[Section] | None = section
     parts = key.split(".")
+    if len(parts) > DEEPEST:
+        raise UserError(f"the override {assignment!r} names a place more than {DEEPEST} deep.")
     for number, part in enumerate(parts):
         where = _where(place, part, parts[:number], assignment)
         last = number == len(parts) - 1

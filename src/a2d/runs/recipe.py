@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from importlib import resources
 from itertools import combinations, product
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from a2d.errors import UserError
+from a2d.plain_yaml import MOST_BYTES, parse
 from a2d.runs.overrides import assign
 from a2d.runs.sections import Section, explain, extended
 from a2d.runs.settings import (
-    NAME,
     Cleaning,
     Compute,
     Corpus,
     Distillation,
     Evaluation,
+    Name,
     Objective,
     Sequences,
     Shape,
@@ -30,12 +32,17 @@ from a2d.runs.settings import (
 )
 from a2d.training.distillation import METHODS
 
+MOST_TRAININGS = 1000
+"""Students of a recipe: shapes × methods × seeds."""
+MOST_EXTENDED = 20
+"""Recipes that extend one another, one after the other."""
+
 
 class Recipe(Section):
     """An experiment: every student shape is trained with every method and seed."""
 
     # Sections that others inherit from come first: their mistakes are told as theirs.
-    name: str = Field(pattern=NAME)
+    name: Name
     corpus: Corpus
     vocabulary: Vocabulary = Vocabulary()
     training: Training
@@ -70,6 +77,17 @@ class Recipe(Section):
             cells = [cell for entry in raw["methods"] for cell in _cells(entry)]
             raw["methods"] = [shared | c if isinstance(c, dict) else c for c in cells]
         return raw
+
+    @model_validator(mode="after")
+    def _few_enough(self) -> Recipe:
+        """Checked first: others compare all with all."""
+        counts = len(self.students), len(self.methods), len(self.seeds)
+        if prod(counts) > MOST_TRAININGS:
+            raise ValueError(
+                "{:,} students, {:,} methods and {:,} seeds are {:,} trainings, and a recipe has "
+                "{:,} at most: split it".format(*counts, prod(counts), MOST_TRAININGS)
+            )
+        return self
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Recipe:
@@ -151,6 +169,12 @@ def _cells(entry: Any) -> list[Any]:
     if not isinstance(entry, dict):
         return [entry]
     varied = {key: values for key, values in entry.items() if isinstance(values, list) and values}
+    count = prod(map(len, varied.values()))
+    if count > MOST_TRAININGS:
+        raise ValueError(
+            f"the lists of a method's settings have {count:,} combinations, and a recipe has "
+            f"{MOST_TRAININGS:,} trainings at most: shorten them"
+        )
     cells = []
     for values in product(*varied.values()):
         chosen = dict(zip(varied, values, strict=True))
@@ -220,58 +244,59 @@ def make_cleaning(overrides: Iterable[str]) -> Cleaning:
 
 
 def _raw(name_or_path: str, extenders: tuple[str, ...]) -> dict[str, Any]:
-    """A recipe as it was read, with what it extends."""
-    raw = _parse(name_or_path, _read(name_or_path))
+    """A recipe as it was read, with what it extends.
+
+    Args:
+        name_or_path: of the recipe.
+        extenders: names or real paths of those that extend it.
+    """
+    known = builtin_recipes()
+    if name_or_path not in known and not os.path.isfile(name_or_path):
+        raise UserError(
+            f"no recipe {name_or_path!r}: give the path of a YAML file or one of "
+            f"{', '.join(known)}."
+        )
+    try:
+        raw = parse(_read(name_or_path))
+    except UserError as error:
+        raise UserError(f"{name_or_path} {error}.") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{name_or_path} holds no recipe: it must be a YAML mapping.")
     base = raw.pop("extends", None)
     if base is None:
         return raw
     if not isinstance(base, str):
         raise UserError(f"{name_or_path}: 'extends' is {base!r}: name a recipe or a YAML file.")
-    if base not in builtin_recipes():
+    if base not in known:
         base = str(Path(name_or_path).parent / base)
-    if base in (name_or_path, *extenders):
+    extenders = (*extenders, _identity(name_or_path))
+    if _identity(base) in extenders:
         raise UserError(f"{name_or_path} extends {base}, which extends it: drop one of the two.")
-    return extended(_raw(base, (*extenders, name_or_path)), raw, Recipe)
+    if len(extenders) > MOST_EXTENDED:
+        raise UserError(
+            f"{name_or_path} is the {len(extenders)}th recipe of those that extend one another: "
+            f"extend {MOST_EXTENDED} at most."
+        )
+    return extended(_raw(base, extenders), raw, Recipe)
+
+
+def _identity(name_or_path: str) -> str:
+    return name_or_path if name_or_path in builtin_recipes() else os.path.realpath(name_or_path)
 
 
 def _read(name_or_path: str) -> str:
+    """The text of a recipe.
+
+    Raises:
+        UserError: it is no text, or too long for a recipe, as the rest of a sentence.
+    """
     if name_or_path in builtin_recipes():
         return resources.files("a2d.recipes").joinpath(f"{name_or_path}.yaml").read_text("utf-8")
-    path = Path(name_or_path)
-    if not path.is_file():
-        raise UserError(
-            f"no recipe {name_or_path!r}: give the path of a YAML file or one of "
-            f"{', '.join(builtin_recipes())}."
-        )
+    with open(name_or_path, "rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise UserError(f"is larger than {MOST_BYTES:,} bytes, which no recipe is")
     try:
-        return path.read_text("utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not valid UTF-8: save it as UTF-8.") from error
-
-
-def _parse(name: str, text: str) -> dict[str, Any]:
-    try:
-        raw = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be read"
-        raise UserError(f"{name} is no valid YAML{where}: {problem}.") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{name} holds no recipe: it must be a YAML mapping.")
-    return raw
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that occurs twice, where YAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Construct a mapping whose keys all differ."""
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key.value!r} occurs twice", problem_mark=key.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
+        raise UserError("is not valid UTF-8: save it as UTF-8") from error

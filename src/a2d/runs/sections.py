@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from a2d.plain_yaml import check_number
 from a2d.suggestions import nearest
 
 
@@ -19,6 +20,16 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     replaces: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    @model_validator(mode="after")
+    def _numbers_are_bounded(self) -> Self:
+        for name, value in self:
+            if isinstance(value, int | float):
+                try:
+                    check_number(value)
+                except (ValueError, OverflowError) as error:
+                    raise ValueError(f"{name} is {value:g}: {error}") from None
+        return self
 
 
 def extended(

@@ -9,13 +9,23 @@ from pydantic import AfterValidator, Field, model_validator
 
 from a2d.method.attention import GROUPS
 from a2d.method.transfer import FORMULAS, STARTS
+from a2d.models.decoding import MOST_BEAMS
+from a2d.models.loading import MOST_LAYERS
 from a2d.models.students import Rule, Start
 from a2d.runs.sections import Section
 from a2d.suggestions import nearest
 from a2d.training.distillation import METHODS
 
-NAME = r"^\w[\w.+-]*$"
+LONGEST_NAME = 180
+"""Characters: names of files have 255 at most, and some begin with this one."""
+
+Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$", max_length=LONGEST_NAME)]
 """What names a folder."""
+
+MOST_PARALLEL = 256
+"""Processes at once."""
+MOST_TOKENS = 1_000_000
+"""Tokens of a vocabulary; its training takes memory for all of them at once."""
 
 CorpusSpec = str | dict[str, Any] | list[str | dict[str, Any] | list[str]]
 
@@ -59,7 +69,7 @@ class Vocabulary(Section):
 
     replaces: ClassVar = {"size": ("path",)}
 
-    size: int = Field(default=8000, ge=300)
+    size: int = Field(default=8000, ge=300, le=MOST_TOKENS)
     path: str | None = None
 
 
@@ -108,8 +118,8 @@ class Shape(Section):
     `decoder_heads`, `decoder_feed_forward`: those of its decoder, if they are not the encoder's.
     """
 
-    encoder_layers: int = Field(ge=1)
-    decoder_layers: int = Field(ge=1)
+    encoder_layers: int = Field(ge=1, le=MOST_LAYERS)
+    decoder_layers: int = Field(ge=1, le=MOST_LAYERS)
     heads: int = Field(ge=1)
     decoder_heads: int | None = Field(default=None, ge=1)
     width: int = Field(ge=2)
@@ -226,7 +236,7 @@ class Distillation(Objective):
     """A method and its settings."""
 
     method: Annotated[str, _one_of("method", METHODS)]
-    name: str = Field(pattern=NAME)
+    name: Name
 
 
 class Sequences(Section):
@@ -241,19 +251,19 @@ class Sequences(Section):
     """
 
     engine: Literal["auto", "transformers", "ctranslate2"] = "auto"
-    n_best: int = Field(default=1, ge=1)
+    n_best: int = Field(default=1, ge=1, le=MOST_BEAMS)
 
 
 class Compute(Section):
     """How the machine is used; but for rounding, what a run finds does not depend on it."""
 
-    parallel: int = Field(default=1, ge=1)
+    parallel: int = Field(default=1, ge=1, le=MOST_PARALLEL)
 
 
 class Evaluation(Section):
     """How translations are made and shown; settings are chosen by those of `valid`."""
 
     split: Literal["valid", "test"] = "test"
-    beams: int = Field(default=5, ge=1)
+    beams: int = Field(default=5, ge=1, le=MOST_BEAMS)
     max_tokens: int = Field(default=4096, ge=1)
     samples: int = Field(default=3, ge=0)

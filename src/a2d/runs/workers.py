@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -19,7 +20,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from a2d.errors import UserError
+from a2d.endings import LOG
+from a2d.errors import UserError, first_line
 from a2d.interruptions import leave
 from a2d.progress import Report, log_file, logged, silence_libraries
 
@@ -142,8 +144,21 @@ def _work(task: Callable[..., Any], *arguments: Any) -> Any:
             return task(*arguments, _events.put)
     except SystemExit:  # the pool would go on to the next task
         leave(128 + signal.SIGTERM)
+    except Exception as error:
+        raise _portable(error) from error
     finally:
         _busy = False
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that the parent can read: one that it cannot would break the pool."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its constructor raises
+        other = RuntimeError(f"{type(error).__name__}: {first_line(error)}")
+        setattr(other, LOG, getattr(error, LOG, None))
+        return other
+    return error
 
 
 def _end(*_: Any) -> NoReturn:

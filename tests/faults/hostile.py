@@ -1,0 +1,45 @@
+"""What comes of hostile input in this process: it works, or one sentence refuses it."""
+
+import signal
+from contextlib import contextmanager
+
+from a2d.endings import DEFECT, ending_of
+
+SECONDS = 20
+"""Of processor time, for one input."""
+
+
+class NoEnd(BaseException):
+    """An input kept the command busy."""
+
+
+@contextmanager
+def limited():
+    """Raise `NoEnd` after `SECONDS`."""
+
+    def stop(*_):
+        raise NoEnd
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def outcome_of(work):
+    """Do work; give its outcome, as the ledger names it, and what was said."""
+    try:
+        with limited():
+            work()
+    except NoEnd:
+        return "no end", ""
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        said, code = ending_of(error)
+        plain = said.isprintable() and len(said) < 3000
+        return ("refused in a sentence" if code != DEFECT and plain else "traceback"), said
+    return "accepted", ""

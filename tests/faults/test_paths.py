@@ -1,0 +1,138 @@
+"""Places of every kind as arguments of every command: a sentence each, and nothing overwritten."""
+
+import sys
+
+import pytest
+from campaign import FULL, sentence
+from hostile import limited
+
+from a2d.__main__ import main
+
+KIND = "hostile paths"
+
+PLACES = {
+    "the root": "/",
+    "a device": "/dev/null",
+    "below a device": "/dev/null/x",
+    "a place without files": "/proc/x/y",
+    "a line break": "{}/a\nb",
+    "a command of terminals": "{}/\x1b[31m",
+    "a long name": "{}/" + "x" * 300,
+    "a long path": "{}/" + "y/" * 3000,
+    "a file": "{}/file",
+    "below a file": "{}/file/inside",
+    "a folder": "{}/folder",
+    "a dangling link": "{}/dangling",
+    "below a dangling link": "{}/dangling/x",
+    "a loop": "{}/loop",
+    "below a loop": "{}/loop/x",
+    "bytes that are no text": "{}/\udcff",
+    "half a character": "{}/\ud800",
+    "NUL": "{}/\0",
+    "a question mark": "{}/?*",
+}
+NOTHING = "{}/nothing"
+
+
+def commands(place, nothing):
+    """Command lines with a place as each of their paths, which others cannot carry out."""
+    languages = ["--source", "de", "--target", "dsb", "--student-layers", "1x1"]
+    given = ["--data", nothing, *languages]
+    return [
+        ["run", place],
+        ["run", "demo", "--output", place, "corpus.train=" + nothing],
+        ["run", "demo", "corpus.train=" + place],
+        ["assist", place],
+        ["distill", "--teacher", place, "--output", nothing, *given],
+        ["distill", "--teacher", nothing, "--output", place, *given],
+        ["distill", "--teacher", "builtin:en-pt", "--output", nothing, "--data", place, *languages],
+        ["plot", place],
+        ["plot", nothing, "--output", place],
+        ["translate", place],
+        ["export", place, "--output", nothing],
+        ["export", nothing, "--output", place],
+        ["data", "inspect", place],
+        ["data", "inspect", nothing, "--against", place],
+        ["data", "convert", place, "--output", nothing + ".tsv"],
+        ["data", "convert", nothing, "--output", place],
+        ["data", "convert", nothing, "--output", place + ".tsv"],
+    ]
+
+
+@pytest.mark.parametrize("name", list(PLACES)[:: 1 if FULL else 5])
+def test_places(name, tmp_path, ledger, monkeypatch, capfd):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.chdir(tmp_path)
+    place, nothing = (text.format(tmp_path) for text in (PLACES[name], NOTHING))
+    before = sorted(tmp_path.rglob("*"))
+    for arguments in commands(place, nothing):
+        monkeypatch.setattr(sys, "argv", ["a2d", *arguments])
+        with limited(), pytest.raises(SystemExit) as caught:
+            main()
+        errors = capfd.readouterr().err
+        plain = errors.rstrip("\n").isprintable() and sentence(errors)
+        outcome = "refused in a sentence" if caught.value.code == 2 and plain else "traceback"
+        ledger.record(KIND, outcome, f"{arguments}: {errors}")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+VALUES = [
+    ["--student-layers", "9" * 5000 + "x1"],
+    ["--student-layers", "1000000x1"],
+    ["--student-layers", "0x1"],
+    ["--student-layers", "²x1"],
+    ["--student-width", "9" * 30],
+    ["--student-heads", "9" * 30],
+    ["--least-share", "nan"],
+    ["--method", "\x1b"],
+    ["--start", "\n"],
+    ["--seed", "9" * 30],
+]
+
+
+def test_values(tmp_path, ledger, monkeypatch, capfd):
+    rest = ["--output", f"{tmp_path}/x", "--source", "en", "--target", "pt", "--data", "x.tsv"]
+    lines = [["distill", "--teacher", "builtin:en-pt", "--student-layers", "1x1", *rest]]
+    lines = [[*line, *value] for line in lines for value in VALUES]
+    for arguments in [*lines, ["translate", "builtin:en-pt", "--beams", "9" * 20]]:
+        monkeypatch.setattr(sys, "argv", ["a2d", *arguments])
+        with limited(), pytest.raises(SystemExit) as caught:
+            main()
+        errors = capfd.readouterr().err
+        outcome = "refused in a sentence"
+        if caught.value.code != 2 or not (sentence(errors) or errors.startswith("Usage: ")):
+            outcome = "traceback"
+        ledger.record(KIND, outcome, f"{str(arguments)[:300]}: {errors}")
+
+
+def test_outputs_that_cannot_be_made(tmp_path, ledger, monkeypatch, capfd):
+    """Of commands that can do all the rest."""
+    from a2d.method.alignment import FILE_NAME, AttentionAlignment
+    from a2d.method.attention import Geometry
+
+    shape = Geometry(1, 1, 2, 2)
+    AttentionAlignment(shape, shape).save(tmp_path / FILE_NAME)
+    for place in (
+        "/proc/x.png",
+        "{}/file/x.png",
+        "{}/" + "x" * 300 + ".png",
+        "{}/folder.png",
+        "{}/loop.png",
+    ):
+        (tmp_path / "file").write_text("mine")
+        (tmp_path / "folder.png").mkdir(exist_ok=True)
+        (tmp_path / "loop.png").unlink(missing_ok=True)
+        (tmp_path / "loop.png").symlink_to("loop.png")
+        command = ["a2d", "plot", str(tmp_path), "--output", place.format(tmp_path)]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as caught:
+            main()
+        errors = capfd.readouterr().err
+        outcome = (
+            "refused in a sentence" if caught.value.code == 2 and sentence(errors) else "traceback"
+        )
+        ledger.record(KIND, outcome, f"{command}: {errors}")
