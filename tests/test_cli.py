@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from a2d import __version__, cli
+from a2d import __version__
 from a2d.__main__ import main
 from a2d.errors import UserError
 from a2d.interruptions import Interrupted
@@ -129,7 +129,7 @@ class TestMistakes:
         assert a2d("run", "demo") == (2, "", f"Error: {message}\n")
 
     def test_interruption(self, a2d, failing, monkeypatch):
-        monkeypatch.setattr(cli, "leave", sys.exit)
+        monkeypatch.setattr("a2d.__main__.leave", sys.exit)
         failing(Interrupted(signal.SIGTERM))
         code, _, err = a2d("run", "demo")
         assert code == 143
