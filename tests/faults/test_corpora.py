@@ -235,7 +235,7 @@ BOMBS = {
     "attribute.tmx.gz": (b'<tmx><tu a="', b"a", 1024),
     "empty.tmx.gz": (b"<tmx><body>", b"<a/>", 60),
     "unit.tmx.gz": (b"<tmx><body><tu>", b"<a/>", 60),
-    "wrapped.tmx.gz": (b"<tmx><body>", b"<b><tu/></b>", 20),
+    "wrapped.tmx.gz": (b"<tmx><body>", b"<b><tu/></b>", 15),
     "text.xlf.gz": (b"<xliff><file>", b"a", 1024),
 }
 
