@@ -156,15 +156,14 @@ def lines(path: Path) -> Iterator[str | Malformed]:
         end: Any = b"\n" if read is file else "\n"
         for number, line in enumerate(iter(partial(read.readline, LINE + 1), end[:0]), start=1):
             text = line.decode("utf-8", MARK) if isinstance(line, bytes) else line
-            whole = text.endswith("\n")
             if number == 1:
                 text = text.removeprefix("\ufeff")
-                if not whole and "\r" in text.rstrip("\r"):
+                if not text.endswith("\n") and "\r" in text.rstrip("\r"):
                     raise UserError(
                         f"{path} has carriage returns in place of line feeds, as old Macs did: "
                         r"convert it, as with tr '\r' '\n'"
                     )
-            if not whole and len(line) > LINE:
+            if len(line) > LINE and not text.endswith("\n"):
                 _skip_line(read, end, f"{path}, line {number}")
                 yield Malformed(
                     f"{path}, line {number}", f"has more than {size(LINE)}: split it, or leave it"

@@ -328,7 +328,8 @@ def _compiled(data: bytes, polib: Any) -> Any:
             raise ValueError("messages that overlap")
         if any(place + length >= len(data) for length, place in zip(lengths, places, strict=True)):
             raise ValueError("messages that are cut off")
-    return polib.mofile(data, encoding=_charset(data))
+    header = max(0, data.find(b"Content-Type:"))  # messages may say "charset=" before it
+    return polib.mofile(data, encoding=_charset(data[header:]))
 
 
 def _entries(part: Any) -> Iterator[Any]:

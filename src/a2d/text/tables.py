@@ -244,7 +244,7 @@ class _Columns(NamedTuple):
 
 def _pairs(path: Path, rows: Rows, wanted: Wanted, mend: str) -> Entries:
     start = list(islice(rows, _LOOKED_AT))
-    good = [row for _, row in start if not isinstance(row, Malformed)]
+    good = [row for _, row in start if not isinstance(row, Malformed) and len(row) <= COLUMNS]
     columns = _columns(path, good, wanted) if good else _Columns(0, 1, None, 2, False)
     header = good[0] if good and columns.header else None
     for where, row in chain(start, rows):
@@ -252,16 +252,15 @@ def _pairs(path: Path, rows: Rows, wanted: Wanted, mend: str) -> Entries:
             yield row
         elif row is header:
             continue
-        elif len(row) > COLUMNS:
-            yield Malformed(where, f"has more than {COLUMNS} columns: {mend}")
         elif len(row) != columns.width:
             more = (
                 ""
                 if len(row) < 3 or columns.header or wanted.keys
                 else (f"; choose columns, as in {{path: {path}, source: 1, target: 2}}")
             )
+            count = f"{len(row)}" if len(row) <= COLUMNS else f"more than {COLUMNS}"
             yield Malformed(
-                where, f"has {len(row)} column(s) instead of {columns.width}: {mend}{more}"
+                where, f"has {count} column(s) instead of {columns.width}: {mend}{more}"
             )
         else:
             yield _judged(row, columns, wanted.threshold, where)
