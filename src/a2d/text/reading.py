@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from a2d.errors import UserError
-from a2d.quoting import escaped
-from a2d.quoting import shown as shown  # for those who look for it here
+from a2d.quoting import escaped, shown
 from a2d.text.bounds import HOPELESS
 from a2d.text.entities import printable, unescaped
 from a2d.text.pairs import Entries, Malformed, Omitted, Pair, normal
