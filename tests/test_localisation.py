@@ -122,7 +122,7 @@ class TestTranslationMemory:
     def test_each_broken_unit_is_told_and_no_other_is_lost(
         self, tmp_path, monkeypatch, texts, encoding, block
     ):
-        monkeypatch.setattr("a2d.text.markup._BLOCK", block)
+        monkeypatch.setattr("a2d.text.files._BLOCK", block)
         known = [t for t in texts if t.encode(encoding, "ignore").decode(encoding) == t]
         path = tmp_path / "x.tmx"
         declared = XML.replace("UTF-8", "iso-8859-2") if encoding == "iso-8859-2" else ""
@@ -160,7 +160,7 @@ class TestTranslationMemory:
 
     def test_other_languages(self, tmp_path):
         path = memory(tmp_path / "x.tmx", unit(de="ja", en="yes"))
-        refused(path, path, "no unit in both 'de' and 'dsb'", "de, en")
+        refused(path, path, "no unit in both 'de' and 'dsb'", "'de', 'en'")
         refused(path, path, "name two", languages=None)
 
     def test_what_only_claims_to_be_utf_16(self, tmp_path):

@@ -3,10 +3,7 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -265,7 +262,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(corpus, tmp_path, mon
     usage = os.statvfs(tmp_path)
     free = type("Usage", (), {"free": 1_000_000, "total": usage.f_blocks, "used": 0})
     monkeypatch.setattr("shutil.disk_usage", lambda _: free)
-    with pytest.raises(UserError, match=r"no disk space: the run needs about 0\.1 GB"):
+    with pytest.raises(UserError, match=r"no disk space: the run needs about 51 MB"):
         run(corpus, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -306,32 +303,3 @@ def outputs(folder):
     results = json.loads((folder / "results/test/scores.json").read_text())
     scores = [{k: v for k, v in r.items() if k not in TIMINGS} for r in results]
     return {str(f.relative_to(folder)): f.read_bytes() for f in files}, scores
-
-
-def kill_when(condition, process):
-    deadline = time.time() + 240
-    while not condition() and process.poll() is None and time.time() < deadline:
-        time.sleep(0.02)
-    assert process.poll() is None, "the run ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
-@pytest.mark.slow
-def test_a_killed_run_ends_like_an_undisturbed_one(corpus, tmp_path):
-    settings = ["methods=[baseline, kd, seqkd, a2d]", "teacher.cache=true"]
-    run(corpus, tmp_path / "a", *settings)
-    folder = tmp_path / "b"
-    moments = [
-        lambda: any(folder.glob("models/*.partial/checkpoints/checkpoint-*")),
-        lambda: (folder / "distilled.partial").exists(),
-        lambda: any(folder.glob("models/kd*.partial/checkpoints/checkpoint-*")),
-        lambda: any(folder.glob("models/a2d*/model.safetensors")),
-    ]
-    for parallel, moment in zip([2, 1, 1, 1], moments, strict=True):
-        arguments = [*command(corpus, folder), *settings, f"compute.parallel={parallel}"]
-        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
-        kill_when(moment, process)
-        assert not (folder / "results").exists()
-    run(corpus, folder, *settings)
-    assert outputs(folder) == outputs(tmp_path / "a")

@@ -21,6 +21,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from a2d.models.decoding import n_best
 from a2d.runs import pipeline, plots, report, results, trainings
+from a2d.runs.environment import settle
 from a2d.runs.plan import make_plan
 from a2d.runs.recipe import Recipe, load_recipe
 from a2d.runs.results import Row, grouped
@@ -228,8 +229,8 @@ class Run:
     """A finished run, and the labels that each of its models was trained on."""
 
     def __init__(self, folder):
-        self.recipe = tiny_recipe(folder)
         self.folder = folder / "run"
+        self.recipe = settle(tiny_recipe(folder), self.folder)
         self.splits = read_splits(self.recipe)
         self.plan = make_plan(self.recipe, self.folder, self.splits)
         self.learned = {}

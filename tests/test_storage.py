@@ -1,6 +1,12 @@
 """Stored corpora are lists that need no memory."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -35,12 +41,34 @@ def test_holds_more_than_is_read_at_once():
     assert StoredPairs(PAIRS)[990:1010] == PAIRS[990:1010]
 
 
-def test_leaves_no_file_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_leaves_no_file_behind():
     stored = StoredPairs(PAIRS)
-    assert len(list(tmp_path.rglob("*.arrow"))) == 1
+    place = Path(stored._folder.name)
+    assert len(list(place.rglob("*.arrow"))) == 1
     del stored
-    assert not list(tmp_path.iterdir())
+    assert not place.exists()
+
+
+STORE = """
+import os, sys
+from a2d.text.pairs import Pair
+from a2d.text.storage import StoredPairs
+stored = StoredPairs([Pair("ja", "jo")])
+print(os.path.dirname(stored._folder.name), flush=True)
+os.kill(os.getpid(), int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("number", [0, signal.SIGKILL, signal.SIGTERM])
+def test_nor_does_a_killed_process(number, tmp_path):
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    arguments = [sys.executable, "-c", STORE, str(int(number))]
+    told = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+    assert Path(told.stdout.strip()).parent == tmp_path
+    deadline = time.monotonic() + 30
+    while list(tmp_path.glob("a2d-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_cleaned_and_held_out_as_a_list_is():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from a2d.errors import UserError
+from a2d.quoting import escaped, shown
 
 if TYPE_CHECKING:
     from a2d.text.inspection import Example, Inspection, Leak
@@ -52,7 +54,7 @@ def inspect(
     spec, rules = _asked_for(files, source, target)
     found = look(spec, rules, _languages(source, target), from_arguments(against or ()))
     if as_json:
-        typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
+        typer.echo(_harmless(json.dumps(found.as_dict(), indent=1, ensure_ascii=False)))
     else:
         _show(found, Console())
 
@@ -76,10 +78,11 @@ def convert(
     """Clean corpora into one file, which holds the pairs that a training would learn from."""
     from a2d.text.cleaning import clean
     from a2d.text.corpus import iterate_corpus
+    from a2d.text.files import located
     from a2d.text.storage import StoredPairs
     from a2d.text.writing import check_output, write_pairs
 
-    check_output(output, overwrite)
+    check_output(located(output), overwrite)
     spec, rules = _asked_for(files, source, target)
     pairs = StoredPairs(iterate_corpus(spec, "data", _languages(source, target)))
     kept, report = clean(pairs, **rules, into=StoredPairs)
@@ -89,15 +92,23 @@ def convert(
     reasons = ", ".join(f"{name} {count:,}" for name, count in report.dropped.items() if count)
     Console(highlight=False).print(
         f"{report.read:,} pairs read, dropped: {reasons or 'none'}. "
-        f"{report.kept:,} pairs are in {escape(str(output))}."
+        f"{report.kept:,} pairs are in {escape(escaped(str(output)))}."
     )
 
 
+def _harmless(text: str) -> str:
+    """JSON whose texts hold no characters that a terminal obeys."""
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
 def _languages(source: str | None, target: str | None) -> tuple[str, str] | None:
+    from a2d.text.languages import check_codes
+
     if source is None or target is None:
         if source != target:
             raise UserError("one language is named: give both --source and --target, or neither")
         return None
+    check_codes((source, target))
     return source, target
 
 
@@ -109,7 +120,7 @@ def _asked_for(
     from a2d.text.corpus import from_arguments
     from a2d.text.identification import asked_for
 
-    overrides = [a for a in arguments if _OVERRIDE.fullmatch(a) and not Path(a).exists()]
+    overrides = [a for a in arguments if _OVERRIDE.fullmatch(a) and not os.path.exists(a)]
     cleaning = make_cleaning(overrides)
     spec = from_arguments([argument for argument in arguments if argument not in overrides])
     if spec is None:
@@ -141,14 +152,14 @@ def _show(found: Inspection, console: Console) -> None:
 
 def _show_faults(file: Reading, console: Console) -> None:
     if file.fault is not None:
-        fault = f"A training would refuse {' and '.join(file.places)}: {file.fault}"
+        fault = f"A training would refuse {file.place}: {file.fault}"
         console.print(f"[red]{escape(fault)}[/]", soft_wrap=True, highlight=False)
     elif warnings := file.warnings():
         console.print(escape("\n".join(warnings)), soft_wrap=True, highlight=False)
 
 
 def _show_leak(leak: Leak, console: Console) -> None:
-    place = escape(" and ".join(leak.reading.places))
+    place = escape(leak.reading.place)
     console.print()
     _show_faults(leak.reading, console)
     if leak.empty:
@@ -189,8 +200,6 @@ def _show_rules(found: Inspection, console: Console) -> None:
 
 
 def _shown(example: Example) -> str:
-    from a2d.text.reading import shown
-
     sides = [Text(shown(text, 100)) for text in (example.source, example.target)]
     for side in sides:
         side.truncate(35, overflow="ellipsis")  # by columns: some characters take two
@@ -198,8 +207,6 @@ def _shown(example: Example) -> str:
 
 
 def _files_table(found: Inspection) -> Table:
-    from a2d.text.reading import shown
-
     table = Table(box=None, pad_edge=False)
     table.add_column("file", overflow="fold")
     for name in ("pairs", "malformed", "left out", "entities", "kept"):

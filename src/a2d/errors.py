@@ -3,21 +3,28 @@
 import errno
 from collections.abc import Iterator
 
+from a2d.quoting import escaped
+
 LONGEST = 2000
 """Characters of a message: a longer one, which quotes a long value, is cut in its middle."""
 
 DISK_FULL = "no disk space is left: free some; the same command continues."
 
-_WORDS_OF_FULL_DISKS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter")
-"""In messages of libraries that do not pass the system's error number on. PyTorch's writer has no
-other reason to fail in a folder that files have just been written to."""
+_WORDS_OF_FULL_DISKS = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed",
+    "inline_container.cc",
+)
+"""In messages of libraries that do not pass the system's error number on. The last two are of
+PyTorch's writer, which has no other reason to fail where files have just been written."""
 
 
 class UserError(Exception):
     """Bad input, told in one clear sentence that names the thing and the mend.
 
-    The command line prints it without a traceback and exits with status 2. Line breaks and other
-    control characters, which names and values may hold, become escapes.
+    The command line prints it without a traceback and exits with status 2. Its message is one line
+    without control characters, whatever names and texts are quoted in it.
 
     Example:
         >>> try:
@@ -28,18 +35,12 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(escaped(message))
+        super().__init__(one_line(message))
 
 
-def escaped(text: str) -> str:
-    """A text on one line of `LONGEST` characters at most, which no terminal takes for a command.
-
-    Example:
-        >>> escaped("a\\tb\\x1b[31m red")
-        'a\\\\tb\\\\x1b[31m red'
-    """
-    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    half = LONGEST // 2
+def one_line(message: str) -> str:
+    """A message on one line of `LONGEST` characters at most."""
+    plain, half = escaped(message), LONGEST // 2
     return plain if len(plain) <= LONGEST else f"{plain[:half]} … {plain[3 - half :]}"
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.utils import logging as transformers_logging
 
 from a2d.endings import LOG
-from a2d.errors import UserError
+from a2d.errors import UserError, disk_is_full
 
 logger = logging.getLogger(__name__)
 
@@ -245,6 +246,13 @@ def silence_libraries() -> None:
     disable_progress_bars()
     # Marian's tokenizers recommend it for a normalisation that they never apply.
     warnings.filterwarnings("ignore", "Recommended: pip install sacremoses")
+    threading.excepthook = _show_thread_error
+
+
+def _show_thread_error(error: threading.ExceptHookArgs) -> None:
+    """Show what a thread failed at, but for a full disk: TensorBoard's next call raises that."""
+    if error.exc_value is None or not disk_is_full(error.exc_value):
+        threading.__excepthook__(error)
 
 
 @contextmanager
@@ -276,6 +284,18 @@ def logged(handler: logging.Handler) -> Iterator[None]:
 def log_file(path: Path) -> logging.Handler:
     """A handler that appends to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return handler
+
+
+class _LogFile(logging.FileHandler):
+    """Loses lines on a full disk, which ends the run by what it has to write."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Do without the traceback of Python's handlers."""
+
+    def close(self) -> None:
+        """Write what is waiting, if it can be."""
+        with suppress(OSError):
+            super().close()

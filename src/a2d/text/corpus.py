@@ -11,20 +11,13 @@ import yaml
 
 from a2d import corpora
 from a2d.errors import UserError, first_line
+from a2d.quoting import quoted
 from a2d.suggestions import nearest
 from a2d.text import records, tables
+from a2d.text.files import STANDARD_INPUT, located, missing
 from a2d.text.formats import are_two_sides, format_of, holds_one_language
-from a2d.text.languages import base_code, names_language
-from a2d.text.pairs import (
-    STANDARD_INPUT,
-    Entries,
-    Keys,
-    Languages,
-    Pair,
-    Threshold,
-    Wanted,
-    missing,
-)
+from a2d.text.languages import base_code, check_codes, names_language
+from a2d.text.pairs import Entries, Keys, Languages, Pair, Threshold, Wanted
 from a2d.text.reading import Part, Reading, nothing_in
 
 logger = logging.getLogger(__name__)
@@ -54,10 +47,11 @@ def read_corpus(
     """Read a parallel corpus into memory.
 
     Texts are brought to Unicode NFC and stripped of outer whitespace, and HTML entities left in
-    them are unescaped, however often they were escaped. Control characters are removed. Translation
-    memories and localisation files lose their inline markup as well, and their line breaks become
-    spaces. Text files are in UTF-8, or in UTF-16 or UTF-32; Windows line ends are accepted; lines
-    end at line feeds alone, and empty lines of tables and JSON lines are skipped.
+    them are unescaped, also where they were escaped again. Control characters are removed, and
+    combining ones after the thirtieth in a row. Translation memories and localisation files lose
+    their inline markup as well, and their line breaks become spaces. Text files are in UTF-8, or in
+    UTF-16 or UTF-32; Windows line ends are accepted; lines end at line feeds alone, and empty lines
+    of tables and JSON lines are skipped.
 
     Malformed entries are skipped, and a warning is logged that counts them and shows the
     first of each problem. Warnings also count entries without one of the languages or a
@@ -134,9 +128,11 @@ def parts(spec: Spec, name: str, languages: tuple[str, str] | None) -> list[Part
     """The corpora that a specification as in `read_corpus` lists, in order.
 
     Raises:
-        UserError: it is none, or a file of one language has no other beside it.
+        UserError: it is none, a file of one language has no other beside it, or a language is
+            named by a word that is no code.
     """
     asked = Languages(*languages) if languages else None
+    check_codes(languages or ())
     if isinstance(spec, str | Path | Mapping) or not isinstance(spec, Sequence) or not spec:
         return [_part(spec, name, asked)]
     found, waiting = [], list(spec)
@@ -169,7 +165,7 @@ def _from_argument(argument: str) -> Any:
         return argument
     try:
         spec = yaml.safe_load(argument)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _no_mapping(argument) from error
     if any(value is None and ":" in str(key) for key, value in spec.items()):
         raise _no_mapping(argument)
@@ -178,7 +174,7 @@ def _from_argument(argument: str) -> Any:
 
 def _no_mapping(argument: str) -> UserError:
     return UserError(
-        f"{argument!r} is no YAML mapping: write it as in '{{path: x.csv, source: de, "
+        f"{quoted(argument)} is no YAML mapping: write it as in '{{path: x.csv, source: de, "
         "target: en}', with a space after colons"
     )
 
@@ -199,23 +195,25 @@ def _part(spec: object, name: str, languages: Languages | None) -> Part:
         return _mapped(spec, name, languages)
     if isinstance(spec, str | Path):
         return _placed(spec, name, Wanted(languages))
-    raise UserError(f"{spec!r} names no corpus: give {_UNDERSTOOD}")
+    raise UserError(f"{quoted(spec)} names no corpus: give {_UNDERSTOOD}")
 
 
 def _mapped(spec: Mapping[str, Any], name: str, languages: Languages | None) -> Part:
     if ("path" in spec) == ("dataset" in spec):
-        raise UserError(f"{dict(spec)} names no corpus: give either 'path' or 'dataset'")
+        raise UserError(f"{quoted(dict(spec))} names no corpus: give either 'path' or 'dataset'")
     options = _PATH_OPTIONS if "path" in spec else _DATASET_OPTIONS
     for key, value in spec.items():
         if key not in options:
-            raise UserError(f"unknown key {key!r}{nearest(str(key), options)}")
+            raise UserError(f"unknown key {quoted(key)}{nearest(str(key), options)}")
         _check_value(key, value)
     for one, other in (("source", "target"), _SCORE):
         if (one in spec) != (other in spec):
-            raise UserError(f"{dict(spec)} names one key of two: give both {one!r} and {other!r}")
+            raise UserError(
+                f"{quoted(dict(spec))} names one key of two: give both {one!r} and {other!r}"
+            )
     if "source" in spec:
         if spec["source"] == spec["target"]:
-            raise UserError(f"{dict(spec)} has one key for both sides: name two")
+            raise UserError(f"{quoted(dict(spec))} has one key for both sides: name two")
         _check_sides(spec, languages)
     wanted = Wanted(
         languages,
@@ -226,7 +224,7 @@ def _mapped(spec: Mapping[str, Any], name: str, languages: Languages | None) -> 
     if "path" not in spec:
         dataset, config = spec["dataset"], spec.get("config")
         return Part([dataset], lambda: records.dataset(dataset, config, split, wanted))
-    if "split" in spec and not Path(spec["path"]).expanduser().is_dir():
+    if "split" in spec and not located(spec["path"]).is_dir():
         raise UserError(f"{spec['path']} is no folder of splits: leave out 'split'")
     return _placed(spec["path"], split, wanted)
 
@@ -238,8 +236,8 @@ def _check_sides(spec: Mapping[str, Any], languages: Languages | None) -> None:
     names = [str(spec[side]).rpartition(".")[2] for side in ("source", "target")]
     if all(map(names_language, names, reversed(languages))):
         raise UserError(
-            f"{dict(spec)} has {spec['source']!r} as its source, and {languages.source!r} is the "
-            "source: swap 'source' and 'target' in it"
+            f"{quoted(dict(spec))} has {spec['source']!r} as its source, and "
+            f"{languages.source!r} is the source: swap 'source' and 'target' in it"
         )
 
 
@@ -247,12 +245,12 @@ def _check_value(key: str, value: object) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if key == "min_score":
         if not number:
-            raise UserError(f"{key!r} is {value!r}: write a number")
+            raise UserError(f"{quoted(key)} is {quoted(value)}: write a number")
     elif number and key in ("source", "target", "score"):
         if not isinstance(value, int) or value < 1:
-            raise UserError(f"{key!r} is {value!r}: columns are counted from 1")
+            raise UserError(f"{quoted(key)} is {quoted(value)}: columns are counted from 1")
     elif not isinstance(value, str) and not (key == "path" and isinstance(value, Path)):
-        raise UserError(f"{key!r} is {value!r}: write text, in quotes if need be")
+        raise UserError(f"{quoted(key)} is {quoted(value)}: write text, in quotes if need be")
 
 
 def _placed(spec: str | Path, split: str, wanted: Wanted) -> Part:
@@ -296,7 +294,7 @@ def _read_file(path: Path, wanted: Wanted) -> Entries:
 def _two(files: Sequence[Any], languages: Languages | None) -> Part:
     """A corpus in two files, source and target."""
     if not all(isinstance(file, str | Path) for file in files):
-        raise UserError(f"{list(files)!r} names no corpus: give {_UNDERSTOOD}")
+        raise UserError(f"{quoted(list(files))} names no corpus: give {_UNDERSTOOD}")
     if len(files) != 2:
         raise UserError(f"{len(files)} files are listed in a list: list two, source and target")
     source, target = map(_path, files)
@@ -328,7 +326,7 @@ def _are_two_sides(first: object, second: object, languages: Languages | None) -
 
 
 def _path(spec: object) -> Path:
-    return Path(str(spec)).expanduser()
+    return located(spec)
 
 
 def _alone(path: Path) -> UserError:
@@ -342,7 +340,7 @@ def _alone(path: Path) -> UserError:
 def _existing(builtin: str) -> str:
     names = corpora.names()
     if builtin not in names:
-        raise UserError(f"no packaged corpus {builtin!r}{nearest(builtin, names)}")
+        raise UserError(f"no packaged corpus {quoted(builtin)}{nearest(builtin, names)}")
     return builtin
 
 

@@ -13,6 +13,9 @@ MARK = "a2d.mark"
 
 codecs.register_error(MARK, lambda error: (UNREADABLE, error.end))  # type: ignore[attr-defined]
 
+_NO_CHARSETS = {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf-7"}
+"""Python's text codecs that are no encodings of files, or that let halves of characters in."""
+
 _START = 4096
 _MARKS = (  # UTF-32's little-endian mark begins like UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -22,6 +25,20 @@ _MARKS = (  # UTF-32's little-endian mark begins like UTF-16's
 )
 _ZEROS = 0.02
 """Share of zero bytes from which on a file is UTF-16: lines and spaces alone give it more."""
+
+
+def is_charset(name: str) -> bool:
+    """Whether a name that a file declares is an encoding of text that is known.
+
+    Example:
+        >>> is_charset("latin-1"), is_charset("rot13"), is_charset("klingon")
+        (True, False, False)
+    """
+    try:
+        b"a".decode(name, MARK)  # raises for codecs from bytes to bytes, and from text to text
+        return codecs.lookup(name).name.replace("_", "-") not in _NO_CHARSETS
+    except (LookupError, ValueError):
+        return False
 
 
 def encoding_of(start: bytes, otherwise: str = "utf-8-sig") -> str:
@@ -51,9 +68,6 @@ def decoded(content: bytes, otherwise: str = "utf-8") -> str:
     Args:
         content: the file.
         otherwise: its encoding, if it is not UTF-16 or UTF-32.
-
-    Raises:
-        LookupError: there is no encoding `otherwise`.
     """
     return content.decode(encoding_of(content, otherwise), MARK).removeprefix("\ufeff")
 

@@ -6,6 +6,8 @@ import re
 from html import unescape
 from html.entities import html5
 
+from a2d.text.bounds import LAYERS
+
 _REFERENCE = re.compile(r"&(?:#(?:\d{1,7}|[xX][0-9a-fA-F]{1,6})|[A-Za-z][A-Za-z0-9]*);")
 
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
@@ -16,15 +18,18 @@ _WINDOWS = re.compile("[\x80-\x84\x86-\x9f]")
 def unescaped(text: str) -> str:
     """A text whose references (`&quot;`, `&#39;`, `&amp;amp;`) have become their characters.
 
-    References are replaced until none is left: those of a text that was escaped several times
-    too. Only complete references that HTML knows count, so that `&File`, `&copyright` and
-    `&brandName;` stay. What becomes white space becomes a space, or one that does not break.
+    References are replaced again and again: those of a text that was escaped several times too.
+    Only complete references that HTML knows count, so that `&File`, `&copyright` and `&brandName;`
+    stay. What becomes white space becomes a space, or one that does not break.
 
     Example:
         >>> unescaped("Tom &amp;amp; Jerry: &quot;R&D&quot;")
         'Tom & Jerry: "R&D"'
     """
-    while (plain := _REFERENCE.sub(_character, text)) != text:
+    for _ in range(LAYERS):
+        plain = _REFERENCE.sub(_character, text)
+        if plain == text:
+            break
         text = plain
     return text
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from a2d.errors import UserError
 from a2d.text import localisation, records, tables
+from a2d.text.files import kind
 from a2d.text.languages import same_language
-from a2d.text.pairs import Entries, Languages, Wanted, kind
+from a2d.text.pairs import Entries, Languages, Wanted
 
 
 @dataclass(frozen=True)

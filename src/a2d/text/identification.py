@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from a2d.errors import UserError
+from a2d.text.bounds import IDENTIFIED
 from a2d.text.languages import base_code
 from a2d.text.pairs import Languages, Pair, needs
 
@@ -60,7 +61,7 @@ class Identifier:
 
     def guesses(self, text: str) -> dict[str, float]:
         """Probabilities of the likely languages, the likeliest first."""
-        line = " ".join(text.split())
+        line = " ".join(text[:IDENTIFIED].split())
         return {g["lang"]: g["score"] for g in self._detector.detect(line, model="lite", k=20)}
 
     def likeliest(self, texts: Sequence[str]) -> dict[str, float]:
@@ -81,7 +82,8 @@ class Identifier:
 def sample(pairs: Sequence[Pair], side: int) -> list[str]:
     """Texts of a side that are long enough for a guess, from all over a corpus."""
     step = max(1, len(pairs) // _SAMPLE)
-    return [text for pair in pairs[::step] if len(text := pair[side]) >= SHORTEST]
+    texts = (pairs[number][side] for number in range(0, len(pairs), step))
+    return [text[:IDENTIFIED] for text in texts if len(text) >= SHORTEST]
 
 
 def installed() -> bool:

@@ -341,4 +341,4 @@ def _others(reading: Reading, pairs: Sequence[Pair], languages: tuple[str, str])
     try:
         return identification.count_others(languages, pairs)
     except UserError as error:
-        raise UserError(f"against: {' and '.join(reading.places)}: {error}") from error
+        raise UserError(f"against: {reading.place}: {error}") from error

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
+
+from a2d.errors import UserError
+from a2d.quoting import quoted
 
 
 def same_language(code: str, language: str) -> bool:
@@ -53,6 +57,20 @@ def names_language(text: str, language: str) -> bool:
     """
     name = _names().get(base_code(language))
     return same_language(text, language) or (name is not None and text.casefold() == name)
+
+
+def check_codes(languages: Iterable[str]) -> None:
+    """Refuse names of languages in place of their codes.
+
+    Raises:
+        UserError: one of them is the English name of a language, which is told with its code.
+    """
+    for language in languages:
+        codes = [code for code, name in _names().items() if language.casefold() == name]
+        if codes and base_code(language) not in _names():
+            raise UserError(
+                f"{quoted(language)} is no code of a language: did you mean {quoted(codes[0])}?"
+            )
 
 
 _CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")

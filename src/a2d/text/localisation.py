@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import gettext
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from html import unescape
-from io import BytesIO
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 from a2d.errors import UserError
-from a2d.text.encodings import UNREADABLE, decoded
+from a2d.quoting import listed, quoted
+from a2d.text.bounds import CATALOGUE, COLUMNS, FLUENT_FILE, MESSAGE
+from a2d.text.encodings import UNREADABLE, decoded, is_charset
+from a2d.text.files import content, kind
 from a2d.text.languages import same_language
-from a2d.text.markup import elements, local_name
+from a2d.text.markup import elements, line_counter, local_name
 from a2d.text.pairs import (
     Entries,
     Languages,
@@ -24,10 +25,8 @@ from a2d.text.pairs import (
     Pair,
     Threshold,
     Wanted,
-    kind,
     needs,
     normal,
-    opened,
 )
 
 GETTEXT = (".po", ".mo")
@@ -65,7 +64,8 @@ def translation_memory(path: Path, wanted: Wanted) -> Entries:
             segment = variant.find("{*}seg")
             if segment is not None:
                 texts.setdefault(language.replace("_", "-").lower(), _text(segment))
-        seen |= texts.keys()
+        if len(seen) < COLUMNS:  # languages are as few, or a message is enough
+            seen |= texts.keys()
         sides = [_of_language(texts, code) for code in languages]
         lacking = [repr(c) for c, text in zip(languages, sides, strict=True) if text is None]
         if lacking:
@@ -76,7 +76,7 @@ def translation_memory(path: Path, wanted: Wanted) -> Entries:
     if seen and not found:
         raise UserError(
             f"{path} has no unit in both {languages.source!r} and {languages.target!r}: it holds "
-            f"{', '.join(sorted(seen))}"
+            f"{listed(sorted(seen))}"
         )
 
 
@@ -118,7 +118,8 @@ def xliff(path: Path, wanted: Wanted) -> Entries:
             yield from _translated(element, swap)
     if languages is not None and other is not None and not found:
         raise UserError(
-            f"{path} translates from {other[0]!r} to {other[1]!r}, and {languages.source!r} and "
+            f"{path} translates from {quoted(other[0])} to {quoted(other[1])}, and "
+            f"{languages.source!r} and "
             f"{languages.target!r} are wanted"
         )
 
@@ -200,8 +201,8 @@ def _headed_backwards(path: Path, header: dict[str, str], languages: Languages |
     if out_of and _backwards([out_of, into], languages):
         return True
     raise UserError(
-        f"{path} translates into {into!r}, and {languages.target!r} is wanted: give another file, "
-        "or mend its header (Language, and X-Source-Language if it is to be read backwards)"
+        f"{path} translates into {quoted(into)}, and {languages.target!r} is wanted: give another "
+        "file, or mend its header (Language, and X-Source-Language if it is to be read backwards)"
     )
 
 
@@ -216,8 +217,8 @@ def by_message(source: Path, target: Path, wanted: Wanted) -> Entries:
             own = language_of(path)
             if own is not None and not same_language(own, language):
                 raise UserError(
-                    f"{path} is in {own!r}, and {language!r} is wanted in its place: list the "
-                    "source first, or mend its header (Language)"
+                    f"{path} is in {quoted(own)}, and {language!r} is wanted in its place: list "
+                    "the source first, or mend its header (Language)"
                 )
     read = _fluent if kind(source) in FLUENT else _gettext
     texts: dict[Message, str] = {}
@@ -252,13 +253,17 @@ def _text(element: Any) -> str:
 
 
 def _pieces(element: Any) -> Iterator[str]:
-    yield element.text or ""
-    for child in element:
-        if not isinstance(child.tag, str):  # a comment, or an entity: of HTML, as a rule
-            yield unescape(child.text) if child.tag.__name__ == "Entity" else ""
-        elif local_name(child) not in _CODES:
-            yield from _pieces(child)
-        yield child.tail or ""
+    waiting: list[Any] = [*reversed(element), element.text or ""]  # elements may be nested deep
+    while waiting:
+        piece = waiting.pop()
+        if isinstance(piece, str):
+            yield piece
+            continue
+        waiting.append(piece.tail or "")
+        if not isinstance(piece.tag, str):  # a comment, or an entity: of HTML, as a rule
+            yield unescape(piece.text) if piece.tag.__name__ == "Entity" else ""
+        elif local_name(piece) not in _CODES:
+            waiting += [*reversed(piece), piece.text or ""]
 
 
 def _of_language(texts: dict[str, str], language: str) -> str | None:
@@ -280,26 +285,23 @@ def _messages(path: Path) -> Iterator[Any]:
         import polib
     except ImportError as error:
         raise needs("corpora", error) from error
-    with opened(path) as file:
-        content = file.read()
+    data = content(path, CATALOGUE)
     if kind(path) == ".mo":
         try:
-            with suppress(ValueError):  # of what polib does not mind
-                gettext.GNUTranslations(BytesIO(content))  # finds out what is cut off
-            compiled = polib.mofile(content)
-            yield dict(compiled.metadata)
-            yield from compiled.translated_entries()
-        except (OSError, ValueError, struct.error) as error:
+            compiled = _compiled(data, polib)
+        except Exception as error:  # whatever the library raises for damaged files
             raise UserError(f"{path} is no intact gettext catalogue: compile it anew") from error
+        yield dict(compiled.metadata)
+        yield from compiled.translated_entries()
         return
-    text = _decoded(content)
+    text = _decoded(data)
     whole = _parsed(text, polib)
     if whole is not None and UNREADABLE not in text:
         yield from _entries(whole)
         return
     line = 1
     for block in _BLANK_LINES.split(text):
-        part = _parsed(block, polib)
+        part = _parsed(block, polib) if block.strip() else polib.POFile()
         if part is None:
             yield Malformed(f"{path}, line {line}", "begins no gettext message: mend it")
         elif UNREADABLE in block:
@@ -307,6 +309,26 @@ def _messages(path: Path) -> Iterator[Any]:
         else:
             yield from _entries(part)
         line += block.count("\n")
+
+
+def _compiled(data: bytes, polib: Any) -> Any:
+    """A compiled catalogue.
+
+    Raises:
+        Exception: it is damaged, or would be much larger than its file.
+    """
+    order = {b"\xde\x12\x04\x95": "<", b"\x95\x04\x12\xde": ">"}[data[:4]]
+    count, *tables = struct.unpack_from(f"{order}3I", data, 8)
+    if 8 * count > len(data):
+        raise ValueError("more messages than bytes")
+    for table in tables:
+        numbers = struct.unpack_from(f"{order}{2 * count}I", data, table)
+        lengths, places = numbers[::2], numbers[1::2]
+        if sum(lengths) > len(data):
+            raise ValueError("messages that overlap")
+        if any(place + length >= len(data) for length, place in zip(lengths, places, strict=True)):
+            raise ValueError("messages that are cut off")
+    return polib.mofile(data, encoding=_charset(data))
 
 
 def _entries(part: Any) -> Iterator[Any]:
@@ -318,28 +340,36 @@ def _entries(part: Any) -> Iterator[Any]:
             yield entry if entry.translated() else Omitted(UNTRANSLATED)
 
 
-def _decoded(content: bytes) -> str:
+def _decoded(data: bytes) -> str:
     """A catalogue's text in the encoding it names, by default UTF-8."""
-    charset = re.search(rb"charset=([\w-]+)", content[:4096])
-    try:
-        return decoded(content, charset[1].decode() if charset else "utf-8")
-    except LookupError:  # a template's CHARSET
-        return decoded(content)
+    return decoded(data, _charset(data[:4096]))
+
+
+def _charset(data: bytes) -> str:
+    """The encoding that a catalogue names; UTF-8 if it is none, as a template's CHARSET."""
+    charset = re.search(rb"charset=([\w-]+)", data)
+    name = charset[1].decode() if charset else "utf-8"
+    return name if is_charset(name) else "utf-8"
 
 
 _BLANK_LINES = re.compile(r"((?:\n[ \t]*\r?)+\n)")
+_TEXT = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _LINE = re.compile(
-    r'[ \t]*(#.*|((msgctxt|msgid|msgid_plural|msgstr(\[\d+\])?)?[ \t]*"([^"\\]|\\.)*")?)[ \t]*\r?'
+    rf"[ \t]*(#.*|((msgctxt|msgid|msgid_plural|msgstr(\[\d+\])?)?[ \t]*{_TEXT})?)[ \t]*\r?"
 )
 
 
 def _parsed(text: str, polib: Any) -> Any:
     """A text as a catalogue; None where a line of it is none of a catalogue."""
-    if not all(map(_LINE.fullmatch, text.split("\n"))):  # polib passes over some faults
+    rows = text.split("\n")
+    if not all(map(_LINE.fullmatch, rows)):  # polib passes over some faults
+        return None
+    texts = groupby(rows, lambda row: row.lstrip().startswith('"'))  # it takes their square
+    if any(text and sum(1 for _ in group) > MESSAGE for text, group in texts):
         return None
     try:
         return polib.pofile(text + "\n")
-    except OSError:
+    except Exception:  # whatever the library raises for what it does not expect
         return None
 
 
@@ -371,27 +401,58 @@ def _translations(entry: Any) -> list[str]:
 def _fluent(path: Path) -> Iterator[tuple[Message, str] | Malformed]:
     """Values and attributes of messages, of selections their default."""
     try:
-        from fluent.syntax import ast, parse
+        from fluent.syntax import ast
     except ImportError as error:
         raise needs("corpora", error) from error
-    with opened(path) as file:
-        text = decoded(file.read()).replace("\r\n", "\n")
-
-    def malformed(start: int, problem: str) -> Malformed:
-        return Malformed(f"{path}, line {text.count(chr(10), 0, start) + 1}", problem)
-
-    for entry in parse(text).body:
-        start, end = (entry.span.start, entry.span.end) if entry.span else (0, 0)
+    text = decoded(content(path, FLUENT_FILE)).replace("\r\n", "\n")
+    line_at = line_counter(text, 1)
+    for start, end, entry in _fluent_entries(text):
+        problem = None
         if isinstance(entry, ast.Junk):
-            yield malformed(start, "is no Fluent message: mend it")
+            problem = "is no Fluent message: mend it"
         elif UNREADABLE in text[start:end]:
-            yield malformed(start, "is not UTF-8: convert the file to it")
+            problem = "is not UTF-8: convert the file to it"
         elif isinstance(entry, ast.Message | ast.Term):
-            prefix = "-" if isinstance(entry, ast.Term) else ""
-            if entry.value is not None:
-                yield (prefix + entry.id.name, ""), _pattern(entry.value)
-            for attribute in entry.attributes:
-                yield (prefix + entry.id.name, attribute.id.name), _pattern(attribute.value)
+            try:
+                yield from list(_fluent_texts(entry, "-" if isinstance(entry, ast.Term) else ""))
+            except (ValueError, RecursionError):
+                problem = "has an escape of no character, or is nested too deep: mend it"
+        elif entry is None:
+            problem = "is nested too deep: mend it"
+        if problem is not None:
+            yield Malformed(f"{path}, line {line_at(start)}", problem)
+
+
+def _fluent_entries(text: str) -> Iterator[tuple[int, int, Any]]:
+    """Start, end and tree of every entry of a file; None for one that is nested too deep."""
+    from fluent.syntax import parse
+
+    try:
+        yield from _with_places(parse(text), 0)
+        return
+    except RecursionError:
+        starts = [0, *(found.start() for found in _FLUENT_ENTRY.finditer(text, 1)), len(text)]
+    for start, end in pairwise(starts):
+        try:
+            yield from _with_places(parse(text[start:end]), start)
+        except RecursionError:
+            yield start, end, None
+
+
+def _with_places(parsed: Any, offset: int) -> Iterator[tuple[int, int, Any]]:
+    for entry in parsed.body:
+        yield offset + entry.span.start, offset + entry.span.end, entry
+
+
+_FLUENT_ENTRY = re.compile(r"^(?=[-#A-Za-z])", re.MULTILINE)
+
+
+def _fluent_texts(entry: Any, prefix: str) -> Iterator[tuple[Message, str]]:
+    """Keys and texts of a message or a term."""
+    if entry.value is not None:
+        yield (prefix + entry.id.name, ""), _pattern(entry.value)
+    for attribute in entry.attributes:
+        yield (prefix + entry.id.name, attribute.id.name), _pattern(attribute.value)
 
 
 def _pattern(pattern: Any) -> str:

@@ -9,19 +9,40 @@ from pathlib import Path
 from typing import IO, Any
 
 from a2d.errors import UserError
-from a2d.text.encodings import MARK, UNREADABLE, encoding_of, start_of
-from a2d.text.pairs import Malformed, needs, opened
-
-_BLOCK = 2**20
-"""Bytes read at a time from a broken file."""
+from a2d.quoting import WIDTH, quoted, shown
+from a2d.text.bounds import ELEMENT, NAMESPACES, SKIPPED, size
+from a2d.text.encodings import UNREADABLE, encoding_of, is_charset, start_of
+from a2d.text.files import blocks, opened
+from a2d.text.pairs import Malformed, needs
 
 _DECLARED = re.compile(rb"""<\?xml[^>]*encoding\s*=\s*["']([\w.-]+)""")
-_NAMESPACE = re.compile(r"""\sxmlns:[\w.-]+\s*=\s*(?:"[^"]*"|'[^']*')""")
+_NAMESPACE = re.compile(r"""\sxmlns:[\w.-]+\s*=\s*(?:"[^"<]*"|'[^'<]*')""")
+_ATTRIBUTES = r"""(?:"[^"<]*+"|'[^'<]*+'|[^<>"']++)*+"""
 _ANGLE = re.compile("[<>]")
 _LXML_NAMES = {"utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE"}
 _ANY_ENTITY = '<!DOCTYPE a SYSTEM "a">'
 """Names declarations that nobody reads: undeclared entities are no fault then."""
-_OPTIONS: dict[str, Any] = {"huge_tree": True, "resolve_entities": False, "no_network": True}
+_OPTIONS: dict[str, Any] = {"resolve_entities": False, "no_network": True}
+
+
+class _TooLarge(Exception):
+    """No unit ends within `ELEMENT` bytes."""
+
+
+class _Metered:
+    """A file that yields no more than `ELEMENT` bytes between two units."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.left = ELEMENT
+
+    def read(self, count: int) -> bytes:
+        """Some bytes."""
+        block = self._file.read(count)
+        self.left -= len(block)
+        if self.left < 0:
+            raise _TooLarge
+        return block
 
 
 def elements(
@@ -47,7 +68,8 @@ def elements(
         # Without a mark, or with a declaration that it contradicts, UTF-16 is unknown to lxml.
         wide = encoding_of(start_of(file), "")
         options = _OPTIONS | ({"encoding": _LXML_NAMES.get(wide, wide)} if wide else {})
-        walk = etree.iterparse(file, events=("start", "end"), tag=names, **options)
+        metered = _Metered(file)
+        walk = etree.iterparse(metered, events=("start", "end"), tag=names, **options)
         try:
             for event, element in walk:
                 if (event == "end") == (local_name(element) in whole):
@@ -55,18 +77,20 @@ def elements(
                     if event == "end":
                         count += 1
                         _forget(element)
+                        metered.left = ELEMENT
             return
-        except etree.XMLSyntaxError as error:
+        except (etree.XMLSyntaxError, _TooLarge) as error:
             fault = error
-    # Undeclared entities, of HTML as a rule, are no fault of a piece.
-    broken = {entry.type for entry in walk.error_log} == {etree.ErrorTypes.ERR_UNDECLARED_ENTITY}
+    # Undeclared entities, of HTML as a rule, are no fault of a piece, nor is size between pieces.
+    kinds = {entry.type for entry in walk.error_log}
+    broken = isinstance(fault, _TooLarge) or kinds == {etree.ErrorTypes.ERR_UNDECLARED_ENTITY}
     with opened(path) as file:
         for element in _one_by_one(file, path, whole, containers, count):
             broken = broken or isinstance(element, Malformed)
             yield element
-    if not broken:  # between elements, or at the end
+    if not broken and isinstance(fault, etree.XMLSyntaxError):  # between elements, or at the end
         where = f"{path}, line {fault.lineno}" if fault.lineno else str(path)
-        yield Malformed(where, f"is no valid XML ({fault.msg or 'it is empty'})")
+        yield Malformed(where, f"is no valid XML ({shown(fault.msg or 'it is empty', WIDTH)})")
 
 
 def local_name(element: Any) -> str:
@@ -77,8 +101,10 @@ def local_name(element: Any) -> str:
 def _forget(element: Any) -> None:
     """Free an element and those before it: files may be larger than memory."""
     element.clear()
-    while element.getprevious() is not None:
-        del element.getparent()[0]
+    while (parent := element.getparent()) is not None:
+        while element.getprevious() is not None:
+            del parent[0]
+        element = parent
 
 
 def _one_by_one(
@@ -90,7 +116,13 @@ def _one_by_one(
     parser = etree.XMLParser(**_OPTIONS)
     namespaces = ""
     for line, name, text in _pieces(file, path, whole, containers):
-        namespaces += "".join(n for n in _NAMESPACE.findall(text) if n not in namespaces)
+        if len(text) > ELEMENT:
+            problem = f"is an element of more than {size(ELEMENT)}: mend it, or split it"
+            yield Malformed(f"{path}, line {line}", problem)
+            continue
+        if len(namespaces) < NAMESPACES:
+            found = _NAMESPACE.findall(text)
+            namespaces += "".join(n for n in dict.fromkeys(found) if n not in namespaces)
         if not name:
             continue
         skip -= name in whole
@@ -104,7 +136,7 @@ def _one_by_one(
         except (etree.XMLSyntaxError, ValueError) as error:
             line += max(0, (getattr(error, "lineno", 0) or 0) - 1)
             problem = " ".join(str(getattr(error, "msg", error)).partition(", line ")[0].split())
-            yield Malformed(f"{path}, line {line}", f"is no valid XML ({problem})")
+            yield Malformed(f"{path}, line {line}", f"is no valid XML ({shown(problem, WIDTH)})")
         else:
             yield element
 
@@ -114,16 +146,15 @@ def _pieces(
 ) -> Iterator[tuple[int, str, str]]:
     """Line, name and text of every element, a container's without its content; '': what else.
 
-    An element whose end is missing ends where the next one begins.
+    An element whose end is missing ends where the next one begins; of one that is too large, a bit
+    more than the bound is told.
     """
     names = "|".join(map(re.escape, whole + containers))
-    tag = re.compile(
-        rf"""<(/?)(?:[\w.-]+:)?({names})(?=[\s/>])((?:"[^"]*"|'[^']*'|[^<>"'])*(/?)>)?"""
-    )
-    line, rest, begun = 1, "", ""
+    tag = re.compile(rf"""<(/?)(?:[\w.-]+:)?({names})(?=[\s/>])({_ATTRIBUTES}>)?""")
+    line, rest, begun, dropped = 1, "", "", 0
     for text in _blocks(file, path):
         rest += text
-        line_at = _line_counter(rest, line)
+        line_at = line_counter(rest, line)
         place, start = 0, 0 if begun else None
         for found in tag.finditer(rest, len(begun)):
             end, name = found[1], found[2]
@@ -139,18 +170,26 @@ def _pieces(
             elif start is not None and (not end or name == begun):
                 stop = found.end() if end else found.start()
                 yield line_at(start), begun, rest[start:stop]
-                place = stop
+                place, dropped = stop, 0
                 start, begun = (None, "") if end else (found.start(), name)
-        kept = start if start is not None else max(place, rest.rfind("<"))
-        if start is None:
+        kept = start
+        if kept is None:
+            cut = rest.rfind("<", place)  # a tag may be cut by the end of the block
+            kept = len(rest) if cut < 0 or ">" in rest[cut:] else cut
             yield line, "", rest[place:kept]
         line = line_at(kept)
         rest = rest[kept:]
+        if len(rest) > ELEMENT:
+            yield line, begun, rest
+            dropped += len(rest)
+            if dropped > SKIPPED:
+                raise UserError(f"{path}, line {line}: no element ends within {size(SKIPPED)}")
+            line, rest, begun = line + rest.count("\n"), "", ""
     if begun:
         yield line, begun, rest
 
 
-def _line_counter(text: str, first: int) -> Callable[[int], int]:
+def line_counter(text: str, first: int) -> Callable[[int], int]:
     """What tells the line of a place in a text that begins in line `first`; places only grow."""
     line, counted = first, 0
 
@@ -170,15 +209,10 @@ def _alone(tag: str) -> str:
 
 def _blocks(file: IO[bytes], path: Path) -> Iterator[str]:
     """A file's text, with `UNREADABLE` for what is not in its encoding."""
-    block = file.read(max(_BLOCK, 200))
-    encoding = _encoding(block)
-    try:
-        decoder = codecs.getincrementaldecoder(encoding)(errors=MARK)
-    except LookupError as error:
-        raise UserError(f"{path} names an unknown encoding, {encoding!r}: mend it") from error
-    while block:
-        yield decoder.decode(block)
-        block = file.read(_BLOCK)
+    encoding = _encoding(start_of(file))
+    if not is_charset(encoding):
+        raise UserError(f"{path} names an unknown encoding, {quoted(encoding)}: mend it")
+    return blocks(file, encoding)
 
 
 def _encoding(start: bytes) -> str:

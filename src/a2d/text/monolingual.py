@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from a2d.errors import UserError
-from a2d.text import tables
 from a2d.text.cleaning import CleaningReport, clean, gist
+from a2d.text.files import lines, located, missing
 from a2d.text.formats import PLAIN, format_of, holds_one_language
-from a2d.text.pairs import Entries, Malformed, Pair, missing, normal
+from a2d.text.pairs import Entries, Malformed, Pair, normal
 from a2d.text.reading import Part, Reading
 from a2d.text.storage import StoredPairs
 
@@ -36,7 +36,7 @@ def iterate_text(paths: str | Path | Sequence[str | Path]) -> Iterator[str]:
     """
     try:
         for path in [paths] if isinstance(paths, str | Path) else paths:
-            yield from _texts(Path(path).expanduser())
+            yield from _texts(located(path))
     except UserError as error:
         raise UserError(f"{NAME}: {error}") from error
 
@@ -115,7 +115,7 @@ def _texts(path: Path) -> Iterator[str]:
 
 
 def _entries(path: Path) -> Entries:
-    for line in tables.lines(path):
+    for line in lines(path):
         if isinstance(line, Malformed):
             yield line
         elif line.strip():

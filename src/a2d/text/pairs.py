@@ -1,26 +1,19 @@
-"""Sentence pairs, entries that are none, and files opened whatever compresses them."""
+"""Sentence pairs, entries that are none, and which of them are asked for."""
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
-import lzma
 import math
+import re
 import sys
 import unicodedata
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, NamedTuple
+from functools import cache
+from typing import NamedTuple
 
 from a2d.errors import UserError
-
-STANDARD_INPUT = "-"
-_DECOMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-COMPRESSED = (*_DECOMPRESSED, ".zst")
+from a2d.quoting import escaped, quoted
+from a2d.text.bounds import MARKS
 
 
 class Pair(NamedTuple):
@@ -45,7 +38,7 @@ class Malformed(NamedTuple):
 
     def __str__(self) -> str:
         """One clause."""
-        return f"{self.where} {self.problem}"
+        return escaped(f"{self.where} {self.problem}")
 
 
 class Omitted(NamedTuple):
@@ -73,11 +66,14 @@ class Threshold(NamedTuple):
     def judge(self, value: object, pair: Pair, where: str) -> Pair | Malformed | Omitted:
         """A pair if its score is no less."""
         try:
-            score = float(str(value).strip().replace(",", "."))
+            nested = isinstance(value, Mapping | list)
+            score = math.nan if nested else float(str(value).strip().replace(",", "."))
         except ValueError:
             score = math.nan
         if math.isnan(score):
-            return Malformed(where, f"has {value!r} as its score {self.key!r}: put a number there")
+            return Malformed(
+                where, f"has {quoted(value)} as its score {quoted(self.key)}: put a number there"
+            )
         return pair if score >= self.least else Omitted(f"score less than {self.least:g}")
 
 
@@ -97,32 +93,40 @@ class Wanted:
 
 
 def normal(source: str, target: str) -> Pair:
-    """A pair in Unicode NFC without outer whitespace and what has no width, as byte-order marks."""
+    """A pair in Unicode NFC without outer whitespace and what has no width, as byte-order marks.
+
+    Of more combining characters in a row than any language has, the rest is cut off.
+    """
     return Pair(_normal(source), _normal(target))
 
 
 def _normal(text: str) -> str:
+    if len(text) > _LONG and not text.isascii():
+        # To put them into order takes the square of their number.
+        text = _marks().sub(r"\1", text)
     plain = unicodedata.normalize("NFC", text).strip()
-    while plain and (plain[0] in _NO_WIDTH or plain[-1] in _NO_WIDTH):
-        plain = plain.strip(_NO_WIDTH).strip()
+    if plain and (plain[0] in _NO_WIDTH or plain[-1] in _NO_WIDTH):
+        plain = plain.strip(_NO_WIDTH + _white_space())
     return plain
 
+
+_LONG = 256
+"""Characters up to which a text of combining characters alone is put into order in no time."""
 
 _NO_WIDTH = "\ufeff\u200b\u2060"
 """Byte-order mark (inside files put together), zero-width space, word joiner."""
 
 
-def kind(path: Path) -> str:
-    """A file's last suffix but for those of compression, in lower case."""
-    name = path.name.lower()
-    for suffix in COMPRESSED:
-        name = name.removesuffix(suffix)
-    return Path(name).suffix
+@cache
+def _marks() -> re.Pattern[str]:
+    """Combining characters in a row, more than any language has; the first group is as many."""
+    combining = "".join(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.combining(c))
+    return re.compile(f"([{combining}]{{{MARKS}}})[{combining}]+")
 
 
-def missing(path: Path) -> UserError:
-    """What to say of a file that is not there."""
-    return UserError(f"there is no {path}: check the path (relative ones start at {Path.cwd()})")
+@cache
+def _white_space() -> str:
+    return "".join(c for c in map(chr, range(sys.maxunicode + 1)) if c.isspace())
 
 
 def needs(extra: str, error: ImportError) -> UserError:
@@ -130,47 +134,3 @@ def needs(extra: str, error: ImportError) -> UserError:
     return UserError(
         f"{error.name} is not installed: pip install 'align-to-distill[{extra}]' for that."
     )
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading bytes, decompressing it if its name says so; `-` is standard input.
-
-    Raises:
-        UserError: it is missing, cannot be read, or is not what its name says; whenever that shows.
-    """
-    try:
-        with _open(path) as file:
-            yield file
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise _damaged(path) from error
-    except FileNotFoundError as error:
-        raise missing(path) from error
-    except OSError as error:
-        if error.errno is None:  # bz2's
-            raise _damaged(path) from error
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _damaged(path: Path) -> UserError:
-    return UserError(f"{path} is not an intact {path.suffix[1:]} file: fetch or compress it anew")
-
-
-def _open(path: Path) -> Any:
-    if str(path) == STANDARD_INPUT:
-        return open(sys.stdin.fileno(), "rb", closefd=False)
-    suffix = path.suffix.lower()
-    if suffix in _DECOMPRESSED:
-        return _DECOMPRESSED[suffix](path)
-    return _zstandard(path) if suffix == ".zst" else path.open("rb")
-
-
-@contextmanager
-def _zstandard(path: Path) -> Iterator[IO[bytes]]:
-    from pyarrow import CompressedInputStream
-
-    with path.open("rb") as file, CompressedInputStream(file, "zstd") as stream:
-        try:
-            yield io.BufferedReader(stream)
-        except OSError as error:
-            raise _damaged(path) from error

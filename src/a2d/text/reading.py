@@ -6,6 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from a2d.errors import UserError
+from a2d.quoting import escaped
+from a2d.quoting import shown as shown  # for those who look for it here
+from a2d.text.bounds import HOPELESS
 from a2d.text.entities import printable, unescaped
 from a2d.text.pairs import Entries, Malformed, Omitted, Pair, normal
 
@@ -65,6 +69,11 @@ class Reading:
     controls: Changes = field(default_factory=Changes)
 
     @property
+    def place(self) -> str:
+        """The files, as messages name them."""
+        return escaped(" and ".join(self.places))
+
+    @property
     def entries(self) -> int:
         """How many entries were read: pairs, and those that were left out or are malformed."""
         return self.pairs + self.malformed + self.omitted.total()
@@ -92,7 +101,7 @@ class Reading:
 
     def warnings(self) -> list[str]:
         """What a user should hear of, one sentence each."""
-        place = " and ".join(self.places)
+        place = self.place
         said = []
         if self.malformed:
             faults = "; ".join(map(str, self.faults.values()))
@@ -120,7 +129,7 @@ class Reading:
 
 def nothing_in(readings: Sequence[Reading]) -> str:
     """What to say of a corpus without a pair, none of whose files is unusable."""
-    place = " and ".join(place for reading in readings for place in reading.places)
+    place = " and ".join(reading.place for reading in readings)
     omitted = [reading.omissions for reading in readings if reading.omitted]
     if omitted:
         return f"{place}: every entry was left out ({', '.join(omitted)}): give one that is not"
@@ -140,10 +149,16 @@ class Part:
     mend: bool = True
 
     def read(self, reading: Reading) -> Iterator[Pair]:
-        """Yield the pairs and count everything into `reading`."""
+        """Yield the pairs and count everything into `reading`.
+
+        Raises:
+            UserError: the corpus is missing or damaged, or begins with malformed entries alone.
+        """
         for entry in self.entries():
             if isinstance(entry, Malformed):
                 reading.count_malformed(entry)
+                if reading.malformed == HOPELESS and not reading.pairs:
+                    raise UserError(f"{reading.fault}; nothing before is whole")
                 continue
             if isinstance(entry, Omitted):
                 reading.omitted[entry.reason] += 1
@@ -154,14 +169,3 @@ class Part:
             if self.mend and not all(map(str.isprintable, entry)):
                 entry = reading.controls.changed(entry, printable)
             yield entry
-
-
-def shown(text: str, width: int = 40) -> str:
-    """A text on one line that no terminal takes for a command, cut to a width.
-
-    Example:
-        >>> shown("a\\tb\\x1b[31m red and more", width=16)
-        'a\\\\tb\\\\x1b[31m r…'
-    """
-    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return plain if len(plain) <= width else plain[: width - 1] + "…"

@@ -6,7 +6,6 @@ import os
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, overload
@@ -14,6 +13,7 @@ from typing import Any, overload
 import pyarrow
 from datasets import Dataset
 
+from a2d.text.bounds import STORED
 from a2d.text.pairs import Pair
 
 _SCHEMA = pyarrow.schema([("source", pyarrow.string()), ("target", pyarrow.string())])
@@ -35,8 +35,7 @@ class StoredPairs(Sequence[Pair]):
         self._folder = TemporaryDirectory(dir=_temporary_folder(), ignore_cleanup_errors=True)
         path = Path(self._folder.name) / "pairs.arrow"
         with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, _SCHEMA) as out:
-            waiting = iter(pairs)
-            while part := list(islice(waiting, _AT_ONCE)):
+            for part in _portions(pairs):
                 columns = [pyarrow.array(column) for column in zip(*part, strict=True)]
                 out.write_batch(pyarrow.record_batch(columns, schema=_SCHEMA))
         self.dataset = Dataset.from_file(str(path))
@@ -62,8 +61,8 @@ class StoredPairs(Sequence[Pair]):
 
     def __iter__(self) -> Iterator[Pair]:
         """Read from the first to the last."""
-        for part in self.dataset.iter(_AT_ONCE):
-            yield from _pairs(part)
+        for part in self.dataset.data.to_batches():
+            yield from _pairs(part.to_pydict())
 
 
 class Texts(Iterable[str]):
@@ -91,6 +90,20 @@ def _temporary_folder() -> str:
 
 
 _removers: list[subprocess.Popen[bytes]] = []  # at their end they would close their input
+
+
+def _portions(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    """Pairs in portions that fit into memory, however long they are."""
+    part: list[Pair] = []
+    characters = 0
+    for pair in pairs:
+        part.append(pair)
+        characters += len(pair.source) + len(pair.target)
+        if len(part) == _AT_ONCE or characters >= STORED:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part
 
 
 def _pairs(columns: dict[str, list[str]]) -> list[Pair]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import logging
 import re
 import statistics
 from collections.abc import Iterator, Sequence
-from io import TextIOWrapper
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from a2d.errors import UserError
-from a2d.text.encodings import MARK, UNREADABLE, encoding_of, start_of
+from a2d.quoting import escaped, listed, quoted, shown
+from a2d.text.bounds import COLUMNS, LINE
+from a2d.text.files import lines
 from a2d.text.languages import base_code, is_language, names_language, same_language
 from a2d.text.pairs import (
     Entries,
@@ -23,8 +25,9 @@ from a2d.text.pairs import (
     Threshold,
     Wanted,
     normal,
-    opened,
 )
+
+logger = logging.getLogger(__name__)
 
 csv.field_size_limit(2**31 - 1)  # the library's limit is no limit of texts
 
@@ -35,7 +38,7 @@ _SEPARATOR = re.compile(r"sep=(.)", re.IGNORECASE)
 _LOOKED_AT = 50
 """Rows by which a table's delimiter and header are told."""
 
-_QUOTED = re.compile(r'"([^"]|"")*"')
+_QUOTED = re.compile(r'"[^"]*+(?:""[^"]*+)*+"')
 _CELLS = 10
 """Cells of a table's start from which on it is refused if all of them are in quotes."""
 
@@ -44,40 +47,18 @@ _LONGEST = 100
 
 _SOURCE = ("source", "src")
 _TARGET = ("target", "tgt", "trg")
-_AFTER_ROLE = re.compile(r"[\s_-]+(text|segment|sentence)$")
+_AFTER_ROLE = re.compile(r"(?<![\s_-])[\s_-]++(text|segment|sentence)$")
+
+_NAME = re.compile(r"[^\W\d]\w*([.-]\w+)*")
+_LONGEST_NAME = 40
+_OF_NAMES = {*_SOURCE, *_TARGET, "text", "segment", "sentence", "string", "original", "translation"}
+"""Words of columns' names, besides languages."""
 
 _TEXT = 10
 """Characters of a typical text: two codes of languages above such texts are their names."""
 
 Rows = Iterator[tuple[str, list[str] | Malformed]]
 """Rows of a table, each with its place."""
-
-
-def lines(path: Path) -> Iterator[str | Malformed]:
-    """Yield the lines of a text file without holding more than one; undecodable ones are told.
-
-    Lines end at line feeds alone: `str.splitlines` and universal newlines also break at characters
-    which belong to the text (U+2028, U+0085, a lone carriage return), and so would lose the
-    alignment.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    with opened(path) as file:
-        encoding = encoding_of(start_of(file), "utf-8")
-        # UTF-8 is read as bytes, which is faster; a line feed of UTF-16 is no single byte.
-        read: Any = (
-            file if encoding == "utf-8" else TextIOWrapper(file, encoding, MARK, newline="\n")
-        )
-        for number, line in enumerate(read, start=1):
-            text = line.decode("utf-8", MARK) if isinstance(line, bytes) else line
-            if UNREADABLE in text:
-                name = encoding.upper()
-                yield Malformed(f"{path}, line {number}", f"is not {name}: convert the file to it")
-                continue
-            if number == 1:
-                text = text.removeprefix("\ufeff")
-            yield text.removesuffix("\n").removesuffix("\r")
 
 
 def aligned(paths: Sequence[Path], wanted: Wanted) -> Entries:
@@ -115,7 +96,7 @@ def _check_order(paths: Sequence[Path], languages: Languages | None) -> None:
     ]
     if all(map(same_language, reversed(named), languages)):
         raise UserError(
-            f"{paths[0]} is called {named[0]!r} and {paths[1]} {named[1]!r}, and "
+            f"{paths[0]} is called {quoted(named[0])} and {paths[1]} {quoted(named[1])}, and "
             f"{languages.source!r} is the source: list them the other way around"
         )
 
@@ -128,7 +109,7 @@ def table(path: Path, wanted: Wanted) -> Entries:
             if isinstance(line, Malformed):
                 yield line.where, line
             elif line:
-                yield f"{path}, line {number}", line.split("\t")
+                yield f"{path}, line {number}", line.split("\t", COLUMNS)
 
     read = rows()
     start = list(islice(read, _LOOKED_AT))
@@ -155,7 +136,7 @@ def is_table(path: Path) -> bool:
 def comma_separated(path: Path, wanted: Wanted) -> Entries:
     """Columns with a comma, semicolon, tab or bar between them, in quotes where need be."""
     rest = enumerate(lines(path), start=1)
-    start = list(islice(rest, 2 * _LOOKED_AT))
+    start = _start(rest)
     texts = [line for _, line in start if isinstance(line, str) and line.strip()]
     separator = _SEPARATOR.fullmatch(texts[0]) if texts else None
     if separator:
@@ -165,6 +146,18 @@ def comma_separated(path: Path, wanted: Wanted) -> Entries:
     return _pairs(path, rows, wanted, "quote texts that hold a comma, a quote or a line break")
 
 
+def _start(numbered: Iterator[tuple[int, str | Malformed]]) -> list[tuple[int, str | Malformed]]:
+    """First lines of a file, fewer if they are long."""
+    start: list[tuple[int, str | Malformed]] = []
+    characters = 0
+    for number, line in islice(numbered, 2 * _LOOKED_AT):
+        start.append((number, line))
+        characters += len(line) if isinstance(line, str) else 0
+        if characters > LINE:
+            break
+    return start
+
+
 def _delimiter(start: list[str], wanted: Wanted) -> str:
     """The character by which the first row names columns, or most rows have as many, two at least.
 
@@ -172,10 +165,11 @@ def _delimiter(start: list[str], wanted: Wanted) -> str:
     """
 
     def fitness(delimiter: str) -> tuple[bool, int]:
-        first = [cell.strip() for cell in _parsed(start[:1], delimiter) or ()] if start else []
+        first = [cell.strip() for cell in _parsed(iter(start[:1]), delimiter) or ()]
         chosen = [key for key in wanted.keys or () if isinstance(key, str)]
         named = columns_by_name(first, wanted.languages) is not None
-        counts = [len(row) for row in csv.reader(start, delimiter=delimiter) if row]
+        plain = (line.replace("\r", " ") for line in start)  # alone, it is an error to the reader
+        counts = [len(row) for row in csv.reader(plain, delimiter=delimiter) if row]
         usual = statistics.mode(counts) if counts else 0
         known = named or (bool(chosen) and all(key in first for key in chosen))
         return known, counts.count(usual) if usual > 1 else 0
@@ -196,17 +190,23 @@ def _unquoted(path: Path, numbered: Iterator[tuple[int, str | Malformed]], delim
             continue
         if not line.strip():
             continue
-        record, taken = [line], 0
-        while (row := _parsed(record, delimiter)) is None and len(record) < _LONGEST:
-            if taken == len(waiting):
-                following = next(numbered, None)
-                if following is None:
-                    break
-                waiting.append(following)
-            if isinstance(waiting[taken][1], Malformed):
-                break
-            record.append(str(waiting[taken][1]))
-            taken += 1
+        taken = 0
+
+        def record(first: str) -> Iterator[str]:
+            nonlocal taken
+            yield first
+            characters = len(first)
+            while taken + 1 < _LONGEST and characters < LINE:
+                if taken == len(waiting):
+                    waiting.extend(islice(numbered, 1))
+                following = waiting[taken][1] if taken < len(waiting) else None
+                if not isinstance(following, str):
+                    return
+                taken += 1
+                characters += len(following)
+                yield following
+
+        row = _parsed(record(line), delimiter)
         if row:
             del waiting[:taken]
             yield where, [" ".join(c.split()) if "\n" in c else c for c in row]
@@ -215,13 +215,17 @@ def _unquoted(path: Path, numbered: Iterator[tuple[int, str | Malformed]], delim
             yield where, Malformed(where, f"{problem}: double the quotes within a quoted text")
 
 
-def _parsed(record: list[str], delimiter: str) -> list[str] | None:
-    """The columns of a record; None where a quote is open at its end, none where one is stray."""
-    if '"' not in record[0]:
-        return record[0].split(delimiter)
-    if len(record) > 1 and '"' not in record[-1]:
-        return None
-    reader = csv.reader([line + "\n" for line in record], delimiter=delimiter, strict=True)
+def _parsed(record: Iterator[str], delimiter: str) -> list[str] | None:
+    """The columns of a record, of whose lines as many are taken as it has.
+
+    None: a quote is open at their end; no columns: one is stray.
+    """
+    first = next(record, "")
+    if '"' not in first:
+        return first.split(delimiter, COLUMNS)
+    reader = csv.reader(
+        (line + "\n" for line in chain([first], record)), delimiter=delimiter, strict=True
+    )
     try:
         return next(reader)
     except csv.Error as error:
@@ -248,6 +252,8 @@ def _pairs(path: Path, rows: Rows, wanted: Wanted, mend: str) -> Entries:
             yield row
         elif row is header:
             continue
+        elif len(row) > COLUMNS:
+            yield Malformed(where, f"has more than {COLUMNS} columns: {mend}")
         elif len(row) != columns.width:
             more = (
                 ""
@@ -295,11 +301,12 @@ def _columns(path: Path, rows: list[list[str]], wanted: Wanted) -> _Columns:
         _check_languages(path, first, rows[1:], wanted.languages)
         if header:
             raise UserError(
-                f"{path} has the columns {_list(first)}: name its texts, as in "
-                f"{{path: {path}, source: {first[0]}, target: {first[-1]}}}"
+                f"{path} has the columns {listed(first)}: name its texts, as in "
+                f"{{path: {path}, source: {shown(first[0])}, target: {shown(first[-1])}}}"
             )
         if score is not None:
             raise UserError(f"{path} has a score: choose its texts by 'source' and 'target' too")
+        _warn_of_names(path, first, rows[1:])
         return _Columns(0, 1, None, 2, False)
     return _Columns(source, target, score, len(first), header)
 
@@ -332,13 +339,38 @@ def _check_languages(
     """Refuse a table whose columns are named by other languages."""
     if languages is None or len(first) != 2 or first[0] == first[1]:
         return
-    texts = [len(cell) for row in rows for cell in row]
-    if all(map(is_language, first)) and texts and statistics.median(texts) >= _TEXT:
+    if all(map(is_language, first)) and _are_texts(rows):
         raise UserError(
-            f"{path} has columns in {first[0]!r} and {first[1]!r}, and {languages.source!r} and "
-            f"{languages.target!r} are wanted: mend the languages, or choose its columns, as in "
-            f"{{path: {path}, source: 1, target: 2}}"
+            f"{path} has columns in {quoted(first[0])} and {quoted(first[1])}, and "
+            f"{languages.source!r} and {languages.target!r} are wanted: mend the languages, or "
+            f"choose its columns, as in {{path: {path}, source: 1, target: 2}}"
         )
+
+
+def _warn_of_names(path: Path, first: list[str], rows: list[list[str]]) -> None:
+    """Warn of a first row that looks like the names of columns, and is read as a pair."""
+    if len(first) == 2 and all(map(_is_of_columns, first)) and _are_texts(rows):
+        logger.warning(
+            "%s: the first line (%s) looks like the names of columns and is read as a pair. If it "
+            "is none, name its texts, as in {path: %s, source: %s, target: %s}.",
+            escaped(str(path)),
+            listed(first),
+            escaped(str(path)),
+            *map(shown, first),
+        )
+
+
+def _is_of_columns(cell: str) -> bool:
+    if len(cell) > _LONGEST_NAME or not _NAME.fullmatch(cell):
+        return False
+    words = re.split(r"[_.-]", cell.casefold())
+    return any(word in _OF_NAMES or is_language(word) for word in words)
+
+
+def _are_texts(rows: list[list[str]]) -> bool:
+    """Whether cells are typically longer than names of languages and columns."""
+    lengths = [len(cell) for row in rows for cell in row]
+    return bool(lengths) and statistics.median(lengths) >= _TEXT
 
 
 def _index(path: Path, first: list[str], key: str | int) -> int:
@@ -357,11 +389,7 @@ def _cell(path: Path, first: list[str], key: str | int) -> str:
         return first[key - 1]
     if key not in first and key.casefold() not in [cell.casefold() for cell in first]:
         raise UserError(
-            f"{path} has no column {key!r}: its first line has {_list(first)}; choose columns by "
-            "these names, or by their numbers from 1"
+            f"{path} has no column {quoted(key)}: its first line has {listed(first)}; choose "
+            "columns by these names, or by their numbers from 1"
         )
     return key
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names))
