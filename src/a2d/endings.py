@@ -14,8 +14,8 @@ from a2d.errors import (
     disk_is_full,
     first_line,
     memory_is_full,
+    one_line,
 )
-from a2d.quoting import escaped
 
 MEMORY_FULL = (
     "memory ran out: lower training.max_tokens, evaluation.max_tokens or compute.parallel, or take "
@@ -48,8 +48,8 @@ def ending_of(error: BaseException) -> Ending:
         return Ending(MEMORY_FULL, BAD_INPUT)
     if isinstance(error, OSError) and error.filename is not None:
         place = f"{error.filename} cannot be used ({error.strerror}): choose another place."
-        return Ending(escaped(place), BAD_INPUT)
-    return Ending(escaped(f"{_problem(error)} {_report(error)}"), DEFECT)
+        return Ending(one_line(place), BAD_INPUT)
+    return Ending(one_line(f"{_problem(error)} {_report(error)}"), DEFECT)
 
 
 def check_arguments(arguments: list[str]) -> None:
@@ -95,7 +95,7 @@ def _written(error: BaseException) -> str | None:
         with NamedTemporaryFile(
             "w", prefix="a2d-", suffix=".log", delete=False, encoding="utf-8", errors="replace"
         ) as file:
-            print(*map(escaped, sys.argv), file=file)
+            print(*map(one_line, sys.argv), file=file)
             traceback.print_exception(error, file=file)
     except OSError:
         return None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from a2d.quoting import escaped
 
 LONGEST = 2000
-"""Characters of a message."""
+"""Characters of a message: a longer one, which quotes a long value, is cut in its middle."""
 
 DISK_FULL = "no disk space is left: free some; the same command continues."
 
@@ -36,10 +36,13 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        plain, half = escaped(message), LONGEST // 2
-        if len(plain) > LONGEST:
-            plain = f"{plain[:half]} … {plain[3 - half :]}"
-        super().__init__(plain)
+        super().__init__(one_line(message))
+
+
+def one_line(message: str) -> str:
+    """A message on one line of `LONGEST` characters at most."""
+    plain, half = escaped(message), LONGEST // 2
+    return plain if len(plain) <= LONGEST else f"{plain[:half]} … {plain[3 - half :]}"
 
 
 def first_line(error: BaseException) -> str:

@@ -29,6 +29,7 @@ PLACES = {
     "bytes that are no text": "{}/\udcff",
     "half a character": "{}/\ud800",
     "NUL": "{}/\0",
+    "the home of nobody": "~nosuchuser",
     "a question mark": "{}/?*",
 }
 NOTHING = "{}/nothing"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-from pydantic import ValidationError
-
+from a2d import plain_yaml
+from a2d.errors import UserError
 from a2d.models.export import require_ctranslate2, takes_the_place_of_transformers
 from a2d.runs.recipe import Recipe
 from a2d.runs.settings import Training
@@ -60,6 +59,6 @@ def _precise(training: Training, begun: Training | None) -> Training:
 def _begun(folder: Path) -> Recipe | None:
     """The settled recipe of a run in a folder; None if there is none, or it is damaged."""
     try:
-        return Recipe.model_validate(yaml.safe_load((folder / RECIPE).read_text("utf-8")))
-    except (OSError, ValueError, yaml.YAMLError, ValidationError):
+        return Recipe.model_validate(plain_yaml.parse((folder / RECIPE).read_text("utf-8")))
+    except (OSError, ValueError, UserError):
         return None

@@ -162,7 +162,8 @@ def _portable(error: Exception) -> Exception:
 
 
 def _end(*_: Any) -> NoReturn:
-    """End the task, and with it what it started."""
+    """End the task, and with it what it started; a second request has nothing to add."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if not _busy:
         leave(128 + signal.SIGTERM)
     sys.exit(128 + signal.SIGTERM)

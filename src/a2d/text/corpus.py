@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from a2d import corpora
 from a2d.errors import UserError, first_line
 from a2d.quoting import quoted
@@ -164,10 +162,12 @@ def _from_argument(argument: str) -> Any:
     if not argument.startswith("{"):
         return argument
     try:
-        spec = yaml.safe_load(argument)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        spec = plain_yaml.parse(argument)
+    except UserError as error:
         raise _no_mapping(argument) from error
-    if any(value is None and ":" in str(key) for key, value in spec.items()):
+    if not isinstance(spec, dict) or any(
+        value is None and ":" in str(key) for key, value in spec.items()
+    ):
         raise _no_mapping(argument)
     return spec
 
