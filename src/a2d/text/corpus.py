@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from a2d import corpora
+from a2d import corpora, plain_yaml
 from a2d.errors import UserError, first_line
 from a2d.quoting import quoted
 from a2d.suggestions import nearest
