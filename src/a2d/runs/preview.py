@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from a2d.files import size_in_words
 from a2d.models.loading import count_parameters, load_model
 from a2d.runs.pipeline import Prepared, measure_teacher
 from a2d.runs.plan import MONOLINGUAL, Model, space_needed
@@ -50,7 +51,7 @@ def show_preview(
     for name, text in _rows(prepared, recipe, student, yardstick):
         table.add_row(name, text)
     needed, free = space_needed(plan, recipe), shutil.disk_usage(_existing(folder)).free
-    table.add_row("disk", f"about {needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free")
+    table.add_row("disk", f"about {size_in_words(needed)} needed, {size_in_words(free)} free")
     if hub is not None:
         table.add_row("upload", hub)
     console.print(table, "")
