@@ -6,11 +6,6 @@ import subprocess
 import sys
 import time
 
-import pytest
-from test_pipeline import corpus, outputs, run, settings  # noqa: F401
-
-METHODS = "methods=[baseline, kd, seqkd, a2d]"
-
 
 def start(program, *arguments, **options):
     """A process in a group of its own."""
@@ -43,31 +38,6 @@ def wait_for(condition, process):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-@pytest.mark.slow
-def test_a_run_ends_wherever_it_is_and_goes_on(corpus, tmp_path):  # noqa: F811
-    folder = tmp_path / "run"
-
-    def trained(pattern):
-        return len([*folder.glob(f"models/{pattern}.partial/checkpoints/*")])
-
-    moments = [
-        (signal.SIGINT, False, 2, lambda: trained("*") > 1),  # two trainings run, and two wait
-        (signal.SIGTERM, True, 1, lambda: trained("a2d*")),
-    ]
-    for number, whole_group, parallel, moment in moments:
-        options = [*settings(corpus), METHODS, "training.epochs=30", f"compute.parallel={parallel}"]
-        process = start(["-m", "a2d"], "run", "demo", *options, "--output", folder)
-        wait_for(moment, process)
-        errors = end(process, number, whole_group)
-        assert process.returncode == 128 + number
-        assert errors.endswith("Interrupted: the same command continues a run.\n")
-        assert "Traceback" not in errors
-        assert not (folder / "results").exists()
-    run(corpus, folder, METHODS, "training.epochs=30")
-    run(corpus, tmp_path / "undisturbed", METHODS, "training.epochs=30")
-    assert outputs(folder) == outputs(tmp_path / "undisturbed")
 
 
 LATE = """

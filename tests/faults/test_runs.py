@@ -71,6 +71,18 @@ def wait_for(moment, folder, process):
         time.sleep(0.01)
 
 
+def gone(group):
+    """Whether no process of a group is left, after five seconds at most."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
 @pytest.mark.slow
 def test_kills_and_signals(corpus, expected, tmp_path, chance, ledger):  # noqa: F811
     """At every moment, one after the other, and at times by chance."""
@@ -80,9 +92,12 @@ def test_kills_and_signals(corpus, expected, tmp_path, chance, ledger):  # noqa:
             process = start(corpus, folder, f"compute.parallel={chance.choice([1, 2])}")
             wait_for(moment, folder, process)
             time.sleep(chance.random() * 0.5)
-            process.send_signal(number)
+            send = chance.choice([os.kill, os.killpg])  # to the run alone, or as a terminal does
+            send(process.pid, number)
             errors = process.communicate(timeout=60)[1]
-            what = f"{number.name} at {moment}: {process.returncode} {errors}"
+            what = f"{send.__name__} {number.name} at {moment}: {process.returncode} {errors}"
+            if not gone(process.pid):
+                ledger.record("kills and signals", "no end", what)
             if process.returncode not in (0, SIGNALS[number]) or "Traceback" in errors:
                 ledger.record("kills and signals", "traceback", what)
             if process.returncode:  # it had not ended before
