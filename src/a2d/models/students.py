@@ -136,9 +136,9 @@ def student_config(teacher: Any, **sizes: float) -> Any:
     if inner is not None and config.num_decoder_layers > config.num_layers:
         # transformers makes as many caches as there are layers in the encoder.
         raise UserError(
-            f"a {config.model_type} model needs at least as many encoder layers as decoder layers to "
-            f"generate, not {config.num_layers}x{config.num_decoder_layers}: give it more "
-            "encoder layers, or start as marian."
+            f"a {config.model_type} model needs at least as many encoder layers as decoder "
+            f"layers to generate, not {config.num_layers}x{config.num_decoder_layers}: give it "
+            "more encoder layers, or start as marian."
         )
     heads = {Geometry.of(config).encoder_heads, Geometry.of(config).decoder_heads}
     for count in heads:
