@@ -129,7 +129,7 @@ class TestMistakes:
         assert a2d("run", "demo") == (2, "", f"Error: {message}\n")
 
     def test_interruption(self, a2d, failing, monkeypatch):
-        monkeypatch.setattr("a2d.__main__.leave", sys.exit)
+        monkeypatch.setattr("a2d.interruptions.leave", sys.exit)
         failing(Interrupted(signal.SIGTERM))
         code, _, err = a2d("run", "demo")
         assert code == 143

@@ -1,6 +1,8 @@
 """Commands that translate standard input, and what is said of those that do not."""
 
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +67,23 @@ class TestFaults:
 
     def test_too_many_lines_even_without_an_end(self):
         assert refused("yes x").endswith("returns more lines than the 2 that it got.")
+
+    def test_a_line_without_an_end(self):
+        assert refused("cat /dev/zero").endswith("a line of more than 1 MB (line 1 of 2).")
+
+    def test_of_endless_errors_the_start_is_kept(self):
+        program = "import sys; sys.stderr.write('bad\\n' + 'x' * 10_000_000); sys.exit(3)"
+        assert refused(python(program)).endswith("fails with exit code 3, and says: bad")
+
+    def test_what_it_has_started_ends_with_it(self, tmp_path):
+        with pytest.raises(UserError, match="more lines"):
+            translate_by_command(f"sh -c 'sleep 60 & echo $! > {tmp_path}/id; yes'", ["a"])
+        number = (tmp_path / "id").read_text().strip()
+        stat = Path(f"/proc/{number}/stat")
+        deadline = time.monotonic() + 5
+        while stat.exists() and " Z " not in stat.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert time.monotonic() < deadline
 
     def test_exit_code_with_the_first_line_of_errors(self):
         program = (

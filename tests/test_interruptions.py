@@ -78,3 +78,20 @@ def loaded(process):
     """Whether PyTorch is in a process's memory."""
     with open(f"/proc/{process.pid}/maps") as file:
         return "libtorch" in file.read()
+
+
+def test_ctrl_c_while_the_command_starts_leaves_no_traceback():
+    program = """if True:
+        import os, signal, sys
+        import a2d.__main__
+        class Finder:  # the first module that is imported for the command is the moment
+            def find_spec(self, *_):
+                os.kill(os.getpid(), signal.SIGINT)
+        for name in [name for name in sys.modules if name.startswith("a2d.")]:
+            assert name == "a2d.__main__", f"{name} is imported before Ctrl-C is handled"
+        sys.meta_path.insert(0, Finder())
+        a2d.__main__.main()
+    """
+    process = start(["-c", program])
+    assert end(process, 0, whole_group=False) == ""
+    assert process.returncode == -signal.SIGINT

@@ -240,6 +240,15 @@ class TestCTranslate2:
         assert sum(a == b for a, b in zip(ours, theirs, strict=True)) >= 20
         assert not (tmp_path / "theirs/teacher").exists()
 
+    def test_a_damaged_conversion_of_an_interrupted_run_is_made_again(self, tmp_path):
+        released("opus", teacher := tmp_path / "opus")
+        task = Task(str(teacher), SEARCH, Sequences(engine="ctranslate2"))
+        place = sequences._export(task, tmp_path)
+        weights = (place / "model.bin").read_bytes()
+        (place / "model.bin").write_bytes(weights[:-9] + bytes([weights[-9] ^ 64]) + weights[-8:])
+        assert sequences._export(task, tmp_path) == place
+        assert (place / "model.bin").read_bytes() == weights
+
     def test_models_that_it_cannot_take(self, tmp_path):
         model, _ = released("bart", tmp_path / "bart")
         model.config.decoder_attention_heads = 4

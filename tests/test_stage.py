@@ -144,6 +144,18 @@ class TestCheck:
         stage.check()
         assert stage.done
 
+    @pytest.mark.parametrize("record", [None, "", "{"])
+    def test_what_cannot_be_told_whose_it_is_is_set_aside(self, tmp_path, record, caplog):
+        stage = Stage(tmp_path / "stage", SETTINGS)
+        stage.partial.mkdir()
+        write_text(stage.partial / "half", "of other settings, perhaps")
+        if record is not None:
+            (stage.partial / RECORD).write_text(record)
+        with stage.work() as folder:
+            assert [path.name for path in folder.iterdir()] == [RECORD]
+        assert (tmp_path / "stage.partial.damaged/half").exists()
+        assert "It is set aside as stage.partial.damaged" in caplog.text
+
 
 class TestBadInput:
     def test_leaves_no_trace(self, tmp_path):
@@ -157,6 +169,7 @@ class TestBadInput:
     def test_takes_nothing_that_was_there_before(self, tmp_path):
         stage = Stage(tmp_path / "a", {"n": 9})
         stage.partial.mkdir()
+        write_text(stage.partial / RECORD, json.dumps(stage.settings))
         write_text(stage.partial / "half", "done")
         with pytest.raises(UserError), stage.work():
             raise UserError("no")

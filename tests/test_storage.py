@@ -114,3 +114,15 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, step, monkeypatch):
     tracemalloc.stop()
     assert len(again) >= 3_900
     assert peak < 0.3 * path.stat().st_size
+
+
+def test_needs_no_standard_output():
+    program = """if True:
+        import os
+        os.close(1)
+        from a2d.text.pairs import Pair
+        from a2d.text.storage import StoredPairs
+        assert len(StoredPairs([Pair("ja", "jo")])) == 1
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -157,7 +157,7 @@ def test_biases_by_distance_follow_the_heads():
     )
     joined = student_of(teacher, heads=2).state_dict()[bias]
     assert joined.equal(torch.stack([theirs[:, :2].mean(1), theirs[:, 2:].mean(1)], 1))
-    last = student_of(teacher, encoder_layers=1, rule="last").state_dict()[bias]
+    last = student_of(teacher, encoder_layers=1, decoder_layers=1, rule="last").state_dict()[bias]
     assert last.equal(theirs)  # later layers have none of their own
     with pytest.raises(UserError, match="3 heads cannot start from a teacher with 4"):
         student_of(model_of("t5", tokenizer_of("t5"), heads=4), heads=3)
@@ -167,6 +167,13 @@ def test_width_must_be_divisible():
     config = teacher_of("opus").config
     with pytest.raises(UserError, match="width 24 cannot be split into 5 heads"):
         student_config(config, heads=5)
+
+
+@pytest.mark.parametrize("name", ["t5", "mt5", "umt5"])
+def test_a_decoder_that_transformers_has_no_caches_for_is_refused(name):
+    with pytest.raises(UserError, match="not 1x2"):
+        student_of(teacher_of(name), encoder_layers=1, decoder_layers=2)
+    student_of(teacher_of(name), encoder_layers=2, decoder_layers=2)
 
 
 def test_other_families_are_refused():

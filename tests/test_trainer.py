@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional
 
 from a2d import A2DConfig, A2DTrainer, UserError
+from a2d.files import seal
 from a2d.method.attention import GROUPS, Geometry, enable_capture
 from a2d.models.loading import count_parameters, load_model, new_model
 from a2d.models.tokenizer import train_tokenizer
@@ -295,6 +297,19 @@ def test_resumed_training_equals_an_undisturbed_one(tmp_path, tokenizer, data):
         undisturbed.model.named_parameters(), resumed.model.named_parameters(), strict=True
     ):
         assert torch.equal(p, q), name
+
+
+def test_a_checkpoint_of_another_step_is_set_aside(tmp_path, caplog):
+    for step in (4, 8):
+        place = tmp_path / f"checkpoint-{step}"
+        place.mkdir()
+        (place / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        seal(place)
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
+    shutil.rmtree(tmp_path / "checkpoint-8")
+    (tmp_path / "checkpoint-4").rename(tmp_path / "checkpoint-8")
+    assert last_checkpoint(tmp_path) is None
+    assert "trainer_state.json is of another step" in caplog.text
 
 
 def test_the_sampler_is_told_its_epoch_through_any_wrappers(tmp_path, tokenizer, data):

@@ -1,15 +1,18 @@
 """Entry point of the `a2d` command: signals and errors end it in one sentence."""
 
+import signal
 import sys
 from typing import NoReturn
-
-from a2d import endings
-from a2d.errors import UserError
-from a2d.interruptions import MESSAGE, Interrupted, interruptible, leave
 
 
 def main() -> None:
     """Run a command: bad input ends in exit code 2, signals in 130 or 143, defects of a2d in 1."""
+    # Until `interruptible`, and when it is over, Ctrl-C ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from a2d import endings
+    from a2d.errors import UserError
+    from a2d.interruptions import MESSAGE, Interrupted, interruptible, leave
+
     with interruptible():
         try:
             from a2d import cli  # takes a moment, in which a signal may come

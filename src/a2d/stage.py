@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,6 +22,8 @@ from typing import Any
 
 from a2d.errors import UserError
 from a2d.files import MANIFEST, damage, seal, set_aside, write_text
+
+logger = logging.getLogger(__name__)
 
 RECORD = "stage.json"
 
@@ -97,6 +100,14 @@ class Stage:
         place = set_aside(self.folder)
         return f"{self.folder}: {wrong}. It is made again; what was there is in {place.name}."
 
+    def _is_ours(self) -> bool:
+        """Whether a half-done stage is of these settings, or there is nothing in it yet."""
+        try:
+            found = json.loads((self.partial / RECORD).read_text("utf-8"))
+        except (OSError, ValueError):
+            return not any(not path.name.startswith(RECORD) for path in self.partial.iterdir())
+        return bool(found == json.loads(json.dumps(self.settings)))
+
     @contextmanager
     def work(self, keep: str | None = None, scratch: str = "") -> Iterator[Path]:
         """Yield the folder to fill, with whatever an interrupted attempt left in it.
@@ -108,6 +119,15 @@ class Stage:
                 once there are such files.
             scratch: name of a folder in it that goes when the stage is finished.
         """
+        if self.partial.exists() and not self._is_ours():
+            place = set_aside(self.partial)
+            logger.warning(
+                "%s does not tell what it was made from: its %s is damaged. It is set aside as %s, "
+                "and the stage begins anew.",
+                self.partial,
+                RECORD,
+                place.name,
+            )
         begun = self.partial.exists()
         self.partial.mkdir(parents=True, exist_ok=True)
         record = json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n"

@@ -133,6 +133,13 @@ def student_config(teacher: Any, **sizes: float) -> Any:
             raise UserError(f"a {config.model_type} model has one size for both: leave {size} out.")
         for name in names[size]:
             setattr(config, name, value)
+    if inner is not None and config.num_decoder_layers > config.num_layers:
+        # transformers makes as many caches as there are layers in the encoder.
+        raise UserError(
+            f"a {config.model_type} model needs at least as many encoder layers as decoder "
+            f"layers to generate, not {config.num_layers}x{config.num_decoder_layers}: give it "
+            "more encoder layers, or start as marian."
+        )
     heads = {Geometry.of(config).encoder_heads, Geometry.of(config).decoder_heads}
     for count in heads:
         whole = config.d_model if inner is None else round(inner * config.d_model)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from tempfile import TemporaryFile
 from typing import IO
 
 from a2d.errors import UserError
 from a2d.runs.translations import one_line
+from a2d.text.bounds import LINE, size
 
 _SAMPLE = 16
 """Sentences of the first sample that a command is timed with."""
+_ERRORS = 10_000
+"""Bytes of its standard error that are kept."""
+_LAST_WORDS = 1.0
+"""Seconds to wait for the end of its standard error."""
 _LONG_ENOUGH = 2.0
 """Seconds: the sample is doubled until the command needs as long, beside its start."""
 
@@ -54,24 +63,31 @@ def translate_by_command(
             number of lines.
     """
     arguments = check_command(command)
-    # Files for what goes in and for errors: no pipe fills up while another one is read.
-    with TemporaryFile() as source, TemporaryFile() as errors:
+    with TemporaryFile() as source:  # no pipe fills up while another one is read
         source.write("".join(f"{one_line(text)}\n" for text in sentences).encode())
         source.seek(0)
         try:
             process = subprocess.Popen(
-                arguments, stdin=source, stdout=subprocess.PIPE, stderr=errors
+                arguments,
+                stdin=source,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
             )
         except OSError as error:
             raise UserError(
                 f"teacher.command {command!r} cannot be started: {error.strerror or error}."
             ) from error
-        with process:
-            try:
-                lines = _lines(process, len(sentences), progress)
-            finally:
-                if process.poll() is None:
-                    process.kill()
+        errors = bytearray()
+        reader = threading.Thread(target=_drain, args=(process.stderr, errors), daemon=True)
+        reader.start()
+        try:
+            lines = _lines(process, len(sentences), progress)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+                process.wait()
+            reader.join(_LAST_WORDS)  # what it has started may hold it open
         fault = _fault(process.returncode, lines, len(sentences))
         if fault is not None:
             first = _first_line(errors)
@@ -105,14 +121,15 @@ def _seconds(command: str, sentences: Sequence[str]) -> float:
 def _lines(
     process: subprocess.Popen[bytes], count: int, progress: Callable[[int], None]
 ) -> list[bytes]:
-    """The lines that come back; one too many ends the reading, as there may be no end of them."""
+    """The lines that come back; one too many or too long ends the reading: there may be no end."""
     assert process.stdout is not None
     lines: list[bytes] = []
-    for line in process.stdout:
-        lines.append(line)
-        if len(lines) > count:
-            return lines
-        progress(len(lines))
+    with process.stdout as output:
+        for line in iter(partial(output.readline, LINE + 1), b""):
+            lines.append(line)
+            if len(lines) > count or len(line) > LINE:
+                return lines
+            progress(len(lines))
     process.wait()
     return lines
 
@@ -121,6 +138,8 @@ def _fault(status: int, lines: Sequence[bytes], count: int) -> str | None:
     """What is wrong with a command that has ended."""
     if len(lines) > count:
         return f"returns more lines than the {count:,} that it got"
+    if lines and len(lines[-1]) > LINE:
+        return f"returns a line of more than {size(LINE)} (line {len(lines):,} of {count:,})"
     if status < 0:
         return f"was killed by signal {-status}"
     if status:
@@ -135,7 +154,13 @@ def _fault(status: int, lines: Sequence[bytes], count: int) -> str | None:
     return None
 
 
-def _first_line(errors: IO[bytes]) -> str:
-    errors.seek(0)
-    text = errors.read(10_000).decode(errors="replace")
+def _drain(stream: IO[bytes], start: bytearray) -> None:
+    """Keep the start of a stream, and read on to its end, so that its writer is not held up."""
+    with stream:
+        while block := stream.read1(2**16):  # type: ignore[attr-defined]
+            start += block[: _ERRORS - len(start)]
+
+
+def _first_line(errors: bytearray) -> str:
+    text = errors.decode(errors="replace")
     return next((line.strip() for line in text.splitlines() if line.strip()), "")

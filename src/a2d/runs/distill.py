@@ -40,6 +40,7 @@ from a2d.runs.verdict import LEAST_SHARE, Verdict, advise, measure_quality, read
 from a2d.runs.workers import Workers
 from a2d.stage import RECORD
 from a2d.text.corpus import from_arguments, places
+from a2d.text.storage import temporary_folder
 from a2d.training.distillation import METHODS
 
 _OF_THE_RUN = (RECORD, MANIFEST, HISTORY)
@@ -143,7 +144,7 @@ def distill(
     with ExitStack() as stack:
         run = output.with_name(output.name + ".run")
         if dry_run:
-            run = Path(stack.enter_context(TemporaryDirectory(prefix="a2d-"))) / "dry"
+            run = Path(stack.enter_context(TemporaryDirectory(dir=temporary_folder()))) / "dry"
 
         def preview(prepared: Prepared) -> None:
             if dry_run or not prepared.plan.students[0].stage.done:

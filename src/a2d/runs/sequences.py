@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from a2d.files import write_text
+from a2d.files import damage, seal, write_text
 from a2d.models.decoding import n_best
 from a2d.models.export import ExportedModel, export
 from a2d.models.loading import load_to_run
@@ -115,8 +115,11 @@ def _export(task: Task, folder: Path) -> Path | None:
         return None
     path = folder / EXPORTED
     with _lock(path):
+        if path.exists() and damage(path) is not None:  # an interruption, or an accident
+            shutil.rmtree(path)
         if not path.exists():
             export(task.teacher, path)
+            seal(path)
     return path
 
 

@@ -7,12 +7,12 @@ import logging
 import platform
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from statistics import mean
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -42,6 +42,7 @@ from a2d.runs.settings import Distillation, Training
 from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.runs.workers import Workers
 from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
+from a2d.text.storage import temporary_folder
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import METHODS, new_transfer
 from a2d.training.teacher_cache import TeacherCache
@@ -140,7 +141,7 @@ class Trial(NamedTuple):
 def try_updates(model: Model, inputs: Inputs, updates: int = 8) -> Trial:
     """Train a model for a few updates, keep nothing, and measure."""
     clock = _UpdateClock()
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory(dir=temporary_folder()) as folder:
         trainer = _new_trainer(model, inputs, Path(folder), [clock], trial=True)
         trainer.args.max_steps = updates + 2  # the first ones are slower
         trainer.args.eval_strategy = trainer.args.save_strategy = IntervalStrategy.NO

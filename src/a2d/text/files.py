@@ -92,6 +92,8 @@ def _damaged(path: Path) -> UserError:
 
 def _open(path: Path) -> Any:
     if str(path) == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise UserError(f"'{STANDARD_INPUT}': standard input is closed: pipe a table into a2d")
         return open(sys.stdin.fileno(), "rb", closefd=False)
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # to open a pipe may take for ever

@@ -32,7 +32,7 @@ class StoredPairs(Sequence[Pair]):
     """
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
-        self._folder = TemporaryDirectory(dir=_temporary_folder(), ignore_cleanup_errors=True)
+        self._folder = TemporaryDirectory(dir=temporary_folder(), ignore_cleanup_errors=True)
         path = Path(self._folder.name) / "pairs.arrow"
         with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, _SCHEMA) as out:
             for part in _portions(pairs):
@@ -77,7 +77,7 @@ class Texts(Iterable[str]):
 
 
 @cache
-def _temporary_folder() -> str:
+def temporary_folder() -> str:
     """A folder that goes with this process, however that ends.
 
     A second process waits for the end and removes it, since a killed one cannot.
@@ -85,7 +85,16 @@ def _temporary_folder() -> str:
     folder = mkdtemp(prefix="a2d-")
     if os.name == "posix":
         remove = ["/bin/sh", "-c", 'cat; rm -rf -- "$0"', folder]
-        _removers.append(subprocess.Popen(remove, stdin=subprocess.PIPE, start_new_session=True))
+        # Its output is its own: ours may be closed, or somebody may wait for its end.
+        _removers.append(
+            subprocess.Popen(
+                remove,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        )
     return folder
 
 

@@ -68,7 +68,7 @@ def last_checkpoint(folder: Path) -> str | None:
             logger.info("%s was not written to its end: it is removed.", place)
             shutil.rmtree(place)
             continue
-        wrong = damage(place) or _damage_of_best(place)
+        wrong = _damage(place) or _damage_of_best(place)
         if wrong is None:
             return str(place)
         logger.warning(
@@ -96,13 +96,26 @@ def _step(place: Path) -> str:
     return place.name.removeprefix("checkpoint-")
 
 
+def _damage(place: Path) -> str | None:
+    """What is wrong with a checkpoint; also one of another step has a manifest that fits."""
+    wrong = damage(place)
+    if wrong is None and str(_state(place).get("global_step")) != _step(place):
+        return f"{_STATE} is of another step"
+    return wrong
+
+
+def _state(place: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((place / _STATE).read_text("utf-8"))
+    return state
+
+
 def _damage_of_best(place: Path) -> str | None:
     """What is wrong with the best checkpoint that a checkpoint knows of."""
-    step = json.loads((place / _STATE).read_text("utf-8")).get("best_global_step")
+    step = _state(place).get("best_global_step")
     if step is None:
         return None
     best = place.with_name(f"checkpoint-{step}")
     if not best.exists():
         return f"the best checkpoint until then, {best.name}, is missing"
-    wrong = damage(best)
+    wrong = _damage(best)
     return None if wrong is None else f"in the best checkpoint until then, {best.name}, {wrong}"
