@@ -227,9 +227,10 @@ def test_the_missing_library_is_named(student, exported, monkeypatch, tmp_path):
         ExportedModel(exported).translate(SENTENCES)
 
 
-def test_what_an_interrupted_export_left_is_made_anew(student, tmp_path):
+def test_folders_of_like_names_are_left_alone(student, tmp_path):
     (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial/model.bin").write_text("half")
+    (tmp_path / "out.partial/model.bin").write_text("mine")
     export(student, tmp_path / "out")
-    assert not (tmp_path / "out.partial").exists()
+    assert (tmp_path / "out.partial/model.bin").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.partial"]
     shutil.rmtree(tmp_path / "out")

@@ -65,6 +65,32 @@ def test_a_long_computation_is_ended_from_outside(tmp_path):
     assert errors == "Interrupted: the same command continues a run.\n"
 
 
+FINALISER = """
+import os, signal, time
+from a2d.__main__ import main
+from a2d.runs import recipe
+
+class Slow:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+
+def collect(*_):
+    Slow()
+    time.sleep(60)
+
+recipe.load_recipe = collect
+main()
+"""
+
+
+def test_a_signal_within_a_finaliser(tmp_path):
+    process = start(["-c", FINALISER], "run", "demo", cwd=tmp_path)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == "Interrupted: the same command continues a run.\n"
+
+
 def test_other_commands_end_too(tmp_path):
     process = start(["-m", "a2d"], "translate", "builtin:en-pt")
     wait_for(lambda: os.path.exists(f"/proc/{process.pid}/maps") and loaded(process), process)

@@ -11,7 +11,9 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 from a2d.errors import UserError
 
@@ -26,6 +28,24 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, "utf-8")
     os.replace(temporary, path)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder that is either all there or not at all.
+
+    Args:
+        folder: the folder, which does not exist.
+
+    Yields:
+        The name of a folder beside it, not made yet, that is renamed at the end.
+    """
+    partial = folder.with_name(f".{folder.name}.{token_hex(4)}")
+    try:
+        yield partial
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -46,9 +46,11 @@ def interruptible() -> Iterator[None]:
     threading.Thread(target=_end_late_ones, args=(read,), daemon=True).start()
     handlers = {number: signal.signal(number, _interrupt) for number in NUMBERS}
     descriptor = signal.set_wakeup_fd(write)
+    shown, sys.unraisablehook = sys.unraisablehook, _show_unraisable
     try:
         yield
     finally:
+        sys.unraisablehook = shown
         signal.set_wakeup_fd(descriptor)
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -67,6 +69,12 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     for each in NUMBERS:
         signal.signal(each, signal.SIG_IGN)  # the end has begun
     raise Interrupted(number)
+
+
+def _show_unraisable(error: sys.UnraisableHookArgs) -> None:
+    """Show what a finaliser failed at, but for `Interrupted`: the process is ended from outside."""
+    if not isinstance(error.exc_value, Interrupted):
+        sys.__unraisablehook__(error)
 
 
 def _end_late_ones(read: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from a2d.errors import UserError, first_line
+from a2d.files import whole_folder
 from a2d.method.attention import Geometry
 from a2d.models.decoding import (
     BEAMS,
@@ -66,19 +65,18 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
     reason = _obstacle(network.config, tokenizer)
     if reason is not None:
         raise UserError(f"{model} {reason}: translate with PyTorch.")
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        LoadedConverter(network, tokenizer).convert(str(partial), quantization=quantization)
-    except (KeyError, ValueError, RuntimeError) as error:  # as of unknown activations
-        raise UserError(
-            f"CTranslate2 cannot convert {model}, a model of type {network.config.model_type!r} "
-            f"with a {type(tokenizer).__name__} ({first_line(error)}): translate with PyTorch."
-        ) from error
-    tokenizer.init_kwargs[_POSITIONS] = positions_of(network.config)
-    tokenizer.save_pretrained(partial)
-    network.generation_config.save_pretrained(partial)
-    os.replace(partial, output)
+    with whole_folder(output) as partial:
+        try:
+            LoadedConverter(network, tokenizer).convert(str(partial), quantization=quantization)
+        except (KeyError, ValueError, RuntimeError) as error:  # as of unknown activations
+            raise UserError(
+                f"CTranslate2 cannot convert {model}, a model of type "
+                f"{network.config.model_type!r} with a {type(tokenizer).__name__} "
+                f"({first_line(error)}): translate with PyTorch."
+            ) from error
+        tokenizer.init_kwargs[_POSITIONS] = positions_of(network.config)
+        tokenizer.save_pretrained(partial)
+        network.generation_config.save_pretrained(partial)
 
 
 def is_exported(folder: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from a2d.errors import UserError
-from a2d.files import MANIFEST, write_text
+from a2d.files import MANIFEST, whole_folder, write_text
 from a2d.models.decoding import set_beams
 from a2d.models.folders import read_generation_config
 from a2d.models.loading import load_config
@@ -237,16 +236,16 @@ def _write_student(
 ) -> None:
     names = " and ".join(Path(place).name for place in places(recipe.corpus.train))
     words = f"{len(prepared.splits.train):,} sentence pairs ({names})"
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     ignored = shutil.ignore_patterns(*_OF_THE_RUN)
-    shutil.copytree(prepared.plan.students[0].stage.folder, partial, ignore=ignored)
-    settings = read_generation_config(partial)
-    set_beams(settings, recipe.evaluation.beams)  # those of the scores, if other than in training
-    settings.save_pretrained(partial)
-    results = run / "results" / recipe.evaluation.split
-    write_card(partial, output.name, recipe, results, licence, words, verdict, address)
-    os.replace(partial, output)
+    with whole_folder(output) as partial:
+        shutil.copytree(prepared.plan.students[0].stage.folder, partial, ignore=ignored)
+        settings = read_generation_config(partial)
+        set_beams(
+            settings, recipe.evaluation.beams
+        )  # those of the scores, if other than in training
+        settings.save_pretrained(partial)
+        results = run / "results" / recipe.evaluation.split
+        write_card(partial, output.name, recipe, results, licence, words, verdict, address)
 
 
 def _shape(

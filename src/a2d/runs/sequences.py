@@ -77,7 +77,7 @@ def translate_training_source(
     """
     for wait in (False, True):
         translate_shards(pairs, folder, task, workers, wait=wait)
-    for leftover in (_locks(folder), folder / EXPORTED):
+    for leftover in (_locks(folder), folder / EXPORTED, *folder.glob(f".{EXPORTED}.*")):
         shutil.rmtree(leftover, ignore_errors=True)
     return [text for number in _shards(pairs) for text in _texts(pairs, folder, number)]
 
