@@ -233,4 +233,3 @@ def test_folders_of_like_names_are_left_alone(student, tmp_path):
     export(student, tmp_path / "out")
     assert (tmp_path / "out.partial/model.bin").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.partial"]
-    shutil.rmtree(tmp_path / "out")
