@@ -72,6 +72,8 @@ class TestEngine:
         monkeypatch.setitem(sys.modules, "ctranslate2", None)
         with pytest.raises(UserError, match="CTranslate2 is not installed"):
             settle(recipe(), tmp_path / "run")
+        (tmp_path / "run/distilled").mkdir()  # everything is translated
+        assert settle(recipe(), tmp_path / "run").sequences.engine == "ctranslate2"
         begin(settle(recipe(), tmp_path / "bare"), tmp_path / "bare")
         monkeypatch.delitem(sys.modules, "ctranslate2")
         assert settle(recipe(), tmp_path / "bare").sequences.engine == "transformers"

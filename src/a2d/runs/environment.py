@@ -7,6 +7,7 @@ from pathlib import Path
 from a2d import plain_yaml
 from a2d.errors import UserError
 from a2d.models.export import require_ctranslate2, takes_the_place_of_transformers
+from a2d.runs.plan import DISTILLED, MONOLINGUAL
 from a2d.runs.recipe import Recipe
 from a2d.runs.settings import Training
 from a2d.training.config import bf16_pays
@@ -24,7 +25,7 @@ def settle(recipe: Recipe, folder: Path) -> Recipe:
     would have.
 
     Raises:
-        UserError: the run translates by CTranslate2, which is not installed here.
+        UserError: the run is to translate by CTranslate2, which is not installed here.
     """
     begun = _begun(folder)
     sequences, teacher = recipe.sequences, recipe.teacher
@@ -33,7 +34,9 @@ def settle(recipe: Recipe, folder: Path) -> Recipe:
             known = None if begun is None else begun.sequences.engine
             engine = _engine(recipe) if known in (None, "auto") else known
             sequences = sequences.model_copy(update={"engine": engine})
-        if sequences.engine == "ctranslate2":
+        parts = [DISTILLED] if recipe.corpus.monolingual is None else [DISTILLED, MONOLINGUAL]
+        translated = all((folder / part).is_dir() for part in parts)
+        if sequences.engine == "ctranslate2" and not translated:
             require_ctranslate2()
     if teacher.training is not None:
         own = None if begun is None else begun.teacher.training
