@@ -61,6 +61,11 @@ class Stage:
         """Where a half-done stage keeps what it has."""
         return self.folder.with_name(self.folder.name + ".partial")
 
+    @property
+    def _recorded(self) -> Any:
+        """The settings as JSON reads them: tuples become lists there."""
+        return json.loads(json.dumps(self.settings))
+
     def check(self) -> None:
         """Make sure that what is there belongs to these settings.
 
@@ -80,12 +85,11 @@ class Stage:
                 raise UserError(
                     f"{folder} was not made by a2d: choose another --output, or move it away."
                 ) from None
-            # Compared as JSON reads them: tuples become lists there.
-            expected = json.loads(json.dumps(self.settings))
-            if found != expected:
+            if found != self._recorded:
+                difference = _difference(found, self._recorded)
                 raise UserError(
-                    f"{folder} belongs to another run ({_difference(found, expected)}): choose "
-                    "another --output, or delete it."
+                    f"{folder} belongs to another run ({difference}): choose another --output, or "
+                    "delete it."
                 )
 
     def restore(self) -> str | None:
@@ -106,7 +110,7 @@ class Stage:
             found = json.loads((self.partial / RECORD).read_text("utf-8"))
         except (OSError, ValueError):
             return not any(not path.name.startswith(RECORD) for path in self.partial.iterdir())
-        return bool(found == json.loads(json.dumps(self.settings)))
+        return bool(found == self._recorded)
 
     @contextmanager
     def work(self, keep: str | None = None, scratch: str = "") -> Iterator[Path]:

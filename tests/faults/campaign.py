@@ -7,6 +7,8 @@
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -22,6 +24,20 @@ counts: Counter[tuple[str, str]] = Counter()
 class Ledger:
     """Counts what came of every fault."""
 
+    def __init__(self) -> None:
+        self._losses: list[str] | None = None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Fail once, at the end, with all that is lost meanwhile."""
+        self._losses = losses = []
+        try:
+            yield
+        finally:
+            self._losses = None
+        if losses:
+            pytest.fail("\n".join(losses), pytrace=False)
+
     def record(self, kind: str, outcome: str, what: object = "") -> None:
         """Count a fault; fail the test if something was lost.
 
@@ -32,8 +48,12 @@ class Ledger:
         """
         assert outcome in SURVIVED + LOST
         counts[kind, outcome] += 1
-        if outcome not in SURVIVED:
-            pytest.fail(f"{kind}: {outcome}: {what}", pytrace=False)
+        if outcome in SURVIVED:
+            return
+        loss = f"{kind}: {outcome}: {what}"
+        if self._losses is None:
+            pytest.fail(loss, pytrace=False)
+        self._losses.append(loss)
 
 
 def sentence(errors: str) -> bool:

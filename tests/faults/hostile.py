@@ -15,19 +15,19 @@ class NoEnd(BaseException):
 
 
 @contextmanager
-def limited():
-    """Raise `NoEnd` after `SECONDS`."""
+def limited(seconds=SECONDS):
+    """Raise `NoEnd` after some seconds of computing."""
 
     def stop(*_):
         raise NoEnd
 
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def outcome_of(work):

@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import lxml.etree  # noqa: F401, the bombs' memory counts without it
@@ -16,6 +15,7 @@ import pytest
 from campaign import FULL
 from corpora import MB, PAIRS, mutated, planted_files, tabs, valid_files
 from datasets import Dataset
+from hostile import NoEnd, limited
 
 from a2d.cli_data import _harmless
 from a2d.errors import UserError
@@ -51,22 +51,6 @@ def write(folder, files):
 # What comes of reading them
 
 
-@contextmanager
-def limited(seconds):
-    """Raise `TimeoutError` after some seconds of computing."""
-
-    def stop(*_):
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
-
-
 class Messages(logging.Handler):
     """Keeps what is logged."""
 
@@ -98,7 +82,7 @@ def outcome(read):
         if not harmless(str(error)):
             return "traceback", f"message {str(error)!r}"
         found = "refused in a sentence", str(error)
-    except TimeoutError:
+    except NoEnd:
         return "no end", ""
     except MemoryError:
         return "memory", ""
@@ -261,7 +245,7 @@ def explode(name, path):
         code = 0
     except UserError:
         code = 0
-    except TimeoutError:
+    except NoEnd:
         code = 2
     except MemoryError:
         code = 3

@@ -181,33 +181,25 @@ class TestSettings:
         ],
     )
     def test_one(self, name, file, cases, folder, ledger):
-        lost = []
-        for settings in cases:
-            place = folder(name)
-            change(place, file, **settings)
-            outcome, said = outcome_of(lambda: used(place))  # noqa: B023
-            try:
+        with ledger.together():
+            for settings in cases:
+                place = folder(name)
+                change(place, file, **settings)
+                outcome, said = outcome_of(lambda: used(place))  # noqa: B023
                 ledger.record(KIND, outcome, f"{name}, {file}: {settings}: {said}")
-            except AssertionError as error:
-                lost.append(str(error))
-        assert not lost, "\n".join(lost)
 
 
 class TestFiles:
     @pytest.mark.parametrize("name", ["bart", "opus", "fast"])
     def test_broken(self, name, folder, chance, ledger):
-        lost = []
-        files = sorted(path.name for path in whole(name).iterdir())
-        for file in files:
-            for kind in TEXTS if FULL else [chance.choice(sorted(TEXTS))]:
-                place = folder(name)
-                (place / file).write_bytes(TEXTS[kind])
-                outcome, said = outcome_of(lambda: used(place))  # noqa: B023
-                try:
+        with ledger.together():
+            files = sorted(path.name for path in whole(name).iterdir())
+            for file in files:
+                for kind in TEXTS if FULL else [chance.choice(sorted(TEXTS))]:
+                    place = folder(name)
+                    (place / file).write_bytes(TEXTS[kind])
+                    outcome, said = outcome_of(lambda: used(place))  # noqa: B023
                     ledger.record(KIND, outcome, f"{name}, {file}: {kind}: {said}")
-                except AssertionError as error:
-                    lost.append(str(error))
-        assert not lost, "\n".join(lost)
 
     def test_weights(self, folder, ledger):
         sound = (whole("bart") / WEIGHTS).read_bytes()
@@ -282,61 +274,55 @@ class TestFuzzed:
     )  # fmt: skip
 
     def test_settings(self, chance, folder, ledger):
-        lost = []
-        for _ in range(FUZZED):
-            place = folder(chance.choice(["bart", "opus", "t5"]))
-            names = (
-                "config.json",
-                "generation_config.json",
-                "tokenizer_config.json",
-                "tokenizer.json",
-                "vocab.json",
-            )
-            file = place / chance.choice([name for name in names if (place / name).exists()])
-            whole_content = content = json.loads(file.read_text("utf-8"))
-            told = []
-            for _ in range(chance.randrange(1, 3)):
-                content = whole_content
-                while isinstance(content, dict | list) and content:
-                    inside = (
-                        list(content)
-                        if isinstance(content, dict)
-                        else list(range(min(len(content), 9)))
-                    )
-                    key = chance.choice(inside[:60])
-                    if (
-                        isinstance(content[key], dict | list)
-                        and content[key]
-                        and chance.random() < 0.8
-                    ):
-                        content = content[key]
-                        continue
-                    content[key] = chance.choice(self.VALUES)
-                    told.append((key, content[key]))
-                    break
-            file.write_text(json.dumps(whole_content))
-            outcome, said = outcome_of(lambda: used(place))  # noqa: B023
-            try:
+        with ledger.together():
+            for _ in range(FUZZED):
+                place = folder(chance.choice(["bart", "opus", "t5"]))
+                names = (
+                    "config.json",
+                    "generation_config.json",
+                    "tokenizer_config.json",
+                    "tokenizer.json",
+                    "vocab.json",
+                )
+                file = place / chance.choice([name for name in names if (place / name).exists()])
+                whole_content = content = json.loads(file.read_text("utf-8"))
+                told = []
+                for _ in range(chance.randrange(1, 3)):
+                    content = whole_content
+                    while isinstance(content, dict | list) and content:
+                        inside = (
+                            list(content)
+                            if isinstance(content, dict)
+                            else list(range(min(len(content), 9)))
+                        )
+                        key = chance.choice(inside[:60])
+                        if (
+                            isinstance(content[key], dict | list)
+                            and content[key]
+                            and chance.random() < 0.8
+                        ):
+                            content = content[key]
+                            continue
+                        content[key] = chance.choice(self.VALUES)
+                        told.append((key, content[key]))
+                        break
+                file.write_text(json.dumps(whole_content))
+                outcome, said = outcome_of(lambda: used(place))  # noqa: B023
                 ledger.record(KIND, outcome, f"{file.name}: {told}: {said}")
-            except AssertionError as error:
-                lost.append(str(error))
-        assert not lost, "\n".join(lost)
 
     def test_bytes(self, chance, folder, ledger):
-        lost = []
-        for _ in range(FUZZED):
-            place = folder(chance.choice(["bart", "opus", "t5", "fast"]))
-            file = chance.choice([path for path in place.iterdir() if path.name != "model.bin"])
-            content = bytearray(file.read_bytes())
-            if chance.random() < 0.3:
-                del content[chance.randrange(len(content)) :]
-            else:
-                for _ in range(chance.randrange(1, 4)):
-                    content[chance.randrange(min(len(content), 3000))] ^= 1 << chance.randrange(8)
-            file.write_bytes(content)
-            outcome, said = outcome_of(lambda: used(place))  # noqa: B023
-            try:
+        with ledger.together():
+            for _ in range(FUZZED):
+                place = folder(chance.choice(["bart", "opus", "t5", "fast"]))
+                file = chance.choice([path for path in place.iterdir() if path.name != "model.bin"])
+                content = bytearray(file.read_bytes())
+                if chance.random() < 0.3:
+                    del content[chance.randrange(len(content)) :]
+                else:
+                    for _ in range(chance.randrange(1, 4)):
+                        content[chance.randrange(min(len(content), 3000))] ^= 1 << chance.randrange(
+                            8
+                        )
+                file.write_bytes(content)
+                outcome, said = outcome_of(lambda: used(place))  # noqa: B023
                 ledger.record(KIND, outcome, f"{place}, {file.name}: {said}")
-            except AssertionError as error:
-                lost.append(str(error))
-        assert not lost, "\n".join(lost)

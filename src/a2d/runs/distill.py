@@ -240,9 +240,8 @@ def _write_student(
     with whole_folder(output) as partial:
         shutil.copytree(prepared.plan.students[0].stage.folder, partial, ignore=ignored)
         settings = read_generation_config(partial)
-        set_beams(
-            settings, recipe.evaluation.beams
-        )  # those of the scores, if other than in training
+        # Those of the scores, if other than in training.
+        set_beams(settings, recipe.evaluation.beams)
         settings.save_pretrained(partial)
         results = run / "results" / recipe.evaluation.split
         write_card(partial, output.name, recipe, results, licence, words, verdict, address)
