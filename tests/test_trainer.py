@@ -312,6 +312,17 @@ def test_a_checkpoint_of_another_step_is_set_aside(tmp_path, caplog):
     assert "trainer_state.json is of another step" in caplog.text
 
 
+def test_a_checkpoint_of_another_training_is_set_aside(tmp_path, tokenizer, data, caplog):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    for name in "ab":
+        trainer(tmp_path / name, tokenizer, data, fingerprint=name, **settings).train()
+    assert last_checkpoint(tmp_path / "a", "a") == str(tmp_path / "a/checkpoint-2")
+    shutil.rmtree(tmp_path / "a/checkpoint-2")
+    shutil.copytree(tmp_path / "b/checkpoint-2", tmp_path / "a/checkpoint-2")
+    assert last_checkpoint(tmp_path / "a", "a") is None
+    assert "checkpoint-2: it was made from other settings" in caplog.text
+
+
 def test_the_sampler_is_told_its_epoch_through_any_wrappers(tmp_path, tokenizer, data):
     """As accelerate wraps it for two processes, of which one resumes after its first batch."""
     distiller = trainer(tmp_path, tokenizer, data)

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 from a2d.errors import UserError
 
@@ -81,23 +82,29 @@ def size_in_words(size: int) -> str:
     return f"{value:,.0f} {name}" if value >= 10 else f"{value:#.2g} {name}"
 
 
-def seal(folder: Path, without: Collection[str] = ()) -> None:
+def seal(folder: Path, without: Collection[str] = (), owner: str | None = None) -> None:
     """Write the manifest of a folder: the SHA-256 of every file in it and below it.
 
     Args:
         folder: complete, but for the manifest.
         without: names of what in it may still change or go.
+        owner: fingerprint of what the folder was made from.
     """
     sums = {str(path.relative_to(folder)): digest(path) for path in _files(folder, without)}
-    write_text(folder / MANIFEST, json.dumps({"files": sums, "sum": _sum(sums)}, indent=1) + "\n")
+    manifest = {"files": sums, "owner": owner}
+    text = json.dumps(manifest | {"sum": _sum(manifest)}, indent=1) + "\n"
+    write_text(folder / MANIFEST, text)
 
 
-def damage(folder: Path, only: Collection[str] | None = None) -> str | None:
+def damage(
+    folder: Path, only: Collection[str] | None = None, owner: str | None = None
+) -> str | None:
     """Compare a folder with its manifest. Files that the manifest does not name are not looked at.
 
     Args:
         folder: what `seal` was called with.
         only: the names to compare; all by default.
+        owner: the fingerprint that the folder must have; None accepts any.
 
     Returns:
         What is wrong, with the name of the first such file; None if nothing is.
@@ -107,12 +114,14 @@ def damage(folder: Path, only: Collection[str] | None = None) -> str | None:
         return f"{MANIFEST} is missing"
     try:
         manifest = json.loads(path.read_text("utf-8"))
+        whole = manifest.pop("sum") == _sum(manifest)
         sums = manifest["files"]
-        whole = manifest["sum"] == _sum(sums)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
         return f"{MANIFEST} is damaged"
+    if owner is not None and manifest["owner"] != owner:
+        return "it was made from other settings"
     for name, expected in sums.items():
         if only is None or name in only:
             try:
@@ -163,5 +172,5 @@ def _files(folder: Path, without: Collection[str]) -> Iterator[Path]:
             yield path
 
 
-def _sum(sums: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+def _sum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -230,7 +230,9 @@ def _new_trainer(
     trainer = A2DTrainer(
         student,
         teacher,
-        make_config(model.method, model.training, model.seed, train, output),
+        make_config(
+            model.method, model.training, model.seed, train, output, model.stage.fingerprint
+        ),
         train,
         data["valid"],
         tokenizer,
@@ -258,7 +260,12 @@ def remove_checkpoints(model: Model) -> None:
 
 
 def make_config(
-    method: Distillation, training: Training, seed: int, train: Dataset, output: Path
+    method: Distillation,
+    training: Training,
+    seed: int,
+    train: Dataset,
+    output: Path,
+    fingerprint: str | None = None,
 ) -> A2DConfig:
     """Translate recipe settings into training arguments.
 
@@ -279,6 +286,7 @@ def make_config(
         lr_scheduler_type="constant_with_warmup" if plateau else training.schedule,
         plateau_patience=(training.patience or PLATEAU_PATIENCE) if plateau else None,
         max_hours=training.hours,
+        fingerprint=fingerprint,
         warmup_steps=training.warmup_steps,
         weight_decay=training.weight_decay,
         label_smoothing_factor=training.label_smoothing,

@@ -21,7 +21,14 @@ _STATE = "trainer_state.json"
 
 
 class SealedCheckpoints(TrainerCallback):
-    """Writes the manifest of every checkpoint once all processes have written their files."""
+    """Writes the manifest of every checkpoint once all processes have written their files.
+
+    Args:
+        owner: the training's fingerprint.
+    """
+
+    def __init__(self, owner: str | None = None) -> None:
+        self._owner = owner
 
     def on_train_begin(
         self,
@@ -46,10 +53,10 @@ class SealedCheckpoints(TrainerCallback):
         """Seal what was written."""
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
-            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", owner=self._owner)
 
 
-def last_checkpoint(folder: Path) -> str | None:
+def last_checkpoint(folder: Path, owner: str | None = None) -> str | None:
     """Find the newest checkpoint to resume from, and clear away the others that cannot be.
 
     A checkpoint is whole if its files are those of its manifest, and so is the checkpoint with the
@@ -58,6 +65,7 @@ def last_checkpoint(folder: Path) -> str | None:
 
     Args:
         folder: the training's `output_dir`.
+        owner: the training's fingerprint; checkpoints of another one are set aside too.
 
     Returns:
         The checkpoint's folder; None if there is no whole one.
@@ -68,7 +76,7 @@ def last_checkpoint(folder: Path) -> str | None:
             logger.info("%s was not written to its end: it is removed.", place)
             shutil.rmtree(place)
             continue
-        wrong = _damage(place) or _damage_of_best(place)
+        wrong = _damage(place, owner) or _damage_of_best(place, owner)
         if wrong is None:
             return str(place)
         logger.warning(
@@ -96,9 +104,9 @@ def _step(place: Path) -> str:
     return place.name.removeprefix("checkpoint-")
 
 
-def _damage(place: Path) -> str | None:
+def _damage(place: Path, owner: str | None) -> str | None:
     """What is wrong with a checkpoint; also one of another step has a manifest that fits."""
-    wrong = damage(place)
+    wrong = damage(place, owner=owner)
     if wrong is None and str(_state(place).get("global_step")) != _step(place):
         return f"{_STATE} is of another step"
     return wrong
@@ -109,7 +117,7 @@ def _state(place: Path) -> dict[str, Any]:
     return state
 
 
-def _damage_of_best(place: Path) -> str | None:
+def _damage_of_best(place: Path, owner: str | None) -> str | None:
     """What is wrong with the best checkpoint that a checkpoint knows of."""
     step = _state(place).get("best_global_step")
     if step is None:
@@ -117,5 +125,5 @@ def _damage_of_best(place: Path) -> str | None:
     best = place.with_name(f"checkpoint-{step}")
     if not best.exists():
         return f"the best checkpoint until then, {best.name}, is missing"
-    wrong = _damage(best)
+    wrong = _damage(best, owner)
     return None if wrong is None else f"in the best checkpoint until then, {best.name}, {wrong}"

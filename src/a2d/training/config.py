@@ -59,6 +59,9 @@ class A2DConfig(Seq2SeqTrainingArguments):
             `lr_scheduler_type` decides.
         max_hours: with `plateau_patience`, the time that the training may take. The result then
             depends on the machine's speed.
+        fingerprint: hash of everything that the training depends on, set by `a2d run`. Checkpoints
+            in `output_dir` with another fingerprint are set aside, not resumed from. None resumes
+            from any checkpoint.
         bf16: None switches it on where the hardware makes it pay.
         teacher_bf16: the teacher computes in bf16, in half the memory and, where the hardware makes
             it pay, a fraction of the time, whatever the student does; None: as the student does.
@@ -84,6 +87,7 @@ class A2DConfig(Seq2SeqTrainingArguments):
 
     plateau_patience: int | None = None
     max_hours: float | None = None
+    fingerprint: str | None = None
 
     # Defaults of Seq2SeqTrainingArguments that the field of translation sets otherwise.
     bf16: bool | None = None

@@ -127,7 +127,7 @@ class A2DTrainer(Seq2SeqTrainer):
         self.add_callback(_EpochOrder(self))
         self._divergence = DivergenceWatch()
         self.add_callback(self._divergence)
-        self.add_callback(SealedCheckpoints())
+        self.add_callback(SealedCheckpoints(args.fingerprint))
         if args.plateau_patience is not None:
             self.add_callback(FinishOnPlateau(args.plateau_patience))
         if args.max_hours is not None:
@@ -315,7 +315,9 @@ class A2DTrainer(Seq2SeqTrainer):
         """
         if resume_from_checkpoint is True:
             with self.args.main_process_first(local=False):
-                resume_from_checkpoint = last_checkpoint(Path(self.args.output_dir))
+                resume_from_checkpoint = last_checkpoint(
+                    Path(self.args.output_dir), self.args.fingerprint
+                )
         elif resume_from_checkpoint:
             require_whole(Path(resume_from_checkpoint))
         if self.teacher is not None and resume_from_checkpoint is None:
