@@ -28,7 +28,7 @@ def stopped(tmp_path_factory):
         f"teacher={{path: {folder / 'teacher'}}}",
         "students=[{encoder_layers: 1, decoder_layers: 1, heads: 2, width: 24, feed_forward: 40}]",
         "methods=[seqkd]",
-        "training={epochs: 1, max_tokens: 512, learning_rate: 0.001, warmup_steps: 0}",
+        "training={num_train_epochs: 1, max_tokens: 512, learning_rate: 0.001, warmup_steps: 0}",
         "evaluation={beams: 2, samples: 1}",
         "compute.parallel=1",
     ]

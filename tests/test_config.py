@@ -1,13 +1,16 @@
 """`A2DConfig`: values out of range, names mistyped, weights of the objective's terms."""
 
 import math
+from dataclasses import fields
 
 import pytest
+from transformers import SchedulerType, Seq2SeqTrainingArguments
 
 from a2d import A2DConfig
 from a2d.errors import UserError
-from a2d.runs.settings import Objective
+from a2d.runs.settings import Objective, Training
 from a2d.training.distillation import METHODS, TERMS
+from a2d.training.settings import ObjectiveSettings, TrainingSettings, values_of
 
 NAMES = (
     "baseline, kd, seqkd, seqkd+references, seqkd+kd, last, uniform, tinybert, minilm, ckd, a2d, "
@@ -34,21 +37,28 @@ def test_defaults_are_those_documented(config):
 @pytest.mark.parametrize(
     ("name", "value", "limits"),
     [
-        ("alpha", -0.1, "between 0 and 1"),
-        ("alpha", 1.1, "between 0 and 1"),
-        ("alpha", math.nan, "between 0 and 1"),
-        ("beta", -1, "at least 0"),
-        ("decay", 1.5, "between 0 and 1"),
-        ("decay", -0.5, "between 0 and 1"),
-        ("temperature", 0, "at least 0.001"),
-        ("label_smoothing_factor", -0.1, "between 0 and 1"),
-        ("label_smoothing_factor", 2, "between 0 and 1"),
-        ("max_tokens", 0, "at least 1"),
+        ("alpha", -0.1, "greater than or equal to 0"),
+        ("alpha", 1.1, "less than or equal to 1"),
+        ("alpha", math.nan, "less than or equal to 1"),
+        ("beta", -1, "greater than or equal to 0"),
+        ("decay", 1.5, "less than or equal to 1"),
+        ("decay", -0.5, "greater than or equal to 0"),
+        ("temperature", 0, "greater than or equal to 0.001"),
+        ("label_smoothing_factor", -0.1, "greater than or equal to 0"),
+        ("label_smoothing_factor", 2, "less than 1"),
+        ("max_tokens", 0, "greater than or equal to 1"),
+        ("learning_rate", "high", "a valid number"),
+        ("bf16", "perhaps", "a valid boolean"),
     ],
 )
 def test_values_out_of_range(config, name, value, limits):
-    with pytest.raises(UserError, match=f"^{name} is {value}: it must be {limits}"):
+    with pytest.raises(UserError, match=f"^{name} is {value!r}: it must be {limits}"):
         config(**{name: value})
+
+
+def test_values_are_converted(config):
+    args = config(learning_rate="1e-3", lr_scheduler_type=SchedulerType.COSINE)
+    assert (args.learning_rate, args.lr_scheduler_type) == (1e-3, "cosine")
 
 
 @pytest.mark.parametrize(
@@ -66,6 +76,10 @@ def test_limits_themselves_are_allowed(config, name, value):
         ({"method": "zzz"}, f"unknown method 'zzz': Valid: {NAMES}."),
         ({"formula": "papper"}, "unknown formula 'papper': did you mean 'paper'? Valid: paper, "),
         ({"alignment_start": "even"}, "unknown alignment_start 'even': Valid: random, uniform."),
+        (
+            {"lr_scheduler_type": "cosin"},
+            "unknown lr_scheduler_type 'cosin': did you mean 'cosine'?",
+        ),
         ({"groups": "encoder+cros"}, "unknown group 'cros': did you mean 'cross'? Valid: encoder"),
         ({"groups": ""}, "unknown group '': Valid: encoder, decoder, cross."),
     ],
@@ -106,7 +120,22 @@ def test_objective_takes_over_what_the_losses_need(config):
 
 
 def test_recipes_have_the_same_defaults(config):
-    args, recipe = config(), Objective()
-    shared = [name for name in Objective.model_fields if hasattr(args, name)]
-    assert len(shared) >= 8
-    assert {n: getattr(recipe, n) for n in shared} == {n: getattr(args, n) for n in shared}
+    args, recipe = config(bf16=False), Training(max_steps=1, bf16=False)
+    for settings, section in ((TrainingSettings, recipe), (ObjectiveSettings, Objective())):
+        assert len(fields(settings)) >= 9
+        assert values_of(args, settings) == values_of(section, settings)
+
+
+def test_names_and_defaults_of_transformers_where_it_has_the_setting(config):
+    """But for those that `TrainingSettings` sets otherwise on purpose."""
+    plain = {field.name: field.default for field in fields(Seq2SeqTrainingArguments)}
+    ours = {field.name: field.default for field in fields(TrainingSettings)}
+    otherwise = {name for name in ours.keys() & plain.keys() if ours[name] != plain[name]}
+    assert otherwise == {
+        "learning_rate",
+        "warmup_steps",
+        "weight_decay",
+        "label_smoothing_factor",
+        "bf16",
+    }
+    assert "lr_scheduler_type" in ours.keys() & plain.keys()

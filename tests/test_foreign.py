@@ -6,6 +6,7 @@ import re
 import sys
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from datasets import load_from_disk
@@ -77,7 +78,8 @@ class Place:
                 f"teacher={teacher or {'command': self.command}}",
                 f"students=[{SHAPE}]",
                 f"methods={methods}",
-                "training={epochs: 1, max_tokens: 512, learning_rate: 0.001, warmup_steps: 0}",
+                "training={num_train_epochs: 1, max_tokens: 512, learning_rate: 0.001, "
+                "warmup_steps: 0}",
                 "evaluation={beams: 1, samples: 1}",
                 "compute.parallel=1",
                 *more,
@@ -325,7 +327,7 @@ class TestKnown:
 
 
 def _baseline(recipe):
-    return recipe.methods[0].model_copy(update={"method": "baseline", "name": "baseline"})
+    return replace(recipe.methods[0], method="baseline", name="baseline")
 
 
 class TestRefused:
@@ -404,7 +406,7 @@ class TestOrdinaryTeachers:
     def test_translate_text_without_references_too(self, place, teacher):
         methods = "[seqkd+references, seqkd+kd, {method: seqkd+kd, name: less, monolingual: false}]"
         path = str(place.folder / "teacher")
-        shape = "sequences.engine=transformers", "training.patience=2"
+        shape = "sequences.engine=transformers", "training.early_stopping_patience=2"
         given = {"path": path, "cache": True}
         text = place.run(place.recipe(*shape, teacher=given, methods=methods))
         assert "seqkd+references" in text

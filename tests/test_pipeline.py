@@ -40,10 +40,10 @@ def settings(corpus):
         "teacher.shape.heads=2",
         "teacher.shape.width=16",
         "teacher.shape.feed_forward=32",
-        "teacher.training.epochs=4",
+        "teacher.training.num_train_epochs=4",
         "students=[{encoder_layers: 1, decoder_layers: 1, heads: 4}]",
         "methods=[baseline, kd, a2d]",
-        "training.epochs=4",
+        "training.num_train_epochs=4",
         "training.max_tokens=256",
         "training.evaluate_every=1",
         "training.bf16=false",
@@ -166,8 +166,18 @@ def test_tensorboard_shows_each_term_in_training_and_validation(finished):
 
 
 def test_patience_ends_a_training_that_no_longer_improves(corpus, tmp_path):
-    still = ["training.learning_rate=1e-12", "training.epochs=20", "training.patience=2"]
-    run(corpus, tmp_path / "run", *still, "teacher.training.epochs=1", "methods=[baseline]")
+    still = [
+        "training.learning_rate=1e-12",
+        "training.num_train_epochs=20",
+        "training.early_stopping_patience=2",
+    ]
+    run(
+        corpus,
+        tmp_path / "run",
+        *still,
+        "teacher.training.num_train_epochs=1",
+        "methods=[baseline]",
+    )
     history = json.loads((tmp_path / "run/models/baseline-1+1x4-seed1/history.json").read_text())
     assert sum("eval_bleu" in entry for entry in history["log"]) == 3
 
@@ -183,7 +193,7 @@ def test_another_run_in_the_folder_is_refused_before_anything_is_touched(finishe
     folder, _ = finished
     before = contents(folder / "results/test")
     with pytest.raises(UserError, match=r"another run .*epochs is 4\.0 there, 5\.0 here"):
-        run(corpus, folder, "training.epochs=5")
+        run(corpus, folder, "training.num_train_epochs=5")
     assert contents(folder / "results/test") == before
 
 

@@ -1,6 +1,7 @@
 """Recipes: the packaged ones, inheritance, overrides, and what is said of every mistake."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,10 @@ class TestPackaged:
 
 class TestExtends:
     def test_names_only_what_differs(self, written):
-        recipe = load_recipe(written("extends: demo\nname: mine\ntraining: {epochs: 9}\n"))
-        assert recipe == load_recipe("demo", ["name=mine", "training.epochs=9"])
+        recipe = load_recipe(
+            written("extends: demo\nname: mine\ntraining: {num_train_epochs: 9}\n")
+        )
+        assert recipe == load_recipe("demo", ["name=mine", "training.num_train_epochs=9"])
 
     def test_lists_replace(self, written):
         recipe = load_recipe(written("extends: demo\nmethods: [kd]\nseeds: [4, 5]\n"))
@@ -96,7 +99,9 @@ class TestExtends:
         recipe = load_recipe(written("extends: demo\nteacher: {shape: {heads: 2}}\n"))
         assert recipe == load_recipe("demo", ["teacher.shape.heads=2"])
 
-    @pytest.mark.parametrize("own", ["{path: null}", "{cache: true, training: {epochs: 2}}"])
+    @pytest.mark.parametrize(
+        "own", ["{path: null}", "{cache: true, training: {num_train_epochs: 2}}"]
+    )
     def test_other_settings_of_a_teacher_leave_its_shape(self, own, written):
         recipe = load_recipe(written(f"extends: demo\nteacher: {own}\n"))
         assert recipe.teacher.shape == load_recipe("demo").teacher.shape
@@ -106,11 +111,16 @@ class TestExtends:
         assert "not both" in refused(recipe=written(text))
 
     def test_updates_replace_epochs_and_the_reverse(self, written):
-        training = load_recipe(written("extends: demo\ntraining: {updates: 9}\n")).training
-        assert (training.epochs, training.updates) == (None, 9)
-        recipe = load_recipe("demo", ["training.updates=9", "teacher.training.epochs=2"])
-        assert (recipe.training.epochs, recipe.training.updates) == (None, 9)
-        assert (recipe.teacher.training.epochs, recipe.teacher.training.updates) == (2, None)
+        training = load_recipe(written("extends: demo\ntraining: {max_steps: 9}\n")).training
+        assert (training.num_train_epochs, training.max_steps) == (None, 9)
+        recipe = load_recipe(
+            "demo", ["training.max_steps=9", "teacher.training.num_train_epochs=2"]
+        )
+        assert (recipe.training.num_train_epochs, recipe.training.max_steps) == (None, 9)
+        assert (recipe.teacher.training.num_train_epochs, recipe.teacher.training.max_steps) == (
+            2,
+            None,
+        )
 
     def test_an_override_replaces_as_a_recipe_does(self):
         sizes = f"students=[{self.SIZES}]"
@@ -160,11 +170,13 @@ class TestInheritance:
         assert second == teacher.model_copy(update={"heads": 2})
 
     def test_teacher_trains_as_the_students_but_for_what_it_names(self):
-        recipe = load_recipe("demo", ["training.epochs=9", "training.label_smoothing=0.2"])
-        assert recipe.teacher.training == recipe.training.model_copy(
-            update={"epochs": 6.0, "evaluate_every": 1.5}
+        recipe = load_recipe(
+            "demo", ["training.num_train_epochs=9", "training.label_smoothing_factor=0.2"]
         )
-        alone = load_recipe("demo", ["teacher.training=null", "training.epochs=9"])
+        assert recipe.teacher.training == replace(
+            recipe.training, num_train_epochs=6.0, evaluate_every=1.5
+        )
+        alone = load_recipe("demo", ["teacher.training=null", "training.num_train_epochs=9"])
         assert alone.teacher.training == alone.training
 
     def test_methods_share_the_distillation_section(self):
@@ -204,7 +216,7 @@ class TestUnknownKeys:
             ("vocabulary.sise=3000", "vocabulary.sise", "size"),
             ("teacher.shap={}", "teacher.shap", "shape"),
             ("teacher.shape.head=3", "teacher.shape.head", "heads"),
-            ("teacher.training.epocs=3", "teacher.training.epocs", "epochs"),
+            ("teacher.training.max_step=3", "teacher.training.max_step", "max_steps"),
             ("students.0.head=3", "students.0.head", "heads"),
             ("methods=[kd, {method: a2d, bta: 1}]", "methods.1.bta", "beta"),
             ("training.lerning_rate=1", "training.lerning_rate", "learning_rate"),
@@ -254,7 +266,7 @@ class TestValues:
             ("teacher.shape.dropout", "1", "1"),
             ("teacher.shape.dropout", "-0.1", "-0.1"),
             ("teacher.training", "5", "5"),
-            ("teacher.training.epochs", "0", "0"),
+            ("teacher.training.num_train_epochs", "0", "0"),
             ("students", "[]", "[]"),
             ("students", "null", "None"),
             ("students.0", "5", "5"),
@@ -275,8 +287,7 @@ class TestValues:
             ("training.max_tokens", "null", "None"),
             ("training.learning_rate", "fast", "'fast'"),
             ("training.learning_rate", "0", "0"),
-            ("training.schedule", "cosin", "'cosin'"),
-            ("training.patience", "0", "0"),
+            ("training.early_stopping_patience", "0", "0"),
             ("training.bf16", "maybe", "'maybe'"),
             ("evaluation.beams", "0", "0"),
         ],
@@ -298,13 +309,17 @@ class TestValues:
         message = refused(override)
         assert "teacher: give one of path (pretrained), shape (trained from scratch)" in message
 
-    @pytest.mark.parametrize("override", ["training.epochs=null", "training={learning_rate: 1}"])
+    @pytest.mark.parametrize(
+        "override", ["training.num_train_epochs=null", "training={learning_rate: 1}"]
+    )
     def test_a_training_has_a_length(self, override):
-        assert "training: give its length, as either epochs or updates" in refused(override)
+        assert "training: give its length, as either num_train_epochs or max_steps" in refused(
+            override
+        )
 
     def test_but_one_length(self, written):
-        text = "extends: demo\ntraining: {epochs: 2, updates: 9}\n"
-        assert "either epochs or updates" in refused(recipe=written(text))
+        text = "extends: demo\ntraining: {num_train_epochs: 2, max_steps: 9}\n"
+        assert "either num_train_epochs or max_steps" in refused(recipe=written(text))
 
     @pytest.mark.parametrize("heads", [3, 256])  # sinusoidal positions want heads of an even size
     def test_heads_must_divide_the_width_evenly(self, heads):
@@ -370,20 +385,20 @@ class TestOverrides:
         recipe = load_recipe(
             "demo",
             [
-                "training.epochs=2.5",
+                "training.num_train_epochs=2.5",
                 "students.0.decoder_layers=1",
                 "methods.2={method: a2d, decay: 1}",
                 "corpus.train=[a.de, a.dsb]",
-                "training.patience=null",
+                "training.early_stopping_patience=null",
                 "corpus.cleaning.max_ratio=null",
                 "name=x.y-z",
             ],
         )
-        assert recipe.training.epochs == 2.5
+        assert recipe.training.num_train_epochs == 2.5
         assert recipe.students[0].decoder_layers == 1
         assert recipe.methods[2].decay == 1
         assert recipe.corpus.train == ["a.de", "a.dsb"]
-        assert recipe.training.patience is None
+        assert recipe.training.early_stopping_patience is None
         assert recipe.corpus.cleaning.max_ratio is None
         assert recipe.name == "x.y-z"
 
@@ -395,11 +410,11 @@ class TestOverrides:
     def test_values_may_hold_equal_signs(self):
         assert load_recipe("demo", ["corpus.train=x=y.tsv"]).corpus.train == "x=y.tsv"
 
-    @pytest.mark.parametrize("override", ["training.epochs", "=3", ""])
+    @pytest.mark.parametrize("override", ["training.num_train_epochs", "=3", ""])
     def test_that_assign_nothing(self, override):
         message = refused(override)
         assert f"{override!r} is no override" in message
-        assert "training.epochs=3" in message
+        assert "training.num_train_epochs=3" in message
 
     @pytest.mark.parametrize(
         ("override", "problem"),

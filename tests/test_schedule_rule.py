@@ -24,19 +24,19 @@ from a2d.text.corpus import read_corpus
 def test_every_corpus_has_a_schedule_that_recipes_accept(tokens, width, start):
     settings = schedule_for(tokens, width, start)
     training = Training(**settings)
-    assert training.schedule == "plateau"
-    assert training.updates > 200
-    assert training.updates > 4 * training.warmup_steps or start != "teacher"
+    assert training.plateau_patience
+    assert training.max_steps > 200
+    assert training.max_steps > 4 * training.warmup_steps or start != "teacher"
     # Validations: several before patience can end the training, and not all the time.
-    epochs = training.updates / max(1, tokens / training.max_tokens)
+    epochs = training.max_steps / max(1, tokens / training.max_tokens)
     validations = epochs / training.evaluate_every
-    assert 3 * training.patience < validations <= 20
+    assert 3 * training.plateau_patience < validations <= 20
 
 
 @given(tokens=st.integers(1000, 10**9), factor=st.floats(1, 100))
 def test_more_text_and_wider_students(tokens, factor):
     few, many = (schedule_for(round(t), 128, "teacher") for t in (tokens, tokens * factor))
-    assert many["updates"] >= few["updates"]
+    assert many["max_steps"] >= few["max_steps"]
     assert many["max_tokens"] >= few["max_tokens"]
     wide = schedule_for(tokens, round(128 * factor), "teacher")
     assert wide["learning_rate"] <= few["learning_rate"] * 1.01 / factor**0.5

@@ -147,7 +147,10 @@ class TestObjective:
     @pytest.mark.parametrize(
         ("setting", "told"),
         [
-            ("alignment_start: unifrm", "unknown start 'unifrm': did you mean 'uniform'?"),
+            (
+                "alignment_start: unifrm",
+                "unknown alignment_start 'unifrm': did you mean 'uniform'?",
+            ),
             ("formula: oficial", "unknown formula 'oficial': did you mean 'official'?"),
             ("groups: encoder+cros", "unknown group 'cros': did you mean 'cross'?"),
             ("groups: encoder cross", "unknown group 'encoder cross': did you mean "),

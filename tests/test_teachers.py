@@ -40,7 +40,7 @@ def settings(corpus, teacher, name):
         *([f"teacher.languages=[{', '.join(LANGUAGES[name])}]"] if name in LANGUAGES else []),
         f"students=[{{{shape}}}]",
         "methods=[seqkd+a2d, {method: a2d, student_start: teacher}]",
-        "training={epochs: 1, max_tokens: 512, learning_rate: 0.001, warmup_steps: 0}",
+        "training={num_train_epochs: 1, max_tokens: 512, learning_rate: 0.001, warmup_steps: 0}",
         "evaluation={beams: 2, samples: 1}",
         "compute.parallel=1",
     ]

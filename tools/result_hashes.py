@@ -32,16 +32,15 @@ from a2d.runs.distill import distill
 from a2d.runs.recipe import load_recipe
 from a2d.text.corpus import read_corpus
 
-FORMULAS = ("paper", "geometric", "convex", "official", "official-mixture")
-
 METHODS = """[baseline, kd, seqkd, seqkd+references, seqkd+kd, last, uniform, tinybert, minilm, ckd,
- {method: a2d, formula: [%s]}, a2d+hidden, seqkd+a2d,
+ {method: a2d, formula: [paper, geometric, convex, official, official-mixture]},
+ a2d+hidden, seqkd+a2d,
  {method: a2d, name: unlike, decay: 0.7, alignment_start: random, groups: encoder+cross,
   alpha: 0.3, temperature: 2.0},
  {method: a2d, name: same-rate, alignment_learning_rate: null},
  {method: a2d, name: copied, student_start: teacher, beta: 1.0},
  {method: a2d+hidden, name: copied-last, student_start: teacher, copied_layers: last},
- {method: seqkd, name: references-alone, monolingual: false}]""" % ", ".join(FORMULAS)
+ {method: seqkd, name: references-alone, monolingual: false}]"""
 
 FAMILY_METHODS = """[{method: a2d+hidden, name: copied, student_start: teacher},
  {method: seqkd+a2d, name: random}, {method: minilm, name: marian, student_start: marian}]"""
@@ -72,14 +71,14 @@ def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
         "vocabulary.size=500",
         "teacher.shape={encoder_layers: 3, decoder_layers: 2, heads: 2, width: 16, "
         "feed_forward: 32}",
-        "teacher.training={updates: 12}",
+        "teacher.training={max_steps: 12}",
         "students=[{encoder_layers: 2, decoder_layers: 1, heads: 4}]",
     ]
     yield from _run(folder / "methods", [*corpus, *small, f"methods={METHODS}"])
     cached = ["teacher.cache=true", "methods=[kd, a2d, a2d+hidden, seqkd+a2d, minilm]"]
     yield from _run(folder / "cached", [*corpus, *small, *cached])
     more = [f"corpus.monolingual={monolingual}", "sequences.n_best=2"]
-    more += ["methods=[seqkd, seqkd+references]", "training.schedule=plateau"]
+    more += ["methods=[seqkd, seqkd+references]", "training.plateau_patience=4"]
     yield from _run(folder / "monolingual", [*corpus, *small, *more])
     for name in pretrained.FAMILIES:
         place = folder / "released" / name
@@ -97,7 +96,7 @@ def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _corpus(folder: Path) -> list[str]:
     pairs = [p for p in read_corpus("builtin:de-dsb/train") if 10 < len(p.source) < 50][:160]
-    overrides = ["corpus.cleaning.language=false", "evaluation.beams=2", "training.updates=8"]
+    overrides = ["corpus.cleaning.language=false", "evaluation.beams=2", "training.max_steps=8"]
     overrides += ["training.max_tokens=256", "training.evaluate_every=2", "training.bf16=false"]
     overrides += ["sequences.engine=transformers"]
     for name, part in {"train": pairs[:120], "valid": pairs[120:135], "test": pairs[135:]}.items():
@@ -124,7 +123,7 @@ def _distilled(folder: Path) -> Iterator[tuple[str, str]]:
             folder,
             Console(file=output),
             layers="2x1",
-            overrides=["training.updates=20", "training.bf16=false", "corpus.limit=1500"],
+            overrides=["training.max_steps=20", "training.bf16=false", "corpus.limit=1500"],
         )
     yield from _of_folder(folder)
     yield from _of_folder(folder.with_name(folder.name + ".run"))

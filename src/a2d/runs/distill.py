@@ -21,26 +21,20 @@ from a2d.models.decoding import set_beams
 from a2d.models.folders import read_generation_config
 from a2d.models.loading import load_config
 from a2d.models.students import sizes_of
-from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Bars, silence_libraries
 from a2d.runs import pipeline
 from a2d.runs.card import write_card
 from a2d.runs.hub import check_hub, push
 from a2d.runs.pipeline import Prepared
 from a2d.runs.preview import show_preview
-from a2d.runs.recipe import Recipe, make_recipe
+from a2d.runs.recipe import Recipe, load_recipe
 from a2d.runs.results import history
-from a2d.runs.schedule import count_tokens, imitation_for, schedule_for
-from a2d.runs.sections import extended
-from a2d.runs.settings import Training
-from a2d.runs.splits import Splits
 from a2d.runs.trainings import HISTORY
 from a2d.runs.verdict import LEAST_SHARE, Verdict, advise, measure_quality, read_yardstick
 from a2d.runs.workers import Workers
 from a2d.stage import RECORD
 from a2d.text.corpus import from_arguments, places
 from a2d.text.storage import temporary_folder
-from a2d.training.distillation import METHODS
 
 _OF_THE_RUN = (RECORD, MANIFEST, HISTORY)
 """What a model's folder holds for the run alone."""
@@ -80,9 +74,9 @@ def distill(
 ) -> Verdict | None:
     """Distil a student from a pretrained teacher, score both, and write the student's folder.
 
-    The work is a run (`a2d.runs.pipeline`) in the folder `output`.run, which an interrupted call
-    continues; the student is copied to `output` at the end, with a model card. The schedule follows
-    from the corpus and the student (`a2d.runs.schedule`).
+    The work is a run (`a2d.runs.pipeline`) of the packaged recipe `distill`, changed as the
+    arguments say, in the folder `output`.run. An interrupted call continues it. The student is
+    copied to `output` at the end, with a model card.
 
     Args:
         teacher: folder or hub name.
@@ -119,7 +113,8 @@ def distill(
     if output.exists():
         raise UserError(f"{output} exists already: choose another --output, or move it away.")
     hub = None if push_to is None else check_hub(push_to)
-    raw: dict[str, Any] = {
+    lengths = {"num_train_epochs": epochs, "max_hours": hours}
+    changes = {
         "name": re.sub(r"[^\w.+-]", "-", output.name),
         "corpus": {
             "source_language": languages[0],
@@ -127,7 +122,6 @@ def distill(
             "train": from_arguments(data),
             "valid": from_arguments(valid),
             "test": from_arguments(test),
-            "cleaning": {"language": "auto"},
         },
         "teacher": {
             "path": teacher,
@@ -138,8 +132,10 @@ def distill(
         "students": [_shape(load_config(teacher), layers, heads, width, feed_forward)],
         "methods": [{"method": method, "student_start": start}],
         "seeds": [seed],
+        "training": {name: limit for name, limit in lengths.items() if limit is not None},
     }
-    recipe, splits = _scheduled(raw, tuple(overrides), epochs, hours, console)
+    recipe = load_recipe("distill", overrides, changes)
+    _check_one_student(recipe)
     with ExitStack() as stack:
         run = output.with_name(output.name + ".run")
         if dry_run:
@@ -149,15 +145,15 @@ def distill(
             if dry_run or not prepared.plan.students[0].stage.done:
                 place = output.with_name(run.name) if not dry_run else output
                 with Bars(console) as bars, Workers(1, run / pipeline.LOG, bars.show) as workers:
-                    show_preview(prepared, recipe, place, workers, console, hub)
+                    show_preview(prepared, place, workers, console, hub)
 
-        prepared = pipeline.run(recipe, run, console, splits, preview, dry_run)
+        prepared = pipeline.run(recipe, run, console, preview, dry_run)
         if dry_run:
             console.print("This was a dry run: nothing is trained, nothing is kept.")
             return None
     verdict = _judge(prepared, least_share, run, console)
     address = push_to or output.name
-    _write_student(prepared, recipe, run, output, licence, verdict, address)
+    _write_student(prepared, run, output, licence, verdict, address)
     console.print(f"The student is in {escape(str(output))}.")
     style = "green" if verdict.passed else "bold red"
     console.print(f"[{style}]{escape(verdict.summary)}[/]")
@@ -171,15 +167,12 @@ def distill(
     return verdict
 
 
-def _scheduled(
-    raw: dict[str, Any],
-    overrides: tuple[str, ...],
-    epochs: float | None,
-    hours: float | None,
-    console: Console,
-) -> tuple[Recipe, Splits]:
-    """The recipe with a schedule that fits its corpus, and the corpus."""
-    recipe = make_recipe({**raw, "training": {"epochs": 1}}, overrides, "distill")
+def _check_one_student(recipe: Recipe) -> None:
+    """Refuse recipes whose overrides ask for more, or for another kind of teacher.
+
+    Raises:
+        UserError: they do.
+    """
     if len(recipe.students) * len(recipe.methods) * len(recipe.seeds) != 1:
         raise UserError(
             "distill makes one student: give one method and one seed, or compare several by "
@@ -190,21 +183,6 @@ def _scheduled(
             "distill takes a teacher that a2d can load: describe another one in a recipe for "
             "`a2d run` (docs/foreign-teachers.md)."
         )
-    splits = pipeline.read_corpus(recipe, console)
-    prefix = recipe.teacher.source_prefix
-    tokenizer = load_tokenizer(recipe.teacher.path, recipe.teacher.languages, prefix)
-    method = recipe.methods[0]
-    kind = METHODS[method.method]
-    tokens = count_tokens(splits.train, tokenizer) * (1 + kind.references)
-    if splits.monolingual and kind.sequences and method.monolingual:
-        tokens += count_tokens(splits.monolingual, tokenizer)
-    training = schedule_for(tokens, recipe.students[0].width, method.student_start)
-    limits = {"epochs": epochs, "hours": hours}
-    own = {name: limit for name, limit in limits.items() if limit is not None}
-    training = extended(training, own, Training)
-    imitation = imitation_for(tokens, method.student_start)
-    chosen = {"training": training, "distillation": imitation}
-    return make_recipe({**raw, **chosen}, overrides, "distill"), splits
 
 
 def _judge(prepared: Prepared, least_share: float, run: Path, console: Console) -> Verdict:
@@ -227,13 +205,13 @@ def _judge(prepared: Prepared, least_share: float, run: Path, console: Console) 
 
 def _write_student(
     prepared: Prepared,
-    recipe: Recipe,
     run: Path,
     output: Path,
     licence: str | None,
     verdict: Verdict,
     address: str,
 ) -> None:
+    recipe = prepared.recipe
     names = " and ".join(Path(place).name for place in places(recipe.corpus.train))
     words = f"{len(prepared.splits.train):,} sentence pairs ({names})"
     ignored = shutil.ignore_patterns(*_OF_THE_RUN)

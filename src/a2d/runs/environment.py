@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from a2d import plain_yaml
@@ -56,7 +57,7 @@ def _precise(training: Training, begun: Training | None) -> Training:
     if training.bf16 is not None:
         return training
     known = None if begun is None else begun.bf16
-    return training.model_copy(update={"bf16": bf16_pays() if known is None else known})
+    return replace(training, bf16=bf16_pays() if known is None else known)
 
 
 def _begun(folder: Path) -> Recipe | None:

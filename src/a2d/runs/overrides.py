@@ -7,10 +7,10 @@ from typing import Any
 
 from a2d.errors import UserError
 from a2d.plain_yaml import DEEPEST, parse
-from a2d.runs.sections import Section, replaced_by, section_at
+from a2d.runs.sections import AnySection, replaced_by, section_at
 
 
-def assign(raw: dict[str, Any], assignment: str, section: type[Section]) -> None:
+def assign(raw: dict[str, Any], assignment: str, section: AnySection) -> None:
     """Change a recipe by an assignment `dotted.key=value`.
 
     Args:
@@ -24,13 +24,15 @@ def assign(raw: dict[str, Any], assignment: str, section: type[Section]) -> None
     """
     key, separator, text = assignment.partition("=")
     if not separator or not key:
-        raise UserError(f"{assignment!r} is no override: write key=value, e.g. training.epochs=3.")
+        raise UserError(
+            f"{assignment!r} is no override: write key=value, e.g. training.num_train_epochs=3."
+        )
     try:
         value = parse(text)
     except UserError as error:
         raise UserError(f"the value of the override {assignment!r} {error}.") from error
     place: Any = raw
-    inside: type[Section] | None = section
+    inside: AnySection | None = section
     parts = key.split(".")
     if len(parts) > DEEPEST:
         raise UserError(f"the override {assignment!r} names a place more than {DEEPEST} deep.")

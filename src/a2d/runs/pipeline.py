@@ -46,6 +46,7 @@ from a2d.runs.plan import (
     space_needed,
 )
 from a2d.runs.recipe import Recipe, load_recipe
+from a2d.runs.schedule import sized
 from a2d.runs.sequences import SHARDS, Task, translate_shards, translate_training_source
 from a2d.runs.speeds import measure_speeds
 from a2d.runs.splits import Splits, read_splits
@@ -68,6 +69,7 @@ LOG = "run.log"
 class Prepared(NamedTuple):
     """A run that is ready for its trainings: its stages, its corpus, and what trainings read."""
 
+    recipe: Recipe
     plan: Plan
     splits: Splits
     tokenizer: PreTrainedTokenizerBase
@@ -78,7 +80,6 @@ def run(
     recipe: Recipe,
     folder: Path,
     console: Console,
-    splits: Splits | None = None,
     preview: Callable[[Prepared], None] | None = None,
     dry: bool = False,
 ) -> Prepared:
@@ -88,7 +89,6 @@ def run(
         recipe: the experiment.
         folder: where everything is written; a run of the same recipe there is continued.
         console: where to show progress, table and samples.
-        splits: the recipe's corpus, if it has been read.
         preview: called when everything is ready for the trainings.
         dry: stop before the trainings.
 
@@ -103,8 +103,8 @@ def run(
         check_command(recipe.teacher.command)
     if not dry:
         console.print(f"Log: {escape(str(folder / LOG))}", highlight=False, soft_wrap=True)
-    recipe = settle(recipe, folder)
-    splits = splits or read_corpus(recipe, console)
+    splits = read_corpus(recipe, console)
+    recipe = settle(sized(recipe, splits), folder)
     plan = make_plan(recipe, folder, splits)
     for stage in plan.stages:
         stage.check()
@@ -119,14 +119,14 @@ def run(
         with doing(console, "Preparing the vocabulary…"):
             tokenizer = _prepare_vocabulary(plan, recipe, splits)
             _prepare_tokens(plan, splits, tokenizer)
-        prepared = Prepared(plan, splits, tokenizer, _inputs(plan, recipe, folder))
+        prepared = Prepared(recipe, plan, splits, tokenizer, _inputs(plan, recipe, folder))
         check(plan.trained, prepared.inputs)
         if preview is not None:
             preview(prepared)
         if not dry:
-            _train(prepared, recipe, folder, console)
+            _train(prepared, folder, console)
             pairs = getattr(splits, recipe.evaluation.split)
-            _translate(prepared, recipe, folder, console)
+            _translate(prepared, folder, console)
             with Bars(console) as bars:  # now that no worker slows the models down
                 command = recipe.teacher.command
                 measure_speeds(plan, pairs, recipe.evaluation, bars.show, command)
@@ -301,8 +301,8 @@ def _inputs(plan: Plan, recipe: Recipe, folder: Path) -> Inputs:
     )
 
 
-def _train(prepared: Prepared, recipe: Recipe, folder: Path, console: Console) -> None:
-    plan, splits, tokenizer, inputs = prepared
+def _train(prepared: Prepared, folder: Path, console: Console) -> None:
+    recipe, plan, splits, tokenizer, inputs = prepared
     done = [model.name for model in plan.trained if model.stage.done]
     if done:
         console.print(f"Trained already: {', '.join(done)}.")
@@ -311,7 +311,7 @@ def _train(prepared: Prepared, recipe: Recipe, folder: Path, console: Console) -
         # mistakes of a system elsewhere show then, which must be before any training.
         if not plan.teacher.foreign:
             train_models([m for m in plan.trained if m.taught_by is None], inputs, pool)
-        measure_teacher(prepared, recipe, pool)
+        measure_teacher(prepared, pool)
         translator = _translator(plan, splits, recipe, pool)
         if plan.needs_distilled and not plan.distilled.done:
             _distil_sequences(plan.distilled, splits.train, recipe, tokenizer, translator, console)
@@ -324,7 +324,7 @@ def _train(prepared: Prepared, recipe: Recipe, folder: Path, console: Console) -
         remove_checkpoints(model)  # of a run that was killed before it came to that
 
 
-def measure_teacher(prepared: Prepared, recipe: Recipe, pool: Workers) -> None:
+def measure_teacher(prepared: Prepared, pool: Workers) -> None:
     """Carry out the stage of the yardstick, unless it is done or the teacher has no translations.
 
     It translates the validation set in its own way: greedily, if a2d translates with it.
@@ -333,7 +333,7 @@ def measure_teacher(prepared: Prepared, recipe: Recipe, pool: Workers) -> None:
     if plan.yardstick.done or not splits.translated("valid"):
         return
     if plan.teacher.foreign:
-        translator = _translator(plan, splits, recipe, pool)
+        translator = _translator(plan, splits, prepared.recipe, pool)
         foreign.measure_yardstick(plan.yardstick, splits.valid, translator)
     else:
         inputs = plan.teacher.path, plan.vocabulary.folder, splits.valid
@@ -395,8 +395,9 @@ def _distil_sequences(
         data.select(fitting).save_to_disk(str(folder))
 
 
-def _translate(prepared: Prepared, recipe: Recipe, folder: Path, console: Console) -> None:
-    plan, splits, split = prepared.plan, prepared.splits, recipe.evaluation.split
+def _translate(prepared: Prepared, folder: Path, console: Console) -> None:
+    recipe, plan, splits = prepared.recipe, prepared.plan, prepared.splits
+    split = recipe.evaluation.split
     pairs: list[Pair] = getattr(splits, split)
     # As the corpus' files hold them: what is scored is what anyone gets from those.
     sources, references = ([one_line(pair[side]) for pair in pairs] for side in (0, 1))

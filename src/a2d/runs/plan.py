@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -354,8 +354,12 @@ def _training_settings(
         used |= {"formula", "alignment_start"}
     return {
         "shape": shape.model_dump(exclude_none=True),
-        "method": method.model_dump(include=used),
-        "training": training.model_dump(exclude={"hours"} if training.hours is None else None),
+        "method": {name: getattr(method, name) for name in sorted(used)},
+        "training": {
+            name: value
+            for name, value in asdict(training).items()
+            if value is not None and name != "sized"
+        },
         "seed": seed,
     }
 

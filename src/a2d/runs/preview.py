@@ -15,7 +15,6 @@ from a2d.files import size_in_words
 from a2d.models.loading import count_parameters, load_model
 from a2d.runs.pipeline import Prepared, measure_teacher
 from a2d.runs.plan import MONOLINGUAL, Model, space_needed
-from a2d.runs.recipe import Recipe
 from a2d.runs.trainings import make_config, try_updates, updates_per_epoch
 from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.runs.workers import Workers
@@ -24,7 +23,6 @@ from a2d.text.batching import lengths
 
 def show_preview(
     prepared: Prepared,
-    recipe: Recipe,
     folder: Path,
     workers: Workers,
     console: Console,
@@ -34,7 +32,6 @@ def show_preview(
 
     Args:
         prepared: the run.
-        recipe: its recipe.
         folder: where it will write.
         workers: one worker, which measures the teacher's validation scores and speed.
         console: where to show the table.
@@ -42,24 +39,22 @@ def show_preview(
     """
     plan = prepared.plan
     (student,) = plan.students
-    measure_teacher(prepared, recipe, workers)
+    measure_teacher(prepared, workers)
     yardstick = read_yardstick(plan.yardstick.folder)
     table = Table(title="Plan", title_justify="left", box=box.SIMPLE, show_header=False)
     table.show_edge = False
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in _rows(prepared, recipe, student, yardstick):
+    for name, text in _rows(prepared, student, yardstick):
         table.add_row(name, text)
-    needed, free = space_needed(plan, recipe), shutil.disk_usage(_existing(folder)).free
+    needed, free = space_needed(plan, prepared.recipe), shutil.disk_usage(_existing(folder)).free
     table.add_row("disk", f"about {size_in_words(needed)} needed, {size_in_words(free)} free")
     if hub is not None:
         table.add_row("upload", hub)
     console.print(table, "")
 
 
-def _rows(
-    prepared: Prepared, recipe: Recipe, student: Model, yardstick: Yardstick
-) -> list[tuple[str, str]]:
+def _rows(prepared: Prepared, student: Model, yardstick: Yardstick) -> list[tuple[str, str]]:
     assert student.training is not None
     splits, inputs, training = prepared.splits, prepared.inputs, student.training
     train = _planned(load_from_disk(str(inputs.tokens))["train"], student, len(splits.monolingual))
@@ -72,12 +67,12 @@ def _rows(
     seconds = config.max_steps * trial.seconds + validations * yardstick.seconds
     ends = (
         "fewer if validation stops improving"
-        if training.schedule == "plateau" or training.patience
+        if training.plateau_patience or training.early_stopping_patience
         else "no fewer"
     )
     start = {"teacher": "the teacher's layers"}.get(student.method.student_start, "random weights")
-    if training.hours is not None:
-        seconds = min(seconds, 3600 * training.hours)
+    if training.max_hours is not None:
+        seconds = min(seconds, 3600 * training.max_hours)
     return [
         (
             "pairs",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib import resources
 from itertools import combinations, product
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from a2d.errors import UserError
 from a2d.plain_yaml import MOST_BYTES, parse
@@ -54,6 +55,20 @@ class Recipe(Section):
     sequences: Sequences = Sequences()
     evaluation: Evaluation = Evaluation()
     compute: Compute = Compute()
+
+    _source: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare settings, whether written out or left to their defaults."""
+        return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
+
+    def filled(self, settings: dict[str, Any]) -> Recipe:
+        """Build the recipe anew with `settings` where it names nothing.
+
+        Args:
+            settings: sections and their keys, as in a file.
+        """
+        return make_recipe(extended(settings, self._source, Recipe), (), self.name)
 
     @model_validator(mode="before")
     @classmethod
@@ -154,7 +169,7 @@ class Recipe(Section):
             if names.count(name) > 1:
                 raise ValueError(f"two methods are called {name!r}: give each a name of its own")
         for first, second in combinations(self.methods, 2):
-            if first.model_copy(update={"name": second.name}) == second:
+            if replace(first, name=second.name) == second:
                 raise ValueError(f"methods {first.name!r} and {second.name!r} are the same")
         for seed in self.seeds:
             if self.seeds.count(seed) > 1:
@@ -191,7 +206,9 @@ def builtin_recipes() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if ".yaml" in f.name)
 
 
-def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(
+    name_or_path: str, overrides: Iterable[str] = (), changes: dict[str, Any] | None = None
+) -> Recipe:
     """Read a recipe, by a packaged one's name or by its path, and validate it.
 
     Args:
@@ -200,15 +217,17 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
             names only what differs. Its lists replace the other's, and so does its teacher's path
             the other's shape and training, or the reverse.
         overrides: assignments `dotted.key=value`; values are YAML, list items are numbered from 0.
+        changes: what differs, as a recipe that extends this one would say it.
 
     Raises:
         UserError: no such recipe, malformed YAML, an unknown or ill-typed key.
 
     Example:
-        >>> load_recipe("demo", ["training.epochs=2"]).training.epochs
+        >>> load_recipe("demo", ["training.num_train_epochs=2"]).training.num_train_epochs
         2.0
     """
-    return make_recipe(_raw(name_or_path, ()), overrides, name_or_path)
+    raw = extended(_raw(name_or_path, ()), changes or {}, Recipe)
+    return make_recipe(raw, overrides, name_or_path)
 
 
 def make_recipe(raw: dict[str, Any], overrides: Iterable[str], name: str) -> Recipe:
@@ -220,9 +239,11 @@ def make_recipe(raw: dict[str, Any], overrides: Iterable[str], name: str) -> Rec
     for assignment in overrides:
         assign(raw, assignment, Recipe)
     try:
-        return Recipe.model_validate(raw)
+        recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{name}: {explain(error, Recipe)}") from error
+    recipe._source = raw
+    return recipe
 
 
 def make_cleaning(overrides: Iterable[str]) -> Cleaning:

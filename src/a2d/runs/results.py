@@ -286,18 +286,16 @@ def _settings(students: Sequence[Model], shared: Objective) -> dict[str, str]:
     method's students apart.
     """
     varied = {
-        key
-        for key in Objective.model_fields
-        if len({_used(student, key) for student in students} - {None}) > 1
+        key for key in _SETTINGS if len({_used(student, key) for student in students} - {None}) > 1
     }
     labels = {}
     for student in students:
         method = student.method
         alike = [other.method for other in students if other.method.method == method.method]
-        apart = {k for k in Objective.model_fields if len({getattr(m, k) for m in alike}) > 1}
+        apart = {k for k in _SETTINGS if len({getattr(m, k) for m in alike}) > 1}
         labels[student.name] = " ".join(
             f"{key}={getattr(method, key)}"
-            for key in Objective.model_fields
+            for key in _SETTINGS
             if key in apart | varied
             and (getattr(method, key) != getattr(shared, key) or apart == {key})
             and (key in apart or _used(student, key) is not None)
@@ -309,6 +307,8 @@ def _used(student: Model, key: str) -> Any:
     """A setting of a student's method; None where its training does not depend on it."""
     return student.stage.settings["method"].get(key, _UNSAID.get(key))
 
+
+_SETTINGS = [field.name for field in fields(Objective)]
 
 _UNSAID = {"student_start": "random", "copied_layers": "spread"}
 """Values that a stage's settings leave out."""

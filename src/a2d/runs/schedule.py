@@ -11,8 +11,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from a2d.errors import UserError
+from a2d.models.tokenizer import load_tokenizer
+from a2d.runs.recipe import Recipe
+from a2d.runs.splits import Splits
 from a2d.text.batching import encode_sources
 from a2d.text.pairs import Pair
+from a2d.training.distillation import METHODS
 
 SAMPLE = 2000
 """Pairs whose tokens are counted; the rest is estimated."""
@@ -36,6 +41,41 @@ RANDOM_START = 2
 VALIDATIONS = 15
 
 PATIENCE = 4
+
+
+def sized(recipe: Recipe, splits: Splits) -> Recipe:
+    """Fill in the schedule of a recipe with `training.sized`; what the recipe names stays.
+
+    Several students share one schedule: that of the widest, from random weights if any starts so.
+
+    Args:
+        recipe: the recipe.
+        splits: its corpus.
+
+    Raises:
+        UserError: there is no tokenizer yet to count tokens with.
+    """
+    if not recipe.training.sized:
+        return recipe
+    given = recipe.teacher
+    if given.path is None:
+        raise UserError(
+            f"{recipe.name}: training.sized needs a pretrained teacher, whose tokenizer counts the "
+            "corpus' tokens: give teacher.path, or training's settings."
+        )
+    tokenizer = load_tokenizer(given.path, given.languages, given.source_prefix)
+    methods = [METHODS[method.method] for method in recipe.methods]
+    tokens = count_tokens(splits.train, tokenizer) * (1 + any(m.references for m in methods))
+    if any(m.sequences and s.monolingual for m, s in zip(methods, recipe.methods, strict=True)):
+        tokens += count_tokens(splits.monolingual, tokenizer)
+    starts = {method.student_start for method in recipe.methods}
+    start = "teacher" if starts == {"teacher"} else "random"
+    width = max(student.width for student in recipe.students)
+    chosen = {
+        "training": schedule_for(tokens, width, start),
+        "distillation": imitation_for(tokens, start),
+    }
+    return recipe.filled(chosen)
 
 
 def count_tokens(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> int:
@@ -70,14 +110,12 @@ def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
     if start != "teacher":
         updates *= RANDOM_START
     return {
-        "schedule": "plateau",
         "max_tokens": batch,
         "learning_rate": rate_for(width),
         "warmup_steps": 50 if start == "teacher" else 200,
-        "clip_norm": 1.0,
-        "updates": round(updates),
+        "max_steps": round(updates),
         "evaluate_every": round(updates / per_epoch / VALIDATIONS, 3),
-        "patience": PATIENCE,
+        "plateau_patience": PATIENCE,
     }
 
 

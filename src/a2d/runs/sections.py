@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from a2d.plain_yaml import check_number
 from a2d.suggestions import nearest
+
+_T = TypeVar("_T")
+
+CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+"""Configuration of sections that are dataclasses, as `A2DConfig` embeds their parents."""
+
+AnySection = type[Any]
+"""A `Section`, or a pydantic dataclass with `CONFIG`."""
+
+
+def check_numbers(section: _T) -> _T:
+    """Refuse numbers that make no sense anywhere (`a2d.plain_yaml.check_number`).
+
+    Raises:
+        ValueError: a value of the section is not finite, or huge.
+    """
+    for name, value in vars(section).items():
+        if isinstance(value, int | float):
+            try:
+                check_number(value)
+            except (ValueError, OverflowError) as error:
+                raise ValueError(f"{name} is {value:g}: {error}") from None
+    return section
 
 
 class Section(BaseModel):
@@ -21,19 +44,11 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     replaces: ClassVar[dict[str, tuple[str, ...]]] = {}
 
-    @model_validator(mode="after")
-    def _numbers_are_bounded(self) -> Self:
-        for name, value in self:
-            if isinstance(value, int | float):
-                try:
-                    check_number(value)
-                except (ValueError, OverflowError) as error:
-                    raise ValueError(f"{name} is {value:g}: {error}") from None
-        return self
+    _bounded = model_validator(mode="after")(check_numbers)
 
 
 def extended(
-    base: dict[str, Any], own: dict[str, Any], section: type[Section] | None
+    base: dict[str, Any], own: dict[str, Any], section: AnySection | None
 ) -> dict[str, Any]:
     """A section (None: a mapping that is none) as a recipe that extends another changes it."""
     dropped = replaced_by(own, section)
@@ -44,9 +59,9 @@ def extended(
     return merged
 
 
-def replaced_by(own: dict[str, Any], section: type[Section] | None) -> set[str]:
+def replaced_by(own: dict[str, Any], section: AnySection | None) -> set[str]:
     """The keys of a section (None: a mapping that is none) that others, once set, replace."""
-    replaces = {} if section is None else section.replaces
+    replaces = getattr(section, "replaces", {})
     return {key for name in own if own[name] is not None for key in replaces.get(name, ())}
 
 
@@ -54,12 +69,12 @@ _BRANCHES = ("str", "list[str]", "dict[str,any]", "bool")
 """Parts of a key's place that tell which of several types a value was tried as."""
 
 
-def explain(error: ValidationError, root: type[Section]) -> str:
+def explain(error: ValidationError, root: AnySection) -> str:
     """One sentence on the first thing wrong, with its dotted key and the mend."""
     first, *others = error.errors()
     path = [part for part in first["loc"] if part not in _BRANCHES]
     key = ".".join(str(part) for part in path)
-    if first["type"] == "extra_forbidden":
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key {key!r}{nearest(str(path[-1]), _keys_beside(path, root))}"
     if first["type"] == "missing":
         why = (
@@ -77,19 +92,19 @@ def explain(error: ValidationError, root: type[Section]) -> str:
     return f"{key!r} is {first['input']!r}: {message}."
 
 
-def section_at(section: type[Section] | None, key: str) -> type[Section] | None:
+def section_at(section: AnySection | None, key: str) -> AnySection | None:
     """The section that is a section's value, or an item of it; None where that is none."""
-    if section is None or key not in section.model_fields:
+    if section is None or key not in section.__pydantic_fields__:
         return None
-    annotation = section.model_fields[key].annotation
+    annotation = section.__pydantic_fields__[key].annotation
     for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, Section):
+        if isinstance(candidate, type) and hasattr(candidate, "__pydantic_fields__"):
             return candidate
     return None
 
 
-def _keys_beside(path: list[int | str], section: type[Section]) -> list[str]:
+def _keys_beside(path: list[int | str], section: AnySection) -> list[str]:
     for part in path[:-1]:
         if isinstance(part, str):
             section = section_at(section, part) or section
-    return list(section.model_fields)
+    return list(section.__pydantic_fields__)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
 
-from a2d.method.attention import GROUPS
-from a2d.method.transfer import FORMULAS, STARTS
 from a2d.models.decoding import MOST_BEAMS
 from a2d.models.loading import MOST_LAYERS
 from a2d.models.students import Rule, Start
-from a2d.runs.sections import Section
-from a2d.suggestions import nearest
-from a2d.training.distillation import METHODS
+from a2d.runs.sections import CONFIG, Section, check_numbers
+from a2d.training.settings import MethodName, ObjectiveSettings, TrainingSettings
 
 LONGEST_NAME = 180
 """Characters: names of files have 255 at most, and some begin with this one."""
@@ -73,42 +70,37 @@ class Vocabulary(Section):
     path: str | None = None
 
 
-class Training(Section):
-    """How a model is trained: for so many `epochs`, or for so many `updates`.
+@dataclass(config=CONFIG)
+class Training(TrainingSettings):
+    """How a model is trained.
 
-    `schedule: plateau` decays linearly over the whole training, and faster, to an early end, once
-    `patience` validations (null: 4) brought no improvement, or `hours` are nearly over
-    (`a2d.training.schedule`). With other schedules `patience` ends the training.
-    `evaluate_every`: epochs between two validations.
+    Attributes:
+        num_train_epochs: passes over the data.
+        max_steps: updates, in place of `num_train_epochs`.
+        evaluate_every: epochs between two validations.
+        sized: settings that the recipe does not name follow from the corpus and the student
+            (`a2d.runs.schedule`), those of the objective included.
     """
 
-    replaces: ClassVar = {"epochs": ("updates",), "updates": ("epochs",)}
+    replaces: ClassVar = TrainingSettings.replaces | {
+        "num_train_epochs": ("max_steps",),
+        "max_steps": ("num_train_epochs",),
+    }
 
-    epochs: float | None = Field(default=None, gt=0)
-    updates: int | None = Field(default=None, ge=1)
-    max_tokens: int = Field(default=4096, ge=1)
-    gradient_accumulation: int = Field(default=1, ge=1)
-    learning_rate: float = Field(default=5e-4, gt=0)
-    schedule: Literal["linear", "cosine", "inverse_sqrt", "constant_with_warmup", "plateau"] = (
-        "inverse_sqrt"
-    )
-    warmup_steps: float = Field(default=4000, ge=0)
-    weight_decay: float = Field(default=1e-4, ge=0)
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    clip_norm: float = Field(default=0.0, ge=0)
-    evaluate_every: float = Field(default=1.0, gt=0)
-    patience: int | None = Field(default=None, ge=1)
-    hours: float | None = Field(default=None, gt=0)
-    bf16: bool | None = None
+    num_train_epochs: Annotated[float, Field(gt=0)] | None = None
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    evaluate_every: Annotated[float, Field(gt=0)] = 1.0
+    sized: bool = False
+
+    _bounded = model_validator(mode="after")(check_numbers)
 
     @model_validator(mode="after")
     def _limited(self) -> Training:
-        if (self.epochs is None) == (self.updates is None):
-            raise ValueError("give its length, as either epochs or updates")
-        if self.hours is not None and self.schedule != "plateau":
-            raise ValueError(
-                "hours is a limit of the schedule 'plateau': leave it out, or set that"
-            )
+        lengths = [self.num_train_epochs, self.max_steps]
+        if lengths.count(None) != 1 and not (self.sized and lengths.count(None) == 2):
+            raise ValueError("give its length, as either num_train_epochs or max_steps")
+        if self.max_hours is not None and self.plateau_patience is None:
+            raise ValueError("max_hours limits a schedule that can end early: set plateau_patience")
         return self
 
 
@@ -194,48 +186,31 @@ class Teacher(Section):
         return self
 
 
-def _one_of(what: str, known: Collection[str]) -> Any:
-    def check(value: str) -> str:
-        if value not in known:
-            raise ValueError(f"unknown {what} {value!r}{nearest(value, known)}")
-        return value
+@dataclass(config=CONFIG)
+class Objective(ObjectiveSettings):
+    """A method and its settings, or those that methods share unless they name their own.
 
-    return AfterValidator(check)
-
-
-def _groups(value: str) -> str:
-    for group in value.split("+"):
-        if group not in GROUPS:
-            raise ValueError(f"unknown group {group!r}{nearest(group, GROUPS)}")
-    return value
-
-
-class Objective(Section):
-    """Settings that methods share unless they name their own (`a2d.A2DConfig` explains them).
-
-    `student_start`: a student starts at `random`, or from its `teacher`'s layers and embeddings;
-    then `copied_layers` says from which layers (`a2d.models.students.RULES`). `marian`: at random,
-    as a plain Transformer in the Marian class, of whatever family the teacher is.
-    `monolingual`: methods with `seqkd` learn from `corpus.monolingual`, too, where there is one.
+    Attributes:
+        student_start: a student starts at `random`, or from its `teacher`'s layers and embeddings.
+            `marian`: at random, as a plain Transformer in the Marian class, whatever the teacher's
+            family.
+        copied_layers: with `student_start: teacher`, from which layers
+            (`a2d.models.students.RULES`).
+        monolingual: methods with `seqkd` also learn from `corpus.monolingual`, if there is any.
     """
 
-    formula: Annotated[str, _one_of("formula", FORMULAS)] = "geometric"
-    alpha: float = Field(default=0.5, ge=0, le=1)
-    beta: float = Field(default=3.0, ge=0)
-    decay: float = Field(default=1.0, ge=0, le=1)
-    temperature: float = Field(default=1.0, ge=1e-3)
-    groups: Annotated[str, AfterValidator(_groups)] = "+".join(GROUPS)
-    alignment_start: Annotated[str, _one_of("start", STARTS)] = "uniform"
-    alignment_learning_rate: float | None = Field(default=0.01, gt=0)
     student_start: Start = "random"
     copied_layers: Rule = "spread"
     monolingual: bool = True
 
+    _bounded = model_validator(mode="after")(check_numbers)
 
+
+@dataclass(config=CONFIG, kw_only=True)
 class Distillation(Objective):
-    """A method and its settings."""
+    """A method, its settings and its name, which is the method's unless given."""
 
-    method: Annotated[str, _one_of("method", METHODS)]
+    method: MethodName = Field()
     name: Name
 
 

@@ -19,7 +19,6 @@ import torch
 from datasets import Dataset, load_from_disk
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
-    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -45,12 +44,12 @@ from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
 from a2d.text.storage import temporary_folder
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import METHODS, new_transfer
+from a2d.training.settings import ObjectiveSettings, TrainingSettings, values_of
 from a2d.training.teacher_cache import TeacherCache
 from a2d.training.trainer import A2DTrainer
 
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.json"
-PLATEAU_PATIENCE = 4
 LEARNING_GRACE = 0.2
 """Share of the planned updates after which a student must have learnt something."""
 
@@ -113,8 +112,6 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
         TensorBoardCallback(SummaryWriter(str(inputs.tensorboard / model.name))),
         TrainingProgress(model.name, report),
     ]
-    if model.training.patience is not None and model.training.schedule != "plateau":
-        callbacks.append(EarlyStoppingCallback(model.training.patience))
     if model.taught_by is not None and inputs.yardstick.exists():
         callbacks.append(LearningWatch(read_yardstick(inputs.yardstick)))
     with logged(WarningEvents(model.name, report)), model.stage.work(scratch=CHECKPOINTS) as folder:
@@ -272,26 +269,15 @@ def make_config(
     Validation falls on equally spaced steps, the last one included; a checkpoint follows each.
     """
     epoch = updates_per_epoch(training, train)
-    steps = training.updates or max(1, round((training.epochs or 0) * epoch))
+    steps = training.max_steps or max(1, round((training.num_train_epochs or 0) * epoch))
     evaluations = min(steps, max(1, round(steps / epoch / training.evaluate_every)))
     interval = round(steps / evaluations)
-    plateau = training.schedule == "plateau"
     return A2DConfig(
         output_dir=str(output),
-        **method.model_dump(exclude={"name", "student_start", "copied_layers", "monolingual"}),
-        max_tokens=training.max_tokens,
-        gradient_accumulation_steps=training.gradient_accumulation,
+        **values_of(method, ObjectiveSettings),
+        **values_of(training, TrainingSettings),
         max_steps=interval * evaluations,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type="constant_with_warmup" if plateau else training.schedule,
-        plateau_patience=(training.patience or PLATEAU_PATIENCE) if plateau else None,
-        max_hours=training.hours,
         fingerprint=fingerprint,
-        warmup_steps=training.warmup_steps,
-        weight_decay=training.weight_decay,
-        label_smoothing_factor=training.label_smoothing,
-        max_grad_norm=training.clip_norm,
-        bf16=training.bf16,
         seed=seed,
         eval_strategy="steps",
         eval_steps=interval,
@@ -318,7 +304,7 @@ def updates_per_epoch(training: Training, train: Dataset) -> float:
         batches = len(TokenBatchSampler(lengths(train), training.max_tokens))
     except ValueError as error:
         raise UserError(f"{error}.") from error
-    return batches / training.gradient_accumulation
+    return batches / training.gradient_accumulation_steps
 
 
 def _device(args: A2DConfig) -> str:

@@ -156,7 +156,7 @@ def advise(model: Model, pairs: int, improving: bool) -> tuple[str, ...]:
     """
     assert model.training is not None
     advice = []
-    if improving and model.training.hours is not None:
+    if improving and model.training.max_hours is not None:
         advice.append("It was still improving when its time was up: raise --hours.")
     elif improving:
         advice.append("It was still improving at its last update: raise --epochs.")

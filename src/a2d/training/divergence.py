@@ -14,7 +14,7 @@ from a2d.training.distillation import TERMS
 
 HELP = (
     "What usually helps: a lower learning_rate (it was {rate:g}), more warmup_steps, "
-    "max_grad_norm=1 (recipes: clip_norm), a lower beta. Checkpoints from before it are kept."
+    "max_grad_norm=1, a lower beta. Checkpoints from before it are kept."
 )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
     DataCollatorForSeq2Seq,
+    EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -130,6 +131,8 @@ class A2DTrainer(Seq2SeqTrainer):
         self.add_callback(SealedCheckpoints(args.fingerprint))
         if args.plateau_patience is not None:
             self.add_callback(FinishOnPlateau(args.plateau_patience))
+        elif args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
         if args.max_hours is not None:
             self.add_callback(TimeLimit(3600 * args.max_hours))
 
