@@ -18,8 +18,8 @@ from typing import Any
 from rich.console import Console
 
 from a2d import stage
-from a2d.runs import pipeline
 from a2d.runs.recipe import load_recipe
+from a2d.runs.run import carry_out
 from a2d.training import checkpoints
 
 SECONDS: list[float] = []
@@ -50,7 +50,7 @@ def main() -> None:
         for what in ("a run", "the finished run, once more"):
             SECONDS.clear()
             started = time.perf_counter()
-            pipeline.run(recipe, Path(folder) / "run", Console())
+            carry_out(recipe, Path(folder) / "run", Console())
             total, sums = time.perf_counter() - started, sum(SECONDS)
             lines.append(
                 f"{what}: {total:.1f} s, of which {sums:.2f} s for {len(SECONDS)} manifests "

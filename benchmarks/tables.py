@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from a2d.runs.trainings import processor
 from rich.console import Console
 from rich.table import Table
-
-from a2d.runs.trainings import processor
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from a2d.runs.translations import one_line
 from pretrained import PAIRS, released
 from rich.console import Console
 
@@ -12,7 +13,6 @@ from a2d import UserError
 from a2d.models.decoding import translate
 from a2d.runs import pipeline, sequences
 from a2d.runs.recipe import load_recipe
-from a2d.runs.translations import one_line
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+from a2d.runs.plan import DISTILLED, MONOLINGUAL, TOKENS, make_plan
+from a2d.runs.translations import one_line
 from datasets import load_from_disk
 from pretrained import PAIRS, released
 from rich.console import Console
@@ -18,10 +20,8 @@ from a2d import UserError
 from a2d.models.decoding import translate
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs import pipeline, results, sequences, trainings
-from a2d.runs.plan import DISTILLED, MONOLINGUAL, TOKENS, make_plan
 from a2d.runs.recipe import load_recipe
 from a2d.runs.splits import read_splits
-from a2d.runs.translations import one_line
 from a2d.text.batching import load_tokens
 
 SHARD = 25

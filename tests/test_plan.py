@@ -1,10 +1,10 @@
 """What a recipe amounts to: names, what stages depend on, the space they take."""
 
 import pytest
+from a2d.runs.plan import make_plan, space_needed
 from pretrained import PAIRS, released
 
 from a2d.errors import UserError
-from a2d.runs.plan import make_plan, space_needed
 from a2d.runs.recipe import load_recipe
 from a2d.runs.splits import Splits, read_splits
 from a2d.text.cleaning import CleaningReport

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from a2d.runs.plan import make_plan
 
 from a2d import recipes
 from a2d.errors import UserError
-from a2d.runs.plan import make_plan
 from a2d.runs.recipe import builtin_recipes, load_recipe
 from a2d.runs.splits import Splits
 from a2d.text.cleaning import CleaningReport

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from a2d.runs.plan import make_plan
+from a2d.runs.translations import HYPOTHESES, SCORES, read_lines
 from datasets import load_from_disk
 from rich.console import Console
 from sacrebleu.metrics import BLEU, CHRF
@@ -22,12 +24,10 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from a2d.models.decoding import n_best
 from a2d.runs import pipeline, plots, report, results, trainings
 from a2d.runs.environment import settle
-from a2d.runs.plan import make_plan
 from a2d.runs.recipe import Recipe, load_recipe
 from a2d.runs.results import Row, grouped
 from a2d.runs.speeds import read_speeds
 from a2d.runs.splits import Splits, read_splits
-from a2d.runs.translations import HYPOTHESES, SCORES, read_lines
 from a2d.text import evaluation
 from a2d.text.cleaning import CleaningReport
 from a2d.text.corpus import read_corpus

@@ -7,6 +7,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from a2d.runs.sequences import Task, translate_shards, translate_training_source
+from a2d.runs.translations import one_line
 from filelock import FileLock
 from pretrained import released
 from toys import talkative
@@ -15,9 +17,7 @@ from a2d import UserError
 from a2d.models.decoding import n_best, translate
 from a2d.runs import sequences
 from a2d.runs.recipe import load_recipe
-from a2d.runs.sequences import Task, translate_shards, translate_training_source
 from a2d.runs.settings import Evaluation, Sequences
-from a2d.runs.translations import one_line
 from a2d.runs.workers import Workers
 from a2d.text.corpus import read_corpus
 from a2d.text.evaluation import closest

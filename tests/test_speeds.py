@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 import torch
+from a2d.runs.plan import make_plan
 from toys import talkative
 
 from a2d.runs import speeds
-from a2d.runs.plan import make_plan
 from a2d.runs.recipe import load_recipe
 from a2d.runs.settings import Evaluation
 from a2d.runs.speeds import FIGURES, TimedModel, make_batches, measure_speeds, read_speeds

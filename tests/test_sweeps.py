@@ -3,9 +3,9 @@
 import math
 
 import pytest
+from a2d.runs.plan import make_plan
 
 from a2d.errors import UserError
-from a2d.runs.plan import make_plan
 from a2d.runs.recipe import load_recipe
 from a2d.runs.splits import read_splits
 from a2d.text.corpus import read_corpus

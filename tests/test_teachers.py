@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from a2d.runs.translations import read_lines
 from plain import without_a2d
 from pretrained import FAMILIES, LANGUAGES, PAIRS, released
 from rich.console import Console
@@ -17,7 +18,6 @@ from a2d.models.tokenizer import load_tokenizer
 from a2d.runs import pipeline
 from a2d.runs.card import snippet
 from a2d.runs.recipe import load_recipe
-from a2d.runs.translations import read_lines
 from a2d.text.batching import tokenise
 
 every_release = pytest.mark.parametrize("name", FAMILIES)

@@ -3,13 +3,7 @@
 import json
 
 import pytest
-from sacrebleu.metrics import BLEU, CHRF
-from toys import talkative
-
-from a2d.models.loading import count_parameters
-from a2d.runs import translations
 from a2d.runs.plan import Model
-from a2d.runs.settings import Distillation, Evaluation
 from a2d.runs.translations import (
     HYPOTHESES,
     SCORES,
@@ -18,6 +12,12 @@ from a2d.runs.translations import (
     translate_and_score,
     write_lines,
 )
+from sacrebleu.metrics import BLEU, CHRF
+from toys import talkative
+
+from a2d.models.loading import count_parameters
+from a2d.runs import translations
+from a2d.runs.settings import Distillation, Evaluation
 from a2d.stage import Stage
 from a2d.text.corpus import read_corpus
 

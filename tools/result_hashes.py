@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import pretrained  # type: ignore[import-not-found]
 
 from a2d import teachers
-from a2d.runs import pipeline
 from a2d.runs.distill import distill
 from a2d.runs.recipe import load_recipe
+from a2d.runs.run import carry_out
 from a2d.text.corpus import read_corpus
 
 METHODS = """[baseline, kd, seqkd, seqkd+references, seqkd+kd, last, uniform, tinybert, minilm, ckd,
@@ -109,7 +109,7 @@ def _corpus(folder: Path) -> list[str]:
 def _run(folder: Path, overrides: list[str]) -> Iterator[tuple[str, str]]:
     print(folder.name, flush=True)
     with redirect_stdout(StringIO()) as output:
-        pipeline.run(load_recipe("demo", overrides), folder, Console(file=output))
+        carry_out(load_recipe("demo", overrides), folder, Console(file=output))
     yield from _of_folder(folder)
 
 

@@ -59,11 +59,11 @@ def run(
 ) -> None:
     """Carry out an experiment; the same command again continues one that was interrupted."""
     # Imported here: PyTorch takes seconds to load, which --help need not wait for.
-    from a2d.runs import pipeline
     from a2d.runs.recipe import load_recipe
+    from a2d.runs.run import carry_out
 
     experiment = load_recipe(recipe, overrides or [])
-    pipeline.run(experiment, output or Path("runs") / experiment.name, Console())
+    carry_out(experiment, output or Path("runs") / experiment.name, Console())
 
 
 @app.command()
@@ -71,10 +71,10 @@ def assist(
     folder: Annotated[Path, typer.Argument(help="Folder of a run that is at it.")],
 ) -> None:
     """Help a run to translate its training source, here or on another machine."""
-    from a2d.runs import pipeline
+    from a2d.runs.assist import assist as work
 
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    pipeline.assist(folder, Console(quiet=not first))
+    work(folder, Console(quiet=not first))
 
 
 _SIZE = typer.Option(show_default="the teacher's", min=1)

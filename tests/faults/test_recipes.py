@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from a2d.runs.plan import make_plan, space_needed
 from campaign import FULL
 from hostile import outcome_of
 
 from a2d import recipes
 from a2d.runs.overrides import assign
-from a2d.runs.plan import make_plan, space_needed
 from a2d.runs.recipe import Recipe, load_recipe, make_cleaning, make_recipe
 from a2d.runs.splits import Splits
 from a2d.text.cleaning import CleaningReport

@@ -15,7 +15,7 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from a2d.errors import UserError
-from a2d.runs.translations import one_line
+from a2d.runs.lines import one_line
 from a2d.text.bounds import LINE, size
 
 _SAMPLE = 16

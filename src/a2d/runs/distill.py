@@ -22,16 +22,17 @@ from a2d.models.folders import read_generation_config
 from a2d.models.loading import load_config
 from a2d.models.students import sizes_of
 from a2d.progress import Bars, silence_libraries
-from a2d.runs import pipeline
 from a2d.runs.card import write_card
 from a2d.runs.hub import check_hub, push
-from a2d.runs.pipeline import Prepared
 from a2d.runs.preview import show_preview
 from a2d.runs.recipe import Recipe, load_recipe
 from a2d.runs.results import history
-from a2d.runs.trainings import HISTORY
+from a2d.runs.run import Run, carry_out
+from a2d.runs.stages.students import Student
+from a2d.runs.stages.teacher_scores import TeacherScores
+from a2d.runs.stages.vocabulary import Vocabulary
+from a2d.runs.training import HISTORY
 from a2d.runs.verdict import LEAST_SHARE, Verdict, advise, measure_quality, read_yardstick
-from a2d.runs.workers import Workers
 from a2d.stage import RECORD
 from a2d.text.corpus import from_arguments, places
 from a2d.text.storage import temporary_folder
@@ -74,7 +75,7 @@ def distill(
 ) -> Verdict | None:
     """Distil a student from a pretrained teacher, score both, and write the student's folder.
 
-    The work is a run (`a2d.runs.pipeline`) of the packaged recipe `distill`, changed as the
+    The work is a run (`a2d.runs.run`) of the packaged recipe `distill`, changed as the
     arguments say, in the folder `output`.run. An interrupted call continues it. The student is
     copied to `output` at the end, with a model card.
 
@@ -137,23 +138,21 @@ def distill(
     recipe = load_recipe("distill", overrides, changes)
     _check_one_student(recipe)
     with ExitStack() as stack:
-        run = output.with_name(output.name + ".run")
+        folder = output.with_name(output.name + ".run")
         if dry_run:
-            run = Path(stack.enter_context(TemporaryDirectory(dir=temporary_folder()))) / "dry"
+            folder = Path(stack.enter_context(TemporaryDirectory(dir=temporary_folder()))) / "dry"
 
-        def preview(prepared: Prepared) -> None:
-            if dry_run or not prepared.plan.students[0].stage.done:
-                place = output.with_name(run.name) if not dry_run else output
-                with Bars(console) as bars, Workers(1, run / pipeline.LOG, bars.show) as workers:
-                    show_preview(prepared, place, workers, console, hub)
+        def preview(run: Run) -> None:
+            if dry_run or not run.one(Student).done:
+                show_preview(run, output if dry_run else folder, hub)
 
-        prepared = pipeline.run(recipe, run, console, preview, dry_run)
+        run = carry_out(recipe, folder, console, preview, dry_run)
         if dry_run:
             console.print("This was a dry run: nothing is trained, nothing is kept.")
             return None
-    verdict = _judge(prepared, least_share, run, console)
+    verdict = _judge(run, least_share)
     address = push_to or output.name
-    _write_student(prepared, run, output, licence, verdict, address)
+    _write_student(run, output, licence, verdict, address)
     console.print(f"The student is in {escape(str(output))}.")
     style = "green" if verdict.passed else "bold red"
     console.print(f"[{style}]{escape(verdict.summary)}[/]")
@@ -185,43 +184,41 @@ def _check_one_student(recipe: Recipe) -> None:
         )
 
 
-def _judge(prepared: Prepared, least_share: float, run: Path, console: Console) -> Verdict:
+def _judge(run: Run, least_share: float) -> Verdict:
     """Compare the student with its teacher on the validation set."""
-    plan, splits = prepared.plan, prepared.splits
-    (student,) = plan.students
-    with Bars(console) as bars:
+    student = run.one(Student)
+    with Bars(run.console) as bars:
         quality = measure_quality(
-            student.name, student.path, plan.vocabulary.folder, splits.valid, bars.show
+            student.name, student.path, run.one(Vocabulary).folder, run.splits.valid, bars.show
         )
-    verdict = Verdict(quality, read_yardstick(plan.yardstick.folder), least_share)
+    verdict = Verdict(quality, read_yardstick(run.one(TeacherScores).folder), least_share)
     if not verdict.passed:
         log = [entry for entry in history(student)["log"] if "eval_bleu" in entry]
         improving = log[-1]["eval_bleu"] >= max(entry["eval_bleu"] for entry in log)
-        advice = advise(student, len(splits.train), improving)
+        advice = advise(student, run.corpus.sizes["train"], improving)
         verdict = replace(verdict, advice=advice)
-    write_text(run / "verdict.json", json.dumps(asdict(verdict), indent=1) + "\n")
+    write_text(run.folder / "verdict.json", json.dumps(asdict(verdict), indent=1) + "\n")
     return verdict
 
 
 def _write_student(
-    prepared: Prepared,
-    run: Path,
+    run: Run,
     output: Path,
     licence: str | None,
     verdict: Verdict,
     address: str,
 ) -> None:
-    recipe = prepared.recipe
+    recipe = run.recipe
     names = " and ".join(Path(place).name for place in places(recipe.corpus.train))
-    words = f"{len(prepared.splits.train):,} sentence pairs ({names})"
+    words = f"{run.corpus.sizes['train']:,} sentence pairs ({names})"
     ignored = shutil.ignore_patterns(*_OF_THE_RUN)
     with whole_folder(output) as partial:
-        shutil.copytree(prepared.plan.students[0].stage.folder, partial, ignore=ignored)
+        shutil.copytree(run.one(Student).folder, partial, ignore=ignored)
         settings = read_generation_config(partial)
         # Those of the scores, if other than in training.
         set_beams(settings, recipe.evaluation.beams)
         settings.save_pretrained(partial)
-        results = run / "results" / recipe.evaluation.split
+        results = run.folder / "results" / recipe.evaluation.split
         write_card(partial, output.name, recipe, results, licence, words, verdict, address)
 
 

@@ -8,56 +8,52 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, load_from_disk
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from a2d.files import size_in_words
 from a2d.models.loading import count_parameters, load_model
-from a2d.runs.pipeline import Prepared, measure_teacher
-from a2d.runs.plan import MONOLINGUAL, Model, space_needed
-from a2d.runs.trainings import make_config, try_updates, updates_per_epoch
+from a2d.runs.parts import MONOLINGUAL
+from a2d.runs.run import Run
+from a2d.runs.stages.students import Student, space_needed
+from a2d.runs.stages.teacher_scores import TeacherScores
+from a2d.runs.training import make_config, try_updates, updates_per_epoch
 from a2d.runs.verdict import Yardstick, read_yardstick
-from a2d.runs.workers import Workers
 from a2d.text.batching import lengths
 
 
 def show_preview(
-    prepared: Prepared,
+    run: Run,
     folder: Path,
-    workers: Workers,
-    console: Console,
     hub: str | None,
 ) -> None:
     """Calibrate, and show what is planned for the one student of a run.
 
     Args:
-        prepared: the run.
+        run: the run.
         folder: where it will write.
-        workers: one worker, which measures the teacher's validation scores and speed.
-        console: where to show the table.
         hub: what was found out about the upload; None if none is asked for.
     """
-    plan = prepared.plan
-    (student,) = plan.students
-    measure_teacher(prepared, workers)
-    yardstick = read_yardstick(plan.yardstick.folder)
+    student = run.one(Student)
+    TeacherScores.carry_out(run)
+    run.end_workers()
+    yardstick = read_yardstick(run.one(TeacherScores).folder)
     table = Table(title="Plan", title_justify="left", box=box.SIMPLE, show_header=False)
     table.show_edge = False
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in _rows(prepared, student, yardstick):
+    for name, text in _rows(run, student, yardstick):
         table.add_row(name, text)
-    needed, free = space_needed(plan, prepared.recipe), shutil.disk_usage(_existing(folder)).free
+    needed, free = space_needed(run), shutil.disk_usage(_existing(folder)).free
     table.add_row("disk", f"about {size_in_words(needed)} needed, {size_in_words(free)} free")
     if hub is not None:
         table.add_row("upload", hub)
-    console.print(table, "")
+    run.console.print(table, "")
 
 
-def _rows(prepared: Prepared, student: Model, yardstick: Yardstick) -> list[tuple[str, str]]:
+def _rows(run: Run, student: Student, yardstick: Yardstick) -> list[tuple[str, str]]:
     assert student.training is not None
-    splits, inputs, training = prepared.splits, prepared.inputs, student.training
-    train = _planned(load_from_disk(str(inputs.tokens))["train"], student, len(splits.monolingual))
+    sizes, inputs, training = run.corpus.sizes, run.inputs, student.training
+    train = _planned(load_from_disk(str(inputs.tokens))["train"], student, sizes["monolingual"])
     config = make_config(student.method, training, student.seed, train, Path("unused"))
     epochs = config.max_steps / updates_per_epoch(training, train)
     source, target = lengths(train).sum(axis=0)
@@ -76,9 +72,8 @@ def _rows(prepared: Prepared, student: Model, yardstick: Yardstick) -> list[tupl
     return [
         (
             "pairs",
-            f"{len(splits.train):,} to train on, {len(splits.valid):,} validation, "
-            f"{len(splits.test):,} test"
-            + (f"; {len(splits.monolingual):,} sources alone" if splits.monolingual else ""),
+            f"{sizes['train']:,} to train on, {sizes['valid']:,} validation, {sizes['test']:,} test"
+            + (f"; {sizes['monolingual']:,} sources alone" if sizes["monolingual"] else ""),
         ),
         ("tokens", f"{source:,} source and {target:,} target an epoch"),
         (
@@ -110,7 +105,7 @@ def _rows(prepared: Prepared, student: Model, yardstick: Yardstick) -> list[tupl
     ]
 
 
-def _planned(train: Dataset, student: Model, monolingual: int) -> Dataset:
+def _planned(train: Dataset, student: Student, monolingual: int) -> Dataset:
     """As many pairs as the student will learn from, before the teacher's translations are there."""
     count = sum(monolingual if p == MONOLINGUAL else len(train) for p in student.learns_from)
     return train if count == len(train) else train.select(np.arange(count) % len(train))

@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from a2d.method.alignment import FILE_NAME, AttentionAlignment
 from a2d.progress import doing
 from a2d.runs import plots, results
-from a2d.runs.plan import Plan
-from a2d.runs.recipe import Recipe
 from a2d.runs.results import UNKNOWN, Group, Row
-from a2d.runs.translations import HYPOTHESES, read_lines
+from a2d.runs.stages.corpus import Corpus
+from a2d.runs.stages.models import Teacher
+from a2d.runs.stages.students import Student, trained_models_of
+from a2d.runs.stages.translations import teacher_translations, translations_of
+
+if TYPE_CHECKING:
+    from a2d.runs.run import Run
 
 
-def write(folder: Path, plan: Plan, recipe: Recipe, console: Console) -> None:
+def write(run: Run) -> None:
     """Write results and plots of a finished run; show its table and samples."""
-    split = recipe.evaluation.split
+    folder, console, split = run.folder, run.console, run.recipe.evaluation.split
     place = folder / "results" / split
     with doing(console, "Writing results and plots…"):
-        rows = results.collect(plan, recipe)
-        results.write(place, rows, plan, recipe)
-        plots.curves(_curves(plan), folder / "plots/curves.png")
+        rows = results.collect(run)
+        results.write(place, rows, run)
+        plots.curves(_curves(run), folder / "plots/curves.png")
         plots.scores(rows, folder / f"plots/scores-{split}.png", split)
-        for model in plan.students:
-            if (model.stage.folder / FILE_NAME).exists():
-                alignment = AttentionAlignment.load(model.stage.folder / FILE_NAME)
+        for model in run.all(Student):
+            if (model.folder / FILE_NAME).exists():
+                alignment = AttentionAlignment.load(model.folder / FILE_NAME)
                 plots.alignment(alignment, folder / f"plots/alignment-{model.name}.png")
     console.print(table(rows, "Test set" if split == "test" else "Validation set"), "")
-    run = json.loads((place / "run.json").read_text("utf-8"))
-    for name, signature in run["signatures"].items():
+    for name, signature in teacher_translations(run).figures["signatures"].items():
         console.print(f"[dim]{name}: {signature}[/]", highlight=False)
-    _show_samples(plan, console, recipe.evaluation.samples, split)
+    _show_samples(run)
     console.print(f"\nEverything is in {escape(str(folder))}: results, models, plots, run.log.")
 
 
@@ -98,10 +98,10 @@ def duration(group: Group) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
-def _curves(plan: Plan) -> dict[str, list[dict[str, float]]]:
+def _curves(run: Run) -> dict[str, list[dict[str, float]]]:
     """The logs of every method and size, averaged over seeds."""
     logs: dict[str, list[Any]] = {}
-    for model in plan.trained:
+    for model in trained_models_of(run):
         name = model.name.removesuffix(f"-seed{model.seed}")
         logs.setdefault(name, []).append(results.history(model)["log"])
     return {name: results.mean_log(seeds) for name, seeds in logs.items()}
@@ -115,13 +115,15 @@ def _gain(group: Group) -> str:
     return f"{group.mean('gain_vs_baseline'):+.2f}{mark}"
 
 
-def _show_samples(plan: Plan, console: Console, count: int, split: str) -> None:
-    """Sentences of middling length, evenly spread over the evaluated set."""
-    corpus = plan.corpus.folder
-    sources = read_lines(corpus / f"{split}.source.txt")
-    rows = {"source": sources, "reference": read_lines(corpus / f"{split}.reference.txt")}
-    shown = [plan.teacher, *(m for m in plan.students if m.seed == plan.students[0].seed)]
-    rows |= {m.name: read_lines(m.translations.folder / HYPOTHESES) for m in shown}
+def _show_samples(run: Run) -> None:
+    """Print sentences of middling length, evenly spread over the evaluated set."""
+    search, corpus, console = run.recipe.evaluation, run.one(Corpus), run.console
+    count, sources = search.samples, corpus.sources(search.split)
+    rows = {"source": sources, "reference": corpus.references(search.split)}
+    students = run.all(Student)
+    shown = [run.one(Teacher), *(m for m in students if m.seed == students[0].seed)]
+    translations = translations_of(run)
+    rows |= {model.name: translations[model.name].hypotheses for model in shown}
     middling = [i for i, text in enumerate(sources) if 5 <= len(text.split()) <= 12]
     width = max(map(len, rows)) + 2
     for index in middling[:: max(1, len(middling) // count)][:count] if count else []:

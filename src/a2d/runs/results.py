@@ -20,17 +20,21 @@ from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import a2d
 from a2d.files import write_text
-from a2d.runs.plan import Model, Plan
-from a2d.runs.recipe import Recipe
 from a2d.runs.settings import Objective
-from a2d.runs.speeds import read_speeds
-from a2d.runs.trainings import HISTORY
-from a2d.runs.translations import HYPOTHESES, SCORES, read_lines
+from a2d.runs.stages.corpus import Corpus
+from a2d.runs.stages.models import Model
+from a2d.runs.stages.speed import read_speeds
+from a2d.runs.stages.students import Student, models_of, trained_models_of
+from a2d.runs.stages.translations import Translations, teacher_translations, translations_of
+from a2d.runs.training import HISTORY
 from a2d.text.evaluation import p_values
+
+if TYPE_CHECKING:
+    from a2d.runs.run import Run
 
 SIGNIFICANT = 0.05
 UNKNOWN = "–"
@@ -132,39 +136,39 @@ def grouped(rows: Iterable[Row]) -> list[Group]:
     return list(groups.values())
 
 
-def collect(plan: Plan, recipe: Recipe) -> list[Row]:
-    """The rows of a finished run, the teacher's first."""
-    corpus = recipe.corpus
-    references = _references(plan, recipe)
-    hypotheses = {m.name: read_lines(m.translations.folder / HYPOTHESES) for m in plan.models}
-    figures = {model.name: _figures(model) for model in plan.models}
-    settings = _settings(plan.students, recipe.distillation)
+def collect(run: Run) -> list[Row]:
+    """Collect the rows of a finished run, the teacher's first."""
+    recipe, students, models = run.recipe, run.all(Student), models_of(run)
+    corpus, references = recipe.corpus, _references(run)
+    hypotheses = {name: stage.hypotheses for name, stage in translations_of(run).items()}
+    figures = {stage.model.name: _figures(stage) for stage in run.all(Translations)}
+    settings = _settings(students, recipe.distillation)
     speeds = {
         name: speed
-        for name, speed in read_speeds(plan).items()
+        for name, speed in read_speeds(run).items()
         if not _all_but_empty(hypotheses[name], references)
     }
-    against: dict[str, dict[str, Any]] = {m.name: dict.fromkeys(COMPARISONS) for m in plan.models}
+    against: dict[str, dict[str, Any]] = {m.name: dict.fromkeys(COMPARISONS) for m in models}
     for rival in ("baseline", "kd"):
-        for name, opponent, p in _compare(plan.students, rival, hypotheses, references):
+        for name, opponent, p in _compare(students, rival, hypotheses, references):
             gain = figures[name]["bleu"] - figures[opponent]["bleu"]
             against[name] |= {f"gain_vs_{rival}": gain, f"p_vs_{rival}": p}
     return [
         Row(
             name=model.name,
             pair=f"{corpus.source_language}-{corpus.target_language}",
-            method=model.method.method if model is not plan.teacher else model.name,
+            method=model.method.method if model.size is not None else model.name,
             setting=settings.get(model.name, ""),
             seed=model.seed,
             sentences_per_second=speeds.get(model.name),
             **against[model.name],
             **figures[model.name],
         )
-        for model in plan.models
+        for model in models
     ]
 
 
-def write(folder: Path, rows: list[Row], plan: Plan, recipe: Recipe) -> None:
+def write(folder: Path, rows: list[Row], run: Run) -> None:
     """Write a run's results folder anew."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "hypotheses").mkdir(parents=True, exist_ok=True)
@@ -173,26 +177,23 @@ def write(folder: Path, rows: list[Row], plan: Plan, recipe: Recipe) -> None:
     write_text(folder / "scores.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     curves = [
         {"name": model.name, **{key: entry.get(key) for key in _CURVE}}
-        for model in plan.trained
+        for model in trained_models_of(run)
         for entry in history(model)["log"]
         if "eval_bleu" in entry
     ]
     write_csv(folder / "curves.csv", curves)
-    for model in plan.models:
-        lines = read_lines(model.translations.folder / HYPOTHESES)
-        write_compressed(folder / f"hypotheses/{model.name}.txt.gz", lines)
-    write_compressed(folder / "references.txt.gz", _references(plan, recipe))
+    for name, stage in translations_of(run).items():
+        write_compressed(folder / f"hypotheses/{name}.txt.gz", stage.hypotheses)
+    write_compressed(folder / "references.txt.gz", _references(run))
     libraries = ["torch", "transformers", "sacrebleu"]
-    if recipe.sequences.engine == "ctranslate2":
+    if run.recipe.sequences.engine == "ctranslate2":
         libraries.append("ctranslate2")
-    run = {
-        "recipe": recipe.model_dump(),
-        "signatures": json.loads((plan.teacher.translations.folder / SCORES).read_text())[
-            "signatures"
-        ],
+    description = {
+        "recipe": run.recipe.model_dump(),
+        "signatures": teacher_translations(run).figures["signatures"],
         "versions": {"a2d": a2d.__version__, **{name: version(name) for name in libraries}},
     }
-    write_text(folder / "run.json", json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "run.json", json.dumps(description, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(folder: Path) -> list[Row]:
@@ -204,7 +205,7 @@ def read(folder: Path) -> list[Row]:
 
 def history(model: Model) -> Any:
     """Seconds, device and log of a training."""
-    return json.loads((model.stage.folder / HISTORY).read_text("utf-8"))
+    return json.loads((model.folder / HISTORY).read_text("utf-8"))
 
 
 def mean_log(logs: Iterable[Iterable[Mapping[str, Any]]]) -> list[dict[str, float]]:
@@ -255,17 +256,17 @@ def read_compressed(path: Path) -> list[str]:
 _CURVE = ("step", "epoch", "seconds", "eval_loss", "eval_ce", "eval_bleu", "eval_chrf")
 
 
-def _references(plan: Plan, recipe: Recipe) -> list[str]:
-    return read_lines(plan.corpus.folder / f"{recipe.evaluation.split}.reference.txt")
+def _references(run: Run) -> list[str]:
+    return run.one(Corpus).references(run.recipe.evaluation.split)
 
 
-def _figures(model: Model) -> dict[str, Any]:
-    scores = json.loads((model.translations.folder / SCORES).read_text("utf-8"))
+def _figures(stage: Translations) -> dict[str, Any]:
+    scores, model = stage.figures, stage.model
     layers = ("encoder_layers", "decoder_layers", "heads")
     shape = UNKNOWN if model.foreign else "{}+{}x{}".format(*map(scores.pop, layers))
     del scores["signatures"]
     scores.pop("sentences_per_second", None)  # of earlier versions, measured side by side
-    trained = history(model) if model.shape is not None else {"seconds": None, "device": None}
+    trained = history(model) if model.trained else {"seconds": None, "device": None}
     return {
         **scores,
         "student": model.size or shape,
@@ -305,7 +306,7 @@ def _settings(students: Sequence[Model], shared: Objective) -> dict[str, str]:
 
 def _used(student: Model, key: str) -> Any:
     """A setting of a student's method; None where its training does not depend on it."""
-    return student.stage.settings["method"].get(key, _UNSAID.get(key))
+    return student.settings["method"].get(key, _UNSAID.get(key))
 
 
 _SETTINGS = [field.name for field in fields(Objective)]
@@ -315,7 +316,10 @@ _UNSAID = {"student_start": "random", "copied_layers": "spread"}
 
 
 def _compare(
-    students: list[Model], rival: str, hypotheses: Mapping[str, list[str]], references: list[str]
+    students: Sequence[Model],
+    rival: str,
+    hypotheses: Mapping[str, list[str]],
+    references: list[str],
 ) -> Iterator[tuple[str, str, float]]:
     """Student, opponent and p-value of every comparison with a rival other than oneself."""
     compared: dict[str, dict[str, list[str]]] = {}
@@ -328,7 +332,7 @@ def _compare(
             yield name, against, p
 
 
-def _opponent(student: Model, students: list[Model], rival: str) -> Model | None:
+def _opponent(student: Model, students: Sequence[Model], rival: str) -> Model | None:
     """The rival of the same shape and seed; if it can be, with the same start."""
     alike = [
         other

@@ -1,4 +1,4 @@
-"""Speed of each student shape beside the teacher's, measured while nothing else of the run works.
+"""Measuring the speed of models in alternation.
 
 All models write as many tokens as the references have. Otherwise the length of translations would
 count: a student that has learned little ends them early or not at all.
@@ -6,10 +6,8 @@ count: a student that has learned little ends them early or not at all.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -17,19 +15,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from a2d.files import write_text
-from a2d.models.decoding import positions_of, search_settings
-from a2d.models.loading import load_config, load_to_run
-from a2d.models.tokenizer import load_tokenizer
+from a2d.models.decoding import search_settings
+from a2d.models.loading import load_to_run
 from a2d.progress import Event, Report
-from a2d.runs.command import sentences_per_second
-from a2d.runs.plan import Model, Plan
-from a2d.runs.settings import Evaluation
-from a2d.stage import Stage
 from a2d.text.batching import TokenBatchSampler, encode_sources
 from a2d.text.pairs import Pair
-
-FIGURES = "speed.json"
 
 _FIRST = 16
 """Sentences of the first sample."""
@@ -48,72 +38,6 @@ class Batch(NamedTuple):
 
     inputs: Any
     tokens: int
-
-
-def measure_speeds(
-    plan: Plan,
-    pairs: Sequence[Pair],
-    search: Evaluation,
-    report: Report,
-    command: str | None = None,
-) -> None:
-    """Carry out the stages of speed that are not done, each with the first student of its shape.
-
-    Args:
-        plan: a run whose models are trained.
-        pairs: the evaluated set; a sample of it is translated.
-        search: beams, and padded source tokens per batch.
-        report: gets an event after each round.
-        command: the teacher's, if it is one: it is timed for itself, with outputs of its own.
-    """
-    waiting: dict[Path, tuple[Stage, Model]] = {}
-    for model in plan.students:
-        if model.speed is not None and not model.speed.done:
-            waiting.setdefault(model.speed.folder, (model.speed, model))
-    if not waiting:
-        return
-    foreign = plan.teacher.foreign
-    own = [] if foreign else [plan.teacher.path]
-    paths = own + [model.path for _, model in waiting.values()]
-    configs = [load_config(path) for path in paths]
-    positions = min((p for c in configs if (p := positions_of(c)) is not None), default=None)
-    tokenizer = load_tokenizer(plan.vocabulary.folder)
-    teacher = None if foreign else TimedModel(plan.teacher.path, search.beams)
-    longest = search.max_tokens, positions
-    sample = None if teacher is None else _sample(teacher, tokenizer, pairs, *longest)
-    others = {}
-    if command is not None:
-        sources = [pair.source for pair in pairs]
-        others["teacher_sentences_per_second"] = sentences_per_second(command, sources)
-    for stage, model in waiting.values():
-        student, name = TimedModel(model.path, search.beams), f"speed: {stage.folder.name}"
-        batches = sample or _sample(student, tokenizer, pairs, *longest)
-        with stage.work() as folder:
-            figures = _compare(teacher, student, batches, name, report) | others
-            write_text(folder / FIGURES, json.dumps(figures, indent=1) + "\n")
-
-
-def read_speeds(plan: Plan) -> dict[str, float]:
-    """Sentences per second of each model by its name, without those that were not measured.
-
-    A student's is its shape's speed-up times the teacher's, which is the median of those that
-    were measured with each shape. Beside a teacher that a2d cannot load it is its own.
-    """
-    found = {}
-    for student in plan.students:
-        if student.speed is not None and student.speed.done:
-            text = (student.speed.folder / FIGURES).read_text("utf-8")
-            found[student.name] = json.loads(text)
-    if not found:
-        return {}
-    measured = [figures.get("teacher_sentences_per_second") for figures in found.values()]
-    teacher = median(speed for speed in measured if speed is not None) if any(measured) else None
-    if plan.teacher.foreign:
-        speeds = {name: figures["sentences_per_second"] for name, figures in found.items()}
-        return speeds if teacher is None else {plan.teacher.name: teacher, **speeds}
-    assert teacher is not None
-    speeds = {name: figures["speed_up"] * teacher for name, figures in found.items()}
-    return {plan.teacher.name: teacher, **speeds}
 
 
 class TimedModel:
@@ -157,7 +81,7 @@ def make_batches(
     return batches
 
 
-def _sample(
+def sample_for(
     model: TimedModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[Pair],
@@ -175,7 +99,7 @@ def _sample(
         count *= 2
 
 
-def _compare(
+def compare(
     teacher: TimedModel | None,
     student: TimedModel,
     sample: Sequence[Batch],

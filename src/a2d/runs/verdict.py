@@ -7,18 +7,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from a2d.files import write_text
 from a2d.models.decoding import translate
 from a2d.models.loading import load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report
-from a2d.runs.plan import Model
-from a2d.runs.translations import one_line
+from a2d.runs.lines import one_line
 from a2d.stage import Stage
 from a2d.text.evaluation import score
 from a2d.text.pairs import Pair
+
+if TYPE_CHECKING:
+    from a2d.runs.stages.models import Model
 
 YARDSTICK = "yardstick.json"
 LEAST_SHARE = 0.75

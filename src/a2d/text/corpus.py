@@ -20,13 +20,13 @@ from a2d.text.reading import Part, Reading, nothing_in
 
 logger = logging.getLogger(__name__)
 
-_BUILTIN = "builtin:"
+BUILTIN = "builtin:"
 _SACREBLEU = "sacrebleu:"
 _UNDERSTOOD = (
     "a table (.tsv, .txt, .csv), JSON lines or an array (.jsonl, .json), Parquet, a translation "
     "memory (.tmx), XLIFF (.xlf, .xliff, .sdlxliff…) or gettext (.po, .mo), each also as .gz, "
     ".bz2, .xz or .zst; a list of two plain-text, gettext or Fluent (.ftl) files; a folder written "
-    f"by datasets.save_to_disk; '{_BUILTIN}NAME', '{_SACREBLEU}TEST SET', '{STANDARD_INPUT}' for a "
+    f"by datasets.save_to_disk; '{BUILTIN}NAME', '{_SACREBLEU}TEST SET', '{STANDARD_INPUT}' for a "
     "table on standard input; a mapping with 'path' or 'dataset'; or a list of such corpora"
 )
 _SCORE = ("score", "min_score")
@@ -256,8 +256,8 @@ def _check_value(key: str, value: object) -> None:
 def _placed(spec: str | Path, split: str, wanted: Wanted) -> Part:
     """The corpus in one file, in a folder, or by a name."""
     places = [str(spec)]
-    if isinstance(spec, str) and spec.startswith(_BUILTIN):
-        builtin = _existing(spec.removeprefix(_BUILTIN))
+    if isinstance(spec, str) and spec.startswith(BUILTIN):
+        builtin = _existing(spec.removeprefix(BUILTIN))
         return Part(places, lambda: _read_builtin(builtin, wanted), mend=False)
     if isinstance(spec, str) and spec.startswith(_SACREBLEU):
         test_set = spec.removeprefix(_SACREBLEU)
@@ -315,7 +315,7 @@ def _is_file(spec: object) -> bool:
     """Whether a specification is the path of a file, of which another may be the translation."""
     if not isinstance(spec, str | Path) or str(spec) == STANDARD_INPUT:
         return False
-    if str(spec).startswith((_BUILTIN, _SACREBLEU)):
+    if str(spec).startswith((BUILTIN, _SACREBLEU)):
         return False
     return not _path(spec).is_dir()
 

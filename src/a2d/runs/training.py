@@ -9,11 +9,10 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from datasets import Dataset, load_from_disk
@@ -36,10 +35,8 @@ from a2d.models.loading import check_same_ids, count_parameters, load_model, new
 from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, logged
-from a2d.runs.plan import TEACHER, Model
 from a2d.runs.settings import Distillation, Training
 from a2d.runs.verdict import Yardstick, read_yardstick
-from a2d.runs.workers import Workers
 from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
 from a2d.text.storage import temporary_folder
 from a2d.training.config import A2DConfig
@@ -47,6 +44,9 @@ from a2d.training.distillation import METHODS, new_transfer
 from a2d.training.settings import ObjectiveSettings, TrainingSettings, values_of
 from a2d.training.teacher_cache import TeacherCache
 from a2d.training.trainer import A2DTrainer
+
+if TYPE_CHECKING:
+    from a2d.runs.stages.models import Model
 
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.json"
@@ -60,7 +60,7 @@ class Inputs(NamedTuple):
     """What every training of a run reads, and where it logs.
 
     `data` holds the parts of training data by their names, and `caches` are the teacher's, by the
-    parts that they are of (`a2d.runs.plan`). `teacher` is empty for one that a2d cannot load.
+    parts that they are of (`a2d.runs.parts`). `teacher` is empty for one that a2d cannot load.
     `pretrained` says that the teacher is at hand, so that students can be of its family; `beams` is
     the width of the beam that they are judged by.
     """
@@ -74,28 +74,6 @@ class Inputs(NamedTuple):
     yardstick: Path
     tensorboard: Path
     beams: int
-
-
-def train_models(models: Sequence[Model], inputs: Inputs, workers: Workers) -> None:
-    """Train the models that are not trained yet, the teacher before those it teaches.
-
-    Args:
-        models: models of a run.
-        inputs: the folders that trainings read.
-        workers: what trains.
-    """
-    waiting = [model for model in models if not model.stage.done]
-    running: dict[Future[None], Model] = {}
-    while waiting or running:
-        unfinished = {model.name for model in [*waiting, *running.values()]}
-        for model in list(waiting):
-            if model.taught_by not in unfinished:
-                waiting.remove(model)
-                running[workers.submit(train_model, model, inputs)] = model
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            del running[future]
-            future.result()
 
 
 def train_model(model: Model, inputs: Inputs, report: Report) -> None:
@@ -112,9 +90,9 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
         TensorBoardCallback(SummaryWriter(str(inputs.tensorboard / model.name))),
         TrainingProgress(model.name, report),
     ]
-    if model.taught_by is not None and inputs.yardstick.exists():
+    if model.taught and inputs.yardstick.exists():
         callbacks.append(LearningWatch(read_yardstick(inputs.yardstick)))
-    with logged(WarningEvents(model.name, report)), model.stage.work(scratch=CHECKPOINTS) as folder:
+    with logged(WarningEvents(model.name, report)), model.work(scratch=CHECKPOINTS) as folder:
         trainer = _new_trainer(model, inputs, folder / CHECKPOINTS, callbacks)
         try:
             trainer.train(resume_from_checkpoint=True)
@@ -227,9 +205,7 @@ def _new_trainer(
     trainer = A2DTrainer(
         student,
         teacher,
-        make_config(
-            model.method, model.training, model.seed, train, output, model.stage.fingerprint
-        ),
+        make_config(model.method, model.training, model.seed, train, output, model.fingerprint),
         train,
         data["valid"],
         tokenizer,
@@ -253,7 +229,7 @@ def _new_student(
 
 def remove_checkpoints(model: Model) -> None:
     """Free the space that a finished training no longer needs."""
-    shutil.rmtree(model.stage.folder / CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(model.folder / CHECKPOINTS, ignore_errors=True)
 
 
 def make_config(
@@ -331,15 +307,15 @@ def check(models: Sequence[Model], inputs: Inputs) -> None:
     Raises:
         UserError: the settings of any model do not fit the data, the teacher or its shape.
     """
-    waiting = [model for model in models if not model.stage.done]
+    waiting = [model for model in models if not model.done]
     train = load_from_disk(str(inputs.tokens))["train"]
     tokenizer = load_tokenizer(inputs.vocabulary)
     teacher = None
     for model in waiting:
         assert model.training is not None
         assert model.shape is not None
-        config = make_config(model.method, model.training, model.seed, train, model.stage.partial)
-        if model.taught_by is None or not inputs.teacher:
+        config = make_config(model.method, model.training, model.seed, train, model.partial)
+        if not model.taught or not inputs.teacher:
             continue
         if teacher is None:
             teacher = _teacher_for_checks(models, tokenizer, inputs)
@@ -352,7 +328,7 @@ def _teacher_for_checks(
     models: Sequence[Model], tokenizer: PreTrainedTokenizerBase, inputs: Inputs
 ) -> PreTrainedModel:
     """The pretrained teacher, or one of the shape that will be trained."""
-    own = next((model for model in models if model.name == TEACHER), None)
+    own = next((model for model in models if model.size is None), None)
     if own is None:
         return load_model(inputs.teacher)
     assert own.shape is not None

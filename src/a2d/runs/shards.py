@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -25,16 +25,23 @@ from a2d.models.loading import load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report
 from a2d.runs.command import translate_by_command
+from a2d.runs.lines import one_line
 from a2d.runs.settings import Evaluation, Sequences
-from a2d.runs.translations import one_line
 from a2d.runs.workers import Workers
 from a2d.text.evaluation import closest
 from a2d.text.pairs import Pair
+
+if TYPE_CHECKING:
+    from a2d.runs.run import Run
 
 SHARD = 1000
 """Sentences per file: at most so many are translated again after an interruption."""
 
 SHARDS = "shard-*.jsonl"
+
+Translator = Callable[[Sequence[Pair], Path], list[str]]
+"""Translates sources; a translation is empty where there is none. Finished shards are kept in the
+folder, for the next attempt."""
 
 EXPORTED = "teacher"
 
@@ -53,6 +60,21 @@ class Task(NamedTuple):
     search: Evaluation
     how: Sequences
     command: str | None = None
+
+
+def task_of(run: Run) -> Task:
+    """Describe how a run's teacher translates."""
+    recipe = run.recipe
+    path = "" if recipe.teacher.foreign else run.teacher_path
+    return Task(path, recipe.evaluation, recipe.sequences, recipe.teacher.command)
+
+
+def translator_of(run: Run) -> Translator:
+    """Give what translates in a run: a table of known translations, a command or a model."""
+    known = run.splits.known
+    if known is not None:
+        return lambda pairs, _: [known.find(pair.source) for pair in pairs]
+    return lambda pairs, folder: translate_training_source(pairs, folder, task_of(run), run.workers)
 
 
 def translate_training_source(

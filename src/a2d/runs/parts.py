@@ -1,0 +1,27 @@
+"""Parts of training data, by the names of the stages that make them."""
+
+from __future__ import annotations
+
+from a2d.runs.settings import Distillation
+from a2d.training.distillation import METHODS
+
+TOKENS = "tokens"
+"""The corpus."""
+DISTILLED = "distilled"
+"""The corpus with the teacher's translations as references."""
+MONOLINGUAL = "monolingual"
+"""Text without references, with the teacher's translations."""
+
+
+def parts_for(method: Distillation, monolingual: bool) -> tuple[str, ...]:
+    """List the parts that a method learns from.
+
+    Args:
+        method: the method and its settings.
+        monolingual: whether the run has monolingual text.
+    """
+    needs = METHODS[method.method]
+    if not needs.sequences:
+        return (TOKENS,)
+    more = (MONOLINGUAL,) if monolingual and method.monolingual else ()
+    return (TOKENS, DISTILLED, *more) if needs.references else (DISTILLED, *more)

@@ -1,0 +1,323 @@
+"""A run: a recipe that is carried out in a folder, stage by stage.
+
+Finished stages are skipped, half-done ones resumed. `a2d.runs.stages` has the stages and their
+order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.markup import escape
+
+from a2d.errors import UserError
+from a2d.files import identity, require_space, write_text
+from a2d.progress import (
+    Bars,
+    Event,
+    Report,
+    WarningEvents,
+    doing,
+    log_file,
+    logged,
+    silence_libraries,
+)
+from a2d.runs import report
+from a2d.runs.command import check_command
+from a2d.runs.corpus_record import CorpusRecord, hash_of_inputs, load_record, record_of
+from a2d.runs.environment import RECIPE, settle
+from a2d.runs.parts import TOKENS
+from a2d.runs.recipe import Recipe
+from a2d.runs.schedule import sized
+from a2d.runs.splits import Splits, read_splits
+from a2d.runs.stages import AFTER_PREPARATION, PREPARATION
+from a2d.runs.stages.base import RunStage
+from a2d.runs.stages.prepared import PreparedTeacher
+from a2d.runs.stages.sequences import Sequences
+from a2d.runs.stages.signals import TeacherSignals
+from a2d.runs.stages.students import space_needed, trained_models_of
+from a2d.runs.stages.teacher_scores import TeacherScores
+from a2d.runs.stages.vocabulary import Tokens, Vocabulary
+from a2d.runs.training import Inputs, check
+from a2d.runs.workers import Workers
+from a2d.teachers import model_path
+from a2d.text.pairs import Pair
+
+logger = logging.getLogger(__name__)
+
+LOG = "run.log"
+
+S = TypeVar("S", bound=RunStage)
+
+
+class Run:
+    """What the stages of a run share.
+
+    Args:
+        recipe: the recipe, settled (`a2d.runs.environment.settle`).
+        folder: folder of the run.
+        corpus: what is known of the corpus without reading it.
+        splits: the corpus, if it has been read.
+        console: where to show progress; by default nowhere.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        corpus: CorpusRecord,
+        splits: Splits | None = None,
+        console: Console | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.corpus = corpus
+        self.console = console or Console(quiet=True)
+        self._splits = splits
+        self._stages: dict[type[RunStage], list[RunStage]] = {}
+        self._resources = ExitStack()
+        self._bars: Bars | None = None
+        self._workers: Workers | None = None
+
+    def all(self, kind: type[S]) -> list[S]:
+        """List the stages of a kind."""
+        if kind not in self._stages:
+            self._stages[kind] = list(kind.of(self))
+        return self._stages[kind]  # type: ignore[return-value]
+
+    def one(self, kind: type[S]) -> S:
+        """Look up the stage of a kind that has exactly one."""
+        (stage,) = self.all(kind)
+        return stage
+
+    @property
+    def stages(self) -> list[RunStage]:
+        """All stages, in order."""
+        return [stage for kind in (*PREPARATION, *AFTER_PREPARATION) for stage in self.all(kind)]
+
+    @property
+    def splits(self) -> Splits:
+        """The corpus; it is read when first asked for."""
+        if self._splits is None:
+            self._splits = read_corpus(self.recipe, self.console)
+        return self._splits
+
+    @property
+    def evaluated(self) -> list[Pair]:
+        """The set that models are evaluated on."""
+        pairs: list[Pair] = getattr(self.splits, self.recipe.evaluation.split)
+        return pairs
+
+    def has_translations(self, split: str) -> bool:
+        """Whether the teacher's translations of a held-out set are known or can be made."""
+        return self.corpus.translations is None or split in self.corpus.translated
+
+    @cached_property
+    def pretrained(self) -> str | None:
+        """Identity of the pretrained teacher; None for another teacher."""
+        path = self.recipe.teacher.path
+        return None if path is None else identity(model_path(path))
+
+    @property
+    def teacher_path(self) -> str:
+        """Folder or hub name of the teacher that the run works with."""
+        prepared = self.all(PreparedTeacher)
+        if prepared:
+            return str(prepared[0].folder)
+        return self.recipe.teacher.path or str(self.folder / "models" / "teacher")
+
+    @property
+    def data(self) -> dict[str, Path]:
+        """Folders of the parts of the training data."""
+        folders = {stage.part: stage.folder for stage in self.all(Sequences)}
+        return {TOKENS: self.one(Tokens).folder / "train", **folders}
+
+    @property
+    def inputs(self) -> Inputs:
+        """The folders that trainings read."""
+        return Inputs(
+            self.one(Vocabulary).folder,
+            self.one(Tokens).folder,
+            self.data,
+            {stage.parts: stage.folder for stage in self.all(TeacherSignals)},
+            "" if self.recipe.teacher.foreign else self.teacher_path,
+            self.recipe.teacher.path is not None,
+            self.one(TeacherScores).folder,
+            self.folder / "tensorboard",
+            self.recipe.evaluation.beams,
+        )
+
+    @property
+    def report(self) -> Report:
+        """Shows progress events."""
+        if self._bars is None:
+            self._bars = self._resources.enter_context(Bars(self.console))
+        return self._bars.show
+
+    @property
+    def workers(self) -> Workers:
+        """The processes that share the work; they start when first asked for."""
+        if self._workers is None:
+            count, log = self.recipe.compute.parallel, self.folder / LOG
+            self._workers = self._resources.enter_context(Workers(count, log, self.report))
+        return self._workers
+
+    def end_workers(self) -> None:
+        """End the processes once they have finished their work."""
+        self._resources.close()
+        self._bars = self._workers = None
+
+    def warn(self, message: str) -> None:
+        """Log a warning and show it."""
+        logger.warning(message)
+        self.console.print(f"[yellow]Warning:[/] {escape(message)}")
+
+    def restore(self, stage: RunStage) -> None:
+        """Set a damaged stage aside, with a warning, so that it is carried out again."""
+        damage = stage.restore()
+        if damage is not None:
+            self.warn(damage)
+
+    def __enter__(self) -> Run:
+        """Use the run's processes within a block."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the processes; after an error at once."""
+        self._resources.__exit__(*error)  # type: ignore[arg-type]
+        self._bars = self._workers = None
+
+
+def carry_out(
+    recipe: Recipe,
+    folder: Path,
+    console: Console,
+    preview: Callable[[Run], None] | None = None,
+    dry: bool = False,
+) -> Run:
+    """Carry out a recipe, or what is left of it, and report.
+
+    Args:
+        recipe: the experiment.
+        folder: where everything is written; a run of the same recipe there is continued.
+        console: where to show progress, table and samples.
+        preview: called when everything is ready for the trainings.
+        dry: stop before the trainings.
+
+    Raises:
+        UserError: bad input; raised before any training starts, with nothing overwritten.
+    """
+    silence_libraries()
+    if recipe.teacher.command is not None:
+        check_command(recipe.teacher.command)
+    if not dry:
+        console.print(f"Log: {escape(str(folder / LOG))}", highlight=False, soft_wrap=True)
+    run = open_run(recipe, folder, console)
+    for stage in run.stages:
+        stage.check()
+    require_space(folder, space_needed(run))
+    with _locked(folder), logged(log_file(folder / LOG)), run:
+        write_text(folder / RECIPE, yaml.safe_dump(run.recipe.model_dump(), sort_keys=False))
+        run.corpus.save(folder)
+        for warning in run.corpus.warnings:
+            run.warn(warning)
+        for stage in run.stages:
+            if not stage.restored_when_needed:
+                run.restore(stage)
+        _show_corpus(run)
+        with doing(console, "Preparing the vocabulary…"):
+            for kind in PREPARATION:
+                kind.carry_out(run)
+        check(trained_models_of(run), run.inputs)
+        if preview is not None:
+            preview(run)
+        if not dry:
+            _show_trained(run)
+            for kind in AFTER_PREPARATION:
+                kind.carry_out(run)
+            run.end_workers()
+            report.write(run)
+    return run
+
+
+def open_run(recipe: Recipe, folder: Path, console: Console | None = None) -> Run:
+    """Read a recipe's corpus, unless its record in the folder is up to date, and settle the recipe.
+
+    Raises:
+        UserError: a part of the corpus is missing, malformed, or empty after cleaning.
+    """
+    console = console or Console(quiet=True)
+    inputs = hash_of_inputs(recipe)
+    record = load_record(folder, inputs)
+    splits = None
+    if record is None or recipe.training.sized:
+        splits = read_corpus(recipe, console)
+        record = record_of(splits, inputs)
+        recipe = sized(recipe, splits)
+    return Run(settle(recipe, folder), folder, record, splits, console)
+
+
+def read_corpus(recipe: Recipe, console: Console) -> Splits:
+    """Read and clean a recipe's corpus; keep the warnings for the run's log.
+
+    Raises:
+        UserError: a part is missing, malformed, or empty after cleaning.
+    """
+    events: list[Event] = []
+    with doing(console, "Reading the corpus…"), logged(WarningEvents("corpus", events.append)):
+        splits = read_splits(recipe)
+    return splits._replace(warnings=tuple(event.warning for event in events))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a second run out of the folder; the system frees the lock of a killed one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(
+            f"another run is working in {folder}: wait for it, or choose another --output."
+        ) from None
+
+
+def _show_corpus(run: Run) -> None:
+    """Print the sizes of the corpus and what cleaning dropped."""
+    sizes, cleaning = run.corpus.sizes, run.corpus.cleaning
+    run.console.print(
+        f"Corpus: {sizes['train']:,} training pairs ({cleaning['read']:,} read, dropped: "
+        f"{_dropped(cleaning)}), {sizes['valid']:,} validation, {sizes['test']:,} test."
+    )
+    counts = run.corpus.monolingual_cleaning
+    if counts is not None:
+        text = (
+            f"Monolingual text: {sizes['monolingual']:,} sentences ({counts['read']:,} read, "
+            f"dropped: {_dropped(counts)})."
+        )
+        logger.info(text)
+        run.console.print(text)
+    for name, split in (("valid", "validation"), ("test", "test")):
+        if run.corpus.shared[name]:
+            shared = run.corpus.shared[name]
+            run.warn(f"{shared:,} {split} sentences also occur in the training data.")
+
+
+def _dropped(counts: Mapping[str, int]) -> str:
+    rules = {rule: n for rule, n in counts.items() if n and rule not in ("read", "kept")}
+    return ", ".join(f"{n:,} {rule.replace('_', ' ')}" for rule, n in rules.items()) or "none"
+
+
+def _show_trained(run: Run) -> None:
+    """Print which models are trained already."""
+    done = [model.name for model in trained_models_of(run) if model.done]
+    if done:
+        run.console.print(f"Trained already: {', '.join(done)}.")

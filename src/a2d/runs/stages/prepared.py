@@ -1,0 +1,46 @@
+"""The pretrained teacher, set to the corpus's languages or trimmed to its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from a2d.models.teachers import prepare_teacher
+from a2d.progress import doing
+from a2d.runs.stages.base import RunStage
+from a2d.runs.stages.corpus import Corpus
+
+if TYPE_CHECKING:
+    from a2d.runs.run import Run
+
+
+@dataclass(frozen=True)
+class PreparedTeacher(RunStage):
+    """A copy of the teacher with its languages, its source prefix or a smaller vocabulary."""
+
+    @classmethod
+    def of(cls, run: Run) -> list[Self]:
+        """Name the stage, if the recipe asks for any of that."""
+        teacher = run.recipe.teacher
+        if not (teacher.languages or teacher.source_prefix or teacher.trim):
+            return []
+        settings: dict[str, Any] = {"model": run.pretrained, "languages": teacher.languages}
+        if teacher.source_prefix:
+            settings["source prefix"] = teacher.source_prefix
+        if teacher.trim:
+            settings["trimmed to"] = run.one(Corpus).fingerprint
+            if run.corpus.monolingual:
+                settings["monolingual"] = run.corpus.monolingual
+        return [cls(run.folder / "teacher", settings)]
+
+    def make(self, run: Run) -> None:
+        """Write the copy."""
+        teacher = run.recipe.teacher
+        assert teacher.path is not None
+        pairs = run.splits.learnable if teacher.trim else None
+        with doing(run.console, "Preparing the teacher…"), self.work() as folder:
+            before, after = prepare_teacher(
+                teacher.path, folder, teacher.languages, teacher.source_prefix, pairs
+            )
+        if teacher.trim:
+            run.console.print(f"Vocabulary: {after:,} of the teacher's {before:,} tokens.")

@@ -1,0 +1,89 @@
+"""Sources with the teacher's translations as references (Kim & Rush 2016, section 3.2)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from a2d.errors import UserError
+from a2d.models.tokenizer import load_tokenizer
+from a2d.runs.parts import DISTILLED, MONOLINGUAL
+from a2d.runs.shards import SHARDS, translator_of
+from a2d.runs.stages.base import RunStage
+from a2d.runs.stages.models import Teacher
+from a2d.runs.stages.vocabulary import Vocabulary
+from a2d.text.batching import lengths, tokenise
+from a2d.text.pairs import Pair
+from a2d.text.storage import StoredPairs
+from a2d.training.distillation import METHODS
+
+if TYPE_CHECKING:
+    from a2d.runs.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sequences(RunStage):
+    """The teacher's translations of the training source or of monolingual text, as tokens.
+
+    Attributes:
+        part: `distilled` or `monolingual`.
+    """
+
+    part: str
+
+    @classmethod
+    def of(cls, run: Run) -> list[Self]:
+        """Name a stage for each text that students need translated."""
+        recipe = run.recipe
+        if not any(METHODS[method.method].sequences for method in recipe.methods):
+            return []
+        teacher = run.one(Teacher)
+        settings: dict[str, Any] = {
+            "vocabulary": run.one(Vocabulary).fingerprint,
+            "teacher": teacher.fingerprint,
+            "longest": recipe.training.max_tokens,
+        }
+        if not teacher.foreign:
+            settings |= recipe.evaluation.model_dump(include={"beams", "max_tokens"})
+            settings |= recipe.sequences.model_dump(exclude_defaults=True)
+        stages = [cls(run.folder / DISTILLED, settings, DISTILLED)]
+        if run.corpus.monolingual:
+            settings = {**settings, "text": run.corpus.monolingual}
+            stages.append(cls(run.folder / MONOLINGUAL, settings, MONOLINGUAL))
+        return stages
+
+    def pairs(self, run: Run) -> Sequence[Pair]:
+        """Look up the pairs whose sources are translated; monolingual text has empty targets."""
+        return run.splits.train if self.part == DISTILLED else run.splits.monolingual
+
+    def make(self, run: Run) -> None:
+        """Translate, and tokenise sources with their translations.
+
+        Raises:
+            UserError: the teacher has no translation of any source.
+        """
+        pairs = self.pairs(run)
+        with self.work(keep=SHARDS) as folder:
+            translations = translator_of(run)(pairs, folder)
+            translated = zip(pairs, translations, strict=True)
+            learned = StoredPairs(
+                Pair(pair.source, target) for pair, target in translated if target
+            )
+            if not learned:
+                raise UserError(f"{self.part}: the teacher has no translation of any source.")
+            if len(learned) < len(pairs):
+                run.warn(
+                    f"{self.part}: the teacher has no translation of {len(pairs) - len(learned):,} "
+                    f"of {len(pairs):,} sources, which are left out."
+                )
+            data = tokenise(learned, load_tokenizer(run.one(Vocabulary).folder))
+            # Bad teachers write endless translations, which teach nothing and fit in no batch.
+            longest = run.recipe.training.max_tokens
+            fitting = np.flatnonzero(lengths(data).max(axis=1) <= longest)
+            data.select(fitting).save_to_disk(str(folder))

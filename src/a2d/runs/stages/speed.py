@@ -1,0 +1,113 @@
+"""Speed of each student shape beside the teacher's, measured while the run does nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any, Self
+
+from a2d.files import write_text
+from a2d.models.decoding import positions_of
+from a2d.models.loading import load_config
+from a2d.models.tokenizer import load_tokenizer
+from a2d.runs.command import sentences_per_second
+from a2d.runs.speeds import TimedModel, compare, sample_for
+from a2d.runs.stages.base import RunStage
+from a2d.runs.stages.models import Teacher
+from a2d.runs.stages.students import Student
+from a2d.runs.stages.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from a2d.runs.run import Run
+
+FIGURES = "speed.json"
+
+
+@dataclass(frozen=True)
+class Speed(RunStage):
+    """Speed of a shape: students of another model family count as another shape.
+
+    Attributes:
+        student: the first student of the shape, which is measured.
+        names: all students of the shape.
+    """
+
+    student: Student
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, run: Run) -> list[Self]:
+        """Name a stage for every shape."""
+        recipe, teacher = run.recipe, run.one(Teacher)
+        stages: dict[str, Self] = {}
+        for student in run.all(Student):
+            assert student.shape is not None
+            settings = recipe.evaluation.model_dump(include={"beams", "max_tokens"})
+            drawn = {"dropout", "attention_dropout", "activation_dropout"}
+            settings["shape"] = student.shape.model_dump(exclude_none=True, exclude=drawn)
+            settings["teacher"] = teacher.fingerprint
+            name = str(student.size)
+            if student.method.student_start == "marian" and not teacher.trained:
+                settings["marian"], name = True, f"{name}-marian"
+            known = stages.get(name)
+            names = (*(known.names if known else ()), student.name)
+            folder = run.folder / "speed" / recipe.evaluation.split / name
+            stages[name] = cls(folder, settings, known.student if known else student, names)
+        return list(stages.values())
+
+    @classmethod
+    def carry_out(cls, run: Run) -> None:
+        """Measure the shapes that are not measured, one after the other, on one sample."""
+        waiting = [stage for stage in run.all(cls) if not stage.done]
+        if not waiting:
+            return
+        run.end_workers()  # which would slow the models down
+        search, pairs, teacher = run.recipe.evaluation, run.evaluated, run.one(Teacher)
+        paths = [stage.student.path for stage in waiting]
+        configs = [load_config(path) for path in paths + [teacher.path] * (not teacher.foreign)]
+        positions = min((p for c in configs if (p := positions_of(c)) is not None), default=None)
+        tokenizer = load_tokenizer(run.one(Vocabulary).folder)
+        timed = None if teacher.foreign else TimedModel(teacher.path, search.beams)
+        longest = search.max_tokens, positions
+        sample = None if timed is None else sample_for(timed, tokenizer, pairs, *longest)
+        more = {}
+        if run.recipe.teacher.command is not None:
+            sources = [pair.source for pair in pairs]
+            speed = sentences_per_second(run.recipe.teacher.command, sources)
+            more["teacher_sentences_per_second"] = speed
+        for stage in waiting:
+            student = TimedModel(stage.student.path, search.beams)
+            batches = sample or sample_for(student, tokenizer, pairs, *longest)
+            name = f"speed: {stage.folder.name}"
+            with stage.work() as folder:
+                figures = compare(timed, student, batches, name, run.report) | more
+                write_text(folder / FIGURES, json.dumps(figures, indent=1) + "\n")
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What was measured."""
+        figures: dict[str, Any] = json.loads((self.folder / FIGURES).read_text("utf-8"))
+        return figures
+
+
+def read_speeds(run: Run) -> dict[str, float]:
+    """Read sentences per second by model name, without models that were not measured.
+
+    A student's speed is its shape's speed-up times the teacher's, which is the median over shapes.
+    Beside a teacher that a2d cannot load it is the measured one.
+    """
+    figures = {
+        name: stage.figures for stage in run.all(Speed) if stage.done for name in stage.names
+    }
+    if not figures:
+        return {}
+    order = [student.name for student in run.all(Student) if student.name in figures]
+    measured = [figures[name].get("teacher_sentences_per_second") for name in order]
+    teacher = median(speed for speed in measured if speed is not None) if any(measured) else None
+    name = run.one(Teacher).name
+    if run.one(Teacher).foreign:
+        speeds = {student: figures[student]["sentences_per_second"] for student in order}
+        return speeds if teacher is None else {name: teacher, **speeds}
+    assert teacher is not None
+    return {name: teacher, **{s: figures[s]["speed_up"] * teacher for s in order}}

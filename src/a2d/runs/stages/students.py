@@ -1,0 +1,109 @@
+"""The students of a run: one for every shape, method and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from a2d.errors import UserError
+from a2d.models.loading import load_config
+from a2d.runs.parts import MONOLINGUAL, TOKENS, parts_for
+from a2d.runs.settings import Distillation, Shape
+from a2d.runs.stages.models import Model, Teacher, training_settings
+from a2d.runs.stages.sequences import Sequences
+from a2d.runs.stages.vocabulary import Vocabulary
+from a2d.training.distillation import METHODS
+
+if TYPE_CHECKING:
+    from a2d.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Student(Model):
+    """A student."""
+
+    @classmethod
+    def of(cls, run: Run) -> list[Self]:
+        """Describe the students: every shape with every method and seed.
+
+        Raises:
+            UserError: two would have one name.
+        """
+        recipe = run.recipe
+        students = [
+            cls._of(run, shape, method, seed)
+            for shape in recipe.students
+            for method in recipe.methods
+            for seed in recipe.seeds
+        ]
+        names = [student.name for student in students]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(
+                    f"two students would be called {name!r}: they differ in nothing but dropout, "
+                    "or not at all. Give each a recipe and a run of its own."
+                )
+        return students
+
+    @classmethod
+    def _of(cls, run: Run, shape: Shape, method: Distillation, seed: int) -> Self:
+        recipe, needs = run.recipe, METHODS[method.method]
+        teacher = run.one(Teacher)
+        size = _size(shape, [other for other in (teacher.shape, *recipe.students) if other])
+        parts = parts_for(method, bool(run.corpus.monolingual))
+        settings: dict[str, Any] = {"vocabulary": run.one(Vocabulary).fingerprint}
+        settings |= training_settings(shape, method, recipe.training, seed)
+        if needs.taught or method.student_start == "teacher":
+            settings["teacher"] = teacher.fingerprint
+        sequences = {stage.part: stage for stage in run.all(Sequences)}
+        for part in parts:
+            if part != TOKENS:
+                key = MONOLINGUAL if part == MONOLINGUAL else "references"
+                settings[key] = sequences[part].fingerprint
+        if needs.sequences and run.corpus.monolingual:
+            settings["method"][MONOLINGUAL] = method.monolingual
+        if needs.distribution and recipe.teacher.cache:
+            settings["cache"] = True
+        name = f"{method.name}-{size}-seed{seed}"
+        folder = run.folder / "models" / name
+        training = recipe.training
+        return cls(folder, settings, name, str(folder), shape, training, method, seed, size, parts)
+
+
+def models_of(run: Run) -> list[Model]:
+    """List the teacher, then the students."""
+    return [run.one(Teacher), *run.all(Student)]
+
+
+def trained_models_of(run: Run) -> list[Model]:
+    """List the models that the run trains."""
+    return [model for model in models_of(run) if model.trained]
+
+
+def _size(shape: Shape, others: Sequence[Shape]) -> str:
+    """Describe layers and heads in short; widths too, if there are several."""
+    size = f"{shape.encoder_layers}+{shape.decoder_layers}x{shape.heads}"
+    if shape.decoder_heads not in (None, shape.heads):
+        size += f"+{shape.decoder_heads}"
+    widths = {(other.width, other.feed_forward) for other in others}
+    return f"{size}-{shape.width}-{shape.feed_forward}" if len(widths) > 1 else size
+
+
+def space_needed(run: Run) -> int:
+    """Estimate the bytes still to be written: models, and checkpoints of those under way."""
+    teacher, vocabulary = run.recipe.teacher, run.recipe.vocabulary.size
+    if teacher.path is not None and not teacher.trim:
+        vocabulary = load_config(teacher.path).vocab_size
+    shapes = [model.shape for model in trained_models_of(run) if not model.done]
+    sizes = sorted(_parameters(vocabulary, shape) for shape in shapes if shape is not None)
+    # A checkpoint holds weights and two Adam moments; three exist while the oldest goes.
+    return 4 * (sum(sizes) + 9 * sum(sizes[-run.recipe.compute.parallel :])) + 50_000_000
+
+
+def _parameters(vocabulary: int, shape: Shape) -> int:
+    attention, inner = 4 * shape.width**2, 2 * shape.width
+    encoder = shape.encoder_layers * (attention + inner * shape.feed_forward)
+    widest = shape.decoder_feed_forward or shape.feed_forward
+    decoder = shape.decoder_layers * (2 * attention + inner * widest)
+    return vocabulary * shape.width + encoder + decoder

@@ -1,0 +1,50 @@
+"""The teacher's validation scores, which its students are compared with."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from a2d.runs.shards import SHARDS, translator_of
+from a2d.runs.stages.base import RunStage
+from a2d.runs.stages.models import Teacher
+from a2d.runs.stages.vocabulary import Vocabulary
+from a2d.runs.verdict import measure_yardstick, quality_of, write_yardstick
+
+if TYPE_CHECKING:
+    from a2d.runs.run import Run
+
+
+@dataclass(frozen=True)
+class TeacherScores(RunStage):
+    """Scores of the teacher's translations of the validation set: greedy ones, if a2d makes them.
+
+    There are none if only some of its translations are known.
+    """
+
+    @classmethod
+    def of(cls, run: Run) -> list[Self]:
+        """Name the one stage."""
+        settings = {"teacher": run.one(Teacher).fingerprint}
+        return [cls(run.folder / "yardstick", settings)]
+
+    @classmethod
+    def carry_out(cls, run: Run) -> None:
+        """Measure, unless some of a foreign teacher's translations are unknown."""
+        if run.has_translations("valid"):
+            super().carry_out(run)
+
+    def make(self, run: Run) -> None:
+        """Translate the validation set and score it."""
+        pairs = run.splits.valid
+        if not run.one(Teacher).foreign:
+            arguments = run.teacher_path, run.one(Vocabulary).folder, pairs
+            run.workers.submit(measure_yardstick, self, *arguments).result()
+            return
+        with self.work(keep=SHARDS) as folder:
+            begun = time.perf_counter()
+            hypotheses = translator_of(run)(pairs, folder)
+            seconds = time.perf_counter() - begun
+            quality = quality_of(hypotheses, [pair.target for pair in pairs])
+            write_yardstick(folder, quality, pairs, seconds)

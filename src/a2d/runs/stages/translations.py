@@ -1,0 +1,147 @@
+"""Every model's translations of the evaluated set, and their scores."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from a2d.files import write_text
+from a2d.method.attention import Geometry
+from a2d.models.decoding import translate
+from a2d.models.loading import count_parameters, load_to_run
+from a2d.models.tokenizer import load_tokenizer
+from a2d.progress import Event, Report
+from a2d.runs.lines import one_line, read_lines, write_lines
+from a2d.runs.settings import Evaluation
+from a2d.runs.shards import SHARDS, translator_of
+from a2d.runs.stages.base import RunStage
+from a2d.runs.stages.corpus import Corpus
+from a2d.runs.stages.models import Model, Teacher
+from a2d.runs.stages.students import models_of
+from a2d.runs.stages.vocabulary import Vocabulary
+from a2d.text.evaluation import score
+
+if TYPE_CHECKING:
+    from a2d.runs.run import Run
+
+HYPOTHESES = "hypotheses.txt"
+SCORES = "scores.json"
+
+
+@dataclass(frozen=True)
+class Translations(RunStage):
+    """A model's translations, one a line, and its scores.
+
+    Attributes:
+        model: the model.
+    """
+
+    model: Model
+
+    @classmethod
+    def of(cls, run: Run) -> list[Self]:
+        """Name a stage for every model."""
+        search = run.recipe.evaluation
+        settings = search.model_dump(exclude={"samples"})
+        return [
+            cls(
+                run.folder / "translations" / search.split / model.name,
+                {"model": model.fingerprint, **settings},
+                model,
+            )
+            for model in models_of(run)
+        ]
+
+    @classmethod
+    def carry_out(cls, run: Run) -> None:
+        """Translate with all models, as many at once as the recipe allows."""
+        search, corpus = run.recipe.evaluation, run.one(Corpus)
+        data = corpus.sources(search.split), corpus.references(search.split)
+        vocabulary = run.one(Vocabulary).folder
+        futures = []
+        for stage in run.all(cls):
+            if stage.done:
+                continue
+            if stage.model.foreign:
+                stage.make(run)
+            else:
+                arguments = stage, vocabulary, *data, search
+                futures.append(run.workers.submit(translate_and_score, *arguments))
+        for future in futures:
+            future.result()
+
+    def make(self, run: Run) -> None:
+        """Score the translations of a system elsewhere, if it has translated the whole set."""
+        split = run.recipe.evaluation.split
+        with self.work(keep=f"{split}/{SHARDS}") as folder:
+            shards = folder / split
+            shards.mkdir(exist_ok=True)
+            hypotheses = translator_of(run)(getattr(run.splits, split), shards)
+            references = run.one(Corpus).references(split)
+            figures = score(list(map(one_line, hypotheses)), references)._asdict()
+            if not run.has_translations(split):
+                figures |= {"bleu": None, "chrf": None}
+            _write(folder, hypotheses, {**figures, "parameters": None})
+
+    @property
+    def hypotheses(self) -> list[str]:
+        """The translations, one line each."""
+        return read_lines(self.folder / HYPOTHESES)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Scores with their signatures, layers, heads and parameters."""
+        figures: dict[str, Any] = json.loads((self.folder / SCORES).read_text("utf-8"))
+        return figures
+
+
+def translate_and_score(
+    stage: Translations,
+    tokenizer: Path,
+    sources: list[str],
+    references: list[str],
+    search: Evaluation,
+    report: Report,
+) -> None:
+    """Carry out the stage of a model that a2d can load, in any process."""
+    name = f"translating: {stage.model.name}"
+    report(Event(name, 0, len(sources)))
+    network = load_to_run(stage.model.path)
+    hypotheses = translate(
+        network,
+        load_tokenizer(tokenizer),
+        sources,
+        beams=search.beams,
+        max_tokens=search.max_tokens,
+        progress=lambda done: report(Event(name, done, len(sources))),
+    )
+    # The written lines are scored, so that anyone can score them again.
+    scores = score([one_line(text) for text in hypotheses], references)
+    geometry = Geometry.of(network.config)
+    heads = dict.fromkeys((geometry.encoder_heads, geometry.decoder_heads))
+    figures = {
+        **scores._asdict(),
+        "encoder_layers": geometry.encoder_layers,
+        "decoder_layers": geometry.decoder_layers,
+        "heads": "+".join(map(str, heads)),
+        "parameters": count_parameters(network),
+    }
+    with stage.work() as folder:
+        _write(folder, hypotheses, figures)
+
+
+def translations_of(run: Run) -> dict[str, Translations]:
+    """Map models' names to the stages of their translations."""
+    return {stage.model.name: stage for stage in run.all(Translations)}
+
+
+def teacher_translations(run: Run) -> Translations:
+    """Look up the teacher's stage."""
+    return translations_of(run)[run.one(Teacher).name]
+
+
+def _write(folder: Path, hypotheses: list[str], figures: dict[str, Any]) -> None:
+    write_lines(folder / HYPOTHESES, hypotheses)
+    write_text(folder / SCORES, json.dumps(figures, indent=1) + "\n")

@@ -1,0 +1,95 @@
+"""The vocabulary that teacher and students share, and the corpus as its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from datasets import DatasetDict
+
+from a2d.files import identity
+from a2d.models.decoding import positions_of
+from a2d.models.loading import load_config
+from a2d.models.tokenizer import (
+    check_fits,
+    check_languages_named,
+    check_same_vocabulary,
+    load_tokenizer,
+    train_tokenizer,
+)
+from a2d.runs.stages.base import RunStage
+from a2d.runs.stages.corpus import Corpus
+from a2d.runs.stages.prepared import PreparedTeacher
+from a2d.teachers import model_path
+from a2d.text.batching import tokenise
+from a2d.text.storage import Texts
+
+if TYPE_CHECKING:
+    from a2d.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Vocabulary(RunStage):
+    """The tokenizer: the pretrained teacher's, a given one, or one trained on the corpus."""
+
+    @classmethod
+    def of(cls, run: Run) -> list[Self]:
+        """Name the one vocabulary stage."""
+        wanted, teacher = run.recipe.vocabulary, run.recipe.teacher
+        prepared = run.all(PreparedTeacher)
+        settings: dict[str, Any] = {
+            "corpus": run.one(Corpus).fingerprint,
+            "teacher": prepared[0].fingerprint if prepared else run.pretrained,
+            "size": wanted.size,
+            "path": None if wanted.path is None else identity(model_path(wanted.path)),
+        }
+        if run.corpus.monolingual and teacher.path is None and wanted.path is None:
+            settings["monolingual"] = run.corpus.monolingual
+        return [cls(run.folder / "vocabulary", settings)]
+
+    def make(self, run: Run) -> None:
+        """Save the tokenizer.
+
+        Raises:
+            UserError: the recipe's vocabulary is another than the pretrained teacher's, or the
+                teacher's does not fit its model.
+        """
+        teacher = run.teacher_path if run.recipe.teacher.path is not None else None
+        paths = [path for path in (run.recipe.vocabulary.path, teacher) if path is not None]
+        with self.work() as folder:
+            if not paths:
+                texts = Texts(run.splits.learnable)
+                train_tokenizer(texts, run.recipe.vocabulary.size).save_pretrained(folder)
+                return
+            tokenizers = [load_tokenizer(path) for path in paths]
+            check_same_vocabulary(tokenizers[-1], tokenizers[0])
+            tokenizer = tokenizers[-1]  # the teacher's has its languages and prefix
+            if teacher is not None:
+                config = load_config(teacher)
+                check_fits(tokenizer, config, teacher)
+                check_languages_named(tokenizer, teacher)
+                positions = positions_of(config)
+                if positions is not None:
+                    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+            tokenizer.save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class Tokens(RunStage):
+    """Training and validation pairs as token ids (`train` and `valid` of a saved dataset)."""
+
+    @classmethod
+    def of(cls, run: Run) -> list[Self]:
+        """Name the one stage of tokens."""
+        settings = {"vocabulary": run.one(Vocabulary).fingerprint}
+        return [cls(run.folder / "tokens", settings)]
+
+    def make(self, run: Run) -> None:
+        """Tokenise the corpus."""
+        tokenizer = load_tokenizer(run.one(Vocabulary).folder)
+        with self.work() as folder:
+            tokens = {
+                "train": tokenise(run.splits.train, tokenizer),
+                "valid": tokenise(run.splits.valid, tokenizer),
+            }
+            DatasetDict(tokens).save_to_disk(str(folder))
