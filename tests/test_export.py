@@ -218,6 +218,14 @@ def test_an_exported_one_is_refused(exported, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_pipe_or_device_in_it_is_refused(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "other")
+    (folder / "shared_vocabulary.json").unlink()
+    (folder / "shared_vocabulary.json").symlink_to("/dev/null")
+    with pytest.raises(UserError, match="shared_vocabulary.json is a pipe or a device"):
+        ExportedModel(folder)
+
+
 def test_the_missing_library_is_named(student, exported, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     mend = r"pip install 'align-to-distill\[ctranslate2\]'"

@@ -53,6 +53,11 @@ class TestManifest:
         path.write_bytes(content)
         assert damage(folder) is None
 
+    def test_pipes_and_devices_are_not_read(self, folder):
+        (folder / NAMES[0]).unlink()
+        (folder / NAMES[0]).symlink_to("/dev/null")
+        assert damage(folder) == f"{NAMES[0]} cannot be read (it is a pipe or a device)"
+
     @pytest.mark.parametrize("name", [*NAMES, MANIFEST])
     def test_so_does_every_file(self, folder, name):
         (folder / name).unlink()

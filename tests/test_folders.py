@@ -86,6 +86,15 @@ def test_weights_elsewhere_and_pickles_are_refused(place, folder):
         load_model(folder)
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "x.txt"])
+def test_pipes_and_devices_are_refused_unread(name, folder):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("/dev/null")
+    for load in (load_config, load_model, load_tokenizer):
+        with pytest.raises(UserError, match=f"{name} is a pipe or a device, not a file: remove it"):
+            load(folder)
+
+
 def test_weights_in_parts_are_read(folder):
     model = load_model(folder)
     model.save_pretrained(folder, max_shard_size="50KB")

@@ -6,6 +6,7 @@ one was left while it was being written.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -135,7 +136,13 @@ def damage(
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe or a device, whose reading may have no end.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -131,10 +131,10 @@ class ExportedModel:
     def __init__(self, folder: Path) -> None:
         ctranslate2 = require_ctranslate2()
         with reading(folder, f"the exported model in {folder} is damaged: export it anew"):
+            self._tokenizer = load_tokenizer(folder)  # first: it refuses what no model's folder has
             self._translator = ctranslate2.Translator(
                 str(folder), device="auto", intra_threads=torch.get_num_threads()
             )
-            self._tokenizer = load_tokenizer(folder)
             self._positions = self._tokenizer.init_kwargs.get(_POSITIONS)
             self._settings = search_settings(read_generation_config(folder))
             check_search(self._settings, None, folder)

@@ -40,6 +40,8 @@ _COUNTS = {
 _MOST_NAMES = 10_000
 _LONGEST_JSON = 100_000_000
 """Bytes of a file of settings."""
+_FORMATS = (".json", ".jinja", ".model", ".safetensors", ".spm", ".txt")
+"""Endings of what libraries open in a model's folder."""
 
 
 @contextmanager
@@ -169,6 +171,7 @@ def refuse_code(path: str) -> None:
     Raises:
         UserError: the file and the setting that ask for it, or a file of settings that is damaged.
     """
+    _refuse_devices(Path(path))
     for name in SETTINGS:
         settings = _json(path, name)
         for setting, problem in _suspects(settings):
@@ -197,6 +200,13 @@ def refuse_code(path: str) -> None:
 
 
 _refuse_code_once = cache(refuse_code)
+
+
+def _refuse_devices(folder: Path) -> None:
+    """Refuse a folder with a pipe or a device among its files: reading one may have no end."""
+    for place in sorted(folder.glob("*")):
+        if place.suffix in _FORMATS and place.exists() and not (place.is_file() or place.is_dir()):
+            raise UserError(f"{place} is a pipe or a device, not a file: remove it.")
 
 
 def _suspects(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
