@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,11 +44,34 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         The name of a folder beside it, not made yet, that is renamed at the end.
     """
     partial = folder.with_name(f".{folder.name}.{token_hex(4)}")
+    remove_at_end(partial)
     try:
         yield partial
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_at_end(folder: Path) -> None:
+    """Remove a folder when this process ends, however it does, if it is there then.
+
+    A second process waits for the end and removes it, since a killed one cannot.
+    """
+    if os.name == "posix":
+        remove = ["/bin/sh", "-c", 'cat; rm -rf -- "$0"', str(folder.absolute())]
+        # Its output is its own: ours may be closed, or somebody may wait for its end.
+        _removers.append(
+            subprocess.Popen(
+                remove,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        )
+
+
+_removers: list[subprocess.Popen[bytes]] = []  # at their end they would close their input
 
 
 def require_space(folder: Path, needed: int) -> None:
