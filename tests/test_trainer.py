@@ -458,6 +458,29 @@ def test_the_checkpoint_of_another_model_is_refused(tmp_path, tokenizer, data):
         other.train(resume_from_checkpoint=True)
 
 
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_objects_in_a_checkpoint_are_refused_not_made(name, tmp_path, tokenizer, data):
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+    trainer(tmp_path, tokenizer, data, **settings).train()
+    place = tmp_path / "checkpoint-2"
+    torch.save({"object": Planted(tmp_path / "ran")}, place / name)
+    seal(place)  # as an attacker would
+    again = trainer(tmp_path, tokenizer, data, **settings | {"max_steps": 4})
+    with pytest.raises(UserError, match="checkpoint-2 is no checkpoint of this training"):
+        again.train(resume_from_checkpoint=True)
+    assert not (tmp_path / "ran").exists()
+
+
+class Planted:
+    """An object whose unpickling writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return self.path.touch, ()
+
+
 def test_a_method_with_teacher_asks_for_one(tmp_path, tokenizer, data):
     with pytest.raises(UserError, match="'a2d' needs a teacher"):
         trainer(tmp_path, tokenizer, data, teacher=False)

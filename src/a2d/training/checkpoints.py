@@ -6,13 +6,15 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from a2d.errors import UserError
+from a2d.errors import UserError, first_line, memory_is_full
 from a2d.files import MANIFEST, damage, seal, set_aside
 
 logger = logging.getLogger(__name__)
@@ -98,6 +100,25 @@ def require_whole(folder: Path) -> None:
     wrong = damage(folder) if (folder / MANIFEST).exists() else None
     if wrong is not None:
         raise UserError(f"{folder}: {wrong}. Resume from another checkpoint.")
+
+
+@contextmanager
+def reading_states(folder: str | None) -> Iterator[None]:
+    """Turn whatever libraries raise on the states in a checkpoint into one `UserError`.
+
+    PyTorch reads no objects of other programs from them (`weights_only=True`).
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if folder is None or memory_is_full(error):
+            raise
+        raise UserError(
+            f"{folder} is no checkpoint of this training ({first_line(error)}): delete it; the "
+            "same command goes on from the one before it, or from its beginning."
+        ) from error
 
 
 def _step(place: Path) -> str:

@@ -38,7 +38,12 @@ from a2d.models.tokenizer import check_same_vocabulary, mark_languages
 from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.text.evaluation import score
 from a2d.training.averages import TermAverages, count_tokens, denominators, sums_of
-from a2d.training.checkpoints import SealedCheckpoints, last_checkpoint, require_whole
+from a2d.training.checkpoints import (
+    SealedCheckpoints,
+    last_checkpoint,
+    reading_states,
+    require_whole,
+)
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Signals, run
 from a2d.training.divergence import DivergenceWatch, check_weights
@@ -459,6 +464,14 @@ class A2DTrainer(Seq2SeqTrainer):
                 f"{folder} is the checkpoint of another model: choose another output_dir, or "
                 "delete it."
             ) from error
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading_states(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading_states(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
