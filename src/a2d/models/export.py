@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
         raise UserError(
             f"unknown quantization {quantization!r}: give one of {', '.join(QUANTIZATIONS)}."
         )
-    if output.exists():
+    if lexists(output):  # a link to nowhere, too
         raise UserError(f"{output} exists already: choose another folder, or move it away.")
     network = load_model(model)
     tokenizer = load_tokenizer(model)
