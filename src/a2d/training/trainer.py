@@ -19,7 +19,6 @@ from transformers import (
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Seq2SeqTrainer,
     TrainerCallback,
     TrainerState,
     TrainingArguments,
@@ -39,9 +38,9 @@ from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.text.evaluation import score
 from a2d.training.averages import TermAverages, count_tokens, denominators, sums_of
 from a2d.training.checkpoints import (
+    ResumingTrainer,
     SealedCheckpoints,
     last_checkpoint,
-    reading_states,
     require_whole,
 )
 from a2d.training.config import A2DConfig
@@ -55,7 +54,7 @@ from a2d.training.teacher_cache import KEPT, ROW, ReadingCollator, TeacherCache
 logger = logging.getLogger(__name__)
 
 
-class A2DTrainer(Seq2SeqTrainer):
+class A2DTrainer(ResumingTrainer):
     """Trains a student on references, a teacher's distributions and its attention maps.
 
     It is used like `Seq2SeqTrainer`; what differs is the loss, the batches (`max_tokens`), and
@@ -464,14 +463,6 @@ class A2DTrainer(Seq2SeqTrainer):
                 f"{folder} is the checkpoint of another model: choose another output_dir, or "
                 "delete it."
             ) from error
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with reading_states(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with reading_states(checkpoint):
-            super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
