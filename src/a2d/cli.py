@@ -260,7 +260,7 @@ def export(
     typer.echo(f"wrote {output}")
 
 
-_AT_ONCE = 10_000
+_AT_ONCE = 1000
 """Lines of standard input that are translated together: it may have no end."""
 
 
