@@ -380,7 +380,7 @@ class TestTranslate:
         monkeypatch.setattr(sys, "stdin", io.StringIO(text))
         monkeypatch.setattr(
             "a2d.models.decoding.translate",
-            lambda _model, _tokenizer, sentences, **_: [f"<{s}>\nx\ry" for s in sentences],
+            lambda _model, _tokenizer, sentences, **_: [f"<{s}>\nx\r\x1b\x07y" for s in sentences],
         )
         code, out, _ = a2d("translate", model, "--beams", 1)
         assert code == 0

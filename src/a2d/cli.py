@@ -16,6 +16,7 @@ from rich.console import Console
 from a2d import __version__, cli_data, endings
 from a2d.errors import UserError
 from a2d.text.bounds import LINE
+from a2d.text.entities import printable
 
 app = typer.Typer(
     help="Make small, fast translation models out of big ones (Align-to-Distill).",
@@ -240,7 +241,8 @@ def translate(
         work = partial(decoding.translate, network, tokenizer, beams=beams)
     for lines in _standard_input():
         for line in work(lines):
-            typer.echo(" ".join(line.split()))  # one line, whatever line breaks it has
+            # One line, whatever line breaks it has, and nothing that a terminal obeys.
+            typer.echo(printable(" ".join(line.split())))
 
 
 @app.command()
