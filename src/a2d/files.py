@@ -44,31 +44,37 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         The name of a folder beside it, not made yet, that is renamed at the end.
     """
     partial = folder.with_name(f".{folder.name}.{token_hex(4)}")
-    remove_at_end(partial)
+    remover = remove_at_end(partial)
     try:
         yield partial
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if remover is not None:
+            _removers.remove(remover)
+            remover.communicate()
 
 
-def remove_at_end(folder: Path) -> None:
+def remove_at_end(folder: Path) -> subprocess.Popen[bytes] | None:
     """Remove a folder when this process ends, however it does, if it is there then.
 
-    A second process waits for the end and removes it, since a killed one cannot.
+    Returns:
+        A second process, which waits for the end of this one, since a killed one can remove
+        nothing; None where the system has no such.
     """
-    if os.name == "posix":
-        remove = ["/bin/sh", "-c", 'cat; rm -rf -- "$0"', str(folder.absolute())]
-        # Its output is its own: ours may be closed, or somebody may wait for its end.
-        _removers.append(
-            subprocess.Popen(
-                remove,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        )
+    if os.name != "posix":
+        return None
+    remove = ["/bin/sh", "-c", 'cat; rm -rf -- "$0"', str(folder.absolute())]
+    # Its output is its own: ours may be closed, or somebody may wait for its end.
+    remover = subprocess.Popen(
+        remove,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    _removers.append(remover)
+    return remover
 
 
 _removers: list[subprocess.Popen[bytes]] = []  # at their end they would close their input
