@@ -307,7 +307,7 @@ def test_an_ended_training_is_not_continued(patience, tmp_path, tokenizer, data)
         "max_steps": 30 if patience else 5,
         "save_strategy": "steps",
         "save_steps": 2,
-        "lr_scheduler_type": "constant",
+        "lr_scheduler_type": "constant_with_warmup",
         "restore_callback_states_from_checkpoint": True,
     }
     steps = []
