@@ -344,8 +344,34 @@ class TestTranslate:
         monkeypatch.setattr(sys, "stdin", text)
         code, out, err = a2d("translate", model)
         assert (code, out) == (2, "")
-        assert "standard input, line" in err
-        assert "is not UTF-8: convert it" in err
+        assert "standard input, line 2 is not UTF-8: convert it" in err
+
+    def test_a_line_without_end_and_a_closed_input_are_told(self, a2d, model, monkeypatch):
+        with open("/dev/zero", encoding="utf-8") as endless:
+            monkeypatch.setattr(sys, "stdin", endless)
+            code, out, err = a2d("translate", model)
+        assert (code, out) == (2, "")
+        assert "standard input, line 1 has more than 1,048,576 characters: split it" in err
+        monkeypatch.setattr(sys, "stdin", None)
+        code, out, err = a2d("translate", model)
+        assert (code, out) == (2, "")
+        assert "standard input is closed" in err
+
+    def test_endless_input_is_translated_in_portions(self, a2d, model, monkeypatch):
+        import io
+
+        monkeypatch.setattr("a2d.cli._AT_ONCE", 3)
+        sizes = []
+        monkeypatch.setattr(
+            "a2d.models.decoding.translate",
+            lambda _model, _tokenizer, sentences, **_: sizes.append(len(sentences)) or sentences,
+        )
+        text = "".join(f"{number}\n" for number in range(7))
+        monkeypatch.setattr(
+            sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + text.encode()))
+        )
+        code, out, _ = a2d("translate", model)
+        assert (code, out, sizes) == (0, text, [3, 3, 1])
 
     @pytest.mark.parametrize("text", ["ein Text\n\nzum Lernen\n", "ein Text\n\nzum Lernen", ""])
     def test_one_line_for_each(self, a2d, model, monkeypatch, text):
@@ -354,7 +380,7 @@ class TestTranslate:
         monkeypatch.setattr(sys, "stdin", io.StringIO(text))
         monkeypatch.setattr(
             "a2d.models.decoding.translate",
-            lambda _model, _tokenizer, sentences, **_: [f"<{s}>\nx\ry" for s in sentences],
+            lambda _model, _tokenizer, sentences, **_: [f"<{s}>\nx\r\x1b\x07y" for s in sentences],
         )
         code, out, _ = a2d("translate", model, "--beams", 1)
         assert code == 0

@@ -199,6 +199,9 @@ def test_nothing_is_overwritten(student, tmp_path):
     with pytest.raises(UserError, match="mine exists already: choose another folder"):
         export(student, tmp_path / "mine")
     assert (tmp_path / "mine").read_text() == "precious"
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="link exists already: choose another folder"):
+        export(student, tmp_path / "link")
 
 
 def test_an_unknown_quantization_is_refused(student, tmp_path):
@@ -216,6 +219,14 @@ def test_an_exported_one_is_refused(exported, tmp_path):
     with pytest.raises(UserError, match="fast is exported already: translate with it"):
         export(exported, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pipe_or_device_in_it_is_refused(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "other")
+    (folder / "shared_vocabulary.json").unlink()
+    (folder / "shared_vocabulary.json").symlink_to("/dev/null")
+    with pytest.raises(UserError, match=r"shared_vocabulary\.json is a pipe or a device"):
+        ExportedModel(folder)
 
 
 def test_the_missing_library_is_named(student, exported, monkeypatch, tmp_path):

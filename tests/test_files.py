@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import sys
+import time
 from collections import namedtuple
-from subprocess import run
+from subprocess import PIPE, run
 
 import pytest
 from hypothesis import given
@@ -52,6 +54,11 @@ class TestManifest:
             assert damage(folder) == f"{name} is damaged"
         path.write_bytes(content)
         assert damage(folder) is None
+
+    def test_pipes_and_devices_are_not_read(self, folder):
+        (folder / NAMES[0]).unlink()
+        (folder / NAMES[0]).symlink_to("/dev/null")
+        assert damage(folder) == f"{NAMES[0]} cannot be read (it is a pipe or a device)"
 
     @pytest.mark.parametrize("name", [*NAMES, MANIFEST])
     def test_so_does_every_file(self, folder, name):
@@ -167,3 +174,24 @@ class TestSpace:
         monkeypatch.chdir(tmp_path)
         require_space(module.Path("runs/demo"), 1)
         assert asked == [tmp_path]
+
+
+def test_a_killed_process_leaves_no_half_folder(tmp_path):
+    script = """
+import os, signal, sys
+from pathlib import Path
+from a2d.files import whole_folder
+with whole_folder(Path(sys.argv[1])) as partial:
+    partial.mkdir()
+    (partial / "file").write_text("half")
+    print(*os.listdir(partial.parent), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = run([sys.executable, "-c", script, tmp_path / "whole"], stdout=PIPE, text=True)
+    assert done.returncode == -9
+    assert done.stdout.startswith(".whole.")
+    for _ in range(200):
+        if not any(tmp_path.iterdir()):
+            break
+        time.sleep(0.05)
+    assert not any(tmp_path.iterdir())

@@ -11,11 +11,12 @@ import pytest
 import torch
 from pretrained import FAMILIES, released
 from safetensors.torch import load_file, save_file
+from transformers import ByT5Tokenizer
 
 import a2d
 from a2d.errors import UserError
 from a2d.models.loading import load_config, load_model
-from a2d.models.tokenizer import load_tokenizer
+from a2d.models.tokenizer import check_fits, load_tokenizer
 
 EVIL = """
 from pathlib import Path
@@ -47,6 +48,7 @@ WANTS_CODE = {
     "tokenizer": ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.T", None]}}),
     "old tokenizer": ("tokenizer_config.json", {"auto_map": ["evil.T", None]}),
     "kernels": ("config.json", {"attn_implementation": "someone/kernel"}),
+    "kernels within": ("config.json", {"_attn_implementation_internal": "someone/kernel"}),
 }
 
 
@@ -84,6 +86,70 @@ def test_weights_elsewhere_and_pickles_are_refused(place, folder):
     change(folder, "model.safetensors.index.json", weight_map=dict.fromkeys(weights, place))
     with pytest.raises(UserError, match="only safetensors files beside it are read"):
         load_model(folder)
+
+
+ELSEWHERE = {
+    "a pickle": ("config.json", {"transformers_weights": "adapter_model.bin"}),
+    "an index": ("config.json", {"transformers_weights": "x.safetensors.index.json"}),
+    "renamed": (
+        "config.json",
+        {"attribute_map": {"transformers_weights": "x"}, "x": "adapter_model.bin"},
+    ),
+    "tokenizer": ("tokenizer_config.json", {"fast_tokenizer_files": ["../tokenizer.1.0.json"]}),
+    "no names": ("tokenizer_config.json", {"fast_tokenizer_files": 5}),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_settings_that_name_other_files_are_refused(name, folder, tmp_path, recwarn):
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "adapter_model.bin")
+    save_file(weights, tmp_path / "other.safetensors", metadata={"format": "pt"})
+    change(
+        folder,
+        "x.safetensors.index.json",
+        metadata={},
+        weight_map=dict.fromkeys(weights, "../other.safetensors"),
+    )
+    (tmp_path / "tokenizer.1.0.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    file, settings = ELSEWHERE[name]
+    change(folder, file, **settings)
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(UserError, match=f"'{next(iter(settings))}' in its {file}"):
+            load(folder)
+
+
+def test_names_without_end_are_refused(folder):
+    tokens = {str(number): {"content": f"x{number}"} for number in range(10_001)}
+    change(folder, "tokenizer_config.json", added_tokens_decoder=tokens)
+    with pytest.raises(UserError, match=r"added_tokens_decoder is 10,001, and 10,000 is a lot"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("prefix", ["x" * 1001, {"x": 1}])
+def test_prefixes_are_short_texts(prefix, folder):
+    load_tokenizer(folder)
+    change(folder, "tokenizer_config.json", source_prefix=prefix)
+    with pytest.raises(UserError, match=r"source_prefix .* no text of at most 1,000 characters"):
+        load_tokenizer(folder)
+
+
+def test_a_tokenizer_that_cannot_decode_is_refused(folder):
+    config = load_config(folder)
+    config.vocab_size = len(ByT5Tokenizer())
+    check_fits(ByT5Tokenizer(), config, folder)
+    config.vocab_size = 1000
+    with pytest.raises(UserError, match="cannot decode all of the model's 1,000 tokens"):
+        check_fits(ByT5Tokenizer(), config, folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "x.txt"])
+def test_pipes_and_devices_are_refused_unread(name, folder):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("/dev/null")
+    for load in (load_config, load_model, load_tokenizer):
+        with pytest.raises(UserError, match=f"{name} is a pipe or a device, not a file: remove it"):
+            load(folder)
 
 
 def test_weights_in_parts_are_read(folder):

@@ -12,6 +12,7 @@ from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
 from safetensors import safe_open
 from torch._dynamo.utils import counters
 from torch.nn import functional
+from transformers import TrainerCallback
 
 from a2d import A2DConfig, A2DTrainer, UserError
 from a2d.files import seal
@@ -299,6 +300,42 @@ def test_resumed_training_equals_an_undisturbed_one(tmp_path, tokenizer, data):
         assert torch.equal(p, q), name
 
 
+@pytest.mark.parametrize("patience", [None, 1])
+def test_an_ended_training_is_not_continued(patience, tmp_path, tokenizer, data):
+    """As if killed between the last checkpoint and what follows it."""
+    settings = {
+        "max_steps": 30 if patience else 5,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "lr_scheduler_type": "constant_with_warmup",
+        "restore_callback_states_from_checkpoint": True,
+    }
+    steps = []
+    for _ in range(2):
+        distiller = trainer(tmp_path, tokenizer, data, **settings)
+        if patience:
+            distiller.add_callback(StopAfter(6))
+        distiller.train(resume_from_checkpoint=True)
+        weights = {n: p.clone() for n, p in distiller.student.named_parameters()}
+        steps.append((distiller.state.global_step, weights))
+    (step, before), (again, after) = steps
+    assert step == again == (6 if patience else 5)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    more = trainer(tmp_path, tokenizer, data, **settings | {"max_steps": 32})
+    more.train(resume_from_checkpoint=True)
+    assert more.state.global_step == 32
+
+
+class StopAfter(TrainerCallback):
+    """Ends a training early, as a validation may."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
+
+
 def test_a_checkpoint_of_another_step_is_set_aside(tmp_path, caplog):
     for step in (4, 8):
         place = tmp_path / f"checkpoint-{step}"
@@ -321,6 +358,20 @@ def test_a_checkpoint_of_another_training_is_set_aside(tmp_path, tokenizer, data
     shutil.copytree(tmp_path / "b/checkpoint-2", tmp_path / "a/checkpoint-2")
     assert last_checkpoint(tmp_path / "a", "a") is None
     assert "checkpoint-2: it was made from other settings" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "state",
+    [[], {"global_step": 8, "evil": 1}, {"global_step": 8, "best_global_step": "../../etc"}],
+    ids=str,
+)
+def test_a_state_of_no_training_is_set_aside(state, tmp_path, caplog):
+    place = tmp_path / "checkpoint-8"
+    place.mkdir()
+    (place / "trainer_state.json").write_text(json.dumps(state))
+    seal(place)
+    assert last_checkpoint(tmp_path) is None
+    assert "trainer_state.json is damaged" in caplog.text
 
 
 def test_the_sampler_is_told_its_epoch_through_any_wrappers(tmp_path, tokenizer, data):
@@ -456,6 +507,29 @@ def test_the_checkpoint_of_another_model_is_refused(tmp_path, tokenizer, data):
     )
     with pytest.raises(UserError, match="checkpoint-2 is the checkpoint of another model"):
         other.train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_objects_in_a_checkpoint_are_refused_not_made(name, tmp_path, tokenizer, data):
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+    trainer(tmp_path, tokenizer, data, **settings).train()
+    place = tmp_path / "checkpoint-2"
+    torch.save({"object": Planted(tmp_path / "ran")}, place / name)
+    seal(place)  # as an attacker would
+    again = trainer(tmp_path, tokenizer, data, **settings | {"max_steps": 4})
+    with pytest.raises(UserError, match="checkpoint-2 is no checkpoint of this training"):
+        again.train(resume_from_checkpoint=True)
+    assert not (tmp_path / "ran").exists()
+
+
+class Planted:
+    """An object whose unpickling writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return self.path.touch, ()
 
 
 def test_a_method_with_teacher_asks_for_one(tmp_path, tokenizer, data):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +15,8 @@ from rich.console import Console
 
 from a2d import __version__, cli_data, endings
 from a2d.errors import UserError
+from a2d.text.bounds import LINE
+from a2d.text.entities import printable
 
 app = typer.Typer(
     help="Make small, fast translation models out of big ones (Align-to-Distill).",
@@ -229,13 +234,15 @@ def translate(
     if beams is not None:
         decoding.check_beams(beams, "--beams")
     if is_exported(Path(model)):
-        translations = ExportedModel(Path(model)).translate(_standard_input(), beams=beams)
+        work = partial(ExportedModel(Path(model)).translate, beams=beams)
     else:
         network, tokenizer = load_to_run(model), load_tokenizer(model)
         check_fits(tokenizer, network.config, model)
-        translations = decoding.translate(network, tokenizer, _standard_input(), beams=beams)
-    for line in translations:
-        typer.echo(" ".join(line.split()))  # one line, whatever line breaks it has
+        work = partial(decoding.translate, network, tokenizer, beams=beams)
+    for lines in _standard_input():
+        for line in work(lines):
+            # One line, whatever line breaks it has, and nothing that a terminal obeys.
+            typer.echo(printable(" ".join(line.split())))
 
 
 @app.command()
@@ -255,14 +262,36 @@ def export(
     typer.echo(f"wrote {output}")
 
 
-def _standard_input() -> list[str]:
+_AT_ONCE = 1000
+"""Lines of standard input that are translated together: it may have no end."""
+
+
+def _standard_input() -> Iterator[list[str]]:
+    """Read standard input in portions of `_AT_ONCE` lines, without the lines' ends.
+
+    Raises:
+        UserError: it is closed, or a line is too long or not UTF-8; the lines before have been
+            yielded but for those of the same portion.
+    """
+    if sys.stdin is None:
+        raise UserError("standard input is closed: give it sentences, one a line.")
+    if isinstance(sys.stdin, TextIOWrapper):  # a strict decoder would not say which line it is
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
     lines: list[str] = []
-    try:
-        for line in sys.stdin:
-            line.encode()  # Python lets odd bytes in, where the system names no encoding
-            lines.append(line.rstrip("\n"))
-    except UnicodeError as error:
-        raise UserError(
-            f"standard input, line {len(lines) + 1} is not UTF-8: convert it, as with iconv."
-        ) from error
-    return lines
+    for number, line in enumerate(iter(partial(sys.stdin.readline, LINE + 1), ""), 1):
+        if len(line) > LINE:
+            raise UserError(
+                f"standard input, line {number:,} has more than {LINE:,} characters: split it into "
+                "sentences."
+            )
+        try:
+            line.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"standard input, line {number:,} is not UTF-8: convert it, as with iconv."
+            ) from error
+        lines.append(line.rstrip("\n"))
+        if len(lines) == _AT_ONCE:
+            yield lines
+            lines = []
+    yield lines

@@ -6,10 +6,12 @@ one was left while it was being written.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,11 +44,40 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         The name of a folder beside it, not made yet, that is renamed at the end.
     """
     partial = folder.with_name(f".{folder.name}.{token_hex(4)}")
+    remover = remove_at_end(partial)
     try:
         yield partial
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if remover is not None:
+            _removers.remove(remover)
+            remover.communicate()
+
+
+def remove_at_end(folder: Path) -> subprocess.Popen[bytes] | None:
+    """Remove a folder when this process ends, however it does, if it is there then.
+
+    Returns:
+        A second process, which waits for the end of this one, since a killed one can remove
+        nothing; None where the system has no such.
+    """
+    if os.name != "posix":
+        return None
+    remove = ["/bin/sh", "-c", 'cat; rm -rf -- "$0"', str(folder.absolute())]
+    # Its output is its own: ours may be closed, or somebody may wait for its end.
+    remover = subprocess.Popen(
+        remove,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    _removers.append(remover)
+    return remover
+
+
+_removers: list[subprocess.Popen[bytes]] = []  # at their end they would close their input
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -135,7 +166,13 @@ def damage(
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe or a device, whose reading may have no end.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

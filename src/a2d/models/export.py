@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
         raise UserError(
             f"unknown quantization {quantization!r}: give one of {', '.join(QUANTIZATIONS)}."
         )
-    if output.exists():
+    if lexists(output):  # a link to nowhere, too
         raise UserError(f"{output} exists already: choose another folder, or move it away.")
     network = load_model(model)
     tokenizer = load_tokenizer(model)
@@ -131,10 +132,10 @@ class ExportedModel:
     def __init__(self, folder: Path) -> None:
         ctranslate2 = require_ctranslate2()
         with reading(folder, f"the exported model in {folder} is damaged: export it anew"):
+            self._tokenizer = load_tokenizer(folder)  # first: it refuses what no model's folder has
             self._translator = ctranslate2.Translator(
                 str(folder), device="auto", intra_threads=torch.get_num_threads()
             )
-            self._tokenizer = load_tokenizer(folder)
             self._positions = self._tokenizer.init_kwargs.get(_POSITIONS)
             self._settings = search_settings(read_generation_config(folder))
             check_search(self._settings, None, folder)

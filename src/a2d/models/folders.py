@@ -33,13 +33,21 @@ INDEX = f"{WEIGHTS}.index.json"
 ADAPTER = "adapter_config.json"
 
 _COUNTS = {
-    "config.json": ("num_labels",),
-    "tokenizer_config.json": ("extra_ids", "num_madeup_words", "offset"),
+    "config.json": ("num_labels", "id2label"),
+    "tokenizer_config.json": (
+        "added_tokens_decoder",
+        "extra_ids",
+        "num_madeup_words",
+        "offset",
+    ),
 }
-"""Settings by which libraries make names, one by one, before anything else looks at them."""
+"""Settings by which libraries make names, one by one, before anything else looks at them: their
+number, or a dictionary of them."""
 _MOST_NAMES = 10_000
 _LONGEST_JSON = 100_000_000
 """Bytes of a file of settings."""
+_FORMATS = (".json", ".jinja", ".model", ".safetensors", ".spm", ".txt")
+"""Endings of what libraries open in a model's folder."""
 
 
 @contextmanager
@@ -169,6 +177,7 @@ def refuse_code(path: str) -> None:
     Raises:
         UserError: the file and the setting that ask for it, or a file of settings that is damaged.
     """
+    _refuse_devices(Path(path))
     for name in SETTINGS:
         settings = _json(path, name)
         for setting, problem in _suspects(settings):
@@ -177,6 +186,7 @@ def refuse_code(path: str) -> None:
             )
         for setting in _COUNTS.get(name, ()):
             count = settings.get(setting)
+            count = len(count) if isinstance(count, dict) else count
             if isinstance(count, int | float) and count > _MOST_NAMES:
                 raise UserError(
                     f"the {name} of {path} is no model's: its {setting} is {count:,}, and "
@@ -189,24 +199,43 @@ def refuse_code(path: str) -> None:
         )
     weights = _json(path, INDEX).get("weight_map", {})
     for name in sorted(set(map(str, weights.values()))) if isinstance(weights, dict) else ():
-        if PurePosixPath(name).name != name or "\\" in name or not name.endswith(".safetensors"):
+        if not _is_name(name) or not name.endswith(".safetensors"):
             raise UserError(
                 f"the model {path!r} takes weights from {name[:100]!r} ({INDEX}): only safetensors "
                 "files beside it are read."
             )
 
 
+def _is_name(name: object) -> bool:
+    """Whether it is the name of a file, without a folder."""
+    return isinstance(name, str) and PurePosixPath(name).name == name and "\\" not in name
+
+
 _refuse_code_once = cache(refuse_code)
+
+
+def _refuse_devices(folder: Path) -> None:
+    """Refuse a folder with a pipe or a device among its files: reading one may have no end."""
+    for place in sorted(folder.glob("*")):
+        if place.suffix in _FORMATS and place.exists() and not (place.is_file() or place.is_dir()):
+            raise UserError(f"{place} is a pipe or a device, not a file: remove it.")
 
 
 def _suspects(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Settings that make transformers import code which the model brings or names."""
     if settings.get("auto_map"):
         yield "auto_map", "wants to run code that comes with it, which a2d never does"
+    if settings.get("attribute_map"):
+        yield "attribute_map", "renames its settings, so that they cannot be checked"
+    if settings.get("transformers_weights"):
+        yield "transformers_weights", f"names files of weights, and a2d reads {WEIGHTS} only"
+    names = settings.get("fast_tokenizer_files") or []
+    if not isinstance(names, list) or not all(_is_name(name) for name in names):
+        yield "fast_tokenizer_files", "takes its tokenizer from files that are not beside it"
     if settings.get("quantization_config"):
         yield "quantization_config", "is quantised: a2d reads models in 16 or 32 bits"
-    for key in ("attn_implementation", "_attn_implementation"):
-        if "/" in str(settings.get(key)):
+    for key, value in settings.items():
+        if "_implementation" in key and "/" in str(value):
             yield key, "wants to fetch code from the hub, which a2d never does"
 
 

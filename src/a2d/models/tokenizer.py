@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from a2d.errors import UserError
+from a2d.errors import UserError, first_line
 from a2d.models.folders import read_tokenizer, reading
 from a2d.suggestions import nearest
 from a2d.text.batching import PREFIX, encode_sources
@@ -21,6 +21,9 @@ END, UNKNOWN, PADDING = "</s>", "<unk>", "<pad>"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 SPACE = "▁"
 """What the tokenizer writes for a space, as SentencePiece does; in a text it is read as one."""
+
+LONGEST_PREFIX = 1000
+"""Characters of a prefix: every source is encoded with it."""
 
 _RESERVED = re.compile("|".join(map(re.escape, (END, UNKNOWN, PADDING, *BYTES))))
 
@@ -100,6 +103,12 @@ def load_tokenizer(
             raise UserError(f"the tokenizer at {str(path)!r} knows no language {error}.") from error
         if len(tokenizer) <= len(tokenizer.all_special_tokens):
             raise UserError(f"{problem} (its vocabulary is missing).")
+        own = tokenizer.init_kwargs.get(PREFIX, "")
+        if not isinstance(own, str) or len(own) > LONGEST_PREFIX:
+            raise UserError(
+                f"the {PREFIX} of the tokenizer at {str(path)!r} is no text of at most "
+                f"{LONGEST_PREFIX:,} characters: mend it."
+            )
         if codes and not hasattr(tokenizer, "src_lang"):
             raise UserError(
                 f"the tokenizer at {str(path)!r} knows one pair only: name no languages."
@@ -196,7 +205,7 @@ def check_fits(tokenizer: PreTrainedTokenizerBase, config: Any, path: str | Path
     """Make sure that a model has an embedding for every token.
 
     Raises:
-        UserError: it has not.
+        UserError: it has not, or the tokenizer cannot decode what the model may say.
     """
     needed = max(len(tokenizer), *(number + 1 for number in tokenizer.get_vocab().values()))
     if needed > config.vocab_size:
@@ -205,6 +214,14 @@ def check_fits(tokenizer: PreTrainedTokenizerBase, config: Any, path: str | Path
             f"embeddings for {config.vocab_size:,}: call resize_token_embeddings() on it, or take "
             "the tokenizer that it was trained with."
         )
+    try:
+        tokenizer.decode(list(range(config.vocab_size)), skip_special_tokens=True)
+    except Exception as error:  # whatever it makes of a number that it does not know
+        raise UserError(
+            f"the tokenizer at {str(path)!r} cannot decode all of the model's "
+            f"{config.vocab_size:,} tokens ({first_line(error)}): take the one that it was "
+            "trained with."
+        ) from error
 
 
 def check_languages_named(tokenizer: PreTrainedTokenizerBase, path: str) -> None:

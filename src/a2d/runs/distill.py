@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from os.path import lexists
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -111,7 +112,7 @@ def distill(
         UserError: bad input, before anything is trained.
     """
     silence_libraries()
-    if output.exists():
+    if lexists(output):  # a link to nowhere, too
         raise UserError(f"{output} exists already: choose another --output, or move it away.")
     hub = None if push_to is None else check_hub(push_to)
     lengths = {"num_train_epochs": epochs, "max_hours": hours}

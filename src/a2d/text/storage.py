@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any, overload
 import pyarrow
 from datasets import Dataset
 
+from a2d.files import remove_at_end
 from a2d.text.bounds import STORED
 from a2d.text.pairs import Pair
 
@@ -78,27 +77,10 @@ class Texts(Iterable[str]):
 
 @cache
 def temporary_folder() -> str:
-    """A folder that goes with this process, however that ends.
-
-    A second process waits for the end and removes it, since a killed one cannot.
-    """
+    """A folder that goes with this process, however that ends."""
     folder = mkdtemp(prefix="a2d-")
-    if os.name == "posix":
-        remove = ["/bin/sh", "-c", 'cat; rm -rf -- "$0"', folder]
-        # Its output is its own: ours may be closed, or somebody may wait for its end.
-        _removers.append(
-            subprocess.Popen(
-                remove,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        )
+    remove_at_end(Path(folder))
     return folder
-
-
-_removers: list[subprocess.Popen[bytes]] = []  # at their end they would close their input
 
 
 def _portions(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:

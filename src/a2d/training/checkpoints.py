@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from accelerate import PartialState
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    Seq2SeqTrainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
-from a2d.errors import UserError
+from a2d.errors import UserError, first_line, memory_is_full
 from a2d.files import MANIFEST, damage, seal, set_aside
 
 logger = logging.getLogger(__name__)
@@ -54,6 +62,36 @@ class SealedCheckpoints(TrainerCallback):
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", owner=self._owner)
+
+
+class ResumingTrainer(Seq2SeqTrainer):
+    """A Trainer that goes on from checkpoints as an undisturbed one would, or says why not."""
+
+    def _init_training_state(
+        self, max_steps: int, updates: int, epochs: int, checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        """Return the epochs done, and the batches of the next one; all, once training has ended.
+
+        The Trainer would take another step from the last checkpoint.
+        """
+        with _reading_states(checkpoint):
+            place: tuple[int, int] = super()._init_training_state(
+                max_steps, updates, epochs, checkpoint, trial
+            )
+        if checkpoint is None or not (Path(checkpoint) / _STATE).exists():
+            return place
+        stopped = (
+            self.control.should_training_stop and _state(Path(checkpoint)).max_steps == max_steps
+        )
+        return (epochs, 0) if stopped or self.state.global_step >= max_steps else place
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _reading_states(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _reading_states(checkpoint):
+            super()._load_rng_state(checkpoint)
 
 
 def last_checkpoint(folder: Path, owner: str | None = None) -> str | None:
@@ -100,6 +138,25 @@ def require_whole(folder: Path) -> None:
         raise UserError(f"{folder}: {wrong}. Resume from another checkpoint.")
 
 
+@contextmanager
+def _reading_states(folder: str | None) -> Iterator[None]:
+    """Turn whatever libraries raise on the states in a checkpoint into one `UserError`.
+
+    PyTorch reads no objects of other programs from them (`weights_only=True`).
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if folder is None or memory_is_full(error):
+            raise
+        raise UserError(
+            f"{folder} is no checkpoint of this training ({first_line(error)}): delete it; the "
+            "same command goes on from the one before it, or from its beginning."
+        ) from error
+
+
 def _step(place: Path) -> str:
     return place.name.removeprefix("checkpoint-")
 
@@ -107,19 +164,24 @@ def _step(place: Path) -> str:
 def _damage(place: Path, owner: str | None) -> str | None:
     """What is wrong with a checkpoint; also one of another step has a manifest that fits."""
     wrong = damage(place, owner=owner)
-    if wrong is None and str(_state(place).get("global_step")) != _step(place):
+    if wrong is not None:
+        return wrong
+    try:
+        state = _state(place)
+    except Exception:  # whatever transformers makes of a file that is none of its own
+        return f"{_STATE} is damaged"
+    if str(state.global_step) != _step(place):
         return f"{_STATE} is of another step"
-    return wrong
+    return None if type(state.best_global_step) in (int, NoneType) else f"{_STATE} is damaged"
 
 
-def _state(place: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((place / _STATE).read_text("utf-8"))
-    return state
+def _state(place: Path) -> TrainerState:
+    return TrainerState.load_from_json(str(place / _STATE))
 
 
 def _damage_of_best(place: Path, owner: str | None) -> str | None:
     """What is wrong with the best checkpoint that a checkpoint knows of."""
-    step = _state(place).get("best_global_step")
+    step = _state(place).best_global_step
     if step is None:
         return None
     best = place.with_name(f"checkpoint-{step}")

@@ -19,7 +19,6 @@ from transformers import (
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Seq2SeqTrainer,
     TrainerCallback,
     TrainerState,
     TrainingArguments,
@@ -38,7 +37,12 @@ from a2d.models.tokenizer import check_same_vocabulary, mark_languages
 from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.text.evaluation import score
 from a2d.training.averages import TermAverages, count_tokens, denominators, sums_of
-from a2d.training.checkpoints import SealedCheckpoints, last_checkpoint, require_whole
+from a2d.training.checkpoints import (
+    ResumingTrainer,
+    SealedCheckpoints,
+    last_checkpoint,
+    require_whole,
+)
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Signals, run
 from a2d.training.divergence import DivergenceWatch, check_weights
@@ -50,7 +54,7 @@ from a2d.training.teacher_cache import KEPT, ROW, ReadingCollator, TeacherCache
 logger = logging.getLogger(__name__)
 
 
-class A2DTrainer(Seq2SeqTrainer):
+class A2DTrainer(ResumingTrainer):
     """Trains a student on references, a teacher's distributions and its attention maps.
 
     It is used like `Seq2SeqTrainer`; what differs is the loss, the batches (`max_tokens`), and
