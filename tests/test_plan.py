@@ -1,12 +1,13 @@
 """What a recipe amounts to: names, what stages depend on, the space they take."""
 
 import pytest
-from a2d.runs.plan import make_plan, space_needed
 from pretrained import PAIRS, released
+from runs import run_of
 
 from a2d.errors import UserError
 from a2d.runs.recipe import load_recipe
 from a2d.runs.splits import Splits, read_splits
+from a2d.runs.stages.students import Student, space_needed, trained_models_of
 from a2d.text.cleaning import CleaningReport
 
 SPLITS = Splits(PAIRS[:5], PAIRS[5:7], PAIRS[7:9], CleaningReport(5, {}, 5))
@@ -14,8 +15,7 @@ SHAPE = "encoder_layers: 2, decoder_layers: 1, heads: 4"
 
 
 def plan(folder, *overrides):
-    recipe = load_recipe("demo", overrides)
-    return make_plan(recipe, folder, SPLITS), recipe
+    return run_of(load_recipe("demo", overrides), folder, SPLITS)
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +30,20 @@ class TestNames:
     def test_tell_students_of_different_widths_apart(self, tmp_path, teacher, pretrained):
         widths = ("width: 128, feed_forward: 512", "width: 64, feed_forward: 256")
         students = "students=[" + ", ".join(f"{{{SHAPE}, {width}}}" for width in widths) + "]"
-        made, _ = plan(tmp_path, students, "methods=[kd]", *([teacher] if pretrained else []))
-        assert [student.name for student in made.students] == [
+        run = plan(tmp_path, students, "methods=[kd]", *([teacher] if pretrained else []))
+        assert [student.name for student in run.all(Student)] == [
             "kd-2+1x4-128-512-seed1",
             "kd-2+1x4-64-256-seed1",
         ]
-        assert [student.size for student in made.students] == ["2+1x4-128-512", "2+1x4-64-256"]
+        assert [student.size for student in run.all(Student)] == ["2+1x4-128-512", "2+1x4-64-256"]
 
     def test_are_short_where_widths_are_the_teachers(self, tmp_path):
-        made, _ = plan(tmp_path, f"students=[{{{SHAPE}}}]", "methods=[kd]")
-        assert [student.name for student in made.students] == ["kd-2+1x4-seed1"]
+        run = plan(tmp_path, f"students=[{{{SHAPE}}}]", "methods=[kd]")
+        assert [student.name for student in run.all(Student)] == ["kd-2+1x4-seed1"]
 
     def test_tell_decoders_of_other_heads(self, tmp_path):
-        made, _ = plan(tmp_path, f"students=[{{{SHAPE}, decoder_heads: 2}}]", "methods=[kd]")
-        assert [student.name for student in made.students] == ["kd-2+1x4+2-seed1"]
+        run = plan(tmp_path, f"students=[{{{SHAPE}, decoder_heads: 2}}]", "methods=[kd]")
+        assert [student.name for student in run.all(Student)] == ["kd-2+1x4+2-seed1"]
 
 
 def test_held_out_pairs_with_an_empty_side_are_left_out_and_told(tmp_path, caplog):
@@ -63,18 +63,18 @@ def test_a_baseline_that_starts_from_a_pretrained_teacher_is_another_model(tmp_p
 
     def fingerprint(start):
         method = f"methods=[{{method: baseline, student_start: {start}}}]"
-        return plan(tmp_path, *settings, method)[0].students[0].stage.fingerprint
+        return plan(tmp_path, *settings, method).one(Student).fingerprint
 
     assert fingerprint("random") != fingerprint("teacher")
 
 
 class TestSpace:
     def test_is_none_for_what_is_done(self, tmp_path):
-        made, recipe = plan(tmp_path)
-        before = space_needed(made, recipe)
-        for model in made.trained:
-            model.stage.folder.mkdir(parents=True)
-        assert space_needed(made, recipe) < before / 2
+        run = plan(tmp_path)
+        before = space_needed(run)
+        for model in trained_models_of(run):
+            model.folder.mkdir(parents=True)
+        assert space_needed(run) < before / 2
 
     def test_grows_with_the_pretrained_vocabulary_and_with_what_runs_at_once(self, tmp_path):
         shape = f"students=[{{{SHAPE}, width: 64, feed_forward: 64}}]"
@@ -85,8 +85,8 @@ class TestSpace:
             model.config.vocab_size = size
             model.config.save_pretrained(folder)
             settings = (f"teacher={{path: {folder}}}", shape, "methods=[kd, a2d]")
-            made, recipe = plan(tmp_path, *settings, f"compute.parallel={parallel}")
-            needed.append(space_needed(made, recipe))
+            run = plan(tmp_path, *settings, f"compute.parallel={parallel}")
+            needed.append(space_needed(run))
         weights = 4 * 200_000 * 64
         assert needed[1] - needed[0] > 10 * weights * 0.99
         assert needed[2] - needed[1] > 9 * weights * 0.99

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from a2d.runs.plan import make_plan
+from runs import run_of
 
 from a2d import recipes
 from a2d.errors import UserError
@@ -371,11 +371,11 @@ class TestFolders:
     def test_every_model_has_its_own_or_the_recipe_is_refused(self, tmp_path, override):
         splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
         try:
-            plan = make_plan(load_recipe("demo", [override]), tmp_path, splits)
+            stages = run_of(load_recipe("demo", [override]), tmp_path, splits).stages
         except UserError:
             assert override != "seeds=[1, 2]"
             return
-        folders = [stage.folder for stage in plan.stages]
+        folders = [stage.folder for stage in stages]
         assert len(set(folders)) == len(folders)
         assert all(folder.resolve().is_relative_to(tmp_path) for folder in folders)
 

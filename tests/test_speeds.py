@@ -5,14 +5,18 @@ import shutil
 
 import pytest
 import torch
-from a2d.runs.plan import make_plan
+from runs import run_of
 from toys import talkative
 
 from a2d.runs import speeds
 from a2d.runs.recipe import load_recipe
-from a2d.runs.settings import Evaluation
-from a2d.runs.speeds import FIGURES, TimedModel, make_batches, measure_speeds, read_speeds
+from a2d.runs.run import Run
+from a2d.runs.speeds import TimedModel, make_batches
 from a2d.runs.splits import Splits
+from a2d.runs.stages import speed
+from a2d.runs.stages.speed import FIGURES, Speed, read_speeds
+from a2d.runs.stages.students import Student, models_of
+from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.text.cleaning import CleaningReport
 from a2d.text.corpus import read_corpus
 from a2d.text.pairs import Pair
@@ -72,6 +76,11 @@ class TestTimedModel:
         assert lengths == [batch.tokens for batch in batches]
 
 
+def splits_of(test=()):
+    """A corpus whose evaluated set is this."""
+    return Splits([Pair("a", "b")], [], list(test), CleaningReport(1, {}, 1))
+
+
 RECIPE = [
     "students=[{encoder_layers: 2, heads: 8}, {encoder_layers: 1, heads: 8}]",
     "methods=[kd, a2d]",
@@ -86,8 +95,8 @@ class TestMeasuring:
 
         The teacher needs 8 seconds for each pass, a student 4, 1, 2, 4, 1, 2…
         """
-        monkeypatch.setattr(speeds, "load_config", lambda path: torch.nn.Module())
-        monkeypatch.setattr(speeds, "load_tokenizer", lambda path: model[2])
+        monkeypatch.setattr(speed, "load_config", lambda path: torch.nn.Module())
+        monkeypatch.setattr(speed, "load_tokenizer", lambda path: model[2])
 
         def measure(recipe=RECIPE, pairs=PAIRS, teacher=8.0):
             passes, events = [], []
@@ -101,11 +110,11 @@ class TestMeasuring:
                     passes.append((self.name, sum(len(b.inputs["input_ids"]) for b in batches)))
                     return teacher if self.name == "teacher" else self.times.pop()
 
-            monkeypatch.setattr(speeds, "TimedModel", Fake)
-            splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
-            plan = make_plan(load_recipe("demo", recipe), tmp_path, splits)
-            measure_speeds(plan, pairs, Evaluation(), events.append)
-            return plan, passes, events
+            monkeypatch.setattr(speed, "TimedModel", Fake)
+            monkeypatch.setattr(Run, "report", events.append)
+            run = run_of(load_recipe("demo", recipe), tmp_path, splits_of(pairs))
+            Speed.carry_out(run)
+            return run, passes, events
 
         return measure
 
@@ -121,19 +130,18 @@ class TestMeasuring:
         assert names == expected
 
     def test_speed_ups_are_medians_of_ratios(self, work):
-        plan, _, _ = work()
-        found = read_speeds(plan)
+        run, _, _ = work()
+        found = read_speeds(run)
         teacher = found.pop("teacher")
         assert teacher == 16 / 8
-        assert found.keys() == {student.name for student in plan.students}
+        assert found.keys() == {student.name for student in run.all(Student)}
         assert set(found.values()) == {teacher * 8 / 2}
 
     def test_is_kept(self, work):
-        plan, _, _ = work()
-        before = read_speeds(plan)
+        run, _, _ = work()
+        before = read_speeds(run)
         assert work()[1:] == ([], [])
-        folder = plan.students[0].speed.folder
-        shutil.rmtree(folder)
+        shutil.rmtree(run.all(Speed)[0].folder)
         again, passes, _ = work()
         assert {name for name, _ in passes} == {"teacher", "kd-2+3x8-seed1"}
         assert read_speeds(again) == before
@@ -153,14 +161,12 @@ class TestMeasuring:
         shape = "{encoder_layers: 1, decoder_layers: 1, heads: 2, width: 16, feed_forward: 16}"
         own = "[kd, {method: kd, name: plain, student_start: marian}]"
         settings = ["teacher={path: x}", f"students=[{shape}]", f"methods={own}"]
-        splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
-        plan = make_plan(load_recipe("demo", settings), tmp_path, splits)
-        names = [student.speed.folder.name for student in plan.students]
-        assert names == ["1+1x2", "1+1x2-marian"]
+        run = run_of(load_recipe("demo", settings), tmp_path, splits_of())
+        names = {stage.folder.name: stage.names for stage in run.all(Speed)}
+        assert names == {"1+1x2": ("kd-1+1x2-seed1",), "1+1x2-marian": ("plain-1+1x2-seed1",)}
 
     def test_nothing_is_read_where_nothing_was_measured(self, tmp_path):
-        splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
-        assert read_speeds(make_plan(load_recipe("demo"), tmp_path, splits)) == {}
+        assert read_speeds(run_of(load_recipe("demo"), tmp_path, splits_of())) == {}
 
 
 def test_figures_say_how_they_were_measured(model, tmp_path, monkeypatch):
@@ -169,14 +175,14 @@ def test_figures_say_how_they_were_measured(model, tmp_path, monkeypatch):
     monkeypatch.setattr(speeds, "_SECONDS", 0.0)
     monkeypatch.setattr(speeds, "_FIRST", 4)
     monkeypatch.setattr(speeds, "_PASS", 1e9)
-    splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
-    plan = make_plan(load_recipe("demo", ["methods=[kd]"]), tmp_path, splits)
-    for model_ in plan.models:
-        tokenizer.save_pretrained(model_.stage.folder)
-        talkative([text for pair in PAIRS for text in pair], model_.stage.folder)
-    tokenizer.save_pretrained(plan.vocabulary.folder)
-    measure_speeds(plan, PAIRS[:10], Evaluation(beams=1), lambda event: None)
-    figures = json.loads((plan.students[0].speed.folder / FIGURES).read_text())
+    recipe = load_recipe("demo", ["methods=[kd]", "evaluation.beams=1"])
+    run = run_of(recipe, tmp_path, splits_of(PAIRS[:10]))
+    for made in models_of(run):
+        tokenizer.save_pretrained(made.folder)
+        talkative([text for pair in PAIRS for text in pair], made.folder)
+    tokenizer.save_pretrained(run.one(Vocabulary).folder)
+    Speed.carry_out(run)
+    figures = json.loads((run.one(Speed).folder / FIGURES).read_text())
     assert figures["sentences"] == 10
     assert figures["rounds"] == 3
     assert figures["threads"] == torch.get_num_threads()

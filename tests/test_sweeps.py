@@ -3,11 +3,15 @@
 import math
 
 import pytest
-from a2d.runs.plan import make_plan
+from runs import run_of
 
 from a2d.errors import UserError
 from a2d.runs.recipe import load_recipe
 from a2d.runs.splits import read_splits
+from a2d.runs.stages.sequences import Sequences
+from a2d.runs.stages.students import Student, models_of
+from a2d.runs.stages.teacher_scores import TeacherScores
+from a2d.runs.stages.translations import translations_of
 from a2d.text.corpus import read_corpus
 
 
@@ -96,10 +100,11 @@ class TestSweeps:
                 "seeds=[1, 2]",
             ],
         )
-        plan = make_plan(recipe, tmp_path, read_splits(recipe))
-        assert len({stage.folder for stage in plan.stages}) == len(plan.stages)
-        assert len(plan.students) == math.prod((1 + 2 * 2, 3, 2))
-        assert len({student.stage.fingerprint for student in plan.students}) == len(plan.students)
+        run = run_of(recipe, tmp_path, read_splits(recipe))
+        students = run.all(Student)
+        assert len({stage.folder for stage in run.stages}) == len(run.stages)
+        assert len(students) == math.prod((1 + 2 * 2, 3, 2))
+        assert len({student.fingerprint for student in students}) == len(students)
 
     def test_loads_again_as_it_was_written_down(self):
         recipe = load_recipe("demo", ["methods=[kd, {method: a2d, beta: [1, 2]}]"])
@@ -226,10 +231,13 @@ class TestSplit:
     def test_changes_translations_and_nothing_before_them(self, tmp_path):
         valid, test = (load_recipe("demo", [f"evaluation.split={s}"]) for s in ("valid", "test"))
         splits = read_splits(valid)
-        chosen, reported = (make_plan(recipe, tmp_path, splits) for recipe in (valid, test))
-        for one, other in zip(chosen.models, reported.models, strict=True):
-            assert one.stage == other.stage
-            assert one.translations.folder == tmp_path / "translations/valid" / one.name
-            assert other.translations.folder == tmp_path / "translations/test" / one.name
-            assert one.translations.fingerprint != other.translations.fingerprint
-        assert chosen.distilled == reported.distilled
+        chosen, reported = (run_of(recipe, tmp_path, splits) for recipe in (valid, test))
+        places = translations_of(chosen), translations_of(reported)
+        for one, other in zip(models_of(chosen), models_of(reported), strict=True):
+            assert one == other
+            before, after = (place[one.name] for place in places)
+            assert before.folder == tmp_path / "translations/valid" / one.name
+            assert after.folder == tmp_path / "translations/test" / one.name
+            assert before.fingerprint != after.fingerprint
+        assert chosen.all(TeacherScores) == reported.all(TeacherScores)
+        assert chosen.all(Sequences) == reported.all(Sequences)

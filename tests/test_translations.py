@@ -3,22 +3,15 @@
 import json
 
 import pytest
-from a2d.runs.plan import Model
-from a2d.runs.translations import (
-    HYPOTHESES,
-    SCORES,
-    one_line,
-    read_lines,
-    translate_and_score,
-    write_lines,
-)
 from sacrebleu.metrics import BLEU, CHRF
 from toys import talkative
 
 from a2d.models.loading import count_parameters
-from a2d.runs import translations
+from a2d.runs.lines import one_line, read_lines, write_lines
 from a2d.runs.settings import Distillation, Evaluation
-from a2d.stage import Stage
+from a2d.runs.stages import translations
+from a2d.runs.stages.models import Model
+from a2d.runs.stages.translations import HYPOTHESES, SCORES, Translations, translate_and_score
 from a2d.text.corpus import read_corpus
 
 TEXTS = [pair.source for pair in read_corpus("builtin:de-dsb/valid")[:200]]
@@ -61,11 +54,11 @@ def test_scores_are_those_of_the_lines_written(teacher, tmp_path, monkeypatch):
         return [says.get(sentence, "něco druge") for sentence in sentences]
 
     monkeypatch.setattr(translations, "translate", translated)
-    stage = Stage(tmp_path / "translations", {})
     method = Distillation(method="baseline", name="b")
-    job = Model("b", folder, None, None, method, 1, Stage(tmp_path / "model", {}), stage)
+    job = Model(tmp_path / "model", {}, "b", folder, None, None, method, 1)
+    stage = Translations(tmp_path / "translations", {}, job)
     sources, references = zip(*pairs, strict=True)
-    translate_and_score(job, folder, sources, references, SEARCH, print)
+    translate_and_score(stage, folder, sources, references, SEARCH, print)
 
     lines = (stage.folder / HYPOTHESES).read_text("utf-8").splitlines()
     assert lines[:2] == [pairs[0].target, "něco druge"]
