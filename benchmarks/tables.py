@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from a2d.runs.trainings import processor
 from rich.console import Console
 from rich.table import Table
+
+from a2d.runs.training import processor
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -5,14 +5,17 @@ import subprocess
 import sys
 
 import pytest
-from a2d.runs.translations import one_line
 from pretrained import PAIRS, released
 from rich.console import Console
 
 from a2d import UserError
 from a2d.models.decoding import translate
-from a2d.runs import pipeline, sequences
+from a2d.runs import shards
+from a2d.runs.assist import assist
+from a2d.runs.lines import one_line
 from a2d.runs.recipe import load_recipe
+from a2d.runs.run import carry_out
+from a2d.runs.stages import sequences
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +37,9 @@ def stopped(tmp_path_factory):
     ]
     recipe = load_recipe("demo", settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "translate_training_source", interrupt)
+        patch.setattr(shards, "translate_training_source", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            pipeline.run(recipe, folder / "run", Console(quiet=True))
+            carry_out(recipe, folder / "run", Console(quiet=True))
     sources = [pair.source for pair in PAIRS[:40]]
     return (
         recipe,
@@ -56,23 +59,23 @@ def test_processes_of_torchrun_share_the_work_of_a_run(stopped, monkeypatch):
     subprocess.run(
         [*torchrun, "-m", "a2d", "assist", str(run)], check=True, env=os.environ, timeout=300
     )
-    monkeypatch.setattr(sequences, "n_best", interrupt)  # nothing is left to translate
+    monkeypatch.setattr(shards, "n_best", interrupt)  # nothing is left to translate
     found = []
-    keep = pipeline.StoredPairs
+    keep = sequences.StoredPairs
     monkeypatch.setattr(
-        pipeline, "StoredPairs", lambda pairs: keep(found.append(pair) or pair for pair in pairs)
+        sequences, "StoredPairs", lambda pairs: keep(found.append(pair) or pair for pair in pairs)
     )
-    pipeline.run(recipe, run, Console(quiet=True))
+    carry_out(recipe, run, Console(quiet=True))
     assert [pair.target for pair in found] == expected
     console = Console(record=True)
-    pipeline.assist(run, console)
+    assist(run, console)
     assert "translated already" in console.export_text()
 
 
 def test_what_cannot_be_helped(stopped, tmp_path):
     _, run, _ = stopped
     with pytest.raises(UserError, match="holds no run"):
-        pipeline.assist(tmp_path, Console())
+        assist(tmp_path, Console())
     (tmp_path / "recipe.yaml").write_bytes((run / "recipe.yaml").read_bytes())
     with pytest.raises(UserError, match="is not translating its training source"):
-        pipeline.assist(tmp_path, Console())
+        assist(tmp_path, Console())

@@ -6,7 +6,6 @@ import shutil
 import sys
 
 import pytest
-from a2d.runs.translations import read_lines
 from huggingface_hub import ModelCard
 from plain import without_a2d
 from pretrained import LANGUAGES, PAIRS, released
@@ -20,6 +19,7 @@ from a2d.models.decoding import translate
 from a2d.models.export import ExportedModel, export
 from a2d.runs import hub
 from a2d.runs.distill import distill as work
+from a2d.runs.lines import read_lines
 from a2d.runs.results import read
 from a2d.runs.verdict import Quality, Verdict, Yardstick
 from a2d.text.corpus import read_corpus

@@ -9,19 +9,25 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from a2d.runs.plan import DISTILLED, MONOLINGUAL, TOKENS, make_plan
-from a2d.runs.translations import one_line
 from datasets import load_from_disk
 from pretrained import PAIRS, released
 from rich.console import Console
+from runs import run_of
 from sacrebleu.metrics import BLEU, CHRF
 
 from a2d import UserError
 from a2d.models.decoding import translate
 from a2d.models.tokenizer import load_tokenizer
-from a2d.runs import pipeline, results, sequences, trainings
+from a2d.runs import results, shards, training
+from a2d.runs.assist import assist
+from a2d.runs.lines import one_line
+from a2d.runs.parts import DISTILLED, MONOLINGUAL, TOKENS
 from a2d.runs.recipe import load_recipe
+from a2d.runs.run import carry_out
 from a2d.runs.splits import read_splits
+from a2d.runs.stages.sequences import Sequences
+from a2d.runs.stages.students import Student
+from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.text.batching import load_tokens
 
 SHARD = 25
@@ -89,7 +95,7 @@ class Place:
     def run(self, recipe):
         console = Console(record=True, width=100)
         with suppress(Stop):
-            pipeline.run(recipe, self.folder / "run", console)
+            carry_out(recipe, self.folder / "run", console)
         return console.export_text()
 
     def data(self, *parts):
@@ -112,15 +118,14 @@ def place(tmp_path):
 @pytest.fixture
 def untrained(monkeypatch):
     """Runs end when students are to be trained."""
-    monkeypatch.setattr(sequences, "SHARD", SHARD)
+    monkeypatch.setattr(shards, "SHARD", SHARD)
     rounds = []
 
-    def train(models, inputs, pool):
-        rounds.append([model.name for model in models])
-        if any(model.taught_by for model in models):
-            raise Stop
+    def train(run):
+        rounds.append([student.name for student in run.all(Student)])
+        raise Stop
 
-    monkeypatch.setattr(pipeline, "train_models", train)
+    monkeypatch.setattr(Student, "carry_out", train)
     return rounds
 
 
@@ -175,14 +180,14 @@ class TestData:
         assert place.data(MONOLINGUAL) == more
         assert place.data(TOKENS, DISTILLED, MONOLINGUAL) == own + said + more
         recipe = load_recipe(str(place.folder / "run/recipe.yaml"), [])
-        plan = make_plan(recipe, place.folder / "run", read_splits(recipe))
-        assert [student.learns_from for student in plan.students] == [
+        students = run_of(recipe, place.folder / "run", read_splits(recipe)).all(Student)
+        assert [student.learns_from for student in students] == [
             (TOKENS,),
             (DISTILLED, MONOLINGUAL),
             (TOKENS, DISTILLED),
             (TOKENS, DISTILLED, MONOLINGUAL),
         ]
-        assert len({student.stage.fingerprint for student in plan.students}) == 4
+        assert len({student.fingerprint for student in students}) == 4
 
     def test_reaches_the_trainer(self, place, untrained, monkeypatch):
         recipe, seen = place.recipe(), []
@@ -192,12 +197,11 @@ class TestData:
             raise Stop
 
         place.run(recipe)
-        plan = make_plan(recipe, place.folder / "run", read_splits(recipe))
-        inputs = pipeline._inputs(plan, recipe, place.folder / "run")
-        monkeypatch.setattr(trainings, "A2DTrainer", keep)
-        for student in plan.students:
+        run = run_of(recipe, place.folder / "run", read_splits(recipe))
+        monkeypatch.setattr(training, "A2DTrainer", keep)
+        for student in run.all(Student):
             with pytest.raises(Stop):
-                trainings.train_model(student, inputs, lambda event: None)
+                training.train_model(student, run.inputs, lambda event: None)
         only, both, everything = seen
         assert [sum(counts.values()) for counts in seen] == [90, 120, 150]
         assert set(both.values()) == {2}
@@ -255,18 +259,17 @@ class TestResuming:
 
     def test_other_processes_help(self, place, untrained, monkeypatch):
         with monkeypatch.context() as patch:
-            patch.setattr(pipeline, "translate_training_source", lambda *rest: 1 / 0)
-            plan = place.recipe()
+            patch.setattr(shards, "translate_training_source", lambda *rest: 1 / 0)
+            recipe = place.recipe()
             with pytest.raises(ZeroDivisionError):
-                place.run(plan)
-        splits = read_splits(plan)
-        stage = make_plan(plan, place.folder / "run", splits).distilled
+                place.run(recipe)
+        stage, _ = run_of(recipe, place.folder / "run", read_splits(recipe)).all(Sequences)
         with pytest.raises(Stop), stage.work():
             raise Stop
-        pipeline.assist(place.folder / "run", Console(quiet=True))
+        assist(place.folder / "run", Console(quiet=True))
         assert place.calls == [25, 25, 10]
         assert len(list(stage.partial.glob("shard-*.jsonl"))) == 3
-        place.run(plan)
+        place.run(recipe)
         assert place.calls[3:] == [25, 25, 5]  # validation, and text without references
 
 
@@ -421,15 +424,15 @@ class TestOrdinaryTeachers:
 
     def test_without_it_stages_depend_on_what_they_did(self, place):
         recipe = place.recipe("corpus.monolingual=null", teacher={"path": "x"}, methods="[seqkd]")
-        plan = make_plan(recipe, place.folder, read_splits(recipe))
-        (student,) = plan.students
-        assert plan.monolingual is None
-        assert plan.distilled.settings.keys() == {
+        run = run_of(recipe, place.folder, read_splits(recipe))
+        student, distilled = run.one(Student), run.one(Sequences)
+        assert distilled.part == DISTILLED
+        assert distilled.settings.keys() == {
             "vocabulary",
             "teacher",
             "longest",
             "beams",
             "max_tokens",
         }
-        assert student.stage.settings["method"] == {"method": "seqkd", "student_start": "random"}
-        assert "monolingual" not in {**student.stage.settings, **plan.vocabulary.settings}
+        assert student.settings["method"] == {"method": "seqkd", "student_start": "random"}
+        assert "monolingual" not in {**student.settings, **run.one(Vocabulary).settings}

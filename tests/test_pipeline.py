@@ -12,8 +12,8 @@ from sacrebleu.metrics import BLEU, CHRF
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from a2d import UserError
-from a2d.runs import pipeline
 from a2d.runs.recipe import load_recipe
+from a2d.runs.run import carry_out
 from a2d.text.corpus import read_corpus
 from a2d.training.distillation import TERMS
 
@@ -58,7 +58,7 @@ def command(corpus, output):
 def run(corpus, output, *more):
     recipe = load_recipe("demo", [*settings(corpus), "compute.parallel=1", *more])
     console = Console(record=True, width=100)
-    pipeline.run(recipe, Path(output), console)
+    carry_out(recipe, Path(output), console)
     return console.export_text()
 
 

@@ -9,25 +9,32 @@ import random
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
-from a2d.runs.plan import make_plan
-from a2d.runs.translations import HYPOTHESES, SCORES, read_lines
 from datasets import load_from_disk
 from rich.console import Console
+from runs import run_of
 from sacrebleu.metrics import BLEU, CHRF
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from a2d.models.decoding import n_best
-from a2d.runs import pipeline, plots, report, results, trainings
+from a2d.runs import plots, report, results, training
 from a2d.runs.environment import settle
+from a2d.runs.lines import read_lines
 from a2d.runs.recipe import Recipe, load_recipe
 from a2d.runs.results import Row, grouped
-from a2d.runs.speeds import read_speeds
+from a2d.runs.run import carry_out
 from a2d.runs.splits import Splits, read_splits
+from a2d.runs.stages.corpus import Corpus
+from a2d.runs.stages.models import Teacher
+from a2d.runs.stages.sequences import Sequences
+from a2d.runs.stages.speed import read_speeds
+from a2d.runs.stages.students import Student, models_of, trained_models_of
+from a2d.runs.stages.translations import HYPOTHESES, SCORES, teacher_translations, translations_of
+from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.text import evaluation
 from a2d.text.cleaning import CleaningReport
 from a2d.text.corpus import read_corpus
@@ -225,35 +232,35 @@ def tiny_recipe(folder, *more):
     )
 
 
-class Run:
+class Finished:
     """A finished run, and the labels that each of its models was trained on."""
 
     def __init__(self, folder):
         self.folder = folder / "run"
         self.recipe = settle(tiny_recipe(folder), self.folder)
         self.splits = read_splits(self.recipe)
-        self.plan = make_plan(self.recipe, self.folder, self.splits)
+        self.run = run_of(self.recipe, self.folder, self.splits)
         self.learned = {}
 
-        class Watched(trainings.A2DTrainer):
+        class Watched(training.A2DTrainer):
             def train(trainer, *args, **kwargs):
                 name = Path(trainer.args.output_dir).parent.name.removesuffix(".partial")
                 self.learned[name] = trainer.train_dataset["labels"][:]
                 return super().train(*args, **kwargs)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(trainings, "A2DTrainer", Watched)
+            patch.setattr(training, "A2DTrainer", Watched)
             for picture in ("curves", "scores", "alignment"):  # they take as long as the rest
                 patch.setattr(plots, picture, lambda *_: None)
             gc.freeze()  # every training collects garbage, which takes as long as the training
-            pipeline.run(self.recipe, self.folder, Console(record=True, width=100))
+            carry_out(self.recipe, self.folder, Console(record=True, width=100))
             gc.unfreeze()
         self.rows = results.read(self.folder / "results/valid")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return Run(tmp_path_factory.mktemp("results"))
+def finished(tmp_path_factory):
+    return Finished(tmp_path_factory.mktemp("results"))
 
 
 def read_csv(path):
@@ -262,37 +269,39 @@ def read_csv(path):
 
 
 class TestFinishedRun:
-    def test_has_a_row_per_model_the_teacher_first(self, run):
-        assert [row.name for row in run.rows] == [model.name for model in run.plan.models]
-        assert [row.method for row in run.rows] == ["teacher", *np.repeat(METHODS, 2)]
-        assert [row.seed for row in run.rows[1:]] == [1, 2] * 5
+    def test_has_a_row_per_model_the_teacher_first(self, finished):
+        assert [row.name for row in finished.rows] == [
+            model.name for model in models_of(finished.run)
+        ]
+        assert [row.method for row in finished.rows] == ["teacher", *np.repeat(METHODS, 2)]
+        assert [row.seed for row in finished.rows[1:]] == [1, 2] * 5
 
-    def test_students_of_one_shape_are_measured_once(self, run):
-        (path,) = (run.folder / "speed/valid").glob("*/speed.json")
+    def test_students_of_one_shape_are_measured_once(self, finished):
+        (path,) = (finished.folder / "speed/valid").glob("*/speed.json")
         figures = json.loads(path.read_text())
-        speeds = read_speeds(run.plan)
+        speeds = read_speeds(finished.run)
         teacher = speeds.pop("teacher")
         assert teacher == figures["teacher_sentences_per_second"] > 0
-        assert speeds.keys() == {model.name for model in run.plan.students}
+        assert speeds.keys() == {model.name for model in finished.run.all(Student)}
         assert set(speeds.values()) == {figures["speed_up"] * teacher}
 
-    def test_only_translations_have_a_speed(self, run):
-        model = run.plan.students[0]
-        path = model.translations.folder / HYPOTHESES
+    def test_only_translations_have_a_speed(self, finished):
+        model = finished.run.all(Student)[0]
+        path = translations_of(finished.run)[model.name].folder / HYPOTHESES
         text = path.read_text("utf-8")
-        references = [pair.target for pair in run.splits.valid]
+        references = [pair.target for pair in finished.splits.valid]
         found = []
         try:
             for lines in (references, ["", *[line[:1] for line in references[1:]]]):
                 path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-                found += [r for r in results.collect(run.plan, run.recipe) if r.name == model.name]
+                found += [r for r in results.collect(finished.run) if r.name == model.name]
         finally:
             path.write_text(text, "utf-8")
-        assert found[0].sentences_per_second == read_speeds(run.plan)[model.name]
+        assert found[0].sentences_per_second == read_speeds(finished.run)[model.name]
         assert found[1].sentences_per_second is None
 
-    def test_settings_name_what_differs_between_rows(self, run):
-        groups = grouped(run.rows)
+    def test_settings_name_what_differs_between_rows(self, finished):
+        groups = grouped(finished.rows)
         assert [group.label for group in groups] == [
             "teacher",
             "baseline",
@@ -303,63 +312,66 @@ class TestFinishedRun:
         ]
         assert {len(group.rows) for group in groups[1:]} == {2}
 
-    def test_rows_are_read_as_they_were_collected(self, run):
-        assert results.collect(run.plan, run.recipe) == run.rows
+    def test_rows_are_read_as_they_were_collected(self, finished):
+        assert results.collect(finished.run) == finished.rows
 
-    def test_rows_of_later_versions_are_read(self, run, tmp_path):
-        records = [asdict(row) | {"comet": 0.5} for row in run.rows]
+    def test_rows_of_later_versions_are_read(self, finished, tmp_path):
+        records = [asdict(row) | {"comet": 0.5} for row in finished.rows]
         (tmp_path / "scores.json").write_text(json.dumps(records))
-        assert results.read(tmp_path) == run.rows
+        assert results.read(tmp_path) == finished.rows
 
-    def test_table_of_scores_is_tidy(self, run):
-        records = read_csv(run.folder / "results/valid/scores.csv")
-        for record, row in zip(records, run.rows, strict=True):
+    def test_table_of_scores_is_tidy(self, finished):
+        records = read_csv(finished.folder / "results/valid/scores.csv")
+        for record, row in zip(records, finished.rows, strict=True):
             assert record == {k: "" if v is None else str(v) for k, v in asdict(row).items()}
             assert float(record["bleu"]) == row.bleu  # no digit is lost
 
-    def test_rescored_hypotheses_have_the_scores_of_the_table(self, run):
-        folder = run.folder / "results/valid"
+    def test_rescored_hypotheses_have_the_scores_of_the_table(self, finished):
+        folder = finished.folder / "results/valid"
         references = gzip.decompress((folder / "references.txt.gz").read_bytes()).decode()
         references = references.split("\n")[:-1]
-        assert references == [pair.target for pair in run.splits.valid]
+        assert references == [pair.target for pair in finished.splits.valid]
         for record in read_csv(folder / "scores.csv"):
             packed = (folder / "hypotheses" / f"{record['name']}.txt.gz").read_bytes()
             lines = gzip.decompress(packed).decode().split("\n")[:-1]
             assert lines == read_lines(
-                run.folder / f"translations/valid/{record['name']}/{HYPOTHESES}"
+                finished.folder / f"translations/valid/{record['name']}/{HYPOTHESES}"
             )
             bleu, chrf = (m.corpus_score(lines, [references]).score for m in (BLEU(), CHRF()))
             assert float(record["bleu"]) == pytest.approx(bleu, abs=1e-9)
             assert float(record["chrf"]) == pytest.approx(chrf, abs=1e-9)
 
-    def test_curves_hold_every_validation_of_every_training(self, run):
-        records = read_csv(run.folder / "results/valid/curves.csv")
+    def test_curves_hold_every_validation_of_every_training(self, finished):
+        records = read_csv(finished.folder / "results/valid/curves.csv")
         assert all("" not in record.values() for record in records)
         epochs = [(record["name"], float(record["epoch"])) for record in records]
-        students = [(model.name, 1) for model in run.plan.students]
+        students = [(model.name, 1) for model in finished.run.all(Student)]
         assert epochs == [("teacher", 1), ("teacher", 2), *students]
         first, second = (float(record["seconds"]) for record in records[:2])
-        assert 0 < first < second <= run.rows[0].train_seconds
+        assert 0 < first < second <= finished.rows[0].train_seconds
 
-    def test_curves_are_drawn_with_every_validation_and_logged_step(self, run):
-        drawn = report._curves(run.plan)
-        names = {model.name.rpartition("-seed")[0] or model.name for model in run.plan.trained}
+    def test_curves_are_drawn_with_every_validation_and_logged_step(self, finished):
+        drawn = report._curves(finished.run)
+        names = {
+            model.name.rpartition("-seed")[0] or model.name
+            for model in trained_models_of(finished.run)
+        }
         assert drawn.keys() == names
-        for model in run.plan.trained:
+        for model in trained_models_of(finished.run):
             points = drawn[model.name.rpartition("-seed")[0] or model.name]
             for key in ("eval_bleu", "eval_ce", "ce"):
                 logged = [e["epoch"] for e in results.history(model)["log"] if key in e]
                 assert [e["epoch"] for e in points if key in e] == logged
 
-    def test_tells_its_recipe_signatures_and_versions(self, run):
-        record = json.loads((run.folder / "results/valid/run.json").read_text("utf-8"))
-        assert Recipe.model_validate(record["recipe"]) == run.recipe
+    def test_tells_its_recipe_signatures_and_versions(self, finished):
+        record = json.loads((finished.folder / "results/valid/run.json").read_text("utf-8"))
+        assert Recipe.model_validate(record["recipe"]) == finished.recipe
         assert record["signatures"] == evaluation.score(["a"], ["a"]).signatures
         assert record["versions"].keys() >= {"a2d", "torch", "transformers", "sacrebleu"}
 
-    def test_written_again_is_the_same_byte_for_byte(self, run, tmp_path):
-        results.write(tmp_path, run.rows, run.plan, run.recipe)
-        assert contents(tmp_path) == contents(run.folder / "results/valid")
+    def test_written_again_is_the_same_byte_for_byte(self, finished, tmp_path):
+        results.write(tmp_path, finished.rows, finished.run)
+        assert contents(tmp_path) == contents(finished.folder / "results/valid")
 
 
 def contents(folder):
@@ -408,40 +420,40 @@ class TestSettings:
     def test_are_those_that_differ(self, methods, labels, tmp_path):
         recipe = load_recipe("demo", [f"methods={methods}", "seeds=[1, 2]"])
         splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
-        plan = make_plan(recipe, tmp_path, splits)
-        settings = results._settings(plan.students, recipe.distillation)
-        found = [f"{model.method.method} {settings[model.name]}".strip() for model in plan.students]
+        students = run_of(recipe, tmp_path, splits).all(Student)
+        settings = results._settings(students, recipe.distillation)
+        found = [f"{model.method.method} {settings[model.name]}".strip() for model in students]
         assert found == list(np.repeat(labels, 2))
 
 
 class TestSequenceLevelDistillation:
-    def test_has_the_teachers_translation_of_every_training_source(self, run):
-        sources = [pair.source for pair in run.splits.train]
-        folder = run.plan.teacher.stage.folder
+    def test_has_the_teachers_translation_of_every_training_source(self, finished):
+        sources = [pair.source for pair in finished.splits.train]
+        folder = finished.run.one(Teacher).folder
         tokenizer = AutoTokenizer.from_pretrained(folder)
         teacher = AutoModelForSeq2SeqLM.from_pretrained(folder)
         found = n_best(teacher, tokenizer, sources, 1, beams=1, max_tokens=4096, cut=True)
-        assert shard(run) == [" ".join(text.split()) for (text,) in found]
-        distilled = load_from_disk(str(run.plan.distilled.folder))
+        assert shard(finished) == [" ".join(text.split()) for (text,) in found]
+        distilled = load_from_disk(str(finished.run.one(Sequences).folder))
         # An empty translation teaches nothing.
-        taught = [(s, t) for s, t in zip(sources, shard(run), strict=True) if t]
+        taught = [(s, t) for s, t in zip(sources, shard(finished), strict=True) if t]
         assert distilled["input_ids"][:] == tokenizer([s for s, _ in taught])["input_ids"]
         assert distilled["labels"][:] == tokenizer([t for _, t in taught])["input_ids"]
 
-    def test_teaches_them_to_its_own_students_alone(self, run):
-        tokenizer = AutoTokenizer.from_pretrained(run.plan.vocabulary.folder)
-        references = [pair.target for pair in run.splits.train]
-        assert shard(run) != references
-        assert run.learned.keys() == {model.name for model in run.plan.trained}
-        for name, labels in run.learned.items():
-            translations = [text for text in shard(run) if text]
+    def test_teaches_them_to_its_own_students_alone(self, finished):
+        tokenizer = AutoTokenizer.from_pretrained(finished.run.one(Vocabulary).folder)
+        references = [pair.target for pair in finished.splits.train]
+        assert shard(finished) != references
+        assert finished.learned.keys() == {model.name for model in trained_models_of(finished.run)}
+        for name, labels in finished.learned.items():
+            translations = [text for text in shard(finished) if text]
             texts = translations if name.startswith("seqkd") else references
             assert labels == tokenizer(texts)["input_ids"], name
 
 
-def shard(run):
+def shard(finished):
     """The translations of the training source: so few are in one file."""
-    (path,) = run.plan.distilled.folder.glob("shard-*.jsonl")
+    (path,) = finished.run.one(Sequences).folder.glob("shard-*.jsonl")
     lines = path.read_text("utf-8").split("\n")[:-1]
     return [json.loads(line)["translation"] for line in lines]
 
@@ -459,27 +471,26 @@ class TestComparisons:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def plan(cls, run, recipe, tmp_path_factory):
-        plan = make_plan(recipe, tmp_path_factory.mktemp("compared"), run.splits)
-        shutil.copytree(run.plan.corpus.folder, plan.corpus.folder)
-        for seed, model in enumerate(plan.models):
-            shutil.copytree(run.plan.teacher.stage.folder, model.stage.folder)
-            shutil.copytree(run.plan.teacher.translations.folder, model.translations.folder)
-            lines = damaged([pair.target for pair in run.splits.valid], 0.5, seed)
+    def run(cls, finished, recipe, tmp_path_factory):
+        run = run_of(recipe, tmp_path_factory.mktemp("compared"), finished.splits)
+        shutil.copytree(finished.run.one(Corpus).folder, run.one(Corpus).folder)
+        for seed, model in enumerate(models_of(run)):
+            translations = translations_of(run)[model.name].folder
+            shutil.copytree(finished.run.one(Teacher).folder, model.folder)
+            shutil.copytree(teacher_translations(finished.run).folder, translations)
+            lines = damaged([pair.target for pair in finished.splits.valid], 0.5, seed)
             text = "".join(f"{line}\n" for line in lines)
-            (model.translations.folder / HYPOTHESES).write_text(text, "utf-8")
-            scores = model.translations.folder / SCORES
+            (translations / HYPOTHESES).write_text(text, "utf-8")
+            scores = translations / SCORES
             scores.write_text(json.dumps(json.loads(scores.read_text()) | {"bleu": seed**2}))
-        return plan
+        return run
 
     @pytest.mark.parametrize("rival", ["baseline", "kd"])
-    def test_are_with_the_rival_of_the_same_size_seed_and_start(
-        self, plan, recipe, rival, monkeypatch
-    ):
+    def test_are_with_the_rival_of_the_same_size_seed_and_start(self, run, rival, monkeypatch):
         monkeypatch.setattr(evaluation, "RESAMPLES", 100)
-        rows = results.collect(plan, recipe)
-        references = read_lines(plan.corpus.folder / "valid.reference.txt")
-        texts = {m.name: read_lines(m.translations.folder / HYPOTHESES) for m in plan.models}
+        rows = results.collect(run)
+        references = read_lines(run.one(Corpus).folder / "valid.reference.txt")
+        texts = {name: stage.hypotheses for name, stage in translations_of(run).items()}
         bleu = {row.name: row.bleu for row in rows}
         expected, gains = dict.fromkeys(texts), dict.fromkeys(texts)
         for name in texts:
@@ -493,7 +504,8 @@ class TestComparisons:
         assert {row.name: getattr(row, f"gain_vs_{rival}") for row in rows} == gains
         assert len(set(expected.values())) > 5  # a mix-up would show
 
-    def test_are_left_out_without_a_rival(self, plan, recipe):
-        alone = replace(plan, students=[m for m in plan.students if m.method.method == "a2d"])
-        rows = results.collect(alone, recipe)
+    def test_are_left_out_without_a_rival(self, run, recipe):
+        methods = [method for method in recipe.methods if method.method == "a2d"]
+        recipe = recipe.model_copy(update={"methods": methods})
+        rows = results.collect(run_of(recipe, run.folder, run.splits))
         assert {(row.p_vs_baseline, row.p_vs_kd) for row in rows} == {(None, None)}

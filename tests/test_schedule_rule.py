@@ -4,13 +4,13 @@ import logging
 from types import SimpleNamespace
 
 import pytest
-from a2d.runs.trainings import LearningWatch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from a2d.models.tokenizer import train_tokenizer
 from a2d.runs.schedule import SAMPLE, count_tokens, schedule_for
 from a2d.runs.settings import Training
+from a2d.runs.training import LearningWatch
 from a2d.runs.verdict import Quality, Yardstick
 from a2d.text.batching import lengths, tokenise
 from a2d.text.corpus import read_corpus

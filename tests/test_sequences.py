@@ -7,17 +7,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from a2d.runs.sequences import Task, translate_shards, translate_training_source
-from a2d.runs.translations import one_line
 from filelock import FileLock
 from pretrained import released
 from toys import talkative
 
 from a2d import UserError
 from a2d.models.decoding import n_best, translate
-from a2d.runs import sequences
+from a2d.runs import shards
+from a2d.runs.lines import one_line
 from a2d.runs.recipe import load_recipe
 from a2d.runs.settings import Evaluation, Sequences
+from a2d.runs.shards import Task, translate_shards, translate_training_source
 from a2d.runs.workers import Workers
 from a2d.text.corpus import read_corpus
 from a2d.text.evaluation import closest
@@ -40,7 +40,7 @@ def teacher(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(sequences, "SHARD", 4)
+    monkeypatch.setattr(shards, "SHARD", 4)
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ def echo(monkeypatch):
         seen.extend(sentences)
         return [[f"{sentence}!"] for sentence in sentences]
 
-    monkeypatch.setattr(sequences, "n_best", translated)
-    monkeypatch.setattr(sequences, "load_to_run", lambda path: None)
-    monkeypatch.setattr(sequences, "load_tokenizer", lambda path: None)
+    monkeypatch.setattr(shards, "n_best", translated)
+    monkeypatch.setattr(shards, "load_to_run", lambda path: None)
+    monkeypatch.setattr(shards, "load_tokenizer", lambda path: None)
     return seen
 
 
@@ -170,8 +170,8 @@ class TestSharedWork:
 
     def test_no_shard_is_translated_twice(self, echo, tmp_path, monkeypatch):
         pairs = [Pair(str(number), "") for number in range(60)]
-        quick = sequences.n_best
-        monkeypatch.setattr(sequences, "n_best", lambda *a, **k: time.sleep(0.01) or quick(*a, **k))
+        quick = shards.n_best
+        monkeypatch.setattr(shards, "n_best", lambda *a, **k: time.sleep(0.01) or quick(*a, **k))
         folder = tmp_path / "shards"
         folder.mkdir()
         helpers = [self.start(self.help_with, pairs, folder) for _ in range(3)]
@@ -243,10 +243,10 @@ class TestCTranslate2:
     def test_a_damaged_conversion_of_an_interrupted_run_is_made_again(self, tmp_path):
         released("opus", teacher := tmp_path / "opus")
         task = Task(str(teacher), SEARCH, Sequences(engine="ctranslate2"))
-        place = sequences._export(task, tmp_path)
+        place = shards._export(task, tmp_path)
         weights = (place / "model.bin").read_bytes()
         (place / "model.bin").write_bytes(weights[:-9] + bytes([weights[-9] ^ 64]) + weights[-8:])
-        assert sequences._export(task, tmp_path) == place
+        assert shards._export(task, tmp_path) == place
         assert (place / "model.bin").read_bytes() == weights
 
     def test_models_that_it_cannot_take(self, tmp_path):
@@ -258,7 +258,7 @@ class TestCTranslate2:
 
 
 def test_several_workers_share_a_stored_corpus(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(sequences, "SHARD", 1000)  # what it is in other processes
+    monkeypatch.setattr(shards, "SHARD", 1000)  # what it is in other processes
     folder, *_ = teacher
     pairs = StoredPairs(PAIRS[number % len(PAIRS)] for number in range(2010))
     (tmp_path / "shards").mkdir()

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from a2d.runs.translations import read_lines
 from plain import without_a2d
 from pretrained import FAMILIES, LANGUAGES, PAIRS, released
 from rich.console import Console
@@ -15,9 +14,11 @@ from a2d.models.export import ExportedModel, export
 from a2d.models.loading import load_model
 from a2d.models.teachers import prepare_teacher, set_target_language
 from a2d.models.tokenizer import load_tokenizer
-from a2d.runs import pipeline
 from a2d.runs.card import snippet
+from a2d.runs.lines import read_lines
 from a2d.runs.recipe import load_recipe
+from a2d.runs.run import carry_out
+from a2d.runs.stages.models import Teacher
 from a2d.text.batching import tokenise
 
 every_release = pytest.mark.parametrize("name", FAMILIES)
@@ -52,7 +53,7 @@ def test_from_folder_to_student(name, corpus, tmp_path):
     whole, _ = released(name, tmp_path / "teacher", heads=2)
     console = Console(record=True, width=120)
     run = tmp_path / "run"
-    pipeline.run(load_recipe("demo", settings(corpus, tmp_path / "teacher", name)), run, console)
+    carry_out(load_recipe("demo", settings(corpus, tmp_path / "teacher", name)), run, console)
     assert f"of the teacher's {whole.config.vocab_size:,} tokens." in console.export_text()
     students = [path for path in (run / "models").iterdir() if (path / "config.json").exists()]
     assert len(students) == 2
@@ -107,7 +108,7 @@ class TestLanguages:
             "demo", [*settings(corpus, tmp_path / "teacher", "opus"), f"teacher.trim={trim}"]
         )
         with pytest.raises(UserError, match=r"teacher knows many languages: name two by teacher"):
-            pipeline.run(recipe, tmp_path / "run", Console())
+            carry_out(recipe, tmp_path / "run", Console())
 
 
 def interrupt(*_, **__):
@@ -139,9 +140,9 @@ class TestSourcePrefix:
                 f"vocabulary.path={tmp_path / 'teacher'}",
             ],
         )
-        monkeypatch.setattr(pipeline, "_train", interrupt)
+        monkeypatch.setattr(Teacher, "carry_out", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            pipeline.run(recipe, tmp_path / "run", Console())
+            carry_out(recipe, tmp_path / "run", Console())
         again = load_tokenizer(tmp_path / "run/vocabulary")
         assert again.init_kwargs["source_prefix"] == self.PREFIX
 
@@ -153,7 +154,7 @@ class TestSourcePrefix:
         recipe = load_recipe(
             "demo", [*overrides, f'teacher.source_prefix="{self.PREFIX}"', "methods=[a2d]"]
         )
-        pipeline.run(recipe, run, Console())
+        carry_out(recipe, run, Console())
         sources = read_lines(run / "corpus/test.source.txt")
         (folder,) = (run / "models").glob("a2d*")
         model, tokenizer = load_model(folder).eval(), AutoTokenizer.from_pretrained(folder)

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from a2d.runs.plan import make_plan, space_needed
 from campaign import FULL
 from hostile import outcome_of
+from runs import run_of
 
 from a2d import recipes
 from a2d.runs.overrides import assign
 from a2d.runs.recipe import Recipe, load_recipe, make_cleaning, make_recipe
 from a2d.runs.splits import Splits
+from a2d.runs.stages.students import space_needed
 from a2d.text.cleaning import CleaningReport
 from a2d.text.pairs import Pair
 
@@ -25,9 +26,10 @@ FUZZED = 150 if FULL else 25
 def used(recipe, folder):
     """Do with a recipe what a run does before it reads a corpus."""
     assert yaml.safe_dump(recipe.model_dump(), sort_keys=False)
-    plan = make_plan(recipe, Path(folder), SPLITS)
+    run = run_of(recipe, Path(folder), SPLITS)
+    assert run.stages
     if recipe.teacher.path is None:
-        space_needed(plan, recipe)
+        space_needed(run)
 
 
 def laughs(levels=9, width=10):
