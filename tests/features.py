@@ -8,7 +8,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from a2d.method.attention import GROUPS, Features, Geometry
+from a2d.families import Geometry
+from a2d.method.attention import GROUPS, Features
 from a2d.training.distillation import group_masks
 
 WIDTHS = 6, 12

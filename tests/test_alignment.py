@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from a2d.errors import UserError
+from a2d.families import Geometry
 from a2d.method.alignment import AttentionAlignment
-from a2d.method.attention import GROUPS, Geometry
+from a2d.method.attention import GROUPS
 
 STUDENT, TEACHER = Geometry(2, 1, 3, 2), Geometry(4, 3, 2, 5)
 CHANNELS = {"encoder": (8, 6), "decoder": (15, 2), "cross": (15, 2)}

@@ -13,9 +13,10 @@ from torch.func import functional_call
 from torch.nn import functional
 from toys import assert_close
 
+from a2d.families import Geometry
 from a2d.method import losses
 from a2d.method.alignment import AttentionAlignment
-from a2d.method.attention import GROUPS, Attended, Geometry, Piece, masking
+from a2d.method.attention import GROUPS, Attended, Piece, masking
 from a2d.training.distillation import group_masks
 
 every_group = pytest.mark.parametrize("group", GROUPS)

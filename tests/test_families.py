@@ -11,7 +11,8 @@ from toys import batch, dataset
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
 from a2d import A2DConfig, A2DTrainer
-from a2d.method.attention import GROUPS, VERIFIED_FAMILIES, Geometry, enable_capture
+from a2d.families import Geometry
+from a2d.method.attention import GROUPS, VERIFIED_FAMILIES, enable_capture
 from a2d.method.transfer import Transfer
 from a2d.models.loading import decoder_inputs
 from a2d.training.distillation import run

@@ -6,8 +6,9 @@ from features import WIDTHS, agree, cases, dot, squares, watched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from a2d.families import Geometry
 from a2d.method.alignment import AttentionAlignment
-from a2d.method.attention import GROUPS, Geometry
+from a2d.method.attention import GROUPS
 from a2d.method.hidden_states import A2DHidden
 from a2d.method.transfer import A2D
 

@@ -28,7 +28,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a2d.errors import UserError
-from a2d.method.attention import GROUPS, Features, Geometry
+from a2d.families import Geometry
+from a2d.method.attention import GROUPS, Features
 from a2d.method.mappings import (
     Combination,
     LayerMapping,

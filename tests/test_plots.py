@@ -7,8 +7,8 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
+from a2d.families import Geometry
 from a2d.method.alignment import AttentionAlignment
-from a2d.method.attention import Geometry
 from a2d.runs import plots
 from a2d.runs.results import COMPARISONS, Row
 

@@ -7,7 +7,7 @@ from toys import batch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from a2d.errors import UserError
-from a2d.method.attention import Geometry
+from a2d.families import Geometry
 from a2d.models.loading import check_same_ids, decoder_inputs
 from a2d.models.students import chosen_layers, sizes_of, student_config, student_of
 from a2d.training.distillation import run

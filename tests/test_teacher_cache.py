@@ -10,8 +10,9 @@ from test_families import tiny
 from toys import assert_close, batch, dataset, marian
 
 from a2d import A2DConfig, A2DTrainer, UserError
+from a2d.families import Geometry
 from a2d.files import damage
-from a2d.method.attention import GROUPS, Geometry, capture_attention, enable_capture
+from a2d.method.attention import GROUPS, capture_attention, enable_capture
 from a2d.models.loading import decoder_inputs
 from a2d.training import teacher_cache
 from a2d.training.distillation import IGNORED, METHODS, Distillation, Objective, run

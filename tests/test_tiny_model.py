@@ -8,7 +8,8 @@ from test_official import KINDS, TOLERANCES, weights
 from torch import nn
 from toys import assert_close, load_fixture, marian
 
-from a2d.method.attention import GROUPS, Geometry, enable_capture
+from a2d.families import Geometry
+from a2d.method.attention import GROUPS, enable_capture
 from a2d.method.transfer import Transfer
 from a2d.training.distillation import IGNORED, Distillation, Objective, run
 

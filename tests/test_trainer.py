@@ -15,8 +15,9 @@ from torch.nn import functional
 from transformers import TrainerCallback
 
 from a2d import A2DConfig, A2DTrainer, UserError
+from a2d.families import Geometry
 from a2d.files import seal
-from a2d.method.attention import GROUPS, Geometry, enable_capture
+from a2d.method.attention import GROUPS, enable_capture
 from a2d.models.loading import count_parameters, load_model, new_model
 from a2d.models.tokenizer import train_tokenizer
 from a2d.text.batching import TokenBatchSampler, lengths, tokenise

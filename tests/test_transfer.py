@@ -23,8 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a2d.errors import UserError
+from a2d.families import Geometry
 from a2d.method.alignment import FILE_NAME, AttentionAlignment, combine
-from a2d.method.attention import GROUPS, Features, Geometry
+from a2d.method.attention import GROUPS, Features
 from a2d.method.transfer import A2D, FORMULAS, STARTS
 
 ROWWISE = ("paper", "geometric", "convex")

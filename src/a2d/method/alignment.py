@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from a2d.errors import UserError, first_line
-from a2d.method.attention import GROUPS, Geometry
+from a2d.families import Geometry
+from a2d.method.attention import GROUPS
 
 FILE_NAME = "alignment.safetensors"
 

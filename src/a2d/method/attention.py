@@ -7,7 +7,7 @@ the softmax once, hands the probabilities over *before* dropout, and goes on wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,13 +16,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from a2d.errors import UserError
+from a2d.families import Geometry, attention_group, family_of
 
 GROUPS = ("encoder", "decoder", "cross")
 """The aligned groups: encoder self-attention, decoder self-attention, cross-attention."""
-
-VERIFIED_FAMILIES = ("marian", "bart", "mbart", "m2m_100", "pegasus", "t5", "mt5", "umt5")
-"""Values of ``config.model_type`` whose captured maps are tested against ``eager`` attention."""
 
 IMPLEMENTATION = "a2d"
 
@@ -79,53 +76,14 @@ class Features(NamedTuple):
     hidden: dict[str, list[Tensor]]
 
 
-class Geometry(NamedTuple):
-    """Layers and heads of an encoder-decoder model: what its stacks of attention maps hold."""
-
-    encoder_layers: int
-    decoder_layers: int
-    encoder_heads: int
-    decoder_heads: int
-
-    @classmethod
-    def of(cls, config: Any) -> Geometry:
-        """Read the geometry from a transformers configuration."""
-        if hasattr(config, "encoder_layers"):
-            return cls(
-                config.encoder_layers,
-                config.decoder_layers,
-                config.encoder_attention_heads,
-                config.decoder_attention_heads,
-            )
-        # T5 and its kin
-        heads = config.num_heads
-        return cls(config.num_layers, config.num_decoder_layers, heads, heads)
-
-    def layers(self, group: str) -> int:
-        """Layers that attend in `group`."""
-        return self.encoder_layers if group == "encoder" else self.decoder_layers
-
-    def heads(self, group: str) -> int:
-        """Heads per layer in `group`."""
-        return self.encoder_heads if group == "encoder" else self.decoder_heads
-
-    def channels(self, group: str) -> int:
-        """Number of attention maps (layers x heads) in `group`."""
-        return self.layers(group) * self.heads(group)
-
-    def __str__(self) -> str:
-        """Layers x heads in the usual short form, such as ``3+3 x 8``."""
-        heads = {self.encoder_heads, self.decoder_heads}
-        return f"{self.encoder_layers}+{self.decoder_layers} x " + "/".join(map(str, sorted(heads)))
-
-
 class AttentionCapture:
     """Collects what one forward pass attends to; travels to every attention call as a keyword."""
 
-    def __init__(self, stacked: bool) -> None:
+    def __init__(self, stacked: bool, group_of: Callable[[Any], str] = attention_group) -> None:
         self._layers: dict[str, list[Any]] = {group: [] for group in GROUPS}
         self._values: dict[str, Tensor] = {}
         self._stacked = stacked
+        self._group_of = group_of
         self._open = True
         self._gradients = torch.is_grad_enabled()
 
@@ -142,8 +100,9 @@ class AttentionCapture:
                     "attention maps come without gradients: reentrant gradient checkpointing hides "
                     "them; set gradient_checkpointing_kwargs={'use_reentrant': False}."
                 )
-            self._layers[_group_of(module)].append(maps)
-            self._values[_group_of(module)] = value
+            group = self._group_of(module)
+            self._layers[group].append(maps)
+            self._values[group] = value
 
     def finish(self, config: Any) -> Features:
         """Close the capture and stack each group's layers; hidden states are left empty.
@@ -177,31 +136,18 @@ def _end_to_end(layers: list[Any]) -> Tensor | Attended:
 def enable_capture(model: PreTrainedModel) -> None:
     """Switch a model to the ``"a2d"`` attention implementation.
 
-    Layerdrop, which M2M100 and mBART are released with, is switched off: it drops layers at random
-    in training, and their attention maps with them.
+    Layerdrop is switched off: it drops layers at random in training, and their attention maps with
+    them. M2M100 and mBART are released with layerdrop.
 
     Raises:
-        UserError: the model's family has not been verified.
+        UserError: the model's family is not supported (`family_of`).
     """
-    check_family(model.config)
+    family = family_of(model.config)
     for module in (model.config, *model.modules()):
-        for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
+        for name in family.layerdrops:
             if getattr(module, name, 0):
                 setattr(module, name, 0.0)
     model.set_attn_implementation(IMPLEMENTATION)
-
-
-def check_family(config: Any) -> None:
-    """Make sure that attention capture is verified for models of a configuration's type.
-
-    Raises:
-        UserError: it is not.
-    """
-    if config.model_type not in VERIFIED_FAMILIES:
-        raise UserError(
-            f"models of type {config.model_type!r} are not supported: attention capture is "
-            f"verified for {', '.join(VERIFIED_FAMILIES)} only."
-        )
 
 
 def capture_attention(
@@ -222,7 +168,7 @@ def capture_attention(
     Returns:
         The model's own output and the features, with gradients unless switched off.
     """
-    capture = AttentionCapture(stacked)
+    capture = AttentionCapture(stacked, family_of(model.config).group)
     output = model(**inputs, attention_capture=capture, output_hidden_states=hidden_states)
     features = capture.finish(model.config)
     if hidden_states:
@@ -307,12 +253,6 @@ def _probabilities(
     if bias is not None:
         scores = scores + bias
     return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
-
-
-def _group_of(module: Any) -> str:
-    if not module.is_decoder:
-        return "encoder"
-    return "decoder" if module.is_causal else "cross"
 
 
 def _explicit_is_faster(query: Tensor, key: Tensor) -> bool:

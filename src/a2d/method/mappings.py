@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from a2d.errors import UserError
+from a2d.families import Geometry
 from a2d.method import losses
 from a2d.method.alignment import combine
-from a2d.method.attention import Features, Geometry, masking
+from a2d.method.attention import Features, masking
 from a2d.method.hidden_states import MappedStates
 from a2d.method.losses import precise
 from a2d.method.transfer import Transfer

@@ -12,14 +12,13 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from a2d.errors import UserError, first_line
+from a2d.families import Geometry, family_of, positions_of
 from a2d.files import whole_folder
-from a2d.method.attention import Geometry
 from a2d.models.decoding import (
     BEAMS,
     check_search,
     generation_limit,
     own_limit,
-    positions_of,
     search_settings,
 )
 from a2d.models.folders import read_generation_config, reading
@@ -107,9 +106,7 @@ def takes_the_place_of_transformers(model: str | None) -> bool:
 
 def _obstacle(config: Any, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Why CTranslate2 cannot take a model, as the rest of a sentence; None if it can."""
-    from a2d.models.conversion import FAMILIES
-
-    if config.model_type not in FAMILIES:
+    if family_of(config).ctranslate2_loader is None:
         return f"is a model of type {config.model_type!r}, which CTranslate2 does not know"
     if getattr(tokenizer, "separate_vocabs", False):
         return "has vocabularies of their own for source and target, which cannot be exported"

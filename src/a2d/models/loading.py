@@ -21,7 +21,13 @@ from transformers import (
 from transformers.activations import ACT2FN
 
 from a2d.errors import UserError, first_line, memory_is_full
-from a2d.method.attention import Geometry, check_family
+from a2d.families import (
+    Geometry,
+    activation_of,
+    family_of,
+    positions_of,
+    sizes_of,
+)
 from a2d.models.decoding import BEAMS, check_search, searching, token_ids
 from a2d.models.folders import read_config, read_model, reading, tensor_shapes
 
@@ -119,27 +125,28 @@ def load_config(path: str | Path) -> Any:
     )
     with reading(path, problem):
         config = read_config(path)
-        check_family(config)
+        family_of(config)
         _check_sizes(config, path)
     return config
 
 
 MOST_LAYERS = 1000
-"""More layers than this are taken for a damaged file."""
+"""A configuration with more layers is considered damaged."""
 
 MOST_POSITIONS = 32_768
-"""So are more positions: Marian and Pegasus compute them one by one."""
+"""A configuration with more positions is considered damaged: some families compute each one."""
 
 
 def _check_sizes(config: Any, path: str | Path) -> None:
     try:
-        shape = Geometry.of(config)
+        shape, width = Geometry.of(config), sizes_of(config)["width"]
         layers, heads = shape[:2], shape[2:]
-        vocabulary, width = config.vocab_size, config.d_model
+        vocabulary, activation = config.vocab_size, activation_of(config)
+        limited = family_of(config).positions is not None
+        positions: Any = positions_of(config) if limited else 1
     except AttributeError as error:
         raise UserError(f"the config.json of {path} lacks a size ({first_line(error)}).") from error
     problem = None
-    positions = getattr(config, "max_position_embeddings", 1)
     sizes = (*shape, vocabulary, width, positions)
     shares = {name: value for name, value in config.to_dict().items() if "drop" in name}
     if any(type(size) is not int or size < 1 for size in sizes):
@@ -153,12 +160,12 @@ def _check_sizes(config: Any, path: str | Path) -> None:
         problem = f"{max(layers):,} layers are more than {MOST_LAYERS:,}"
     elif positions > MOST_POSITIONS:
         problem = f"{positions:,} positions are more than {MOST_POSITIONS:,}"
-    elif not hasattr(config, "d_kv") and any(width % count for count in heads):
+    elif family_of(config).head_width is None and any(width % count for count in heads):
         problem = f"width {width} cannot be split into {' or '.join(map(str, set(heads)))} heads"
     elif outside := [token for token in token_ids(config) if not 0 <= token < vocabulary]:
         problem = f"the token {outside[0]} is outside its vocabulary of {vocabulary:,}"
-    elif getattr(config, "activation_function", "relu") not in ACT2FN:
-        problem = f"{config.activation_function!r} is no activation that transformers knows"
+    elif str(activation).removeprefix("gated-") not in ACT2FN:
+        problem = f"{activation!r} is no activation that transformers knows"
     elif wrong := [name for name, share in shares.items() if not _is_share(share)]:
         problem = f"its {wrong[0]} is {shares[wrong[0]]!r}, and no share between 0 and 1"
     if problem is not None:
@@ -219,7 +226,8 @@ def _check_shapes(config: Any, shapes: Sequence[tuple[int, ...]], path: str | Pa
     """Refuse sizes that the weights do not have, before libraries reserve memory for them."""
     if not shapes:
         return
-    layers, embeddings = sum(Geometry.of(config)[:2]), (config.vocab_size, config.d_model)
+    width = sizes_of(config)["width"]
+    layers, embeddings = sum(Geometry.of(config)[:2]), (config.vocab_size, width)
     problem = None
     if embeddings not in shapes:
         problem = "{:,} tokens of width {:,}".format(*embeddings)
@@ -229,7 +237,7 @@ def _check_shapes(config: Any, shapes: Sequence[tuple[int, ...]], path: str | Pa
         with torch.device("meta"):
             empty = AutoModelForSeq2SeqLM.from_config(copy.deepcopy(config))
         needed, there = count_parameters(empty), sum(map(prod, shapes))
-        computed = config.d_model * 2 * getattr(config, "max_position_embeddings", 0)
+        computed = width * 2 * (positions_of(config) or 0)
         if needed > _MORE * there + computed:
             problem = f"{needed:,} parameters"
     if problem is not None:
@@ -263,8 +271,8 @@ def infinite_tensors(model: nn.Module) -> list[str]:
 
 
 def _computed(model: PreTrainedModel, name: str) -> bool:
-    """Whether a weight is no learned one: releases of Pegasus lack their sinusoidal positions."""
-    return "Sinusoidal" in type(model.get_submodule(name.rpartition(".")[0])).__name__
+    """Whether a weight is computed, not learned, so that a release may lack it."""
+    return name.endswith(family_of(model.config).computed_weights)
 
 
 def load_to_run(path: str | Path) -> PreTrainedModel:
@@ -299,12 +307,11 @@ def decoder_inputs(model: PreTrainedModel, labels: Tensor) -> Tensor:
 
 
 def freeze_padding_row(model: PreTrainedModel) -> None:
-    """Stop a Marian model's padding token's embedding from learning.
+    """Keep the padding token's embedding as it is, for a family that needs that.
 
-    The decoder starts from it, and with tied embeddings the output layer would train it. Inference
-    engines take it for zero, as it is in releases and new models.
+    With tied embeddings the output layer would train it.
     """
-    if model.config.model_type != "marian":
+    if not family_of(model.config).frozen_padding:
         return
     padding = model.config.pad_token_id
 

@@ -19,9 +19,11 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from a2d.errors import UserError
+from a2d.families import FAMILIES, family_of
 from a2d.files import write_text
 from a2d.models.decoding import token_ids, token_settings
 from a2d.models.folders import read_tokenizer
+from a2d.models.tokenizer import language_tokens
 from a2d.text.batching import encode_sources
 from a2d.text.pairs import Pair
 
@@ -67,7 +69,8 @@ def trim(
 def _used(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> set[int]:
     """Ids that a corpus needs."""
     used = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    used |= set(getattr(tokenizer, "lang_token_to_id", {}).values())  # M2M100's are neither
+    # M2M100's language tokens are neither special nor added.
+    used |= set(tokenizer.convert_tokens_to_ids(language_tokens(tokenizer)))
     for start in range(0, len(pairs), 1000):
         part = pairs[start : start + 1000]
         sources = encode_sources(tokenizer, [pair.source for pair in part])
@@ -143,8 +146,9 @@ def _trim_settings(path: Path, kept: list[int]) -> None:
     new = {str(old): str(index) for index, old in enumerate(kept)}
     if added := config.get("added_tokens_decoder"):
         config["added_tokens_decoder"] = {new[old]: token for old, token in added.items()}
-    if "num_madeup_words" in config:
-        config["num_madeup_words"] = 0
+    for setting in {name for family in FAMILIES.values() for name in family.filler_tokens}:
+        if setting in config:
+            config[setting] = 0
     write_text(path, json.dumps(config, indent=2, ensure_ascii=False))
 
 
@@ -209,7 +213,7 @@ def _trim_model(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
         for key, value in token_settings(settings).items():
             setattr(settings, key, renumber(value))
     before = config.vocab_size
-    for name in ("vocab_size", "decoder_vocab_size"):
+    for name in family_of(config).vocabulary_sizes:
         if getattr(config, name, None) == before:
             setattr(config, name, len(kept))
     trimmed = AutoModelForSeq2SeqLM.from_config(config, dtype=model.dtype)

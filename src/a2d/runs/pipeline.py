@@ -22,8 +22,8 @@ from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
 from a2d.errors import UserError
+from a2d.families import positions_of
 from a2d.files import require_space, write_text
-from a2d.models.decoding import positions_of
 from a2d.models.loading import load_config
 from a2d.models.teachers import prepare_teacher
 from a2d.models.tokenizer import (

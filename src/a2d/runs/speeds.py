@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from a2d.families import positions_of
 from a2d.files import write_text
-from a2d.models.decoding import positions_of, search_settings
+from a2d.models.decoding import search_settings
 from a2d.models.loading import load_config, load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report

@@ -31,6 +31,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from a2d.errors import UserError
+from a2d.families import family_of
 from a2d.files import write_text
 from a2d.models.loading import check_same_ids, count_parameters, load_model, new_model
 from a2d.models.students import student_of
@@ -246,7 +247,7 @@ def _new_student(
     assert model.shape is not None
     torch.manual_seed(model.seed)
     shape, start = model.shape.model_dump(), model.method.student_start
-    if teacher is None or (start != "teacher" and teacher.config.model_type == "marian"):
+    if teacher is None or (start != "teacher" and family_of(teacher.config).scratch):
         return new_model(tokenizer, **shape)
     return student_of(teacher, **shape, start=start, rule=model.method.copied_layers)
 

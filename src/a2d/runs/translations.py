@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from a2d.families import Geometry
 from a2d.files import write_text
-from a2d.method.attention import Geometry
 from a2d.models.decoding import translate
 from a2d.models.loading import count_parameters, load_to_run
 from a2d.models.tokenizer import load_tokenizer

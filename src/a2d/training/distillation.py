@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from a2d.families import Geometry, sizes_of
 from a2d.method.alignment import AttentionAlignment
-from a2d.method.attention import GROUPS, Features, Geometry, capture_attention
+from a2d.method.attention import GROUPS, Features, capture_attention
 from a2d.method.hidden_states import A2DHidden
 from a2d.method.mappings import Combination, LayerMapping, MiniLM, TinyBert
 from a2d.method.token_losses import Prediction, TopTokens, token_losses
@@ -297,7 +298,7 @@ def new_transfer(objective: Objective, student: Any, teacher: Any) -> Transfer |
     start = objective.formula, groups, objective.alignment_start
     if features == "a2d":
         return A2D(AttentionAlignment(*shapes), *start)
-    widths = student.d_model, teacher.d_model
+    widths = sizes_of(student)["width"], sizes_of(teacher)["width"]
     if features == "a2d+hidden":
         return A2DHidden(AttentionAlignment(*shapes), *start, widths)
     kind = TinyBert if features == "tinybert" else MiniLM

@@ -25,8 +25,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from a2d.errors import UserError
+from a2d.families import Geometry, attention_width, sizes_of
 from a2d.files import MANIFEST, damage, require_space, seal, write_text
-from a2d.method.attention import GROUPS, Features, Geometry, capture_attention
+from a2d.method.attention import GROUPS, Features, capture_attention
 from a2d.method.token_losses import TopTokens
 from a2d.models.loading import decoder_inputs, load_to_run
 from a2d.progress import Event, Report
@@ -318,9 +319,9 @@ def _new_files(
         **dict.fromkeys(GROUPS, (float16, ())),
     }
     for stack in ("encoder", "decoder") if states else ():
-        width = getattr(config, "d_kv", config.d_model // geometry.heads(stack))
-        formats[f"hidden-{stack}"] = bfloat16, (geometry.layers(stack) * config.d_model,)
-        formats[f"values-{stack}"] = bfloat16, (geometry.heads(stack) * width,)
+        width = sizes_of(config)["width"]
+        formats[f"hidden-{stack}"] = bfloat16, (geometry.layers(stack) * width,)
+        formats[f"values-{stack}"] = bfloat16, (attention_width(config),)
     shapes = {name: (layout.size(name), *columns) for name, (_, columns) in formats.items()}
     require_space(folder, sum(kind.itemsize * prod(shapes[n]) for n, (kind, _) in formats.items()))
     files = {}

@@ -26,11 +26,12 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from a2d.errors import UserError
+from a2d.families import positions_of
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS, enable_capture
 from a2d.method.token_losses import Prediction, token_losses
 from a2d.method.transfer import Transfer
-from a2d.models.decoding import generation_limit, positions_of, searching, settle_search
+from a2d.models.decoding import generation_limit, searching, settle_search
 from a2d.models.folders import read_checkpoint
 from a2d.models.loading import check_same_ids, freeze_padding_row
 from a2d.models.tokenizer import check_same_vocabulary, mark_languages
