@@ -111,7 +111,7 @@ class RecordedModel(nn.Module):
         super().__init__()
         self.maps = nn.ParameterDict({group: nn.Parameter(m) for group, m in maps.items()})
         self.logits = nn.Parameter(logits)
-        self.config = SimpleNamespace(
+        self.config = MarianConfig(
             encoder_layers=maps["encoder"].shape[0],
             decoder_layers=maps["decoder"].shape[0],
             encoder_attention_heads=maps["encoder"].shape[2],

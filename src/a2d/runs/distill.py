@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from a2d.errors import UserError
+from a2d.families import sizes_of
 from a2d.files import MANIFEST, whole_folder, write_text
 from a2d.models.decoding import set_beams
 from a2d.models.folders import read_generation_config
 from a2d.models.loading import load_config
-from a2d.models.students import sizes_of
 from a2d.progress import Bars, silence_libraries
 from a2d.runs import pipeline
 from a2d.runs.card import write_card
