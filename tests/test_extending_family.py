@@ -31,7 +31,7 @@ class ToyConfig(Config):
     """Names of its own for everything; the model that computes is BART's, and reads these."""
 
     model_type = "toy"
-    attribute_map = {
+    attribute_map = {  # noqa: RUF012
         "encoder_layers": "reading_layers",
         "decoder_layers": "writing_layers",
         "num_hidden_layers": "reading_layers",
