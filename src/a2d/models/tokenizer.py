@@ -128,9 +128,8 @@ def _check_works(tokenizer: PreTrainedTokenizerBase) -> None:
             raise ValueError(f"its token {token!r} has the number {number!r}")
     texts = ["a1 Ü", "a ☃\t" * 1000]
     encoded = encode_sources(tokenizer, texts, 100)
-    if (
-        getattr(tokenizer, "tgt_lang", "") is not None
-    ):  # M2M100's encodes targets of a known language only
+    # M2M100's tokenizer encodes targets only if it is set to their language.
+    if getattr(tokenizer, "tgt_lang", "") is not None:
         encoded += tokenizer(text_target=texts)["input_ids"]
     if not all(encoded) or min(map(min, encoded)) < 0:
         raise ValueError("it gives texts no tokens")
