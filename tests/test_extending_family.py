@@ -17,7 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING as MODELS
 
 from a2d.errors import UserError
-from a2d.families import FAMILIES, Geometry, positions_of, register_family, sizes_of
+from a2d.families import FAMILIES, Geometry, register_family, sizes_of
 from a2d.method.attention import enable_capture
 from a2d.models.decoding import translate
 from a2d.models.export import ExportedModel, export
@@ -25,6 +25,7 @@ from a2d.models.loading import load_model
 from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.distill import distill
+from a2d.text.corpus import read_corpus
 
 
 class ToyConfig(Config):
@@ -113,10 +114,10 @@ def test_maps_and_predictions_are_the_librarys():
     check_maps_and_predictions("toy", [7, 4, 1], [5, 6, 2])
 
 
-def test_another_name_of_a_size_is_refused_in_a_sentence(monkeypatch):
+def test_a_misspelt_setting_is_refused_in_a_sentence(teacher, monkeypatch):
     monkeypatch.setitem(FAMILIES, "toy", replace(TOY, positions="seats"))
-    with pytest.raises(AttributeError, match="seats"):
-        positions_of(ToyConfig())
+    with pytest.raises(UserError, match=r"config\.json of .* lacks a size \(.*'seats'"):
+        load_model(teacher)
 
 
 def test_its_group_function_is_asked(monkeypatch):
@@ -145,7 +146,8 @@ def test_students_start_from_its_layers(teacher):
 @pytest.mark.slow
 def test_it_is_distilled_trimmed_and_exported(teacher, tmp_path):
     data = tmp_path / "memory.tsv"
-    data.write_text("".join(f"{pair.source}\t{pair.target}\n" for pair in PAIRS), "utf-8")
+    pairs = read_corpus("builtin:de-dsb/train")[:700]
+    data.write_text("".join(f"{pair.source}\t{pair.target}\n" for pair in pairs), "utf-8")
     distill(
         str(teacher),
         [str(data)],
