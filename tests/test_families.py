@@ -176,7 +176,7 @@ class TestRecords:
 
     @every_family
     def test_positions_are_the_longest_sentence(self, family):
-        """Longer ones are beyond the table of positions, unless the model makes it longer itself."""
+        """Longer ones are beyond the table of positions, unless the model extends it itself."""
         model = tiny(family)
         positions = positions_of(model.config)
         run(model, batch([positions or 500], [2]), None)
