@@ -1,5 +1,7 @@
 """Every family with a record: its maps and predictions are those of transformers itself."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -203,6 +205,13 @@ class TestRecords:
         assert not has_two_vocabularies(config)
         config.share_encoder_decoder_embeddings = False
         assert has_two_vocabularies(config)
+
+
+def test_records_need_no_libraries():
+    """A user's file that registers a family costs the command line no start-up time."""
+    heavy = "{'torch', 'transformers'} & {*sys.modules}"
+    program = f"import sys, a2d.families; sys.exit(bool({heavy}))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 class TestRegistration:
