@@ -30,10 +30,9 @@ from a2d.families import (
     register_family,
     sizes_of,
 )
-from a2d.method.attention import GROUPS, enable_capture
-from a2d.method.transfer import Transfer
+from a2d.method.attention import enable_capture
 from a2d.models.loading import decoder_inputs
-from a2d.training.distillation import run
+from a2d.training.signals import Needs, model_signals
 
 VOCABULARY = 13
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -85,15 +84,15 @@ def check_maps_and_predictions(family, source_lengths, target_lengths, seed=0):
     with torch.no_grad():
         reference = eager(model, inputs)
         enable_capture(model)
-        tokens, features = run(model, inputs, Transfer(GROUPS))
-        plain = run(model, inputs, None).tokens.logits
+        tokens, features = model_signals(model, inputs, Needs())
+        plain = model_signals(model, inputs, None).tokens.logits
     geometry = Geometry.of(model.config)
     for logits in (tokens.logits, plain):
         assert (logits - reference.logits).abs().max() <= 1e-9 * reference.logits.abs().max()
     for group, field in FIELDS.items():
         expected = torch.cat(getattr(reference, field), dim=1)
         assert expected.shape[1] == geometry.channels(group)
-        assert (features.maps[group] - expected).abs().max() <= 1e-9
+        assert (features.maps[group].stacked() - expected).abs().max() <= 1e-9
 
 
 @every_family
@@ -151,7 +150,9 @@ def test_a_student_is_distilled_saved_and_read_by_transformers(family, tmp_path)
     assert not torch.equal(read.state_dict()["lm_head.weight"], before)
     inputs = batch([5, 3], [4, 6])
     with torch.no_grad():
-        ours, theirs = (run(m.eval(), inputs, None).tokens.logits for m in (student, read))
+        ours, theirs = (
+            model_signals(m.eval(), inputs, None).tokens.logits for m in (student, read)
+        )
     assert torch.equal(ours, theirs)
 
 
@@ -181,12 +182,12 @@ class TestRecords:
         """Longer ones are beyond the table of positions, unless the model extends it itself."""
         model = tiny(family)
         positions = positions_of(model.config)
-        run(model, batch([positions or 500], [2]), None)
+        model_signals(model, batch([positions or 500], [2]), None)
         tables = {type(m).__name__ for m in model.modules() if "Position" in type(m).__name__}
         assert (positions is not None) == bool(tables)
         if positions is not None and tables != {"M2M100SinusoidalPositionalEmbedding"}:
             with pytest.raises(IndexError):
-                run(model, batch([positions + 1], [2]), None)
+                model_signals(model, batch([positions + 1], [2]), None)
 
     @every_family
     def test_computed_weights_do_not_learn(self, family):

@@ -11,7 +11,7 @@ from a2d.families import FAMILIES as RECORDS
 from a2d.families import Geometry, sizes_of
 from a2d.models.loading import check_same_ids, decoder_inputs
 from a2d.models.students import chosen_layers, student_config, student_of
-from a2d.training.distillation import run
+from a2d.training.signals import model_signals
 
 every_release = pytest.mark.parametrize("name", FAMILIES)
 
@@ -22,7 +22,7 @@ def teacher_of(name, **sizes):
 
 def logits(model):
     with torch.no_grad():
-        return run(model, batch([7, 4], [6, 5], vocabulary=300), None).tokens.logits
+        return model_signals(model, batch([7, 4], [6, 5], vocabulary=300), None).tokens.logits
 
 
 def block(model, stack, index):

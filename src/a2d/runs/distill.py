@@ -90,7 +90,7 @@ def distill(
         valid, test: as `data`; empty: some of the data is held out.
         teacher_languages: the codes of a multilingual teacher's tokenizer.
         source_prefix: text that the teacher expects before every source.
-        method: of `a2d.training.distillation.METHODS`.
+        method: of `a2d.method.methods.METHODS`.
         start: the student's: `teacher`, `random` or `marian` (`a2d.models.students.student_of`).
         trim: reduce the vocabulary to the tokens of the data.
         epochs: most passes over the data; None: as the schedule has it.

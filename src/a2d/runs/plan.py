@@ -9,6 +9,7 @@ from typing import Any
 
 from a2d.errors import UserError
 from a2d.files import identity
+from a2d.method.methods import METHODS
 from a2d.models.loading import load_config
 from a2d.runs.recipe import Recipe
 from a2d.runs.settings import Distillation, Shape, Training
@@ -16,7 +17,6 @@ from a2d.runs.splits import Splits, text_hash
 from a2d.stage import Stage
 from a2d.teachers import model_path
 from a2d.text.known import KnownTranslations
-from a2d.training.distillation import METHODS
 
 TEACHER = "teacher"
 
@@ -51,7 +51,7 @@ class Model:
     @property
     def needs_teacher(self) -> bool:
         """Whether the teacher runs beside its training, or starts it."""
-        return METHODS[self.method.method].distribution or self.method.student_start == "teacher"
+        return METHODS[self.method.method].asks_teacher or self.method.student_start == "teacher"
 
     @property
     def foreign(self) -> bool:
@@ -94,7 +94,7 @@ class Plan:
         """Whether any student that is not trained yet reads the cache of that data."""
         waiting = [student for student in self.students if not student.stage.done]
         return any(
-            METHODS[student.method.method].distribution and student.learns_from == parts
+            METHODS[student.method.method].asks_teacher and student.learns_from == parts
             for student in waiting
         )
 
@@ -195,7 +195,7 @@ def _caches(
     kinds: dict[tuple[str, ...], bool] = {}
     for student in students:
         kind = METHODS[student.method.method]
-        if kind.distribution:
+        if kind.asks_teacher:
             kinds[student.learns_from] = kinds.get(student.learns_from, False) or kind.states
     caches = {}
     for names, states in kinds.items():
@@ -295,7 +295,7 @@ def _student(
         settings[MONOLINGUAL] = parts[MONOLINGUAL].fingerprint
     if kind.sequences and MONOLINGUAL in parts:
         settings["method"][MONOLINGUAL] = method.monolingual
-    if kind.distribution and recipe.teacher.cache:
+    if kind.asks_teacher and recipe.teacher.cache:
         settings["cache"] = True
     stage = Stage(folder / "models" / name, settings)
     return Model(
@@ -334,24 +334,18 @@ def _size(shape: Shape, others: Sequence[Shape]) -> str:
 
 def _taught(method: Distillation) -> bool:
     """Whether the teacher has a part in a student, be it only its start."""
-    return METHODS[method.method].taught or method.student_start == "teacher"
+    return METHODS[method.method].uses_teacher or method.student_start == "teacher"
 
 
 def _training_settings(
     shape: Shape, method: Distillation, training: Training, seed: int
 ) -> dict[str, Any]:
     # Settings that a method does not use must not make a finished model look like another one.
-    used, kind = {"method"}, METHODS[method.method]
+    used = {"method", *METHODS[method.method].settings}
     if _taught(method) or method.student_start == "marian":
         used |= {"student_start"}
         if method.copied_layers != "spread":
             used |= {"copied_layers"}
-    if kind.distribution:
-        used |= {"alpha", "temperature"}
-    if kind.features:
-        used |= {"beta", "decay", "groups", "alignment_learning_rate"}
-    if kind.aligned:
-        used |= {"formula", "alignment_start"}
     return {
         "shape": shape.model_dump(exclude_none=True),
         "method": {name: getattr(method, name) for name in sorted(used)},
