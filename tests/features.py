@@ -8,7 +8,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from a2d.method.attention import GROUPS, Features, Geometry
+from a2d.families import Geometry
+from a2d.method.attention import GROUPS, Features
+from a2d.method.maps import StackedMaps
 from a2d.training.distillation import group_masks
 
 WIDTHS = 6, 12
@@ -16,7 +18,7 @@ WIDTHS = 6, 12
 
 
 class Case(NamedTuple):
-    """Two models' features of one batch, and which of its positions are tokens."""
+    """Two models' features of one batch, their maps as tensors, and which positions are tokens."""
 
     shapes: tuple[Geometry, Geometry]
     source: Tensor
@@ -158,6 +160,16 @@ def alone(c, index):
         for model in (c.student, c.teacher)
     ]
     return Case(c.shapes, source[source][None], target[target][None], *models)
+
+
+def losses_of(transfer, c):
+    """The terms of a transfer."""
+    return transfer(typed(c.student), typed(c.teacher), c.masks)
+
+
+def typed(features):
+    """The same features with maps of the package's type."""
+    return features._replace(maps={group: StackedMaps(m) for group, m in features.maps.items()})
 
 
 def tensors(features):

@@ -22,6 +22,8 @@ from transformers import (
     T5Tokenizer,
 )
 
+from a2d.families import FAMILIES as RECORDS
+from a2d.models.tokenizer import train_tokenizer
 from a2d.text.corpus import read_corpus
 
 PAIRS = read_corpus("builtin:de-dsb/train")[200:500]
@@ -38,6 +40,9 @@ FAMILIES = {
     "mt5": "mt5",
     "umt5": "umt5",
 }
+FAMILIES |= {family: family for family in RECORDS if family not in FAMILIES.values()}
+"""Kinds of release → model type. A family with one kind of release has its own name."""
+
 LANGUAGES = {
     "mbart": ("de_DE", "cs_CZ"),
     "mbart50": ("de_DE", "cs_CZ"),
@@ -114,6 +119,8 @@ def tokenizer_of(name):
         return MBart50Tokenizer(vocab=unigram("<unk>", "<s>", "</s>"))
     if name == "pegasus":
         return PegasusTokenizer(vocab=unigram("<pad>", "</s>", "<mask_1>", "<mask_2>", "<unk>"))
+    if "t5" not in name:  # a family that nothing is known of but its record
+        return train_tokenizer((text for pair in PAIRS for text in pair), 500)
     return T5Tokenizer(vocab=unigram("<pad>", "</s>", "<unk>"), extra_ids=10)
 
 
@@ -128,32 +135,42 @@ def nllb_with_ordinary_codes(plain):
     return tokenizer
 
 
+def config_of(family, sizes, *, head_width, **settings):
+    """A configuration of any family, without dropout, of sizes named as in its record.
+
+    The width of a head is for families that have such a setting.
+    """
+    record = RECORDS[family]
+    sizes = dict.fromkeys(("dropout", "attention_dropout"), 0.0) | sizes
+    own = {name: size for key, size in sizes.items() for name in record.sizes.get(key, ())}
+    own |= dict.fromkeys(record.layerdrops, 0.0)
+    own |= {} if record.head_width is None else {record.head_width: head_width}
+    return AutoConfig.for_model(family, **own, **settings)
+
+
 def model_of(name, tokenizer, *, layers=(3, 2), heads=2, seed=0):
     """A random model of that family, set up as its releases are."""
-    family = FAMILIES[name]
     ids = [*tokenizer.get_vocab().values(), *getattr(tokenizer, "id_to_lang_token", {})]
     size = max(ids) + (9 if name in ("m2m100", "t5") else 1)  # these have more rows than tokens
-    sizes = (
-        {"num_layers": layers[0], "num_decoder_layers": layers[1], "num_heads": heads, "d_kv": 12}
-        | {"d_ff": 40, "dropout_rate": 0.0}
-        if "t5" in family
-        else dict(zip(("encoder_layers", "decoder_layers"), layers, strict=True))
-        | dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), heads)
-        | dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 40)
-        | {"dropout": 0.0, "attention_dropout": 0.0, "init_std": 0.3, "scale_embedding": True}
-    )
-    starts = {"opus": "pad", "pegasus": "pad", "t5": "pad", "mt5": "pad", "umt5": "pad"}
-    start = getattr(tokenizer, f"{starts.get(name, 'eos')}_token_id")
-    config = AutoConfig.for_model(
-        family,
+    start = "eos" if name in (*LANGUAGES, "bart") else "pad"
+    config = config_of(
+        FAMILIES[name],
+        {
+            "encoder_layers": layers[0],
+            "decoder_layers": layers[1],
+            "heads": heads,
+            "width": 24,
+            "feed_forward": 40,
+        },
+        head_width=12,
+        init_std=0.3,
+        scale_embedding=True,
         vocab_size=size,
-        d_model=24,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id,
-        decoder_start_token_id=start,
+        decoder_start_token_id=getattr(tokenizer, f"{start}_token_id"),
         forced_eos_token_id=None,
-        **sizes,
     )
     torch.manual_seed(seed)
     model = AutoModelForSeq2SeqLM.from_config(config).eval()

@@ -4,11 +4,14 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.nn import functional
 
 from a2d.errors import UserError
+from a2d.families import Geometry
 from a2d.method.alignment import AttentionAlignment
-from a2d.method.attention import GROUPS, Geometry
+from a2d.method.attention import GROUPS
 
 STUDENT, TEACHER = Geometry(2, 1, 3, 2), Geometry(4, 3, 2, 5)
 CHANNELS = {"encoder": (8, 6), "decoder": (15, 2), "cross": (15, 2)}
@@ -28,14 +31,27 @@ def path(tmp_path):
 @pytest.mark.parametrize("group", GROUPS)
 def test_shapes_for_unequal_depths_and_heads(alignment, group):
     teacher, student = CHANNELS[group]
-    assert alignment.weight(group).shape == (teacher, student)
+    assert alignment.weights[group].shape == (teacher, student)
     assert alignment(torch.rand(2, student, 5, 7), group).shape == (2, teacher, 5, 7)
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_equals_the_pointwise_convolution(alignment, group):
     maps = torch.rand(2, CHANNELS[group][1], 5, 7)
-    assert torch.allclose(alignment(maps, group), alignment.convolutions[group](maps), atol=1e-6)
+    expected = functional.conv2d(maps, alignment.weights[group][:, :, None, None])
+    assert torch.allclose(alignment(maps, group), expected, atol=1e-6)
+
+
+def test_starts_as_the_convolutions_of_pytorch_do():
+    """Weights, and what the random generator gives next."""
+    torch.manual_seed(3)
+    alignment, following = AttentionAlignment(STUDENT, TEACHER), torch.rand(1)
+    torch.manual_seed(3)
+    for group in GROUPS:
+        teacher, student = CHANNELS[group]
+        convolution = torch.nn.Conv2d(student, teacher, kernel_size=1, bias=False)
+        assert torch.equal(alignment.weights[group], convolution.weight.flatten(1))
+    assert torch.equal(torch.rand(1), following)
 
 
 def test_takes_maps_that_are_not_contiguous(alignment):
@@ -46,17 +62,17 @@ def test_takes_maps_that_are_not_contiguous(alignment):
 
 def test_weights_are_rows_of_teacher_channels(alignment):
     with torch.no_grad():
-        alignment.convolutions["encoder"].weight.zero_()[5, 2] = 3.0
+        alignment.weights["encoder"].zero_()[5, 2] = 3.0
     maps = torch.rand(1, 6, 4, 4)
     intermediate = alignment(maps, "encoder")
     assert torch.equal(intermediate[:, 5], 3 * maps[:, 2])
     assert intermediate.count_nonzero() == intermediate[:, 5].count_nonzero()
-    assert alignment.weight("encoder")[5, 2] == 3
+    assert alignment.weights["encoder"][5, 2] == 3
 
 
 def test_trains_three_weights_and_nothing_else(alignment):
     parameters = dict(alignment.named_parameters())
-    assert set(parameters) == {f"convolutions.{group}.weight" for group in GROUPS}
+    assert set(parameters) == {f"weights.{group}" for group in GROUPS}
     assert all(parameter.requires_grad for parameter in parameters.values())
 
 
@@ -65,8 +81,25 @@ def test_saved_and_loaded(alignment, path):
     loaded = AttentionAlignment.load(path)
     assert (loaded.student, loaded.teacher) == (STUDENT, TEACHER)
     for group in GROUPS:
-        assert torch.equal(loaded.weight(group), alignment.weight(group))
-        assert loaded.weight(group).requires_grad
+        assert torch.equal(loaded.weights[group], alignment.weights[group])
+        assert loaded.weights[group].requires_grad
+
+
+def test_files_with_convolutions_are_read(alignment, path):
+    """As they were written while the weights were those of 1×1 convolutions."""
+    alignment.save(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    weights = {
+        f"convolutions.{group}.weight": alignment.weights[group].detach()[:, :, None, None]
+        for group in GROUPS
+    }
+    save_file(weights, path, metadata=metadata)
+    loaded = AttentionAlignment.load(path)
+    assert all(torch.equal(loaded.weights[g], alignment.weights[g]) for g in GROUPS)
+    nested = torch.nn.ModuleDict({"alignment": AttentionAlignment(STUDENT, TEACHER)})
+    nested.load_state_dict({f"alignment.{name}": weight for name, weight in weights.items()})
+    assert torch.equal(nested["alignment"].weights["cross"], alignment.weights["cross"])
 
 
 def test_a_convex_one_stays_convex(path):
@@ -77,9 +110,9 @@ def test_a_convex_one_stays_convex(path):
         connections = loaded.connections(group)
         assert (connections > 0).all()
         torch.testing.assert_close(connections.sum(1), torch.ones(len(connections)))
-        assert torch.equal(connections, loaded.weight(group).softmax(1))
+        assert torch.equal(connections, loaded.weights[group].softmax(1))
     loaded.convex = False
-    assert torch.equal(loaded.connections("cross"), loaded.weight("cross"))
+    assert torch.equal(loaded.connections("cross"), loaded.weights["cross"])
 
 
 def test_saving_twice_keeps_the_newer(alignment, path):
@@ -88,7 +121,7 @@ def test_saving_twice_keeps_the_newer(alignment, path):
     newer.save(path)
     loaded = AttentionAlignment.load(path)
     assert loaded.student == TEACHER
-    assert torch.equal(loaded.weight("cross"), newer.weight("cross"))
+    assert torch.equal(loaded.weights["cross"], newer.weights["cross"])
 
 
 def test_a_missing_file_is_named(path):

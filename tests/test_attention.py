@@ -17,8 +17,7 @@ from a2d.method.attention import (
     capture_attention,
     enable_capture,
 )
-from a2d.method.transfer import Transfer
-from a2d.training.distillation import run
+from a2d.training.signals import Needs, model_signals
 
 FIELDS = {
     "encoder": "encoder_attentions",
@@ -68,8 +67,8 @@ def eager(model, inputs):
 def captured(model, inputs):
     """Logits and maps."""
     enable_capture(model)
-    tokens, features = run(model, inputs, Transfer(GROUPS))
-    return tokens.logits, features.maps
+    tokens, features = model_signals(model, inputs, Needs())
+    return tokens.logits, {group: maps.stacked() for group, maps in features.maps.items()}
 
 
 def example():
@@ -127,7 +126,7 @@ def test_values_are_the_last_layers():
     encoder, decoder = model.model.encoder.layers[-1], model.model.decoder.layers[-1]
     attentions = (encoder.self_attn, decoder.self_attn, decoder.encoder_attn)
     projected = outputs_of(attention.v_proj for attention in attentions)
-    _, features = run(model, example(), Transfer(GROUPS))
+    _, features = model_signals(model, example(), Needs())
     for group, heads, wanted in zip(GROUPS, (2, 3, 3), projected, strict=True):
         values = features.values[group]
         assert values.shape[1] == heads
@@ -195,9 +194,9 @@ def test_plain_path_equals_sdpa(left, dtype):
     inputs = batch([4, 6, 2], [5, 2, 4], left=left)
     model = marian().to(dtype)
     model.set_attn_implementation("sdpa")
-    reference = run(model, inputs, None).tokens.logits
+    reference = model_signals(model, inputs, None).tokens.logits
     enable_capture(model)
-    tokens, features = run(model, inputs, None)
+    tokens, features = model_signals(model, inputs, None)
     logits = tokens.logits
     assert features is None
     assert logits.dtype == dtype
@@ -271,7 +270,7 @@ def test_layers_called_again_in_the_backward_pass_are_not_captured():
     output.logits.sum().backward()
     again = capture.finish(model.config)
     for group in GROUPS:
-        assert torch.equal(before.maps[group], again.maps[group])
+        assert torch.equal(before.maps[group].stacked(), again.maps[group].stacked())
         assert before.values[group] is again.values[group]
 
 
@@ -313,7 +312,7 @@ def test_layerdrop_is_switched_off(side):
     model = marian(**{f"{side}_layerdrop": 1.0}).train()
     enable_capture(model)
     assert getattr(model.config, f"{side}_layerdrop") == 0
-    _, features = run(model, batch([3], [4]), Transfer(GROUPS))
+    _, features = model_signals(model, batch([3], [4]), Needs())
     assert set(features.maps) == set(GROUPS)
 
 

@@ -13,10 +13,15 @@ from torch.func import functional_call
 from torch.nn import functional
 from toys import assert_close
 
+from a2d.families import Geometry
 from a2d.method import losses
 from a2d.method.alignment import AttentionAlignment
-from a2d.method.attention import GROUPS, Attended, Geometry, Piece, masking
+from a2d.method.attention import GROUPS
+from a2d.method.maps import Block, RecomputedMaps, StackedMaps, additive_mask
 from a2d.training.distillation import group_masks
+
+FLAGS = {"paper": {}, "geometric": {"log_maps": True}, "convex": {"log_combined": True}}
+"""Formula → its way of taking logarithms."""
 
 every_group = pytest.mark.parametrize("group", GROUPS)
 
@@ -95,9 +100,13 @@ def example(group):
 
 def transfer(c: Case, intermediate=None):
     """The loss through the alignment, or of intermediate maps made elsewhere."""
-    given = (c.maps, c.alignment.weight(c.group)) if intermediate is None else (intermediate, None)
-    keys, rows = group_masks(c.source, c.target)[c.group]
-    return losses.attention_transfer(given[0], c.teacher, keys, rows, weight=given[1])
+    maps, weight = c.maps, c.alignment.weights[c.group]
+    if intermediate is not None:
+        maps, weight = intermediate, None
+    masks = group_masks(c.source, c.target)[c.group]
+    return losses.attention_transfer(
+        StackedMaps(maps), StackedMaps(c.teacher), *masks, weight=weight
+    )
 
 
 def dense(entries, like):
@@ -123,7 +132,7 @@ def test_value_and_gradients_equal_the_naive_twin(c, chunk):
 
 
 def compare_with_the_naive_twin(c):
-    weight = c.alignment.weight(c.group)
+    weight = c.alignment.weights[c.group]
     value, weight_gradient, maps_gradient = naive.attention_transfer(
         c.group,
         *(tensor.tolist() for tensor in (weight, c.maps, c.teacher, c.source, c.target)),
@@ -133,8 +142,7 @@ def compare_with_the_naive_twin(c):
     loss.backward()
     assert close(loss, value)
     assert close(c.maps.grad, dense(maps_gradient, c.maps))
-    ours = c.alignment.convolutions[c.group].weight.grad
-    assert close(ours.flatten(1), dense(weight_gradient, weight))
+    assert close(weight.grad, dense(weight_gradient, weight))
 
 
 def attended(group, source, target, channels, seed, dtype=torch.float64):
@@ -147,14 +155,14 @@ def attended(group, source, target, channels, seed, dtype=torch.float64):
         torch.randn(batch, channels, count, 3, generator=generator, dtype=dtype)
         for count in (queries, length)
     ]
-    mask = masking(keys.expand(batch, queries, length).unsqueeze(1), dtype)
-    return Attended(*made_of, 0.8, mask)
+    mask = additive_mask(keys.expand(batch, queries, length).unsqueeze(1), dtype)
+    return RecomputedMaps(*made_of, 0.8, mask)
 
 
 def written_out(made_of):
     """The maps that are computed from it."""
-    query, key, scale, mask = made_of
-    return (query @ key.mT * scale).masked_fill(mask != 0, -math.inf).softmax(-1).nan_to_num()
+    scores = made_of.query @ made_of.key.mT * made_of.scale
+    return StackedMaps(scores.masked_fill(made_of.mask != 0, -math.inf).softmax(-1).nan_to_num())
 
 
 @given(
@@ -171,9 +179,9 @@ def test_maps_computed_piece_by_piece_are_the_maps(group, masks, formula, chunk,
     student, teacher = (attended(group, source, target, 4 + i, seed + i) for i in (0, 1))
     weight = torch.rand(5, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     learned = [weight.requires_grad_()]
-    learned += [part.requires_grad_() for part in student[:2]]
+    learned += [part.requires_grad_() for part in student.inputs]
     rest = group_masks(source, target)[group]
-    settings = {"weight": weight, "formula": formula}
+    settings = {"weight": weight, **FLAGS[formula]}
     expected = losses.attention_transfer(*map(written_out, (student, teacher)), *rest, **settings)
     gradients = torch.autograd.grad(2 * expected, learned)
     with pytest.MonkeyPatch.context() as patch:
@@ -194,11 +202,12 @@ def test_gradients_in_long_sentences_survive_half_precision(formula, dtype, tole
     weight, found = torch.full((8, 8), 1 / 8), []
     for kind in (torch.float64, dtype):
         student, teacher = (
-            Attended(h.query.to(kind), h.key.to(kind), h.scale, h.mask.to(kind)) for h in halves
+            RecomputedMaps(h.query.to(kind), h.key.to(kind), h.scale, h.mask.to(kind))
+            for h in halves
         )
-        learned = [part.requires_grad_() for part in student[:2]]
+        learned = [part.requires_grad_() for part in student.inputs]
         rest = group_masks(tokens, tokens)["encoder"]
-        chosen = {"weight": weight.to(torch.promote_types(kind, torch.float32)), "formula": formula}
+        chosen = {"weight": weight.to(torch.promote_types(kind, torch.float32)), **FLAGS[formula]}
         loss = losses.attention_transfer(student, teacher, *rest, **chosen)
         found.append(torch.autograd.grad(2**10 * loss, learned))
     for exact, ours in zip(*found, strict=True):
@@ -207,9 +216,7 @@ def test_gradients_in_long_sentences_survive_half_precision(formula, dtype, tole
 
 def test_scores_beyond_half_precision_leave_maps_finite():
     query = torch.full((1, 1, 2, 64), 34.0, dtype=torch.float16)
-    maps = Attended(query, query, 1 / 8, query.new_zeros(1, 1, 2, 2)).maps(
-        Piece(slice(None), slice(None))
-    )
+    maps = RecomputedMaps(query, query, 1 / 8, query.new_zeros(1, 1, 2, 2)).block(Block())
     torch.testing.assert_close(maps, torch.full((1, 1, 2, 2), 0.5))
 
 
@@ -218,7 +225,8 @@ def test_no_sentences_no_loss():
     student, teacher = (torch.rand(0, channels, 3, 3, requires_grad=True) for channels in (2, 4))
     weight = torch.rand(4, 2, requires_grad=True)
     rest = group_masks(tokens, tokens)["encoder"]
-    loss = losses.attention_transfer(student, teacher, *rest, weight=weight)
+    maps = StackedMaps(student), StackedMaps(teacher)
+    loss = losses.attention_transfer(*maps, *rest, weight=weight)
     loss.backward()
     assert loss == 0
     assert weight.grad.abs().max() == 0
@@ -278,16 +286,17 @@ def test_zero_where_intermediate_rows_are_the_teachers(group):
 @every_group
 def test_gradcheck(group):
     c = case(group, [[True, True, False], [True] * 3], [[True, False], [True, True]])
-    name = f"convolutions.{group}.weight"
+    name = f"weights.{group}"
 
     def apart(weight, maps):
         return transfer(c, functional_call(c.alignment, {name: weight}, (maps, group)))
 
     def at_once(weight, maps):
-        keys, rows = group_masks(c.source, c.target)[group]
-        return losses.attention_transfer(maps, c.teacher, keys, rows, weight=weight.flatten(1))
+        masks = group_masks(c.source, c.target)[group]
+        student, teacher = StackedMaps(maps), StackedMaps(c.teacher)
+        return losses.attention_transfer(student, teacher, *masks, weight=weight)
 
-    weight = c.alignment.convolutions[group].weight.detach().requires_grad_()
+    weight = c.alignment.weights[group].detach().requires_grad_()
     maps = c.maps.requires_grad_()
     assert torch.autograd.gradcheck(apart, (weight, maps))
     assert torch.autograd.gradcheck(at_once, (weight, maps))
@@ -296,7 +305,7 @@ def test_gradcheck(group):
 @every_group
 def test_a_bias_changes_nothing(group):
     c = example(group)
-    weight = c.alignment.convolutions[group].weight
+    weight = c.alignment.weights[group][:, :, None, None]
     bias = torch.randn(len(weight), dtype=torch.float64)
     assert close(transfer(c, functional.conv2d(c.maps, weight, bias)), transfer(c))
 

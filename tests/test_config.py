@@ -8,8 +8,8 @@ from transformers import SchedulerType, Seq2SeqTrainingArguments
 
 from a2d import A2DConfig
 from a2d.errors import UserError
+from a2d.method.methods import METHODS
 from a2d.runs.settings import Objective, Training
-from a2d.training.distillation import METHODS, TERMS
 from a2d.training.settings import ObjectiveSettings, TrainingSettings, values_of
 
 NAMES = (
@@ -99,14 +99,15 @@ def test_weights_follow_the_formula(config, method, epoch):
     alpha = 0 if method in references_alone else 0.3
     beta = 0 if method in (*references_alone, "kd", "seqkd+kd") else 2.0
     decayed = beta if epoch is None else beta * 0.8 ** (epoch - 1)
-    want = {
+    expected = {
         "ce": 1 - alpha,
         "kd": alpha,
         "encoder": decayed,
         "decoder": decayed / 2,
         "cross": decayed / 2,
     }
-    assert args.term_weights(epoch).tolist() == pytest.approx([want[term] for term in TERMS])
+    weights = {term.name: term.weight_in(epoch) for term in args.objective.terms}
+    assert weights == pytest.approx({name: weight for name, weight in expected.items() if weight})
 
 
 def test_objective_takes_over_what_the_losses_need(config):
@@ -114,9 +115,10 @@ def test_objective_takes_over_what_the_losses_need(config):
         method="kd", formula="official", alpha=0.7, temperature=2.0, label_smoothing_factor=0.2
     ).objective
     groups = ("encoder", "decoder", "cross")
-    assert objective == ("kd", "official", 0.7, 2.0, 0.2, groups, "uniform")
+    assert objective == ("kd", "official", 0.7, 2.0, 0.2, groups, "uniform", 3.0, 1.0)
     objective = config(groups="cross+encoder", alignment_start="uniform").objective
-    assert objective == ("a2d", "geometric", 0.5, 1.0, 0.1, ("encoder", "cross"), "uniform")
+    groups = ("encoder", "cross")
+    assert objective == ("a2d", "geometric", 0.5, 1.0, 0.1, groups, "uniform", 3.0, 1.0)
 
 
 def test_recipes_have_the_same_defaults(config):

@@ -4,26 +4,24 @@ import copy
 
 import pytest
 import torch
+from test_attention_transfer import FLAGS
 from test_teacher_cache import corpus, padded, teacher
 from test_trainer import PAIRS, model
 from toys import assert_close, batch, marian
 
 from a2d import A2DConfig, A2DTrainer
-from a2d.method.attention import GROUPS, LONG, enable_capture
+from a2d.method.attention import LONG, enable_capture
+from a2d.method.formulas import FORMULAS
 from a2d.method.losses import attention_transfer
+from a2d.method.maps import StackedMaps
+from a2d.method.methods import METHODS
+from a2d.method.objective import Objective
 from a2d.method.token_losses import Prediction, TopTokens, token_losses
-from a2d.method.transfer import FORMULAS
 from a2d.models.decoding import translate
 from a2d.models.tokenizer import train_tokenizer
 from a2d.text.batching import tokenise
-from a2d.training.distillation import (
-    IGNORED,
-    METHODS,
-    Distillation,
-    Objective,
-    group_masks,
-    run,
-)
+from a2d.training.distillation import IGNORED, Distillation, group_masks
+from a2d.training.signals import model_signals
 from a2d.training.teacher_cache import TeacherCache, build, open_or_build
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a graphics card")
@@ -48,11 +46,11 @@ def terms_and_gradients(method, formula, device, sizes):
     module = Distillation(student, Objective(method, formula, 0.5, 2.0, 0.1), wise.config)
     module, wise, inputs = module.to(device), wise.to(device), moved(batch(*sizes), device)
     signals = None
-    if METHODS[method].distribution:
+    if METHODS[method].asks_teacher:
         with torch.no_grad():
-            signals = run(wise, inputs, module.transfer)
+            signals = model_signals(wise, inputs, module.needs)
     terms = module(**inputs, teacher=signals)
-    sum(terms[name] for name in ("tokens", *GROUPS)).backward()
+    sum(terms[t.name] for t in module.objective.trained_terms).backward()
     gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
     return torch.stack(list(terms.values())).cpu(), torch.cat(gradients).cpu()
 
@@ -68,9 +66,9 @@ def test_terms_and_gradients_are_the_processors(method, formula, sizes):
     assert_close(there[1], here[1], 1e-4)
 
 
-@pytest.mark.parametrize("formula", ["paper", "geometric", "convex"])
-def test_attention_transfer_in_many_pieces(formula, monkeypatch):
-    monkeypatch.setattr("a2d.method.losses.CHUNK_ON_CARD", 500)
+@pytest.mark.parametrize("formula", FLAGS)
+def test_attention_transfer_in_many_blocks(formula, monkeypatch):
+    monkeypatch.setattr("a2d.method.losses.CHUNK_ON_GPU", 500)
     torch.manual_seed(0)
     maps, wise = (torch.randn(5, c, 9, 7).double().softmax(-1) for c in (6, 8))
     weight = torch.randn(8, 6).double()
@@ -81,7 +79,8 @@ def test_attention_transfer_in_many_pieces(formula, monkeypatch):
     for device in DEVICES:
         own, w = (t.to(device).requires_grad_() for t in (maps.detach(), weight.detach()))
         masks = group_masks(source.to(device), target.to(device))["cross"]
-        value = attention_transfer(own, wise.to(device), *masks, weight=w, formula=formula)
+        models = StackedMaps(own), StackedMaps(wise.to(device))
+        value = attention_transfer(*models, *masks, weight=w, **FLAGS[formula])
         value.backward()
         found.append((value.cpu(), own.grad.cpu(), w.grad.cpu()))
     for here, there in zip(*found, strict=True):
@@ -120,7 +119,10 @@ def test_a_cache_made_there_is_that_made_here(tmp_path):
         tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORED)
         signals = cache.unpack(moved(cache.read([0, 3, 2], states=True), device), *tokens)
         features = signals.features
-        parts = [signals.tokens.log_probabilities, *features.maps.values()]
+        parts = [
+            signals.tokens.log_probabilities,
+            *(maps.stacked() for maps in features.maps.values()),
+        ]
         parts += [
             *features.values.values(),
             *features.hidden["encoder"],

@@ -14,7 +14,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from a2d import UserError
 from a2d.__main__ import main
-from a2d.method.attention import Geometry
+from a2d.families import Geometry
 from a2d.models.decoding import translate
 from a2d.models.export import ExportedModel, export
 from a2d.runs import hub

@@ -4,13 +4,17 @@ from itertools import combinations
 
 import pytest
 import torch
-from toys import RecordedModel, assert_close, batch, marian
+from toys import TERMS, RecordedModel, assert_close, batch, marian
 from transformers import GenerationConfig
 
 from a2d.method import attention
 from a2d.method.attention import GROUPS, enable_capture
-from a2d.method.transfer import FORMULAS
-from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Objective, Signals, run
+from a2d.method.formulas import FORMULAS
+from a2d.method.maps import StackedMaps
+from a2d.method.methods import METHODS
+from a2d.method.objective import Objective
+from a2d.training.distillation import IGNORED, Distillation
+from a2d.training.signals import Signals, model_signals
 
 LENGTHS = {"source_lengths": [4, 6, 2], "target_lengths": [5, 2, 4]}
 TOKENS, ALL = {"ce", "kd"}, {"ce", "kd", "encoder", "decoder", "cross"}
@@ -46,7 +50,7 @@ def teacher():
 
 def signals(inputs, module):
     with torch.no_grad():
-        return run(teacher(), inputs, module.transfer)
+        return model_signals(teacher(), inputs, module.needs)
 
 
 def distillation(method="a2d", formula="paper", alpha=0.5, **settings):
@@ -94,7 +98,7 @@ def test_each_group_trains_its_own_alignment(formula):
     inputs = batch(**LENGTHS)
     module = distillation(formula=formula)
     terms = module(**inputs, teacher=signals(inputs, module))
-    weights = [module.alignment.convolutions[group].weight for group in GROUPS]
+    weights = [module.alignment.weights[group] for group in GROUPS]
     for name in LEARNED:
         parts = torch.autograd.grad(terms[name], weights, retain_graph=True, materialize_grads=True)
         moved = [group for group, part in zip(GROUPS, parts, strict=True) if part.norm() > 1e-9]
@@ -140,8 +144,9 @@ def test_a_method_has_its_terms_and_no_others(method):
     module = distillation(method)
     has_teacher = method not in ("baseline", "seqkd", "seqkd+references")
     terms = module(**inputs, teacher=signals(inputs, module) if has_teacher else None)
-    assert {name for name in TERMS if terms[name] != 0} == TERMS_OF[method]
-    assert terms["tokens"] == (terms["ce"] + terms["kd"]) / (2 if has_teacher else 1)
+    assert {name for name, term in terms.items() if term != 0} == {"tokens"} | TERMS_OF[method]
+    assert {term.name for term in module.objective.terms} == TERMS_OF[method]
+    assert terms["tokens"] == (terms["ce"] + terms.get("kd", 0)) / (2 if has_teacher else 1)
     assert (module.alignment is not None) == ("a2d" in method)
 
 
@@ -151,7 +156,7 @@ def test_the_formula_concerns_a2d_alone(method):
     modules = [distillation(method, formula) for formula in ("paper", "official")]
     one, other = (module(**inputs, teacher=signals(inputs, module)) for module in modules)
     assert one == other
-    assert not modules[1].objective.official
+    assert not modules[1].objective.released_normalisation
 
 
 @pytest.mark.parametrize("method", COMPARING)
@@ -160,7 +165,7 @@ def test_groups_that_are_not_compared_have_no_terms(method, groups):
     inputs = batch(**LENGTHS)
     module = distillation(method, groups=groups)
     terms = module(**inputs, teacher=signals(inputs, module))
-    assert {name for name in TERMS if terms[name] != 0} == {"ce", "kd", *groups}
+    assert set(terms) == {"tokens", "ce", "kd", *groups}
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
@@ -168,7 +173,7 @@ def test_no_gradient_reaches_the_teacher(formula):
     inputs = batch(**LENGTHS)
     model = teacher()
     module = distillation(formula=formula)
-    terms = module(**inputs, teacher=run(model, inputs, module.transfer))
+    terms = module(**inputs, teacher=model_signals(model, inputs, module.needs))
     total(terms).backward()
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -179,12 +184,14 @@ def test_bf16_autocast_stays_near_float64(formula):
     # What the student's own layers lose to bf16 is not at stake: its maps and logits are given.
     module = distillation(formula=formula)
     with torch.no_grad():
-        tokens, features = run(module.student, inputs, module.transfer)
-    module.student = RecordedModel({g: features.maps[g][None] for g in GROUPS}, tokens.logits)
+        tokens, features = model_signals(module.student, inputs, module.needs)
+    module.student = RecordedModel(
+        {g: features.maps[g].tensor[None] for g in GROUPS}, tokens.logits
+    )
     given = signals(inputs, module)
     exact = module(**inputs, teacher=given)
 
-    maps = {group: given.features.maps[group].float() for group in GROUPS}
+    maps = {group: StackedMaps(given.features.maps[group].tensor.float()) for group in GROUPS}
     tokens = given.tokens.to(torch.float32)
     low = Signals(tokens, given.features._replace(maps=maps))
     module.float()

@@ -1,54 +1,66 @@
-"""Every verified family of models: its maps and predictions are those of transformers itself."""
+"""Every family with a record: its maps and predictions are those of transformers itself."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretrained import config_of
 from test_attention import FIELDS
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from toys import batch, dataset
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
+from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
+from transformers.activations import ACT2FN
 
 from a2d import A2DConfig, A2DTrainer
-from a2d.method.attention import GROUPS, VERIFIED_FAMILIES, Geometry, enable_capture
-from a2d.method.transfer import Transfer
+from a2d.errors import UserError
+from a2d.families import (
+    FAMILIES,
+    Family,
+    Geometry,
+    activation_of,
+    attention_width,
+    family_of,
+    has_two_vocabularies,
+    positions_of,
+    register_family,
+    sizes_of,
+)
+from a2d.method.attention import enable_capture
 from a2d.models.loading import decoder_inputs
-from a2d.training.distillation import run
+from a2d.training.signals import Needs, model_signals
 
 VOCABULARY = 13
-T5 = ("t5", "mt5", "umt5")
-every_family = pytest.mark.parametrize("family", VERIFIED_FAMILIES)
+every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
-def tiny(family, *, seed=0, **more):
+def tiny(family, *, seed=0, **sizes):
     """A random model with peaked attention; depths and, where the family knows it, heads differ."""
-    sizes = (
-        {"num_layers": 3, "num_decoder_layers": 2, "num_heads": 2, "d_kv": 6, "d_ff": 16}
-        if family in T5
-        else {
-            "encoder_layers": 3,
-            "decoder_layers": 2,
-            "encoder_attention_heads": 2,
-            "decoder_attention_heads": 4,
-            "encoder_ffn_dim": 16,
-            "decoder_ffn_dim": 16,
-            "max_position_embeddings": 32,
-            "init_std": 0.4,
-        }
-    )
-    dropouts = dict.fromkeys(("dropout", "attention_dropout", "dropout_rate"), 0.0)
-    layerdrops = dict.fromkeys(("encoder_layerdrop", "decoder_layerdrop"), 0.0)
-    config = AutoConfig.for_model(
+    positions = FAMILIES[family].positions
+    defaults = {
+        "encoder_layers": 3,
+        "decoder_layers": 2,
+        "heads": 2,
+        "width": 24,
+        "feed_forward": 16,
+        "decoder_heads": 4,
+    }
+    config = config_of(
         family,
+        defaults | sizes,
+        head_width=6,
+        **({} if positions is None else {positions: 32}),
+        init_std=0.4,
         vocab_size=VOCABULARY,
-        d_model=24,
         pad_token_id=VOCABULARY - 1,
         eos_token_id=0,
         bos_token_id=1,
         decoder_start_token_id=VOCABULARY - 1,
         forced_eos_token_id=None,
-        **(sizes | dropouts | layerdrops | more),
     )
     torch.manual_seed(seed)
     return AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float64).eval()
@@ -65,6 +77,24 @@ def eager(model, inputs):
     )
 
 
+def check_maps_and_predictions(family, source_lengths, target_lengths, seed=0):
+    """Compare a random model's maps and logits with those of transformers' own attention."""
+    model = tiny(family, seed=seed)
+    inputs = batch(source_lengths, target_lengths, seed=seed)
+    with torch.no_grad():
+        reference = eager(model, inputs)
+        enable_capture(model)
+        tokens, features = model_signals(model, inputs, Needs())
+        plain = model_signals(model, inputs, None).tokens.logits
+    geometry = Geometry.of(model.config)
+    for logits in (tokens.logits, plain):
+        assert (logits - reference.logits).abs().max() <= 1e-9 * reference.logits.abs().max()
+    for group, field in FIELDS.items():
+        expected = torch.cat(getattr(reference, field), dim=1)
+        assert expected.shape[1] == geometry.channels(group)
+        assert (features.maps[group].stacked() - expected).abs().max() <= 1e-9
+
+
 @every_family
 @given(
     st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=3),
@@ -72,21 +102,8 @@ def eager(model, inputs):
 )
 @settings(max_examples=8, deadline=None)
 def test_maps_and_predictions_are_the_librarys(family, sizes, seed):
-    model = tiny(family, seed=seed)
     sources, targets = map(list, zip(*sizes, strict=True))
-    inputs = batch(sources, targets, seed=seed)
-    with torch.no_grad():
-        reference = eager(model, inputs)
-        enable_capture(model)
-        tokens, features = run(model, inputs, Transfer(GROUPS))
-        plain = run(model, inputs, None).tokens.logits
-    geometry = Geometry.of(model.config)
-    for logits in (tokens.logits, plain):
-        assert (logits - reference.logits).abs().max() <= 1e-9 * reference.logits.abs().max()
-    for group, field in FIELDS.items():
-        expected = torch.cat(getattr(reference, field), dim=1)
-        assert expected.shape[1] == geometry.channels(group)
-        assert (features.maps[group] - expected).abs().max() <= 1e-9
+    check_maps_and_predictions(family, sources, targets, seed)
 
 
 @every_family
@@ -114,7 +131,8 @@ def sentences(count):
 
 @every_family
 def test_a_student_is_distilled_saved_and_read_by_transformers(family, tmp_path):
-    student = tiny(family, **({"num_layers": 1} if family in T5 else {"encoder_layers": 1})).float()
+    decoder = 2 if FAMILIES[family].deeper_decoder else 1
+    student = tiny(family, encoder_layers=1, decoder_layers=decoder).float()
     teacher = tiny(family, seed=1).float()
     before = student.state_dict()["lm_head.weight"].clone()
     config = A2DConfig(
@@ -132,5 +150,101 @@ def test_a_student_is_distilled_saved_and_read_by_transformers(family, tmp_path)
     assert not torch.equal(read.state_dict()["lm_head.weight"], before)
     inputs = batch([5, 3], [4, 6])
     with torch.no_grad():
-        ours, theirs = (run(m.eval(), inputs, None).tokens.logits for m in (student, read))
+        ours, theirs = (
+            model_signals(m.eval(), inputs, None).tokens.logits for m in (student, read)
+        )
     assert torch.equal(ours, theirs)
+
+
+class TestRecords:
+    """Every record says what transformers' own models do."""
+
+    @every_family
+    def test_sizes_are_those_of_the_modules(self, family):
+        model = tiny(family, decoder_layers=2, feed_forward=20)
+        record, config, width = FAMILIES[family], model.config, 24
+        shape, inner = Geometry.of(config), attention_width(config)
+        assert sizes_of(config)["width"] == model.get_input_embeddings().weight.shape[1] == width
+        for stack, part in (("encoder", model.get_encoder()), ("decoder", model.get_decoder())):
+            assert len(getattr(part, record.layers)) == shape.layers(stack)
+            weights = [w for w in part.state_dict().values() if w.dim() == 2]
+            shapes = {tuple(weight.shape) for weight in weights}
+            assert {(inner, width), (width, inner), (20, width), (width, 20)} <= shapes
+            biases = [
+                tuple(weight.shape)[1:]
+                for name, weight in part.state_dict().items()
+                if record.head_bias and name.endswith(record.head_bias)
+            ]
+            assert set(biases) == ({(shape.heads(stack),)} if record.head_bias else set())
+
+    @every_family
+    def test_positions_are_the_longest_sentence(self, family):
+        """Longer ones are beyond the table of positions, unless the model extends it itself."""
+        model = tiny(family)
+        positions = positions_of(model.config)
+        model_signals(model, batch([positions or 500], [2]), None)
+        tables = {type(m).__name__ for m in model.modules() if "Position" in type(m).__name__}
+        assert (positions is not None) == bool(tables)
+        if positions is not None and tables != {"M2M100SinusoidalPositionalEmbedding"}:
+            with pytest.raises(IndexError):
+                model_signals(model, batch([positions + 1], [2]), None)
+
+    @every_family
+    def test_computed_weights_do_not_learn(self, family):
+        model = tiny(family)
+        computed = FAMILIES[family].computed_weights
+        frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+        assert frozen == {n for n in model.state_dict() if computed and n.endswith(computed)}
+
+    @every_family
+    def test_activation_is_one_that_transformers_knows(self, family):
+        assert activation_of(tiny(family).config).removeprefix("gated-") in ACT2FN
+
+    def test_a_vocabulary_of_its_own_for_targets(self):
+        assert not has_two_vocabularies(tiny("bart").config)
+        config = tiny("marian").config
+        assert not has_two_vocabularies(config)
+        config.share_encoder_decoder_embeddings = False
+        assert has_two_vocabularies(config)
+
+
+def test_records_need_no_libraries():
+    """A user's file that registers a family costs the command line no start-up time."""
+    heavy = "{'torch', 'transformers'} & {*sys.modules}"
+    program = f"import sys, a2d.families; sys.exit(bool({heavy}))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+class TestRegistration:
+    SIZES = FAMILIES["t5"].sizes
+
+    @pytest.fixture(autouse=True)
+    def own_table(self, monkeypatch):
+        monkeypatch.setattr("a2d.families.FAMILIES", dict(FAMILIES))
+
+    def test_a_record_is_found_by_its_model_type(self):
+        record = register_family(Family(model_type="new", sizes=self.SIZES, activation="act"))
+        assert family_of(SimpleNamespace(model_type="new")) is record
+        again = Family(model_type="new", sizes=dict(self.SIZES), activation="act")
+        assert register_family(again) is again
+        assert family_of(SimpleNamespace(model_type="new")) is record
+
+    def test_another_record_of_that_type_is_refused(self):
+        with pytest.raises(UserError, match=r"a different family is registered for .* 't5'"):
+            register_family(Family(model_type="t5", sizes=self.SIZES, activation="act"))
+
+    @pytest.mark.parametrize(
+        ("sizes", "problem"),
+        [
+            ({"width": ()}, "it lacks 'width'"),
+            ({"encoder_heads": ("heads",)}, "an unknown one, 'encoder_heads'"),
+        ],
+    )
+    def test_sizes_are_complete_and_spelt_as_ours(self, sizes, problem):
+        sizes = {**self.SIZES, **sizes}
+        with pytest.raises(UserError, match=problem):
+            register_family(Family(model_type="new", sizes=sizes, activation="act"))
+
+    def test_others_are_refused_by_name(self):
+        with pytest.raises(UserError, match=r"'led' are not supported: .* marian, bart, .*umt5"):
+            family_of(SimpleNamespace(model_type="led"))

@@ -13,9 +13,8 @@ from torch.nn import functional
 from toys import batch, marian
 
 from a2d.method.attention import GROUPS, enable_capture
-from a2d.method.transfer import Transfer
-from a2d.training.distillation import run
 from a2d.training.frozen import frozen_teacher, pack
+from a2d.training.signals import Needs, model_signals
 
 CPU = torch.device("cpu")
 packed_here = pytest.mark.skipif(
@@ -75,11 +74,11 @@ def test_teachers_of_every_family_say_the_same(family, dtype, reference, toleran
     plain = deepcopy(teacher).to(reference)
     enable_capture(plain)
     with torch.no_grad():
-        expected, wanted = run(plain, inputs, Transfer(GROUPS))
+        expected, wanted = model_signals(plain, inputs, Needs())
         packed = frozen_teacher(teacher, CPU, bf16=dtype == torch.bfloat16)
-        found, features = run(packed, inputs, Transfer(GROUPS))
+        found, features = model_signals(packed, inputs, Needs())
     assert found.hidden.dtype == dtype
-    pairs = [(features.maps[group], wanted.maps[group]) for group in GROUPS]
+    pairs = [(features.maps[group].stacked(), wanted.maps[group].stacked()) for group in GROUPS]
     for ours, theirs in [(found.logits, expected.logits), *pairs]:
         assert (ours.double() - theirs.double()).norm() <= tolerance * theirs.double().norm()
 

@@ -2,12 +2,14 @@
 
 import naive
 import torch
-from features import WIDTHS, agree, cases, dot, squares, watched
+from features import WIDTHS, agree, cases, dot, losses_of, squares, watched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from a2d.families import Geometry
 from a2d.method.alignment import AttentionAlignment
-from a2d.method.attention import GROUPS, Geometry
+from a2d.method.attention import GROUPS
+from a2d.method.formulas import FORMULAS
 from a2d.method.hidden_states import A2DHidden
 from a2d.method.transfer import A2D
 
@@ -15,11 +17,11 @@ from a2d.method.transfer import A2D
 @given(cases(), st.sampled_from(GROUPS), st.sampled_from(["geometric", "paper", "convex"]))
 @settings(max_examples=50, deadline=None)
 def test_they_add_their_distance(c, group, formula):
-    alignment = AttentionAlignment(*c.shapes).double()
-    alone = A2D(alignment, formula, GROUPS, "random")
-    both = A2DHidden(alignment, formula, GROUPS, "random", WIDTHS).double()
+    arguments = *c.shapes, FORMULAS[formula], GROUPS, "random"
+    alone, both = A2D(*arguments).double(), A2DHidden(*arguments, WIDTHS).double()
+    alone.alignment.load_state_dict(both.alignment.state_dict())
     watched(c)
-    whole, part = (transfer(c.student, c.teacher, c.masks)[group] for transfer in (both, alone))
+    whole, part = (losses_of(transfer, c)[group] for transfer in (both, alone))
     if group == "cross":
         assert whole == part
         return
@@ -41,7 +43,8 @@ def test_they_add_their_distance(c, group, formula):
 
 def test_all_that_is_learned_is_saved(tmp_path):
     shapes = Geometry(2, 1, 2, 2), Geometry(4, 2, 4, 4)
-    made = [A2DHidden(AttentionAlignment(*shapes), "paper", GROUPS, "random", WIDTHS) for _ in "ab"]
+    arguments = *shapes, FORMULAS["paper"], GROUPS, "random", WIDTHS
+    made = [A2DHidden(*arguments) for _ in "ab"]
     made[0].save(tmp_path)
     assert not all(map(torch.equal, *(transfer.parameters() for transfer in made)))
     made[1].load(tmp_path)

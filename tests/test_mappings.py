@@ -18,17 +18,20 @@ from features import (
     dot,
     example,
     kl,
+    losses_of,
     matters,
     refilled,
     squares,
     tensors,
+    typed,
     watched,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a2d.errors import UserError
-from a2d.method.attention import GROUPS, Features, Geometry
+from a2d.families import Geometry
+from a2d.method.attention import GROUPS, Features
 from a2d.method.mappings import (
     Combination,
     LayerMapping,
@@ -37,7 +40,7 @@ from a2d.method.mappings import (
     last_mapping,
     uniform_mapping,
 )
-from a2d.training import distillation
+from a2d.method.methods import METHODS as REGISTERED
 
 METHODS = {
     "last": partial(LayerMapping, "last"),
@@ -56,10 +59,6 @@ depths = st.integers(1, 24)
 def method_for(method, c, groups=GROUPS):
     torch.manual_seed(0)
     return METHODS[method](*c.shapes, groups=groups).double()
-
-
-def losses_of(transfer, c):
-    return transfer(c.student, c.teacher, c.masks)
 
 
 def cases_for(data, method):
@@ -401,7 +400,7 @@ def test_groups_are_the_terms(method, groups):
     c = example()
     whole = losses_of(method_for(method, c), c)
     only = [
-        model._replace(maps={group: model.maps[group] for group in groups})
+        typed(model._replace(maps={group: model.maps[group] for group in groups}))
         for model in (c.student, c.teacher)
     ]
     transfer = method_for(method, c, groups)
@@ -456,15 +455,17 @@ def test_a_file_of_other_models_is_refused(method, tmp_path):
 
 
 @every_method
-def test_says_what_it_reads(method):
+def test_a_method_names_the_features_that_it_reads(method):
     c = example()
     transfer = method_for(method, c)
-    assert transfer.hidden_states == (method == "tinybert")
+    entry = REGISTERED[method]
     bare = [
-        Features(
-            model.maps,
-            model.values if distillation.METHODS[method].states else {},
-            model.hidden if transfer.hidden_states else {},
+        typed(
+            Features(
+                model.maps,
+                model.values if entry.values else {},
+                model.hidden if entry.hidden_states else {},
+            )
         )
         for model in (c.student, c.teacher)
     ]

@@ -5,13 +5,16 @@ from functools import cache
 import pytest
 import torch
 from torch.nn import functional
-from toys import RecordedModel, assert_close, load_fixture
+from toys import TERMS, RecordedModel, assert_close, load_fixture
 
 from a2d import A2DConfig
 from a2d.method import losses
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS
-from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Objective, Signals, run
+from a2d.method.maps import StackedMaps
+from a2d.method.objective import Objective
+from a2d.training.distillation import IGNORED, Distillation
+from a2d.training.signals import Signals, model_signals
 
 KINDS = {"encoder": "enc_self", "decoder": "dec_self", "cross": "cross"}
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
@@ -53,14 +56,14 @@ def aligned(student, features, dtype):
     for group, kind in KINDS.items():
         name = f"{student}teacher_aam_{kind}_"
         convolution = array(name + "weight", dtype), array(name + "bias", dtype)
-        maps[group] = functional.conv2d(features.maps[group], *convolution)
+        maps[group] = StackedMaps(functional.conv2d(features.maps[group].tensor, *convolution))
     return features._replace(maps=maps)
 
 
-def convolutions(student, role, dtype):
+def alignment_state(student, role, dtype):
     """State of an alignment with the authors' weights."""
     return {
-        f"convolutions.{group}.weight": array(f"{student}{role}aam_{kind}_weight", dtype)
+        f"weights.{group}": array(f"{student}{role}aam_{kind}_weight", dtype).flatten(1)
         for group, kind in KINDS.items()
     }
 
@@ -72,11 +75,11 @@ def measure(student, variant, epoch, dtype):
     formula = "official-mixture" if variant == "mixture" else "official"
     objective = Objective("a2d", formula, ALPHA, temperature=1.0, label_smoothing=SMOOTHING)
     module = Distillation(recorded(student, "student", dtype), objective, teacher.config)
-    module.to(dtype).alignment.load_state_dict(convolutions(student, "", dtype))
+    module.to(dtype).alignment.load_state_dict(alignment_state(student, "", dtype))
     if variant == "mixture":
-        module.transfer.mixture.load_state_dict(convolutions(student, "teacher_", dtype))
+        module.transfer.mixture.load_state_dict(alignment_state(student, "teacher_", dtype))
     with torch.no_grad():
-        tokens, features = run(teacher, inputs, module.transfer)
+        tokens, features = model_signals(teacher, inputs, module.needs)
     if variant == "taam":
         features = aligned(student, features, dtype)
     terms = module(**inputs, teacher=Signals(tokens, features))
@@ -120,8 +123,8 @@ def test_gradients(student, variant, epoch, dtype):
     for group, kind in KINDS.items():
         ours = module.student.stacked_gradient(group)
         assert_close(ours, array(f"{prefix}stacked_map_{kind}"), TOLERANCES[dtype])
-        ours = module.alignment.convolutions[group].weight.grad
-        assert_close(ours, array(f"{prefix}aam_{kind}_weight"), TOLERANCES[dtype])
+        ours = module.alignment.weights[group].grad
+        assert_close(ours, array(f"{prefix}aam_{kind}_weight").flatten(1), TOLERANCES[dtype])
 
 
 @both_students
@@ -137,14 +140,15 @@ def test_plain_cross_entropy(student):
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_term_weights(tmp_path, epoch):
     config = A2DConfig(str(tmp_path), alpha=ALPHA, beta=BETA, decay=DECAY, bf16=False)
-    assert config.term_weights(epoch).tolist() == pytest.approx(list(weights(epoch).values()))
+    ours = {term.name: term.weight_in(epoch) for term in config.objective.terms}
+    assert ours == pytest.approx(weights(epoch))
 
 
 def test_authors_settings_but_for_attention_are_the_defaults_of_config(tmp_path):
     """Other weights of attention served better (docs/results.md)."""
-    config = A2DConfig(str(tmp_path), formula="official", bf16=False)
-    assert config.objective == Objective("a2d", "official", ALPHA, 1.0, SMOOTHING)
-    assert METHODS[config.method].features == "a2d"
+    ours = A2DConfig(str(tmp_path), formula="official", bf16=False).objective
+    authors = Objective("a2d", "official", ALPHA, 1.0, SMOOTHING)
+    assert ours._replace(beta=authors.beta, decay=authors.decay) == authors
 
 
 def test_nothing_trains_the_mixture():

@@ -10,12 +10,12 @@ import pytest
 from rich.console import Console
 from sacrebleu.metrics import BLEU, CHRF
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toys import TERMS
 
 from a2d import UserError
 from a2d.runs.recipe import load_recipe
 from a2d.runs.run import carry_out
 from a2d.text.corpus import read_corpus
-from a2d.training.distillation import TERMS
 
 TIMINGS = {"train_seconds", "sentences_per_second"}
 

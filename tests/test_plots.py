@@ -7,8 +7,8 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
+from a2d.families import Geometry
 from a2d.method.alignment import AttentionAlignment
-from a2d.method.attention import Geometry
 from a2d.runs import plots
 from a2d.runs.results import COMPARISONS, Row
 
@@ -107,7 +107,7 @@ class TestAlignment:
     def test_panels_share_a_scale_that_is_even_around_zero(self, tmp_path, drawn):
         alignment = AttentionAlignment(Geometry(1, 1, 2, 2), Geometry(1, 1, 2, 2))
         with torch.no_grad():
-            alignment.weight("cross")[0, 0] = -7
+            alignment.weights["cross"][0, 0] = -7
         plots.alignment(alignment, tmp_path / "a.png")
         images = [part["axis"].images for part in drawn[0]]
         assert [image[0].get_clim() for image in images if image] == [(-7, 7)] * 3

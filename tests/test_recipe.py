@@ -10,11 +10,11 @@ from runs import run_of
 
 from a2d import recipes
 from a2d.errors import UserError
+from a2d.method.methods import METHODS
 from a2d.runs.recipe import builtin_recipes, load_recipe
 from a2d.runs.splits import Splits
 from a2d.text.cleaning import CleaningReport
 from a2d.text.pairs import Pair
-from a2d.training.distillation import METHODS
 
 DEMO = (Path(recipes.__file__).parent / "demo.yaml").read_text("utf-8")
 

@@ -7,10 +7,11 @@ from toys import batch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from a2d.errors import UserError
-from a2d.method.attention import Geometry
+from a2d.families import FAMILIES as RECORDS
+from a2d.families import Geometry, sizes_of
 from a2d.models.loading import check_same_ids, decoder_inputs
-from a2d.models.students import chosen_layers, sizes_of, student_config, student_of
-from a2d.training.distillation import run
+from a2d.models.students import chosen_layers, student_config, student_of
+from a2d.training.signals import model_signals
 
 every_release = pytest.mark.parametrize("name", FAMILIES)
 
@@ -21,13 +22,13 @@ def teacher_of(name, **sizes):
 
 def logits(model):
     with torch.no_grad():
-        return run(model, batch([7, 4], [6, 5], vocabulary=300), None).tokens.logits
+        return model_signals(model, batch([7, 4], [6, 5], vocabulary=300), None).tokens.logits
 
 
 def block(model, stack, index):
     """A layer's weights by name, but for those that some layers alone have."""
     layers = model.get_encoder() if stack == "encoder" else model.get_decoder()
-    layer = (layers.layers if hasattr(layers, "layers") else layers.block)[index]
+    layer = getattr(layers, RECORDS[model.config.model_type].layers)[index]
     return {n: w for n, w in layer.state_dict().items() if "relative_attention_bias" not in n}
 
 
@@ -72,11 +73,14 @@ def test_layers_by_rule(name, rule, encoder, decoder, tmp_path):
     assert logits(AutoModelForSeq2SeqLM.from_pretrained(tmp_path)).equal(logits(student))
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if not name.endswith("t5")])
+@pytest.mark.parametrize(
+    "name", [name for name, family in FAMILIES.items() if "decoder_heads" in RECORDS[family].sizes]
+)
 def test_stacks_may_differ_in_heads_and_widths(name):
     config = teacher_of(name).config
-    config.update({"encoder_attention_heads": 6, "decoder_attention_heads": 3})
-    config.update({"encoder_ffn_dim": 40, "decoder_ffn_dim": 56})
+    sizes = {"heads": 6, "decoder_heads": 3, "feed_forward": 40, "decoder_feed_forward": 56}
+    for size, value in sizes.items():
+        config.update(dict.fromkeys(RECORDS[config.model_type].sizes[size], value))
     teacher = AutoModelForSeq2SeqLM.from_config(config).eval()
     assert logits(student_of(teacher).eval()).equal(logits(teacher))
     shape = {size: sizes_of(config)[size] for size in ("heads", "decoder_heads")}
@@ -115,8 +119,7 @@ def test_a_random_one_has_any_shape(name):
     student = student_of(teacher, **shape, dropout=0.2, start="random").eval()
     assert student.get_input_embeddings().weight.shape == (teacher.config.vocab_size, 16)
     assert Geometry.of(student.config) == (5, 1, 2, 2)
-    dropout = getattr(student.config, "dropout", None) or student.config.dropout_rate
-    assert dropout == 0.2
+    assert sizes_of(student.config)["dropout"] == 0.2
     assert logits(student).isfinite().all()
     check_same_ids(teacher, student)
 
@@ -169,7 +172,9 @@ def test_width_must_be_divisible():
         student_config(config, heads=5)
 
 
-@pytest.mark.parametrize("name", ["t5", "mt5", "umt5"])
+@pytest.mark.parametrize(
+    "name", [name for name, family in FAMILIES.items() if not RECORDS[family].deeper_decoder]
+)
 def test_a_decoder_that_transformers_has_no_caches_for_is_refused(name):
     with pytest.raises(UserError, match="not 1x2"):
         student_of(teacher_of(name), encoder_layers=1, decoder_layers=2)

@@ -10,11 +10,15 @@ from test_families import tiny
 from toys import assert_close, batch, dataset, marian
 
 from a2d import A2DConfig, A2DTrainer, UserError
+from a2d.families import Geometry
 from a2d.files import damage
-from a2d.method.attention import GROUPS, Geometry, capture_attention, enable_capture
+from a2d.method.attention import GROUPS, capture_attention, enable_capture
+from a2d.method.methods import METHODS
+from a2d.method.objective import Objective
 from a2d.models.loading import decoder_inputs
 from a2d.training import teacher_cache
-from a2d.training.distillation import IGNORED, METHODS, Distillation, Objective, run
+from a2d.training.distillation import IGNORED, Distillation
+from a2d.training.signals import model_signals
 from a2d.training.teacher_cache import TeacherCache, build, open_or_build
 
 SOURCES, TARGETS = [4, 6, 2, 6, 1], [5, 2, 4, 6, 3]
@@ -69,12 +73,12 @@ def test_terms_and_gradients_equal_the_live_teachers(tmp_path, method, states, r
     torch.manual_seed(2)
     module = Distillation(student, Objective(method, "paper", 0.5, 2.0, 0.1), model.config)
     with torch.no_grad():
-        live = run(model, padded(rows), module.transfer)
+        live = model_signals(model, padded(rows), module.needs)
     found = []
     for said in (live, cached):
         module.zero_grad()
         terms = module(**padded(rows), teacher=said)
-        sum(terms[name] for name in ("tokens", *GROUPS)).backward()
+        sum(terms[t.name] for t in module.objective.trained_terms).backward()
         gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
         found.append((torch.stack(list(terms.values())), torch.cat(gradients)))
     tolerance = 5e-3 if states else 1e-3  # of bfloat16, and of float16
@@ -86,7 +90,7 @@ def test_a_teacher_in_bf16_has_one_too(tmp_path):
     exact, rounded = teacher(), teacher().bfloat16()
     found = [signals(built(tmp_path / n, m), [0, 3]) for n, m in (("1", exact), ("2", rounded))]
     for group in GROUPS:
-        one, other = (said.features.maps[group] for said in found)
+        one, other = (said.features.maps[group].stacked() for said in found)
         assert (one - other).norm() < 0.05 * one.norm()
 
 
@@ -153,7 +157,7 @@ def test_a_large_vocabulary_keeps_its_likeliest_tokens(tmp_path):
     model = teacher(vocabulary=200)
     cached = signals(built(tmp_path / "cache", model), [0, 1])
     with torch.no_grad():
-        live = run(model, padded([0, 1]), None).tokens.logits.softmax(-1)
+        live = model_signals(model, padded([0, 1]), None).tokens.logits.softmax(-1)
     assert cached.tokens.ids.shape[-1] == teacher_cache.TOP
     kept = cached.tokens.log_probabilities.exp()
     valid = padded([0, 1])["labels"] != IGNORED

@@ -8,9 +8,11 @@ from test_official import KINDS, TOLERANCES, weights
 from torch import nn
 from toys import assert_close, load_fixture, marian
 
-from a2d.method.attention import GROUPS, Geometry, enable_capture
-from a2d.method.transfer import Transfer
-from a2d.training.distillation import IGNORED, Distillation, Objective, run
+from a2d.families import Geometry
+from a2d.method.attention import GROUPS, enable_capture
+from a2d.method.objective import Objective
+from a2d.training.distillation import IGNORED, Distillation
+from a2d.training.signals import Needs, model_signals
 
 PADDING, END = 1, 2
 GEOMETRIES = {"student": Geometry(2, 2, 4, 4), "teacher": Geometry(3, 3, 8, 8)}
@@ -125,10 +127,10 @@ def measure(epoch, dtype):
     objective = Objective("a2d", "official", 0.5, temperature=1.0, label_smoothing=0.1)
     module = Distillation(as_in_fairseq("student"), objective, teacher.config)
     with torch.no_grad():
-        signals = run(teacher, batch(), module.transfer)
+        signals = model_signals(teacher, batch(), module.needs)
     module.alignment.load_state_dict(
         {
-            f"convolutions.{group}.weight": weights_of("student")[name]
+            f"weights.{group}": weights_of("student")[name].flatten(1)
             for name, group in ALIGNMENTS.items()
         }
     )
@@ -140,11 +142,11 @@ def measure(epoch, dtype):
 
 @pytest.mark.parametrize("role", GEOMETRIES)
 def test_logits_and_maps(role):
-    tokens, features = run(as_in_fairseq(role), batch(), Transfer(GROUPS))
+    tokens, features = model_signals(as_in_fairseq(role), batch(), Needs())
     assert_close(tokens.logits, array(f"{role}_logits"), 1e-5)
     name = "student_stacked_maps" if role == "student" else "teacher_maps"
     for group, kind in KINDS.items():
-        assert_close(features.maps[group], array(f"{name}_{kind}"), 1e-5)
+        assert_close(features.maps[group].stacked(), array(f"{name}_{kind}"), 1e-5)
 
 
 @pytest.mark.parametrize("role", GEOMETRIES)
@@ -157,7 +159,7 @@ def test_logits_and_maps_of_tokens_without_fairseqs_padding(role):
     inputs = batch()
     order = (inputs["attention_mask"] == 0).long().argsort(dim=1, stable=True)
     shifted = {name: inputs[name].gather(1, order) for name in ("input_ids", "attention_mask")}
-    tokens, features = run(converted, inputs | shifted, Transfer(GROUPS))
+    tokens, features = model_signals(converted, inputs | shifted, Needs())
 
     source, target = shifted["attention_mask"].bool(), inputs["labels"] != IGNORED
     logits = array(f"{role}_logits")
@@ -173,7 +175,7 @@ def test_logits_and_maps_of_tokens_without_fairseqs_padding(role):
         if group != "decoder":
             reference = reference.gather(3, order[:, None, None, :].expand_as(reference))
         of_tokens = (queries[:, None, :, None] & keys[:, None, None, :]).expand_as(reference)
-        assert_close(features.maps[group][of_tokens], reference[of_tokens], 1e-5)
+        assert_close(features.maps[group].stacked()[of_tokens], reference[of_tokens], 1e-5)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -204,7 +206,7 @@ def test_gradients(dtype):
     largest = max(norm for norm, _ in digests.values())
     for name, digest in digests.items():
         group = ALIGNMENTS.get(name)
-        key = f"transfer.alignment.convolutions.{group}.weight" if group else name
+        key = f"transfer.alignment.weights.{group}" if group else name
         gradient = ours[key].double().flatten()
         waves = torch.arange(gradient.numel(), dtype=torch.float64).cos()
         digest_of_ours = torch.stack([gradient.norm(), gradient @ waves])

@@ -12,11 +12,14 @@ from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
 from safetensors import safe_open
 from torch._dynamo.utils import counters
 from torch.nn import functional
+from toys import TERMS
 from transformers import TrainerCallback
 
 from a2d import A2DConfig, A2DTrainer, UserError
+from a2d.families import Geometry
 from a2d.files import seal
-from a2d.method.attention import GROUPS, Geometry, enable_capture
+from a2d.method.attention import GROUPS, enable_capture
+from a2d.method.objective import Term
 from a2d.models.loading import count_parameters, load_model, new_model
 from a2d.models.tokenizer import train_tokenizer
 from a2d.text.batching import TokenBatchSampler, lengths, tokenise
@@ -24,8 +27,8 @@ from a2d.text.corpus import read_corpus
 from a2d.training import processor
 from a2d.training import trainer as training
 from a2d.training.checkpoints import last_checkpoint
-from a2d.training.distillation import TERMS, run
-from a2d.training.teacher_cache import KEPT, open_or_build
+from a2d.training.signals import model_signals
+from a2d.training.teacher_cache import CACHED, open_or_build
 
 PAIRS = [pair for pair in read_corpus("builtin:de-dsb/train")[:400] if len(pair.source) < 60][:96]
 
@@ -158,7 +161,7 @@ def test_a_cache_is_read_by_the_loaders_processes_too(tmp_path, tokenizer, data,
         distiller.teacher_cache = open_or_build(place, distiller.teacher, data, states=True)
         loader = distiller.get_train_dataloader()
         assert loader.base_dataloader.num_workers == workers
-        assert KEPT in next(iter(loader))
+        assert CACHED in next(iter(loader))
         found.append(losses_of(distiller))
     assert len(found[0]) == 4
     assert found[0] == found[1]
@@ -207,9 +210,9 @@ def test_the_teacher_stays_as_it_was(tmp_path, tokenizer, data):
 def test_student_and_alignment_learn(tmp_path, tokenizer, data):
     distiller = trainer(tmp_path, tokenizer, data, alignment_learning_rate=1e-2)
     student = {name: p.clone() for name, p in distiller.student.named_parameters()}
-    weight = distiller.alignment.weight("cross").clone()
+    weight = distiller.alignment.weights["cross"].clone()
     distiller.train()
-    assert not torch.equal(distiller.alignment.weight("cross"), weight)
+    assert not torch.equal(distiller.alignment.weights["cross"], weight)
     changed = [n for n, p in distiller.student.named_parameters() if not torch.equal(p, student[n])]
     assert len(changed) > 0.9 * len([p for p in distiller.student.parameters() if p.requires_grad])
     assert distiller.student.get_input_embeddings().weight[tokenizer.pad_token_id].abs().max() == 0
@@ -388,20 +391,22 @@ def test_the_sampler_is_told_its_epoch_through_any_wrappers(tmp_path, tokenizer,
 
 
 def test_attention_transfer_decays_epoch_by_epoch(tmp_path, tokenizer, data, monkeypatch):
-    told = []
-    weights = A2DConfig.term_weights
+    epochs = []
+    weight_in = Term.weight_in
 
-    def noted(self, epoch=None):
-        told.append(epoch)
-        return weights(self, epoch)
+    def noted(term, epoch):
+        if term.name == "encoder" and epoch is not None:
+            epochs.append(epoch)
+        return weight_in(term, epoch)
 
-    monkeypatch.setattr(A2DConfig, "term_weights", noted)
+    monkeypatch.setattr(Term, "weight_in", noted)
     settings = {"max_tokens": 512, "gradient_accumulation_steps": 2, "decay": 0.5}
     distiller = trainer(tmp_path, tokenizer, data, **settings, max_steps=-1, num_train_epochs=3)
     distiller.train()
     batches = len(distiller.get_train_dataloader())
-    assert told == [epoch for epoch in (1, 2, 3) for _ in range(batches)]
-    assert weights(distiller.args, 3)[2] == distiller.args.beta / 4
+    assert epochs == [epoch for epoch in (1, 2, 3) for _ in range(batches)]
+    encoder = next(term for term in distiller.objective.terms if term.name == "encoder")
+    assert weight_in(encoder, 3) == distiller.args.beta / 4
 
 
 def test_several_validation_sets_by_name(tmp_path, tokenizer, data):
@@ -431,13 +436,13 @@ def test_a_bf16_teacher_says_nearly_what_it_says_in_float32(tmp_path, tokenizer,
     assert {p.dtype for p in distiller.teacher.parameters()} == {torch.bfloat16}
     enable_capture(teacher.eval())
     batch = distiller.data_collator([data[i] for i in range(5)])
-    transfer = distiller._unwrapped.transfer
-    ours = distiller._ask_teacher(batch, transfer)
+    needs = distiller._unwrapped.needs
+    ours = distiller._teacher_signals(batch, needs)
     with torch.no_grad():
-        theirs = run(teacher, batch, transfer)
+        theirs = model_signals(teacher, batch, needs)
     for found, exact in [
         (ours.tokens.logits.float(), theirs.tokens.logits),
-        *((ours.features.maps[group], theirs.features.maps[group]) for group in GROUPS),
+        *((s.features.maps[group].stacked() for s in (ours, theirs)) for group in GROUPS),
     ]:
         assert (found - exact).norm() < 0.01 * exact.norm()
 
@@ -588,8 +593,8 @@ def test_geometry_of_the_alignment_comes_from_both_models(tmp_path, tokenizer, d
     alignment = trainer(tmp_path, tokenizer, data).alignment
     assert alignment.student == Geometry(2, 1, 2, 2)
     assert alignment.teacher == Geometry(3, 2, 4, 4)
-    assert alignment.weight("encoder").shape == (12, 4)
-    assert alignment.weight("cross").shape == (8, 2)
+    assert alignment.weights["encoder"].shape == (12, 4)
+    assert alignment.weights["cross"].shape == (8, 2)
 
 
 def test_counted_parameters_are_those_saved(tmp_path, tokenizer, data):

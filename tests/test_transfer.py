@@ -15,17 +15,21 @@ from features import (
     dot,
     example,
     kl,
+    losses_of,
     matters,
     refilled,
     tensors,
+    typed,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a2d.errors import UserError
+from a2d.families import Geometry
 from a2d.method.alignment import FILE_NAME, AttentionAlignment, combine
-from a2d.method.attention import GROUPS, Features, Geometry
-from a2d.method.transfer import A2D, FORMULAS, STARTS
+from a2d.method.attention import GROUPS, Features
+from a2d.method.formulas import FORMULAS
+from a2d.method.transfer import A2D, STARTS
 
 ROWWISE = ("paper", "geometric", "convex")
 
@@ -37,11 +41,7 @@ geometries = st.builds(Geometry, *[st.integers(1, 4)] * 4)
 
 def a2d(shapes, formula, groups=GROUPS, start="random", seed=0):
     torch.manual_seed(seed)
-    return A2D(AttentionAlignment(*shapes), formula, groups, start).double()
-
-
-def losses_of(transfer, c):
-    return transfer(c.student, c.teacher, c.masks)
+    return A2D(*shapes, FORMULAS[formula], groups, start).double()
 
 
 def twin(formula, group, weight, maps, wanted, source, target, mixture=None):
@@ -79,22 +79,18 @@ def over_whole_maps(weights, maps, wanted, t, mixture):
     return sum(math.exp(there) * (there - here) for here, there in zip(ours, theirs, strict=True))
 
 
-def matrix(convolution):
-    return [[entry[0][0] for entry in row] for row in convolution]
-
-
 @every_formula
 @given(cases(), every_group, st.sampled_from(STARTS))
 @settings(max_examples=25, deadline=None)
 def test_value_and_gradients_equal_the_naive_twin(formula, c, group, start):
     transfer = a2d(c.shapes, formula, start=start)
     maps = c.student.maps[group].requires_grad_()
-    weight = transfer.alignment.convolutions[group].weight
-    mixture = None if transfer.mixture is None else transfer.mixture.weight(group).tolist()
+    weight = transfer.alignment.weights[group]
+    mixture = None if transfer.mixture is None else transfer.mixture.weights[group].tolist()
     fixed = [t.tolist() for t in (c.teacher.maps[group], c.source, c.target)]
     assert agree(
         losses_of(transfer, c)[group],
-        lambda weight, maps: twin(formula, group, matrix(weight), maps, *fixed, mixture),
+        lambda weight, maps: twin(formula, group, weight, maps, *fixed, mixture),
         [weight, maps],
     )
 
@@ -151,8 +147,8 @@ def test_groups_are_the_terms(formula, start, groups):
     assert tuple(terms) == groups
     sum(terms.values()).backward()
     for group in GROUPS:
-        assert transfer.alignment.weight(group).any() == (group in groups)
-        gradient = transfer.alignment.convolutions[group].weight.grad
+        assert transfer.alignment.weights[group].any() == (group in groups)
+        gradient = transfer.alignment.weights[group].grad
         assert (gradient is not None) == (group in groups)
 
 
@@ -162,8 +158,8 @@ def test_a_term_reads_the_maps_of_its_group_alone(formula):
     whole = losses_of(a2d(c.shapes, formula), c)
     for group in GROUPS:
         transfer = a2d(c.shapes, formula, (group,))
-        assert not transfer.hidden_states
-        bare = [Features({group: model.maps[group]}, {}, {}) for model in (c.student, c.teacher)]
+        models = c.student, c.teacher
+        bare = [typed(Features({group: model.maps[group]}, {}, {})) for model in models]
         assert close(transfer(*bare, {group: c.masks[group]})[group], whole[group])
 
 
@@ -180,7 +176,7 @@ def sizes(geometry, group):
 @settings(max_examples=40, deadline=None)
 def test_uniform_start_is_the_guess_and_a_tenth_of_the_random_start(student, teacher, group, scale):
     alignment = AttentionAlignment(student, teacher)
-    random = alignment.weight(group).detach().clone()
+    random = alignment.weights[group].detach().clone()
     alignment.start_uniform(scale)
     (layers, heads), (deep, many) = sizes(student, group), sizes(teacher, group)
     guess = torch.zeros(deep * many, layers * heads)
@@ -191,8 +187,8 @@ def test_uniform_start_is_the_guess_and_a_tenth_of_the_random_start(student, tea
                 share = 1 / heads if heads != many else float(head == wanted)
                 row, column = (above - 1) * many + wanted, (layer - 1) * heads + head
                 guess[row, column] = scale * share
-    assert close(alignment.weight(group), guess + random / 10, 1e-6)
-    assert alignment.convolutions[group].weight.requires_grad
+    assert close(alignment.weights[group], guess + random / 10, 1e-6)
+    assert alignment.weights[group].requires_grad
 
 
 @every_formula
@@ -202,7 +198,7 @@ def test_random_start_is_the_alignments_own(formula):
     alignment = AttentionAlignment(*shapes)
     transfer = a2d(shapes, formula, seed=0)
     for group in GROUPS:
-        assert close(transfer.alignment.weight(group), alignment.weight(group))
+        assert close(transfer.alignment.weights[group], alignment.weights[group])
 
 
 def twins(sharpness=1, seed=0):
@@ -249,7 +245,7 @@ def test_geometric_of_the_identity_is_zero(seed, sharpness):
     transfer.alignment.start_uniform(1.0)
     terms = losses_of(transfer, c)
     for group, rows in rows_of(c).items():
-        assert torch.equal(transfer.alignment.weight(group), torch.eye(4).double())
+        assert torch.equal(transfer.alignment.weights[group], torch.eye(4).double())
         assert terms[group] / rows < 1e-5
 
 
@@ -260,8 +256,8 @@ def test_geometric_of_the_identity_is_zero(seed, sharpness):
 @settings(max_examples=25, deadline=None)
 def test_convex_rows_are_distributions(c, group):
     alignment = a2d(c.shapes, "convex").alignment
-    alignment.convolutions[group].weight.data.mul_(9)
-    mixed = combine(alignment.weight(group).softmax(-1), c.student.maps[group])
+    alignment.weights[group].data.mul_(9)
+    mixed = combine(alignment.weights[group].softmax(-1), c.student.maps[group])
     assert mixed.shape == c.teacher.maps[group].shape
     kept = matters(c).maps[group].expand_as(mixed)
     assert (mixed >= 0).all()
@@ -300,7 +296,7 @@ def test_official_mixture_is_official_of_mixed_maps(c):
     plain = a2d(c.shapes, "official")
     plain.alignment.load_state_dict(mixture.alignment.state_dict())
     mixed = {
-        group: torch.einsum("tu,buqk->btqk", mixture.mixture.weight(group), maps)
+        group: torch.einsum("tu,buqk->btqk", mixture.mixture.weights[group], maps)
         for group, maps in c.teacher.maps.items()
     }
     expected = losses_of(plain, c._replace(teacher=c.teacher._replace(maps=mixed)))
@@ -326,7 +322,7 @@ def test_nothing_trains_the_mixture():
         assert not parameter.requires_grad
         assert parameter.grad is None
     learned = {name for name, p in transfer.named_parameters() if p.requires_grad}
-    assert learned == {f"alignment.convolutions.{group}.weight" for group in GROUPS}
+    assert learned == {f"alignment.weights.{group}" for group in GROUPS}
 
 
 def test_only_the_mixture_formula_mixes():

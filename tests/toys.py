@@ -11,9 +11,14 @@ from torch import nn
 from transformers import MarianConfig, MarianMTModel
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
+from a2d.method.attention import GROUPS
+from a2d.method.maps import StackedMaps
 from a2d.models.loading import new_model
 from a2d.models.tokenizer import train_tokenizer
 from a2d.training.distillation import IGNORED
+
+TERMS = ("ce", "kd", *GROUPS)
+"""Every term that the package's methods have."""
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -111,7 +116,7 @@ class RecordedModel(nn.Module):
         super().__init__()
         self.maps = nn.ParameterDict({group: nn.Parameter(m) for group, m in maps.items()})
         self.logits = nn.Parameter(logits)
-        self.config = SimpleNamespace(
+        self.config = MarianConfig(
             encoder_layers=maps["encoder"].shape[0],
             decoder_layers=maps["decoder"].shape[0],
             encoder_attention_heads=maps["encoder"].shape[2],
@@ -134,8 +139,8 @@ class RecordedModel(nn.Module):
                 caller = SimpleNamespace(
                     is_decoder=group != "encoder", is_causal=group == "decoder"
                 )
-                for layer in layers:
-                    attention_capture.add(caller, layer, None)  # its values were not recorded
+                for layer in layers:  # values were not recorded
+                    attention_capture.add(caller, StackedMaps(layer), None)
         return Seq2SeqLMOutput(logits=self.lm_head(self.logits))
 
     def stacked_gradient(self, group):

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from transformers import PrinterCallback
 
+from a2d.families import sizes_of
 from a2d.models.loading import count_parameters, load_model, new_model
-from a2d.models.students import sizes_of, student_of
+from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import silence_libraries
 from a2d.text.batching import tokenise

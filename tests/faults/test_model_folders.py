@@ -14,8 +14,8 @@ from hostile import outcome_of
 from pretrained import released
 from safetensors.torch import load_file, save_file
 
+from a2d.families import Geometry
 from a2d.method.alignment import FILE_NAME, AttentionAlignment
-from a2d.method.attention import Geometry
 from a2d.models import decoding
 from a2d.models.export import ExportedModel, export, is_exported
 from a2d.models.loading import load_model

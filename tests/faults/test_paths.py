@@ -112,8 +112,8 @@ def test_values(tmp_path, ledger, monkeypatch, capfd):
 
 def test_outputs_that_cannot_be_made(tmp_path, ledger, monkeypatch, capfd):
     """Of commands that can do all the rest."""
+    from a2d.families import Geometry
     from a2d.method.alignment import FILE_NAME, AttentionAlignment
-    from a2d.method.attention import Geometry
 
     shape = Geometry(1, 1, 2, 2)
     AttentionAlignment(shape, shape).save(tmp_path / FILE_NAME)

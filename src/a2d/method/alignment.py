@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -15,27 +16,33 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from a2d.errors import UserError, first_line
-from a2d.method.attention import GROUPS, Geometry
+from a2d.families import Geometry
+from a2d.method.attention import GROUPS
 
 FILE_NAME = "alignment.safetensors"
 
 
 class AttentionAlignment(nn.Module):
-    """One pointwise convolution per group, from the student's channels to the teacher's.
+    """A matrix per group that combines the student's maps into one map per teacher map.
 
-    A channel is one head of one layer, layer-major. There is no bias: it would add a constant to
-    every position of a map, which the softmax that follows takes away again (in the released code
-    its gradient is round-off noise). Weights start as the library's convolutions do, at random
-    within ±1/√channels; `start_uniform` gives another start.
+    The paper's pointwise convolution (a 1×1 convolution over maps) is a matrix product over
+    channels, and that is what is computed here. A channel is one head of one layer, layer-major.
+
+    There is no bias: it would add a constant to every position of a map, which the softmax that
+    follows removes (in the released code its gradient is round-off noise). Weights start at random
+    within ±1/√channels, as PyTorch's convolutions do; `start_uniform` gives another start.
 
     Args:
         student: layers and heads of the student.
         teacher: layers and heads of the teacher.
         convex: connections are a softmax of the weights over student channels.
 
+    Attributes:
+        weights: group → trained weights (teacher channels, student channels).
+
     Example:
         >>> alignment = AttentionAlignment(Geometry(3, 3, 8, 8), Geometry(6, 6, 4, 4))
-        >>> alignment.weight("cross").shape  # teacher channels, student channels
+        >>> alignment.weights["cross"].shape  # teacher channels, student channels
         torch.Size([24, 24])
     """
 
@@ -44,42 +51,43 @@ class AttentionAlignment(nn.Module):
         self.convex = convex
         self.student = student
         self.teacher = teacher
-        self.convolutions = nn.ModuleDict(
-            {
-                group: nn.Conv2d(
-                    student.channels(group), teacher.channels(group), kernel_size=1, bias=False
-                )
-                for group in GROUPS
-            }
-        )
-
-    def weight(self, group: str) -> Tensor:
-        """The weights of a group's convolution, (teacher channels, student channels)."""
-        convolution = self.convolutions[group]
-        assert isinstance(convolution, nn.Conv2d)
-        return convolution.weight.flatten(1)
+        self.weights = nn.ParameterDict()
+        for group in GROUPS:
+            weight = torch.empty(teacher.channels(group), student.channels(group))
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+            self.weights[group] = nn.Parameter(weight)
 
     def connections(self, group: str) -> Tensor:
-        """What student channels count for in each teacher channel, of the shape of `weight`."""
-        weight = self.weight(group)
+        """Return the factor of each student channel in each teacher channel.
+
+        Returns:
+            (teacher channels, student channels): the weights, or their softmax if `convex`.
+        """
+        weight: Tensor = self.weights[group]
         return weight.softmax(dim=-1) if self.convex else weight
 
     def start_uniform(self, scale: float) -> None:
         """Start from the guess that layers correspond evenly, plus a tenth of the random start.
 
-        A teacher's head starts with weight `scale` on the head of the same number in the student
-        layer at its layer's relative depth, or shares it among all that layer's heads where the
-        numbers of heads differ.
+        Args:
+            scale: weight of a teacher head on the head of the same number in the student layer at
+                the same relative depth. Where the numbers of heads differ, all heads of that layer
+                share it.
         """
         with torch.no_grad():
             for group in GROUPS:
-                ours, theirs = self.student.heads(group), self.teacher.heads(group)
-                layers, deep = self.student.layers(group), self.teacher.layers(group)
-                nearest = [math.ceil((t + 1) * layers / deep) - 1 for t in range(deep)]
-                counterparts = torch.eye(layers)[nearest]
-                heads = torch.eye(ours) if ours == theirs else torch.ones(theirs, ours) / ours
-                guess = torch.kron(counterparts, heads)
-                self.weight(group).mul_(0.1).add_(scale * guess)
+                heads, teacher_heads = self.student.heads(group), self.teacher.heads(group)
+                layers, teacher_layers = self.student.layers(group), self.teacher.layers(group)
+                counterparts = [
+                    math.ceil((layer + 1) * layers / teacher_layers) - 1
+                    for layer in range(teacher_layers)
+                ]
+                by_layer = torch.eye(layers)[counterparts]
+                by_head = torch.ones(teacher_heads, heads) / heads
+                if heads == teacher_heads:
+                    by_head = torch.eye(heads)
+                guess = torch.kron(by_layer, by_head)
+                self.weights[group].mul_(0.1).add_(scale * guess)
 
     def forward(self, maps: Tensor, group: str) -> Tensor:
         """Map the student's channels (B, C_S, Q, K) to intermediate maps (B, C_T, Q, K)."""
@@ -87,7 +95,7 @@ class AttentionAlignment(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write weights and geometries to one safetensors file."""
-        # One entry: safetensors writes several in an order that differs from run to run.
+        # One metadata entry: safetensors writes several in an order that differs from run to run.
         geometries = {"student": self.student._asdict(), "teacher": self.teacher._asdict()}
         metadata = {"geometries": json.dumps(geometries | {"convex": self.convex})}
         tensors = {name: t.detach().contiguous() for name, t in self.state_dict().items()}
@@ -111,26 +119,41 @@ class AttentionAlignment(nn.Module):
             student, teacher = (Geometry(**geometries[model]) for model in ("student", "teacher"))
             if not all(type(size) is int and size > 0 for size in (*student, *teacher)):
                 raise ValueError("a number of layers or heads is no positive whole number")
-            with torch.device("meta"):  # nothing is reserved for sizes that the file does not have
+            with torch.device("meta"):  # sizes in the metadata may be wrong: allocate nothing
                 alignment = cls(student, teacher, bool(geometries.get("convex", False)))
             weights = {name: weight.float() for name, weight in load_file(path).items()}
             alignment.load_state_dict(weights, assign=True)
             if not all(weight.isfinite().all() for weight in weights.values()):
                 raise ValueError("a weight is no finite number")
-        except Exception as error:  # whatever the parsers of a damaged file raise
+        except Exception as error:  # the parsers raise many kinds on damaged files
             raise UserError(
                 f"{path} is no alignment written by a2d ({first_line(error)}): fetch it anew."
             ) from error
         return alignment
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Accept weights saved as 1×1 convolutions, (C_T, C_S, 1, 1), as earlier files hold."""
+        for group in GROUPS:
+            weight = state_dict.pop(f"{prefix}convolutions.{group}.weight", None)
+            if weight is not None:
+                state_dict[f"{prefix}weights.{group}"] = weight.flatten(1)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
 
 def combine(weight: Tensor, maps: Tensor) -> Tensor:
-    """Pointwise combinations of maps: weights (C, D) and maps (B, D, Q, K) give (B, C, Q, K).
+    """Combine maps linearly over channels: the paper's pointwise convolution.
 
-    A matrix product over the flattened positions: a convolution's own kernels are slower.
+    It is a matrix product over the flattened positions, which is faster than a convolution.
+
+    Args:
+        weight: (C, D).
+        maps: (B, D, Q, K).
+
+    Returns:
+        Combined maps (B, C, Q, K).
     """
     batch, _, queries, keys = maps.shape
-    # Autocast would round maps and weights to bf16, a third of a percent of a small product.
+    # Autocast would round maps and weights to bf16, an error of up to 0.3%.
     with torch.autocast(maps.device.type, enabled=False):
         combined = torch.matmul(weight, maps.flatten(2))
     return combined.view(batch, -1, queries, keys)

@@ -7,7 +7,7 @@ the softmax once, hands the probabilities over *before* dropout, and goes on wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,125 +16,72 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from a2d.errors import UserError
+from a2d.families import Geometry, attention_group, family_of
+from a2d.method.maps import (
+    AttentionMaps,
+    RecomputedMaps,
+    StackedMaps,
+    additive_mask,
+    attention_probabilities,
+)
 
 GROUPS = ("encoder", "decoder", "cross")
 """The aligned groups: encoder self-attention, decoder self-attention, cross-attention."""
 
-VERIFIED_FAMILIES = ("marian", "bart", "mbart", "m2m_100", "pegasus", "t5", "mt5", "umt5")
-"""Values of ``config.model_type`` whose captured maps are tested against ``eager`` attention."""
-
 IMPLEMENTATION = "a2d"
-
+"""Name of our attention function in transformers' registry."""
 
 LONG = 256
-"""Keys from which on a processor computes maps a second time, in the loss, rather than keep them.
+"""On CPU, attention calls with at least this many keys do not store maps; the loss recomputes them.
 
-A graphics card does from one on: it takes longer to start a layer's many small steps than to
-compute all layers' maps at once again. Maps with a position bias (T5's) are always kept.
+GPUs always recompute them: starting the many small kernels of each layer takes longer there than
+computing the maps of all layers at once again. Maps with a position bias (T5's) are always stored.
 """
 
 
-class Piece(NamedTuple):
-    """Some of a batch's attention rows."""
-
-    sentences: slice
-    queries: slice
-
-
-class Attended(NamedTuple):
-    """What attention maps are computed from: one layer's, or all of a group's end to end.
-
-    query: (B, C, Q, d), not scaled.
-    key: (B, C, K, d).
-    scale: of their products.
-    mask: added to the scores (`masking`), broadcastable to (B, C, Q, K).
-    """
-
-    query: Tensor
-    key: Tensor
-    scale: float
-    mask: Tensor
-
-    def maps(self, piece: Piece) -> Tensor:
-        """The maps of some rows, (b, C, q, K), as the model has them."""
-        sentences, queries = piece
-        mask = self.mask.expand(len(self.query), -1, self.query.shape[2], -1)
-        query, key = self.query[sentences, :, queries], self.key[sentences]
-        return _probabilities(query, key, self.scale, mask[sentences, :, queries])
-
-
 class Features(NamedTuple):
-    """What a forward pass shows of a model's inside.
+    """Attention maps, value vectors and hidden states of one forward pass.
 
-    maps: group → attention maps (B, C, Q, K), one channel per layer and head, layer-major, before
-        dropout; float32 under bf16 or fp16, otherwise of the model's dtype. Or, where nobody asked
-        for stacked maps, what they are computed from (`LONG` says when).
-    values: group → the last layer's value vectors (B, H, K, d).
-    hidden: `encoder`, `decoder` → the layers' outputs, each (B, positions, width), where asked for.
+    Attributes:
+        maps: group → attention maps (B, C, Q, K), stacked or recomputed (`LONG` says when). Stacked
+            ones are float32 under bf16 or fp16, otherwise of the model's dtype.
+        values: group → the last layer's value vectors (B, H, K, d).
+        hidden: `encoder`, `decoder` → the layers' outputs, each (B, positions, width), without the
+            embeddings; empty unless hidden states were requested.
     """
 
-    maps: dict[str, Any]  # Tensor or Attended
+    maps: dict[str, AttentionMaps]
     values: dict[str, Tensor]
     hidden: dict[str, list[Tensor]]
 
 
-class Geometry(NamedTuple):
-    """Layers and heads of an encoder-decoder model: what its stacks of attention maps hold."""
-
-    encoder_layers: int
-    decoder_layers: int
-    encoder_heads: int
-    decoder_heads: int
-
-    @classmethod
-    def of(cls, config: Any) -> Geometry:
-        """Read the geometry from a transformers configuration."""
-        if hasattr(config, "encoder_layers"):
-            return cls(
-                config.encoder_layers,
-                config.decoder_layers,
-                config.encoder_attention_heads,
-                config.decoder_attention_heads,
-            )
-        # T5 and its kin
-        heads = config.num_heads
-        return cls(config.num_layers, config.num_decoder_layers, heads, heads)
-
-    def layers(self, group: str) -> int:
-        """Layers that attend in `group`."""
-        return self.encoder_layers if group == "encoder" else self.decoder_layers
-
-    def heads(self, group: str) -> int:
-        """Heads per layer in `group`."""
-        return self.encoder_heads if group == "encoder" else self.decoder_heads
-
-    def channels(self, group: str) -> int:
-        """Number of attention maps (layers x heads) in `group`."""
-        return self.layers(group) * self.heads(group)
-
-    def __str__(self) -> str:
-        """Layers x heads in the usual short form, such as ``3+3 x 8``."""
-        heads = {self.encoder_heads, self.decoder_heads}
-        return f"{self.encoder_layers}+{self.decoder_layers} x " + "/".join(map(str, sorted(heads)))
-
-
 class AttentionCapture:
-    """Collects what one forward pass attends to; travels to every attention call as a keyword."""
+    """Collects the attention maps of one forward pass; every attention call gets it as a keyword.
 
-    def __init__(self, stacked: bool) -> None:
-        self._layers: dict[str, list[Any]] = {group: [] for group in GROUPS}
+    Args:
+        stacked: store maps as tensors even where they could be recomputed.
+    """
+
+    def __init__(self, stacked: bool, group_of: Callable[[Any], str] = attention_group) -> None:
+        self._layers: dict[str, list[AttentionMaps]] = {group: [] for group in GROUPS}
         self._values: dict[str, Tensor] = {}
         self._stacked = stacked
+        self._group_of = group_of
         self._open = True
         self._gradients = torch.is_grad_enabled()
 
-    def keeps(self, key: Tensor) -> bool:
-        """Whether it wants the maps themselves, not what they are computed from."""
+    def stores(self, key: Tensor) -> bool:
+        """Whether to store the maps of an attention call with these keys (B, H, K, d)."""
         return self._stacked or (key.device.type == "cpu" and key.shape[2] < LONG)
 
-    def add(self, module: nn.Module, maps: Tensor | Attended, value: Tensor) -> None:
-        """Take one attention call's maps (B, H, Q, K), in either form, and values (B, H, K, d)."""
+    def add(self, module: nn.Module, maps: AttentionMaps, value: Tensor) -> None:
+        """Record one attention call.
+
+        Args:
+            module: the attention layer.
+            maps: its maps (B, H, Q, K).
+            value: its value vectors (B, H, K, d).
+        """
         # Gradient checkpointing calls the layers a second time, in the backward pass.
         if self._open:
             if self._gradients and not torch.is_grad_enabled():
@@ -142,66 +89,45 @@ class AttentionCapture:
                     "attention maps come without gradients: reentrant gradient checkpointing hides "
                     "them; set gradient_checkpointing_kwargs={'use_reentrant': False}."
                 )
-            self._layers[_group_of(module)].append(maps)
-            self._values[_group_of(module)] = value
+            group = self._group_of(module)
+            self._layers[group].append(maps)
+            self._values[group] = value
 
     def finish(self, config: Any) -> Features:
-        """Close the capture and stack each group's layers; hidden states are left empty.
+        """Close the capture and join each group's layers; hidden states are left empty.
 
         Raises:
             RuntimeError: a group was called another number of times than the model has layers.
         """
         self._open = False
         geometry = Geometry.of(config)
-        maps: dict[str, Any] = {}
+        maps: dict[str, AttentionMaps] = {}
         for group, layers in self._layers.items():
-            found = sum((m if isinstance(m, Tensor) else m.query).shape[1] for m in layers)
-            if found != geometry.channels(group):
+            captured = sum(layer.channels for layer in layers)
+            if captured != geometry.channels(group):
                 raise RuntimeError(
-                    f"captured {found} {group} attention maps where the model has "
+                    f"captured {captured} {group} attention maps where the model has "
                     f"{geometry.channels(group)}: was a layer skipped (layerdrop) or called twice?"
                 )
-            maps[group] = _end_to_end(layers)
+            maps[group] = type(layers[0]).concatenate(layers)
         return Features(maps, self._values, {})
-
-
-def _end_to_end(layers: list[Any]) -> Tensor | Attended:
-    """All layers' maps, or what they are computed from; scale and mask are every layer's."""
-    if isinstance(layers[0], Tensor):
-        return torch.cat(layers, dim=1)
-    first: Attended = layers[0]
-    query, key = (torch.cat([layer[part] for layer in layers], dim=1) for part in (0, 1))
-    return first._replace(query=query, key=key)
 
 
 def enable_capture(model: PreTrainedModel) -> None:
     """Switch a model to the ``"a2d"`` attention implementation.
 
-    Layerdrop, which M2M100 and mBART are released with, is switched off: it drops layers at random
-    in training, and their attention maps with them.
+    Layerdrop is switched off: it drops layers at random in training, and their attention maps with
+    them. M2M100 and mBART are released with layerdrop.
 
     Raises:
-        UserError: the model's family has not been verified.
+        UserError: the model's family is not supported (`family_of`).
     """
-    check_family(model.config)
+    family = family_of(model.config)
     for module in (model.config, *model.modules()):
-        for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
+        for name in family.layerdrops:
             if getattr(module, name, 0):
                 setattr(module, name, 0.0)
     model.set_attn_implementation(IMPLEMENTATION)
-
-
-def check_family(config: Any) -> None:
-    """Make sure that attention capture is verified for models of a configuration's type.
-
-    Raises:
-        UserError: it is not.
-    """
-    if config.model_type not in VERIFIED_FAMILIES:
-        raise UserError(
-            f"models of type {config.model_type!r} are not supported: attention capture is "
-            f"verified for {', '.join(VERIFIED_FAMILIES)} only."
-        )
 
 
 def capture_attention(
@@ -216,13 +142,13 @@ def capture_attention(
     Args:
         model: an encoder-decoder prepared with `enable_capture`, or its part below the logits.
         inputs: keyword arguments of its forward.
-        hidden_states: also give the layers' outputs.
-        stacked: give maps as tensors however long sentences are.
+        hidden_states: also return the layers' outputs.
+        stacked: store maps as tensors however long sentences are.
 
     Returns:
         The model's own output and the features, with gradients unless switched off.
     """
-    capture = AttentionCapture(stacked)
+    capture = AttentionCapture(stacked, family_of(model.config).group)
     output = model(**inputs, attention_capture=capture, output_hidden_states=hidden_states)
     features = capture.finish(model.config)
     if hidden_states:
@@ -248,14 +174,14 @@ def attention_forward(
     """Attention function registered with transformers under the name ``"a2d"``."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if attention_mask is not None and attention_mask.dtype == torch.bool:  # a caller's own
-        attention_mask = masking(attention_mask, query.dtype)
-    kept = attention_capture is not None and (
-        attention_capture.keeps(key) or position_bias is not None
+        attention_mask = additive_mask(attention_mask, query.dtype)
+    stores = attention_capture is not None and (
+        attention_capture.stores(key) or position_bias is not None
     )
-    if attention_capture is not None and not kept:
+    if attention_capture is not None and not stores:
         assert attention_mask is not None
-        attention_capture.add(module, Attended(query, key, scale, attention_mask), value)
-    if not kept and not _explicit_is_faster(query, key):
+        attention_capture.add(module, RecomputedMaps(query, key, scale, attention_mask), value)
+    if not stores and not _explicit_is_faster(query, key):
         output, _ = sdpa_attention_forward(
             module,
             query,
@@ -268,51 +194,26 @@ def attention_forward(
             **kwargs,
         )
         return output, None
-    probabilities = _probabilities(query, key, scale, attention_mask, position_bias)
-    if attention_capture is not None and kept:
-        attention_capture.add(module, probabilities, value)
+    probabilities = attention_probabilities(query, key, scale, attention_mask, position_bias)
+    if attention_capture is not None and stores:
+        attention_capture.add(module, StackedMaps(probabilities), value)
     weights = nn.functional.dropout(probabilities, p=dropout, training=module.training)
     output = torch.matmul(weights.to(value.dtype), value)
     return output.transpose(1, 2).contiguous(), None
 
 
 def attention_mask(*args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Tensor:
-    """What is added to scores, never left out: the softmax here has no other mask.
+    """Return the additive attention mask of a model's layers, never None.
 
-    Fused kernels would make it of a boolean mask in every layer again.
+    Attention probabilities here have no other mask. Additive rather than boolean, because fused
+    kernels convert a boolean mask in every layer again.
     """
     kwargs["allow_is_causal_skip"] = False
     kwargs["allow_is_bidirectional_skip"] = False
     mask = sdpa_mask(*args, **kwargs)
     if torch.is_autocast_enabled(mask.device.type):
         dtype = torch.get_autocast_dtype(mask.device.type)
-    return masking(mask, dtype)
-
-
-def masking(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """What, added to scores, leaves nothing of them in a softmax where the mask is False."""
-    # Half the lowest number: a score added to the lowest may be infinite, and a row of such NaN.
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min / 2)
-
-
-def _probabilities(
-    query: Tensor, key: Tensor, scale: float, mask: Tensor | None, bias: Tensor | None = None
-) -> Tensor:
-    if query.dtype == torch.float16:  # whose range unscaled products may leave
-        query, scale = query * scale, 1.0
-    # Keys are copied as they lie here; `matmul` copies them transposed, which takes longer.
-    products = torch.bmm(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2))
-    products = products.view(*query.shape[:3], -1)
-    scores = products * scale if mask is None else torch.add(mask, products, alpha=scale)
-    if bias is not None:
-        scores = scores + bias
-    return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
-
-
-def _group_of(module: Any) -> str:
-    if not module.is_decoder:
-        return "encoder"
-    return "decoder" if module.is_causal else "cross"
+    return additive_mask(mask, dtype)
 
 
 def _explicit_is_faster(query: Tensor, key: Tensor) -> bool:

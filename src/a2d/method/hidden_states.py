@@ -1,7 +1,7 @@
-"""Hidden states, compared besides attention maps: by a given mapping of layers, or a learned one.
+"""Comparison of hidden states, by a fixed mapping of layers or a learned one.
 
-They are the outputs of the encoder's and the decoder's layers, without the embeddings, and belong
-to the groups of their self-attentions; cross-attention has none.
+Hidden states are the outputs of the encoder's and the decoder's layers, without the embeddings.
+They belong to the groups of their self-attentions; cross-attention has none.
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from a2d.method.alignment import AttentionAlignment
+from a2d.families import Geometry
 from a2d.method.attention import Features
+from a2d.method.formulas import Formula
 from a2d.method.losses import precise
 from a2d.method.transfer import A2D, Transfer
 
 
 class States(nn.ModuleDict):
-    """Squared distances of the teacher's hidden states from what is made of the student's.
+    """Squared distances between the teacher's hidden states and projections of the student's.
 
     Args:
-        sizes: group → numbers that its linear map takes and gives; those of `cross` are left out.
+        sizes: group → input and output width of its projection; `cross` is ignored.
     """
 
     def __init__(self, sizes: Mapping[str, tuple[int, int]]) -> None:
-        maps = {g: nn.Linear(*size, bias=False) for g, size in sizes.items() if g != "cross"}
-        super().__init__(maps)
+        super().__init__(
+            {g: nn.Linear(*size, bias=False) for g, size in sizes.items() if g != "cross"}
+        )
 
     def distance(
         self, group: str, student: Features, teacher: Features, rows: Tensor
@@ -35,16 +37,23 @@ class States(nn.ModuleDict):
         """Mean over layers and their width, sum over query rows; 0 for a group without states."""
         if group not in self:
             return 0.0
-        ours, theirs = ([s[rows] for s in f.hidden[group]] for f in (student, teacher))
-        return self.compare(group, ours, [states.detach() for states in theirs])
+        student_states, teacher_states = (
+            [states[rows] for states in features.hidden[group]] for features in (student, teacher)
+        )
+        return self.compare(group, student_states, [states.detach() for states in teacher_states])
 
     def compare(self, group: str, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
-        """The same of the layers' states at the rows that count, each (rows, width)."""
+        """Return the distance of one group.
+
+        Args:
+            group: its name.
+            student, teacher: the layers' states at the rows that count, each (rows, width).
+        """
         raise NotImplementedError
 
 
 class MappedStates(States):
-    """Each student layer's states, projected, against those of the teacher layer it is told.
+    """Each student layer's states, projected, against those of one teacher layer.
 
     After Jiao et al. 2020 ("TinyBERT"), Eq. 8. All layers of a group share their projection.
 
@@ -59,15 +68,15 @@ class MappedStates(States):
 
     def compare(self, group: str, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
         """Mean over the student's layers."""
-        wanted = torch.stack([teacher[layer] for layer in self.mapping[group]])
-        difference = precise(self[group](torch.stack(student))) - wanted
+        target = torch.stack([teacher[layer] for layer in self.mapping[group]])
+        difference = precise(self[group](torch.stack(student))) - target
         return difference.square().mean((0, 2)).sum()
 
 
 class AlignedStates(States):
-    """All the teacher's states against those that one linear map makes of all the student's.
+    """The states of all teacher layers against one linear projection of all student layers'.
 
-    A2D's idea for hidden states: no layer is told which it corresponds to.
+    This carries A2D over to hidden states: no mapping of layers is fixed.
 
     Args:
         layers: group → layers of student and teacher.
@@ -84,27 +93,27 @@ class AlignedStates(States):
 
 
 class A2DHidden(A2D):
-    """A2D, and hidden states aligned as freely.
+    """A2D, and hidden states compared through a learned projection of all layers.
 
-    Not of the paper: it answers what of a gain attention maps can bring, and what hidden states.
+    It is not in the paper. It shows how much of a gain is due to attention maps, and how much to
+    hidden states.
 
     Args:
-        alignment, formula, groups, start: of `A2D`.
+        student, teacher, formula, groups, start: of `A2D`.
         widths: of student and teacher.
     """
 
-    hidden_states = True
-
     def __init__(
         self,
-        alignment: AttentionAlignment,
-        formula: str,
+        student: Geometry,
+        teacher: Geometry,
+        formula: Formula,
         groups: tuple[str, ...],
         start: str,
         widths: tuple[int, int],
     ) -> None:
-        super().__init__(alignment, formula, groups, start)
-        layers = {g: (alignment.student.layers(g), alignment.teacher.layers(g)) for g in groups}
+        super().__init__(student, teacher, formula, groups, start)
+        layers = {group: (student.layers(group), teacher.layers(group)) for group in groups}
         self.projections = AlignedStates(layers, widths)
 
     def compare(
@@ -115,7 +124,7 @@ class A2DHidden(A2D):
         return divergence + self.projections.distance(group, student, teacher, rows)
 
     def save(self, folder: Path) -> None:
-        """Write the alignment as `A2D` does, and all that is learned to another file."""
+        """Write the alignment as `A2D` does, and all parameters to another file."""
         super().save(folder)
         Transfer.save(self, folder)
 

@@ -1,7 +1,7 @@
-"""Feature transfer with layer mappings fixed beforehand: what A2D is compared with.
+"""Feature transfer with fixed layer mappings: the methods that A2D is compared with.
 
-Where numbers of heads differ, heads cannot be told which to imitate which: a layer's maps are then
-averaged over its heads on both sides, as is usual for these methods.
+Where student and teacher have different numbers of heads, no mapping of heads exists. A layer's
+maps are then averaged over its heads on both sides, as is usual for these methods.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from a2d.errors import UserError
+from a2d.families import Geometry
 from a2d.method import losses
 from a2d.method.alignment import combine
-from a2d.method.attention import Features, Geometry, masking
+from a2d.method.attention import Features
 from a2d.method.hidden_states import MappedStates
 from a2d.method.losses import precise
+from a2d.method.maps import StackedMaps, additive_mask
 from a2d.method.transfer import Transfer
 
 
@@ -56,7 +58,7 @@ MAPPINGS = {"last": last_mapping, "uniform": uniform_mapping}
 
 
 class LayerMapping(Transfer):
-    """KL of each student layer's maps from those of the teacher layer that a fixed rule names.
+    """KL between the maps of each student layer and of one teacher layer, by a fixed rule.
 
     Args:
         rule: a key of `MAPPINGS`.
@@ -75,13 +77,21 @@ class LayerMapping(Transfer):
         self, group: str, student: Features, teacher: Features, keys: Tensor, rows: Tensor
     ) -> Tensor:
         """Mean over the pairs of maps, sum over query rows."""
-        ours, theirs = self._pairs(group, student, teacher)
-        return losses.attention_transfer(ours, theirs, keys, rows, formula="convex")
+        return self._divergence(student.maps[group].stacked(), group, teacher, keys, rows)
 
-    def _pairs(self, group: str, student: Features, teacher: Features) -> tuple[Tensor, Tensor]:
-        """Maps to compare one by one, both (B, pairs, Q, K)."""
-        ours = student.maps[group].unflatten(1, (-1, self.student.heads(group)))
-        theirs = teacher.maps[group].detach().unflatten(1, (-1, self.teacher.heads(group)))
+    def _divergence(
+        self, student_maps: Tensor, group: str, teacher: Features, keys: Tensor, rows: Tensor
+    ) -> Tensor:
+        ours, theirs = self._pairs(student_maps, group, teacher)
+        return losses.attention_transfer(
+            StackedMaps(ours), StackedMaps(theirs), keys, rows, log_combined=True
+        )
+
+    def _pairs(self, student_maps: Tensor, group: str, teacher: Features) -> tuple[Tensor, Tensor]:
+        """Pair student maps (B, C_S, Q, K) with teacher maps; returns two (B, pairs, Q, K)."""
+        ours = student_maps.unflatten(1, (-1, self.student.heads(group)))
+        teacher_maps = teacher.maps[group].stacked().detach()
+        theirs = teacher_maps.unflatten(1, (-1, self.teacher.heads(group)))
         theirs = theirs[:, self.mapping[group]]
         if ours.shape[2] != theirs.shape[2]:
             ours, theirs = ours.mean(2, keepdim=True), theirs.mean(2, keepdim=True)
@@ -91,8 +101,8 @@ class LayerMapping(Transfer):
 class TinyBert(LayerMapping):
     """Squared distances of attention maps and of projected hidden states, uniform mapping.
 
-    After Jiao et al. 2020 ("TinyBERT"), Eq. 7 and 8, for encoder and decoder. It departs from them
-    in comparing maps after the softmax. Distances of hidden states (`MappedStates`) are in the
+    After Jiao et al. 2020 ("TinyBERT"), Eq. 7 and 8, for encoder and decoder. Unlike there, maps
+    are compared after the softmax. Distances of hidden states (`MappedStates`) are added to the
     terms of the two self-attentions.
 
     Args:
@@ -100,8 +110,6 @@ class TinyBert(LayerMapping):
         groups: the groups compared.
         widths: of student and teacher.
     """
-
-    hidden_states = True
 
     def __init__(
         self,
@@ -117,20 +125,26 @@ class TinyBert(LayerMapping):
         self, group: str, student: Features, teacher: Features, keys: Tensor, rows: Tensor
     ) -> Tensor:
         """Distance of maps, and of hidden states where the group has a stack of its own."""
-        distance = losses.map_distance(*self._pairs(group, student, teacher), keys, rows)
+        pairs = self._pairs(student.maps[group].stacked(), group, teacher)
+        distance = losses.map_distance(*pairs, keys, rows)
         return distance + self.projections.distance(group, student, teacher, rows)
 
 
 class MiniLM(LayerMapping):
-    """KL of the last layers' attention maps, and of the relations between their value vectors.
+    """KL between the last layers' attention maps, and between relations of their value vectors.
 
     After Wang et al. 2020 ("MiniLM"), sections 3.1 and 3.2: relations are softmax(V·Vᵀ/√d) of
-    every head, for the self-attentions, over all positions of a sentence (the decoder's too).
-    Where numbers of heads differ, the student's values are cut into as many heads as the
+    every head of the self-attentions, over all positions of a sentence (in the decoder, too).
+    Where numbers of heads differ, the student's values are split into as many heads as the
     teacher's (Wang et al. 2021, "MiniLMv2").
 
+    Args:
+        student, teacher: layers and heads of the models.
+        groups: the groups compared.
+        widths: of student and teacher.
+
     Raises:
-        UserError: the student's width cannot be cut so.
+        UserError: the teacher's number of heads does not divide the student's width.
     """
 
     def __init__(
@@ -152,24 +166,24 @@ class MiniLM(LayerMapping):
         self, group: str, student: Features, teacher: Features, keys: Tensor, rows: Tensor
     ) -> Tensor:
         """Divergence of the last maps and, in self-attention, of the value relations."""
-        heads = self.student.heads(group)
-        last = student._replace(maps={group: student.maps[group][:, -heads:]})
-        divergence = super().compare(group, last, teacher, keys, rows)
+        last_maps = student.maps[group].stacked()[:, -self.student.heads(group) :]
+        divergence = self._divergence(last_maps, group, teacher, keys, rows)
         if group == "cross":
             return divergence
-        count = self.teacher.heads(group)
-        ours, theirs = (_relations(f.values[group], count) for f in (student, teacher))
-        everywhere = rows.unsqueeze(1)
-        wanted = (theirs + masking(everywhere.unsqueeze(1), theirs.dtype)).softmax(-1)
-        return divergence + losses.attention_transfer(ours, wanted, everywhere, rows)
+        heads = self.teacher.heads(group)
+        ours, theirs = (_relations(f.values[group], heads) for f in (student, teacher))
+        tokens = rows.unsqueeze(1)
+        target = (theirs + additive_mask(tokens.unsqueeze(1), theirs.dtype)).softmax(-1)
+        relations = StackedMaps(ours), StackedMaps(target)
+        return divergence + losses.attention_transfer(*relations, tokens, rows)
 
 
 class Combination(Transfer):
-    """Combinatorial layer fusion: every teacher layer has a part in one student layer's target.
+    """Combinatorial layer fusion: each student layer is compared with fused teacher layers.
 
-    After Wu et al. 2020 ("Why Skip If You Can Combine", CKD), for attention maps: the teacher's
-    layers are dealt out evenly, in order; those of one student layer are fused by a learned linear
-    map of their concatenation and compared by squared distance: there hidden states, here the
+    After Wu et al. 2020 ("Why Skip If You Can Combine", CKD). The teacher's layers are divided
+    evenly among the student's, in order. A learned linear map fuses the layers of one share, and
+    the squared distance from the fusion is the loss. The paper fuses hidden states; here it is the
     heads' maps.
 
     Args:
@@ -185,17 +199,17 @@ class Combination(Transfer):
         self.weights = nn.ParameterDict()
         self.parts: dict[str, Tensor] = {}
         for group in groups:
-            layers, available = student.layers(group), teacher.layers(group)
-            if layers > available:
+            layers, teacher_layers = student.layers(group), teacher.layers(group)
+            if layers > teacher_layers:
                 raise UserError(
-                    f"method 'ckd' deals the teacher's {available} layers out to the student's "
-                    f"{layers}: choose a student that is not deeper, or another method."
+                    f"method 'ckd' deals the teacher's {teacher_layers} layers out to the "
+                    f"student's {layers}: choose a student that is not deeper, or another method."
                 )
-            owner = torch.arange(available) * layers // available
+            owner = torch.arange(teacher_layers) * layers // teacher_layers
             part = (torch.arange(layers)[:, None] == owner).float()
             part = torch.kron(part, torch.ones(student.heads(group), teacher.heads(group)))
             self.parts[group] = part
-            # The mean of a part's maps, and something to tell the heads apart.
+            # The mean of a part's maps, with noise so that heads do not start alike.
             noise = 1 + 0.1 * torch.randn_like(part)
             self.weights[group] = nn.Parameter(part / part.sum(1, keepdim=True) * noise)
 
@@ -204,17 +218,18 @@ class Combination(Transfer):
     ) -> Tensor:
         """Squared distance of the student's maps from the fused ones."""
         weight = self.weights[group]
-        fused = combine(weight * self.parts[group].to(weight), teacher.maps[group].detach())
-        return losses.map_distance(student.maps[group], fused, keys, rows)
+        teacher_maps = teacher.maps[group].stacked().detach()
+        fused = combine(weight * self.parts[group].to(weight), teacher_maps)
+        return losses.map_distance(student.maps[group].stacked(), fused, keys, rows)
 
 
 _ONE_LAYER = {"encoder_layers": 1, "decoder_layers": 1}
 
 
 def _relations(values: Tensor, heads: int) -> Tensor:
-    """Scaled products (B, heads, K, K) of value vectors given as (B, any heads, K, d)."""
+    """Scaled products (B, heads, K, K) of value vectors (B, any number of heads, K, d)."""
     merged = precise(values.transpose(1, 2).flatten(2))
     vectors = merged.unflatten(2, (heads, -1)).transpose(1, 2)
-    with torch.autocast(values.device.type, enabled=False):  # it would cut them to bf16 again
+    with torch.autocast(values.device.type, enabled=False):  # it would round them to bf16 again
         relations: Tensor = vectors @ vectors.transpose(2, 3) / math.sqrt(vectors.shape[-1])
     return relations

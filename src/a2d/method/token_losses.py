@@ -1,7 +1,7 @@
-"""Losses on next tokens: with the references and with the teacher's distributions, in one pass.
+"""Losses on next tokens: against references and the teacher's distributions, in one pass.
 
-Logits are computed where a token counts, a chunk at a time, and each chunk's gradient right after
-its loss: nothing of the vocabulary's size is kept for the backward pass.
+Logits are computed for valid tokens only, a chunk at a time, and each chunk's gradient right after
+its loss: no tensor of the vocabulary's size is kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-CHUNK, CHUNK_ON_CARD = 2**23, 2**26
-"""Logits computed at a time, on a processor and on a graphics card: 32 and 256 MB in float32."""
+CHUNK, CHUNK_ON_GPU = 2**23, 2**26
+"""Logits computed at a time, on CPU and on GPU: 32 and 256 MB in float32."""
 
 BLOCK = 2**17
-"""Logits of which a thread takes softmax and gradient at a time: they stay in its cache."""
+"""Logits per thread whose softmax and gradient are computed at a time: they stay in its cache."""
 
 
 class Prediction(NamedTuple):
-    """A model's distributions over next tokens, as what its logits are computed from.
+    """Distributions over next tokens, represented by what the logits are computed from.
 
-    hidden: the decoder's output (…, width).
-    weight: of the output projection (V, width).
-    bias: (V,), a constant, or None.
+    Attributes:
+        hidden: the decoder's output (…, width).
+        weight: of the output projection (V, width).
+        bias: (V,), a constant, or None.
     """
 
     hidden: Tensor
@@ -34,42 +35,44 @@ class Prediction(NamedTuple):
     bias: Tensor | None
 
     def at(self, positions: Tensor | slice) -> Prediction:
-        """The same at some positions only."""
+        """Select positions."""
         return self._replace(hidden=self.hidden[positions])
 
     def to(self, dtype: torch.dtype) -> Prediction:
-        """The same with the product of hidden states and weights in another precision."""
+        """Convert hidden states and weight to a dtype."""
         return self._replace(hidden=self.hidden.to(dtype), weight=self.weight.to(dtype))
 
     @property
     def logits(self) -> Tensor:
-        """All of them, (…, V)."""
+        """The logits (…, V)."""
         if self.bias is None or self.bias.dtype == self.hidden.dtype:
             return functional.linear(self.hidden, self.weight, self.bias)
         return functional.linear(self.hidden, self.weight) + self.bias
 
 
 class TopTokens(NamedTuple):
-    """A distribution over next tokens by its likeliest tokens; the rest of it is spread evenly.
+    """Distributions over next tokens by their likeliest tokens; the rest is spread evenly.
 
-    ids: the tokens (…, k).
-    log_probabilities: theirs (…, k), in nats, at temperature 1.
+    Attributes:
+        ids: the likeliest tokens (…, k).
+        log_probabilities: of these tokens (…, k), in nats, at temperature 1.
     """
 
     ids: Tensor
     log_probabilities: Tensor
 
     def at(self, positions: Tensor | slice) -> TopTokens:
-        """The same at some positions only."""
+        """Select positions."""
         return TopTokens(self.ids[positions], self.log_probabilities[positions])
 
 
 class TokenLosses(NamedTuple):
     """Sums over tokens, scalars in nats.
 
-    tokens: (1-α)·CE + α·KD, the only one that has a gradient.
-    ce: label-smoothed cross-entropy with the references.
-    kd: word-level distillation, 0 without a teacher.
+    Attributes:
+        tokens: (1-α)·CE + α·KD, the only one that has a gradient.
+        ce: label-smoothed cross-entropy with the references.
+        kd: word-level distillation, 0 without a teacher.
     """
 
     tokens: Tensor
@@ -95,7 +98,7 @@ def token_losses(
         student: of N tokens.
         targets: token ids (N,).
         teacher: of the same tokens; no gradient flows to it. None: cross-entropy alone.
-        alpha: α; without a teacher it is 0, whatever is given.
+        alpha: α; ignored and 0 without a teacher.
         temperature: τ, dividing both sides' logits in distillation.
         label_smoothing: mass spread evenly over all V tokens (PyTorch's convention). fairseq's ε,
             spread over the V-1 others, is this with ε·V/(V-1).
@@ -104,7 +107,7 @@ def token_losses(
     kind = student.hidden.device.type
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
-        # Its weight stays as it is: cast here, it would get its gradient rounded once more.
+        # The weight is not cast: its gradient would be rounded once more.
         student = student._replace(hidden=student.hidden.to(dtype))
         teacher = teacher.to(dtype) if isinstance(teacher, Prediction) else teacher
     with torch.autocast(kind, enabled=False):
@@ -118,33 +121,39 @@ class _Settings(NamedTuple):
     label_smoothing: float
 
 
-class _Wanted(NamedTuple):
-    """A target distribution: an even part for every token, more for some, and any other."""
+class _Target(NamedTuple):
+    """Target distributions of n tokens: the sum of three parts, of which some are absent.
 
-    even: Tensor | None = None  # (n, 1)
-    ids: Tensor | None = None  # (n, k)
-    more: Tensor | None = None  # (n, k)
-    other: Tensor | None = None  # (n, V)
+    Attributes:
+        even: probability that every token has, (n, 1).
+        ids, more: tokens with more probability, and how much more, both (n, k).
+        dense: probabilities of all tokens (n, V).
+    """
+
+    even: Tensor | None = None
+    ids: Tensor | None = None
+    more: Tensor | None = None
+    dense: Tensor | None = None
 
     def cross_entropy(self, log_probabilities: Tensor) -> Tensor:
-        """Summed over tokens."""
+        """Cross-entropy of predictions (n, V), summed over tokens."""
         total = log_probabilities.new_zeros(())
         if self.even is not None:
             total = total + (self.even * log_probabilities.sum(-1, keepdim=True)).sum()
         if self.ids is not None and self.more is not None:
             total = total + (self.more * log_probabilities.gather(-1, self.ids)).sum()
-        if self.other is not None:
-            total = total + torch.linalg.vecdot(self.other, log_probabilities).sum()
+        if self.dense is not None:
+            total = total + torch.linalg.vecdot(self.dense, log_probabilities).sum()
         return -total
 
     def subtract_from(self, gradient: Tensor, weight: float) -> None:
-        """Subtract `weight` times the distribution, in place."""
+        """Subtract `weight` times the distributions from (n, V), in place."""
         if self.even is not None:
             gradient.sub_(weight * self.even)
         if self.ids is not None and self.more is not None:
             gradient.scatter_add_(-1, self.ids, -weight * self.more)
-        if self.other is not None:
-            gradient.sub_(self.other, alpha=weight)
+        if self.dense is not None:
+            gradient.sub_(self.dense, alpha=weight)
 
 
 class _TokenLosses(torch.autograd.Function):
@@ -160,35 +169,40 @@ class _TokenLosses(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         precise = torch.promote_types(hidden.dtype, torch.float32)
         ce, kd = hidden.new_zeros(2, dtype=precise).unbind()
-        of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        of_weight = None  # sums of many chunks would lose bits in half precision
+        hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        weight_gradient = None
         weight = weight.to(hidden.dtype)
-        on_processor = weight.device.type == "cpu"
+        on_cpu = weight.device.type == "cpu"
         block = BLOCK * torch.get_num_threads()
-        chunk, block = (CHUNK, block) if on_processor else (CHUNK_ON_CARD, CHUNK_ON_CARD)
+        chunk, block = (CHUNK, block) if on_cpu else (CHUNK_ON_GPU, CHUNK_ON_GPU)
         for part in _slices(len(hidden), chunk // len(weight)):
             logits = Prediction(hidden[part], weight, bias).logits
-            told = None if teacher is None else teacher.at(part)
-            said = told.logits if isinstance(told, Prediction) else told
+            selected = None if teacher is None else teacher.at(part)
+            chunk_teacher = selected.logits if isinstance(selected, Prediction) else selected
             for rows in _slices(len(logits), block // len(weight)):
                 scores = logits[rows].to(precise)
-                losses, slope = _block(scores, targets[part][rows], _at(said, rows), settings)
+                losses, gradient = _block(
+                    scores, targets[part][rows], _at(chunk_teacher, rows), settings
+                )
                 ce, kd = ce + losses[0], kd + losses[1]
-                logits[rows] = slope  # where they were: nothing else of this size is needed
-            slope = logits.to(hidden.dtype)
-            if of_hidden is not None:
-                of_hidden[part] = slope @ weight
+                logits[rows] = gradient  # in place: no second tensor of this size is needed
+            gradient = logits.to(hidden.dtype)
+            if hidden_gradient is not None:
+                hidden_gradient[part] = gradient @ weight
             if ctx.needs_input_grad[1]:
-                product = slope.T @ hidden[part]
-                of_weight = product if of_weight is None else of_weight.to(precise).add_(product)
-        ctx.save_for_backward(of_hidden, of_weight)
+                product = gradient.T @ hidden[part]
+                if weight_gradient is None:
+                    weight_gradient = product
+                else:  # sums of many chunks would lose bits in half precision
+                    weight_gradient = weight_gradient.to(precise).add_(product)
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.mark_non_differentiable(ce, kd)
         return (1 - settings.alpha) * ce + settings.alpha * kd, ce, kd
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        # Rounded to half precision, the factor would be off by up to 0.4% for all tokens.
+        # Multiply in float32: rounded to bf16, the factor would be off by up to 0.4%.
         hidden, weight = ctx.saved_tensors
         if hidden is not None:
             hidden = (hidden.to(total.dtype) * total).to(hidden.dtype)
@@ -198,7 +212,7 @@ class _TokenLosses(torch.autograd.Function):
 
 
 def _slices(length: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of at most so many, at least one."""
+    """Consecutive slices of at most `size` items that cover `length`; at least one slice."""
     size = max(1, size)
     return (slice(start, start + size) for start in range(0, max(1, length), size))
 
@@ -215,40 +229,40 @@ def _block(
     teacher: Tensor | TopTokens | None,
     settings: _Settings,
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Both losses, and the gradient of their weighted sum with respect to the logits."""
+    """Return both losses and the gradient of their weighted sum with respect to the logits."""
     alpha, temperature, smoothing = settings
     ids = targets.unsqueeze(-1)
     share = torch.full_like(ids, 1, dtype=logits.dtype) - smoothing
     even = torch.full_like(share, smoothing / logits.shape[-1]) if smoothing else None
-    references = _Wanted(even, ids, share)
+    references = _Target(even, ids, share)
     predicted = logits.log_softmax(-1)
     ce, kd = references.cross_entropy(predicted), logits.new_zeros(())
     if teacher is None:
-        slope = predicted.exp_()
+        gradient = predicted.exp_()
     else:
-        wanted = _distribution(teacher, logits, temperature)
+        distribution = _distribution(teacher, logits, temperature)
         if temperature == 1:
-            kd = wanted.cross_entropy(predicted)
-            slope = predicted.exp_()
+            kd = distribution.cross_entropy(predicted)
+            gradient = predicted.exp_()
         else:
             tempered = (logits / temperature).log_softmax(-1)
-            kd = wanted.cross_entropy(tempered) * temperature**2
-            slope = predicted.exp_().mul_(1 - alpha)
-            slope.add_(tempered.exp_(), alpha=alpha * temperature)
-        wanted.subtract_from(slope, alpha * temperature)
-    references.subtract_from(slope, 1 - alpha)
-    return (ce, kd), slope
+            kd = distribution.cross_entropy(tempered) * temperature**2
+            gradient = predicted.exp_().mul_(1 - alpha)
+            gradient.add_(tempered.exp_(), alpha=alpha * temperature)
+        distribution.subtract_from(gradient, alpha * temperature)
+    references.subtract_from(gradient, 1 - alpha)
+    return (ce, kd), gradient
 
 
-def _distribution(teacher: Tensor | TopTokens, logits: Tensor, temperature: float) -> _Wanted:
-    """The teacher's distribution at a temperature, by its logits or likeliest tokens."""
+def _distribution(teacher: Tensor | TopTokens, logits: Tensor, temperature: float) -> _Target:
+    """Return the teacher's distributions at a temperature, from logits or likeliest tokens."""
     if isinstance(teacher, Tensor):
         scores = teacher.to(logits.dtype)
-        return _Wanted(other=(scores if temperature == 1 else scores / temperature).softmax(-1))
+        return _Target(dense=(scores if temperature == 1 else scores / temperature).softmax(-1))
     others = logits.shape[-1] - teacher.ids.shape[-1]
     top = teacher.log_probabilities.to(logits.dtype)
-    left = (1 - top.exp().sum(-1, keepdim=True)).clamp_min(torch.finfo(top.dtype).tiny)
+    remainder = (1 - top.exp().sum(-1, keepdim=True)).clamp_min(torch.finfo(top.dtype).tiny)
     top = (top / temperature).exp()
-    rest = (left / max(others, 1)) ** (1 / temperature) * (others > 0)
+    rest = (remainder / max(others, 1)) ** (1 / temperature) * (others > 0)
     total = top.sum(-1, keepdim=True) + others * rest
-    return _Wanted(rest / total, teacher.ids, (top - rest) / total)
+    return _Target(rest / total, teacher.ids, (top - rest) / total)

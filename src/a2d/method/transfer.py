@@ -1,25 +1,24 @@
-"""Feature transfer: what a method compares inside student and teacher, beyond their outputs.
+"""Feature transfer: comparison of student and teacher inside the models, beyond their outputs.
 
-`A2D` here is the method of this package. `a2d.method.hidden_states` has what may be compared
-besides, `a2d.method.mappings` the methods that it is compared with.
+`A2D` is the method of this package. `a2d.method.hidden_states` adds hidden states to it;
+`a2d.method.mappings` has the methods that it is compared with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from a2d.errors import UserError
-from a2d.method import losses
+from a2d.families import Geometry
 from a2d.method.alignment import FILE_NAME, AttentionAlignment
 from a2d.method.attention import GROUPS, Features
-
-FORMULAS = ("paper", "geometric", "convex", "official", "official-mixture")
+from a2d.method.formulas import Formula
+from a2d.method.maps import StackedMaps
 
 STARTS = ("random", "uniform")
 """How an alignment may start."""
@@ -31,22 +30,22 @@ Masks = Mapping[str, tuple[Tensor, Tensor]]
 class Transfer(nn.Module):
     """Compares the student's features with the teacher's, group by group.
 
+    Its parameters are trained together with the student.
+
     Args:
-        groups: the groups compared; the others' terms do not exist.
+        groups: the groups compared; the others have no terms.
     """
 
-    hidden_states: ClassVar[bool] = False
-    """Whether `forward` reads the layers' outputs."""
-
     stacked: bool = True
-    """Whether `forward` reads maps as tensors, however long sentences are."""
+    """Whether it reads whole maps; the forward pass then stores them, however long sentences are.
+    """
 
     def __init__(self, groups: tuple[str, ...]) -> None:
         super().__init__()
         self.groups = groups
 
     def forward(self, student: Features, teacher: Features, masks: Masks) -> dict[str, Tensor]:
-        """Per group a scalar, summed over query rows."""
+        """Return a scalar per group, summed over query rows."""
         return {
             group: self.compare(group, student, teacher, *masks[group]) for group in self.groups
         }
@@ -54,11 +53,21 @@ class Transfer(nn.Module):
     def compare(
         self, group: str, student: Features, teacher: Features, keys: Tensor, rows: Tensor
     ) -> Tensor:
-        """One group's sum over query rows; `keys` and `rows` as in `losses`."""
+        """Compare one group.
+
+        Args:
+            group: its name.
+            student, teacher: the models' features.
+            keys: True where a query may attend to a key, broadcastable to (B, Q, K).
+            rows: True at valid query positions, (B, Q).
+
+        Returns:
+            A scalar, summed over query rows.
+        """
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
-        """Write what was learned, if anything, to a file in `folder`."""
+        """Write the parameters, if there are any, to a file in `folder`."""
         if list(self.parameters()):
             save_file(self.state_dict(), folder / "transfer.safetensors")
 
@@ -81,54 +90,46 @@ class Transfer(nn.Module):
 class A2D(Transfer):
     """Attention transfer through a learned alignment (Jin et al. 2024, section 3.2).
 
-    Every teacher map is compared with a combination of all the student's maps of its group. With W
-    the alignment and S the student's maps, `formula` says which:
-
-    - `paper`: softmax(W·S), row by row over the valid keys (Eq. 9 and 10).
-    - `geometric`: softmax(W·log S): the same of log-probabilities, a weighted geometric mean. A
-      single weight of one reproduces a student's map, which the paper's form cannot.
-    - `convex`: V·S, with V the softmax of W over the student's channels: a weighted mean.
-    - `official`: what the released code computes, a softmax over whole maps on both sides.
-    - `official-mixture`: the same with the teacher's maps replaced by random mixtures of them, as
-      the released code does (its teacher has an alignment of its own, which nothing ever trains).
+    Every teacher map is compared with a combination of all the student's maps of its group; the
+    formula says how.
 
     Args:
-        alignment: the student's alignment.
-        formula: one of `FORMULAS`.
+        student, teacher: layers and heads of the models.
+        formula: how maps are combined and compared.
         groups: the groups compared.
-        start: of the alignment, `random` or `uniform` (`AttentionAlignment.start_uniform`).
+        start: of the alignment: `random` or `uniform` (`AttentionAlignment.start_uniform`).
     """
 
     def __init__(
-        self, alignment: AttentionAlignment, formula: str, groups: tuple[str, ...], start: str
+        self,
+        student: Geometry,
+        teacher: Geometry,
+        formula: Formula,
+        groups: tuple[str, ...],
+        start: str,
     ) -> None:
         super().__init__(groups)
         self.formula = formula
-        self.stacked = formula.startswith("official")
-        self.alignment = alignment
-        self.alignment.convex = formula == "convex"
+        self.stacked = formula.stacked
+        self.alignment = AttentionAlignment(student, teacher, formula.convex)
         self.mixture: AttentionAlignment | None = None
         if start == "uniform":
-            alignment.start_uniform({"geometric": 1.0, "convex": 4.0}.get(formula, 5.0))
+            self.alignment.start_uniform(formula.uniform_start)
         for group in set(GROUPS) - set(groups):
-            nn.init.zeros_(alignment.weight(group))  # nothing will ever train it
-        if formula == "official-mixture":
-            self.mixture = AttentionAlignment(alignment.teacher, alignment.teacher)
+            nn.init.zeros_(self.alignment.weights[group])  # never trained
+        if formula.mixes_teacher:
+            self.mixture = AttentionAlignment(teacher, teacher)
             self.mixture.requires_grad_(False)
 
     def compare(
         self, group: str, student: Features, teacher: Features, keys: Tensor, rows: Tensor
     ) -> Tensor:
-        """KL of the teacher's maps from the intermediate ones."""
-        maps, wanted = student.maps[group], teacher.maps[group]
-        if self.formula in ("official", "official-mixture"):
-            if self.mixture is not None:
-                wanted = self.mixture(wanted, group)
-            return losses.official_attention_transfer(self.alignment(maps, group), wanted)
-        weight = self.alignment.connections(group)
-        return losses.attention_transfer(
-            maps, wanted, keys, rows, weight=weight, formula=self.formula
-        )
+        """Divergence of the teacher's maps from the intermediate ones."""
+        teacher_maps = teacher.maps[group]
+        if self.mixture is not None:
+            teacher_maps = StackedMaps(self.mixture(teacher_maps.stacked(), group))
+        connections = self.alignment.connections(group)
+        return self.formula.loss(student.maps[group], teacher_maps, keys, rows, connections)
 
     def save(self, folder: Path) -> None:
         """Write the alignment."""

@@ -1,8 +1,8 @@
-"""Models as CTranslate2 takes them, of every family.
+"""Conversion of models for CTranslate2, of every family whose record names a loader.
 
-Its loaders do the work; here is what they miss of models that transformers 5 writes: a name for
-every row of the embeddings, the token that decoders start from, and settings that are no longer
-saved. This module needs CTranslate2.
+CTranslate2's own loaders do the work. Here they get what they miss of models that transformers 5
+writes: a name for every row of the embeddings, and the token that decoders start from. The record's
+`prepare_export` (`a2d.families`) sets what depends on the family. This module needs CTranslate2.
 """
 
 from __future__ import annotations
@@ -13,30 +13,37 @@ from ctranslate2.converters import Converter
 from ctranslate2.converters import transformers as loaders
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_NEVER = -1e4
-"""Logit of a token that is not to be said; float16 holds it."""
+from a2d.families import family_of
 
 
 class LoadedConverter(Converter):
-    """Converts a model that is loaded; it may change the model's configuration."""
+    """Converter of a model in memory. It may change the model's configuration."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self._model, self._tokenizer = model, tokenizer
 
     def _load(self) -> Any:
-        load: Any = FAMILIES[self._model.config.model_type]()
-        return load(self._model, self._tokenizer)
+        family = family_of(self._model.config)
+        assert family.ctranslate2_loader is not None
+        loader = getattr(loaders, family.ctranslate2_loader)
+        if family.prepare_export is not None:
+            family.prepare_export(self._model)
+        complete: Any = type(loader.__name__, (_Complete, loader), {})
+        return complete()(self._model, self._tokenizer)
 
 
-class _Whole:
-    """Every row of the embeddings has a token of its own; decoders start as the model says."""
+class _Complete:
+    """Changes to every loader: each row of the embeddings has a token of its own.
+
+    Decoders start from the embedding of the model's start token, as in transformers.
+    """
 
     def get_vocabulary(self, model: Any, tokenizer: Any) -> list[str]:
-        named = {index: token for token, index in tokenizer.get_vocab().items()}
-        known = set(named.values())
+        names = {index: token for token, index in tokenizer.get_vocab().items()}
+        known = set(names.values())
         tokens = []
         for row in range(model.config.vocab_size):
-            token = named.get(row)
+            token = names.get(row)
             if token is None:
                 token = tokenizer.convert_ids_to_tokens(row)  # M2M100's languages
                 token = f"<row {row}>" if token is None or token in known else token
@@ -50,77 +57,10 @@ class _Whole:
         config.bos_token = tokenizer.bos_token or tokenizer.eos_token
         config.decoder_start_token = tokenizer.convert_ids_to_tokens(start)
 
-
-class _Barts(_Whole):
-    """Whether layers normalise what they read, and whether embeddings are normalised."""
-
-    before = embeddings = False
-
-    def get_model_spec(self, model: Any) -> Any:
-        model.config.normalize_before = self.before
-        model.config.normalize_embedding = self.embeddings
-        return super().get_model_spec(model)  # type: ignore[misc]
-
-
-class _Bart(_Barts, loaders.BartLoader):
-    embeddings = True
-
-
-class _MBart(_Barts, loaders.MBartLoader):
-    before = embeddings = True
-
-
-class _M2M100(_Whole, loaders.M2M100Loader):
-    pass
-
-
-class _Pegasus(_Barts, loaders.PegasusLoader):
-    before = True
-
-
-class _Marian(_Whole, loaders.MarianMTLoader):
-    """Decoders start from the padding token's embedding, as in transformers, and not from zeros.
-
-    It is no longer zero once transformers' Trainer has trained a model. What follows is never
-    padding.
-    """
-
-    def get_model_spec(self, model: Any) -> Any:
-        model.final_logits_bias[0, model.config.pad_token_id] = _NEVER
-        return super().get_model_spec(model)
-
     def set_decoder(self, spec: Any, decoder: Any) -> None:
-        super().set_decoder(spec, decoder)
+        super().set_decoder(spec, decoder)  # type: ignore[misc]
+        # Marian's loader starts from zeros; training may change the padding token's embedding.
         spec.start_from_zero_embedding = False
 
     def _remove_pad_weights(self, spec: Any) -> None:
-        pass
-
-
-class _T5s(_Whole):
-    """Output layers scale what they read if the model says so, not if they share embeddings."""
-
-    def get_model_spec(self, model: Any) -> Any:
-        scaled = getattr(model.config, "scale_decoder_outputs", False)  # mT5 never does
-        model.config.tie_word_embeddings = scaled
-        return super().get_model_spec(model)  # type: ignore[misc]
-
-
-class _T5(_T5s, loaders.T5Loader):
-    pass
-
-
-class _UMT5(_T5s, loaders.UMT5Loader):
-    pass
-
-
-FAMILIES = {
-    "bart": _Bart,
-    "mbart": _MBart,
-    "m2m_100": _M2M100,
-    "pegasus": _Pegasus,
-    "marian": _Marian,
-    "t5": _T5,
-    "mt5": _T5,
-    "umt5": _UMT5,
-}
+        """Keep the row of the padding token, which Marian's loader removes."""

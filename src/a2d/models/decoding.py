@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from a2d.errors import UserError
+from a2d.families import positions_of
 from a2d.models.folders import GENERATION, reading
 from a2d.models.tokenizer import mark_languages
 from a2d.text.batching import TokenBatchSampler, encode_sources
@@ -120,12 +121,6 @@ def generation_limit(source_tokens: int, positions: int | None = None) -> int:
     """
     limit = int(1.2 * source_tokens) + 10
     return limit if positions is None else min(limit, positions)
-
-
-def positions_of(config: Any) -> int | None:
-    """How many positions a model tells apart; None if that is not limited (T5's are relative)."""
-    found: int | None = getattr(config, "max_position_embeddings", None)
-    return found
 
 
 def search_settings(model: GenerationConfig) -> GenerationConfig:

@@ -1,4 +1,4 @@
-"""Students as CTranslate2 models: the same translations, faster, and smaller if quantised."""
+"""Export of students to CTranslate2, which translates faster, and smaller if quantised."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from a2d.errors import UserError, first_line
+from a2d.families import Geometry, family_of, positions_of
 from a2d.files import whole_folder
-from a2d.method.attention import Geometry
 from a2d.models.decoding import (
     BEAMS,
     check_search,
     generation_limit,
     own_limit,
-    positions_of,
     search_settings,
 )
 from a2d.models.folders import read_generation_config, reading
@@ -29,7 +28,7 @@ from a2d.text.batching import encode_sources
 
 WEIGHTS = "model.bin"
 _POSITIONS = "positions"
-"""Setting of an exported model's tokenizer: how many the model has, which its file does not say."""
+"""Tokenizer setting for the model's number of positions, which CTranslate2's file lacks."""
 
 QUANTIZATIONS = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int16")
 
@@ -39,12 +38,12 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
 
     Args:
         model: the student's folder, or a hub name.
-        output: the folder to write; it must not exist yet.
-        quantization: how weights are kept, one of `QUANTIZATIONS`.
+        output: the folder to write, which must not exist yet.
+        quantization: data type of the weights, one of `QUANTIZATIONS`.
 
     Raises:
         UserError: CTranslate2 is missing or cannot take the model, `output` exists, or `model` is
-            no model, or exported already.
+            not a model or is exported already.
     """
     if is_exported(Path(model)):
         raise UserError(
@@ -88,10 +87,10 @@ def is_exported(folder: Path) -> bool:
 def takes_the_place_of_transformers(model: str | None) -> bool:
     """Whether CTranslate2 is installed, takes a model, and searches as transformers does.
 
-    It weighs repetition otherwise, which some models are released with penalties on.
+    The two differ for models with repetition penalties, which CTranslate2 computes differently.
 
     Args:
-        model: folder or hub name; None for a Marian model that is still to be trained.
+        model: folder or hub name; None: a model of `a2d.models.loading.new_model`.
     """
     try:
         require_ctranslate2()
@@ -106,10 +105,8 @@ def takes_the_place_of_transformers(model: str | None) -> bool:
 
 
 def _obstacle(config: Any, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Why CTranslate2 cannot take a model, as the rest of a sentence; None if it can."""
-    from a2d.models.conversion import FAMILIES
-
-    if config.model_type not in FAMILIES:
+    """The reason why CTranslate2 cannot take a model, as a predicate; None if it can."""
+    if family_of(config).ctranslate2_loader is None:
         return f"is a model of type {config.model_type!r}, which CTranslate2 does not know"
     if getattr(tokenizer, "separate_vocabs", False):
         return "has vocabularies of their own for source and target, which cannot be exported"
@@ -123,10 +120,10 @@ def _obstacle(config: Any, tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 class ExportedModel:
-    """A model in a folder that `export` wrote, ready to translate.
+    """Translator from a folder that `export` wrote.
 
     Raises:
-        UserError: CTranslate2 is missing.
+        UserError: CTranslate2 is missing, or the folder is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -197,13 +194,13 @@ class ExportedModel:
 
 
 def _options(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The settings of a search that CTranslate2 knows too, by its names."""
+    """Generation settings under CTranslate2's names, where it has them."""
     names = ("length_penalty", "repetition_penalty", "no_repeat_ngram_size")
     options = {name: value for name in names if (value := getattr(settings, name)) is not None}
-    # What comes nearest to the rules by which transformers ends a beam.
+    # These come nearest to the rules by which transformers ends a beam.
     options |= {"min_decoding_length": 0, "patience": 1 if settings.early_stopping is True else 2}
     never = [*(settings.bad_words_ids or []), *([i] for i in settings.suppress_tokens or [])]
-    padding = [tokenizer.pad_token_id]  # is ruled out by its logit, or no token of CTranslate2's
+    padding = [tokenizer.pad_token_id]  # its logit rules it out, or CTranslate2 has no such token
     texts = [tokenizer.convert_ids_to_tokens(ids) for ids in never if ids != padding]
     return options | {"suppress_sequences": texts or None}
 

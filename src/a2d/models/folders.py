@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from a2d.errors import UserError, disk_is_full, first_line, memory_is_full
+from a2d.families import FAMILIES
 from a2d.teachers import model_path
 
 GENERATION = "generation_config.json"
@@ -32,17 +33,6 @@ WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 ADAPTER = "adapter_config.json"
 
-_COUNTS = {
-    "config.json": ("num_labels", "id2label"),
-    "tokenizer_config.json": (
-        "added_tokens_decoder",
-        "extra_ids",
-        "num_madeup_words",
-        "offset",
-    ),
-}
-"""Settings by which libraries make names, one by one, before anything else looks at them: their
-number, or a dictionary of them."""
 _MOST_NAMES = 10_000
 _LONGEST_JSON = 100_000_000
 """Bytes of a file of settings."""
@@ -184,7 +174,7 @@ def refuse_code(path: str) -> None:
             raise UserError(
                 f"the model {path!r} {problem} ({setting!r} in its {name}): take one without it"
             )
-        for setting in _COUNTS.get(name, ()):
+        for setting in _counts(name):
             count = settings.get(setting)
             count = len(count) if isinstance(count, dict) else count
             if isinstance(count, int | float) and count > _MOST_NAMES:
@@ -209,6 +199,18 @@ def refuse_code(path: str) -> None:
 def _is_name(name: object) -> bool:
     """Whether it is the name of a file, without a folder."""
     return isinstance(name, str) and PurePosixPath(name).name == name and "\\" not in name
+
+
+def _counts(name: str) -> tuple[str, ...]:
+    """Settings of a file by which libraries make names, one by one, before any other check.
+
+    Their value is a number of names, or a dictionary of them.
+    """
+    if name == "tokenizer_config.json":
+        families = FAMILIES.values()
+        own = (n for each in families for n in (*each.named_tokens, *each.filler_tokens))
+        return ("added_tokens_decoder", *own)
+    return ("num_labels", "id2label") if name == "config.json" else ()
 
 
 _refuse_code_once = cache(refuse_code)

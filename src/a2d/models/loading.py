@@ -1,4 +1,4 @@
-"""Models from scratch and from a folder, and what must be equal in two of them."""
+"""New models, models from a folder, and the check that two models share a vocabulary."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ from transformers import (
 from transformers.activations import ACT2FN
 
 from a2d.errors import UserError, first_line, memory_is_full
-from a2d.method.attention import Geometry, check_family
+from a2d.families import (
+    Geometry,
+    activation_of,
+    family_of,
+    positions_of,
+    sizes_of,
+)
 from a2d.models.decoding import BEAMS, check_search, searching, token_ids
 from a2d.models.folders import read_config, read_model, reading, tensor_shapes
 
@@ -42,17 +48,18 @@ def new_model(
     activation: str = "relu",
     max_positions: int = 512,
 ) -> MarianMTModel:
-    """A freshly initialised Transformer (Vaswani et al. 2017) in transformers' Marian class.
+    """Make a random Transformer (Vaswani et al. 2017) in transformers' Marian class.
 
-    Post-norm, sinusoidal positions, one embedding matrix for source, target and output.
+    It has post-norm layers, sinusoidal positions, and one embedding matrix for source, target and
+    output.
 
     Args:
-        vocabulary: a tokenizer, or the configuration of a model, whose tokens the new model has.
-        encoder_layers, decoder_layers, heads, width, feed_forward: its size.
-        decoder_heads, decoder_feed_forward: those of its decoder; None: as the encoder has them.
-        dropout, attention_dropout, activation_dropout: shares of what is dropped in training.
-        activation: between the two feed-forward layers.
-        max_positions: longest sentence, in tokens.
+        vocabulary: a tokenizer, or the configuration of a model with the same tokens.
+        encoder_layers, decoder_layers, heads, width, feed_forward: sizes.
+        decoder_heads, decoder_feed_forward: sizes of the decoder; None: the encoder's.
+        dropout, attention_dropout, activation_dropout: dropout rates in training.
+        activation: activation between the two feed-forward layers.
+        max_positions: length of the longest sentence, in tokens.
 
     Raises:
         UserError: the width cannot be split into that many heads.
@@ -89,7 +96,7 @@ def new_model(
     )
     model = MarianMTModel(config)
     _shrink_residual_branches(model)
-    # Padding is never a translation's token.
+    # No translation contains padding.
     model.generation_config.bad_words_ids = [[ids["pad_token_id"]]]
     return model
 
@@ -107,11 +114,11 @@ def _special_tokens(vocabulary: Any) -> dict[str, int]:
 
 
 def load_config(path: str | Path) -> Any:
-    """The configuration of a pretrained encoder-decoder in a folder, on the hub, or packaged.
+    """Load the configuration of an encoder-decoder from a folder, the hub, or the package.
 
     Raises:
-        UserError: no such model, one that wants to run code, an unverified family, or sizes that
-            no model has.
+        UserError: there is no such model, it wants to run code, its family is not supported, or
+            its sizes make no sense.
     """
     problem = (
         f"no model at {str(path)!r}: give a local folder with a config.json, or a hub name while "
@@ -119,27 +126,28 @@ def load_config(path: str | Path) -> Any:
     )
     with reading(path, problem):
         config = read_config(path)
-        check_family(config)
+        family_of(config)
         _check_sizes(config, path)
     return config
 
 
 MOST_LAYERS = 1000
-"""More layers than this are taken for a damaged file."""
+"""A configuration with more layers is considered damaged."""
 
 MOST_POSITIONS = 32_768
-"""So are more positions: Marian and Pegasus compute them one by one."""
+"""A configuration with more positions is considered damaged: some families compute each one."""
 
 
 def _check_sizes(config: Any, path: str | Path) -> None:
     try:
-        shape = Geometry.of(config)
+        shape, width = Geometry.of(config), sizes_of(config)["width"]
         layers, heads = shape[:2], shape[2:]
-        vocabulary, width = config.vocab_size, config.d_model
+        vocabulary, activation = config.vocab_size, activation_of(config)
+        limited = family_of(config).positions is not None
+        positions: Any = positions_of(config) if limited else 1
     except AttributeError as error:
         raise UserError(f"the config.json of {path} lacks a size ({first_line(error)}).") from error
     problem = None
-    positions = getattr(config, "max_position_embeddings", 1)
     sizes = (*shape, vocabulary, width, positions)
     shares = {name: value for name, value in config.to_dict().items() if "drop" in name}
     if any(type(size) is not int or size < 1 for size in sizes):
@@ -153,12 +161,12 @@ def _check_sizes(config: Any, path: str | Path) -> None:
         problem = f"{max(layers):,} layers are more than {MOST_LAYERS:,}"
     elif positions > MOST_POSITIONS:
         problem = f"{positions:,} positions are more than {MOST_POSITIONS:,}"
-    elif not hasattr(config, "d_kv") and any(width % count for count in heads):
+    elif family_of(config).head_width is None and any(width % count for count in heads):
         problem = f"width {width} cannot be split into {' or '.join(map(str, set(heads)))} heads"
     elif outside := [token for token in token_ids(config) if not 0 <= token < vocabulary]:
         problem = f"the token {outside[0]} is outside its vocabulary of {vocabulary:,}"
-    elif getattr(config, "activation_function", "relu") not in ACT2FN:
-        problem = f"{config.activation_function!r} is no activation that transformers knows"
+    elif str(activation).removeprefix("gated-") not in ACT2FN:
+        problem = f"{activation!r} is no activation that transformers knows"
     elif wrong := [name for name, share in shares.items() if not _is_share(share)]:
         problem = f"its {wrong[0]} is {shares[wrong[0]]!r}, and no share between 0 and 1"
     if problem is not None:
@@ -172,11 +180,11 @@ def _is_share(value: Any) -> bool:
 def load_model(path: str | Path) -> PreTrainedModel:
     """Load a pretrained encoder-decoder, in float32.
 
-    Weights are read from safetensors only: a pickle can run code.
+    Weights are read from safetensors only, because a pickle can run code.
 
     Raises:
-        UserError: as `load_config` says, or weights that are missing, do not fit, are no numbers,
-            or are no safetensors, or a model that does not run.
+        UserError: as `load_config`; or weights are missing, do not fit the configuration, are not
+            finite or not in safetensors; or the model does not run.
     """
     config = load_config(path)
     unreadable = (
@@ -212,14 +220,15 @@ def load_model(path: str | Path) -> PreTrainedModel:
 
 
 _MORE = 2
-"""Elements of a model for each that its files hold, at most: tied weights are saved once."""
+"""Largest ratio of a model's parameters to those in its files, where tied weights stand once."""
 
 
 def _check_shapes(config: Any, shapes: Sequence[tuple[int, ...]], path: str | Path) -> None:
     """Refuse sizes that the weights do not have, before libraries reserve memory for them."""
     if not shapes:
         return
-    layers, embeddings = sum(Geometry.of(config)[:2]), (config.vocab_size, config.d_model)
+    width = sizes_of(config)["width"]
+    layers, embeddings = sum(Geometry.of(config)[:2]), (config.vocab_size, width)
     problem = None
     if embeddings not in shapes:
         problem = "{:,} tokens of width {:,}".format(*embeddings)
@@ -229,7 +238,7 @@ def _check_shapes(config: Any, shapes: Sequence[tuple[int, ...]], path: str | Pa
         with torch.device("meta"):
             empty = AutoModelForSeq2SeqLM.from_config(copy.deepcopy(config))
         needed, there = count_parameters(empty), sum(map(prod, shapes))
-        computed = config.d_model * 2 * getattr(config, "max_position_embeddings", 0)
+        computed = width * 2 * (positions_of(config) or 0)
         if needed > _MORE * there + computed:
             problem = f"{needed:,} parameters"
     if problem is not None:
@@ -241,10 +250,10 @@ def _check_shapes(config: Any, shapes: Sequence[tuple[int, ...]], path: str | Pa
 
 @torch.inference_mode()
 def _check_runs(model: PreTrainedModel, path: str | Path) -> None:
-    """Make sure that a model computes something, and generates: settings that libraries read late.
+    """Check that a model computes logits and generates, because libraries read some settings late.
 
     Raises:
-        UserError: it does not.
+        UserError: the model does not run.
     """
     with reading(path, f"the model in {path} does not run: fetch or save it anew"):
         ids = torch.zeros((1, 2), dtype=torch.long)
@@ -263,21 +272,21 @@ def infinite_tensors(model: nn.Module) -> list[str]:
 
 
 def _computed(model: PreTrainedModel, name: str) -> bool:
-    """Whether a weight is no learned one: releases of Pegasus lack their sinusoidal positions."""
-    return "Sinusoidal" in type(model.get_submodule(name.rpartition(".")[0])).__name__
+    """Whether a weight is computed, not learned, so that a release may lack it."""
+    return name.endswith(family_of(model.config).computed_weights)
 
 
 def load_to_run(path: str | Path) -> PreTrainedModel:
-    """`load_model`, on the graphics card where there is one."""
+    """Load a model as `load_model` does, onto the GPU if there is one."""
     model = load_model(path)
     return model.to("cuda") if torch.cuda.is_available() else model
 
 
 def check_same_ids(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
-    """Make sure that two models agree on the size of the vocabulary and the special tokens.
+    """Check that two models have the same size of vocabulary and the same special tokens.
 
     Raises:
-        UserError: they do not.
+        UserError: the models differ.
     """
     for name in _SPECIAL:
         ours, theirs = getattr(student.config, name), getattr(teacher.config, name)
@@ -289,7 +298,7 @@ def check_same_ids(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
 
 
 def decoder_inputs(model: PreTrainedModel, labels: Tensor) -> Tensor:
-    """What the decoder reads when it is to predict `labels` (B, T), -100 at padding."""
+    """The decoder's input ids (B, T) for predicting `labels` (B, T), which are -100 at padding."""
     if hasattr(model, "prepare_decoder_input_ids_from_labels"):
         ids: Tensor = model.prepare_decoder_input_ids_from_labels(labels)
         return ids
@@ -299,12 +308,11 @@ def decoder_inputs(model: PreTrainedModel, labels: Tensor) -> Tensor:
 
 
 def freeze_padding_row(model: PreTrainedModel) -> None:
-    """Stop a Marian model's padding token's embedding from learning.
+    """Keep the padding token's embedding as it is, for a family that needs that.
 
-    The decoder starts from it, and with tied embeddings the output layer would train it. Inference
-    engines take it for zero, as it is in releases and new models.
+    With tied embeddings the output layer would train it.
     """
-    if model.config.model_type != "marian":
+    if not family_of(model.config).frozen_padding:
         return
     padding = model.config.pad_token_id
 
@@ -316,12 +324,12 @@ def freeze_padding_row(model: PreTrainedModel) -> None:
 
 
 def _shrink_residual_branches(model: PreTrainedModel, factor: float = 0.1) -> None:
-    """Let post-norm layers start near the identity, but for cross-attention.
+    """Let all post-norm layers except cross-attention start near the identity.
 
     Post-norm Transformers depend heavily on their residual branches, which makes them slow to
     start and unstable (Liu et al. 2020, "Understanding the Difficulty of Training Transformers",
-    section 4). Cross-attention keeps its full weight: it is what has to be found first, and a
-    small corpus yields few updates to find it.
+    section 4). Cross-attention keeps its full weight, because the model must learn it first, and a
+    small corpus yields few updates for that.
     """
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -1,10 +1,9 @@
-"""Students made from a teacher: its vocabulary, its architecture or Marian's, its weights."""
+"""Students made from a teacher: with its vocabulary, and its architecture or Marian's."""
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,23 +11,29 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from a2d.errors import UserError
-from a2d.method.attention import Geometry, check_family
-from a2d.models.decoding import inherited_settings, positions_of
+from a2d.families import (
+    Geometry,
+    activation_of,
+    attention_width,
+    family_of,
+    has_two_vocabularies,
+    positions_of,
+    sizes_of,
+)
+from a2d.models.decoding import inherited_settings
 from a2d.models.loading import new_model
 
 Start = Literal["teacher", "random", "marian"]
 Rule = Literal["spread", "first", "last"]
 
 RULES = ("spread", "first", "last")
-"""Which of the teacher's layers a student starts from: evenly spaced ones, the first and the last
-among them, as Shleifer & Rush 2020 ("Pre-trained Summarization Distillation", section 3.1) do; or
-the first ones, or the last. A single layer is the last one unless the first ones are asked for
-(docs/schedule.md has the measurement)."""
+"""Rules for the teacher's layers that a student starts from.
 
-_LAYER = re.compile(r"(encoder|decoder)\.(layers|block)\.(\d+)\.")
+`spread`: evenly spaced layers with the first and the last among them, as in Shleifer & Rush 2020
+("Pre-trained Summarization Distillation", section 3.1). A single layer is the last one
+(docs/schedule.md has the measurement). `first`, `last`: the first or the last layers."""
+
 _AT_RANDOM = "or start it at random (a2d distill: --start random; recipes: student_start: random)"
-_BIAS = "relative_attention_bias.weight"
-"""T5's bias by distance, one number a head; where it is not every layer's, the first one's."""
 
 
 def student_of(
@@ -47,24 +52,24 @@ def student_of(
     start: Start = "teacher",
     rule: Rule = "spread",
 ) -> PreTrainedModel:
-    """A student of the teacher's vocabulary and, unless asked otherwise, family.
+    """Make a student with the teacher's vocabulary.
 
     Args:
-        teacher: the model to learn from; it stays as it is.
+        teacher: the model to learn from. It is not changed.
         encoder_layers, decoder_layers, heads, width, feed_forward, dropout, attention_dropout,
-            activation_dropout: what differs from the teacher; None: as it has it.
-        decoder_heads, decoder_feed_forward: where the decoder's are not `heads`, `feed_forward`.
+            activation_dropout: the student's sizes; None: the teacher's.
+        decoder_heads, decoder_feed_forward: sizes of the decoder; None: `heads`, `feed_forward`.
         start: `teacher` copies embeddings and layers (`copy_layers`), which needs the teacher's
-            widths; `random` initialises as the family does; `marian` is random too, and a plain
-            Transformer in the Marian class (`a2d.models.loading.new_model`), whatever the family.
+            widths. `random` initialises as transformers does for the teacher's family. `marian` is
+            random too, in the Marian class for any teacher (`a2d.models.loading.new_model`).
         rule: which layers are copied, one of `RULES`.
 
     Returns:
-        The student in float32, on the processor.
+        The student in float32, on the CPU.
 
     Raises:
-        UserError: a family whose attention is not verified, a width that heads do not divide, or a
-            shape that cannot start from the teacher's weights.
+        UserError: the family is not supported, heads do not divide the width, or a student of this
+            shape cannot start from the teacher's weights.
 
     Example:
         >>> from a2d.models.loading import load_model
@@ -94,8 +99,8 @@ def student_of(
 
 
 def _marian(teacher: PreTrainedModel, sizes: dict[str, Any]) -> PreTrainedModel:
-    """A new Marian model of the teacher's sizes where none are given, and its rules of decoding."""
-    if not getattr(teacher.config, "share_encoder_decoder_embeddings", True):
+    """Make a new Marian model with the teacher's generation settings, and its sizes by default."""
+    if has_two_vocabularies(teacher.config):
         raise UserError(
             "a new Marian student has one vocabulary for source and target, and the teacher has "
             "two: start from the teacher's layers."
@@ -113,90 +118,57 @@ def _marian(teacher: PreTrainedModel, sizes: dict[str, Any]) -> PreTrainedModel:
     return student
 
 
-def sizes_of(config: Any) -> dict[str, Any]:
-    """A model's sizes by their names in `student_of`."""
-    return {size: getattr(config, names[0]) for size, names in _names(config).items() if names}
-
-
 def student_config(teacher: Any, **sizes: float) -> Any:
-    """The teacher's configuration with other sizes, named as in `student_of`.
+    """The teacher's configuration with other sizes.
+
+    Args:
+        teacher: its configuration, which is not changed.
+        sizes: named as in `student_of`.
 
     Raises:
-        UserError: as there.
+        UserError: as `student_of`.
     """
-    check_family(teacher)
+    family = family_of(teacher)
     config = copy.deepcopy(teacher)
-    names = _names(config)
-    inner = None if names is _BART_NAMES else config.num_heads * config.d_kv / config.d_model
+    ratio = attention_width(config) / sizes_of(config)["width"]
     for size, value in sizes.items():
-        if size.startswith("decoder_") and not names[size]:
-            raise UserError(f"a {config.model_type} model has one size for both: leave {size} out.")
-        for name in names[size]:
-            setattr(config, name, value)
-    if inner is not None and config.num_decoder_layers > config.num_layers:
-        # transformers makes as many caches as there are layers in the encoder.
+        settings = family.sizes.get(size, ())
+        if size.startswith("decoder_") and not settings:
+            raise UserError(f"a {family.model_type} model has one size for both: leave {size} out.")
+        for setting in settings:
+            setattr(config, setting, value)
+    shape = Geometry.of(config)
+    if shape.decoder_layers > shape.encoder_layers and not family.deeper_decoder:
         raise UserError(
-            f"a {config.model_type} model needs at least as many encoder layers as decoder "
-            f"layers to generate, not {config.num_layers}x{config.num_decoder_layers}: give it "
+            f"a {family.model_type} model needs at least as many encoder layers as decoder "
+            f"layers to generate, not {shape.encoder_layers}x{shape.decoder_layers}: give it "
             "more encoder layers, or start as marian."
         )
-    heads = {Geometry.of(config).encoder_heads, Geometry.of(config).decoder_heads}
-    for count in heads:
-        whole = config.d_model if inner is None else round(inner * config.d_model)
-        if whole % count:
-            raise UserError(f"width {whole} cannot be split into {count} heads.")
-        if inner is not None:
-            config.d_kv = whole // count
-    if hasattr(config, "num_hidden_layers") and names is _BART_NAMES:
-        config.num_hidden_layers = config.encoder_layers
+    width = round(ratio * sizes_of(config)["width"])
+    for heads in (shape.encoder_heads, shape.decoder_heads):
+        if width % heads:
+            raise UserError(f"width {width} cannot be split into {heads} heads.")
+        if family.head_width is not None:
+            setattr(config, family.head_width, width // heads)
     return config
 
 
-_BART_NAMES: dict[str, Sequence[str]] = {
-    "encoder_layers": ("encoder_layers",),
-    "decoder_layers": ("decoder_layers",),
-    "heads": ("encoder_attention_heads", "decoder_attention_heads"),
-    "width": ("d_model",),
-    "feed_forward": ("encoder_ffn_dim", "decoder_ffn_dim"),
-    "decoder_heads": ("decoder_attention_heads",),
-    "decoder_feed_forward": ("decoder_ffn_dim",),
-    "dropout": ("dropout",),
-    "attention_dropout": ("attention_dropout",),
-    "activation_dropout": ("activation_dropout",),
-}
-_T5_NAMES: dict[str, Sequence[str]] = {
-    "encoder_layers": ("num_layers",),
-    "decoder_layers": ("num_decoder_layers",),
-    "heads": ("num_heads",),
-    "width": ("d_model",),
-    "feed_forward": ("d_ff",),
-    "decoder_heads": (),
-    "decoder_feed_forward": (),
-    "dropout": ("dropout_rate",),  # these have one for everything
-    "attention_dropout": (),
-    "activation_dropout": (),
-}
-
-
-def _names(config: Any) -> dict[str, Sequence[str]]:
-    """What a family calls its sizes."""
-    return _BART_NAMES if hasattr(config, "encoder_layers") else _T5_NAMES
-
-
 def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, rule: Rule = "spread") -> None:
-    """Start a student from its teacher's embeddings and layers.
+    """Copy a teacher's embeddings and some of its layers into a student.
 
-    Heads need not be equally many: projections are copied whole, and cut into the student's heads.
+    The numbers of heads may differ: projections are copied whole, and the student cuts them into
+    its own heads.
 
     Args:
-        teacher: of the student's family.
-        student: gets the weights.
-        rule: which layers, one of `RULES`.
+        teacher: a model of the student's family.
+        student: the model that gets the weights.
+        rule: which layers are copied, one of `RULES`.
 
     Raises:
-        UserError: the student is deeper than the teacher, or of other widths or activations.
+        UserError: the student has more layers than the teacher, or other widths or activations.
     """
-    ours, theirs = (_activation(m.config) for m in (student, teacher))
+    family = family_of(student.config)
+    ours, theirs = (activation_of(m.config) for m in (student, teacher))
     if ours != theirs:
         raise UserError(
             f"a student with activation {ours!r} cannot start from a teacher with {theirs!r}: "
@@ -212,14 +184,16 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, rule: Rule =
                 f"{available}: give it fewer, {_AT_RANDOM}."
             )
         depths[stack] = chosen_layers(count, available, rule)
-    given = teacher.state_dict()
+    layer = re.compile(rf"(encoder|decoder)\.{re.escape(family.layers)}\.(\d+)\.")
+
+    def of_teacher(match: re.Match[str]) -> str:
+        return f"{match[1]}.{family.layers}.{depths[match[1]][int(match[2])]}."
+
+    weights = teacher.state_dict()
     state = student.state_dict()
     for name, own in state.items():
-        counterpart = _LAYER.sub(
-            lambda found: f"{found[1]}.{found[2]}.{depths[found[1]][int(found[3])]}.", name
-        )
-        weight = given.get(counterpart, given.get(name))
-        if weight is not None and name.endswith(_BIAS):
+        weight = weights.get(layer.sub(of_teacher, name), weights.get(name))
+        if weight is not None and family.head_bias and name.endswith(family.head_bias):
             weight = _of_heads(weight, own.shape[1])
         if weight is None or weight.shape != own.shape:
             raise UserError(
@@ -231,7 +205,15 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, rule: Rule =
 
 
 def chosen_layers(count: int, available: int, rule: Rule = "spread") -> list[int]:
-    """Which of so many layers a student with `count` starts from, counted from 0.
+    """Choose the layers that a student starts from.
+
+    Args:
+        count: the student's layers.
+        available: the teacher's layers.
+        rule: one of `RULES`.
+
+    Returns:
+        Indices of the teacher's layers, in order, counted from 0.
 
     Example:
         >>> chosen_layers(3, 6), chosen_layers(3, 6, "first"), chosen_layers(3, 6, "last")
@@ -241,14 +223,17 @@ def chosen_layers(count: int, available: int, rule: Rule = "spread") -> list[int
     """
     if rule == "first":
         return list(range(count))
-    if rule == "last" or count == 1:  # the output layer reads the last one
+    if rule == "last" or count == 1:  # the output layer reads the last layer
         return list(range(available - count, available))
     chosen: list[int] = torch.linspace(0, available - 1, count).round().int().tolist()
     return chosen
 
 
 def _of_heads(bias: Tensor, heads: int) -> Tensor:
-    """A bias (distances, heads) for heads that were cut in pieces or joined."""
+    """Adapt a bias (distances, heads) to another number of heads.
+
+    Heads that are cut in pieces keep their bias; heads that are joined get the mean of theirs.
+    """
     own = bias.shape[1]
     if heads % own == 0:
         return bias.repeat_interleave(heads // own, dim=1)
@@ -259,8 +244,3 @@ def _of_heads(bias: Tensor, heads: int) -> Tensor:
         f"a student with {heads} heads cannot start from a teacher with {own} and a bias for "
         "each: give it a multiple or a divisor of that."
     )
-
-
-def _activation(config: Any) -> str:
-    name: str = getattr(config, "activation_function", None) or config.feed_forward_proj
-    return name

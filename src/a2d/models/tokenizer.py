@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from a2d.errors import UserError, first_line
+from a2d.families import FAMILIES
 from a2d.models.folders import read_tokenizer, reading
 from a2d.suggestions import nearest
 from a2d.text.batching import PREFIX, encode_sources
@@ -20,7 +21,7 @@ from a2d.text.batching import PREFIX, encode_sources
 END, UNKNOWN, PADDING = "</s>", "<unk>", "<pad>"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 SPACE = "▁"
-"""What the tokenizer writes for a space, as SentencePiece does; in a text it is read as one."""
+"""Mark that the tokenizer writes for a space, as SentencePiece does. In a text it is a space."""
 
 LONGEST_PREFIX = 1000
 """Characters of a prefix: every source is encoded with it."""
@@ -28,21 +29,17 @@ LONGEST_PREFIX = 1000
 _RESERVED = re.compile("|".join(map(re.escape, (END, UNKNOWN, PADDING, *BYTES))))
 
 
-_LANGUAGE = re.compile(r"[a-z]{2,3}_[A-Za-z]{2,4}")
-"""Codes of mBART (`de_DE`) and NLLB (`deu_Latn`)."""
-
-
 def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
     """Train a byte-pair encoding (Sennrich et al. 2016) shared by source and target.
 
-    Words keep the space before them (as in SentencePiece), characters outside the vocabulary are
+    Words keep the space before them, as in SentencePiece. Characters outside the vocabulary are
     spelled in bytes, so that any text survives encoding and decoding. The same texts give the same
-    vocabulary. Padding comes last, which is what inference engines expect of Marian models.
+    vocabulary. Padding comes last, because inference engines expect that of Marian models.
 
     Args:
-        texts: raw sentences of both languages; read twice, and so into memory if they can be read
-            only once (`a2d.text.storage.Texts` of a stored corpus can be read again).
-        size: number of tokens, the 256 bytes and 3 special tokens included.
+        texts: raw sentences of both languages. They are read twice; an iterator, which can be read
+            only once, is first read into memory.
+        size: number of tokens, including the 256 bytes and 3 special tokens.
 
     Raises:
         UserError: the texts are too few or too uniform for a vocabulary of that size.
@@ -85,11 +82,11 @@ def load_tokenizer(
 
     Args:
         path: folder or hub name.
-        languages: its codes of source and target, if it knows many languages.
-        prefix: what the model expects before every source; it is saved with the tokenizer.
+        languages: codes of source and target, for a tokenizer of many languages.
+        prefix: text that the model expects before every source; it is saved with the tokenizer.
 
     Raises:
-        UserError: there is none, or it does not know the languages.
+        UserError: there is no tokenizer, or it does not know the languages.
     """
     codes = dict(zip(("src_lang", "tgt_lang"), languages, strict=True)) if languages else {}
     settings = {PREFIX: prefix} if prefix else {}
@@ -121,17 +118,18 @@ def load_tokenizer(
 
 
 def _check_works(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Encode and decode something, as later work does.
+    """Check that a tokenizer can encode and decode.
 
     Raises:
-        Exception: what the tokenizer raises, or what is wrong with what it gives.
+        Exception: any error of the tokenizer, or a result that later steps could not use.
     """
     for token, number in tokenizer.get_vocab().items():
         if type(number) is not int or number < 0:
             raise ValueError(f"its token {token!r} has the number {number!r}")
     texts = ["a1 Ü", "a ☃\t" * 1000]
     encoded = encode_sources(tokenizer, texts, 100)
-    if getattr(tokenizer, "tgt_lang", "") is not None:  # M2M100's encodes for a language only
+    # M2M100's tokenizer encodes targets only if it is set to their language.
+    if getattr(tokenizer, "tgt_lang", "") is not None:
         encoded += tokenizer(text_target=texts)["input_ids"]
     if not all(encoded) or min(map(min, encoded)) < 0:
         raise ValueError("it gives texts no tokens")
@@ -144,14 +142,14 @@ def _check_works(tokenizer: PreTrainedTokenizerBase) -> None:
 def mark_languages(tokenizer: PreTrainedTokenizerBase) -> None:
     """Make language codes special tokens, in place, so that decoding leaves them out of texts.
 
-    Some tokenizers of the M2M100 and NLLB kinds hold them as ordinary tokens. The mark is saved
-    with the tokenizer, so that plain transformers leaves them out too.
+    Some tokenizers of M2M100 and NLLB hold language codes as ordinary tokens. The change is saved
+    with the tokenizer, so that plain transformers leaves the codes out too.
 
     Raises:
         UserError: the codes cannot be marked.
     """
     special = set(tokenizer.all_special_tokens)
-    ordinary = [token for token in _language_tokens(tokenizer) if token not in special]
+    ordinary = [token for token in language_tokens(tokenizer) if token not in special]
     if not ordinary:
         return
     ids = tokenizer.convert_tokens_to_ids(ordinary)
@@ -167,20 +165,39 @@ def mark_languages(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def _language_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Tokens that stand for languages, in the order of their ids."""
-    known = getattr(tokenizer, "lang_code_to_token", None)  # of M2M100
-    if known is not None:
-        return list(known.values())
+def language_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Tokens that stand for languages.
+
+    A tokenizer of one language pair has none: the tokens that it adds to an empty text take their
+    place, because they stand for no text either.
+    """
+    table = _language_table(tokenizer)
+    if table is not None:
+        return list(table.values())
     if hasattr(tokenizer, "src_lang"):
         named = (tokenizer.src_lang, tokenizer.tgt_lang)
         added = (*tokenizer.added_tokens_encoder, *tokenizer.all_special_tokens)
         tokens = {code for code in named if code is not None and _knows(tokenizer, code)}
-        tokens |= set(filter(_LANGUAGE.fullmatch, added))
-    else:  # one pair's: what it adds to an empty text is no text
+        tokens |= set(filter(_is_code, added))
+    else:
         whole, bare = (tokenizer("", add_special_tokens=add)["input_ids"] for add in (True, False))
         tokens = set(tokenizer.convert_ids_to_tokens([i for i in whole if i not in bare]))
     return sorted(tokens, key=tokenizer.convert_tokens_to_ids)
+
+
+def _language_table(tokenizer: PreTrainedTokenizerBase) -> dict[str, str] | None:
+    """Map language codes to tokens; None for a tokenizer whose codes are tokens, or that has none.
+
+    A tokenizer does not name the family of its model, so that all families are asked.
+    """
+    names = [family.language_table for family in FAMILIES.values() if family.language_table]
+    tables = (getattr(tokenizer, name, None) for name in names)
+    return next((table for table in tables if table is not None), None)
+
+
+def _is_code(token: str) -> bool:
+    patterns = {family.language_codes for family in FAMILIES.values() if family.language_codes}
+    return any(re.fullmatch(pattern, token) for pattern in patterns)
 
 
 def _knows(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
@@ -188,24 +205,24 @@ def _knows(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
 
 
 def language_id(tokenizer: PreTrainedTokenizerBase, code: str) -> int:
-    """The token that stands for a language.
+    """Id of the token that stands for a language.
 
     Raises:
-        UserError: the tokenizer has none.
+        UserError: the tokenizer does not know the language.
     """
-    known = getattr(tokenizer, "lang_code_to_token", None)  # of M2M100
-    if known is None:
-        known = {token: token for token in filter(_LANGUAGE.fullmatch, _language_tokens(tokenizer))}
-    if code not in known:
-        raise UserError(f"the tokenizer knows no language {code!r}{nearest(code, known)}")
-    return int(tokenizer.convert_tokens_to_ids(known[code]))
+    table = _language_table(tokenizer)
+    if table is None:
+        table = {token: token for token in filter(_is_code, language_tokens(tokenizer))}
+    if code not in table:
+        raise UserError(f"the tokenizer knows no language {code!r}{nearest(code, table)}")
+    return int(tokenizer.convert_tokens_to_ids(table[code]))
 
 
 def check_fits(tokenizer: PreTrainedTokenizerBase, config: Any, path: str | Path) -> None:
-    """Make sure that a model has an embedding for every token.
+    """Check that a model has an embedding for every token.
 
     Raises:
-        UserError: it has not, or the tokenizer cannot decode what the model may say.
+        UserError: a token has no embedding, or the tokenizer cannot decode every token.
     """
     needed = max(len(tokenizer), *(number + 1 for number in tokenizer.get_vocab().values()))
     if needed > config.vocab_size:
@@ -225,10 +242,10 @@ def check_fits(tokenizer: PreTrainedTokenizerBase, config: Any, path: str | Path
 
 
 def check_languages_named(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
-    """Make sure that a tokenizer of many languages was told which two are meant.
+    """Check that a tokenizer of many languages is set to two of them.
 
     Raises:
-        UserError: it was not.
+        UserError: it is not.
     """
     if hasattr(tokenizer, "src_lang") and not tokenizer.init_kwargs.get("tgt_lang"):
         raise UserError(
@@ -240,7 +257,9 @@ def check_languages_named(tokenizer: PreTrainedTokenizerBase, path: str) -> None
 def check_same_vocabulary(
     teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase
 ) -> None:
-    """Attention maps and distributions are comparable only over the same tokens.
+    """Check that teacher and student have the same tokens with the same ids.
+
+    Attention maps and distributions can only be compared over the same tokens.
 
     Raises:
         UserError: a token has another id on one side, or the special tokens differ.
@@ -263,14 +282,14 @@ def _learn(texts: Iterable[str], size: int) -> dict[str, Any]:
     again = list(texts) if isinstance(texts, Iterator) else texts
 
     def plain() -> Iterator[str]:
-        """The texts; no token may be learned that has the name of a reserved one."""
+        """The texts without names of reserved tokens, because no token may be learned twice."""
         return (_RESERVED.sub(" ", text) for text in again)
 
     counts = Counter(SPACE)
     for text in plain():
         counts.update(text.replace(" ", SPACE))
-    # Rare characters are left to the byte fallback. They are chosen here because the trainer
-    # breaks ties by the order of a hash table, which differs from run to run.
+    # Rare characters are left to the byte fallback. The alphabet is chosen here, because the
+    # trainer breaks ties by the order of a hash table, which differs from run to run.
     limit = max(min(size, 500), 1)
     alphabet = sorted(counts, key=lambda character: (-counts[character], character))[:limit]
     tokenizer = Tokenizer(models.BPE())

@@ -1,8 +1,8 @@
-"""Vocabularies cut down to what a language pair needs: most of a small multilingual model.
+"""Reduction of a model's vocabulary to the tokens that a language pair needs.
 
-What a trimmed model computes of text whose tokens are all kept equals what the whole one computes:
-its hidden states, and the logits of kept tokens, so that its distribution is the whole model's,
-renormalised over them.
+Most parameters of a small multilingual model are embeddings. For text that consists of kept tokens,
+the trimmed model computes the same hidden states and the same logits of kept tokens. Its
+distribution is thus the whole model's, renormalised over the kept tokens.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from a2d.errors import UserError
+from a2d.families import FAMILIES, family_of
 from a2d.files import write_text
 from a2d.models.decoding import token_ids, token_settings
 from a2d.models.folders import read_tokenizer
+from a2d.models.tokenizer import language_tokens
 from a2d.text.batching import encode_sources
 from a2d.text.pairs import Pair
 
 _BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
 _SPACES = ("▁", "Ġ")
 _PROBES = 1000
-"""Sentences on which a trimmed tokenizer is compared with the whole one."""
+"""Number of sentence pairs on which a trimmed tokenizer is compared with the whole one."""
 
 
 def trim(
@@ -36,22 +38,21 @@ def trim(
 ) -> tuple[PreTrainedModel, Tokenizer]:
     """Reduce a model and its tokenizer to the tokens of a corpus.
 
-    Kept are the tokens that its sentences consist of on their side, special tokens and language
-    codes, and single characters that occur in it, from which other words can be spelled. (Marian's
-    and M2M100's tokenizers do not spell: to them a word whose piece was dropped is unknown.) Tokens
-    keep their order.
+    These tokens are kept, in their order: those of the corpus, special tokens, language codes, and
+    single characters that occur in the corpus. Most tokenizers can spell other words with single
+    characters. Tokenizers of Marian and M2M100 cannot: a word whose piece is missing is unknown.
 
     Args:
-        model: an encoder-decoder; it stays as it is.
+        model: an encoder-decoder, which is not changed.
         tokenizer: its tokenizer, set to the languages of the corpus.
         pairs: the corpus.
-        folder: where the tokenizer's files are written.
+        folder: folder for the tokenizer's files.
 
     Returns:
         The trimmed model, and the tokenizer read from `folder`.
 
     Raises:
-        UserError: the tokenizer is of a kind that cannot be trimmed.
+        UserError: this kind of tokenizer cannot be trimmed.
     """
     size = model.config.vocab_size
     used = _used(tokenizer, pairs) | _named(model)
@@ -65,9 +66,10 @@ def trim(
 
 
 def _used(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> set[int]:
-    """Ids that a corpus needs."""
+    """Ids of the tokens to keep for a corpus."""
     used = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    used |= set(getattr(tokenizer, "lang_token_to_id", {}).values())  # M2M100's are neither
+    # M2M100's language tokens are neither special nor added.
+    used |= set(tokenizer.convert_tokens_to_ids(language_tokens(tokenizer)))
     for start in range(0, len(pairs), 1000):
         part = pairs[start : start + 1000]
         sources = encode_sources(tokenizer, [pair.source for pair in part])
@@ -95,7 +97,7 @@ def _merges(model: dict[str, Any]) -> list[list[str]]:
 
 
 def _merged_from(names: set[str], merges: list[list[str]]) -> set[str]:
-    """All that byte-pair encoding passes through on its way to these tokens."""
+    """Tokens that byte-pair encoding merges on its way to the tokens `names`."""
     parts: dict[str, list[list[str]]] = {}
     for merge in merges:
         parts.setdefault("".join(merge), []).append(merge)
@@ -110,7 +112,7 @@ def _merged_from(names: set[str], merges: list[list[str]]) -> set[str]:
 
 
 def _named(model: PreTrainedModel) -> set[int]:
-    """Ids that a model's configurations name."""
+    """Token ids in a model's configurations."""
     return token_ids(model.config) | token_ids(model.generation_config)
 
 
@@ -138,18 +140,19 @@ def _trim_files(folder: Path, tokenizer: Tokenizer, kept: list[int]) -> None:
 
 
 def _trim_settings(path: Path, kept: list[int]) -> None:
-    """A tokenizer's configuration: where added tokens are, and that no row is without a token."""
+    """Adapt a tokenizer's configuration: new ids of added tokens, and no filler tokens."""
     config = json.loads(path.read_text("utf-8"))
     new = {str(old): str(index) for index, old in enumerate(kept)}
     if added := config.get("added_tokens_decoder"):
         config["added_tokens_decoder"] = {new[old]: token for old, token in added.items()}
-    if "num_madeup_words" in config:
-        config["num_madeup_words"] = 0
+    for setting in {name for family in FAMILIES.values() for name in family.filler_tokens}:
+        if setting in config:
+            config[setting] = 0
     write_text(path, json.dumps(config, indent=2, ensure_ascii=False))
 
 
 def _trim_backend(content: dict[str, Any], ids: dict[str, int]) -> dict[str, Any]:
-    """A tokenizer.json with these tokens alone."""
+    """Reduce the content of a tokenizer.json to the tokens in `ids` (token → new id)."""
     model = content["model"]
     if model["type"] == "Unigram":
         unknown = model["vocab"][model["unk_id"]][0]
@@ -209,7 +212,7 @@ def _trim_model(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
         for key, value in token_settings(settings).items():
             setattr(settings, key, renumber(value))
     before = config.vocab_size
-    for name in ("vocab_size", "decoder_vocab_size"):
+    for name in family_of(config).vocabulary_sizes:
         if getattr(config, name, None) == before:
             setattr(config, name, len(kept))
     trimmed = AutoModelForSeq2SeqLM.from_config(config, dtype=model.dtype)

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from a2d.errors import UserError
+from a2d.families import sizes_of
 from a2d.files import MANIFEST, whole_folder, write_text
 from a2d.models.decoding import set_beams
 from a2d.models.folders import read_generation_config
 from a2d.models.loading import load_config
-from a2d.models.students import sizes_of
 from a2d.progress import Bars, silence_libraries
 from a2d.runs.card import write_card
 from a2d.runs.hub import check_hub, push
@@ -91,7 +91,7 @@ def distill(
         valid, test: as `data`; empty: some of the data is held out.
         teacher_languages: the codes of a multilingual teacher's tokenizer.
         source_prefix: text that the teacher expects before every source.
-        method: of `a2d.training.distillation.METHODS`.
+        method: of `a2d.method.methods.METHODS`.
         start: the student's: `teacher`, `random` or `marian` (`a2d.models.students.student_of`).
         trim: reduce the vocabulary to the tokens of the data.
         epochs: most passes over the data; None: as the schedule has it.

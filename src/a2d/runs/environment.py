@@ -7,12 +7,12 @@ from pathlib import Path
 
 from a2d import plain_yaml
 from a2d.errors import UserError
+from a2d.method.methods import METHODS
 from a2d.models.export import require_ctranslate2, takes_the_place_of_transformers
 from a2d.runs.parts import DISTILLED, MONOLINGUAL
 from a2d.runs.recipe import Recipe
 from a2d.runs.settings import Training
 from a2d.training.config import bf16_pays
-from a2d.training.distillation import METHODS
 
 RECIPE = "recipe.yaml"
 """The settled recipe of a run, in its folder."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from a2d.method.methods import METHODS
 from a2d.runs.settings import Distillation
-from a2d.training.distillation import METHODS
 
 TOKENS = "tokens"
 """The corpus."""

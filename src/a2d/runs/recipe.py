@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from a2d.errors import UserError
+from a2d.method.methods import METHODS
 from a2d.plain_yaml import MOST_BYTES, parse
 from a2d.runs.overrides import assign
 from a2d.runs.sections import Section, explain, extended
@@ -31,7 +32,6 @@ from a2d.runs.settings import (
     Training,
     Vocabulary,
 )
-from a2d.training.distillation import METHODS
 
 MOST_TRAININGS = 1000
 """Students of a recipe: shapes × methods × seeds."""
@@ -144,8 +144,8 @@ class Recipe(Section):
             return self
         door = "command" if self.teacher.command is not None else "translations"
         for method, kind in zip(self.methods, kinds, strict=True):
-            if kind.distribution:
-                known = ", ".join(name for name, k in METHODS.items() if not k.distribution)
+            if kind.asks_teacher:
+                known = ", ".join(name for name, k in METHODS.items() if not k.asks_teacher)
                 raise ValueError(
                     f"method {method.method!r} compares student and teacher token by token, and of "
                     f"a teacher.{door} only translations are known: choose among {known}"

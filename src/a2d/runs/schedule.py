@@ -12,12 +12,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from a2d.errors import UserError
+from a2d.method.methods import METHODS
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.recipe import Recipe
 from a2d.runs.splits import Splits
 from a2d.text.batching import encode_sources
 from a2d.text.pairs import Pair
-from a2d.training.distillation import METHODS
 
 SAMPLE = 2000
 """Pairs whose tokens are counted; the rest is estimated."""

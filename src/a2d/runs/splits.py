@@ -10,6 +10,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from a2d.errors import UserError
+from a2d.method.methods import METHODS
 from a2d.quoting import shown
 from a2d.runs.recipe import Recipe
 from a2d.text.cleaning import CleaningReport, clean, hold_out
@@ -19,7 +20,6 @@ from a2d.text.known import KnownTranslations
 from a2d.text.monolingual import clean_text, iterate_text
 from a2d.text.pairs import Pair
 from a2d.text.storage import StoredPairs
-from a2d.training.distillation import METHODS
 
 logger = logging.getLogger(__name__)
 

@@ -30,7 +30,9 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from a2d.errors import UserError
+from a2d.families import family_of
 from a2d.files import write_text
+from a2d.method.methods import METHODS
 from a2d.models.loading import check_same_ids, count_parameters, load_model, new_model
 from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
@@ -40,7 +42,7 @@ from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
 from a2d.text.storage import temporary_folder
 from a2d.training.config import A2DConfig
-from a2d.training.distillation import METHODS, new_transfer
+from a2d.training.distillation import new_transfer
 from a2d.training.settings import ObjectiveSettings, TrainingSettings, values_of
 from a2d.training.teacher_cache import TeacherCache
 from a2d.training.trainer import A2DTrainer
@@ -195,7 +197,7 @@ def _new_trainer(
     train = data["train"] if trial else load_tokens(parts)
     teacher = load_model(inputs.teacher) if model.needs_teacher else None
     cache = None
-    asked = METHODS[model.method.method].distribution and not trial
+    asked = METHODS[model.method.method].asks_teacher and not trial
     if asked and model.learns_from in inputs.caches:
         assert teacher is not None
         cache = TeacherCache(inputs.caches[model.learns_from], train, teacher)
@@ -222,7 +224,7 @@ def _new_student(
     assert model.shape is not None
     torch.manual_seed(model.seed)
     shape, start = model.shape.model_dump(), model.method.student_start
-    if teacher is None or (start != "teacher" and teacher.config.model_type == "marian"):
+    if teacher is None or (start != "teacher" and family_of(teacher.config).scratch):
         return new_model(tokenizer, **shape)
     return student_of(teacher, **shape, start=start, rule=model.method.copied_layers)
 

@@ -10,7 +10,7 @@ from transformers import Seq2SeqTrainingArguments
 
 from a2d.errors import UserError
 from a2d.method.attention import GROUPS
-from a2d.training.distillation import METHODS, Objective
+from a2d.method.objective import Objective
 from a2d.training.settings import ObjectiveSettings, TrainingSettings, validate
 
 
@@ -25,8 +25,8 @@ def bf16_pays() -> bool:
 class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
     """Training arguments of `A2DTrainer`: those of `Seq2SeqTrainer`, and more.
 
-    With S and T the student's and the teacher's attention maps, the objective (Jin et al. 2024,
-    Eq. 12) is ``(1-α)·CE + α·KD + β·decay^(epoch-1)·[A_encoder + ½(A_decoder + A_cross)]``.
+    The objective (Jin et al. 2024, Eq. 12; `a2d.method.objective`) is
+    ``(1-α)·CE + α·KD + β·decay^(epoch-1)·[A_encoder + ½(A_decoder + A_cross)]``.
 
     Fields that transformers does not have are explained where they are defined
     (`a2d.training.settings`). Defaults were chosen by our experiments (docs/results.md). The
@@ -89,18 +89,6 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
             self.label_smoothing_factor,
             tuple(group for group in GROUPS if group in chosen),
             self.alignment_start,
+            self.beta,
+            self.decay,
         )
-
-    def term_weights(self, epoch: int | None = None) -> torch.Tensor:
-        """Weights of `TERMS` in the total loss.
-
-        Args:
-            epoch: counted from 1, for the decay of β; None leaves β undecayed, as validation
-                does, so that its losses compare across epochs.
-        """
-        method = METHODS[self.method]
-        alpha = self.alpha if method.distribution else 0.0
-        beta = self.beta if method.features else 0.0
-        if epoch is not None:
-            beta *= self.decay ** (epoch - 1)
-        return torch.tensor([1 - alpha, alpha, beta, beta / 2, beta / 2], dtype=torch.float64)

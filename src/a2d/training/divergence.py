@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from a2d.errors import UserError
 from a2d.models.loading import infinite_tensors
-from a2d.training.distillation import TERMS
 
 HELP = (
     "What usually helps: a lower learning_rate (it was {rate:g}), more warmup_steps, "
@@ -21,18 +21,28 @@ HELP = (
 class DivergenceWatch(TrainerCallback):
     """Ends a training whose loss is no finite number.
 
-    On a processor it looks after every update. On a graphics card, which must not wait for it, it
-    looks whenever there is a log, a validation or a checkpoint. Under fp16 single losses overflow,
-    and its scaler skips their updates: there all losses since the last look must be bad.
+    On CPU it checks after every update. On GPU, which would have to wait, it checks before every
+    log, validation and checkpoint. Under fp16 single losses overflow, and the gradient scaler skips
+    their updates: there all losses since the last check must be infinite or NaN.
+
+    Args:
+        names: of the terms, in the order of their sums.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
         self._first: Tensor | None = None
         self._sums = torch.empty(0)
         self._all_bad = torch.empty(0)
 
     def see(self, step: int, sums: Tensor, loss: Tensor) -> None:
-        """Note a micro-batch: its update's number, the sums of `TERMS`, (5,), and the loss."""
+        """Note a micro-batch.
+
+        Args:
+            step: the number of its update.
+            sums: of its terms, (terms,).
+            loss: its loss.
+        """
         bad = ~(loss.detach().isfinite() & sums.isfinite().all())
         if self._first is None:
             self._first = torch.full_like(bad, -1, dtype=torch.long)
@@ -49,20 +59,20 @@ class DivergenceWatch(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Look.
+        """Check the losses since the last check.
 
         Raises:
             UserError: the training diverged.
         """
         if self._first is None:
             return
-        asked = control.should_log or control.should_evaluate or control.should_save
-        if args.device.type != "cpu" and not asked:
+        due = control.should_log or control.should_evaluate or control.should_save
+        if args.device.type != "cpu" and not due:
             return
         first = int(self._first)
         diverged = first >= 0 and (not args.fp16 or bool(self._all_bad))
         if diverged:
-            pairs = zip(TERMS, self._sums.tolist(), strict=True)
+            pairs = zip(self._names, self._sums.tolist(), strict=True)
             terms = ", ".join(f"{name} {value:g}" for name, value in pairs if value)
             raise UserError(
                 f"the training diverged: the loss of update {first:,} is no finite number (sums of "

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from a2d.method.attention import check_family, enable_capture
+from a2d.families import family_of
+from a2d.method.attention import enable_capture
 
 
 def frozen_teacher(
@@ -27,9 +28,9 @@ def frozen_teacher(
             states back and forth in every pass.
 
     Raises:
-        UserError: the model's family has not been verified.
+        UserError: the model's family is not supported.
     """
-    check_family(teacher.config)
+    family_of(teacher.config)  # before anything is copied
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in teacher.parameters()}
     copied = copy.deepcopy(teacher, {**shared, **{id(b): b for b in teacher.buffers()}})
     if bf16:

@@ -10,9 +10,10 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from a2d.errors import UserError
 from a2d.method.attention import GROUPS
-from a2d.method.transfer import FORMULAS, STARTS
+from a2d.method.formulas import FORMULAS
+from a2d.method.methods import METHODS
+from a2d.method.transfer import STARTS
 from a2d.suggestions import nearest
-from a2d.training.distillation import METHODS
 
 SCHEDULES = ("linear", "cosine", "inverse_sqrt", "constant_with_warmup")
 """Learning-rate schedules of transformers that need no further arguments."""
@@ -45,11 +46,11 @@ class ObjectiveSettings:
 
     Attributes:
         method: `baseline` (references only), `kd` (word-level distillation), `a2d` (with attention
-            transfer), or one of those that it is compared with
-            (`a2d.training.distillation.METHODS`). A term that the method lacks has no weight:
-            `baseline` is α = 0. Methods with `seqkd` expect the teacher's translations as labels.
-        formula: how `a2d` compares attention maps with the teacher's (`a2d.method.transfer.A2D`
-            lists the formulas).
+            transfer), or another of `a2d.method.methods.METHODS`. A term that the method lacks has
+            no weight: `baseline` is α = 0. Methods with `seqkd` expect the teacher's translations
+            as labels.
+        formula: how `a2d` compares attention maps with the teacher's
+            (`a2d.method.formulas.FORMULAS`).
         alpha: α, weight of word-level distillation against the references.
         beta: β, weight of attention transfer. A student that starts from its teacher's layers does
             better with 1.

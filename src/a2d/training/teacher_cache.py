@@ -1,10 +1,10 @@
-"""What the frozen teacher says of a training corpus, computed once and read in every epoch.
+"""Cache of the teacher's signals for a training corpus: computed once, read in every epoch.
 
-The distribution over next tokens is kept as the `TOP` likeliest tokens, the rest of the probability
+Distributions over next tokens are stored as the `TOP` likeliest tokens, the rest of the probability
 spread evenly over the other tokens; attention maps as float16; hidden states and the last layers'
-value vectors, if asked for, as bfloat16: some models' (T5's) are larger than float16 can hold.
-Memory-mapped NumPy files hold all sentences end to end, in the dataset's order; where each begins
-follows from the lengths. `cache.json` tells what they were made from.
+value vectors, if requested, as bfloat16: some models' (T5's) exceed the range of float16.
+Memory-mapped NumPy files hold all sentences end to end, in the dataset's order; the lengths say
+where each begins. `cache.json` records what they were made from.
 """
 
 from __future__ import annotations
@@ -25,25 +25,27 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from a2d.errors import UserError
+from a2d.families import Geometry, attention_width, sizes_of
 from a2d.files import MANIFEST, damage, require_space, seal, write_text
-from a2d.method.attention import GROUPS, Features, Geometry, capture_attention
-from a2d.method.token_losses import TopTokens
-from a2d.models.loading import decoder_inputs, load_to_run
+from a2d.method.attention import GROUPS, Features
+from a2d.method.maps import AttentionMaps, StackedMaps
+from a2d.method.token_losses import Prediction, TopTokens
+from a2d.models.loading import load_to_run
 from a2d.progress import Event, Report
 from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
-from a2d.training.distillation import Signals
 from a2d.training.frozen import frozen_teacher
+from a2d.training.signals import Needs, Signals, model_signals
 
 CONTENTS = "cache.json"
 
 ROW = "row"
-"""Column of a sentence's place in the dataset that a cache is of."""
+"""Dataset column with a sentence's index in the cached dataset."""
 
-KEPT = "teacher"
-"""What a cache keeps, in a batch."""
+CACHED = "teacher"
+"""Key of the cached signals in a batch."""
 
 TOP = 128
-"""Tokens kept of every distribution, fewer where the vocabulary is smaller."""
+"""Tokens stored of every distribution, fewer where the vocabulary is smaller."""
 
 
 class TeacherCache:
@@ -76,7 +78,7 @@ class TeacherCache:
             raise UserError(f"{folder} is damaged: delete it ({error}).") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: the files' names, not what is in them."""
+        """Return what another process needs: the files' names, not their contents."""
         return {**self.__dict__, "_files": list(self._files)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -110,48 +112,49 @@ class TeacherCache:
     def read(
         self, rows: Sequence[int], groups: Iterable[str] = GROUPS, *, states: bool = False
     ) -> dict[str, Tensor]:
-        """What is kept of sentences of the dataset, end to end; `unpack` makes signals of it.
+        """Read the signals for sentences of the dataset, end to end, as `unpack` takes them.
 
         Args:
             rows: the sentences' indices.
-            groups: whose maps are read.
-            states: whether hidden states and values are.
+            groups: the groups whose maps are read.
+            states: read hidden states and values as well.
         """
         names = ["tokens", "log_probabilities", *groups, *(_STATES if states else ())]
         return {name: self._read(name, rows) for name in names}
 
     def _read(self, name: str, rows: Sequence[int]) -> Tensor:
         file, layout = self._files[name], self._layout
-        kept = np.concatenate([file[layout.part(name, row)] for row in rows])
-        if name == "tokens":  # PyTorch knows little of what is unsigned
-            kept = kept.astype(np.int32)
-        found = torch.from_numpy(kept)
-        return found.view(torch.bfloat16) if name in _STATES else found
+        array = np.concatenate([file[layout.part(name, row)] for row in rows])
+        if name == "tokens":  # PyTorch supports few operations on unsigned integers
+            array = array.astype(np.int32)
+        flat = torch.from_numpy(array)
+        return flat.view(torch.bfloat16) if name in _STATES else flat
 
-    def unpack(self, kept: Mapping[str, Tensor], source: Tensor, target: Tensor) -> Signals:
-        """The teacher's signals for a batch, on the device that everything given is on.
+    def unpack(self, cached: Mapping[str, Tensor], source: Tensor, target: Tensor) -> Signals:
+        """Return the teacher's signals for a batch, on the device of the arguments.
 
         Args:
-            kept: what `read` gives of the batch's sentences.
+            cached: the result of `read` for the batch's sentences.
             source: True at source tokens (B, S).
             target: True at target tokens (B, T).
         """
         sides, shape = (source, target), self._geometry
         top = TopTokens(
-            _padded(kept["tokens"], target).long(), _padded(kept["log_probabilities"], target)
+            _padded(cached["tokens"], target).long(), _padded(cached["log_probabilities"], target)
         )
-        maps, hidden, values = {}, {}, {}
+        maps: dict[str, AttentionMaps] = {}
+        hidden, values = {}, {}
         for group in GROUPS:
-            if group in kept:
+            if group in cached:
                 queries, keys = (sides[side] for side in _SIDES[group])
                 area = queries[:, None, :, None] & keys[:, None, None, :]
                 area = area.expand(-1, shape.channels(group), -1, -1)
-                maps[group] = _padded(kept[group], area)
+                maps[group] = StackedMaps(_padded(cached[group], area))
         for stack, side in (("encoder", source), ("decoder", target)):
-            if f"hidden-{stack}" in kept:
-                states = _padded(kept[f"hidden-{stack}"], side)
+            if f"hidden-{stack}" in cached:
+                states = _padded(cached[f"hidden-{stack}"], side)
                 hidden[stack] = list(states.chunk(shape.layers(stack), dim=-1))
-                heads = _padded(kept[f"values-{stack}"], side).unflatten(
+                heads = _padded(cached[f"values-{stack}"], side).unflatten(
                     2, (shape.heads(stack), -1)
                 )
                 values[stack] = heads.transpose(1, 2)
@@ -159,11 +162,11 @@ class TeacherCache:
 
 
 class ReadingCollator:
-    """Pads a batch's sentences and reads what a cache keeps of them, where the loader works.
+    """Pads a batch's sentences and reads their cached signals, in the loader's processes.
 
     Args:
         pad: makes a batch of sentences.
-        cache: of the dataset that they are from; `ROW` is their place in it.
+        cache: of the dataset that they are from; `ROW` is their index in it.
         groups, states: of `TeacherCache.read`.
     """
 
@@ -176,10 +179,10 @@ class ReadingCollator:
         self.states = states
 
     def __call__(self, sentences: list[dict[str, Any]]) -> dict[str, Any]:
-        """The batch, and under `KEPT` what the cache keeps of it."""
+        """Return the batch, with the cached signals under `CACHED`."""
         rows = [sentence.pop(ROW) for sentence in sentences]
-        kept = self.cache.read(rows, self.groups, states=self.states)
-        return {**self.pad(sentences), KEPT: kept}
+        cached = self.cache.read(rows, self.groups, states=self.states)
+        return {**self.pad(sentences), CACHED: cached}
 
 
 def open_or_build(
@@ -191,7 +194,7 @@ def open_or_build(
     states: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> TeacherCache:
-    """The cache in a folder; made first where there is none, a damaged one, or one of other data.
+    """Open the cache in a folder; build it if it is missing, damaged, or of other data.
 
     Arguments and errors are those of `build`.
     """
@@ -225,7 +228,7 @@ def build(
         dataset: tokenised sentence pairs with the columns `input_ids` and `labels`.
         max_tokens: padded tokens per batch.
         progress: called after each batch with the number of sentences done so far.
-        states: keep hidden states and values as well, for the methods that compare them.
+        states: store hidden states and values as well, for the methods that compare them.
 
     Raises:
         UserError: the disk cannot hold it.
@@ -241,25 +244,27 @@ def build(
         batch = columns[rows]
         source, target = (_batch(batch[key], padding) for key in ("input_ids", "labels"))
         source, target = source.to(teacher.device), target.to(teacher.device)
-        feed = {
+        inputs = {
             "input_ids": source,
             "attention_mask": _mask(layout.lengths[rows, 0], source),
-            "decoder_input_ids": decoder_inputs(model, target),
-            "use_cache": False,
+            "labels": target,
         }
-        output, features = capture_attention(model, feed, hidden_states=states)
-        kept = files["tokens"].shape[1]
-        top = output.logits.float().log_softmax(-1).topk(kept, dim=-1)
-        said = {"tokens": top.indices, "log_probabilities": top.values}
-        said |= _packed(features) if states else {}
+        prediction, features = model_signals(model, inputs, Needs(hidden_states=states))
+        assert isinstance(prediction, Prediction)
+        assert features is not None
+        count = files["tokens"].shape[1]
+        top = prediction.logits.float().log_softmax(-1).topk(count, dim=-1)
+        by_token = {"tokens": top.indices, "log_probabilities": top.values}
+        by_token |= _packed(features) if states else {}
+        maps = {group: features.maps[group].stacked() for group in GROUPS}
         for place, row in enumerate(rows):
-            for name, tensor in said.items():
-                where = layout.part(name, row)
-                files[name][where] = tensor[place, : where.stop - where.start].cpu().numpy()
+            for name, tensor in by_token.items():
+                part = layout.part(name, row)
+                files[name][part] = tensor[place, : part.stop - part.start].cpu().numpy()
             for group in GROUPS:
                 _, queries, keys = layout.shape(group, row)
-                own = features.maps[group][place, :, :queries, :keys]
-                files[group][layout.part(group, row)] = own.flatten().cpu().numpy()
+                sentence = maps[group][place, :, :queries, :keys]
+                files[group][layout.part(group, row)] = sentence.flatten().cpu().numpy()
         done += len(rows)
         progress(done)
     for file in files.values():
@@ -293,7 +298,7 @@ _BY_TOKEN = {
     "hidden-decoder": 1,
     "values-decoder": 1,
 }
-"""Files with a row for every token, and the side that they are of."""
+"""Files with a row per token → the side (0 source, 1 target) of these tokens."""
 
 _STATES = [name for name in _BY_TOKEN if name.startswith(("hidden", "values"))]
 
@@ -310,17 +315,17 @@ def _new_files(
     Raises:
         UserError: the disk cannot hold them.
     """
-    kept, geometry = min(TOP, config.vocab_size), Geometry.of(config)
+    top, geometry = min(TOP, config.vocab_size), Geometry.of(config)
     float16, bfloat16 = np.dtype(np.float16), np.dtype(np.int16)  # NumPy does not know the latter
     formats: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
-        "tokens": (np.min_scalar_type(config.vocab_size - 1), (kept,)),
-        "log_probabilities": (float16, (kept,)),
+        "tokens": (np.min_scalar_type(config.vocab_size - 1), (top,)),
+        "log_probabilities": (float16, (top,)),
         **dict.fromkeys(GROUPS, (float16, ())),
     }
     for stack in ("encoder", "decoder") if states else ():
-        width = getattr(config, "d_kv", config.d_model // geometry.heads(stack))
-        formats[f"hidden-{stack}"] = bfloat16, (geometry.layers(stack) * config.d_model,)
-        formats[f"values-{stack}"] = bfloat16, (geometry.heads(stack) * width,)
+        width = sizes_of(config)["width"]
+        formats[f"hidden-{stack}"] = bfloat16, (geometry.layers(stack) * width,)
+        formats[f"values-{stack}"] = bfloat16, (attention_width(config),)
     shapes = {name: (layout.size(name), *columns) for name, (_, columns) in formats.items()}
     require_space(folder, sum(kind.itemsize * prod(shapes[n]) for n, (kind, _) in formats.items()))
     files = {}
@@ -335,25 +340,23 @@ def _new_files(
 
 
 def _packed(features: Features) -> dict[str, Tensor]:
-    """Hidden states and values as (B, positions, columns) of bfloat16's bits."""
-    found = {}
+    """Hidden states and values as (B, positions, columns), the bits of bfloat16 as int16."""
+    packed = {}
     for stack, hidden in features.hidden.items():
-        found[f"hidden-{stack}"] = torch.cat(hidden, dim=-1)
-        found[f"values-{stack}"] = features.values[stack].transpose(1, 2).flatten(2)
-    return {name: states.bfloat16().view(torch.int16) for name, states in found.items()}
+        packed[f"hidden-{stack}"] = torch.cat(hidden, dim=-1)
+        packed[f"values-{stack}"] = features.values[stack].transpose(1, 2).flatten(2)
+    return {name: states.bfloat16().view(torch.int16) for name, states in packed.items()}
 
 
-def _padded(flat: Tensor, where: Tensor) -> Tensor:
-    """What lies end to end, put to its places, and zero elsewhere; floats in float32."""
-    where = where.reshape(*where.shape, *[1] * (flat.dim() - 1)).expand(
-        *where.shape, *flat.shape[1:]
-    )
-    spread = torch.zeros_like(where, dtype=flat.dtype).masked_scatter_(where, flat)
-    return spread.float() if flat.is_floating_point() else spread
+def _padded(flat: Tensor, mask: Tensor) -> Tensor:
+    """Scatter flat values into a zero-padded tensor where `mask` is True; floats become float32."""
+    mask = mask.reshape(*mask.shape, *[1] * (flat.dim() - 1)).expand(*mask.shape, *flat.shape[1:])
+    padded = torch.zeros_like(mask, dtype=flat.dtype).masked_scatter_(mask, flat)
+    return padded.float() if flat.is_floating_point() else padded
 
 
 class _Layout:
-    """Where each sentence lies in the files."""
+    """Offsets of each sentence in the files."""
 
     def __init__(self, sizes: np.ndarray, geometry: Geometry) -> None:
         self.lengths = sizes

@@ -26,17 +26,18 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from a2d.errors import UserError
+from a2d.families import positions_of
 from a2d.method.alignment import AttentionAlignment
-from a2d.method.attention import GROUPS, enable_capture
+from a2d.method.attention import enable_capture
+from a2d.method.objective import TOKENS, detached_sums
 from a2d.method.token_losses import Prediction, token_losses
-from a2d.method.transfer import Transfer
-from a2d.models.decoding import generation_limit, positions_of, searching, settle_search
+from a2d.models.decoding import generation_limit, searching, settle_search
 from a2d.models.folders import read_checkpoint
 from a2d.models.loading import check_same_ids, freeze_padding_row
 from a2d.models.tokenizer import check_same_vocabulary, mark_languages
 from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.text.evaluation import score
-from a2d.training.averages import TermAverages, count_tokens, denominators, sums_of
+from a2d.training.averages import TermAverages, count_tokens
 from a2d.training.checkpoints import (
     ResumingTrainer,
     SealedCheckpoints,
@@ -44,12 +45,13 @@ from a2d.training.checkpoints import (
     require_whole,
 )
 from a2d.training.config import A2DConfig
-from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Signals, run
+from a2d.training.distillation import IGNORED, Distillation
 from a2d.training.divergence import DivergenceWatch, check_weights
 from a2d.training.frozen import frozen_teacher
 from a2d.training.processor import fast_dropout, keep_few_kernels, keep_freed_memory
 from a2d.training.schedule import FinishOnPlateau, PlateauSchedule, TimeLimit
-from a2d.training.teacher_cache import KEPT, ROW, ReadingCollator, TeacherCache
+from a2d.training.signals import Needs, Signals, model_signals
+from a2d.training.teacher_cache import CACHED, ROW, ReadingCollator, TeacherCache
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +74,8 @@ class A2DTrainer(ResumingTrainer):
             `processing_class`.
         callbacks: further callbacks.
         teacher_cache: the teacher's signals for `train_dataset`, read by the loader, in
-            `dataloader_num_workers` processes if there are any (a graphics card waits less then;
-            they need shared memory for a few batches each); the teacher itself then runs for
-            validation only.
+            `dataloader_num_workers` processes if there are any (a GPU waits less then; they need
+            shared memory for a few batches each). The teacher itself then runs for validation only.
 
     Raises:
         UserError: no teacher where the method needs one, vocabularies that differ, a model family
@@ -99,6 +100,7 @@ class A2DTrainer(ResumingTrainer):
         for tokenizer in (processing_class, teacher_processing_class):
             if tokenizer is not None:
                 mark_languages(tokenizer)
+        self.objective = args.objective
         self.teacher = _prepared_teacher(teacher, model, args)
         if teacher_processing_class is not None and processing_class is not None:
             check_same_vocabulary(teacher_processing_class, processing_class)
@@ -107,7 +109,7 @@ class A2DTrainer(ResumingTrainer):
         torch.manual_seed(args.seed)
         teacher_config = None if self.teacher is None else self.teacher.config
         super().__init__(
-            model=Distillation(model, args.objective, teacher_config),
+            model=Distillation(model, self.objective, teacher_config),
             args=args,
             data_collator=DataCollatorForSeq2Seq(processing_class, label_pad_token_id=IGNORED),
             train_dataset=train_dataset,
@@ -122,15 +124,15 @@ class A2DTrainer(ResumingTrainer):
             keep_freed_memory()
             keep_few_kernels()
         self.loss_is_scaled_for_ga = True
-        method = METHODS[args.method]
+        method = self.objective.definition
         if teacher_cache is not None and method.states:
             teacher_cache.check_states()
-        self.teacher_cache = teacher_cache if method.distribution else None
-        self._train_terms = TermAverages()
-        self._eval_terms = TermAverages()
+        self.teacher_cache = teacher_cache if method.asks_teacher else None
+        self._train_terms = TermAverages(self.objective.terms)
+        self._eval_terms = TermAverages(self.objective.terms)
         self._order: TokenBatchSampler | None = None
         self.add_callback(_EpochOrder(self))
-        self._divergence = DivergenceWatch()
+        self._divergence = DivergenceWatch([term.name for term in self.objective.terms])
         self.add_callback(self._divergence)
         self.add_callback(SealedCheckpoints(args.fingerprint))
         if args.plateau_patience is not None:
@@ -201,10 +203,10 @@ class A2DTrainer(ResumingTrainer):
         dataset, collate = dataset.select_columns(["input_ids", "labels"]), self.data_collator
         if shuffle and self.teacher_cache is not None:
             self.teacher_cache.check_sizes(sizes)
-            transfer, states = self._unwrapped.transfer, METHODS[self.args.method].states
-            groups = () if transfer is None else transfer.groups
+            method = self.objective.definition
+            groups = self.objective.groups if method.compares else ()
             dataset = dataset.add_column(ROW, list(range(len(dataset))))
-            collate = ReadingCollator(collate, self.teacher_cache, groups, states)
+            collate = ReadingCollator(collate, self.teacher_cache, groups, method.states)
         loader = DataLoader(
             dataset,
             batch_sampler=sampler,
@@ -236,44 +238,41 @@ class A2DTrainer(ResumingTrainer):
 
         Args:
             model: the (wrapped) `Distillation`.
-            inputs: `input_ids`, `attention_mask`, `labels`, and what a cache of the teacher keeps.
+            inputs: `input_ids`, `attention_mask`, `labels`, and the teacher's cached signals.
             return_outputs: also return a dict without outputs, as the Trainer's interface asks.
             num_items_in_batch: source and target tokens, (2,), of all micro-batches and devices.
         """
-        terms, counts = self._terms(model, inputs)
+        sums, counts = self._sums(model, inputs)
         totals = counts if num_items_in_batch is None else num_items_in_batch
-        sums = sums_of(terms)
-        self._train_terms.add(sums, counts)
-        parts = torch.stack([terms[name] for name in ("tokens", *GROUPS)])
-        weights = self.args.term_weights(int(self.state.epoch or 0) + 1)[1:].to(parts)
-        weights[0] = 1  # α is in it already
-        means = parts / denominators(totals, self.args.objective.official)[1:]
+        logged = detached_sums(self.objective.terms, sums)
+        self._train_terms.add(logged, counts)
+        loss = self.objective.loss(sums, totals, int(self.state.epoch or 0) + 1)
         # Distributed wrappers average gradients over processes; the totals already span them.
-        loss = (weights * means).sum() * self.accelerator.num_processes
-        self._divergence.see(self.state.global_step + 1, sums, loss)
+        loss = loss * self.accelerator.num_processes
+        self._divergence.see(self.state.global_step + 1, logged, loss)
         return (loss, {}) if return_outputs else loss
 
-    def _terms(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
-        """What the module returns, and the numbers of source and target tokens, (2,)."""
+    def _sums(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the terms' sums over a batch, and its source and target tokens, (2,)."""
         signals = None
-        if self.teacher_cache is not None and KEPT in inputs:
+        if self.teacher_cache is not None and CACHED in inputs:
             tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORED)
-            signals = self.teacher_cache.unpack(inputs[KEPT], *tokens)
+            signals = self.teacher_cache.unpack(inputs[CACHED], *tokens)
         elif self.teacher is not None:
-            signals = self._ask_teacher(inputs, self._unwrapped.transfer)
-        terms: dict[str, Tensor] = model(
+            signals = self._teacher_signals(inputs, self._unwrapped.needs)
+        sums: dict[str, Tensor] = model(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             labels=inputs["labels"],
             teacher=signals,
         )
-        return terms, count_tokens(inputs)
+        return sums, count_tokens(inputs)
 
     @torch.no_grad()
-    def _ask_teacher(self, inputs: dict[str, Any], transfer: Transfer | None) -> Signals:
+    def _teacher_signals(self, inputs: dict[str, Any], needs: Needs | None) -> Signals:
         halved = self.args.fp16 and not self.args.teacher_bf16
         with self.accelerator.autocast() if halved else nullcontext():
-            return run(self.teacher, inputs, transfer)
+            return model_signals(self.teacher, inputs, needs)
 
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device
@@ -334,15 +333,8 @@ class A2DTrainer(ResumingTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each term of the objective to the training logs."""
         if "loss" in logs:
-            means = self._train_terms.take(self.accelerator, self.args.objective.official)
-            logs |= {name: means[name] for name in self._active_terms}
+            logs |= self._train_terms.take(self.accelerator)
         super().log(logs, start_time)
-
-    @property
-    def _active_terms(self) -> list[str]:
-        transfer = self._unwrapped.transfer
-        compared = () if transfer is None else transfer.groups
-        return ["ce", *["kd"] * METHODS[self.args.method].distribution, *compared]
 
     def prediction_step(
         self,
@@ -355,8 +347,8 @@ class A2DTrainer(ResumingTrainer):
         """Loss terms and translations of one validation batch."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
-            terms, counts = self._terms(model, inputs)
-        self._eval_terms.add(sums_of(terms), counts)
+            sums, counts = self._sums(model, inputs)
+        self._eval_terms.add(detached_sums(self.objective.terms, sums), counts)
         generated = None
         if self.args.predict_with_generate and not prediction_loss_only:
             positions = positions_of(self._unwrapped.config)
@@ -376,18 +368,17 @@ class A2DTrainer(ResumingTrainer):
             self.accelerator.pad_across_processes(ids, dim=0, pad_index=IGNORED)
             for ids in (generated, inputs["labels"])
         )
-        return terms["tokens"], generated, labels
+        return sums[TOKENS], generated, labels
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The Trainer's loop, with losses averaged over tokens and each term reported."""
-        self._eval_terms = TermAverages()
+        self._eval_terms = TermAverages(self.objective.terms)
         output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
-        means = self._eval_terms.take(self.accelerator, self.args.objective.official)
-        weights = self.args.term_weights().tolist()
-        total = sum(w * means[name] for w, name in zip(weights, TERMS, strict=True))
-        output.metrics[f"{prefix}_loss"] = total
-        output.metrics.update({f"{prefix}_{name}": means[name] for name in self._active_terms})
+        means = self._eval_terms.take(self.accelerator)
+        weighted = (term.weight_in(None) * means[term.name] for term in self.objective.terms)
+        output.metrics[f"{prefix}_loss"] = sum(weighted)
+        output.metrics.update({f"{prefix}_{name}": mean for name, mean in means.items()})
         return output
 
     def _bleu(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -410,7 +401,7 @@ class A2DTrainer(ResumingTrainer):
         total, seen = 0.0, []
         for batch, _ in zip(self._loader(dataset, shuffle=False), range(batches), strict=False):
             inputs = self._prepare_inputs(batch)
-            prediction = self._ask_teacher(inputs, None).tokens
+            prediction = self._teacher_signals(inputs, None).tokens
             assert isinstance(prediction, Prediction)
             valid = inputs["labels"].ne(IGNORED)
             targets = inputs["labels"][valid]
@@ -484,7 +475,7 @@ class _EpochOrder(TrainerCallback):
 def _prepared_teacher(
     teacher: PreTrainedModel | None, student: PreTrainedModel, args: A2DConfig
 ) -> PreTrainedModel | None:
-    if not METHODS[args.method].distribution:
+    if not args.objective.definition.asks_teacher:
         return None
     if teacher is None:
         raise UserError(f"method {args.method!r} needs a teacher: pass teacher=…")

@@ -6,12 +6,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from a2d.method.methods import METHODS
 from a2d.runs.parts import TOKENS
 from a2d.runs.settings import Distillation, Shape, Training
 from a2d.runs.stages.base import RunStage, without_none
 from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.runs.training import remove_checkpoints, train_model
-from a2d.training.distillation import METHODS
 
 if TYPE_CHECKING:
     from a2d.runs.run import Run
@@ -59,12 +59,12 @@ class Model(RunStage):
     @property
     def taught(self) -> bool:
         """Whether the teacher has a part in it, be it only its start."""
-        return METHODS[self.method.method].taught or self.method.student_start == "teacher"
+        return METHODS[self.method.method].uses_teacher or self.method.student_start == "teacher"
 
     @property
     def needs_teacher(self) -> bool:
         """Whether the teacher runs beside its training, or starts it."""
-        return METHODS[self.method.method].distribution or self.method.student_start == "teacher"
+        return METHODS[self.method.method].asks_teacher or self.method.student_start == "teacher"
 
     @property
     def foreign(self) -> bool:
@@ -118,17 +118,12 @@ def training_settings(
 
     Settings that a method does not use are left out: a change of theirs makes no other model.
     """
-    used, kind = {"method"}, METHODS[method.method]
-    if kind.taught or method.student_start != "random":
+    used, definition = {"method"}, METHODS[method.method]
+    used |= definition.settings
+    if definition.uses_teacher or method.student_start != "random":
         used |= {"student_start"}
         if method.copied_layers != "spread":
             used |= {"copied_layers"}
-    if kind.distribution:
-        used |= {"alpha", "temperature"}
-    if kind.features:
-        used |= {"beta", "decay", "groups", "alignment_learning_rate"}
-    if kind.aligned:
-        used |= {"formula", "alignment_start"}
     schedule = without_none(asdict(training))
     del schedule["sized"]
     return {

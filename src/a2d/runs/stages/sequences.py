@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from a2d.errors import UserError
+from a2d.method.methods import METHODS
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.parts import DISTILLED, MONOLINGUAL
 from a2d.runs.shards import SHARDS, translator_of
@@ -19,7 +20,6 @@ from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.text.batching import lengths, tokenise
 from a2d.text.pairs import Pair
 from a2d.text.storage import StoredPairs
-from a2d.training.distillation import METHODS
 
 if TYPE_CHECKING:
     from a2d.runs.run import Run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from a2d.method.methods import METHODS
 from a2d.runs.parts import TOKENS
 from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.models import Teacher
@@ -12,7 +13,6 @@ from a2d.runs.stages.sequences import Sequences
 from a2d.runs.stages.students import Student
 from a2d.runs.stages.vocabulary import Tokens
 from a2d.training import teacher_cache
-from a2d.training.distillation import METHODS
 
 if TYPE_CHECKING:
     from a2d.runs.run import Run
@@ -38,7 +38,7 @@ class TeacherSignals(RunStage):
         asked: dict[tuple[str, ...], bool] = {}
         for student in run.all(Student):
             needs = METHODS[student.method.method]
-            if needs.distribution:
+            if needs.asks_teacher:
                 states = asked.get(student.learns_from, False) or needs.states
                 asked[student.learns_from] = states
         fingerprints = {TOKENS: run.one(Tokens).fingerprint}
@@ -72,7 +72,7 @@ class TeacherSignals(RunStage):
 
     def _is_needed(self, run: Run) -> bool:
         return any(
-            METHODS[student.method.method].distribution and student.learns_from == self.parts
+            METHODS[student.method.method].asks_teacher and student.learns_from == self.parts
             for student in run.all(Student)
             if not student.done
         )

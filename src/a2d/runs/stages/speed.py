@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, Self
 
+from a2d.families import positions_of
 from a2d.files import write_text
-from a2d.models.decoding import positions_of
 from a2d.models.loading import load_config
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.command import sentences_per_second

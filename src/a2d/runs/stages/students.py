@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from a2d.errors import UserError
+from a2d.method.methods import METHODS
 from a2d.models.loading import load_config
 from a2d.runs.parts import MONOLINGUAL, TOKENS, parts_for
 from a2d.runs.settings import Distillation, Shape
 from a2d.runs.stages.models import Model, Teacher, training_settings
 from a2d.runs.stages.sequences import Sequences
 from a2d.runs.stages.vocabulary import Vocabulary
-from a2d.training.distillation import METHODS
 
 if TYPE_CHECKING:
     from a2d.runs.run import Run
@@ -54,7 +54,7 @@ class Student(Model):
         parts = parts_for(method, bool(run.corpus.monolingual))
         settings: dict[str, Any] = {"vocabulary": run.one(Vocabulary).fingerprint}
         settings |= training_settings(shape, method, recipe.training, seed)
-        if needs.taught or method.student_start == "teacher":
+        if needs.uses_teacher or method.student_start == "teacher":
             settings["teacher"] = teacher.fingerprint
         sequences = {stage.part: stage for stage in run.all(Sequences)}
         for part in parts:
@@ -63,7 +63,7 @@ class Student(Model):
                 settings[key] = sequences[part].fingerprint
         if needs.sequences and run.corpus.monolingual:
             settings["method"][MONOLINGUAL] = method.monolingual
-        if needs.distribution and recipe.teacher.cache:
+        if needs.asks_teacher and recipe.teacher.cache:
             settings["cache"] = True
         name = f"{method.name}-{size}-seed{seed}"
         folder = run.folder / "models" / name

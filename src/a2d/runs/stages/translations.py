@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from a2d.families import Geometry
 from a2d.files import write_text
-from a2d.method.attention import Geometry
 from a2d.models.decoding import translate
 from a2d.models.loading import count_parameters, load_to_run
 from a2d.models.tokenizer import load_tokenizer

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from datasets import DatasetDict
 
+from a2d.families import positions_of
 from a2d.files import identity
-from a2d.models.decoding import positions_of
 from a2d.models.loading import load_config
 from a2d.models.tokenizer import (
     check_fits,

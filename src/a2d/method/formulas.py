@@ -1,0 +1,197 @@
+"""Formulas of attention transfer: how student maps are combined and compared with the teacher's.
+
+`FORMULAS` holds one object per formula; `register_formula` adds one from outside the package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from a2d.errors import UserError
+from a2d.method.alignment import combine
+from a2d.method.losses import attention_transfer, official_attention_transfer
+from a2d.method.maps import AttentionMaps
+
+
+@dataclass(frozen=True)
+class Formula:
+    """How attention transfer combines the student's maps and compares them with the teacher's.
+
+    A formula defines `divergence`, from which autograd derives the gradient. It may define
+    `combine` as well, or replace `loss` as a whole with something that needs less memory.
+
+    Attributes:
+        name: its name in configurations and recipes.
+        summary: one line that says what it computes.
+        source: paper and section, or code.
+        uniform_start: weight on corresponding heads when an alignment starts `uniform`.
+        convex: a softmax over student channels turns the alignment's weights into connections.
+        stacked: `loss` reads whole maps; the forward pass then stores them.
+        mixes_teacher: random, fixed mixtures of the teacher's maps replace them.
+        released_normalisation: normalise all losses as the authors' released code does
+            (`a2d.method.objective`).
+    """
+
+    name: str
+    summary: str
+    source: str = ""
+    uniform_start: float = 5.0
+    convex: bool = False
+    stacked: bool = True
+    mixes_teacher: bool = False
+    released_normalisation: bool = False
+
+    def combine(self, connections: Tensor, maps: Tensor) -> Tensor:
+        """Combine student maps into intermediate maps, one for each teacher map.
+
+        Args:
+            connections: of the alignment (C_T, C_S).
+            maps: the student's (B, C_S, Q, K).
+
+        Returns:
+            Intermediate maps (B, C_T, Q, K).
+        """
+        return combine(connections, maps)
+
+    def divergence(
+        self, student_maps: Tensor, teacher_maps: Tensor, keys: Tensor, rows: Tensor
+    ) -> Tensor:
+        """Compare intermediate maps with the teacher's.
+
+        Args:
+            student_maps: intermediate maps (B, C_T, Q, K), from `combine`.
+            teacher_maps: probabilities (B, C_T, Q, K), without gradients.
+            keys: True where a query may attend to a key, broadcastable to (B, Q, K).
+            rows: True at valid query positions, (B, Q).
+
+        Returns:
+            A scalar, summed over valid query rows: the trainer divides it by their number.
+        """
+        raise NotImplementedError
+
+    def loss(
+        self,
+        student: AttentionMaps,
+        teacher: AttentionMaps,
+        keys: Tensor,
+        rows: Tensor,
+        connections: Tensor,
+    ) -> Tensor:
+        """Combine the student's maps and compare them with the teacher's.
+
+        Args:
+            student: maps (B, C_S, Q, K).
+            teacher: maps (B, C_T, Q, K); no gradient flows to them.
+            keys, rows: as in `divergence`.
+            connections: of the alignment (C_T, C_S).
+
+        Returns:
+            A scalar, summed over valid query rows.
+        """
+        with torch.autocast(keys.device.type, enabled=False):  # bf16 is too coarse for maps
+            combined = self.combine(connections, student.stacked())
+            return self.divergence(combined, teacher.stacked().detach(), keys, rows)
+
+
+@dataclass(frozen=True)
+class RowWise(Formula):
+    """KL between attention rows, computed block by block with its gradient.
+
+    Attributes:
+        log_maps: combine logarithms of the student's maps.
+        log_combined: take the logarithm of combined maps before their softmax.
+    """
+
+    stacked: bool = False
+    log_maps: bool = False
+    log_combined: bool = False
+
+    def loss(
+        self,
+        student: AttentionMaps,
+        teacher: AttentionMaps,
+        keys: Tensor,
+        rows: Tensor,
+        connections: Tensor,
+    ) -> Tensor:
+        """KL(teacher row ‖ intermediate row), averaged over teacher maps."""
+        return attention_transfer(
+            student,
+            teacher,
+            keys,
+            rows,
+            weight=connections,
+            log_maps=self.log_maps,
+            log_combined=self.log_combined,
+        )
+
+
+@dataclass(frozen=True)
+class WholeMaps(Formula):
+    """KL between softmaxes over whole maps, as the authors' released code computes it."""
+
+    released_normalisation: bool = True
+
+    def divergence(
+        self, student_maps: Tensor, teacher_maps: Tensor, keys: Tensor, rows: Tensor
+    ) -> Tensor:
+        """KL summed over maps; padding and future positions take part."""
+        return official_attention_transfer(student_maps, teacher_maps)
+
+
+FORMULAS: dict[str, Formula] = {}
+"""All formulas by name."""
+
+
+def register_formula(formula: Formula) -> Formula:
+    """Add a formula to `FORMULAS`, for configurations and recipes to name.
+
+    Raises:
+        UserError: another formula has this name.
+    """
+    if formula.name in FORMULAS:
+        raise UserError(f"a formula {formula.name!r} exists already: choose another name.")
+    FORMULAS[formula.name] = formula
+    return formula
+
+
+_PAPER = "Jin et al. 2024 (arXiv 2403.01479), section 3.2"
+
+register_formula(
+    RowWise("paper", "softmax(W·S), row by row over the valid keys", f"{_PAPER}, Eq. 9 and 10")
+)
+register_formula(
+    RowWise(
+        "geometric",
+        "softmax(W·log S): a weighted geometric mean; a single weight of one reproduces a map, "
+        "which the paper's form cannot",
+        "ours",
+        uniform_start=1.0,
+        log_maps=True,
+    )
+)
+register_formula(
+    RowWise(
+        "convex",
+        "softmax(W)·S, the softmax over student channels: a weighted mean",
+        "ours",
+        uniform_start=4.0,
+        convex=True,
+        log_combined=True,
+    )
+)
+register_formula(
+    WholeMaps("official", "softmax over whole maps on both sides", f"code released with {_PAPER}")
+)
+register_formula(
+    WholeMaps(
+        "official-mixture",
+        "as official, with random mixtures of the teacher's maps: the released code's teacher has "
+        "an alignment of its own, which nothing trains",
+        f"code released with {_PAPER}",
+        mixes_teacher=True,
+    )
+)

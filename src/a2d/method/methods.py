@@ -1,0 +1,225 @@
+"""Distillation methods: the signals each learns from, and what it compares inside the models.
+
+`METHODS` holds one entry per method; `register_method` adds one from outside the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from a2d.errors import UserError
+from a2d.families import Geometry
+from a2d.method.formulas import FORMULAS, Formula
+from a2d.method.hidden_states import A2DHidden
+from a2d.method.mappings import Combination, LayerMapping, MiniLM, TinyBert
+from a2d.method.transfer import A2D, Transfer
+
+if TYPE_CHECKING:
+    from a2d.method.objective import Objective
+
+
+class ModelSize(NamedTuple):
+    """Sizes of a model that a comparison may depend on.
+
+    Attributes:
+        geometry: layers and heads.
+        width: of hidden states.
+    """
+
+    geometry: Geometry
+    width: int
+
+
+Build = Callable[[ModelSize, ModelSize, "Objective"], Transfer]
+"""Builds a comparison from the sizes of student and teacher and the objective's settings. Raises
+`UserError` where the method does not fit the sizes."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A distillation method.
+
+    Attributes:
+        name: its name in configurations and recipes.
+        summary: one line that says what it learns from.
+        source: paper and section.
+        sequences: training references are the teacher's translations of the training source.
+        references: with `sequences`: the corpus's references as well, so that each source is there
+            twice.
+        distribution: word-level distillation from the teacher's next-token distributions.
+        build: builds what it compares inside the models; None if it compares nothing there.
+        build_settings: settings of the objective that `build` reads, besides `groups`.
+        hidden_states: the comparison reads the layers' outputs.
+        values: the comparison reads the last layers' value vectors.
+    """
+
+    name: str
+    summary: str
+    source: str = ""
+    sequences: bool = False
+    references: bool = False
+    distribution: bool = False
+    build: Build | None = None
+    build_settings: tuple[str, ...] = ()
+    hidden_states: bool = False
+    values: bool = False
+
+    @property
+    def compares(self) -> bool:
+        """Whether it compares anything inside the models."""
+        return self.build is not None
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the teacher, or a cache of it, is asked about every batch."""
+        return self.distribution or self.compares
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether it needs a teacher at all, be it only for translations."""
+        return self.sequences or self.asks_teacher
+
+    @property
+    def states(self) -> bool:
+        """Whether a cache of the teacher must hold hidden states and value vectors."""
+        return self.hidden_states or self.values
+
+    @property
+    def settings(self) -> frozenset[str]:
+        """Settings that its results depend on: they are recorded with a trained model.
+
+        Other settings must not be: a finished model would be trained again when they change.
+        """
+        names: list[str] = []
+        if self.distribution:
+            names += ["alpha", "temperature"]
+        if self.compares:
+            names += ["beta", "decay", "groups", "alignment_learning_rate"]
+        return frozenset([*names, *self.build_settings])
+
+
+METHODS: dict[str, Method] = {}
+"""All methods by name."""
+
+
+def register_method(method: Method) -> Method:
+    """Add a method to `METHODS`, for configurations and recipes to name.
+
+    Raises:
+        UserError: another method has this name.
+    """
+    if method.name in METHODS:
+        raise UserError(f"a method {method.name!r} exists already: choose another name.")
+    METHODS[method.name] = method
+    return method
+
+
+def _a2d(student: ModelSize, teacher: ModelSize, objective: Objective) -> Transfer:
+    return A2D(student.geometry, teacher.geometry, *_alignment(objective))
+
+
+def _a2d_hidden(student: ModelSize, teacher: ModelSize, objective: Objective) -> Transfer:
+    widths = student.width, teacher.width
+    return A2DHidden(student.geometry, teacher.geometry, *_alignment(objective), widths)
+
+
+def _alignment(objective: Objective) -> tuple[Formula, tuple[str, ...], str]:
+    return FORMULAS[objective.formula], objective.groups, objective.alignment_start
+
+
+_ALIGNMENT = ("formula", "alignment_start")
+
+for _method in (
+    Method("baseline", "the references alone"),
+    Method(
+        "kd",
+        "word-level distillation",
+        "Hinton et al. 2015; Kim & Rush 2016, section 3.1",
+        distribution=True,
+    ),
+    Method(
+        "seqkd",
+        "the teacher's translations as references",
+        "Kim & Rush 2016, section 3.2",
+        sequences=True,
+    ),
+    Method(
+        "seqkd+references",
+        "every source twice, with the teacher's translation and with the reference",
+        sequences=True,
+        references=True,
+    ),
+    Method(
+        "seqkd+kd",
+        "the teacher's translations and word-level distillation",
+        "Kim & Rush 2016",
+        sequences=True,
+        distribution=True,
+    ),
+    Method(
+        "last",
+        "kd, and attention maps compared with the teacher's last layers",
+        "Sun et al. 2019 (PKD-last), for attention maps",
+        distribution=True,
+        build=lambda s, t, o: LayerMapping("last", s.geometry, t.geometry, o.groups),
+    ),
+    Method(
+        "uniform",
+        "kd, and attention maps compared with every k-th teacher layer",
+        "Sun et al. 2019 (PKD-skip), for attention maps",
+        distribution=True,
+        build=lambda s, t, o: LayerMapping("uniform", s.geometry, t.geometry, o.groups),
+    ),
+    Method(
+        "tinybert",
+        "kd, attention maps and projected hidden states, uniform mapping",
+        "Jiao et al. 2020, Eq. 7 and 8",
+        distribution=True,
+        build=lambda s, t, o: TinyBert(s.geometry, t.geometry, o.groups, (s.width, t.width)),
+        hidden_states=True,
+    ),
+    Method(
+        "minilm",
+        "kd, attention maps and value relations of the last layers",
+        "Wang et al. 2020, sections 3.1 and 3.2; Wang et al. 2021",
+        distribution=True,
+        build=lambda s, t, o: MiniLM(s.geometry, t.geometry, o.groups, (s.width, t.width)),
+        values=True,
+    ),
+    Method(
+        "ckd",
+        "kd, and attention maps compared with learned fusions of teacher layers",
+        "Wu et al. 2020, for attention maps",
+        distribution=True,
+        build=lambda s, t, o: Combination(s.geometry, t.geometry, o.groups),
+    ),
+    Method(
+        "a2d",
+        "kd, and attention transfer through a learned alignment",
+        "Jin et al. 2024",
+        distribution=True,
+        build=_a2d,
+        build_settings=_ALIGNMENT,
+    ),
+    Method(
+        "a2d+hidden",
+        "a2d, and hidden states compared through a learned projection",
+        "Jin et al. 2024; hidden states are ours",
+        distribution=True,
+        build=_a2d_hidden,
+        build_settings=_ALIGNMENT,
+        hidden_states=True,
+    ),
+    Method(
+        "seqkd+a2d",
+        "a2d with the teacher's translations as references",
+        "Kim & Rush 2016, section 3.2; Jin et al. 2024",
+        sequences=True,
+        distribution=True,
+        build=_a2d,
+        build_settings=_ALIGNMENT,
+    ),
+):
+    register_method(_method)

@@ -1,0 +1,131 @@
+"""A method and a formula from outside the package are registered and trained as our own are.
+
+CONTRIBUTING.md ("Add a method", "Add a formula") describes what is done here.
+"""
+
+import math
+
+import pytest
+import torch
+from test_trainer import data, tokenizer, trainer  # noqa: F401
+from toys import assert_close
+
+from a2d import UserError
+from a2d.method.formulas import FORMULAS, Formula, register_formula
+from a2d.method.losses import map_distance
+from a2d.method.methods import METHODS, Method, register_method
+from a2d.method.transfer import Transfer
+from a2d.runs.recipe import load_recipe
+from a2d.training.teacher_cache import open_or_build
+
+
+class MeanMaps(Transfer):
+    """Squared distance between the models' mean attention maps, with a learned factor."""
+
+    def __init__(self, groups):
+        super().__init__(groups)
+        self.factor = torch.nn.Parameter(torch.ones(1))
+
+    def compare(self, group, student, teacher, keys, rows):
+        ours, theirs = (f.maps[group].stacked().mean(1, keepdim=True) for f in (student, teacher))
+        return map_distance(self.factor * ours, theirs.detach(), keys, rows)
+
+
+class NaivePaper(Formula):
+    """The paper's formula in three lines, without a gradient of its own."""
+
+    def divergence(self, student_maps, teacher_maps, keys, rows):
+        allowed = keys.unsqueeze(1)
+        predicted = student_maps.masked_fill(~allowed, -math.inf).log_softmax(-1)
+        terms = torch.special.xlogy(teacher_maps, teacher_maps) - teacher_maps * predicted
+        counted = allowed & rows[:, None, :, None]
+        return terms.masked_fill(~counted, 0.0).sum() / teacher_maps.shape[1]
+
+
+@pytest.fixture
+def method():
+    yield register_method(
+        Method(
+            "mean-maps",
+            "mean attention maps",
+            build=lambda student, teacher, objective: MeanMaps(objective.groups),
+        )
+    )
+    del METHODS["mean-maps"]
+
+
+@pytest.fixture
+def formula():
+    yield register_formula(NaivePaper("naive-paper", "the paper's formula, naively"))
+    del FORMULAS["naive-paper"]
+
+
+def logs(distiller):
+    distiller.train()
+    return [entry for entry in distiller.state.log_history if "loss" in entry]
+
+
+def test_a_method_trains(tmp_path, tokenizer, data, method):  # noqa: F811
+    settings = {"method": method.name, "groups": "encoder+cross", "logging_steps": 1}
+    distiller = trainer(tmp_path, tokenizer, data, beta=20.0, max_steps=30, **settings)
+    entries = logs(distiller)
+    terms = {"ce", "encoder", "cross"}  # it has no word-level distillation
+    assert all(terms <= entry.keys() for entry in entries)
+    assert all(entry.keys().isdisjoint({"kd", "decoder"}) for entry in entries)
+    for entry in entries:
+        weighted = entry["ce"] + 20 * (entry["encoder"] + entry["cross"] / 2)
+        assert entry["loss"] == pytest.approx(weighted, rel=1e-3)
+    assert entries[-1]["encoder"] < entries[0]["encoder"]
+    (factor,) = distiller._unwrapped.transfer.parameters()
+    assert factor != 1
+    distiller.save_model(str(tmp_path / "model"))
+    loaded = MeanMaps(("encoder", "cross"))
+    loaded.load(tmp_path / "model")
+    assert loaded.factor == factor
+
+
+def test_a_method_reads_the_teachers_cache(tmp_path, tokenizer, data, method):  # noqa: F811
+    settings = {"method": method.name, "logging_steps": 1}
+    live, cached = (trainer(tmp_path / name, tokenizer, data, **settings) for name in "ab")
+    cached.teacher_cache = open_or_build(tmp_path / "cache", cached.teacher, data)
+    pairs = zip(logs(live), logs(cached), strict=True)
+    for one, other in pairs:
+        assert other["cross"] == pytest.approx(one["cross"], rel=1e-2)
+
+
+def test_a_method_needs_a_teacher_and_is_found_by_name(tmp_path, tokenizer, data, method):  # noqa: F811
+    with pytest.raises(UserError, match="method 'mean-maps' needs a teacher"):
+        trainer(tmp_path, tokenizer, data, teacher=False, method=method.name)
+    with pytest.raises(UserError, match="unknown method 'mean-map': did you mean 'mean-maps'"):
+        trainer(tmp_path, tokenizer, data, method="mean-map")
+    assert load_recipe("demo", ["methods=[mean-maps]"]).methods[0].method == "mean-maps"
+    assert method.settings == {"beta", "decay", "groups", "alignment_learning_rate"}
+    with pytest.raises(UserError, match="a method 'mean-maps' exists already"):
+        register_method(method)
+
+
+def test_a_formula_trains_as_the_same_one_of_ours(tmp_path, tokenizer, data, formula):  # noqa: F811
+    trained = [
+        trainer(tmp_path, tokenizer, data, formula=name, logging_steps=1, optim="sgd")
+        for name in ("paper", formula.name)
+    ]
+    ours, naive = (logs(distiller) for distiller in trained)
+    for one, other in zip(ours, naive, strict=True):
+        for term in ("ce", "kd", "encoder", "decoder", "cross"):
+            assert other[term] == pytest.approx(one[term], rel=1e-4)
+    ours, naive = (
+        torch.cat([parameter.detach().flatten() for parameter in distiller.model.parameters()])
+        for distiller in trained
+    )
+    assert_close(naive, ours, 1e-5)
+    alignment = trained[1].alignment
+    fresh = trainer(tmp_path, tokenizer, data, formula=formula.name).alignment
+    for group, weight in alignment.weights.items():
+        assert not torch.equal(weight, fresh.weights[group])
+
+
+def test_a_formula_is_found_by_name(formula):
+    recipe = load_recipe("demo", ["methods=[{method: a2d, formula: naive-paper}]"])
+    assert recipe.methods[0].formula == formula.name
+    with pytest.raises(UserError, match="a formula 'naive-paper' exists already"):
+        register_formula(formula)
