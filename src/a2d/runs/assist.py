@@ -50,7 +50,10 @@ def assist(folder: Path, console: Console) -> None:
         processes = 1
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(rank) % len(gpus)] or rank
-    with Bars(console) as bars, Workers(processes, folder / LOG, bars.show) as workers:
+    with (
+        Bars(console) as bars,
+        Workers(processes, folder / LOG, bars.show, run.recipe.plugins) as workers,
+    ):
         for stage in begun:
             translate_shards(stage.pairs(run), stage.partial, task_of(run), workers, wait=False)
     console.print("Nothing is left to begin.")

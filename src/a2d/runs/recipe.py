@@ -16,6 +16,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from a2d.errors import UserError
 from a2d.method.methods import METHODS
 from a2d.plain_yaml import MOST_BYTES, parse
+from a2d.plugins import load_plugins
 from a2d.runs.overrides import assign
 from a2d.runs.sections import Section, explain, extended
 from a2d.runs.settings import (
@@ -40,10 +41,15 @@ MOST_EXTENDED = 20
 
 
 class Recipe(Section):
-    """An experiment: every student shape is trained with every method and seed."""
+    """An experiment: every student shape is trained with every method and seed.
+
+    `plugins`: Python files that register methods, formulas, model families or stages
+    (`a2d.plugins`).
+    """
 
     # Sections that others inherit from come first: their mistakes are told as theirs.
     name: Name
+    plugins: list[str] = Field(default=[])
     corpus: Corpus
     vocabulary: Vocabulary = Vocabulary()
     training: Training
@@ -238,6 +244,9 @@ def make_recipe(raw: dict[str, Any], overrides: Iterable[str], name: str) -> Rec
     """
     for assignment in overrides:
         assign(raw, assignment, Recipe)
+    plugins = raw.get("plugins") or []
+    # First, since they define names that the recipe uses; malformed lists are refused below.
+    load_plugins([p for p in plugins if isinstance(p, str)] if isinstance(plugins, list) else [])
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:

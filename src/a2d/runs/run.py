@@ -167,7 +167,9 @@ class Run:
         """The processes that share the work; they start when first asked for."""
         if self._workers is None:
             count, log = self.recipe.compute.parallel, self.folder / LOG
-            self._workers = self._resources.enter_context(Workers(count, log, self.report))
+            self._workers = self._resources.enter_context(
+                Workers(count, log, self.report, self.recipe.plugins)
+            )
         return self._workers
 
     def end_workers(self) -> None:

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -23,6 +23,7 @@ import torch
 from a2d.endings import LOG
 from a2d.errors import UserError, first_line
 from a2d.interruptions import leave
+from a2d.plugins import load_plugins
 from a2d.progress import Report, log_file, logged, silence_libraries
 
 _PATIENCE = 2.0
@@ -41,9 +42,10 @@ class Workers:
             the graphics cards.
         log: the file that tasks' logging goes to.
         report: told of every event, in this process.
+        plugins: Python files that every process imports (`a2d.plugins`).
     """
 
-    def __init__(self, count: int, log: Path, report: Report) -> None:
+    def __init__(self, count: int, log: Path, report: Report, plugins: Sequence[str] = ()) -> None:
         self.count = count
         self._report = report
         self._pool: ProcessPoolExecutor | None = None
@@ -57,7 +59,7 @@ class Workers:
         for number in range(count):
             cards.put(_card(number))
         threads = max(1, torch.get_num_threads() // count)
-        arguments = (threads, cards, self._events, log)
+        arguments = (threads, cards, self._events, log, tuple(plugins))
         self._pool = ProcessPoolExecutor(count, context, _start, arguments)
         self._reader.start()
 
@@ -115,7 +117,7 @@ def _card(number: int) -> str | None:
     return cards[number % len(cards)] if torch.cuda.is_available() and cards else None
 
 
-def _start(threads: int, cards: Any, events: Any, log: Path) -> None:
+def _start(threads: int, cards: Any, events: Any, log: Path, plugins: Sequence[str]) -> None:
     global _events, _log
     _events, _log = events, log
     card = cards.get()
@@ -123,6 +125,7 @@ def _start(threads: int, cards: Any, events: Any, log: Path) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = card
     torch.set_num_threads(threads)
     silence_libraries()
+    load_plugins(plugins)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers
     signal.signal(signal.SIGTERM, _end)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from a2d.errors import UserError
 from a2d.method.methods import METHODS
 from a2d.models.loading import load_config
+from a2d.plugins import load_plugins
 from a2d.runs.parts import MONOLINGUAL, TOKENS, parts_for
 from a2d.runs.settings import Distillation, Shape
 from a2d.runs.stages.models import Model, Teacher, training_settings
@@ -63,7 +64,13 @@ class Student(Model):
                 settings[key] = sequences[part].fingerprint
         if needs.sequences and run.corpus.monolingual:
             settings["method"][MONOLINGUAL] = method.monolingual
+<<<<<<< HEAD
         if needs.asks_teacher and recipe.teacher.cache:
+=======
+        if recipe.plugins:
+            settings["plugins"] = load_plugins(recipe.plugins)
+        if needs.distribution and recipe.teacher.cache:
+>>>>>>> plugins
             settings["cache"] = True
         name = f"{method.name}-{size}-seed{seed}"
         folder = run.folder / "models" / name
