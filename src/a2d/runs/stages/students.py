@@ -64,13 +64,9 @@ class Student(Model):
                 settings[key] = sequences[part].fingerprint
         if needs.sequences and run.corpus.monolingual:
             settings["method"][MONOLINGUAL] = method.monolingual
-<<<<<<< HEAD
-        if needs.asks_teacher and recipe.teacher.cache:
-=======
         if recipe.plugins:
             settings["plugins"] = load_plugins(recipe.plugins)
-        if needs.distribution and recipe.teacher.cache:
->>>>>>> plugins
+        if needs.asks_teacher and recipe.teacher.cache:
             settings["cache"] = True
         name = f"{method.name}-{size}-seed{seed}"
         folder = run.folder / "models" / name
