@@ -108,9 +108,9 @@ class TestMistakes:
 
     def test_unknown_key(self, a2d, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        code, _, err = a2d("run", "demo", "training.epocs=3")
+        code, _, err = a2d("run", "demo", "training.num_train_epocs=3")
         assert code == 2
-        assert "training.epocs': did you mean 'epochs'?" in err
+        assert "training.num_train_epocs': did you mean 'num_train_epochs'?" in err
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
