@@ -57,7 +57,7 @@ def failing(monkeypatch):
         def run(*_):
             raise error
 
-        monkeypatch.setattr("a2d.runs.run.carry_out", run)
+        monkeypatch.setattr("a2d.runs.pipeline.run", run)
 
     return fail
 
@@ -108,9 +108,9 @@ class TestMistakes:
 
     def test_unknown_key(self, a2d, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        code, _, err = a2d("run", "demo", "training.num_train_epocs=3")
+        code, _, err = a2d("run", "demo", "training.max_step=3")
         assert code == 2
-        assert "training.num_train_epocs': did you mean 'num_train_epochs'?" in err
+        assert "training.max_step': did you mean 'max_steps'?" in err
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ class TestDefects:
             with logged(log_file(log)), Workers(count, log, print) as workers:
                 workers.submit(broken, "deep inside").result()
 
-        monkeypatch.setattr("a2d.runs.run.carry_out", run)
+        monkeypatch.setattr("a2d.runs.pipeline.run", run)
         code, _, err = a2d("run", "demo")
         assert code == 1
         assert f"Its traceback is in {tmp_path}/run.log: please" in err
@@ -261,8 +261,8 @@ class TestPlot:
         assert "is no alignment written by a2d" in err
 
     def test_draws(self, a2d, tmp_path):
+        from a2d.families import Geometry
         from a2d.method.alignment import AttentionAlignment
-        from a2d.method.attention import Geometry
 
         shape = Geometry(1, 1, 2, 2)
         AttentionAlignment(shape, shape).save(tmp_path / "alignment.safetensors")
@@ -273,8 +273,8 @@ class TestPlot:
 
     @pytest.mark.parametrize("name", ["picture.foo", "picture", "picture.mp4"])
     def test_pictures_of_another_kind(self, a2d, tmp_path, name):
+        from a2d.families import Geometry
         from a2d.method.alignment import AttentionAlignment
-        from a2d.method.attention import Geometry
 
         shape = Geometry(1, 1, 2, 2)
         AttentionAlignment(shape, shape).save(tmp_path / "alignment.safetensors")

@@ -309,7 +309,7 @@ def _used(student: Model, key: str) -> Any:
     return student.settings["method"].get(key, _UNSAID.get(key))
 
 
-_SETTINGS = [field.name for field in fields(Objective)]
+_SETTINGS = [field.name for field in fields(Objective) if field.name != "method"]
 
 _UNSAID = {"student_start": "random", "copied_layers": "spread"}
 """Values that a stage's settings leave out."""
