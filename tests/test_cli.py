@@ -57,7 +57,7 @@ def failing(monkeypatch):
         def run(*_):
             raise error
 
-        monkeypatch.setattr("a2d.runs.run.carry_out", run)
+        monkeypatch.setattr("a2d.runs.pipeline.run", run)
 
     return fail
 
@@ -199,7 +199,7 @@ class TestDefects:
             with logged(log_file(log)), Workers(count, log, print) as workers:
                 workers.submit(broken, "deep inside").result()
 
-        monkeypatch.setattr("a2d.runs.run.carry_out", run)
+        monkeypatch.setattr("a2d.runs.pipeline.run", run)
         code, _, err = a2d("run", "demo")
         assert code == 1
         assert f"Its traceback is in {tmp_path}/run.log: please" in err

@@ -182,11 +182,17 @@ def test_patience_ends_a_training_that_no_longer_improves(corpus, tmp_path):
     assert sum("eval_bleu" in entry for entry in history["log"]) == 3
 
 
-def test_a_finished_run_is_only_reported_again(finished, corpus):
-    folder, _ = finished
+def test_a_finished_run_is_only_reported_again(finished, corpus, monkeypatch):
+    folder, text = finished
     before = {p: p.stat().st_mtime_ns for p in (folder / "models").rglob("*") if p.is_file()}
-    assert "Trained already: teacher" in run(corpus, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("a2d.runs.run.read_splits", lambda recipe: 1 / 0)
+        again = run(corpus, folder)
+    assert "Trained already: teacher" in again
     assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert again.partition("Test set")[2] == text.partition("Test set")[2] != ""
+    (folder / "corpus.json").unlink()
+    assert run(corpus, folder).replace("Reading the corpus…\n", "") == again
 
 
 def test_another_run_in_the_folder_is_refused_before_anything_is_touched(finished, corpus):

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import a2d
+from a2d.errors import UserError
 from a2d.files import digest, write_text
 from a2d.runs.recipe import Recipe
 from a2d.runs.splits import Splits, text_hash
 from a2d.text.cleaning import overlap
 from a2d.text.corpus import BUILTIN, places
+from a2d.text.files import located
 from a2d.text.identification import installed
+from a2d.text.records import is_saved
 
 RECORD = "corpus.json"
+CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,10 @@ class CorpusRecord:
     warnings: list[str]
 
     def save(self, folder: Path) -> None:
-        """Write the record into a run's folder."""
-        write_text(folder / RECORD, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        """Write the record into a run's folder, with a checksum."""
+        fields = asdict(self)
+        text = json.dumps({**fields, CHECKSUM: _checksum(fields)}, indent=1, ensure_ascii=False)
+        write_text(folder / RECORD, text + "\n")
 
 
 def record_of(splits: Splits, inputs: str | None) -> CorpusRecord:
@@ -75,41 +81,58 @@ def record_of(splits: Splits, inputs: str | None) -> CorpusRecord:
 
 
 def load_record(folder: Path, inputs: str | None) -> CorpusRecord | None:
-    """Read the record in a run's folder; None if the corpus must be read to know."""
+    """Read the record in a run's folder.
+
+    Returns:
+        The record; None if there is none of these inputs, or it is damaged.
+    """
     if inputs is None:
         return None
     try:
-        record = CorpusRecord(**json.loads((folder / RECORD).read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        fields = json.loads((folder / RECORD).read_text("utf-8"))
+        intact = fields.pop(CHECKSUM) == _checksum(fields)
+        record = CorpusRecord(**fields)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return None
-    return record if record.inputs == inputs else None
+    return record if intact and record.inputs == inputs else None
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def hash_of_inputs(recipe: Recipe) -> str | None:
     """Hash everything that the cleaned corpus depends on: files, settings, this version of a2d.
 
+    The checks and warnings of the reading depend on the methods and the evaluated set, too, if the
+    teacher's translations are given.
+
     Returns:
-        The hash; None if a part of the corpus is no file or folder on this machine.
+        The hash; None if a part of the corpus is no readable file or saved dataset on this machine.
     """
     corpus, teacher = recipe.corpus, recipe.teacher
     specs = [corpus.train, corpus.valid, corpus.test, corpus.monolingual, teacher.translations]
-    total = hashlib.sha256()
     settings = [corpus.model_dump(mode="json"), teacher.translations, a2d.__version__, installed()]
-    total.update(json.dumps(settings, sort_keys=True, ensure_ascii=False).encode())
-    for place in (place for spec in specs if spec is not None for place in places(spec)):
-        files = _files(place)
-        if files is None:
-            return None
-        for path in files:
-            total.update(digest(path).encode())
+    if teacher.translations is not None:
+        settings += [recipe.evaluation.split, [method.method for method in recipe.methods]]
+    total = hashlib.sha256(json.dumps(settings, sort_keys=True, ensure_ascii=False).encode())
+    try:
+        for place in (place for spec in specs if spec is not None for place in places(spec)):
+            files = _files(place)
+            if files is None:
+                return None
+            for path in files:
+                total.update(digest(path).encode())
+    except (OSError, UserError):  # the reading tells what is wrong
+        return None
     return total.hexdigest()[:16]
 
 
-def _files(place: str) -> Iterable[Path] | None:
-    """The files at a place of a corpus; None if it is none on this machine."""
+def _files(place: str) -> list[Path] | None:
+    """List the files at a place of a corpus; None if something else than files may be read."""
     if place.startswith(BUILTIN):
         return []  # of this version
-    path = Path(place).expanduser()
-    if path.is_dir():
+    path = located(place)
+    if is_saved(path):
         return sorted(below for below in path.rglob("*") if below.is_file())
     return [path] if path.is_file() else None

@@ -214,6 +214,11 @@ def _decoded(batch: Any) -> Iterator[Mapping[str, object] | None]:
         yield from batch.to_pylist()
 
 
+def is_saved(path: Path) -> bool:
+    """Whether `datasets.save_to_disk` wrote the folder, as far as names tell."""
+    return any((path / mark).is_file() for mark in ("dataset_info.json", "dataset_dict.json"))
+
+
 def folder(path: Path, split: str, wanted: Wanted) -> Entries:
     """What `datasets.save_to_disk` wrote.
 
@@ -245,7 +250,7 @@ def dataset(name: str, config: str | None, split: str, wanted: Wanted) -> Entrie
         UserError: it cannot be loaded.
     """
     place = located(name)
-    if any((place / mark).is_file() for mark in ("dataset_info.json", "dataset_dict.json")):
+    if is_saved(place):
         if config is not None:
             raise UserError(f"{place} is a folder without configurations: leave out 'config'")
         return folder(place, split, wanted)

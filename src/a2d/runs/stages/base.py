@@ -17,7 +17,7 @@ class RunStage(Stage):
     """A kind of stage: its settings and its work in one class.
 
     A subclass says in `of` which stages of its kind a run has, with their settings, and in `make`
-    how one is carried out. Its place in the order is `a2d.runs.stages.order`.
+    how one is carried out. `a2d.runs.stages` has the order of the kinds.
     """
 
     @classmethod

@@ -1,0 +1,182 @@
+"""What a run remembers of its corpus: enough not to read it again, and nothing that is outdated."""
+
+import time
+
+import pytest
+from datasets import Dataset
+from pretrained import PAIRS
+from rich.console import Console
+
+from a2d.errors import UserError
+from a2d.runs import run as runs
+from a2d.runs.corpus_record import RECORD, hash_of_inputs, load_record
+from a2d.runs.recipe import load_recipe
+
+PARTS = {"train": PAIRS[:60], "valid": PAIRS[60:70], "test": PAIRS[70:80]}
+SHAPE = "{encoder_layers: 1, decoder_layers: 1, heads: 2, width: 16, feed_forward: 16}"
+READING = "Reading the corpus…"
+
+
+class Place:
+    """A small corpus, and dry runs of it."""
+
+    def __init__(self, folder):
+        self.folder, self.readings = folder, 0
+        for name, part in PARTS.items():
+            text = "".join(f"{pair.source}\t{pair.target}\n" for pair in part)
+            (folder / f"{name}.tsv").write_text(text, "utf-8")
+        more = f"{PAIRS[0].source}\t{PAIRS[0].target}\nno pair\n"  # to drop, and to warn of
+        with (folder / "train.tsv").open("a", encoding="utf-8") as file:
+            file.write(more)
+        self.record = folder / "run" / RECORD
+
+    def recipe(self, *more):
+        return load_recipe(
+            "demo",
+            [
+                *(f"corpus.{part}={self.folder / part}.tsv" for part in PARTS),
+                "vocabulary.size=400",
+                f"teacher.shape={SHAPE}",
+                f"students=[{SHAPE}]",
+                "methods=[baseline]",
+                "compute.parallel=1",
+                *more,
+            ],
+        )
+
+    def run(self, *more):
+        """Prepare a run, and give its output."""
+        console = Console(record=True, width=100)
+        runs.carry_out(self.recipe(*more), self.folder / "run", console, dry=True)
+        return console.export_text()
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    place, read = Place(tmp_path), runs.read_splits
+
+    def counted(recipe):
+        place.readings += 1
+        return read(recipe)
+
+    monkeypatch.setattr(runs, "read_splits", counted)
+    return place
+
+
+def test_the_corpus_is_read_once_and_shown_each_time(place):
+    first = place.run()
+    assert place.readings == 1
+    assert f"{READING}\n" in first
+    assert "train: 1 of 62 entries are malformed" in first
+    assert "Corpus: 60 training pairs (61 read, dropped: 1 duplicates)" in first
+    second = place.run()
+    assert place.readings == 1
+    assert second == first.replace(f"{READING}\n", "")
+
+
+class TestReadsAgain:
+    def test_a_changed_file_of_the_same_length(self, place):
+        place.run()
+        path = place.folder / "valid.tsv"
+        text = path.read_text("utf-8")
+        path.write_text(text.replace("a", "b", 1), "utf-8")
+        assert len(path.read_text("utf-8")) == len(text)
+        with pytest.raises(UserError, match="corpus belongs to another run"):
+            place.run()
+        assert place.readings == 2
+
+    def test_with_other_rules_of_cleaning(self, place):
+        place.run()
+        with pytest.raises(UserError, match="corpus belongs to another run"):
+            place.run("corpus.cleaning.max_words=4")
+        assert place.readings == 2
+        place.run("corpus.cleaning.max_words=249")  # which drops nothing more
+        assert place.readings == 3
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda content: b"",
+            lambda content: b"null",
+            lambda content: b"[1]",
+            lambda content: b'{"text": 1}',
+            lambda content: content[: len(content) // 2],
+            lambda content: content[:40] + b"\xff" + content[41:],
+            lambda content: content.replace(b'"train": 60', b'"train": 61'),
+            lambda content: content.replace(b'"text": "', b'"text": "0', 1),
+        ],
+    )
+    def test_with_a_damaged_record(self, place, spoil):
+        place.run()
+        content = place.record.read_bytes()
+        spoiled = spoil(content)
+        assert spoiled != content
+        place.record.write_bytes(spoiled)
+        assert "Corpus: 60 training pairs" in place.run()
+        assert place.readings == 2
+        assert place.record.read_bytes() == content
+
+    def test_without_a_record(self, place):
+        place.run()
+        content = place.record.read_bytes()
+        place.record.unlink()
+        place.run()
+        assert place.readings == 2
+        assert place.record.read_bytes() == content
+
+    def test_what_a_stage_needs_that_is_lost(self, place):
+        place.run()
+        file = place.folder / "run/corpus/valid.source.txt"
+        content = file.read_bytes()
+        file.write_bytes(content[:-2])
+        assert "is made again" in place.run().replace("\n", " ")
+        assert place.readings == 2
+        assert file.read_bytes() == content
+
+
+class TestInputs:
+    """Hashes of all that a reading depends on."""
+
+    def test_are_those_of_folders_too(self, place):
+        data, found = place.folder / "data", []
+        for target in ("jo", "jo", "ně"):
+            rows = {"translation": [{"de": "ja", "dsb": target}]}
+            Dataset.from_dict(rows).save_to_disk(str(data))
+            found.append(hash_of_inputs(place.recipe(f"corpus.train={data}")))
+        assert None not in found
+        assert found[1] != found[2]
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            "missing.tsv",
+            "'-'",
+            "sacrebleu:wmt14",
+            "{dataset: someone/corpus}",
+            "~no-such-user/a.tsv",
+            "a" * 300 + ".tsv",
+            "'a\\0.tsv'",
+            "/proc",
+            "/dev/zero",
+        ],
+    )
+    def test_are_unknown_where_no_file_is(self, place, spec):
+        begun = time.monotonic()
+        assert hash_of_inputs(place.recipe(f"corpus.train={spec}")) is None
+        assert time.monotonic() < begun + 5
+        assert load_record(place.folder, None) is None
+
+    def test_are_unknown_where_a_file_cannot_be_read(self, place, monkeypatch):
+        def refuse(path):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr("a2d.runs.corpus_record.digest", refuse)
+        assert hash_of_inputs(place.recipe()) is None
+
+    @pytest.mark.parametrize("change", ["methods=[seqkd]", "evaluation.split=valid"])
+    def test_are_the_methods_and_the_evaluated_set_of_given_translations(self, place, change):
+        said = f"teacher={{translations: {place.folder / 'train.tsv'}}}"
+        recipes = [[said], [said, change], [], [change]]
+        before, after, *without = (hash_of_inputs(place.recipe(*more)) for more in recipes)
+        assert before != after
+        assert without[0] == without[1] != before

@@ -1,0 +1,116 @@
+"""A kind of stage that is added from outside the package, as CONTRIBUTING.md says."""
+
+from dataclasses import dataclass
+
+import pytest
+from pretrained import PAIRS, released
+from rich.console import Console
+
+from a2d.errors import UserError
+from a2d.files import write_text
+from a2d.runs.recipe import load_recipe
+from a2d.runs.run import carry_out
+from a2d.runs.stages import AFTER_PREPARATION, register_stage
+from a2d.runs.stages.base import RunStage
+from a2d.runs.stages.translations import Translations
+
+UNIT = "words"
+made = {}
+"""Names of the models whose stages were made → whether all other stages were done then."""
+
+
+@dataclass(frozen=True)
+class WordCount(RunStage):
+    """Words of a model's translations."""
+
+    translations: Translations
+
+    @classmethod
+    def of(cls, run):
+        """Name a stage for every model."""
+        return [
+            cls(
+                run.folder / "words" / stage.model.name,
+                {"translations": stage.fingerprint, "unit": UNIT},
+                stage,
+            )
+            for stage in run.all(Translations)
+        ]
+
+    def make(self, run):
+        """Count."""
+        others = [stage for stage in run.stages if not isinstance(stage, WordCount)]
+        made[self.translations.model.name] = all(stage.done for stage in others)
+        count = sum(len(line.split()) for line in self.translations.hypotheses)
+        with self.work() as folder:
+            write_text(folder / "count.txt", f"{count}\n")
+
+
+@pytest.fixture(scope="module")
+def registered():
+    register_stage(WordCount)
+    yield
+    AFTER_PREPARATION.remove(WordCount)
+
+
+@pytest.fixture(scope="module")
+def finished(registered, tmp_path_factory):
+    """A function that carries out a finished run again, and gives its folder and its output."""
+    folder = tmp_path_factory.mktemp("run")
+    released("opus", folder / "teacher")
+    for name, part in {"train": PAIRS[:40], "valid": PAIRS[40:46], "test": PAIRS[46:52]}.items():
+        text = "".join(f"{pair.source}\t{pair.target}\n" for pair in part)
+        (folder / f"{name}.tsv").write_text(text, "utf-8")
+    settings = [
+        *(f"corpus.{part}={folder / part}.tsv" for part in ("train", "valid", "test")),
+        f"teacher={{path: {folder / 'teacher'}}}",
+        "students=[{encoder_layers: 1, decoder_layers: 1, heads: 2, width: 24, feed_forward: 40}]",
+        "methods=[baseline]",
+        "training={num_train_epochs: 1, max_tokens: 512, learning_rate: 0.001, warmup_steps: 0}",
+        "evaluation={beams: 1, samples: 1}",
+        "compute.parallel=1",
+    ]
+    recipe = load_recipe("demo", settings)
+
+    def run():
+        made.clear()
+        console = Console(record=True, width=100)
+        carry_out(recipe, folder / "run", console)
+        return folder / "run", console.export_text()
+
+    run()
+    run.first = dict(made)
+    return run
+
+
+def test_is_carried_out_after_all_others_for_every_model(finished):
+    folder, _ = finished()
+    names = {path.name for path in (folder / "translations/test").iterdir()}
+    assert len(names) == 2
+    assert finished.first.keys() == names
+    assert set(finished.first.values()) == {True}
+    for name in names:
+        text = (folder / f"translations/test/{name}/hypotheses.txt").read_text("utf-8")
+        assert (folder / f"words/{name}/count.txt").read_text() == f"{len(text.split())}\n"
+
+
+def test_is_skipped_when_it_is_done(finished):
+    finished()
+    assert made == {}
+
+
+def test_is_made_again_when_it_is_damaged(finished):
+    folder, _ = finished()
+    path = folder / "words/teacher/count.txt"
+    content = path.read_bytes()
+    path.write_bytes(content + b"0")
+    _, text = finished()
+    assert "words/teacher: " in text.replace("\n", "")
+    assert made == {"teacher": True}
+    assert path.read_bytes() == content
+
+
+def test_is_refused_with_other_settings(finished, monkeypatch):
+    monkeypatch.setattr("test_extending_stage.UNIT", "letters")
+    with pytest.raises(UserError, match=r"another run \(unit is 'words' there, 'letters' here\)"):
+        finished()
