@@ -24,7 +24,7 @@ from a2d.models.loading import count_parameters, load_model, new_model
 from a2d.models.tokenizer import train_tokenizer
 from a2d.text.batching import TokenBatchSampler, lengths, tokenise
 from a2d.text.corpus import read_corpus
-from a2d.training import processor
+from a2d.training import cpu
 from a2d.training import trainer as training
 from a2d.training.checkpoints import last_checkpoint
 from a2d.training.signals import model_signals
@@ -84,7 +84,8 @@ def gradients(folder, tokenizer, data, batches, **settings):
     collate = distiller.data_collator
     inputs = [collate([data[i] for i in batch]) for batch in batches]
     totals = distiller._get_num_items_in_batch(inputs, torch.device("cpu"))
-    losses = [distiller.training_step(distiller.model, x, totals) for x in inputs]
+    with distiller.prepared_student():
+        losses = [distiller.training_step(distiller.model, x, totals) for x in inputs]
     named = {name: p.grad for name, p in distiller.model.named_parameters() if p.requires_grad}
     return sum(losses), named
 
@@ -448,17 +449,14 @@ def test_a_bf16_teacher_says_nearly_what_it_says_in_float32(tmp_path, tokenizer,
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a graphics card computes then")
-def test_on_a_processor_steps_drop_fast_and_keep_their_memory(
-    tmp_path, tokenizer, data, monkeypatch
-):
+def test_on_a_cpu_steps_drop_fast_and_keep_their_memory(tmp_path, tokenizer, data, monkeypatch):
     called, library, found = [], functional.dropout, []
-    for name in ("keep_freed_memory", "keep_few_kernels"):
-        monkeypatch.setattr(training, name, lambda name=name: called.append(name))
+    monkeypatch.setattr(training, "tune_process", lambda: called.append("tuned"))
     distiller = trainer(tmp_path, tokenizer, data, max_steps=1)
-    assert called == ["keep_freed_memory", "keep_few_kernels"]
+    assert called == ["tuned"]
     distiller.model.register_forward_pre_hook(lambda *_: found.append(functional.dropout))
     distiller.train()
-    assert found[0] is processor.dropout
+    assert found[0] is cpu.dropout
     assert functional.dropout is library
 
 
@@ -493,7 +491,8 @@ def test_a_float32_student_learns_from_a_bf16_teacher(tmp_path, tokenizer, data,
         distiller.create_optimizer()
         batch = distiller.data_collator([data[i] for i in range(5)])
         torch.manual_seed(0)  # dropout's
-        distiller.training_step(distiller.model, batch)
+        with distiller.prepared_student():
+            distiller.training_step(distiller.model, batch)
         parameters = [p for p in distiller.student.parameters() if p.grad is not None]
         assert {p.dtype for p in parameters} == {torch.float32}
         found.append(torch.cat([p.grad.flatten() for p in parameters]))
@@ -606,3 +605,45 @@ def test_counted_parameters_are_those_saved(tmp_path, tokenizer, data):
     assert bias == len(tokenizer)
     for network in (distiller.student, load_model(tmp_path)):
         assert count_parameters(network) == sum(saved.values())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a graphics card computes then")
+def test_the_process_is_left_alone_if_asked(tmp_path, tokenizer, data, monkeypatch):
+    found = []
+    monkeypatch.setattr(training, "tune_process", lambda: 1 / 0)
+    distiller = trainer(tmp_path, tokenizer, data, max_steps=1, tune_cpu=False)
+    distiller.model.register_forward_pre_hook(lambda *_: found.append(functional.dropout))
+    distiller.train()
+    assert set(found) == {functional.dropout}
+
+
+@pytest.mark.parametrize("family", ["marian", "m2m_100", "t5"])
+def test_the_students_settings_are_restored(tmp_path, family):
+    from test_families import sentences, tiny
+    from test_families import tokenizer as words
+
+    student = tiny(family).float()
+    for module in (student.config, *student.modules()):
+        for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
+            if hasattr(module, name):
+                setattr(module, name, 0.3)
+    weight = student.get_input_embeddings().weight
+
+    def settings():
+        places = (student.config, *student.modules())
+        names = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
+        rates = [getattr(place, name, None) for place in places for name in names]
+        hooks = dict(weight._post_accumulate_grad_hooks or {})
+        return student.config._attn_implementation, rates, hooks
+
+    before = settings()
+    config = A2DConfig(str(tmp_path), max_steps=2, max_tokens=32, report_to=[], disable_tqdm=True)
+    data = sentences(4)
+    distiller = A2DTrainer(
+        student, tiny(family, seed=1).float(), config, data, data, processing_class=words()
+    )
+    assert settings() == before
+    distiller.train()
+    assert settings() == before
+    distiller.evaluate()
+    assert settings() == before

@@ -113,21 +113,36 @@ class AttentionCapture:
         return Features(maps, self._values, {})
 
 
-def enable_capture(model: PreTrainedModel) -> None:
+def enable_capture(model: PreTrainedModel) -> Callable[[], None]:
     """Switch a model to the ``"a2d"`` attention implementation.
 
     Layerdrop is switched off: it drops layers at random in training, and their attention maps with
     them. M2M100 and mBART are released with layerdrop.
 
+    Returns:
+        A function that restores the model's own settings.
+
     Raises:
         UserError: the model's family is not supported (`family_of`).
     """
     family = family_of(model.config)
-    for module in (model.config, *model.modules()):
-        for name in family.layerdrops:
-            if getattr(module, name, 0):
-                setattr(module, name, 0.0)
+    implementation = model.config._attn_implementation
+    rates = [
+        (owner, name, rate)
+        for owner in (model.config, *model.modules())
+        for name in family.layerdrops
+        if (rate := getattr(owner, name, 0))
+    ]
+    for owner, name, _ in rates:
+        setattr(owner, name, 0.0)
     model.set_attn_implementation(IMPLEMENTATION)
+
+    def restore() -> None:
+        model.set_attn_implementation(implementation)
+        for owner, name, rate in rates:
+            setattr(owner, name, rate)
+
+    return restore
 
 
 def capture_attention(

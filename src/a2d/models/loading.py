@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -307,20 +307,25 @@ def decoder_inputs(model: PreTrainedModel, labels: Tensor) -> Tensor:
     return ids.masked_fill(ids == -100, model.config.pad_token_id)
 
 
-def freeze_padding_row(model: PreTrainedModel) -> None:
+def freeze_padding_row(model: PreTrainedModel) -> Callable[[], None]:
     """Keep the padding token's embedding as it is, for a family that needs that.
 
     With tied embeddings the output layer would train it.
+
+    Returns:
+        A function that lets it learn again.
     """
     if not family_of(model.config).frozen_padding:
-        return
+        return lambda: None
     padding = model.config.pad_token_id
 
     def forget_padding(weight: Tensor) -> None:
         assert weight.grad is not None
         weight.grad[padding] = 0
 
-    model.get_input_embeddings().weight.register_post_accumulate_grad_hook(forget_padding)
+    weight = model.get_input_embeddings().weight
+    remove: Callable[[], None] = weight.register_post_accumulate_grad_hook(forget_padding).remove
+    return remove
 
 
 def _shrink_residual_branches(model: PreTrainedModel, factor: float = 0.1) -> None:

@@ -36,6 +36,9 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
         fingerprint: hash of everything that the training depends on, set by `a2d run`. Checkpoints
             in `output_dir` with another fingerprint are set aside, not resumed from. None resumes
             from any checkpoint.
+        tune_cpu: on a CPU, drop values by a faster function while training, keep freed memory in
+            the process, and limit oneDNN's cache (`a2d.training.cpu`). The last two last until the
+            process ends. Dropout draws other random numbers without it.
         teacher_bf16: the teacher computes in bf16, in half the memory and, where the hardware makes
             it pay, a fraction of the time, whatever the student does; None: as the student does.
 
@@ -48,6 +51,7 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
     """
 
     fingerprint: str | None = None
+    tune_cpu: bool = True
     teacher_bf16: bool | None = None
 
     # Defaults of Seq2SeqTrainingArguments that the field of translation sets otherwise.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from a2d.errors import UserError
-from a2d.families import positions_of
+from a2d.families import family_of, positions_of
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import enable_capture
 from a2d.method.objective import TOKENS, detached_sums
@@ -45,10 +45,10 @@ from a2d.training.checkpoints import (
     require_whole,
 )
 from a2d.training.config import A2DConfig
+from a2d.training.cpu import fast_dropout, tune_process
 from a2d.training.distillation import IGNORED, Distillation
 from a2d.training.divergence import DivergenceWatch, check_weights
 from a2d.training.frozen import frozen_teacher
-from a2d.training.processor import fast_dropout, keep_few_kernels, keep_freed_memory
 from a2d.training.schedule import FinishOnPlateau, PlateauSchedule, TimeLimit
 from a2d.training.signals import Needs, Signals, model_signals
 from a2d.training.teacher_cache import CACHED, ROW, ReadingCollator, TeacherCache
@@ -59,8 +59,13 @@ logger = logging.getLogger(__name__)
 class A2DTrainer(ResumingTrainer):
     """Trains a student on references, a teacher's distributions and its attention maps.
 
-    It is used like `Seq2SeqTrainer`; what differs is the loss, the batches (`max_tokens`), and
+    It is used like `Seq2SeqTrainer`. The differences are the loss, the batches (`max_tokens`), and
     that a saved model is the student alone, with its alignment beside it.
+
+    Side effects: as every Trainer, it seeds the random generators. While it trains or evaluates,
+    the student has another attention implementation, no layerdrop, and a hook that keeps the
+    padding embedding (families that need one); all are restored at the end. On a CPU it tunes the
+    process, unless `A2DConfig.tune_cpu` is False.
 
     Args:
         model: the student; trained in place.
@@ -104,8 +109,7 @@ class A2DTrainer(ResumingTrainer):
         self.teacher = _prepared_teacher(teacher, model, args)
         if teacher_processing_class is not None and processing_class is not None:
             check_same_vocabulary(teacher_processing_class, processing_class)
-        enable_capture(model)
-        freeze_padding_row(model)
+        family_of(model.config)  # refuses families that are not supported
         torch.manual_seed(args.seed)
         teacher_config = None if self.teacher is None else self.teacher.config
         super().__init__(
@@ -120,9 +124,9 @@ class A2DTrainer(ResumingTrainer):
         )
         # nn.DataParallel splits batches behind our backs: several GPUs take `torchrun`.
         args._n_gpu = min(args.n_gpu, 1)
-        if args.device.type == "cpu":
-            keep_freed_memory()
-            keep_few_kernels()
+        self._tuned = args.tune_cpu and args.device.type == "cpu"
+        if self._tuned:
+            tune_process()
         self.loss_is_scaled_for_ga = True
         method = self.objective.definition
         if teacher_cache is not None and method.states:
@@ -156,6 +160,17 @@ class A2DTrainer(ResumingTrainer):
     def _unwrapped(self) -> Distillation:
         module: Distillation = self.accelerator.unwrap_model(self.model)
         return module
+
+    @contextmanager
+    def prepared_student(self) -> Iterator[None]:
+        """Let the student's attention be captured within the block, and restore its settings.
+
+        `train` and `evaluate` do so. Calls of `training_step` or `compute_loss` alone need it.
+        """
+        with ExitStack() as stack:
+            stack.callback(enable_capture(self.student))
+            stack.callback(freeze_padding_row(self.student))
+            yield
 
     # Batches
 
@@ -223,7 +238,7 @@ class A2DTrainer(ResumingTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The Trainer's, with a faster dropout on processors, in recomputed layers as well."""
-        with fast_dropout():
+        with fast_dropout() if self._tuned else nullcontext():
             loss: Tensor = super().training_step(*args, **kwargs)
         return loss
 
@@ -328,7 +343,8 @@ class A2DTrainer(ResumingTrainer):
             require_whole(Path(resume_from_checkpoint))
         if self.teacher is not None and resume_from_checkpoint is None:
             self._warn_of_weak_teacher()
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        with self.prepared_student():
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each term of the objective to the training logs."""
@@ -373,7 +389,8 @@ class A2DTrainer(ResumingTrainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The Trainer's loop, with losses averaged over tokens and each term reported."""
         self._eval_terms = TermAverages(self.objective.terms)
-        output = super().evaluation_loop(*args, **kwargs)
+        with self.prepared_student():
+            output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
         means = self._eval_terms.take(self.accelerator)
         weighted = (term.weight_in(None) * means[term.name] for term in self.objective.terms)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from a2d.training.config import bf16_pays
-from a2d.training.processor import dropout, fast_dropout
+from a2d.training.cpu import dropout, fast_dropout
 
 LIBRARY = functional.dropout
 
@@ -94,7 +94,7 @@ def test_models_drop_by_it_within_the_block_alone():
 
 MEMORY = """
 import ctypes, resource, sys
-from a2d.training.processor import keep_freed_memory
+from a2d.training.cpu import keep_freed_memory
 
 if sys.argv[1] == "kept":
     keep_freed_memory()
@@ -133,7 +133,7 @@ from pathlib import Path
 
 import torch
 
-from a2d.training.processor import keep_few_kernels
+from a2d.training.cpu import keep_few_kernels
 
 if sys.argv[1] == "few":
     keep_few_kernels()
