@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from a2d.runs.training import processor
+from a2d.runs.training import cpu_name
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -78,7 +78,7 @@ def machine(threads: int, rounds: int, others: float) -> dict[str, Any]:
     """What the figures were measured on."""
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "processor": processor(),
+        "processor": cpu_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "card": card,
         "threads": threads,

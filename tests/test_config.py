@@ -9,7 +9,7 @@ from transformers import SchedulerType, Seq2SeqTrainingArguments
 from a2d import A2DConfig
 from a2d.errors import UserError
 from a2d.method.methods import METHODS
-from a2d.runs.settings import Objective, Training
+from a2d.runs.settings import MethodSettings, Training
 from a2d.training.settings import ObjectiveSettings, TrainingSettings, values_of
 
 NAMES = (
@@ -123,7 +123,7 @@ def test_objective_takes_over_what_the_losses_need(config):
 
 def test_recipes_have_the_same_defaults(config):
     args, recipe = config(bf16=False), Training(max_steps=1, bf16=False)
-    for settings, section in ((TrainingSettings, recipe), (ObjectiveSettings, Objective())):
+    for settings, section in ((TrainingSettings, recipe), (ObjectiveSettings, MethodSettings())):
         assert len(fields(settings)) >= 9
         assert values_of(args, settings) == values_of(section, settings)
 

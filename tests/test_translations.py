@@ -8,7 +8,7 @@ from toys import talkative
 
 from a2d.models.loading import count_parameters
 from a2d.runs.lines import one_line, read_lines, write_lines
-from a2d.runs.settings import Distillation, Evaluation
+from a2d.runs.settings import Evaluation, MethodEntry
 from a2d.runs.stages import translations
 from a2d.runs.stages.models import Model
 from a2d.runs.stages.translations import HYPOTHESES, SCORES, Translations, translate_and_score
@@ -54,7 +54,7 @@ def test_scores_are_those_of_the_lines_written(teacher, tmp_path, monkeypatch):
         return [says.get(sentence, "něco druge") for sentence in sentences]
 
     monkeypatch.setattr(translations, "translate", translated)
-    method = Distillation(method="baseline", name="b")
+    method = MethodEntry(method="baseline", name="b")
     job = Model(tmp_path / "model", {}, "b", folder, None, None, method, 1)
     stage = Translations(tmp_path / "translations", {}, job)
     sources, references = zip(*pairs, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from a2d.method.methods import METHODS
-from a2d.runs.settings import Distillation
+from a2d.runs.settings import MethodEntry
 
 TOKENS = "tokens"
 """The corpus."""
@@ -13,7 +13,7 @@ MONOLINGUAL = "monolingual"
 """Text without references, with the teacher's translations."""
 
 
-def parts_for(method: Distillation, monolingual: bool) -> tuple[str, ...]:
+def parts_for(method: MethodEntry, monolingual: bool) -> tuple[str, ...]:
     """List the parts that a method learns from.
 
     Args:

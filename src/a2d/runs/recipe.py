@@ -23,10 +23,10 @@ from a2d.runs.settings import (
     Cleaning,
     Compute,
     Corpus,
-    Distillation,
     Evaluation,
+    MethodEntry,
+    MethodSettings,
     Name,
-    Objective,
     Sequences,
     Shape,
     Teacher,
@@ -55,8 +55,8 @@ class Recipe(Section):
     training: Training
     teacher: Teacher
     students: list[Shape] = Field(min_length=1)
-    distillation: Objective = Objective()
-    methods: list[Distillation] = Field(min_length=1)
+    distillation: MethodSettings = MethodSettings()
+    methods: list[MethodEntry] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[1], min_length=1)
     sequences: Sequences = Sequences()
     evaluation: Evaluation = Evaluation()

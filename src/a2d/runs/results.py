@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import a2d
 from a2d.files import write_text
-from a2d.runs.settings import Objective
+from a2d.runs.settings import MethodSettings
 from a2d.runs.stages.corpus import Corpus
 from a2d.runs.stages.models import Model
 from a2d.runs.stages.speed import read_speeds
@@ -280,7 +280,10 @@ def _all_but_empty(hypotheses: Sequence[str], references: Sequence[str]) -> bool
     return 10 * sum(map(len, hypotheses)) < sum(map(len, references))
 
 
-def _settings(students: Sequence[Model], shared: Objective) -> dict[str, str]:
+_SETTINGS = [field.name for field in fields(MethodSettings) if field.name != "method"]
+
+
+def _settings(students: Sequence[Model], shared: MethodSettings) -> dict[str, str]:
     """Names of students → the settings in which they differ from other students.
 
     A setting that has the recipe's shared value goes without saying, unless it alone tells the
@@ -308,8 +311,6 @@ def _used(student: Model, key: str) -> Any:
     """A setting of a student's method; None where its training does not depend on it."""
     return student.settings["method"].get(key, _UNSAID.get(key))
 
-
-_SETTINGS = [field.name for field in fields(Objective) if field.name != "method"]
 
 _UNSAID = {"student_start": "random", "copied_layers": "spread"}
 """Values that a stage's settings leave out."""

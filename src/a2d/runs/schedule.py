@@ -131,7 +131,7 @@ def rate_for(width: int) -> float:
 
 
 def imitation_for(tokens: int, start: str) -> dict[str, float]:
-    """Choose the weights of the objective (`a2d.runs.settings.Objective`).
+    """Choose the weights of the objective (`a2d.runs.settings.MethodSettings`).
 
     From a small corpus, a student that starts from its teacher's layers learns the teacher's
     distributions alone: it would soon know the references by heart.

@@ -187,7 +187,7 @@ class Teacher(Section):
 
 
 @dataclass(config=CONFIG)
-class Objective(ObjectiveSettings):
+class MethodSettings(ObjectiveSettings):
     """A method and its settings, or those that methods share unless they name their own.
 
     Attributes:
@@ -207,7 +207,7 @@ class Objective(ObjectiveSettings):
 
 
 @dataclass(config=CONFIG, kw_only=True)
-class Distillation(Objective):
+class MethodEntry(MethodSettings):
     """A method, its settings and its name, which is the method's unless given."""
 
     method: MethodName = Field()

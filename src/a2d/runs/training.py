@@ -37,7 +37,7 @@ from a2d.models.loading import check_same_ids, count_parameters, load_model, new
 from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, logged
-from a2d.runs.settings import Distillation, Training
+from a2d.runs.settings import MethodEntry, Training
 from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
 from a2d.text.storage import temporary_folder
@@ -235,7 +235,7 @@ def remove_checkpoints(model: Model) -> None:
 
 
 def make_config(
-    method: Distillation,
+    method: MethodEntry,
     training: Training,
     seed: int,
     train: Dataset,
@@ -291,14 +291,14 @@ def _device(args: A2DConfig) -> str:
     if args.device.type == "cuda":
         return f"{torch.cuda.get_device_name(args.device)}, {precision}"
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{processor()} ({capability}), {torch.get_num_threads()} thread(s), {precision}"
+    return f"{cpu_name()} ({capability}), {torch.get_num_threads()} thread(s), {precision}"
 
 
-def processor() -> str:
-    """The processor's name, as well as the system knows it: virtual machines shorten it."""
+def cpu_name() -> str:
+    """Name the CPU, as far as the system knows: virtual machines shorten it."""
     try:
-        told = dict(re.findall(r"(.+?)\s*: (.*)", Path("/proc/cpuinfo").read_text()))
-        return f"{told['model name']}, family {told['cpu family']}, model {told['model']}"
+        fields = dict(re.findall(r"(.+?)\s*: (.*)", Path("/proc/cpuinfo").read_text()))
+        return f"{fields['model name']}, family {fields['cpu family']}, model {fields['model']}"
     except (OSError, KeyError):
         return platform.processor() or platform.machine()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from a2d.method.methods import METHODS
 from a2d.runs.parts import TOKENS
-from a2d.runs.settings import Distillation, Shape, Training
+from a2d.runs.settings import MethodEntry, Shape, Training
 from a2d.runs.stages.base import RunStage, without_none
 from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.runs.training import remove_checkpoints, train_model
@@ -37,7 +37,7 @@ class Model(RunStage):
     path: str
     shape: Shape | None
     training: Training | None
-    method: Distillation
+    method: MethodEntry
     seed: int
     size: str | None = None
     learns_from: tuple[str, ...] = (TOKENS,)
@@ -96,7 +96,7 @@ class Teacher(Model):
     def of(cls, run: Run) -> list[Self]:
         """Describe the one teacher."""
         teacher = run.recipe.teacher
-        method = Distillation(method="baseline", name=TEACHER)
+        method = MethodEntry(method="baseline", name=TEACHER)
         settings: dict[str, Any] = {"vocabulary": run.one(Vocabulary).fingerprint}
         if teacher.command is not None:
             settings["command"] = teacher.command
@@ -112,7 +112,7 @@ class Teacher(Model):
 
 
 def training_settings(
-    shape: Shape, method: Distillation, training: Training, seed: int
+    shape: Shape, method: MethodEntry, training: Training, seed: int
 ) -> dict[str, Any]:
     """List the settings that a training depends on.
 

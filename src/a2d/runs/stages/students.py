@@ -11,7 +11,7 @@ from a2d.method.methods import METHODS
 from a2d.models.loading import load_config
 from a2d.plugins import load_plugins
 from a2d.runs.parts import MONOLINGUAL, TOKENS, parts_for
-from a2d.runs.settings import Distillation, Shape
+from a2d.runs.settings import MethodEntry, Shape
 from a2d.runs.stages.models import Model, Teacher, training_settings
 from a2d.runs.stages.sequences import Sequences
 from a2d.runs.stages.vocabulary import Vocabulary
@@ -48,7 +48,7 @@ class Student(Model):
         return students
 
     @classmethod
-    def _of(cls, run: Run, shape: Shape, method: Distillation, seed: int) -> Self:
+    def _of(cls, run: Run, shape: Shape, method: MethodEntry, seed: int) -> Self:
         recipe, needs = run.recipe, METHODS[method.method]
         teacher = run.one(Teacher)
         size = _size(shape, [other for other in (teacher.shape, *recipe.students) if other])
