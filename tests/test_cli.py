@@ -57,7 +57,7 @@ def failing(monkeypatch):
         def run(*_):
             raise error
 
-        monkeypatch.setattr("a2d.runs.pipeline.run", run)
+        monkeypatch.setattr("a2d.runs.run.carry_out", run)
 
     return fail
 
@@ -199,7 +199,7 @@ class TestDefects:
             with logged(log_file(log)), Workers(count, log, print) as workers:
                 workers.submit(broken, "deep inside").result()
 
-        monkeypatch.setattr("a2d.runs.pipeline.run", run)
+        monkeypatch.setattr("a2d.runs.run.carry_out", run)
         code, _, err = a2d("run", "demo")
         assert code == 1
         assert f"Its traceback is in {tmp_path}/run.log: please" in err
@@ -261,8 +261,8 @@ class TestPlot:
         assert "is no alignment written by a2d" in err
 
     def test_draws(self, a2d, tmp_path):
-        from a2d.families import Geometry
         from a2d.method.alignment import AttentionAlignment
+        from a2d.method.attention import Geometry
 
         shape = Geometry(1, 1, 2, 2)
         AttentionAlignment(shape, shape).save(tmp_path / "alignment.safetensors")
@@ -273,8 +273,8 @@ class TestPlot:
 
     @pytest.mark.parametrize("name", ["picture.foo", "picture", "picture.mp4"])
     def test_pictures_of_another_kind(self, a2d, tmp_path, name):
-        from a2d.families import Geometry
         from a2d.method.alignment import AttentionAlignment
+        from a2d.method.attention import Geometry
 
         shape = Geometry(1, 1, 2, 2)
         AttentionAlignment(shape, shape).save(tmp_path / "alignment.safetensors")

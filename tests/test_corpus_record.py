@@ -63,13 +63,29 @@ def place(tmp_path, monkeypatch):
     return place
 
 
-def test_the_corpus_is_read_once_and_shown_each_time(place):
-    first = place.run()
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ([], "train: 1 of 62 entries are malformed"),
+        (
+            ["corpus.monolingual={}/alone.txt", "methods=[seqkd]"],
+            "Monolingual text: 1 sentences (2 read, dropped: 1 duplicates).",
+        ),
+        (
+            ["teacher={{translations: {}/train.tsv}}", "methods=[seqkd]"],
+            "teacher.translations has none for 10 of 10 sources of corpus.valid, so that",
+        ),
+    ],
+)
+def test_the_corpus_is_read_once_and_shown_each_time(place, more, line):
+    (place.folder / "alone.txt").write_text("Nur dieser Satz.\n" * 2, "utf-8")
+    more = [setting.format(place.folder) for setting in more]
+    first = place.run(*more)
     assert place.readings == 1
     assert f"{READING}\n" in first
-    assert "train: 1 of 62 entries are malformed" in first
     assert "Corpus: 60 training pairs (61 read, dropped: 1 duplicates)" in first
-    second = place.run()
+    assert line in " ".join(first.split())
+    second = place.run(*more)
     assert place.readings == 1
     assert second == first.replace(f"{READING}\n", "")
 

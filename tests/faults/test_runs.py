@@ -21,6 +21,7 @@ MOMENTS = [
     "models/teacher.partial",
     "models/teacher.partial/checkpoints/checkpoint-*",
     "models/teacher",
+    "yardstick*",
     "distilled.partial",
     "cache/*.partial",
     "models/kd*.partial",
@@ -157,6 +158,7 @@ def files(folder):
     places = {path.parent for path in folder.rglob("manifest.json")}
     places |= {folder / "results", folder / "plots", folder / "tensorboard"}
     listed = [sorted(p for p in place.rglob("*") if p.is_file()) for place in sorted(places)]
+    listed.append([folder / "corpus.json"])
     assert all(listed)
     longest = max(map(len, listed))
     return [row[i] for i in range(longest) for row in listed if i < len(row)]
