@@ -146,7 +146,7 @@ def test_padding_stays_the_teacher_s_in_training(model, tokenizer, tmp_path):
     copy_layers(teacher, student)
     weight = student.get_input_embeddings().weight
     assert weight[tokenizer.pad_token_id].any()  # as pretrained teachers may have it
-    A2DTrainer(
+    trainer = A2DTrainer(
         student,
         teacher,
         A2DConfig(str(tmp_path), method="kd", report_to=[]),
@@ -154,6 +154,7 @@ def test_padding_stays_the_teacher_s_in_training(model, tokenizer, tmp_path):
     )
     assert weight.equal(teacher.get_input_embeddings().weight)
     others = torch.arange(len(tokenizer)) != tokenizer.pad_token_id
-    student(**batch([9, 4], [7, 5], vocabulary=300)).loss.backward()
+    with trainer.prepared_student():
+        student(**batch([9, 4], [7, 5], vocabulary=300)).loss.backward()
     assert weight.grad[others].any()
     assert not weight.grad[tokenizer.pad_token_id].any()
