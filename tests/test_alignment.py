@@ -102,19 +102,6 @@ def test_files_with_convolutions_are_read(alignment, path):
     assert torch.equal(nested["alignment"].weights["cross"], alignment.weights["cross"])
 
 
-def test_a_convex_one_stays_convex(path):
-    convex = AttentionAlignment(STUDENT, TEACHER, convex=True)
-    convex.save(path)
-    loaded = AttentionAlignment.load(path)
-    for group in GROUPS:
-        connections = loaded.connections(group)
-        assert (connections > 0).all()
-        torch.testing.assert_close(connections.sum(1), torch.ones(len(connections)))
-        assert torch.equal(connections, loaded.weights[group].softmax(1))
-    loaded.convex = False
-    assert torch.equal(loaded.connections("cross"), loaded.weights["cross"])
-
-
 def test_saving_twice_keeps_the_newer(alignment, path):
     alignment.save(path)
     newer = AttentionAlignment(TEACHER, STUDENT)

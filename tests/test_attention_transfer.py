@@ -20,7 +20,7 @@ from a2d.method.attention import GROUPS
 from a2d.method.maps import Block, RecomputedMaps, StackedMaps, additive_mask
 from a2d.training.distillation import group_masks
 
-FLAGS = {"paper": {}, "geometric": {"log_maps": True}, "convex": {"log_combined": True}}
+FLAGS = {"paper": {}, "geometric": {"log_maps": True}, "combined": {"log_combined": True}}
 """Formula → its way of taking logarithms."""
 
 every_group = pytest.mark.parametrize("group", GROUPS)
@@ -168,7 +168,7 @@ def written_out(made_of):
 @given(
     st.sampled_from(GROUPS),
     st.integers(1, 3).flatmap(lambda batch: st.tuples(token_masks(batch), token_masks(batch))),
-    st.sampled_from(["paper", "geometric", "convex"]),
+    st.sampled_from(["paper", "geometric", "combined"]),
     st.sampled_from([1, 20, 2**21]),
     st.booleans(),
     st.integers(0, 2**16),

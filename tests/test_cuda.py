@@ -72,7 +72,7 @@ def test_attention_transfer_in_many_blocks(formula, monkeypatch):
     torch.manual_seed(0)
     maps, wise = (torch.randn(5, c, 9, 7).double().softmax(-1) for c in (6, 8))
     weight = torch.randn(8, 6).double()
-    weight = weight.softmax(-1) if formula == "convex" else weight
+    weight = weight.softmax(-1) if formula == "combined" else weight
     source, target = (torch.rand(5, n) < 0.8 for n in (7, 9))
     source[:, 0] = target[:, 0] = True
     found = []

@@ -72,13 +72,13 @@ class TestSweeps:
 
     def test_of_words_and_nothing(self):
         found = methods(
-            "{method: a2d, groups: [encoder+cross, decoder], formula: [convex, official-mixture]}",
+            "{method: a2d, groups: [encoder+cross, decoder], formula: [paper, official-mixture]}",
             "{method: a2d, alignment_learning_rate: [null, 0.02], student_start: [teacher]}",
         )
         assert [m.name for m in found] == [
-            "a2d-groups_encoder+cross-formula_convex",
+            "a2d-groups_encoder+cross-formula_paper",
             "a2d-groups_encoder+cross-formula_official-mixture",
-            "a2d-groups_decoder-formula_convex",
+            "a2d-groups_decoder-formula_paper",
             "a2d-groups_decoder-formula_official-mixture",
             "a2d-alignment_learning_rate_None-student_start_teacher",
             "a2d-alignment_learning_rate_0.02-student_start_teacher",
@@ -86,10 +86,10 @@ class TestSweeps:
         assert [m.alignment_learning_rate for m in found[-2:]] == [None, 0.02]
 
     def test_inherit_what_methods_share(self):
-        shared = "{alpha: 0.25, beta: 7, formula: convex}"
+        shared = "{alpha: 0.25, beta: 7, formula: paper}"
         found = methods("{method: a2d, beta: [1, 2]}", "a2d", shared=shared)
         assert [m.beta for m in found] == [1, 2, 7]
-        assert {(m.alpha, m.formula) for m in found} == {(0.25, "convex")}
+        assert {(m.alpha, m.formula) for m in found} == {(0.25, "paper")}
 
     def test_have_as_many_students_as_combinations_shapes_and_seeds(self, tmp_path):
         recipe = load_recipe(

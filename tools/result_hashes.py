@@ -33,7 +33,7 @@ from a2d.runs.run import carry_out
 from a2d.text.corpus import read_corpus
 
 METHODS = """[baseline, kd, seqkd, seqkd+references, seqkd+kd, last, uniform, tinybert, minilm, ckd,
- {method: a2d, formula: [paper, geometric, convex, official, official-mixture]},
+ {method: a2d, formula: [paper, geometric, official, official-mixture]},
  a2d+hidden, seqkd+a2d,
  {method: a2d, name: unlike, decay: 0.7, alignment_start: random, groups: encoder+cross,
   alpha: 0.3, temperature: 2.0},

@@ -241,7 +241,7 @@ class TestFiles:
         path = tmp_path / FILE_NAME
         AttentionAlignment(shape, shape).save(path)
         weights = load_file(path)
-        sizes = {"student": shape._asdict(), "teacher": shape._asdict(), "convex": False}
+        sizes = {"student": shape._asdict(), "teacher": shape._asdict()}
 
         def drawn():
             plots.alignment(AttentionAlignment.load(path), tmp_path / "x.png")
@@ -254,7 +254,7 @@ class TestFiles:
             changed(encoder_heads="2"), changed(encoder_heads=2.0), changed(encoder_heads=-2),
             changed(evil=1), changed(encoder_layers=None),
             changed(encoder_layers=2, encoder_heads=1), "[" * 100_000, "[]", "5", "{}", "",
-            json.dumps(sizes | {"convex": "yes"}), json.dumps(sizes | {"student": []}),
+            json.dumps(sizes | {"student": []}),
         ):  # fmt: skip
             save_file(weights, path, metadata={"geometries": text})
             outcome, said = outcome_of(drawn)

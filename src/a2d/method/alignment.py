@@ -35,7 +35,6 @@ class AttentionAlignment(nn.Module):
     Args:
         student: layers and heads of the student.
         teacher: layers and heads of the teacher.
-        convex: connections are a softmax of the weights over student channels.
 
     Attributes:
         weights: group → trained weights (teacher channels, student channels).
@@ -46,9 +45,8 @@ class AttentionAlignment(nn.Module):
         torch.Size([24, 24])
     """
 
-    def __init__(self, student: Geometry, teacher: Geometry, convex: bool = False) -> None:
+    def __init__(self, student: Geometry, teacher: Geometry) -> None:
         super().__init__()
-        self.convex = convex
         self.student = student
         self.teacher = teacher
         self.weights = nn.ParameterDict()
@@ -56,15 +54,6 @@ class AttentionAlignment(nn.Module):
             weight = torch.empty(teacher.channels(group), student.channels(group))
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
             self.weights[group] = nn.Parameter(weight)
-
-    def connections(self, group: str) -> Tensor:
-        """Return the factor of each student channel in each teacher channel.
-
-        Returns:
-            (teacher channels, student channels): the weights, or their softmax if `convex`.
-        """
-        weight: Tensor = self.weights[group]
-        return weight.softmax(dim=-1) if self.convex else weight
 
     def start_uniform(self, scale: float) -> None:
         """Start from the guess that layers correspond evenly, plus a tenth of the random start.
@@ -91,13 +80,13 @@ class AttentionAlignment(nn.Module):
 
     def forward(self, maps: Tensor, group: str) -> Tensor:
         """Map the student's channels (B, C_S, Q, K) to intermediate maps (B, C_T, Q, K)."""
-        return combine(self.connections(group), maps)
+        return combine(self.weights[group], maps)
 
     def save(self, path: str | Path) -> None:
         """Write weights and geometries to one safetensors file."""
         # One metadata entry: safetensors writes several in an order that differs from run to run.
         geometries = {"student": self.student._asdict(), "teacher": self.teacher._asdict()}
-        metadata = {"geometries": json.dumps(geometries | {"convex": self.convex})}
+        metadata = {"geometries": json.dumps(geometries)}
         tensors = {name: t.detach().contiguous() for name, t in self.state_dict().items()}
         save_file(tensors, path, metadata=metadata)
 
@@ -120,7 +109,7 @@ class AttentionAlignment(nn.Module):
             if not all(type(size) is int and size > 0 for size in (*student, *teacher)):
                 raise ValueError("a number of layers or heads is no positive whole number")
             with torch.device("meta"):  # sizes in the metadata may be wrong: allocate nothing
-                alignment = cls(student, teacher, bool(geometries.get("convex", False)))
+                alignment = cls(student, teacher)
             weights = {name: weight.float() for name, weight in load_file(path).items()}
             alignment.load_state_dict(weights, assign=True)
             if not all(weight.isfinite().all() for weight in weights.values()):

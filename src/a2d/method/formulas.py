@@ -28,7 +28,6 @@ class Formula:
         summary: one line that says what it computes.
         source: paper and section, or code.
         uniform_start: weight on corresponding heads when an alignment starts `uniform`.
-        convex: a softmax over student channels turns the alignment's weights into connections.
         stacked: `loss` reads whole maps; the forward pass then stores them.
         mixes_teacher: random, fixed mixtures of the teacher's maps replace them.
         released_normalisation: normalise all losses as the authors' released code does
@@ -39,7 +38,6 @@ class Formula:
     summary: str
     source: str = ""
     uniform_start: float = 5.0
-    convex: bool = False
     stacked: bool = True
     mixes_teacher: bool = False
     released_normalisation: bool = False
@@ -102,12 +100,10 @@ class RowWise(Formula):
 
     Attributes:
         log_maps: combine logarithms of the student's maps.
-        log_combined: take the logarithm of combined maps before their softmax.
     """
 
     stacked: bool = False
     log_maps: bool = False
-    log_combined: bool = False
 
     def loss(
         self,
@@ -125,7 +121,6 @@ class RowWise(Formula):
             rows,
             weight=connections,
             log_maps=self.log_maps,
-            log_combined=self.log_combined,
         )
 
 
@@ -171,16 +166,6 @@ register_formula(
         "ours",
         uniform_start=1.0,
         log_maps=True,
-    )
-)
-register_formula(
-    RowWise(
-        "convex",
-        "softmax(W)·S, the softmax over student channels: a weighted mean",
-        "ours",
-        uniform_start=4.0,
-        convex=True,
-        log_combined=True,
     )
 )
 register_formula(

@@ -111,7 +111,7 @@ class A2D(Transfer):
         super().__init__(groups)
         self.formula = formula
         self.stacked = formula.stacked
-        self.alignment = AttentionAlignment(student, teacher, formula.convex)
+        self.alignment = AttentionAlignment(student, teacher)
         self.mixture: AttentionAlignment | None = None
         if start == "uniform":
             self.alignment.start_uniform(formula.uniform_start)
@@ -128,7 +128,7 @@ class A2D(Transfer):
         teacher_maps = teacher.maps[group]
         if self.mixture is not None:
             teacher_maps = StackedMaps(self.mixture(teacher_maps.stacked(), group))
-        connections = self.alignment.connections(group)
+        connections = self.alignment.weights[group]
         return self.formula.loss(student.maps[group], teacher_maps, keys, rows, connections)
 
     def save(self, folder: Path) -> None:

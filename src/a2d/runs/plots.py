@@ -34,7 +34,7 @@ def alignment(alignment: AttentionAlignment, path: Path) -> None:
     Columns are the student's heads, rows the teacher's, layers separated by dashed lines; red
     adds a student's map, blue takes it away. All panels share one scale.
     """
-    weights = {g: alignment.connections(g).detach().float().cpu().numpy() for g in GROUPS}
+    weights = {g: alignment.weights[g].detach().float().cpu().numpy() for g in GROUPS}
     limit = max(float(np.abs(w).max()) for w in weights.values())
     widest, tallest = (max(w.shape[i] for w in weights.values()) for i in (1, 0))
     size = (
