@@ -1,4 +1,4 @@
-"""Token-budget batches: what an epoch holds, its order, its padding; tokenised corpora."""
+"""Token-budget batches: contents, order and padding of an epoch; tokenised corpora."""
 
 from itertools import chain
 
@@ -103,7 +103,7 @@ class TestOrder:
 class TestPadding:
     @anything
     @given(SIZES, BUDGETS)
-    def test_share_is_what_counting_says(self, sizes, budget):
+    def test_share_equals_a_count(self, sizes, budget):
         sampler = TokenBatchSampler(sizes, budget)
         positions = padding = 0
         for batch in sampler:
@@ -114,19 +114,19 @@ class TestPadding:
         assert sampler.padding_share() == pytest.approx(padding / positions)
 
     @pytest.mark.parametrize("budget", [512, 1024])
-    def test_of_real_text_is_below_a_twentieth(self, budget):
+    def test_share_of_real_text_is_below_five_percent(self, budget):
         pairs = read_corpus("builtin:de-dsb/train")
         sizes = np.array([[len(text) for text in pair] for pair in pairs]) // 4 + 1
         assert TokenBatchSampler(sizes, budget).padding_share() < 0.05
 
-    def test_none_among_equals(self):
+    def test_no_padding_among_equal_lengths(self):
         assert TokenBatchSampler(np.array([(7, 9)] * 10), 30).padding_share() == 0
 
 
 @pytest.mark.parametrize("sentence", [(11, 1), (1, 11)])
 def test_refuses_a_sentence_beyond_the_budget(sentence):
     sizes = np.array([(2, 2), sentence])
-    with pytest.raises(ValueError, match=r"11 tokens does not fit max_tokens=10: raise it"):
+    with pytest.raises(ValueError, match=r"11 tokens does not fit max_tokens=10: raise max_tokens"):
         TokenBatchSampler(sizes, 10)
     assert len(TokenBatchSampler(sizes, 11)) == 2
 

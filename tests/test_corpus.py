@@ -1,4 +1,4 @@
-"""Reading corpora in every form, every way it fails, and cleaning."""
+"""Reading of corpora in every form, and of invalid ones."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class TestTable:
         path = write(tmp_path / file, TABLE)
         assert read_corpus(path) == read_corpus(str(path)) == read_corpus({"path": path}) == PAIRS
 
-    def test_forgives_bom_crlf_empty_lines_and_no_final_line_end(self, tmp_path: Path) -> None:
+    def test_accepts_bom_crlf_empty_lines_and_no_final_line_end(self, tmp_path: Path) -> None:
         content = "\ufeff" + TABLE.replace("\n", "\r\n\r\n").rstrip()
         assert read_corpus(write(tmp_path / "x.tsv", content)) == PAIRS
 
@@ -119,7 +119,7 @@ class TestTable:
         )
         path = write(tmp_path / "y.tsv", TABLE + f"{line}\n" * 2)
         reason = f"line 3 has {count} column(s) instead of 2"
-        fails(path, path, "2 of 4 entries are malformed, as in: ", reason, "one tab")
+        fails(path, path, "2 of 4 entries are malformed, for example: ", reason, "one tab")
 
     def test_shows_the_first_entry_of_every_problem(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -154,7 +154,7 @@ class TestTable:
         path = write(tmp_path / "x.tsv", TABLE.encode() + bad)
         assert read_corpus(path) == PAIRS
         path = write(tmp_path / "x.tsv", bad + bad)
-        fails(path, path, "line 1 is not UTF-8", "convert", "2 of 2 entries")
+        fails(path, path, "line 1 is not valid UTF-8", "convert", "2 of 2 entries")
         texts = (b"a\n\xff\nc\n", b"d\ne\nf\n")
         sides = [write(tmp_path / f"x.{n}", text) for n, text in enumerate(texts)]
         assert read_corpus(sides) == [Pair("a", "d"), Pair("c", "f")]
@@ -168,16 +168,16 @@ class TestTable:
         unchecked = ending == ".zst"  # pyarrow writes no checksum
         for damaged in (TABLE.encode(), whole[:-5], whole[:middle], *[flipped] * (not unchecked)):
             path.write_bytes(damaged)
-            fails(path, path, f"not an intact {ending[1:]} file", "anew")
+            fails(path, path, f"a damaged {ending[1:]} file", "again")
 
     def test_zstd_in_several_frames(self, tmp_path: Path) -> None:
         path = write(tmp_path / "x.tsv.zst", TABLE)
         path.write_bytes(path.read_bytes() * 2)
         assert read_corpus(path) == PAIRS * 2
 
-    def test_takes_no_split(self, tmp_path: Path) -> None:
+    def test_split_is_refused(self, tmp_path: Path) -> None:
         path = write(tmp_path / "x.tsv", TABLE)
-        fails({"path": path, "split": "train"}, path, "leave out 'split'")
+        fails({"path": path, "split": "train"}, path, "remove 'split'")
 
     @settings(deadline=None)  # other work may share the machine
     @given(st.lists(st.tuples(*[st.text(PLAIN)] * 2), min_size=1))
@@ -201,8 +201,8 @@ class TestAlignedFiles:
     def test_unequal(self, tmp_path: Path) -> None:
         source = write(tmp_path / "x.de", "a\nb\nc\n")
         target = write(tmp_path / "x.dsb", "a\n")
-        fails([source, target], f"{source} has 3 lines and {target} has 1", "align")
-        fails([target, source], f"{target} has 1 lines and {source} has 3")
+        fails([source, target], f"{source} has 3 lines, but {target} has 1", "align")
+        fails([target, source], f"{target} has 1 lines, but {source} has 3")
 
     def test_empty_or_missing(self, tmp_path: Path) -> None:
         source, target = write(tmp_path / "x.de", ""), write(tmp_path / "x.dsb", "")
@@ -212,13 +212,15 @@ class TestAlignedFiles:
     def test_wrong_files(self, tmp_path: Path) -> None:
         table = write(tmp_path / "x.tsv", TABLE)
         other = write(tmp_path / "x.txt", "b\n")
-        fails([[table, table]], table, "no plain text", "holds both sides")
+        fails([[table, table]], table, "not plain text", "holds both sides")
         for name in ("x.tmx", "x.xliff.gz", "x.po", "x.ftl", "x.parquet"):
             one = write(tmp_path / name, "a\n")
-            words = ("of two kinds",) if name in ("x.po", "x.ftl") else ("no plain text", one)
+            words = (
+                ("have different types",) if name in ("x.po", "x.ftl") else ("not plain text", one)
+            )
             fails([[one, other]], *words)
         fails([[table]], "1 files", "list two")
-        fails([table, [other, 1]], "names no corpus")
+        fails([table, [other, 1]], "is not a corpus")
 
 
 class TestJsonLines:
@@ -251,7 +253,7 @@ class TestJsonLines:
         ],
     )
     @pytest.mark.parametrize("kind", ["jsonl", "parquet", "folder"])
-    def test_languages_place_texts(
+    def test_languages_choose_source_and_target(
         self, tmp_path: Path, texts: dict[str, str], expected: Pair, kind: str
     ) -> None:
         path, record = tmp_path / f"x.{kind}", {"translation": texts}
@@ -264,7 +266,7 @@ class TestJsonLines:
             datasets.Dataset.from_list([record]).save_to_disk(str(path))
         assert read_corpus(path, languages=("de", "dsb")) == [expected]
 
-    def test_parquet_that_is_not_utf8_in_places(
+    def test_parquet_with_invalid_utf8(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         columns = {}
@@ -276,13 +278,13 @@ class TestJsonLines:
             columns[name] = pyarrow.Array.from_buffers(pyarrow.string(), 3, buffers)
         parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
         assert read_corpus(tmp_path / "x.parquet") == [Pair("a", "d"), Pair("c", "f")]
-        assert "row 1 is not UTF-8" in caplog.records[0].getMessage()
+        assert "row 1 is not valid UTF-8" in caplog.records[0].getMessage()
 
     def test_columns_by_language(self, tmp_path: Path) -> None:
         record = {"id": 1, "dsb": "b", "de": "a"}
         path = write(tmp_path / "x.jsonl", json.dumps(record))
         assert read_corpus(path, languages=("de", "dsb")) == [Pair("a", "b")]
-        fails(path, "'id', 'dsb', 'de' in place of 'source' and 'target'")
+        fails(path, "'id', 'dsb', 'de' instead of 'source' and 'target'")
 
     def test_chosen_keys(self, tmp_path: Path) -> None:
         record = {"id": 1, "flat.key": "x", "translation": {"de": "a", "dsb": "b", "en": "c"}}
@@ -293,10 +295,10 @@ class TestJsonLines:
     @pytest.mark.parametrize(
         ("line", "words"),
         [
-            ('{"source": "a"', "no valid JSON"),
-            ("[" * 100_000, "no valid JSON"),
-            ('["a", "b"]', "no JSON object"),
-            ('{"source": "a"}', "no 'target' ('source' in place of 'target')"),
+            ('{"source": "a"', "not valid JSON"),
+            ("[" * 100_000, "not valid JSON"),
+            ('["a", "b"]', "not a JSON object"),
+            ('{"source": "a"}', "no 'target' ('source' instead of 'target')"),
             ('{"source": "a", "target": 1}', "has 1 under 'target'"),
             (r'{"source": "a", "target": "\ud83d"}', "half a character under 'target'"),
         ],
@@ -309,11 +311,9 @@ class TestJsonLines:
         path = write(tmp_path / "x.jsonl", '{"de": "a", "dsb": {"x": "b"}}')
         fails(path, "line 1", "'de', 'dsb'", "{path: x.jsonl, source: de, target: dsb}")
         fails(
-            {"path": path, "source": "de.x", "target": "dsb.x"}, "no 'de.x'", "'a' in place of 'x'"
+            {"path": path, "source": "de.x", "target": "dsb.x"}, "no 'de.x'", "'a' instead of 'x'"
         )
-        fails(
-            {"path": path, "source": "de", "target": "dsb.y"}, "no 'dsb.y'", "'x' in place of 'y'"
-        )
+        fails({"path": path, "source": "de", "target": "dsb.y"}, "no 'dsb.y'", "'x' instead of 'y'")
 
 
 class TestDatasets:
@@ -329,7 +329,7 @@ class TestDatasets:
         assert read_corpus(path) == read_corpus({"dataset": path}) == PAIRS
         assert read_corpus({"path": path, **keys})[1] == Pair("jo", "ja")
         fails({"path": path, "source": "de", "target": "dsb"}, "row 0", "no 'de'", "'translation'")
-        fails({"dataset": path, "config": "de-dsb"}, "leave out 'config'")
+        fails({"dataset": path, "config": "de-dsb"}, "remove 'config'")
 
     def test_folder_of_splits(self, tmp_path: Path) -> None:
         path = self.save(tmp_path / "data", splits=True)
@@ -339,7 +339,7 @@ class TestDatasets:
         fails({"path": path, "split": "test"}, "no split 'test'", "'valid'")
 
     def test_other_folder(self, tmp_path: Path) -> None:
-        fails(tmp_path, tmp_path, "no folder written by datasets.save_to_disk")
+        fails(tmp_path, tmp_path, "not a folder written by datasets.save_to_disk")
 
     def test_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
         datasets = pytest.importorskip("datasets")
@@ -374,10 +374,10 @@ class TestParquet:
             parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
             keys = {} if "source" in names else {"source": "de", "target": "dsb"}
             assert read_corpus({"path": tmp_path / "x.parquet", **keys}) == PAIRS
-        fails(tmp_path / "x.parquet", "row 0 has 'de', 'dsb' in place of 'source' and 'target'")
+        fails(tmp_path / "x.parquet", "row 0 has 'de', 'dsb' instead of 'source' and 'target'")
 
     def test_damaged(self, tmp_path: Path) -> None:
-        fails(write(tmp_path / "x.parquet", "nothing"), "x.parquet is no intact Parquet file")
+        fails(write(tmp_path / "x.parquet", "nothing"), "x.parquet is not a valid Parquet file")
 
 
 class TestSacreBleu:
@@ -398,7 +398,7 @@ class TestSacreBleu:
         assert read_corpus("sacrebleu:wmt22", languages=("de", "en")) == PAIRS
         assert asked == [("wmt22", "de-en")] * 2
 
-    def test_what_there_is_not(self) -> None:
+    def test_unknown_test_set(self) -> None:
         with pytest.raises(UserError, match=r"no de-dsb test set 'wmt99'.*No such test set wmt99"):
             read_corpus("sacrebleu:wmt99", languages=("de", "dsb"))
         fails("sacrebleu:wmt22", "name source and target")
@@ -425,9 +425,9 @@ class TestSpec:
     @pytest.mark.parametrize(
         ("spec", "words"),
         [
-            (7, "7 names no corpus"),
-            ([1, 2], "1 names no corpus"),
-            ([], "[] names no corpus"),
+            (7, "7 is not a corpus"),
+            ([1, 2], "1 is not a corpus"),
+            ([], "[] is not a corpus"),
             ({}, "either 'path' or 'dataset'"),
             ({"path": "x.tsv", "dataset": "x"}, "either 'path' or 'dataset'"),
             ({"path": "x.tsv", "config": "de"}, "unknown key 'config': Valid: path, split, source"),

@@ -42,7 +42,7 @@ def test_equals_the_command_line(tmp_path):
     assert scores.signatures == {"bleu": bleu["signature"], "chrf": chrf["signature"]}
 
 
-def test_signatures_tell_how_it_was_scored():
+def test_signatures_describe_the_scoring():
     signatures = score(REFERENCES, REFERENCES).signatures
     bleu, chrf = (set(signatures[name].split("|")) for name in ("bleu", "chrf"))
     version = f"version:{sacrebleu.__version__}"

@@ -1,4 +1,4 @@
-"""Corpora as people have them: several of them, columns, scores, encodings, entities, languages."""
+"""Lists of corpora, columns, scores, encodings, entities and languages."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from a2d import corpora
 from a2d.errors import UserError
 from a2d.text.corpus import from_arguments, places, read_corpus
-from a2d.text.entities import unescaped
+from a2d.text.entities import unescape_entities
 from a2d.text.formats import FORMATS, format_of
 from a2d.text.languages import is_language, names_language, same_language
 from a2d.text.pairs import Pair
@@ -40,19 +40,19 @@ def written(path, text, encoding="utf-8"):
 
 
 def table(rows, delimiter=","):
-    """A table as Python's csv module writes it."""
+    """Return a table as Python's csv module writes it."""
     text = io.StringIO()
     csv.writer(text, delimiter=delimiter).writerows(rows)
     return text.getvalue()
 
 
-def said(caplog):
+def warning(caplog):
     (record,) = caplog.records
     return record.getMessage()
 
 
 class TestTableOfFormats:
-    def test_no_suffix_is_twofold(self):
+    def test_suffixes_are_unique(self):
         suffixes = [suffix for form in FORMATS for suffix in form.suffixes]
         assert len(suffixes) == len(set(suffixes))
         assert all(form.read or form.read_two for form in FORMATS)
@@ -65,7 +65,7 @@ class TestTableOfFormats:
 
 
 class TestLists:
-    def test_of_any_formats(self, tmp_path):
+    def test_mixed_formats(self, tmp_path):
         mixed = [
             written(tmp_path / "a.tsv", "a\tb\n"),
             written(tmp_path / "c.de", "c\nC\n"),
@@ -79,36 +79,36 @@ class TestLists:
         names = [place.rpartition("/")[2] for place in places(mixed)]
         assert names == ["a.tsv", "c.de", "d.dsb", "e.csv", "g.txt", "h.txt", "i.json"]
 
-    def test_texts_without_a_tab_are_sides_and_others_tables(self, tmp_path):
+    def test_text_files_without_tabs_are_paired_and_others_are_tables(self, tmp_path):
         sides = [written(tmp_path / f"{n}.txt", f"{n}\n") for n in "ab"]
         tables = [written(tmp_path / f"{n}.txt", f"{n}\t{n.upper()}\n") for n in "cd"]
         assert read([*sides, *tables]) == [("a", "b"), ("c", "C"), ("d", "D")]
         assert read([tables[0], *sides, tables[1]]) == [("c", "C"), ("a", "b"), ("d", "D")]
 
-    def test_an_odd_side_is_refused(self, tmp_path):
+    def test_an_unpaired_file_is_refused(self, tmp_path):
         one, other, third = (written(tmp_path / f"x.{n}", "x\n") for n in ("de", "dsb", "hsb"))
         pairs = written(tmp_path / "x.tsv", "a\tb\n")
         for spec in ([one, other, third], [third, pairs], [pairs, third], [third, pairs, other]):
-            refused(spec, f"{third} holds one language", "one right after the other")
+            refused(spec, f"{third} holds one language", "next to each other")
 
-    def test_what_is_missing(self, tmp_path):
+    def test_missing_files(self, tmp_path):
         pairs = written(tmp_path / "x.tsv", "a\tb\n")
         refused([pairs, str(tmp_path / "none.tmx")], "there is no", "none.tmx")
         refused([pairs, str(tmp_path / "none.de")], "there is no", "none.de")
 
     def test_sides_in_the_wrong_order(self, tmp_path):
         sides = [written(tmp_path / f"train.de-dsb.{n}", "x\n") for n in ("dsb", "de")]
-        refused(sides, "list them the other way around", *sides)
+        refused(sides, "list them in the other order", *sides)
         assert read(sides[::-1]) == [("x", "x")]
         assert read(sides, ("dsb", "de")) == read(sides, None) == [("x", "x")]
 
-    def test_one_that_is_malformed_or_empty(self, tmp_path, caplog):
+    def test_malformed_or_empty_file_in_a_list(self, tmp_path, caplog):
         good = written(tmp_path / "good.tsv", "a\tb\nc\td\n")
         refused([good, written(tmp_path / "bad.tsv", "a\n")], "bad.tsv, line 1 has 1 column")
         assert read([good, written(tmp_path / "empty.tsv", "")]) == [("a", "b"), ("c", "d")]
         refused([str(tmp_path / "empty.tsv")] * 2, "empty")
 
-    def test_catalogues_of_one_language_are_not_sides_of_each_other(self, tmp_path):
+    def test_catalogues_of_one_language_are_not_paired(self, tmp_path):
         def catalogue(name, language, source, target):
             header = f'msgid ""\nmsgstr "Language: {language}\\n"\n\n'
             return written(tmp_path / name, f'{header}msgid "{source}"\nmsgstr "{target}"\n')
@@ -119,8 +119,8 @@ class TestLists:
         assert read([one, other]) == [("Ja", "Jo"), ("Nein", "Ně")]
         assert read([one, german, other]) == [("Ja", "Jo"), ("Nicht doch", "Ně")]
         assert read([german, other]) == [("Nicht doch", "Ně")]
-        refused([other, german], f"{german} translates into 'de'", "'dsb' is wanted")
-        refused([[other, german]], f"{other} is in 'dsb'", "'de' is wanted")
+        refused([other, german], f"{german} translates into 'de'", "the target is 'dsb'")
+        refused([[other, german]], f"{other} is in 'dsb'", "its place is for 'de'")
 
 
 class TestArguments:
@@ -135,7 +135,7 @@ class TestArguments:
     @pytest.mark.parametrize("text", ["{path: x.csv", "{path:x.csv, source: 1, target: 2}"])
     def test_no_yaml(self, text):
         with pytest.raises(
-            UserError, match=rf"'\{text}' is no YAML mapping: .* space after colons"
+            UserError, match=rf"'\{text}' is not a YAML mapping: .* space after each colon"
         ):
             from_arguments([text])
 
@@ -190,7 +190,7 @@ class TestColumns:
         assert read({"path": path, "source": "en", "target": "DSB"}) == [("yes", "jo")]
         assert read({"path": path, "source": 4, "target": 3}) == [("jo", "yes")]
         refused({"path": path, "source": "fr", "target": "de"}, "no column 'fr'", "'id', 'de'")
-        refused({"path": path, "source": 1, "target": 5}, "4 columns, and no column 5")
+        refused({"path": path, "source": 1, "target": 5}, "4 columns, but no column 5")
         refused({"path": path, "source": 0, "target": 1}, "'source' is 0", "counted from 1")
         refused({"path": path, "source": 2, "target": 2}, "one key for both sides")
         for keys in ({"source": "dsb", "target": "de"}, {"source": "x.hsb", "target": "y.German"}):
@@ -208,21 +208,21 @@ class TestColumns:
         long = "ja, " * 50_000
         assert read(written(tmp_path / "x.csv", f'"{long}",jo\n')) == [(long.strip(), "jo")]
 
-    def test_rows_of_other_lengths_are_told(self, tmp_path, caplog):
+    def test_rows_of_other_lengths_are_reported(self, tmp_path, caplog):
         text = 'source,target\na,b\nc\nd,e,f\n"g, h",i\n\n"x\ny",z\n'
         path = written(tmp_path / "x.csv", text)
         assert read(path) == [("a", "b"), ("g, h", "i"), ("x y", "z")]
-        assert said(caplog).startswith(
+        assert warning(caplog).startswith(
             f"train: 2 of 5 entries are malformed and were skipped: {path}, line 3 has 1 column(s)"
         )
 
-    def test_an_open_quote_takes_no_other_line_with_it(self, tmp_path, caplog):
+    def test_an_open_quote_spoils_only_its_line(self, tmp_path, caplog):
         rows = [(f"Satz {n}", f"sada {n}") for n in range(300)]
         text = table(rows[:100]) + '"offen,jo\n' + table(rows[100:]) + '"zu"viel,jo\n'
         path = written(tmp_path / "x.csv", text)
         assert read(path) == rows
-        assert f"{path}, line 101 opens a quote that is not closed" in said(caplog)
-        assert f"{path}, line 302 has a stray quote" in said(caplog)
+        assert f"{path}, line 101 opens a quote that is not closed" in warning(caplog)
+        assert f"{path}, line 302 has a stray quote" in warning(caplog)
 
     def test_quotes_of_tables_with_tabs_are_text(self, tmp_path):
         assert read(written(tmp_path / "x.tsv", '"a\t"b"\n')) == [('"a', '"b"')]
@@ -231,7 +231,7 @@ class TestColumns:
         rows = "Une phrase assez longue,Una frase bastante larga\n" * 3
         for header in ("fr,es", "French,Spanish"):
             path = written(tmp_path / "x.csv", f"{header}\n{rows}")
-            refused(path, header[:2], "'de' and 'dsb' are wanted")
+            refused(path, header[:2], "the languages are 'de' and 'dsb'")
         assert len(read({"path": path, "source": 1, "target": 2})) == 4
 
 
@@ -239,7 +239,7 @@ class TestScores:
     ROWS = (("laser", "de", "dsb"), ("1.2", "a", "A"), ("0,9", "b", "B"), ("1.05", "c", "C"))
 
     @pytest.mark.parametrize("kind", ["csv", "csv by number", "tsv", "jsonl", "tmx"])
-    def test_pairs_below_are_counted(self, tmp_path, kind, caplog):
+    def test_pairs_below_the_minimum_are_counted(self, tmp_path, kind, caplog):
         keys = {"source": "de", "target": "dsb", "score": "laser", "min_score": 1.05}
         records = [dict(zip(self.ROWS[0], row, strict=True)) for row in self.ROWS[1:]]
         if kind == "jsonl":
@@ -257,22 +257,22 @@ class TestScores:
                 keys |= {"source": 2, "target": 3, "score": 1}
         path = written(tmp_path / f"x.{kind.split()[0]}", text)
         assert read({"path": path, **keys}) == [("a", "A"), ("c", "C")]
-        assert said(caplog) == f"train: Left out of {path}: 1 score less than 1.05."
+        assert warning(caplog) == f"train: Skipped entries of {path}: 1 with a score below 1.05."
 
     def test_no_number(self, tmp_path, caplog):
         path = written(tmp_path / "x.tsv", "a\tb\t0.9\nc\td\thigh\ne\tf\tnan\n" + "g\th\t1\n" * 3)
         spec = {"path": path, "source": 1, "target": 2, "score": 3, "min_score": 0.5}
         assert read(spec) == [("a", "b"), *[("g", "h")] * 3]
-        assert "line 2 has 'high' as its score 3" in said(caplog)
+        assert "line 2 has 'high' as its score 3" in warning(caplog)
 
-    def test_half_of_the_choice(self, tmp_path):
+    def test_incomplete_score_settings(self, tmp_path):
         path = written(tmp_path / "x.csv", "source,target,s\na,b,1\n")
         keys = {"score": "s", "min_score": 1}
         assert read({"path": path, **keys}) == [("a", "b")]
         refused({"path": path, "score": "s"}, "both 'score' and 'min_score'")
         refused({"path": path, **keys, "min_score": "x"}, "'min_score' is 'x'")
         other = written(tmp_path / "y.csv", "x,y,s\na,b,1\n")
-        refused({"path": other, **keys}, "'x', 'y', 's'", "name its texts")
+        refused({"path": other, **keys}, "'x', 'y', 's'", "choose those of its texts")
 
 
 TEXTS = {
@@ -323,12 +323,12 @@ class TestEncodings:
         data = TEXTS["x.tsv"].encode("utf-16-le") + b"\x00\xd8x\x00\t\x00y\x00\n\x00"
         (tmp_path / "x.tsv").write_bytes(b"\xff\xfe" + data)
         assert read(tmp_path / "x.tsv") == [("ja", "jo"), ("nein", "ně")]
-        assert "line 3 is not UTF-16" in said(caplog)
+        assert "line 3 is not valid UTF-16" in warning(caplog)
 
 
 class TestJsonKeys:
     @pytest.mark.parametrize("keys", [("src", "tgt"), ("German", "Lower Sorbian"), ("de", "DSB")])
-    def test_are_named_as_columns_are(self, tmp_path, keys):
+    def test_key_names(self, tmp_path, keys):
         text = json.dumps({"id": 1, keys[1]: "jo", keys[0]: "ja"})
         assert read(written(tmp_path / "x.jsonl", text)) == [("ja", "jo")]
 
@@ -346,14 +346,14 @@ class TestJsonArrays:
     def test_empty(self, tmp_path, text):
         refused(written(tmp_path / "x.json", text), "is empty")
 
-    def test_broken_objects_are_told(self, tmp_path, caplog):
+    def test_invalid_objects_are_reported(self, tmp_path, caplog):
         good = json.dumps(self.RECORDS[0])
         text = f'[{good},\n{{"source": "x" "target": "y"}},\n{good},\n"z",\n{good},\n{good}\n'
         path = written(tmp_path / "x.json", text)
         assert read(path) == [("a", "b")] * 4
-        message = said(caplog)
+        message = warning(caplog)
         assert message.startswith("train: 3 of 7 entries are malformed")
-        for fault in ("line 2 is no valid JSON", "line 4 is no JSON object"):
+        for fault in ("line 2 is not valid JSON", "line 4 is not a JSON object"):
             assert f"{path}, {fault}" in message
         assert "an array of objects (and 1 more)" in message  # the array's end is missing
 
@@ -371,21 +371,22 @@ class TestEntities:
         ],
     )
     def test_unescaped(self, text, plain):
-        assert unescaped(text) == (text if plain is None else plain)
+        assert unescape_entities(text) == (text if plain is None else plain)
 
     @given(st.text())
     def test_is_idempotent(self, text):
-        assert unescaped(unescaped(text)) == unescaped(text)
+        assert unescape_entities(unescape_entities(text)) == unescape_entities(text)
 
     def test_are_counted(self, tmp_path, caplog):
         text = "a &amp;amp; b\tjo\nja\t&quot;jo&quot;\nR&D\tR&D\n"
         path = written(tmp_path / "x.tsv", text)
         assert read(path) == [("a & b", "jo"), ("ja", '"jo"'), ("R&D", "R&D")]
-        assert said(caplog) == (
-            f"train: HTML entities in 2 pairs of {path} were unescaped, as in 'a &amp;amp; b'."
+        assert warning(caplog) == (
+            f"train: HTML entities were unescaped in 2 pairs of {path}, for example "
+            "'a &amp;amp; b'."
         )
 
-    def test_of_xml_that_was_escaped_before(self, tmp_path):
+    def test_xml_escaped_several_times(self, tmp_path):
         units = (
             '<tu><tuv xml:lang="de"><seg>a &amp;amp;amp; b &amp;lt;</seg></tuv>'
             '<tuv xml:lang="dsb"><seg>&amp;quot;c&amp;quot; &amp; d</seg></tuv></tu>'
@@ -413,14 +414,14 @@ class TestLanguages:
                 assert same, (code, name)
 
     @pytest.mark.parametrize("keys", [("fr", "it"), ("de", "fr"), ("hsb", "de")])
-    def test_records_in_others(self, tmp_path, keys):
+    def test_records_in_other_languages(self, tmp_path, keys):
         record = {"translation": dict(zip(keys, ("x", "y"), strict=True))}
         path = written(tmp_path / "x.jsonl", json.dumps(record))
-        refused(path, *map(repr, keys), "'de' and 'dsb' are wanted")
+        refused(path, *map(repr, keys), "the languages are 'de' and 'dsb'")
         chosen = {"source": f"translation.{keys[0]}", "target": f"translation.{keys[1]}"}
         assert read({"path": path, **chosen}) == [("x", "y")]
 
-    def test_units_without_one_are_counted(self, tmp_path, caplog):
+    def test_units_without_a_language_are_counted(self, tmp_path, caplog):
         def unit(*codes):
             variants = (f'<tuv xml:lang="{c}"><seg>{c}</seg></tuv>' for c in codes)
             return f"<tu>{''.join(variants)}</tu>\n"
@@ -429,30 +430,31 @@ class TestLanguages:
         body = "".join(unit(*codes) for codes in units)
         path = written(tmp_path / "x.tmx", f"<tmx><body>{body}</body></tmx>")
         assert read(path) == [("de", "dsb-DE")]
-        assert said(caplog) == (
-            f"train: Left out of {path}: 2 without 'dsb', 1 without 'de', 1 without 'de' and 'dsb'."
+        assert warning(caplog) == (
+            f"train: Skipped entries of {path}: 2 without 'dsb', 1 without 'de', 1 without 'de' "
+            "and 'dsb'."
         )
 
     def catalogue(self, path, header):
         lines = "".join(f'"{name}: {value}\\n"\n' for name, value in header.items())
         return written(path, f'msgid ""\nmsgstr ""\n{lines}\nmsgid "yes"\nmsgstr "ja"\n')
 
-    def test_of_a_catalogue(self, tmp_path):
+    def test_language_of_a_catalogue(self, tmp_path):
         path = self.catalogue(tmp_path / "x.po", {"Language": "de_DE"})
         assert read(path, ("en", "de")) == read(path, None) == [("yes", "ja")]
-        refused(path, f"{path} translates into 'de_DE'", "'dsb' is wanted")
+        refused(path, f"{path} translates into 'de_DE'", "the target is 'dsb'")
         refused(path, "X-Source-Language", languages=("de", "en"))
         path = self.catalogue(tmp_path / "x.po", {"Language": "de", "X-Source-Language": "en"})
         assert read(path, ("de", "en")) == [("ja", "yes")]
 
-    def test_untranslated_ones_are_counted(self, tmp_path, caplog):
+    def test_untranslated_messages_are_counted(self, tmp_path, caplog):
         header = 'msgid ""\nmsgstr "Language: dsb\\n"\n\n'
         entries = (
             'msgid "a"\nmsgstr "b"\n\nmsgid "c"\nmsgstr ""\n\n#, fuzzy\nmsgid "d"\nmsgstr "e"\n'
         )
         path = written(tmp_path / "x.po", header + entries)
         assert read(path) == [("a", "b")]
-        assert said(caplog) == f"train: Left out of {path}: 2 without a translation."
+        assert warning(caplog) == f"train: Skipped entries of {path}: 2 without a translation."
 
 
 class TestPackaged:
@@ -467,7 +469,7 @@ class TestPackaged:
         monkeypatch.setattr(corpora, "files", lambda name: tmp_path)
 
     @pytest.mark.usefixtures("packaged")
-    def test_of_any_format(self):
+    def test_any_format(self):
         assert corpora.names() == ["de-dsb/entities", "de-dsb/memory"]
         assert read("builtin:de-dsb/memory") == [("ja", "jo"), ("nein", "ně")]
         both = ["builtin:de-dsb/memory", "builtin:de-dsb/entities"]

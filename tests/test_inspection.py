@@ -1,4 +1,4 @@
-"""`a2d data`: counts of planted faults, and cleaned files that read as what was kept."""
+"""Commands of `a2d data`: counts of planted faults, and files that read as the cleaned pairs."""
 
 import gzip
 import json
@@ -63,23 +63,23 @@ def planted(folder):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> Inspection:
+def inspection(tmp_path_factory) -> Inspection:
     folder = tmp_path_factory.mktemp("planted")
     spec, count = planted(folder)
     rules = RULES | {"languages": ("en", "de")}
-    found = inspect(spec, rules, ("en", "de"), str(folder / "test.tsv"))
-    assert found.pairs == count
-    return found
+    inspection = inspect(spec, rules, ("en", "de"), str(folder / "test.tsv"))
+    assert inspection.pairs == count
+    return inspection
 
 
 class TestCounts:
-    def test_of_files(self, found):
-        assert [file.pairs for file in found.files] == [150, found.pairs - 150]
-        assert [file.malformed for file in found.files] == [8, 0]
-        assert sum(file.entities.pairs for file in found.files) == 3
+    def test_files(self, inspection):
+        assert [file.pairs for file in inspection.files] == [150, inspection.pairs - 150]
+        assert [file.malformed for file in inspection.files] == [8, 0]
+        assert sum(file.entities.pairs for file in inspection.files) == 3
 
-    def test_of_rules(self, found):
-        breaking = {name: finding.breaking for name, finding in found.rules.items()}
+    def test_rules(self, inspection):
+        breaking = {name: finding.breaking for name, finding in inspection.rules.items()}
         assert breaking == {
             "empty": 7,
             "too_long": 5,
@@ -91,7 +91,7 @@ class TestCounts:
             "duplicates": 9,
             "near duplicates": 9 + 4 + 6,
         }
-        dropped = {name: finding.dropped for name, finding in found.rules.items()}
+        dropped = {name: finding.dropped for name, finding in inspection.rules.items()}
         assert dropped == {
             "empty": 7,
             "too_long": 5,
@@ -103,28 +103,28 @@ class TestCounts:
             "duplicates": 9,
             "near duplicates": None,
         }
-        assert found.kept == found.pairs - 45
+        assert inspection.kept == inspection.pairs - 45
 
-    def test_of_leakage(self, found):
-        (leak,) = found.leaks
+    def test_leakage(self, inspection):
+        (leak,) = inspection.leaks
         assert (leak.pairs, leak.leaking) == (3, 2)
         assert [example.number for example in leak.examples] == [1, 2]
 
-    def test_of_what_is_kept_by_file(self, found):
-        assert sum(found.kept_by_file) == found.kept
-        assert len(found.kept_by_file) == 2
+    def test_kept_by_file(self, inspection):
+        assert sum(inspection.kept_by_file) == inspection.kept
+        assert len(inspection.kept_by_file) == 2
 
-    def test_examples_are_where_they_say(self, found):
-        for name, finding in found.rules.items():
+    def test_examples_name_their_place(self, inspection):
+        for name, finding in inspection.rules.items():
             for example in finding.examples:
                 place = read_corpus(example.place, languages=("en", "de"))
                 assert place[example.number - 1] == (example.source, example.target), name
 
-    def test_of_lengths_and_languages(self, found):
-        assert found.lengths["target"]["words"]["longest"] == 251
-        assert found.lengths["source"]["words"]["median"] == 11
-        assert found.languages["source"]["en"] > 0.9
-        assert 0.8 < found.languages["target"]["de"] < 1
+    def test_lengths_and_languages(self, inspection):
+        assert inspection.lengths["target"]["words"]["longest"] == 251
+        assert inspection.lengths["source"]["words"]["median"] == 11
+        assert inspection.languages["source"]["en"] > 0.9
+        assert 0.8 < inspection.languages["target"]["de"] < 1
 
 
 MORE = {"drop_copies": True, "consistent": True, "min_letters": 0.7}
@@ -139,19 +139,19 @@ def test_agrees_with_cleaning(tmp_path, deduplicate, more):
     pairs += [*pairs[::50], Pair("", "x"), Pair("", "x"), Pair("gleich", "gleich")]
     write_pairs(pairs, tmp_path / "x.jsonl")
     rules = RULES | more | {"deduplicate": deduplicate}
-    found = inspect(str(tmp_path / "x.jsonl"), rules)
+    inspection = inspect(str(tmp_path / "x.jsonl"), rules)
     report = clean(pairs, **rules)[1]
-    counts = {name: f.dropped for name, f in found.rules.items() if f.dropped is not None}
+    counts = {name: f.dropped for name, f in inspection.rules.items() if f.dropped is not None}
     if deduplicate == "near":
         counts["duplicates"] = counts.pop("near duplicates")
     assert counts == report.dropped
-    assert found.kept == report.kept
+    assert inspection.kept == report.kept
 
 
 def test_files_that_a_training_refuses_are_shown(tmp_path):
     (tmp_path / "x.tsv").write_text("a\tb\nc\nd\n")
-    found = inspect(str(tmp_path / "x.tsv"), RULES)
-    assert "2 of 3 entries are malformed" in str(found.files[0].fault)
+    inspection = inspect(str(tmp_path / "x.tsv"), RULES)
+    assert "2 of 3 entries are malformed" in str(inspection.files[0].refusal)
     (tmp_path / "x.tsv").write_text("c\nd\n")
     with pytest.raises(UserError, match="data: 2 of 2 entries are malformed"):
         inspect(str(tmp_path / "x.tsv"), RULES)
@@ -166,17 +166,17 @@ class TestLeakage:
         paths = str(folder / "data.tsv"), str(folder / "held.tsv")
         return inspect(paths[0], RULES | rules, ("en", "de"), paths[1])
 
-    def test_empty_sides_and_what_cleaning_drops_are_none(self, tmp_path):
+    def test_empty_sides_and_dropped_pairs_do_not_leak(self, tmp_path):
         data = [("one", ""), ("two", "zwei"), ("three", "drei" * 20), ("", "vier")]
         held = "five\t\nsix\tdrei" + "drei" * 19 + "\ntwo\t\n\tvier\nseven\tzwei\n"
-        found = self.inspected(tmp_path, data, held)
-        (leak,) = found.leaks
+        inspection = self.inspected(tmp_path, data, held)
+        (leak,) = inspection.leaks
         assert (leak.pairs, leak.empty, leak.leaking) == (2, 3, 1)
         assert [example.number for example in leak.examples] == [5]
         kept = clean([Pair(*row) for row in data], **RULES)[0]
         whole = [pair for pair in read_corpus(str(tmp_path / "held.tsv")) if all(pair)]
         assert overlap(kept, whole) == 1
-        assert found.kept_by_file == [len(kept)]
+        assert inspection.kept_by_file == [len(kept)]
 
     def test_faults_of_the_held_out_are_shown(self, tmp_path):
         held = "a\tb\n" * 3 + "one\ntwo\n"
@@ -207,7 +207,7 @@ class TestWriting:
     PAIRS = (Pair('a "b", c', "źeń"), Pair("tab\there", "two\nlines\u2028"), Pair("<b>&", "x"))
 
     @pytest.mark.parametrize("ending", ["parquet", "jsonl", "jsonl.gz", "tsv", "tsv.gz", "TSV"])
-    def test_reads_as_it_was(self, tmp_path, ending):
+    def test_round_trip(self, tmp_path, ending):
         path = tmp_path / f"x.{ending}"
         write_pairs(self.PAIRS, path)
         table = "tsv" in ending.lower()
@@ -285,11 +285,11 @@ class TestCommands:
 
     def test_json(self, tmp_path):
         files, count = planted(tmp_path)
-        found = json.loads(self.run("inspect", *files, *self.LANGUAGES, "--json"))
-        assert (found["pairs"], found["kept"]) == (count, count - 45)
-        assert found["rules"]["language"]["dropped"] == 13
-        assert found["files"][0]["malformed"] == 8
-        assert found["leakage"] == []
+        inspection = json.loads(self.run("inspect", *files, *self.LANGUAGES, "--json"))
+        assert (inspection["pairs"], inspection["kept"]) == (count, count - 45)
+        assert inspection["rules"]["language"]["dropped"] == 13
+        assert inspection["files"][0]["malformed"] == 8
+        assert inspection["leakage"] == []
 
     def test_markup_in_texts_is_shown_as_it_is(self, tmp_path):
         (tmp_path / "x.tsv").write_text("[red]a[/]\t\n[/bold]\t\nja\tjo\n")
@@ -309,10 +309,10 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (("inspect", "max_ratio=2"), "no corpus is named"),
+            (("inspect", "max_ratio=2"), "no corpus is given"),
             (("inspect", "x.tsv", "--source", "de"), "both --source and --target"),
             (("inspect", "x.tsv", "language=true"), "needs languages"),
-            (("convert", "x.tsv", "-o", "x.csv"), "is of no type to write"),
+            (("convert", "x.tsv", "-o", "x.csv"), "no suffix of an output format"),
             (("convert", "x.tsv", "-o", "none/x.tsv"), "there is no folder none"),
             (("inspect", "none.tsv"), "there is no none.tsv"),
         ],

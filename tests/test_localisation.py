@@ -1,4 +1,4 @@
-"""Translation memories, XLIFF, gettext and Fluent files; broken ones too."""
+"""Translation memories, XLIFF, gettext and Fluent files, valid and broken."""
 
 import gettext
 import gzip
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from a2d.errors import UserError
 from a2d.text import localisation
 from a2d.text.corpus import read_corpus
-from a2d.text.pairs import Languages, Pair, Wanted, normal
+from a2d.text.pairs import Languages, Pair, Selection, normal_pair
 
 LANGUAGES = ("de", "dsb")
 XML = '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -38,7 +38,7 @@ def refused(spec, *words, languages=LANGUAGES):
 
 
 def skipped(caplog):
-    """What the one warning says."""
+    """Return the message of the only warning."""
     (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
     return record.getMessage()
 
@@ -92,7 +92,7 @@ class TestTranslationMemory:
         assert read(path) == [("eins", "jaden"), ("zwei", "dwa"), ("drei", "tśi")]
         assert read({"path": path, "source": "dsb", "target": "en"}) == [("jaden", "one")]
 
-    def test_inline_codes_go_their_text_stays(self, tmp_path):
+    def test_inline_markup_is_removed_but_not_its_text(self, tmp_path):
         text = (
             '<bpt i="1">&lt;b&gt;</bpt>Hallo <hi>Welt</hi><ept i="1">&lt;/b&gt;</ept>\n  &amp; du'
         )
@@ -106,7 +106,7 @@ class TestTranslationMemory:
         (tmp_path / "x.tmx.zst").write_bytes(pyarrow.compress(plain, "zstd", asbytes=True))
         assert read(tmp_path / "x.tmx.gz") == read(tmp_path / "x.tmx.zst") == [("ja", "jo")]
 
-    def test_broken_units_are_passed_over_and_told(self, tmp_path, caplog):
+    def test_broken_units_are_skipped_and_reported(self, tmp_path, caplog):
         good = [unit(de=f"Satz {n}", dsb=f"Sada {n}") for n in range(20)]
         bad = unit(de="Sie & ich", dsb="wy")
         path = memory(tmp_path / "x.tmx", *good[:10], bad.replace("</tuv>", "", 1), *good[10:])
@@ -119,20 +119,18 @@ class TestTranslationMemory:
         st.integers(1, 400),
     )
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-    def test_each_broken_unit_is_told_and_no_other_is_lost(
-        self, tmp_path, monkeypatch, texts, encoding, block
-    ):
-        monkeypatch.setattr("a2d.text.files._BLOCK", block)
+    def test_only_broken_units_are_skipped(self, tmp_path, monkeypatch, texts, encoding, block):
+        monkeypatch.setattr("a2d.text.files._BLOCK_BYTES", block)
         known = [t for t in texts if t.encode(encoding, "ignore").decode(encoding) == t]
         path = tmp_path / "x.tmx"
         declared = XML.replace("UTF-8", "iso-8859-2") if encoding == "iso-8859-2" else ""
         units = [unit(de=t if t in FAULTS else escape(t), dsb="jo") for t in known]
         document = f"{declared}<tmx>\n<body>\n{''.join(units)}</body></tmx>"
         path.write_bytes(document.encode(encoding))
-        found = list(localisation.translation_memory(path, Wanted(Languages(*LANGUAGES))))
+        entries = list(localisation.translation_memory(path, Selection(Languages(*LANGUAGES))))
         first = 4 if declared else 3
-        assert [(e.source if isinstance(e, Pair) else e.where) for e in found] == [
-            f"{path}, line {first + n}" if t in FAULTS else normal(t, "").source
+        assert [(e.source if isinstance(e, Pair) else e.where) for e in entries] == [
+            f"{path}, line {first + n}" if t in FAULTS else normal_pair(t, "").source
             for n, t in enumerate(known)
         ]
 
@@ -143,7 +141,7 @@ class TestTranslationMemory:
         assert f"1 of 3 entries are malformed and were skipped: {path}, line 3" in skipped(caplog)
 
     @pytest.mark.parametrize("end", ["", "</body>", '<tu><tuv xml:lang="de">'])
-    def test_a_cut_file_is_told(self, tmp_path, end, caplog):
+    def test_a_truncated_file_is_reported(self, tmp_path, end, caplog):
         path = memory(tmp_path / "x.tmx", *(unit(de=str(n), dsb="x") for n in range(5)))
         path.write_text(path.read_text().replace("</body></tmx>", end))
         assert len(read(path)) == 5
@@ -163,14 +161,14 @@ class TestTranslationMemory:
         refused(path, path, "no unit in both 'de' and 'dsb'", "'de', 'en'")
         refused(path, path, "name two", languages=None)
 
-    def test_what_only_claims_to_be_utf_16(self, tmp_path):
+    def test_wrong_declaration_of_utf_16(self, tmp_path):
         path = memory(tmp_path / "x.tmx", *[unit(de="schön", dsb="rědny")] * 3)
         path.write_text(path.read_text().replace(XML, '<?xml version="1.0" encoding="UTF-16"?>'))
         assert read(path) == [("schön", "rědny")] * 3
 
-    def test_no_xml(self, tmp_path):
+    def test_invalid_xml(self, tmp_path):
         (tmp_path / "x.tmx").write_text("Guten Tag\tDobry źeń\n")
-        refused(tmp_path / "x.tmx", "line 1 is no")
+        refused(tmp_path / "x.tmx", "line 1 is not valid XML")
 
     def test_entities_and_comments(self, tmp_path):
         path = memory(tmp_path / "x.tmx", unit(de="a&nbsp;b<!-- c -->&auml;&lt;", dsb="jo"))
@@ -231,7 +229,7 @@ def test_segments_of_xliff_are_paired_by_their_marks(tmp_path):
     ("around", "within", "pairs"),
     [("no", "", []), ("no", ' translate="yes"', [("a", "b")]), ("yes", ' translate="no"', [])],
 )
-def test_units_of_xliff_inherit_what_is_not_to_be_translated(tmp_path, around, within, pairs):
+def test_units_of_xliff_inherit_the_translate_attribute(tmp_path, around, within, pairs):
     path = tmp_path / "x.xlf"
     namespace = "urn:oasis:names:tc:xliff:document:2.0"
     path.write_text(
@@ -258,7 +256,7 @@ class TestXliff:
     def test_backwards(self, path):
         assert read(path, ("dsb", "de")) == [("Witaj swět", "Hallo Welt")]
 
-    def test_other_parts_and_what_is_not_to_be_translated_are_left_out(self, path):
+    def test_untranslatable_units_and_other_languages_are_skipped(self, path):
         text = path.read_text("utf-8")
         if "trgLang" in text:  # one document, one pair
             return
@@ -268,7 +266,7 @@ class TestXliff:
         path.write_text(text.replace(kept, french + kept + marked + french), "utf-8")
         assert read(path) == [("Hallo Welt", "Witaj swět")]
 
-    def test_broken_ones_are_passed_over_and_told(self, path, caplog):
+    def test_broken_segments_are_skipped_and_reported(self, path, caplog):
         text = path.read_text("utf-8")
         name = "segment" if "trgLang" in text else "trans-unit"
         start, end = text.index(f"<{name}"), text.index(f"</{name}>") + len(name) + 3
@@ -334,7 +332,7 @@ class TestGettext:
         with path.with_suffix(".mo").open("rb") as file:  # another reader agrees
             assert gettext.GNUTranslations(file).pgettext("verb", "File") == "Zapołožyś"
 
-    def test_two_by_message(self, path, tmp_path):
+    def test_two_catalogues_by_message(self, path, tmp_path):
         other = tmp_path / "de.po"
         text = CATALOGUE.replace("Dataja", "Datei").replace("Zapołožyś", "Ablegen")
         other.write_text(text.replace("wjele datajow", "viele").replace("missing", "gone"))
@@ -351,15 +349,15 @@ class TestGettext:
         catalogue.save(str(path))
         assert read(path) == expected(rows)
 
-    def test_encoding_as_named(self, path):
+    def test_declared_encoding(self, path):
         text = CATALOGUE.replace("UTF-8", "ISO-8859-2").replace("Zapołožyś", "žyś")
         path.write_bytes(text.encode("iso-8859-2"))
         assert read(path)[1] == ("File", "žyś")
         path.write_bytes(text.replace("ISO-8859-2", "UTF-8").encode("iso-8859-2"))
-        refused(path, "is not in the encoding that the file names")
+        refused(path, "is not in the encoding that the file declares")
 
     @pytest.mark.parametrize("name", ["CHARSET", "utf8"])
-    def test_encoding_not_named(self, path, name):
+    def test_undeclared_encoding(self, path, name):
         path.write_text("\ufeff" + CATALOGUE.replace("UTF-8", name), "utf-8")
         assert read(path) == FOUND
 
@@ -369,20 +367,20 @@ class TestGettext:
         assert "1 of 7 entries are malformed" in skipped(caplog)
 
     @pytest.mark.parametrize("fault", ['msgid "Open\nmsgstr "Wócyń"', "msgstr nothing", "Hallo!"])
-    def test_broken_messages_are_passed_over_and_told(self, path, fault, caplog):
+    def test_broken_messages_are_skipped_and_reported(self, path, fault, caplog):
         head, _, tail = CATALOGUE.partition("\n\nmsgctxt")
         path.write_text(f"{head}\n\n{fault}\n\nmsgctxt{tail}", "utf-8")
         assert read(path) == FOUND
         assert f"1 of 7 entries are malformed and were skipped: {path}, line 7" in skipped(caplog)
 
-    def test_no_compiled_catalogue(self, tmp_path):
+    def test_damaged_compiled_catalogue(self, tmp_path):
         catalogue = polib.POFile()
         catalogue.extend(polib.POEntry(msgid=f"m{n}", msgstr="x" * 50) for n in range(20))
         catalogue.save_as_mofile(str(tmp_path / "x.mo"))
         whole = (tmp_path / "x.mo").read_bytes()
         for damaged in (b"nothing", b"", whole[:3], whole[:40], whole[: len(whole) // 2]):
             (tmp_path / "x.mo").write_bytes(damaged)
-            refused(tmp_path / "x.mo", "is no intact gettext catalogue")
+            refused(tmp_path / "x.mo", "is a damaged gettext catalogue")
 
 
 class TestFluent:
@@ -424,14 +422,14 @@ class TestFluent:
             (folder / f"{name}.ftl").write_text(text, "utf-8")
         assert read([folder / "de.ftl", folder / "dsb.ftl"]) == expected(rows)
 
-    def test_broken_messages_are_passed_over_and_told(self, tmp_path, caplog):
+    def test_broken_messages_are_skipped_and_reported(self, tmp_path, caplog):
         paths = self.pair(tmp_path, "a = ja\nbroken\nb = nein\n", "a = jo\nb = ně\n")
         assert read(paths) == [("ja", "jo"), ("nein", "ně")]
         assert f"1 of 3 entries are malformed and were skipped: {paths[0]}, line 2" in skipped(
             caplog
         )
 
-    def test_one_alone(self, tmp_path):
+    def test_a_single_file_is_refused(self, tmp_path):
         refused(self.pair(tmp_path, "a = ja", "a = jo")[0], "list two files")
 
 

@@ -26,7 +26,7 @@ class TestReading:
         assert list(iterate_text(paths)) == ["one", "two", "A & B", "é\u2028x"]
         assert list(iterate_text(str(tmp_path / "a.txt"))) == ["one", "two", "A & B"]
 
-    def test_a_bad_line_is_skipped_and_told(self, tmp_path, caplog):
+    def test_a_malformed_line_is_skipped_and_reported(self, tmp_path, caplog):
         (tmp_path / "a.txt").write_bytes(b"one\ncaf\xe9\ntwo\n")
         assert list(iterate_text(tmp_path / "a.txt")) == ["one", "two"]
         assert "1 of 3 entries are malformed" in caplog.text
@@ -35,17 +35,17 @@ class TestReading:
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [
-            ("a.tsv", b"a\tb\n", "no plain text"),
-            ("a.txt", b"a\tb\nc\td\n", "no plain text"),
-            ("a.jsonl", b"{}", "no plain text"),
-            ("a.ftl", b"a = b\n", "no plain text"),
+            ("a.tsv", b"a\tb\n", "not plain text"),
+            ("a.txt", b"a\tb\nc\td\n", "not plain text"),
+            ("a.jsonl", b"{}", "not plain text"),
+            ("a.ftl", b"a = b\n", "not plain text"),
             ("a.txt", b"\n\n", "is empty"),
-            ("a.txt", b"\xe9\xe8\nx\n", "malformed|not UTF-8"),
-            (".", None, "no plain text"),
+            ("a.txt", b"\xe9\xe8\nx\n", "malformed|not valid UTF-8"),
+            (".", None, "not plain text"),
             ("gone.txt", None, "there is no"),
         ],
     )
-    def test_what_is_refused(self, tmp_path, name, content, message):
+    def test_refused_files(self, tmp_path, name, content, message):
         if content is not None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"^monolingual: .*({message})"):
@@ -53,7 +53,7 @@ class TestReading:
 
 
 class TestCleaning:
-    def test_drops_what_is_long_known_or_held_out(self):
+    def test_drops_long_known_and_held_out_sentences(self):
         texts = ["a b", "a b", "one two three four five six", "new", "In Training", "Held  out 7!"]
         training = [Pair("In Training", "x"), Pair("x", "new")]
         heldout = [Pair("held out", "y"), Pair("y", "new")]
@@ -80,13 +80,13 @@ class TestCleaning:
         german = "Das hier ist ein deutscher Satz, den niemand brauchen kann."
         assert cleaned([*english, german], language="en", max_words=None)[0] == english
 
-    def test_nothing_left(self):
+    def test_no_sentence_left(self):
         with pytest.raises(UserError, match="no sentence is left"):
             cleaned(["a"], training=[Pair("a", "b")])
 
 
 class TestKnown:
-    def test_are_found_by_source_whatever_its_spaces(self):
+    def test_lookup_ignores_white_space(self):
         known = KnownTranslations([Pair("a  b", "x"), Pair("c", "y"), Pair("a b", "z")])
         assert [known.find(text) for text in ("a b", " a\tb ", "c", "d", "")] == [
             "x",
@@ -97,11 +97,11 @@ class TestKnown:
         ]
         assert len(known) == 2
 
-    def test_empty_ones_are_none(self):
+    def test_empty_translations_do_not_count(self):
         known = KnownTranslations([Pair("a", ""), Pair("b", "x")])
         assert ["a" in known, "b" in known, "c" in known] == [False, True, False]
 
-    def test_fingerprints_tell_texts_apart(self):
+    def test_fingerprints_differ_between_texts(self):
         one, same, other = (
             KnownTranslations([Pair("a", target)]).fingerprint for target in ("x", "x", "y")
         )

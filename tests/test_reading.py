@@ -1,4 +1,4 @@
-"""Texts that are mended while they are read, and what is said where nothing is left."""
+"""Repairs of texts while they are read, and messages about corpora without pairs."""
 
 import json
 import logging
@@ -53,7 +53,8 @@ class TestControlCharacters:
         want = [("ab", "c"), ("d", "e’f"), ("plain\u00a0x", "y\u00adz"), ("", "x")]
         assert read_corpus(path) == want
         assert warnings(caplog) == [
-            f"corpus: Control characters were removed from 3 pairs of {path}, as in 'a\\x07b'."
+            f"corpus: Control characters were removed from 3 pairs of {path}, for example "
+            r"'a\x07b'."
         ]
 
     def test_byte_order_marks_of_files_put_together(self, tmp_path):
@@ -61,20 +62,20 @@ class TestControlCharacters:
         assert read_corpus(path) == [("a", "b"), ("c", "d"), ("", "e")]
 
 
-class TestNothing:
-    def test_says_what_was_left_out(self, tmp_path):
+class TestNoPairs:
+    def test_message_names_skipped_entries(self, tmp_path):
         rows = "".join(f"0.{n}\ta\tb\n" for n in range(7))
         path = written(tmp_path / "x.tsv", rows)
         spec = {"path": path, "source": 2, "target": 3, "score": 1, "min_score": 0.9}
-        refused(spec, f"{path}: every entry was left out (7 score less than 0.9)")
+        refused(spec, f"every entry of {path} was skipped (7 with a score below 0.9)")
 
-    def test_one_file_among_others(self, tmp_path, caplog):
+    def test_one_empty_file_of_several(self, tmp_path, caplog):
         empty = written(tmp_path / "x.tsv", "\n")
         assert read_corpus([empty, written(tmp_path / "y.tsv", "a\tb\n")]) == [("a", "b")]
-        assert warnings(caplog) == [f"corpus: {empty} holds no pair."]
+        assert warnings(caplog) == [f"corpus: {empty} contains no pair."]
 
 
-def test_entries_that_were_left_out_are_entries(tmp_path, caplog):
+def test_skipped_entries_count_as_entries(tmp_path, caplog):
     rows = "".join(f"{score}\ta\tb\n" for score in [0.1] * 6 + ["?"] * 2 + [0.9])
     path = written(tmp_path / "x.tsv", rows)
     spec = {"path": path, "source": 2, "target": 3, "score": 1, "min_score": 0.5}
@@ -90,7 +91,7 @@ class TestNull:
         path = written(tmp_path / "x.json", json.dumps(records))
         want = [("a0", "b0"), ("a3", "b3"), ("a6", "b6")]
         assert read_corpus(path, languages=LANGUAGES) == want
-        assert warnings(caplog) == [f"corpus: Left out of {path}: 6 without 'de'."]
+        assert warnings(caplog) == [f"corpus: Skipped entries of {path}: 6 without 'de'."]
 
     def test_parquet(self, tmp_path, caplog):
         path = tmp_path / "x.parquet"
@@ -98,7 +99,7 @@ class TestNull:
         pyarrow.parquet.write_table(table, path)
         assert read_corpus(path) == [("a", "b")]
         reasons = "1 without 'source', 1 without 'source' and 'target'"
-        assert warnings(caplog) == [f"corpus: Left out of {path}: {reasons}."]
+        assert warnings(caplog) == [f"corpus: Skipped entries of {path}: {reasons}."]
 
 
 @pytest.mark.parametrize("entity", ["&nbsp;", "&eacute;"])
@@ -172,7 +173,7 @@ class TestHeldOut:
             self.splits(tmp_path, swapped, "corpus.cleaning.language=auto")
         assert len(self.splits(tmp_path, swapped, "corpus.cleaning.language=false").test) == 30
 
-    def test_others_are_counted_and_kept(self, tmp_path, caplog):
+    def test_pairs_in_other_languages_are_counted_and_kept(self, tmp_path, caplog):
         french = ("The fox", "Le rapide renard brun saute par-dessus le chien paresseux")
 
         def test(pairs):

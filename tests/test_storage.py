@@ -1,4 +1,4 @@
-"""Stored corpora are lists that need no memory."""
+"""Stored corpora behave like lists, but do not fill memory."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def test_behaves_as_a_list(pairs, part, index):
     assert list(Texts(stored)) == [text for pair in pairs for text in pair]
 
 
-def test_holds_more_than_is_read_at_once():
+def test_holds_more_than_a_batch():
     assert list(StoredPairs(PAIRS)) == PAIRS
     assert StoredPairs(PAIRS)[990:1010] == PAIRS[990:1010]
 
@@ -60,18 +60,18 @@ os.kill(os.getpid(), int(sys.argv[1]))
 
 
 @pytest.mark.parametrize("number", [0, signal.SIGKILL, signal.SIGTERM])
-def test_nor_does_a_killed_process(number, tmp_path):
+def test_a_killed_process_leaves_no_file_behind(number, tmp_path):
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     arguments = [sys.executable, "-c", STORE, str(int(number))]
-    told = subprocess.run(arguments, env=environment, capture_output=True, text=True)
-    assert Path(told.stdout.strip()).parent == tmp_path
+    process = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+    assert Path(process.stdout.strip()).parent == tmp_path
     deadline = time.monotonic() + 30
     while list(tmp_path.glob("a2d-*")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_cleaned_and_held_out_as_a_list_is():
+def test_cleaning_equals_that_of_a_list():
     rules = {"max_words": 6, "consistent": True, "deduplicate": "near"}
     ours, report = clean(StoredPairs(PAIRS), **rules, into=StoredPairs)
     theirs, same = clean(PAIRS, **rules)
@@ -81,7 +81,7 @@ def test_cleaned_and_held_out_as_a_list_is():
     assert (held, list(left)) == hold_out(theirs, 40)
 
 
-def test_learned_from_and_tokenised_as_a_list_is():
+def test_tokenisation_equals_that_of_a_list():
     stored = StoredPairs(PAIRS)
     tokenizer = train_tokenizer(Texts(stored), 600)
     texts = [text for pair in PAIRS for text in pair]
@@ -95,7 +95,7 @@ def test_learned_from_and_tokenised_as_a_list_is():
 @pytest.mark.parametrize("step", ["read", "clean", "hold out"])
 def test_memory_does_not_grow_with_the_corpus(tmp_path, step, monkeypatch):
     """A pair costs a hash, to find duplicates by, and no text."""
-    monkeypatch.setattr(storage, "_AT_ONCE", 100)
+    monkeypatch.setattr(storage, "_BATCH_PAIRS", 100)
     path = tmp_path / "corpus.tsv"
     with path.open("w") as file:
         for number in range(4_000):

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from a2d import __version__, cli_data, endings
 from a2d.errors import UserError
-from a2d.text.bounds import LINE
+from a2d.text.bounds import MAX_LINE
 from a2d.text.entities import printable
 
 app = typer.Typer(
@@ -278,11 +278,11 @@ def _standard_input() -> Iterator[list[str]]:
     if isinstance(sys.stdin, TextIOWrapper):  # a strict decoder would not say which line it is
         sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
     lines: list[str] = []
-    for number, line in enumerate(iter(partial(sys.stdin.readline, LINE + 1), ""), 1):
-        if len(line) > LINE:
+    for number, line in enumerate(iter(partial(sys.stdin.readline, MAX_LINE + 1), ""), 1):
+        if len(line) > MAX_LINE:
             raise UserError(
-                f"standard input, line {number:,} has more than {LINE:,} characters: split it into "
-                "sentences."
+                f"standard input, line {number:,} has more than {MAX_LINE:,} characters: "
+                "split it into sentences."
             )
         try:
             line.encode()

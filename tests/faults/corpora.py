@@ -96,11 +96,15 @@ def zstandard(data):
 
 
 def valid_files(folder):
-    """Corpora of every format: files by name, of which the first ones are the corpus."""
+    """Return corpora of every format: contents by file name; the first files are the corpus."""
     sides = [list(side) for side in zip(*PAIRS, strict=True)]
     german, english = ("".join(f"{text}\n" for text in side).encode() for side in sides)
-    own = str(catalogue([(f"k{n}", text) for n, text in enumerate(sides[0])], "de")).encode()
-    other = str(catalogue([(f"k{n}", text) for n, text in enumerate(sides[1])])).encode()
+    german_catalogue = str(
+        catalogue([(f"k{n}", text) for n, text in enumerate(sides[0])], "de")
+    ).encode()
+    english_catalogue = str(
+        catalogue([(f"k{n}", text) for n, text in enumerate(sides[1])])
+    ).encode()
     return [
         {"x.tsv": tabs()},
         {"x.txt": tabs([("source", "target"), *PAIRS])},
@@ -116,7 +120,7 @@ def valid_files(folder):
         {"x.po": str(catalogue()).encode()},
         {"x.mo": catalogue().to_binary()},
         {"a.txt": german, "b.txt": english},
-        {"a.po": own, "b.po": other},
+        {"a.po": german_catalogue, "b.po": english_catalogue},
         {"a.ftl": fluent(sides[0]), "b.ftl": fluent(sides[1])},
         stored(folder),
         {"x.tsv.gz": gzip.compress(tabs())},

@@ -17,7 +17,7 @@ from corpora import MB, PAIRS, mutated, planted_files, tabs, valid_files
 from datasets import Dataset
 from hostile import NoEnd, limited
 
-from a2d.cli_data import _harmless
+from a2d.cli_data import _escape_controls
 from a2d.errors import UserError
 from a2d.text.cleaning import clean
 from a2d.text.corpus import iterate_corpus
@@ -81,7 +81,7 @@ def outcome(read):
     except UserError as error:
         if not harmless(str(error)):
             return "traceback", f"message {str(error)!r}"
-        found = "refused in a sentence", str(error)
+        result = "refused in a sentence", str(error)
     except NoEnd:
         return "no end", ""
     except MemoryError:
@@ -89,7 +89,7 @@ def outcome(read):
     except BaseException as error:
         return "traceback", repr(error)
     else:
-        found = "accepted", texts
+        result = "accepted", texts
         for text in texts:
             if not isinstance(text, str) or "\0" in text:
                 return "traceback", f"text {text!r}"
@@ -98,7 +98,7 @@ def outcome(read):
         logger.removeHandler(heard)
     if not all(map(harmless, heard.texts)):
         return "traceback", f"warnings {heard.texts!r}"
-    return found
+    return result
 
 
 def read_as_command(spec):
@@ -110,9 +110,9 @@ def check(ledger):
     """Record what came of reading a specification."""
 
     def record(read, what):
-        found, details = outcome(read)
-        ledger.record(KIND, found, f"{what}: {str(details)[:500]}")
-        return found, details
+        result, details = outcome(read)
+        ledger.record(KIND, result, f"{what}: {str(details)[:500]}")
+        return result, details
 
     return record
 
@@ -122,8 +122,8 @@ def test_valid_files_are_read(valid, tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         spec = write(folder, files)
-        found, details = outcome(read_as_command(spec))
-        assert found == "accepted", (spec, details)
+        result, details = outcome(read_as_command(spec))
+        assert result == "accepted", (spec, details)
         assert sum("2 ist größer" in text for text in details) == 1, (spec, details)
 
 
@@ -141,8 +141,8 @@ def test_a_folder_in_no_encoding(check, tmp_path):
     bad = pyarrow.array([b"\xff\xfe", b"a"]).view(pyarrow.string())
     table = pyarrow.table({"source": bad, "target": bad})
     Dataset(table).save_to_disk(str(tmp_path / "saved"))
-    found, details = check(read_as_command(str(tmp_path / "saved")), "a folder in no encoding")
-    assert found == "refused in a sentence"  # one of two rows
+    result, details = check(read_as_command(str(tmp_path / "saved")), "a folder in no encoding")
+    assert result == "refused in a sentence"  # one of two rows
     assert "UTF-8" in details
 
 
@@ -159,7 +159,7 @@ def test_paths(check, tmp_path):
 
 def test_names_of_languages(tmp_path):
     (tmp_path / "x.tsv").write_bytes(tabs())
-    with pytest.raises(UserError, match="'english' is no code of a language: did you mean 'en'"):
+    with pytest.raises(UserError, match="'english' is not a language code: did you mean 'en'"):
         list(iterate_corpus(str(tmp_path / "x.tsv"), "train", ("de", "english")))
 
 
@@ -170,7 +170,7 @@ def test_lines_around_a_long_one_are_read(tmp_path, caplog):
     assert "line 3 has more than 1 MB" in caplog.text
 
 
-def test_what_looks_like_the_names_of_columns_is_told(tmp_path, caplog):
+def test_a_first_line_like_column_names_is_warned_of(tmp_path, caplog):
     (tmp_path / "x.tsv").write_bytes(b"segment_en\tsegment_de\n" + tabs())
     assert len(list(iterate_corpus(str(tmp_path / "x.tsv"), "train", LANGUAGES))) == len(PAIRS) + 1
     assert "'segment_en', 'segment_de'" in caplog.text
@@ -266,7 +266,7 @@ def test_bombs(ledger, tmp_path):
 
 def test_json_for_a_terminal_holds_no_commands():
     text = "\x1b[31m \u202e \x9b \U000e0001 größer"
-    plain = _harmless(json.dumps({"x": text}, indent=1, ensure_ascii=False))
+    plain = _escape_controls(json.dumps({"x": text}, indent=1, ensure_ascii=False))
     assert all(map(str.isprintable, plain.split("\n")))
     assert "größer" in plain
     assert json.loads(plain) == {"x": text}

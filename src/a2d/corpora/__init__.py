@@ -1,16 +1,16 @@
-"""The corpora that come with the package: one folder each, with its licence and provenance."""
+"""Corpora that come with the package: one folder each, with its licence and provenance."""
 
 from contextlib import AbstractContextManager
 from importlib.resources import as_file, files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-_PAPERS = ("LICENSE", "README.md")
-"""Files beside a corpus that are none."""
+_DOCUMENTS = ("LICENSE", "README.md")
+"""Files of the folders that are not corpora."""
 
 
 def names() -> list[str]:
-    """Name every packaged file, sorted.
+    """Return the names of all packaged corpora, sorted.
 
     Example:
         >>> names()
@@ -25,12 +25,12 @@ def _files() -> dict[str, Traversable]:
         for folder in files(__name__).iterdir()
         if folder.is_dir() and not folder.name.startswith("_")
         for file in folder.iterdir()
-        if file.name not in _PAPERS
+        if file.name not in _DOCUMENTS
     }
 
 
 def locate(name: str) -> AbstractContextManager[Path]:
-    """Give the packaged file called `name` a path for the length of a `with` block.
+    """Return a context manager that gives the path of a packaged corpus.
 
     Raises:
         KeyError: `name` is not one of `names()`.

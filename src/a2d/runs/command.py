@@ -16,7 +16,7 @@ from typing import IO
 
 from a2d.errors import UserError
 from a2d.runs.lines import one_line
-from a2d.text.bounds import LINE, size
+from a2d.text.bounds import MAX_LINE, format_size
 
 _SAMPLE = 16
 """Sentences of the first sample that a command is timed with."""
@@ -125,9 +125,9 @@ def _lines(
     assert process.stdout is not None
     lines: list[bytes] = []
     with process.stdout as output:
-        for line in iter(partial(output.readline, LINE + 1), b""):
+        for line in iter(partial(output.readline, MAX_LINE + 1), b""):
             lines.append(line)
-            if len(lines) > count or len(line) > LINE:
+            if len(lines) > count or len(line) > MAX_LINE:
                 return lines
             progress(len(lines))
     process.wait()
@@ -138,8 +138,9 @@ def _fault(status: int, lines: Sequence[bytes], count: int) -> str | None:
     """What is wrong with a command that has ended."""
     if len(lines) > count:
         return f"returns more lines than the {count:,} that it got"
-    if lines and len(lines[-1]) > LINE:
-        return f"returns a line of more than {size(LINE)} (line {len(lines):,} of {count:,})"
+    if lines and len(lines[-1]) > MAX_LINE:
+        size = format_size(MAX_LINE)
+        return f"returns a line of more than {size} (line {len(lines):,} of {count:,})"
     if status < 0:
         return f"was killed by signal {-status}"
     if status:

@@ -15,8 +15,8 @@ from a2d.runs.recipe import Recipe
 from a2d.runs.splits import Splits, text_hash
 from a2d.text.cleaning import overlap
 from a2d.text.corpus import BUILTIN, places
-from a2d.text.files import located
-from a2d.text.identification import installed
+from a2d.text.files import expand_path
+from a2d.text.identification import is_installed
 from a2d.text.records import is_saved
 
 RECORD = "corpus.json"
@@ -112,7 +112,12 @@ def hash_of_inputs(recipe: Recipe) -> str | None:
     """
     corpus, teacher = recipe.corpus, recipe.teacher
     specs = [corpus.train, corpus.valid, corpus.test, corpus.monolingual, teacher.translations]
-    settings = [corpus.model_dump(mode="json"), teacher.translations, a2d.__version__, installed()]
+    settings = [
+        corpus.model_dump(mode="json"),
+        teacher.translations,
+        a2d.__version__,
+        is_installed(),
+    ]
     if teacher.translations is not None:
         settings += [recipe.evaluation.split, [method.method for method in recipe.methods]]
     total = hashlib.sha256(json.dumps(settings, sort_keys=True, ensure_ascii=False).encode())
@@ -132,7 +137,7 @@ def _files(place: str) -> list[Path] | None:
     """List the files at a place of a corpus; None if something else than files may be read."""
     if place.startswith(BUILTIN):
         return []  # of this version
-    path = located(place)
+    path = expand_path(place)
     if is_saved(path):
         return sorted(below for below in path.rglob("*") if below.is_file())
     return [path] if path.is_file() else None

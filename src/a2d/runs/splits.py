@@ -15,7 +15,7 @@ from a2d.quoting import shown
 from a2d.runs.recipe import Recipe
 from a2d.text.cleaning import CleaningReport, clean, hold_out
 from a2d.text.corpus import iterate_corpus, read_corpus
-from a2d.text.identification import asked_for, count_others
+from a2d.text.identification import count_other_languages, languages_to_check
 from a2d.text.known import KnownTranslations
 from a2d.text.monolingual import clean_text, iterate_text
 from a2d.text.pairs import Pair
@@ -88,7 +88,7 @@ def read_splits(recipe: Recipe) -> Splits:
         if (spec := getattr(corpus, name)) is not None
     }
     rules = corpus.cleaning.model_dump(exclude={"language"})
-    rules["languages"] = asked_for(corpus.cleaning.language, languages)
+    rules["languages"] = languages_to_check(corpus.cleaning.language, languages)
     if rules["languages"] is not None:
         for name, pairs in parts.items():
             _check_languages(name, pairs, languages)
@@ -177,7 +177,7 @@ def _check_languages(name: str, pairs: list[Pair], languages: tuple[str, str]) -
         UserError: source and target look swapped.
     """
     try:
-        others = count_others(languages, pairs)
+        others = count_other_languages(languages, pairs)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     if others:

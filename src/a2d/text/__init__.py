@@ -1,1 +1,1 @@
-"""Parallel text: read, cleaned, kept, batched; and scores of translations."""
+"""Parallel text: reading, cleaning, storage, batching; scores of translations."""

@@ -1,4 +1,4 @@
-"""Token-budget batches: sentences of like length together, as many as the budget holds."""
+"""Token-budget batches: sentences of similar length, as many as fit the budget."""
 
 from __future__ import annotations
 
@@ -14,25 +14,31 @@ from a2d.text.pairs import Pair
 from a2d.text.storage import StoredPairs
 
 PREFIX = "source_prefix"
-"""Setting of a tokenizer, kept in its configuration: a text that goes before every source, as T5
-(`translate German to English: `) and MADLAD-400 (`<2en> `) want it."""
+"""Tokenizer setting, saved in its configuration: text put before every source, as T5 (`translate
+German to English: `) and MADLAD-400 (`<2en> `) need it."""
 
 
 def encode_sources(
-    tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], longest: int | None = None
+    tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], max_length: int | None = None
 ) -> list[list[int]]:
-    """Token ids of sentences to translate, after their tokenizer's prefix, if it has one.
+    """Encode source sentences, each after the tokenizer's prefix, if it has one.
 
     Args:
-        longest: cut sentences there, if the tokenizer's ``model_max_length`` is not less.
+        tokenizer: tokenizer of the model.
+        sentences: plain text.
+        max_length: cut sentences to this many tokens, if the tokenizer's ``model_max_length`` is
+            not smaller.
+
+    Returns:
+        Token ids of each sentence.
     """
     prefix = tokenizer.init_kwargs.get(PREFIX, "")
     texts = [prefix + sentence for sentence in sentences]
     if not texts:
         return []
-    shorter = longest is not None and longest < tokenizer.model_max_length
+    truncates = max_length is not None and max_length < tokenizer.model_max_length
     ids: list[list[int]] = tokenizer(
-        texts, truncation=True, max_length=longest if shorter else None
+        texts, truncation=True, max_length=max_length if truncates else None
     )["input_ids"]
     return ids
 
@@ -40,9 +46,13 @@ def encode_sources(
 def tokenise(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Encode sentence pairs.
 
+    Args:
+        pairs: sentence pairs.
+        tokenizer: tokenizer of both languages.
+
     Returns:
-        A dataset with columns ``input_ids`` and ``labels``, both ending in the end token.
-        Sentences longer than the tokenizer's ``model_max_length`` are cut there.
+        Dataset with columns ``input_ids`` and ``labels``, both ending in the end token. Sentences
+        longer than the tokenizer's ``model_max_length`` are cut.
     """
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
@@ -58,13 +68,17 @@ def tokenise(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> Datas
 
 
 def load_tokens(folders: Sequence[Path]) -> Dataset:
-    """Read what `tokenise` made, saved in several folders, one after the other."""
+    """Load datasets that `tokenise` made and that were saved, and concatenate them in order."""
     parts = [load_from_disk(str(folder)) for folder in folders]
     return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
 
 def lengths(dataset: Dataset) -> np.ndarray:
-    """Tokens per sentence, (N, 2): source and target."""
+    """Count the tokens of each sentence.
+
+    Returns:
+        Integer array (N, 2): tokens of source and target.
+    """
     counts = [
         [part[column].combine_chunks().value_lengths() for column in ("input_ids", "labels")]
         for part in dataset.with_format("arrow").iter(10_000)
@@ -73,23 +87,24 @@ def lengths(dataset: Dataset) -> np.ndarray:
 
 
 class TokenBatchSampler(Sampler[list[int]]):
-    """Yields batches of indices whose padded source and padded target both fit a token budget.
+    """Yield batches of indices whose padded sources and padded targets each fit a token budget.
 
-    Sentences are sorted by their longer side with ties broken at random, cut into batches, and the
-    batches shuffled. What an epoch yields depends on `seed` and the epoch alone; how many batches
-    it has, on the lengths alone. That makes an interrupted training resumable to the letter.
+    Sentences are sorted by their longer side, with ties broken at random, and cut into batches; the
+    batches are shuffled. The batches of an epoch depend on `seed` and the epoch only, and their
+    number depends on the lengths only. An interrupted training therefore resumes with identical
+    batches.
 
     Args:
         lengths: tokens per sentence (N, 2), source and target.
         max_tokens: budget of padded tokens per batch, for each side.
-        seed: of the order.
-        multiple_of: the number of batches is brought to a multiple of it, by splitting the fullest
-            ones, so that every process of a distributed training gets as many.
+        seed: seed of the order.
+        multiple_of: make the number of batches a multiple of this by splitting the fullest ones, so
+            that every process of a distributed training gets equally many.
         shuffle: False yields the same batches every time, longest first, for evaluation.
 
     Raises:
-        ValueError: a single sentence is longer than the budget, or there are too few sentences for
-            a multiple of `multiple_of`.
+        ValueError: a sentence is longer than the budget, or there are too few sentences for a
+            multiple of `multiple_of`.
 
     Example:
         >>> sampler = TokenBatchSampler(np.array([[3, 3], [9, 9], [3, 3]]), 10, shuffle=False)
@@ -109,8 +124,8 @@ class TokenBatchSampler(Sampler[list[int]]):
         longest = int(lengths.max(initial=0))
         if longest > max_tokens:
             raise ValueError(
-                f"a sentence of {longest} tokens does not fit max_tokens={max_tokens}: raise it, "
-                "or drop long sentences"
+                f"a sentence of {longest} tokens does not fit max_tokens={max_tokens}: raise "
+                "max_tokens, or drop long sentences"
             )
         self.lengths = lengths
         self.seed = seed
@@ -118,20 +133,20 @@ class TokenBatchSampler(Sampler[list[int]]):
         self.epoch = 0
         self._ends = self._cut(lengths[self._by_length(None)], max_tokens)
         self._split(multiple_of)
-        # The Trainer asks a batch sampler for the size of its batches; here they differ.
+        # The Trainer reads `batch_size` of a batch sampler; here, sizes differ.
         self.batch_size = None
         self.drop_last = False
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration follows."""
+        """Set the epoch whose order the next iteration follows."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Number of batches in every epoch."""
+        """Return the number of batches of every epoch."""
         return len(self._ends)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Batches of this epoch."""
+        """Yield the batches of this epoch."""
         generator = np.random.default_rng((self.seed, self.epoch)) if self.shuffle else None
         order = self._by_length(generator)
         batches = np.split(order, self._ends[:-1])
@@ -141,7 +156,7 @@ class TokenBatchSampler(Sampler[list[int]]):
             yield batch.tolist()
 
     def padding_share(self) -> float:
-        """Share of padding among all positions, source and target, of an epoch's batches."""
+        """Return the share of padding among all source and target positions of an epoch."""
         batches = np.split(self.lengths[self._by_length(None)], self._ends[:-1])
         padded = sum(len(batch) * batch.max(axis=0).sum() for batch in batches)
         return float(1 - self.lengths.sum() / padded)
@@ -150,11 +165,11 @@ class TokenBatchSampler(Sampler[list[int]]):
         count = len(self.lengths)
         ties = np.arange(count) if generator is None else generator.permutation(count)
         longer = self.lengths.max(axis=1)
-        # Of equal ones, back and forth between long sources and long targets: a batch that goes on
-        # with the next length finds them alike.
-        turn = np.where(longer % 2, 1, -1) * (self.lengths[:, 0] - self.lengths[:, 1])
-        # lexsort's last key counts most; longest first shows a lack of memory at once.
-        return np.lexsort((ties, turn, -longer))
+        # Pairs of one length are sorted by source minus target, ascending and descending in turn
+        # from length to length, so that a batch which spans two lengths holds similar pairs.
+        alternating = np.where(longer % 2, 1, -1) * (self.lengths[:, 0] - self.lengths[:, 1])
+        # lexsort sorts by its last key first; longest first shows a lack of memory at once.
+        return np.lexsort((ties, alternating, -longer))
 
     def _split(self, multiple_of: int) -> None:
         while len(self._ends) % multiple_of:
@@ -162,7 +177,8 @@ class TokenBatchSampler(Sampler[list[int]]):
             fullest = int(sizes.argmax())
             if sizes[fullest] < 2:
                 raise ValueError(
-                    f"{len(self.lengths)} sentences are too few for {multiple_of} processes"
+                    f"{len(self.lengths)} sentences are too few for {multiple_of} processes: use "
+                    "fewer processes"
                 )
             self._ends.insert(fullest, self._ends[fullest] - int(sizes[fullest]) // 2)
 

@@ -1,53 +1,53 @@
-"""How much of a corpus is read at once: what is larger is no corpus, but damage or an attack.
+"""Limits of what corpus readers accept; larger input is damaged or an attack, not a corpus.
 
-Every reader keeps to these bounds, so that no file makes it run out of memory, or run without end.
+Every reader keeps to these limits, so that no file exhausts memory or takes for ever.
 """
 
-LINE = 2**20
-"""Bytes of a line (characters in UTF-16 and UTF-32), characters of a record of several lines."""
+MAX_LINE = 2**20
+"""Bytes of a line (characters in UTF-16 and UTF-32); characters of a record of several lines."""
 
-SKIPPED = 64 * 2**20
-"""Bytes of a longer line after which its file is refused; before that, the line is malformed."""
+MAX_SKIPPED = 64 * 2**20
+"""A longer line is malformed and skipped; beyond this many bytes, its file is refused."""
 
-COLUMNS = 1000
+MAX_COLUMNS = 1000
 """Columns of a table, keys of a record."""
 
-ELEMENT = 8 * 2**20
-"""Bytes of an XML element that holds a unit of translation, and of what is between two of them."""
+MAX_ELEMENT = 8 * 2**20
+"""Bytes of an XML element that holds a translation unit, and of the text between two of them."""
 
-CATALOGUE = 16 * 2**20
+MAX_CATALOGUE = 16 * 2**20
 """Bytes of a gettext file, which is read as a whole."""
 
-MESSAGE = 10_000
+MAX_MESSAGE_LINES = 10_000
 """Lines of a gettext message."""
 
-FLUENT_FILE = 2 * 2**20
+MAX_FLUENT_FILE = 2 * 2**20
 """Bytes of a Fluent file, whose parser is slow."""
 
-NAMESPACES = 2**16
-"""Characters of declarations of XML namespaces that are remembered in a broken file."""
+MAX_NAMESPACES = 2**16
+"""Characters of XML namespace declarations that the reader of a broken file remembers."""
 
-MARKS = 30
+MAX_COMBINING = 30
 """Combining characters in a row, as in Unicode's stream-safe text format; more are cut off."""
 
-LAYERS = 16
-"""How often a text that was escaped again and again is unescaped."""
+MAX_ESCAPES = 16
+"""Passes that unescape a text which was escaped several times."""
 
-IDENTIFIED = 2000
-"""Characters by which a text's language is told."""
+MAX_IDENTIFIED = 2000
+"""Characters of a text that the language identifier reads."""
 
-STORED = 16 * 2**20
-"""Characters of pairs that are held in memory on their way to a temporary file."""
+MAX_BUFFERED = 16 * 2**20
+"""Characters of pairs held in memory before they are written to a temporary file."""
 
-HOPELESS = 100_000
-"""Malformed entries after which a file without a pair is read no further."""
+MAX_MALFORMED = 100_000
+"""A file that begins with this many malformed entries and no pair is refused."""
 
 
-def size(bound: int) -> str:
-    """A bound in bytes or characters, as messages name it.
+def format_size(bound: int) -> str:
+    """Format a limit in bytes or characters for messages.
 
     Example:
-        >>> size(LINE)
+        >>> format_size(MAX_LINE)
         '1 MB'
     """
     return f"{bound // 2**20} MB"

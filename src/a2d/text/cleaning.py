@@ -1,4 +1,4 @@
-"""What of a corpus is fit to learn from, and whether held-out text leaks into it."""
+"""Cleaning of parallel text, and detection of held-out text that leaks into training data."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from a2d.errors import UserError
 from a2d.text.identification import language_rule
 from a2d.text.pairs import Pair
 
-_GRACE = 20
-"""Characters below which ratios say little."""
+_MIN_RATIO_LENGTH = 20
+"""Pairs of shorter texts, in characters, pass the ratio rule: their ratio means little."""
 
 Rule = tuple[str, Callable[[Pair], bool]]
-Kept = TypeVar("Kept", bound=Sequence[Pair])
+PairSequence = TypeVar("PairSequence", bound=Sequence[Pair])
 
 
 @dataclass(frozen=True)
 class CleaningReport:
-    """How many pairs `clean` read, dropped under each rule (in the rules' order) and kept."""
+    """Numbers of pairs that `clean` read, dropped under each rule (in their order) and kept."""
 
     read: int
     dropped: dict[str, int]
     kept: int
 
     def as_dict(self) -> dict[str, int]:
-        """Give the counts by name, in order.
+        """Return the counts by name, in order.
 
         Example:
             >>> clean([Pair("ja", "jo"), Pair("ja", "jo")])[1].as_dict()["duplicates"]
@@ -48,33 +48,37 @@ def clean(
     consistent: bool = False,
     languages: tuple[str, str] | None = None,
     deduplicate: bool | Literal["near"] = True,
-    into: Callable[[Iterator[Pair]], Kept] = list,  # type: ignore[assignment]
-) -> tuple[Kept, CleaningReport]:
-    """Drop the pairs that teach a translator nothing or wrong things.
+    into: Callable[[Iterator[Pair]], PairSequence] = list,  # type: ignore[assignment]
+) -> tuple[PairSequence, CleaningReport]:
+    """Drop pairs that teach a translator nothing or something wrong.
 
     A pair is counted under the first rule that it breaks, in this order.
 
     Args:
         pairs: The pairs; their order is kept.
-        max_words: The most words, split at whitespace, that either side may have. None: any.
-        max_ratio: How many times longer, in characters, the longer side may be; pairs with both
-            sides under 20 characters are spared, their ratio says little. None: any.
-        min_letters: The least share of letters among the characters of either side that are no
-            white space. None: any.
-        drop_copies: Drop pairs whose target equals their source: as a rule untranslated.
+        max_words: Most words, split at white space, of either side. None: no limit.
+        max_ratio: Most characters of the longer side, as a multiple of the shorter side. Pairs with
+            both sides under 20 characters pass: their ratio means little. None: no limit.
+        min_letters: Minimum share of letters among the characters of either side, without white
+            space. None: no limit.
+        drop_copies: Drop pairs whose target equals their source: most are untranslated.
         consistent: Drop pairs whose sides differ in their numbers (however grouped) or
             placeholders (`{name}`, `%s`, `${x}`, `<b>`).
-        languages: Drop pairs with a side of 20 characters or more that is clearly in another
-            language than these two, by fastText's 176 languages; off with a warning for a side
-            whose language it does not know well. None: any.
-        deduplicate: Keep only the first of equal pairs; `near`: of pairs that are equal but for
+        languages: Codes of source and target. Drop pairs with a side of 20 characters or more that
+            is clearly in another language, according to fastText's model of 176 languages. A side
+            whose language the model does not know well is not checked, with a warning. None: no
+            check.
+        deduplicate: Keep only the first of equal pairs; with `near`, of pairs that differ only in
             case, numbers, punctuation and spaces.
-        into: What makes a sequence of the pairs that stay (`a2d.text.storage.StoredPairs`, where
-            they do not fit into memory).
+        into: Builder of the sequence of remaining pairs (`a2d.text.storage.StoredPairs`, if they do
+            not fit into memory).
+
+    Returns:
+        The remaining pairs, and the counts.
 
     Raises:
-        UserError: A limit lets no pair stay, what tells languages is not installed, or it finds
-            source and target swapped.
+        UserError: A limit is out of range, the language identifier is not installed, or source and
+            target seem to be swapped.
 
     Example:
         >>> kept, report = clean([Pair("ja", "jo"), Pair("nein", ""), Pair("ja", "jo")])
@@ -94,8 +98,10 @@ def clean(
         deduplicate=deduplicate,
     )
     dropped = {name: 0 for name, _ in rules}
-    kept = into(_passing(pairs, rules, dropped))
-    return kept, CleaningReport(len(kept) + sum(dropped.values()), dropped, len(kept))
+    remaining = into(_filter(pairs, rules, dropped))
+    return remaining, CleaningReport(
+        len(remaining) + sum(dropped.values()), dropped, len(remaining)
+    )
 
 
 def make_rules(
@@ -109,21 +115,21 @@ def make_rules(
     languages: tuple[str, str] | None,
     deduplicate: bool | Literal["near"],
 ) -> list[Rule]:
-    """The rules of `clean` by name, each to be asked about all pairs in their order.
+    """Build the rules of `clean`, by name. Each must be called once for every pair, in order.
 
     Args:
-        pairs: what it is told by whether `languages` are known well enough for a rule.
-        max_words, max_ratio, min_letters, drop_copies, consistent, languages, deduplicate: as
-            `clean` explains them.
+        pairs: sample that shows whether the identifier knows `languages` well enough.
+        max_words, max_ratio, min_letters, drop_copies, consistent, languages, deduplicate: as in
+            `clean`.
 
     Raises:
-        UserError: as `clean`.
+        UserError: as in `clean`.
     """
     for option, value in (("max_words", max_words), ("max_ratio", max_ratio)):
         if value is not None and not value >= 1:
-            raise UserError(f"{option} is {value}: give 1 or more, or None to switch it off")
+            raise UserError(f"{option} is {value}: give 1 or more, or None for no limit")
     if min_letters is not None and not 0 <= min_letters <= 1:
-        raise UserError(f"min_letters is {min_letters}: give a share, between 0 and 1")
+        raise UserError(f"min_letters is {min_letters}: give a share between 0 and 1")
     rules: list[Rule] = [("empty", lambda pair: not all(map(str.strip, pair)))]
     if max_words is not None:
         rules.append(("too_long", lambda pair: any(len(t.split()) > max_words for t in pair)))
@@ -134,7 +140,7 @@ def make_rules(
     if drop_copies:
         rules.append(("copies", lambda pair: pair.source == pair.target))
     if consistent:
-        rules.append(("inconsistent", lambda pair: _marks(pair.source) != _marks(pair.target)))
+        rules.append(("inconsistent", lambda p: _fixed_parts(p.source) != _fixed_parts(p.target)))
     if languages is not None and (rule := language_rule(languages, pairs)) is not None:
         rules.append(("language", rule))
     if deduplicate:
@@ -142,20 +148,20 @@ def make_rules(
     return rules
 
 
-def _passing(pairs: Iterable[Pair], rules: list[Rule], dropped: dict[str, int]) -> Iterator[Pair]:
+def _filter(pairs: Iterable[Pair], rules: list[Rule], dropped: dict[str, int]) -> Iterator[Pair]:
     for pair in pairs:
-        broken = next((name for name, breaks in rules if breaks(pair)), None)
-        if broken is None:
+        rule = next((name for name, breaks in rules if breaks(pair)), None)
+        if rule is None:
             yield pair
         else:
-            dropped[broken] += 1
+            dropped[rule] += 1
 
 
 def overlap(train: Iterable[Pair], heldout: Iterable[Pair]) -> int:
-    """Count the held-out pairs of which a side also occurs in `train`.
+    """Count held-out pairs of which the source or the target also occurs in `train`.
 
-    Case, numbers, punctuation and spaces make no difference; empty sides do not count. Above zero,
-    scores on the held-out pairs also reward memory.
+    Case, numbers, punctuation and spaces are ignored; empty sides do not count. If there are such
+    pairs, scores on the held-out pairs also reward memorisation.
 
     Example:
         >>> overlap([Pair("Ja!", "jo")], [Pair("ja", "haj"), Pair("nein", "ně")])
@@ -165,10 +171,10 @@ def overlap(train: Iterable[Pair], heldout: Iterable[Pair]) -> int:
 
 
 def leaks(train: Iterable[Pair], heldout: Iterable[Pair]) -> list[int]:
-    """Give the numbers, from 0, of the held-out pairs that `overlap` counts."""
+    """Return the indices, from 0, of the held-out pairs that `overlap` counts."""
     gists = [(gist(pair.source), gist(pair.target)) for pair in heldout]
     sources, targets = ({both[side] for both in gists if both[side]} for side in (0, 1))
-    seen: set[tuple[int, str]] = set()  # training data may be larger than memory
+    seen: set[tuple[int, str]] = set()  # held-out gists only: training data may exceed memory
     for pair in train:
         source, target = gist(pair.source), gist(pair.target)
         if source in sources:
@@ -176,8 +182,8 @@ def leaks(train: Iterable[Pair], heldout: Iterable[Pair]) -> list[int]:
         if target in targets:
             seen.add((1, target))
     return [
-        number
-        for number, (source, target) in enumerate(gists)
+        index
+        for index, (source, target) in enumerate(gists)
         if (0, source) in seen or (1, target) in seen
     ]
 
@@ -185,17 +191,17 @@ def leaks(train: Iterable[Pair], heldout: Iterable[Pair]) -> list[int]:
 def hold_out(
     pairs: Sequence[Pair],
     count: int,
-    into: Callable[[Iterator[Pair]], Kept] = list,  # type: ignore[assignment]
-) -> tuple[list[Pair], Kept]:
-    """Draw pairs for validation or test, and drop from the rest what `overlap` would count.
+    into: Callable[[Iterator[Pair]], PairSequence] = list,  # type: ignore[assignment]
+) -> tuple[list[Pair], PairSequence]:
+    """Draw pairs for validation or test, and drop from the others those that `overlap` would count.
 
     Args:
         pairs: the corpus.
-        count: how many to draw, at random but always the same.
-        into: what makes a sequence of the rest.
+        count: number of pairs to draw, at random with a fixed seed.
+        into: builder of the sequence of remaining pairs.
 
     Returns:
-        The pairs drawn, all of different gist, and what is left to learn from; both in order.
+        The drawn pairs, all of different gist, and the remaining pairs for training; both in order.
     """
     drawn: dict[int, Pair] = {}
     sources: set[str] = set()
@@ -215,7 +221,7 @@ def hold_out(
 
 def _unequal(pair: Pair, ratio: float) -> bool:
     shorter, longer = sorted(map(len, pair))
-    return longer >= _GRACE and longer > ratio * shorter
+    return longer >= _MIN_RATIO_LENGTH and longer > ratio * shorter
 
 
 def _letters(text: str) -> float:
@@ -229,26 +235,26 @@ _PLACEHOLDER = re.compile(
 _NUMBER = re.compile(r"\d+(?:[.,'\u00a0\u202f ]\d{3})*(?:[.,]\d+)?")
 
 
-def _marks(text: str) -> Counter[str]:
-    """Placeholders and the digits of numbers, however often each."""
-    found = Counter(_PLACEHOLDER.findall(text))
+def _fixed_parts(text: str) -> Counter[str]:
+    """Count what a translation must keep: placeholders and the digits of each number."""
+    placeholders = Counter(_PLACEHOLDER.findall(text))
     rest = _PLACEHOLDER.sub(" ", text)
-    return found + Counter(re.sub(r"\D", "", number) for number in _NUMBER.findall(rest))
+    return placeholders + Counter(re.sub(r"\D", "", number) for number in _NUMBER.findall(rest))
 
 
 def _duplicates(near: bool) -> Callable[[Pair], bool]:
-    seen: set[int] = set()  # hashes: texts would double the memory
+    seen: set[int] = set()  # hashes: texts would double memory use
 
-    def again(pair: Pair) -> bool:
+    def is_duplicate(pair: Pair) -> bool:
         key = hash(tuple(map(gist, pair)) if near else pair)
         if key in seen:
             return True
         seen.add(key)
         return False
 
-    return again
+    return is_duplicate
 
 
 def gist(text: str) -> str:
-    """The words of a text in lower case; the text itself where it has none."""
+    """Return the words of a text in lower case, or the text itself if it has no words."""
     return re.sub(r"[\W\d_]+", " ", text.casefold()).strip() or text

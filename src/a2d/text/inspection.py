@@ -1,4 +1,4 @@
-"""What a corpus holds, and what cleaning would drop of it."""
+"""Inspection of a corpus: contents, pairs that break cleaning rules, and leakage."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from a2d.text import identification
 from a2d.text.cleaning import leaks, make_rules
 from a2d.text.corpus import Spec, parts
 from a2d.text.pairs import Pair
-from a2d.text.reading import Reading, nothing_in
+from a2d.text.reading import ReadingReport, no_pairs_message
 from a2d.text.storage import StoredPairs
 
-_EXAMPLES = 3
-"""Examples of every fault."""
+_MAX_EXAMPLES = 3
+"""Examples of pairs that break a rule, or leak."""
 
-_SUGGESTED: dict[str, Any] = {"min_letters": 0.5, "drop_copies": True, "consistent": True}
-"""Settings by which rules that are off are counted all the same."""
+_DEFAULTS_WHEN_OFF: dict[str, Any] = {"min_letters": 0.5, "drop_copies": True, "consistent": True}
+"""Settings by which the inspection counts pairs under rules that are off."""
 
-SETTINGS = {
+RULE_SETTINGS = {
     "empty": None,
     "too_long": "max_words",
     "ratio": "max_ratio",
@@ -33,12 +33,19 @@ SETTINGS = {
     "duplicates": "deduplicate",
     "near duplicates": "deduplicate",
 }
-"""Every rule, and the setting that switches it on (none: always on)."""
+"""Rule → setting that switches it on; None: the rule is always on."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A pair, and where it is: the file, and its number among the pairs read from that, from 1."""
+    """Example of a pair.
+
+    Attributes:
+        place: file of the pair.
+        number: position among the pairs read from the file, from 1.
+        source: source text.
+        target: target text.
+    """
 
     place: str
     number: int
@@ -47,16 +54,16 @@ class Example:
 
 
 @dataclass
-class Finding:
-    """Pairs that break a rule.
+class RuleCounts:
+    """Counts of pairs that break a rule.
 
     Attributes:
-        setting: key and value that the pairs were judged by, as in `max_words=250`; "": none.
-        breaking: pairs that break the rule, whatever other rules they break; those with an empty
-            side break that rule alone.
-        dropped: pairs that cleaning drops under it, each under the first rule it breaks; None: the
-            rule is off.
-        examples: the first that break it.
+        setting: key and value of the rule's setting, as in `max_words=250`; "" if it has none.
+        breaking: pairs that break the rule, whatever other rules they break. Pairs with an empty
+            side break only that rule.
+        dropped: pairs that cleaning drops under the rule, each under the first rule it breaks; None
+            if the rule is off.
+        examples: the first pairs that break it.
     """
 
     setting: str
@@ -66,19 +73,19 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Leak:
-    """Held-out pairs of which a side also occurs in what cleaning keeps of a corpus.
+class Leakage:
+    """Held-out pairs of which a side also occurs in the cleaned corpus.
 
     Attributes:
-        reading: of the held-out corpus.
-        pairs: its pairs with two sides: others are left out of scores.
-        empty: its pairs with an empty side.
-        others: pairs with a side that looks like another language; None: nobody looked.
+        reading: counts of what was read from the held-out corpus.
+        pairs: pairs with two sides; scores leave out the others.
+        empty: pairs with an empty side.
+        others: pairs with a side that looks like another language; None if not checked.
         leaking: pairs of which a side occurs.
-        examples: the first of them.
+        examples: the first of these.
     """
 
-    reading: Reading
+    reading: ReadingReport
     pairs: int
     empty: int
     others: int | None
@@ -88,34 +95,34 @@ class Leak:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found.
+    """Result of `inspect`.
 
     Attributes:
-        files: what was read from each file, or two aligned ones.
-        pairs: pairs read from all of them.
-        lengths: of both sides, in `words` and `characters`: mean, median, 95%, 99%, longest.
-        languages: of both sides, shares of the texts of 20 characters and more by the language
-            they look like; None: no identifier is installed.
-        rules: by name; `near duplicates` are also counted where `deduplicate` is not `near`.
-        kept: pairs that cleaning keeps.
-        kept_by_file: those of every file.
-        leaks: of every held-out corpus.
+        files: counts of each file, or pair of aligned files.
+        pairs: number of pairs read from all files.
+        lengths: side → unit (`words`, `characters`) → mean, median, 95%, 99%, longest.
+        languages: side → shares of the texts of 20 characters or more by the language they look
+            like; None if no identifier is installed.
+        rules: counts by rule. `near duplicates` are counted even if `deduplicate` is not `near`.
+        kept: number of pairs that cleaning keeps.
+        kept_by_file: number of pairs that cleaning keeps of each file.
+        leaks: leakage of each held-out corpus.
     """
 
-    files: list[Reading]
+    files: list[ReadingReport]
     pairs: int
     lengths: dict[str, dict[str, dict[str, float]]]
     languages: dict[str, dict[str, float]] | None
-    rules: dict[str, Finding]
+    rules: dict[str, RuleCounts]
     kept: int
     kept_by_file: list[int]
-    leaks: list[Leak]
+    leaks: list[Leakage]
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as numbers, texts, lists and dictionaries, for JSON."""
+        """Return the result as numbers, texts, lists and dictionaries, for JSON."""
         return {
             "files": [
-                _counts(file) | {"kept": kept}
+                _reading_dict(file) | {"kept": kept}
                 for file, kept in zip(self.files, self.kept_by_file, strict=True)
             ],
             "pairs": self.pairs,
@@ -123,18 +130,18 @@ class Inspection:
             "languages": self.languages,
             "rules": {
                 name: {
-                    "setting": found.setting,
-                    "breaking": found.breaking,
-                    "dropped": found.dropped,
-                    "examples": [vars(example) for example in found.examples],
+                    "setting": counts.setting,
+                    "breaking": counts.breaking,
+                    "dropped": counts.dropped,
+                    "examples": [vars(example) for example in counts.examples],
                 }
-                for name, found in self.rules.items()
+                for name, counts in self.rules.items()
             },
             "kept": self.kept,
             "leakage": [
                 {
                     "path": " and ".join(leak.reading.places),
-                    **_counts(leak.reading),
+                    **_reading_dict(leak.reading),
                     "pairs": leak.pairs,
                     "empty": leak.empty,
                     "other_languages": leak.others,
@@ -152,25 +159,25 @@ def inspect(
     languages: tuple[str, str] | None = None,
     against: Spec | None = None,
 ) -> Inspection:
-    """Read a corpus, and count what is wrong with it.
+    """Read a corpus, and count the pairs that break cleaning rules or leak.
 
     Args:
-        spec: the corpus, as `a2d.text.corpus.read_corpus` takes it.
-        rules: settings of `a2d.text.cleaning.clean`, all of them.
+        spec: the corpus, in any form of `a2d.text.corpus.read_corpus`.
+        rules: all settings of `a2d.text.cleaning.clean`.
         languages: codes of source and target.
-        against: held-out corpora, in the same form.
+        against: held-out corpora, in the same forms.
 
     Raises:
-        UserError: a corpus is missing, damaged, of an unknown kind, empty or in other languages.
-            Files of which half of the entries are malformed are read nevertheless.
+        UserError: a corpus is missing, damaged, of an unknown type, empty or in other languages.
+            Files of which half of the entries are malformed are accepted.
     """
-    readings: list[Reading] = []
+    readings: list[ReadingReport] = []
     pairs = StoredPairs(_read(spec, "data", languages, readings))
     if not pairs:
-        faults = [reading.fault for reading in readings if reading.fault]
-        raise UserError(f"data: {faults[0] if faults else nothing_in(readings)}")
-    findings, kept = _judge(pairs, rules, _places(readings))
-    left = iter(kept)
+        refusals = [reading.refusal for reading in readings if reading.refusal]
+        raise UserError(f"data: {refusals[0] if refusals else no_pairs_message(readings)}")
+    counts, kept_flags = _apply_rules(pairs, rules, _locator(readings))
+    flags = iter(kept_flags)
     return Inspection(
         readings,
         len(pairs),
@@ -179,21 +186,21 @@ def inspect(
             for number, side in enumerate(Pair._fields)
         },
         _languages(pairs),
-        findings,
-        sum(kept),
-        [sum(islice(left, reading.pairs)) for reading in readings],
-        _leaks(against, lambda: compress(pairs, kept), languages, rules["languages"] is not None),
+        counts,
+        sum(kept_flags),
+        [sum(islice(flags, reading.pairs)) for reading in readings],
+        _leaks(against, lambda: compress(pairs, kept_flags), languages, bool(rules["languages"])),
     )
 
 
-def _counts(reading: Reading) -> dict[str, Any]:
-    """What was read, for JSON."""
+def _reading_dict(reading: ReadingReport) -> dict[str, Any]:
+    """Return the counts of a file for JSON."""
     return {
         "paths": reading.places,
         "pairs": reading.pairs,
         "malformed": reading.malformed,
         "malformed_examples": list(map(str, reading.faults.values())),
-        "usable": reading.fault is None,
+        "usable": reading.refusal is None,
         "left_out": dict(reading.omitted),
         "entities_unescaped": reading.entities.pairs,
         "entities_example": reading.entities.example,
@@ -203,83 +210,85 @@ def _counts(reading: Reading) -> dict[str, Any]:
 
 
 def _read(
-    spec: Spec, name: str, languages: tuple[str, str] | None, readings: list[Reading]
+    spec: Spec, name: str, languages: tuple[str, str] | None, readings: list[ReadingReport]
 ) -> Iterator[Pair]:
+    """Yield the pairs of a corpus; append the counts of each part to `readings`."""
     try:
         for part in parts(spec, name, languages):
-            readings.append(Reading(part.places))
+            readings.append(ReadingReport(part.places))
             yield from part.read(readings[-1])
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
 
 
-Place = Callable[[int], tuple[str, int]]
+Locator = Callable[[int], tuple[str, int]]
+"""Function from the index of a pair in a corpus to its file and its number there, from 1."""
 
 
-def _judge(
-    pairs: Sequence[Pair], rules: dict[str, Any], place: Place
-) -> tuple[dict[str, Finding], bytearray]:
-    """Judge every pair by each rule on its own, also by those that are off, and as `clean` does.
+def _apply_rules(
+    pairs: Sequence[Pair], rules: dict[str, Any], locate: Locator
+) -> tuple[dict[str, RuleCounts], bytearray]:
+    """Count pairs by each rule on its own, also by rules that are off, and by cleaning as a whole.
 
     Returns:
-        Findings by rule, and of every pair whether cleaning keeps it.
+        Counts by rule; for every pair, whether cleaning keeps it.
     """
-    off = {key: value for key, value in _SUGGESTED.items() if not rules[key]}
-    told = make_rules(pairs, **rules | off | {"deduplicate": True})
+    off = {key: value for key, value in _DEFAULTS_WHEN_OFF.items() if not rules[key]}
+    checks = make_rules(pairs, **rules | off | {"deduplicate": True})
     near = make_rules(pairs, **rules | {"languages": None, "deduplicate": "near"})
-    told.append((_NEAR, dict(near)["duplicates"]))
-    empty = told[0][1]
-    findings = {name: _finding(name, rules, off) for name, _ in told}
-    # Cleaning asks about repetitions of what the other rules let pass.
-    duplicates = {True: "duplicates", "near": _NEAR}.get(rules["deduplicate"])
-    fresh = make_rules(pairs, **rules | {"languages": None})[-1][1]
-    kept = bytearray()
-    for number, pair in enumerate(pairs):
-        broken = ["empty"] if empty(pair) else [name for name, breaks in told if breaks(pair)]
+    checks.append((_NEAR_DUPLICATES, dict(near)["duplicates"]))
+    empty = checks[0][1]
+    counts = {name: _rule_counts(name, rules, off) for name, _ in checks}
+    # Cleaning looks for duplicates among the pairs that pass all other rules.
+    duplicates = {True: "duplicates", "near": _NEAR_DUPLICATES}.get(rules["deduplicate"])
+    duplicate = make_rules(pairs, **rules | {"languages": None})[-1][1]
+    kept_flags = bytearray()
+    for index, pair in enumerate(pairs):
+        broken = ["empty"] if empty(pair) else [name for name, breaks in checks if breaks(pair)]
         for name in broken:
-            found = findings[name]
-            found.breaking += 1
-            if len(found.examples) < _EXAMPLES:
-                found.examples.append(Example(*place(number), *pair))
-        on = (n for n in broken if n not in _REPEATED and findings[n].dropped is not None)
+            rule = counts[name]
+            rule.breaking += 1
+            if len(rule.examples) < _MAX_EXAMPLES:
+                rule.examples.append(Example(*locate(index), *pair))
+        on = (n for n in broken if n not in _DUPLICATE_RULES and counts[n].dropped is not None)
         first = next(on, None)
-        if first is None and duplicates is not None and fresh(pair):
+        if first is None and duplicates is not None and duplicate(pair):
             first = duplicates
         if first is not None:
-            findings[first].dropped = (findings[first].dropped or 0) + 1
-        kept.append(first is None)
-    return findings, kept
+            counts[first].dropped = (counts[first].dropped or 0) + 1
+        kept_flags.append(first is None)
+    return counts, kept_flags
 
 
-_NEAR = "near duplicates"
-_REPEATED = ("duplicates", _NEAR)
+_NEAR_DUPLICATES = "near duplicates"
+_DUPLICATE_RULES = ("duplicates", _NEAR_DUPLICATES)
 
 
-def _finding(name: str, rules: dict[str, Any], off: dict[str, Any]) -> Finding:
-    key = SETTINGS[name]
+def _rule_counts(name: str, rules: dict[str, Any], off: dict[str, Any]) -> RuleCounts:
+    key = RULE_SETTINGS[name]
     value: object
-    if name in _REPEATED:
-        value = "near" if name == _NEAR else True
+    if name in _DUPLICATE_RULES:
+        value = "near" if name == _NEAR_DUPLICATES else True
         on = rules["deduplicate"] == value
     else:
         value, on = (rules | off).get(str(key)), key not in off
     text = key or ""
     if value is not None:
         text += f"={str(value).lower()}"
-    return Finding(text, dropped=0 if on else None)
+    return RuleCounts(text, dropped=0 if on else None)
 
 
-def _places(readings: Sequence[Reading]) -> Place:
-    """Where a pair is, by its number among all."""
+def _locator(readings: Sequence[ReadingReport]) -> Locator:
+    """Build the function that locates pairs in the files of a corpus."""
 
-    def place(number: int) -> tuple[str, int]:
+    def locate(index: int) -> tuple[str, int]:
         for reading in readings:
-            if number < reading.pairs:
-                return " and ".join(reading.places), number + 1
-            number -= reading.pairs
-        raise IndexError(number)
+            if index < reading.pairs:
+                return " and ".join(reading.places), index + 1
+            index -= reading.pairs
+        raise IndexError(index)
 
-    return place
+    return locate
 
 
 _UNITS: dict[str, Callable[[str], int]] = {
@@ -291,20 +300,20 @@ _UNITS: dict[str, Callable[[str], int]] = {
 def _lengths(pairs: Iterable[Pair], side: int, unit: str) -> dict[str, float]:
     lengths = sorted(map(_UNITS[unit], (pair[side] for pair in pairs)))
 
-    def at(share: float) -> int:
+    def quantile(share: float) -> int:
         return lengths[min(len(lengths) - 1, int(share * len(lengths)))]
 
     return {
         "mean": round(statistics.fmean(lengths), 1),
         "median": statistics.median(lengths),
-        "95%": at(0.95),
-        "99%": at(0.99),
+        "95%": quantile(0.95),
+        "99%": quantile(0.99),
         "longest": lengths[-1],
     }
 
 
 def _languages(pairs: Sequence[Pair]) -> dict[str, dict[str, float]] | None:
-    if not identification.installed():
+    if not identification.is_installed():
         return None
     identifier = identification.Identifier()
     return {
@@ -315,30 +324,30 @@ def _languages(pairs: Sequence[Pair]) -> dict[str, dict[str, float]] | None:
 
 def _leaks(
     against: Spec | None,
-    kept: Callable[[], Iterable[Pair]],
+    cleaned_pairs: Callable[[], Iterable[Pair]],
     languages: tuple[str, str] | None,
     identify: bool,
-) -> list[Leak]:
-    readings: list[Reading] = []
-    held = [] if against is None else list(_read(against, "against", languages, readings))
-    found = []
+) -> list[Leakage]:
+    readings: list[ReadingReport] = []
+    heldout = [] if against is None else list(_read(against, "against", languages, readings))
+    results = []
     for reading in readings:
-        own, held = held[: reading.pairs], held[reading.pairs :]
-        if not own:
-            raise UserError(f"against: {reading.fault or nothing_in([reading])}")
-        whole = [number for number, pair in enumerate(own) if all(pair)]
-        scored = [own[number] for number in whole]
-        leaking = [whole[n] for n in leaks(kept(), scored)]
-        others = _others(reading, scored, languages) if identify and languages else None
-        place = _places([reading])
-        examples = [Example(*place(number), *own[number]) for number in leaking[:_EXAMPLES]]
-        empty = len(own) - len(whole)
-        found.append(Leak(reading, len(whole), empty, others, len(leaking), examples))
-    return found
+        pairs, heldout = heldout[: reading.pairs], heldout[reading.pairs :]
+        if not pairs:
+            raise UserError(f"against: {reading.refusal or no_pairs_message([reading])}")
+        complete = [index for index, pair in enumerate(pairs) if all(pair)]
+        scored = [pairs[index] for index in complete]
+        leaking = [complete[n] for n in leaks(cleaned_pairs(), scored)]
+        others = _count_others(reading, scored, languages) if identify and languages else None
+        locate = _locator([reading])
+        examples = [Example(*locate(index), *pairs[index]) for index in leaking[:_MAX_EXAMPLES]]
+        empty = len(pairs) - len(complete)
+        results.append(Leakage(reading, len(complete), empty, others, len(leaking), examples))
+    return results
 
 
-def _others(reading: Reading, pairs: Sequence[Pair], languages: tuple[str, str]) -> int:
+def _count_others(reading: ReadingReport, pairs: Sequence[Pair], languages: tuple[str, str]) -> int:
     try:
-        return identification.count_others(languages, pairs)
+        return identification.count_other_languages(languages, pairs)
     except UserError as error:
         raise UserError(f"against: {reading.place}: {error}") from error

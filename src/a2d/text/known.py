@@ -1,4 +1,4 @@
-"""Translations that exist already, found by their source."""
+"""Lookup of existing translations by their source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from a2d.text.storage import StoredPairs
 
 
 class KnownTranslations:
-    """Sources and their translations by some system; white space makes no difference.
+    """Existing translations of sources by some system, looked up regardless of white space.
 
     Args:
         pairs: sources with translations; of several translations of a source, the first counts.
@@ -24,7 +24,7 @@ class KnownTranslations:
     """
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
-        # Texts stay on disk, and hashes of the sources in memory, as in cleaning.
+        # Texts stay on disk; memory holds hashes of the sources only.
         self._pairs = StoredPairs(pairs)
         self._places: dict[int, int] = {}
         digest = hashlib.sha256()
@@ -34,15 +34,15 @@ class KnownTranslations:
         self.fingerprint = digest.hexdigest()[:16]
 
     def __len__(self) -> int:
-        """How many different sources there are."""
+        """Return the number of different sources."""
         return len(self._places)
 
     def __contains__(self, source: str) -> bool:
-        """Whether a source has a translation that is not empty."""
+        """Return whether a source has a translation that is not empty."""
         return bool(self.find(source))
 
     def find(self, source: str) -> str:
-        """The translation of a source; empty if there is none."""
+        """Return the translation of a source; "" if there is none."""
         place = self._places.get(hash(_key(source)))
         if place is None:
             return ""

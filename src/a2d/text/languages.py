@@ -1,4 +1,4 @@
-"""Names and codes of languages, as files, people and the identifier of languages write them."""
+"""Names and codes of languages in files, user input and the language identifier."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from a2d.quoting import quoted
 
 
 def same_language(code: str, language: str) -> bool:
-    """Whether two codes mean one language, as `de-DE` or `deu_Latn` and `de` do.
+    """Return whether two codes mean one language, as `de-DE` or `deu_Latn` and `de` do.
 
-    Two regions of one language are two (`pt-BR`, `pt-PT`); a code without region is both.
+    Two regions of a language differ (`pt-BR`, `pt-PT`); a code without a region matches both.
 
     Example:
         >>> same_language("deu_Latn", "de"), same_language("pt-BR", "pt-PT")
         (True, False)
     """
-    one, other = _normal(code), _normal(language)
-    return one == other or one.startswith(f"{other}-") or other.startswith(f"{one}-")
+    first, second = _normalise(code), _normalise(language)
+    return first == second or first.startswith(f"{second}-") or second.startswith(f"{first}-")
 
 
 def base_code(code: str) -> str:
-    """The two-letter code of a language without its region, where there is one.
+    """Return the two-letter code of a language, or its own if there is none, without the region.
 
     Example:
         >>> base_code("ger"), base_code("nb-NO"), base_code("dsb")
         ('de', 'no', 'dsb')
     """
-    return _normal(code).partition("-")[0]
+    return _normalise(code).partition("-")[0]
 
 
 def is_language(text: str) -> bool:
-    """Whether a text is the code of a language, with a region or without, or its English name.
+    """Return whether a text is a language code (a region may follow) or a language's English name.
 
-    Codes are those of ISO 639-1 and 639-2, and of both Sorbian languages.
+    Known codes are those of ISO 639-1 and 639-2, and of both Sorbian languages.
 
     Example:
         >>> is_language("pt-BR"), is_language("Portuguese"), is_language("xx")
@@ -49,7 +49,7 @@ def is_language(text: str) -> bool:
 
 
 def names_language(text: str, language: str) -> bool:
-    """Whether a text is a language's code or its English name.
+    """Return whether a text is a language's code or its English name.
 
     Example:
         >>> names_language("Portuguese", "pt"), names_language("PT-BR", "pt")
@@ -60,23 +60,23 @@ def names_language(text: str, language: str) -> bool:
 
 
 def check_codes(languages: Iterable[str]) -> None:
-    """Refuse names of languages in place of their codes.
+    """Refuse English names of languages in place of their codes.
 
     Raises:
-        UserError: one of them is the English name of a language, which is told with its code.
+        UserError: a value is the English name of a language; the message names its code.
     """
     for language in languages:
         codes = [code for code, name in _names().items() if language.casefold() == name]
         if codes and base_code(language) not in _names():
             raise UserError(
-                f"{quoted(language)} is no code of a language: did you mean {quoted(codes[0])}?"
+                f"{quoted(language)} is not a language code: did you mean {quoted(codes[0])}?"
             )
 
 
 _CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 
 
-def _normal(code: str) -> str:
+def _normalise(code: str) -> str:
     first, *rest = code.replace("_", "-").lower().split("-")
     return "-".join([_codes().get(first, first), *rest])
 

@@ -1,4 +1,4 @@
-"""Corpora as translators keep them: translation memories, XLIFF, gettext and Fluent files."""
+"""Readers of translation memories, XLIFF, gettext and Fluent files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 from a2d.errors import UserError
 from a2d.quoting import listed, quoted
-from a2d.text.bounds import CATALOGUE, COLUMNS, FLUENT_FILE, MESSAGE
-from a2d.text.encodings import UNREADABLE, decoded, is_charset
-from a2d.text.files import content, kind
+from a2d.text.bounds import MAX_CATALOGUE, MAX_COLUMNS, MAX_FLUENT_FILE, MAX_MESSAGE_LINES
+from a2d.text.encodings import UNREADABLE, decode, is_charset
+from a2d.text.files import content, suffix_of
 from a2d.text.languages import same_language
 from a2d.text.markup import elements, line_counter, local_name
 from a2d.text.pairs import (
@@ -23,37 +23,37 @@ from a2d.text.pairs import (
     Malformed,
     Omitted,
     Pair,
+    Selection,
     Threshold,
-    Wanted,
-    needs,
-    normal,
+    missing_library,
+    normal_pair,
 )
 
 GETTEXT = (".po", ".mo")
 FLUENT = (".ftl",)
-UNTRANSLATED = "without a translation"
+_NO_TRANSLATION = "without a translation"
 
 Message = tuple[str, str]
-"""What identifies a text in two languages' files: its key, and which of its forms it is."""
+"""Key and form (plural form or attribute) that identify a text in the files of two languages."""
 
 
-def translation_memory(path: Path, wanted: Wanted) -> Entries:
-    """Translation units of a TMX file; those that lack one of the languages are left out.
+def translation_memory(path: Path, selection: Selection) -> Entries:
+    """Read the translation units of a TMX file; units that lack one of the languages are omitted.
 
-    `de` also stands for `de-AT` where there is no `de` itself. A score is a unit's `prop` of that
-    `type`.
+    `de` also matches `de-AT` if a unit has no `de` itself. The score of a unit is its `prop` of the
+    type that the threshold names.
 
     Raises:
-        UserError: no unit has both languages, or they were not named.
+        UserError: no unit has both languages, or no languages were named.
     """
-    languages = Languages(*map(str, wanted.keys)) if wanted.keys else wanted.languages
+    languages = Languages(*map(str, selection.keys)) if selection.keys else selection.languages
     if languages is None:
         raise UserError(
             f"{path} may hold many languages: name two by --source and --target, or by 'source' "
-            "and 'target' beside its path"
+            "and 'target' next to its path"
         )
-    seen: set[str] = set()
-    found = False
+    languages_seen: set[str] = set()
+    has_pairs = False
     for unit in elements(path, ("tu",)):
         if isinstance(unit, Malformed):
             yield unit
@@ -64,23 +64,23 @@ def translation_memory(path: Path, wanted: Wanted) -> Entries:
             segment = variant.find("{*}seg")
             if segment is not None:
                 texts.setdefault(language.replace("_", "-").lower(), _text(segment))
-        if len(seen) < COLUMNS:  # languages are as few, or a message is enough
-            seen |= texts.keys()
-        sides = [_of_language(texts, code) for code in languages]
-        lacking = [repr(c) for c, text in zip(languages, sides, strict=True) if text is None]
-        if lacking:
-            yield Omitted(f"without {' and '.join(lacking)}")
+        if len(languages_seen) < MAX_COLUMNS:  # enough for a message
+            languages_seen |= texts.keys()
+        sides = [_text_in(texts, code) for code in languages]
+        absent = [repr(c) for c, text in zip(languages, sides, strict=True) if text is None]
+        if absent:
+            yield Omitted(f"without {' and '.join(absent)}")
             continue
-        found = True
-        yield _judged(unit, normal(*map(str, sides)), wanted.threshold, path)
-    if seen and not found:
+        has_pairs = True
+        yield _check_score(unit, normal_pair(*map(str, sides)), selection.threshold, path)
+    if languages_seen and not has_pairs:
         raise UserError(
-            f"{path} has no unit in both {languages.source!r} and {languages.target!r}: it holds "
-            f"{listed(sorted(seen))}"
+            f"{path} has no unit in both {languages.source!r} and {languages.target!r}: name two "
+            f"of its languages ({listed(sorted(languages_seen))})"
         )
 
 
-def _judged(
+def _check_score(
     unit: Any, pair: Pair, threshold: Threshold | None, path: Path
 ) -> Pair | Malformed | Omitted:
     if threshold is None:
@@ -90,153 +90,153 @@ def _judged(
     return threshold.judge(score, pair, f"{path}, line {unit.sourceline}")
 
 
-def xliff(path: Path, wanted: Wanted) -> Entries:
-    """Translated segments of an XLIFF file (1.2 or 2.x), read backwards if it is the other way.
+def xliff(path: Path, selection: Selection) -> Entries:
+    """Read the translated segments of an XLIFF file (1.2 or 2.x), reversed if its languages are.
 
-    Parts in other languages are left out, and what is not to be translated.
+    Parts in other languages and untranslatable units are omitted.
 
     Raises:
-        UserError: all of the file is of other languages.
+        UserError: the whole file is in other languages.
     """
-    languages = wanted.languages
-    swap: bool | None = False
-    other, found = None, False
+    languages = selection.languages
+    reverse: bool | None = False
+    other_codes, has_units = None, False
     for element in elements(path, ("trans-unit", "segment"), ("xliff", "file")):
         if isinstance(element, Malformed):
             yield element
             continue
         if local_name(element) in ("xliff", "file"):
-            own = [element.get(a) or element.get(b) for a, b in _XLIFF_LANGUAGES]
-            if languages is not None and all(own):
-                swap = _backwards(own, languages)
-                other = own if swap is None else other
+            codes = [element.get(a) or element.get(b) for a, b in _XLIFF_LANGUAGES]
+            if languages is not None and all(codes):
+                reverse = _is_reversed(codes, languages)
+                other_codes = codes if reverse is None else other_codes
             continue
-        if swap is None:
+        if reverse is None:
             yield Omitted("in other languages")
-        elif _to_translate(element):
-            found = True
-            yield from _translated(element, swap)
-    if languages is not None and other is not None and not found:
+        elif _is_translatable(element):
+            has_units = True
+            yield from _translated_segments(element, reverse)
+    if languages is not None and other_codes is not None and not has_units:
         raise UserError(
-            f"{path} translates from {quoted(other[0])} to {quoted(other[1])}, and "
-            f"{languages.source!r} and "
-            f"{languages.target!r} are wanted"
+            f"{path} translates from {quoted(other_codes[0])} to {quoted(other_codes[1])}, but the "
+            f"languages are {languages.source!r} and {languages.target!r}: give another file, or "
+            "correct the languages"
         )
 
 
-def _translated(element: Any, swap: bool) -> Entries:
-    """The segments of a unit that have a translation."""
+def _translated_segments(element: Any, reverse: bool) -> Entries:
+    """Yield the segments of a unit that have a translation."""
     source, target = (element.find(f"{{*}}{side}") for side in ("source", "target"))
-    parts: Any = ()
+    segments: Any = ()
     if source is not None and target is not None:
-        if (element.get("state") or target.get("state")) not in _UNTRANSLATED:
-            parts = _segments(element.find("{*}seg-source"), source, target)
+        if (element.get("state") or target.get("state")) not in _UNTRANSLATED_STATES:
+            segments = _segments(element.find("{*}seg-source"), source, target)
     elif source is None:
         return
-    found = False
-    for sides in parts:
+    has_pairs = False
+    for sides in segments:
         texts = [_text(side) for side in sides]
         if all(texts):
-            found = True
-            yield normal(*(reversed(texts) if swap else texts))
-    if not found:
-        yield Omitted(UNTRANSLATED)
+            has_pairs = True
+            yield normal_pair(*(reversed(texts) if reverse else texts))
+    if not has_pairs:
+        yield Omitted(_NO_TRANSLATION)
 
 
 _XLIFF_LANGUAGES = (("source-language", "srcLang"), ("target-language", "trgLang"))
-_UNTRANSLATED = ("new", "needs-translation", "initial")
+_UNTRANSLATED_STATES = ("new", "needs-translation", "initial")
 
 
-def _to_translate(element: Any) -> bool:
-    """What the nearest of an element and those around it says."""
-    told = (around.get("translate") for around in (element, *element.iterancestors()))
-    return next(filter(None, told), "yes") != "no"
+def _is_translatable(element: Any) -> bool:
+    """Return whether the nearest `translate` attribute, of the element or above, is not "no"."""
+    attributes = (ancestor.get("translate") for ancestor in (element, *element.iterancestors()))
+    return next(filter(None, attributes), "yes") != "no"
 
 
-def _segments(cut: Any, source: Any, target: Any) -> Iterator[tuple[Any, Any]]:
-    """Sides of a unit; of one that is cut into segments, those of each that has a translation."""
-    ours, theirs = (
+def _segments(segmented_source: Any, source: Any, target: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the two sides of a unit, or those of each of its segments that has a translation."""
+    sources, targets = (
         {mark.get("mid"): mark for mark in side.iter("{*}mrk") if mark.get("mtype") == "seg"}
-        for side in (source if cut is None else cut, target)
+        for side in (source if segmented_source is None else segmented_source, target)
     )
-    if ours and theirs:
-        yield from ((part, theirs[name]) for name, part in ours.items() if name in theirs)
+    if sources and targets:
+        yield from ((part, targets[mid]) for mid, part in sources.items() if mid in targets)
     else:
         yield source, target
 
 
-def _backwards(own: list[str], languages: Languages) -> bool | None:
-    """Whether a text's languages are those wanted the other way around; None: they are others."""
-    for swap, wanted in ((False, languages), (True, Languages(*reversed(languages)))):
-        if all(same_language(*codes) for codes in zip(own, wanted, strict=True)):
-            return swap
+def _is_reversed(codes: list[str], languages: Languages) -> bool | None:
+    """Return whether a text's languages are reversed; None if they are other languages."""
+    for reverse, expected in ((False, languages), (True, Languages(*reversed(languages)))):
+        if all(same_language(*pair) for pair in zip(codes, expected, strict=True)):
+            return reverse
     return None
 
 
-def catalogue(path: Path, wanted: Wanted) -> Entries:
-    """Messages of a gettext catalogue and their translations, of plural forms the first and last.
+def catalogue(path: Path, selection: Selection) -> Entries:
+    """Read the messages of a gettext catalogue; of plural forms, the first and the last.
 
-    Fuzzy, obsolete and untranslated messages are left out.
+    Fuzzy, obsolete and untranslated messages are omitted.
 
     Raises:
-        UserError: its header says that its translations are in another language.
+        UserError: the header names another target language.
     """
-    swap = False
-    for entry in _messages(path):
+    reverse = False
+    for entry in _catalogue_messages(path):
         if isinstance(entry, Malformed | Omitted):
             yield entry
         elif isinstance(entry, dict):
-            swap = _headed_backwards(path, entry, wanted.languages)
+            reverse = _header_is_reversed(path, entry, selection.languages)
         else:
             for source, target in zip(_originals(entry), _translations(entry), strict=True):
                 if source.strip() and target.strip():
-                    yield _one_line(target, source) if swap else _one_line(source, target)
+                    yield _one_line(target, source) if reverse else _one_line(source, target)
 
 
-def _headed_backwards(path: Path, header: dict[str, str], languages: Languages | None) -> bool:
-    """Whether a catalogue's header says that it translates the other way around."""
-    into, out_of = header.get("Language", ""), header.get("X-Source-Language", "")
-    if languages is None or not into or same_language(into, languages.target):
+def _header_is_reversed(path: Path, header: dict[str, str], languages: Languages | None) -> bool:
+    """Return whether a catalogue's header says that it translates from target to source."""
+    target_code, source_code = header.get("Language", ""), header.get("X-Source-Language", "")
+    if languages is None or not target_code or same_language(target_code, languages.target):
         return False
-    if out_of and _backwards([out_of, into], languages):
+    if source_code and _is_reversed([source_code, target_code], languages):
         return True
     raise UserError(
-        f"{path} translates into {quoted(into)}, and {languages.target!r} is wanted: give another "
-        "file, or mend its header (Language, and X-Source-Language if it is to be read backwards)"
+        f"{path} translates into {quoted(target_code)}, but the target is {languages.target!r}: "
+        "give another file, or correct its header (Language; X-Source-Language reverses it)"
     )
 
 
-def by_message(source: Path, target: Path, wanted: Wanted) -> Entries:
-    """Texts that two gettext or Fluent files have for the same messages.
+def message_pairs(source: Path, target: Path, selection: Selection) -> Entries:
+    """Pair the texts that two gettext or Fluent files have for the same messages.
 
     Raises:
-        UserError: the files are of other languages than asked for.
+        UserError: the files are in other languages than the corpus.
     """
-    if kind(source) in GETTEXT and wanted.languages is not None:
-        for path, language in zip((source, target), wanted.languages, strict=True):
-            own = language_of(path)
-            if own is not None and not same_language(own, language):
+    if suffix_of(source) in GETTEXT and selection.languages is not None:
+        for path, language in zip((source, target), selection.languages, strict=True):
+            code = language_of(path)
+            if code is not None and not same_language(code, language):
                 raise UserError(
-                    f"{path} is in {quoted(own)}, and {language!r} is wanted in its place: list "
-                    "the source first, or mend its header (Language)"
+                    f"{path} is in {quoted(code)}, but its place is for {language!r}: list the "
+                    "source first, or correct its header (Language)"
                 )
-    read = _fluent if kind(source) in FLUENT else _gettext
+    read = _fluent_messages if suffix_of(source) in FLUENT else _gettext_messages
     texts: dict[Message, str] = {}
-    for found in read(source):
-        if isinstance(found, Malformed):
-            yield found
+    for message in read(source):
+        if isinstance(message, Malformed):
+            yield message
         else:
-            texts.setdefault(*found)
-    for found in read(target):
-        if isinstance(found, Malformed):
-            yield found
-        elif found[0] in texts:
-            yield _one_line(texts[found[0]], found[1])
+            texts.setdefault(*message)
+    for message in read(target):
+        if isinstance(message, Malformed):
+            yield message
+        elif message[0] in texts:
+            yield _one_line(texts[message[0]], message[1])
 
 
 def language_of(path: Path) -> str | None:
-    """The language of a gettext catalogue's translations, if its header says so."""
-    header = next((entry for entry in _messages(path) if isinstance(entry, dict)), {})
+    """Return the language of a gettext catalogue's translations; None if its header has none."""
+    header = next((entry for entry in _catalogue_messages(path) if isinstance(entry, dict)), {})
     return header.get("Language") or None
 
 
@@ -244,8 +244,8 @@ def language_of(path: Path) -> str | None:
 
 
 _XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
-_CODES = ("bpt", "ept", "ph", "it", "ut", "x", "bx", "ex", "sc", "ec", "sub")
-"""Inline elements that hold markup, not text."""
+_MARKUP_ELEMENTS = ("bpt", "ept", "ph", "it", "ut", "x", "bx", "ex", "sc", "ec", "sub")
+"""Inline elements that contain markup, not text."""
 
 
 def _text(element: Any) -> str:
@@ -253,20 +253,20 @@ def _text(element: Any) -> str:
 
 
 def _pieces(element: Any) -> Iterator[str]:
-    waiting: list[Any] = [*reversed(element), element.text or ""]  # elements may be nested deep
-    while waiting:
-        piece = waiting.pop()
+    stack: list[Any] = [*reversed(element), element.text or ""]  # no recursion: nesting may be deep
+    while stack:
+        piece = stack.pop()
         if isinstance(piece, str):
             yield piece
             continue
-        waiting.append(piece.tail or "")
-        if not isinstance(piece.tag, str):  # a comment, or an entity: of HTML, as a rule
+        stack.append(piece.tail or "")
+        if not isinstance(piece.tag, str):  # a comment, or an entity (mostly of HTML)
             yield unescape(piece.text) if piece.tag.__name__ == "Entity" else ""
-        elif local_name(piece) not in _CODES:
-            waiting += [*reversed(piece), piece.text or ""]
+        elif local_name(piece) not in _MARKUP_ELEMENTS:
+            stack += [*reversed(piece), piece.text or ""]
 
 
-def _of_language(texts: dict[str, str], language: str) -> str | None:
+def _text_in(texts: dict[str, str], language: str) -> str | None:
     exact = texts.get(language.replace("_", "-").lower())
     if exact is not None:
         return exact
@@ -276,46 +276,46 @@ def _of_language(texts: dict[str, str], language: str) -> str | None:
 # gettext
 
 
-def _messages(path: Path) -> Iterator[Any]:
-    """The header of a catalogue, its translated messages, and in the places of others an `Omitted`.
+def _catalogue_messages(path: Path) -> Iterator[Any]:
+    """Yield a catalogue's header, its translated messages, and `Omitted` for its other messages.
 
-    A block of lines that is no message is malformed.
+    A block of lines that is no message is `Malformed`.
     """
     try:
         import polib
     except ImportError as error:
-        raise needs("corpora", error) from error
-    data = content(path, CATALOGUE)
-    if kind(path) == ".mo":
+        raise missing_library("corpora", error) from error
+    data = content(path, MAX_CATALOGUE)
+    if suffix_of(path) == ".mo":
         try:
-            compiled = _compiled(data, polib)
+            compiled = _compiled_catalogue(data, polib)
         except Exception as error:  # whatever the library raises for damaged files
-            raise UserError(f"{path} is no intact gettext catalogue: compile it anew") from error
+            raise UserError(f"{path} is a damaged gettext catalogue: compile it again") from error
         yield dict(compiled.metadata)
         yield from compiled.translated_entries()
         return
-    text = _decoded(data)
-    whole = _parsed(text, polib)
-    if whole is not None and UNREADABLE not in text:
-        yield from _entries(whole)
+    text = _decode_catalogue(data)
+    parsed = _parse_catalogue(text, polib)
+    if parsed is not None and UNREADABLE not in text:
+        yield from _catalogue_entries(parsed)
         return
     line = 1
     for block in _BLANK_LINES.split(text):
-        part = _parsed(block, polib) if block.strip() else polib.POFile()
-        if part is None:
-            yield Malformed(f"{path}, line {line}", "begins no gettext message: mend it")
+        messages = _parse_catalogue(block, polib) if block.strip() else polib.POFile()
+        if messages is None:
+            yield Malformed(f"{path}, line {line}", "is not a gettext message: correct it")
         elif UNREADABLE in block:
-            yield Malformed(f"{path}, line {line}", "is not in the encoding that the file names")
+            yield Malformed(f"{path}, line {line}", "is not in the encoding that the file declares")
         else:
-            yield from _entries(part)
+            yield from _catalogue_entries(messages)
         line += block.count("\n")
 
 
-def _compiled(data: bytes, polib: Any) -> Any:
-    """A compiled catalogue.
+def _compiled_catalogue(data: bytes, polib: Any) -> Any:
+    """Parse a compiled catalogue.
 
     Raises:
-        Exception: it is damaged, or would be much larger than its file.
+        Exception: the file is damaged, or its texts would be much larger than the file.
     """
     order = {b"\xde\x12\x04\x95": "<", b"\x95\x04\x12\xde": ">"}[data[:4]]
     count, *tables = struct.unpack_from(f"{order}3I", data, 8)
@@ -323,31 +323,33 @@ def _compiled(data: bytes, polib: Any) -> Any:
         raise ValueError("more messages than bytes")
     for table in tables:
         numbers = struct.unpack_from(f"{order}{2 * count}I", data, table)
-        lengths, places = numbers[::2], numbers[1::2]
+        lengths, offsets = numbers[::2], numbers[1::2]
         if sum(lengths) > len(data):
             raise ValueError("messages that overlap")
-        if any(place + length >= len(data) for length, place in zip(lengths, places, strict=True)):
+        if any(
+            offset + length >= len(data) for length, offset in zip(lengths, offsets, strict=True)
+        ):
             raise ValueError("messages that are cut off")
     header = max(0, data.find(b"Content-Type:"))  # messages may say "charset=" before it
     return polib.mofile(data, encoding=_charset(data[header:]))
 
 
-def _entries(part: Any) -> Iterator[Any]:
-    """The header of a parsed catalogue, and its messages that are not obsolete."""
+def _catalogue_entries(part: Any) -> Iterator[Any]:
+    """Yield the header of a parsed catalogue, and its messages that are not obsolete."""
     if part.metadata:
         yield dict(part.metadata)
     for entry in part:
         if not entry.obsolete:
-            yield entry if entry.translated() else Omitted(UNTRANSLATED)
+            yield entry if entry.translated() else Omitted(_NO_TRANSLATION)
 
 
-def _decoded(data: bytes) -> str:
-    """A catalogue's text in the encoding it names, by default UTF-8."""
-    return decoded(data, _charset(data[:4096]))
+def _decode_catalogue(data: bytes) -> str:
+    """Decode a catalogue by the encoding that it declares; the default is UTF-8."""
+    return decode(data, _charset(data[:4096]))
 
 
 def _charset(data: bytes) -> str:
-    """The encoding that a catalogue names; UTF-8 if it is none, as a template's CHARSET."""
+    """Return the encoding that a catalogue declares; UTF-8 if it is unknown (as in templates)."""
     charset = re.search(rb"charset=([\w-]+)", data)
     name = charset[1].decode() if charset else "utf-8"
     return name if is_charset(name) else "utf-8"
@@ -360,13 +362,13 @@ _LINE = re.compile(
 )
 
 
-def _parsed(text: str, polib: Any) -> Any:
-    """A text as a catalogue; None where a line of it is none of a catalogue."""
+def _parse_catalogue(text: str, polib: Any) -> Any:
+    """Parse a text as a catalogue; return None if a line of it does not belong to one."""
     rows = text.split("\n")
-    if not all(map(_LINE.fullmatch, rows)):  # polib passes over some faults
+    if not all(map(_LINE.fullmatch, rows)):  # polib ignores some errors
         return None
-    texts = groupby(rows, lambda row: row.lstrip().startswith('"'))  # it takes their square
-    if any(text and sum(1 for _ in group) > MESSAGE for text, group in texts):
+    texts = groupby(rows, lambda row: row.lstrip().startswith('"'))  # polib is quadratic in them
+    if any(text and sum(1 for _ in group) > MAX_MESSAGE_LINES for text, group in texts):
         return None
     try:
         return polib.pofile(text + "\n")
@@ -374,8 +376,8 @@ def _parsed(text: str, polib: Any) -> Any:
         return None
 
 
-def _gettext(path: Path) -> Iterator[tuple[Message, str] | Malformed]:
-    for entry in _messages(path):
+def _gettext_messages(path: Path) -> Iterator[tuple[Message, str] | Malformed]:
+    for entry in _catalogue_messages(path):
         if isinstance(entry, Malformed):
             yield entry
         if isinstance(entry, Malformed | Omitted | dict):
@@ -399,48 +401,48 @@ def _translations(entry: Any) -> list[str]:
 # Fluent
 
 
-def _fluent(path: Path) -> Iterator[tuple[Message, str] | Malformed]:
-    """Values and attributes of messages, of selections their default."""
+def _fluent_messages(path: Path) -> Iterator[tuple[Message, str] | Malformed]:
+    """Yield the values and attributes of messages; of select expressions, the default variant."""
     try:
         from fluent.syntax import ast
     except ImportError as error:
-        raise needs("corpora", error) from error
-    text = decoded(content(path, FLUENT_FILE)).replace("\r\n", "\n")
+        raise missing_library("corpora", error) from error
+    text = decode(content(path, MAX_FLUENT_FILE)).replace("\r\n", "\n")
     line_at = line_counter(text, 1)
     for start, end, entry in _fluent_entries(text):
         problem = None
         if isinstance(entry, ast.Junk):
-            problem = "is no Fluent message: mend it"
+            problem = "is not a Fluent message: correct it"
         elif UNREADABLE in text[start:end]:
-            problem = "is not UTF-8: convert the file to it"
+            problem = "is not valid UTF-8: convert the file to UTF-8"
         elif isinstance(entry, ast.Message | ast.Term):
             try:
                 yield from list(_fluent_texts(entry, "-" if isinstance(entry, ast.Term) else ""))
             except (ValueError, RecursionError):
-                problem = "has an escape of no character, or is nested too deep: mend it"
+                problem = "has an invalid escape, or is nested too deep: correct it"
         elif entry is None:
-            problem = "is nested too deep: mend it"
+            problem = "is nested too deep: simplify it"
         if problem is not None:
             yield Malformed(f"{path}, line {line_at(start)}", problem)
 
 
 def _fluent_entries(text: str) -> Iterator[tuple[int, int, Any]]:
-    """Start, end and tree of every entry of a file; None for one that is nested too deep."""
+    """Yield start, end and syntax tree of each entry of a file; None for trees nested too deep."""
     from fluent.syntax import parse
 
     try:
-        yield from _with_places(parse(text), 0)
+        yield from _spans(parse(text), 0)
         return
     except RecursionError:
-        starts = [0, *(found.start() for found in _FLUENT_ENTRY.finditer(text, 1)), len(text)]
+        starts = [0, *(match.start() for match in _FLUENT_ENTRY.finditer(text, 1)), len(text)]
     for start, end in pairwise(starts):
         try:
-            yield from _with_places(parse(text[start:end]), start)
+            yield from _spans(parse(text[start:end]), start)
         except RecursionError:
             yield start, end, None
 
 
-def _with_places(parsed: Any, offset: int) -> Iterator[tuple[int, int, Any]]:
+def _spans(parsed: Any, offset: int) -> Iterator[tuple[int, int, Any]]:
     for entry in parsed.body:
         yield offset + entry.span.start, offset + entry.span.end, entry
 
@@ -449,7 +451,7 @@ _FLUENT_ENTRY = re.compile(r"^(?=[-#A-Za-z])", re.MULTILINE)
 
 
 def _fluent_texts(entry: Any, prefix: str) -> Iterator[tuple[Message, str]]:
-    """Keys and texts of a message or a term."""
+    """Yield the keys and texts of a message or a term."""
     if entry.value is not None:
         yield (prefix + entry.id.name, ""), _pattern(entry.value)
     for attribute in entry.attributes:
@@ -460,7 +462,7 @@ def _pattern(pattern: Any) -> str:
     from fluent.syntax import ast
     from fluent.syntax.serializer import serialize_expression
 
-    def shown(element: Any) -> str:
+    def element_text(element: Any) -> str:
         if isinstance(element, ast.TextElement):
             return str(element.value)
         expression = element.expression
@@ -472,8 +474,8 @@ def _pattern(pattern: Any) -> str:
             return next(_pattern(v.value) for v in expression.variants if v.default)
         return f"{{ {serialize_expression(expression)} }}"
 
-    return "".join(map(shown, pattern.elements))
+    return "".join(map(element_text, pattern.elements))
 
 
 def _one_line(source: str, target: str) -> Pair:
-    return normal(" ".join(source.split()), " ".join(target.split()))
+    return normal_pair(" ".join(source.split()), " ".join(target.split()))

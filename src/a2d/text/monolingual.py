@@ -1,4 +1,4 @@
-"""Text in the source language alone, for a teacher to translate."""
+"""Text in the source language, for a teacher to translate."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from typing import Literal
 
 from a2d.errors import UserError
 from a2d.text.cleaning import CleaningReport, clean, gist
-from a2d.text.files import lines, located, missing
+from a2d.text.files import expand_path, lines, missing_file
 from a2d.text.formats import PLAIN, format_of, holds_one_language
-from a2d.text.pairs import Entries, Malformed, Pair, normal
-from a2d.text.reading import Part, Reading
+from a2d.text.pairs import Entries, Malformed, Pair, normal_pair
+from a2d.text.reading import Part, ReadingReport
 from a2d.text.storage import StoredPairs
 
 logger = logging.getLogger(__name__)
 
 NAME = "monolingual"
 
-_FAULTLESS = "x"
-"""A target that breaks no rule: rules are about pairs."""
+_PLACEHOLDER_TARGET = "x"
+"""Target of a sentence while it is cleaned: the rules need pairs, and this one breaks none."""
 
 
 def iterate_text(paths: str | Path | Sequence[str | Path]) -> Iterator[str]:
-    """Read plain text files, one sentence a line, as `a2d.text.corpus.read_corpus` reads pairs.
+    """Read plain text files, one sentence per line, as `a2d.text.corpus.read_corpus` reads pairs.
 
     Empty lines are skipped.
 
     Args:
-        paths: one file or several, each also as .gz, .bz2, .xz or .zst.
+        paths: one file or several, each optionally compressed (.gz, .bz2, .xz, .zst).
 
     Raises:
-        UserError: a file is missing, empty, damaged, no plain text, or half of it is malformed.
+        UserError: a file is missing, empty, damaged or not plain text, or half of its lines or more
+            are malformed.
     """
     try:
         for path in [paths] if isinstance(paths, str | Path) else paths:
-            yield from _texts(located(path))
+            yield from _texts(expand_path(path))
     except UserError as error:
         raise UserError(f"{NAME}: {error}") from error
 
@@ -51,24 +52,24 @@ def clean_text(
     min_letters: float | None,
     deduplicate: bool | Literal["near"],
 ) -> tuple[StoredPairs, CleaningReport]:
-    """Drop what `a2d.text.cleaning.clean` would drop for its source, and what is known already.
+    """Drop sentences that `a2d.text.cleaning.clean` would drop, and known sources.
 
     Args:
         texts: sentences.
         training: pairs whose sources are translated anyway.
-        heldout: pairs of validation and test. A sentence that is equal to a source of them but for
-            case, numbers, punctuation and spaces is dropped.
-        language: the code that texts should be in; None: any.
+        heldout: pairs of validation and test. A sentence is dropped if it differs from one of their
+            sources only in case, numbers, punctuation and spaces.
+        language: code of the language that the texts should be in; None: no check.
         max_words, min_letters, deduplicate: as in `clean`.
 
     Returns:
         Pairs with an empty target, and counts by rule.
 
     Raises:
-        UserError: nothing is left.
+        UserError: no sentence is left.
     """
-    clean_pairs, report = clean(
-        (Pair(text, _FAULTLESS) for text in texts),
+    cleaned_pairs, report = clean(
+        (Pair(text, _PLACEHOLDER_TARGET) for text in texts),
         max_words=max_words,
         max_ratio=None,
         min_letters=min_letters,
@@ -76,38 +77,38 @@ def clean_text(
         deduplicate=deduplicate,
         into=StoredPairs,
     )
-    asked = {gist(pair.source) for pair in heldout}
-    known = {hash(pair.source) for pair in training}
+    heldout_gists = {gist(pair.source) for pair in heldout}
+    training_sources = {hash(pair.source) for pair in training}
     counts = {"held_out": 0, "in_training_data": 0}
 
-    def new() -> Iterator[Pair]:
-        for text, _ in clean_pairs:
-            if gist(text) in asked:
+    def new_pairs() -> Iterator[Pair]:
+        for text, _ in cleaned_pairs:
+            if gist(text) in heldout_gists:
                 counts["held_out"] += 1
-            elif hash(text) in known:
+            elif hash(text) in training_sources:
                 counts["in_training_data"] += 1
             else:
                 yield Pair(text, "")
 
-    kept = StoredPairs(new())
-    report = CleaningReport(report.read, report.dropped | counts, len(kept))
-    if not kept:
+    remaining = StoredPairs(new_pairs())
+    report = CleaningReport(report.read, report.dropped | counts, len(remaining))
+    if not remaining:
         raise UserError(f"{NAME}: no sentence is left ({report.as_dict()}): give other text")
-    return kept, report
+    return remaining, report
 
 
 def _texts(path: Path) -> Iterator[str]:
-    """The sentences of a file; what is wrong with the whole of it is told at the end."""
+    """Yield the sentences of a file; errors and warnings about the whole file come at the end."""
     if not path.exists():
-        raise missing(path)
+        raise missing_file(path)
     plain = not path.is_dir() and format_of(path).read_two is PLAIN.read_two
     if not (plain and holds_one_language(path)):
-        raise UserError(f"{path} is no plain text: give files of one sentence a line, without tabs")
-    reading = Reading([str(path)])
+        raise UserError(f"{path} is not plain text: give files of one sentence per line, no tabs")
+    reading = ReadingReport([str(path)])
     for pair in Part(reading.places, lambda: _entries(path)).read(reading):
         yield pair.source
-    if reading.fault:
-        raise UserError(reading.fault)
+    if reading.refusal:
+        raise UserError(reading.refusal)
     if not reading.pairs:
         raise UserError(f"{path} is empty: give a text with at least one sentence")
     if warnings := reading.warnings():
@@ -119,4 +120,4 @@ def _entries(path: Path) -> Entries:
         if isinstance(line, Malformed):
             yield line
         elif line.strip():
-            yield normal(line, "")
+            yield normal_pair(line, "")

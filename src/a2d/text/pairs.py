@@ -1,4 +1,4 @@
-"""Sentence pairs, entries that are none, and which of them are asked for."""
+"""Sentence pairs, other entries of a corpus, and the selection of pairs from a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from a2d.errors import UserError
 from a2d.quoting import escaped, quoted
-from a2d.text.bounds import MARKS
+from a2d.text.bounds import MAX_COMBINING
 
 
 class Pair(NamedTuple):
@@ -24,25 +24,30 @@ class Pair(NamedTuple):
 
 
 class Languages(NamedTuple):
-    """Codes of source and target."""
+    """Codes of the source and target languages."""
 
     source: str
     target: str
 
 
 class Malformed(NamedTuple):
-    """An entry of a corpus that holds no pair, though it should: where, and what is wrong."""
+    """Entry of a corpus that should hold a pair but does not.
+
+    Attributes:
+        where: file and line, as messages name them.
+        problem: what is wrong and how to correct it; follows `where` in a sentence.
+    """
 
     where: str
     problem: str
 
     def __str__(self) -> str:
-        """One clause."""
+        """Return place and problem as one clause."""
         return escaped(f"{self.where} {self.problem}")
 
 
 class Omitted(NamedTuple):
-    """An entry that is left out though nothing is wrong with it: `reason` follows "12 entries"."""
+    """Valid entry that is left out; `reason` follows "12 entries" in a message."""
 
     reason: str
 
@@ -51,40 +56,44 @@ Entries = Iterator[Pair | Malformed | Omitted]
 
 
 class Keys(NamedTuple):
-    """Where a file has its two texts: names (dots reach into objects), or columns from 1."""
+    """Location of the two texts in a file: names (dots reach into objects) or columns, from 1."""
 
     source: str | int
     target: str | int
 
 
 class Threshold(NamedTuple):
-    """Which of a file's numbers says how good a pair is, and the least that will do."""
+    """Minimum of the score that a file has for each pair.
+
+    Attributes:
+        key: name or column (from 1) of the score.
+        minimum: pairs with a lower score are omitted.
+    """
 
     key: str | int
-    least: float
+    minimum: float
 
     def judge(self, value: object, pair: Pair, where: str) -> Pair | Malformed | Omitted:
-        """A pair if its score is no less."""
+        """Return the pair if its score reaches the minimum, else why it is left out."""
         try:
             nested = isinstance(value, Mapping | list)
             score = math.nan if nested else float(str(value).strip().replace(",", "."))
         except ValueError:
             score = math.nan
         if math.isnan(score):
-            return Malformed(
-                where, f"has {quoted(value)} as its score {quoted(self.key)}: put a number there"
-            )
-        return pair if score >= self.least else Omitted(f"score less than {self.least:g}")
+            problem = f"has {quoted(value)} as its score {quoted(self.key)}: write a number"
+            return Malformed(where, problem)
+        return pair if score >= self.minimum else Omitted(f"with a score below {self.minimum:g}")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which pairs of a file are asked for.
+class Selection:
+    """Selection of pairs from a file.
 
     Attributes:
         languages: codes of source and target, for files that name languages.
-        keys: where the texts are, if the user says so.
-        threshold: a score that pairs must have.
+        keys: location of the texts, if the user names it.
+        threshold: minimum score of a pair, if the user sets one.
     """
 
     languages: Languages | None = None
@@ -92,36 +101,38 @@ class Wanted:
     threshold: Threshold | None = None
 
 
-def normal(source: str, target: str) -> Pair:
-    """A pair in Unicode NFC without outer whitespace and what has no width, as byte-order marks.
+def normal_pair(source: str, target: str) -> Pair:
+    """Build a pair of normalised texts.
 
-    Of more combining characters in a row than any language has, the rest is cut off.
+    Texts are brought to Unicode NFC; outer white space and characters without width (such as
+    byte-order marks) are stripped. Combining characters in a row beyond what any language has are
+    cut off.
     """
-    return Pair(_normal(source), _normal(target))
+    return Pair(_normalise(source), _normalise(target))
 
 
-def _normal(text: str) -> str:
-    if len(text) > _LONG and not text.isascii():
-        # To put them into order takes the square of their number.
-        text = _marks().sub(r"\1", text)
+def _normalise(text: str) -> str:
+    if len(text) > _MIN_CUT and not text.isascii():
+        # Cut long runs first: normalisation sorts combining characters in quadratic time.
+        text = _combining_runs().sub(r"\1", text)
     plain = unicodedata.normalize("NFC", text).strip()
-    if plain and (plain[0] in _NO_WIDTH or plain[-1] in _NO_WIDTH):
-        plain = plain.strip(_NO_WIDTH + _white_space())
+    if plain and (plain[0] in _ZERO_WIDTH or plain[-1] in _ZERO_WIDTH):
+        plain = plain.strip(_ZERO_WIDTH + _white_space())
     return plain
 
 
-_LONG = 256
-"""Characters up to which a text of combining characters alone is put into order in no time."""
+_MIN_CUT = 256
+"""Texts up to this length are not cut: normalising them is fast, whatever they contain."""
 
-_NO_WIDTH = "\ufeff\u200b\u2060"
-"""Byte-order mark (inside files put together), zero-width space, word joiner."""
+_ZERO_WIDTH = "\ufeff\u200b\u2060"
+"""Byte-order mark (left inside by joining files), zero-width space, word joiner."""
 
 
 @cache
-def _marks() -> re.Pattern[str]:
-    """Combining characters in a row, more than any language has; the first group is as many."""
+def _combining_runs() -> re.Pattern[str]:
+    """Match runs of combining characters longer than in any language; group 1 is what remains."""
     combining = "".join(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.combining(c))
-    return re.compile(f"([{combining}]{{{MARKS}}})[{combining}]+")
+    return re.compile(f"([{combining}]{{{MAX_COMBINING}}})[{combining}]+")
 
 
 @cache
@@ -129,8 +140,6 @@ def _white_space() -> str:
     return "".join(c for c in map(chr, range(sys.maxunicode + 1)) if c.isspace())
 
 
-def needs(extra: str, error: ImportError) -> UserError:
-    """What to say where an optional library is not installed."""
-    return UserError(
-        f"{error.name} is not installed: pip install 'align-to-distill[{extra}]' for that."
-    )
+def missing_library(extra: str, error: ImportError) -> UserError:
+    """Return the error for an optional library that is not installed."""
+    return UserError(f"{error.name} is not installed: run pip install 'align-to-distill[{extra}]'.")

@@ -1,4 +1,4 @@
-"""Counts of what a corpus holds while it is read."""
+"""Read a corpus and count its pairs, malformed entries, omissions and repairs."""
 
 from __future__ import annotations
 
@@ -8,36 +8,46 @@ from dataclasses import dataclass, field
 
 from a2d.errors import UserError
 from a2d.quoting import escaped, shown
-from a2d.text.bounds import HOPELESS
-from a2d.text.entities import printable, unescaped
-from a2d.text.pairs import Entries, Malformed, Omitted, Pair, normal
+from a2d.text.bounds import MAX_MALFORMED
+from a2d.text.entities import printable, unescape_entities
+from a2d.text.pairs import Entries, Malformed, Omitted, Pair, normal_pair
 
-_SHOWN = 3
-"""Problems of malformed entries that are shown."""
+_MAX_FAULTS = 3
+"""Different problems of malformed entries that a warning shows."""
 
 
 @dataclass
 class Fault:
-    """A problem of malformed entries: the first that has it, and how many do."""
+    """Problem of malformed entries.
+
+    Attributes:
+        first: the first entry that has the problem.
+        count: number of entries that have it.
+    """
 
     first: Malformed
     count: int = 0
 
     def __str__(self) -> str:
-        """One clause."""
+        """Return the first entry and the number of others as one clause."""
         return f"{self.first} (and {self.count - 1:,} more)" if self.count > 1 else str(self.first)
 
 
 @dataclass
-class Changes:
-    """Pairs whose texts were repaired in one way, and a side of the first of them, before."""
+class Repairs:
+    """Pairs whose texts one kind of repair changed.
+
+    Attributes:
+        pairs: number of pairs changed.
+        example: the first text changed, before its repair.
+    """
 
     pairs: int = 0
     example: str = ""
 
-    def changed(self, pair: Pair, repair: Callable[[str], str]) -> Pair:
-        """Repair both sides of a pair, and count it if that changes it."""
-        repaired = normal(*map(repair, pair))
+    def apply(self, pair: Pair, repair: Callable[[str], str]) -> Pair:
+        """Repair both sides of a pair; count the pair if that changes it."""
+        repaired = normal_pair(*map(repair, pair))
         if repaired != pair:
             self.pairs += 1
             side = pair.source if pair.source != repaired.source else pair.target
@@ -46,15 +56,15 @@ class Changes:
 
 
 @dataclass
-class Reading:
-    """Counts of what was read from one file, or two aligned ones.
+class ReadingReport:
+    """Counts of what was read from one file or from two aligned files.
 
     Attributes:
-        places: the files, or the dataset.
-        pairs: pairs read.
-        malformed: entries that hold no pair, though they should.
-        faults: their problems, up to three.
-        omitted: entries left out, by reason.
+        places: paths of the files, or name of the dataset.
+        pairs: number of pairs read.
+        malformed: number of entries that should hold a pair but do not.
+        faults: up to three of their problems.
+        omitted: number of valid entries left out, by reason.
         entities: pairs in which HTML entities were unescaped.
         controls: pairs from which control characters were removed.
     """
@@ -64,90 +74,93 @@ class Reading:
     malformed: int = 0
     faults: dict[str, Fault] = field(default_factory=dict)
     omitted: Counter[str] = field(default_factory=Counter)
-    entities: Changes = field(default_factory=Changes)
-    controls: Changes = field(default_factory=Changes)
+    entities: Repairs = field(default_factory=Repairs)
+    controls: Repairs = field(default_factory=Repairs)
 
     @property
     def place(self) -> str:
-        """The files, as messages name them."""
+        """Names of the files for messages."""
         return escaped(" and ".join(self.places))
 
     @property
     def entries(self) -> int:
-        """How many entries were read: pairs, and those that were left out or are malformed."""
+        """Number of entries read: pairs, omitted and malformed ones."""
         return self.pairs + self.malformed + self.omitted.total()
 
     @property
-    def fault(self) -> str | None:
-        """Why the corpus cannot be used: half of its entries or more are malformed."""
+    def refusal(self) -> str | None:
+        """Reason to refuse the corpus, if half of its entries or more are malformed; else None."""
         if self.malformed < max(1, self.entries / 2):
             return None
-        many = f"{self.malformed:,} of {self.entries:,} entries are malformed, as in: "
+        count = f"{self.malformed:,} of {self.entries:,} entries are malformed, for example: "
         faults = list(self.faults.values())
-        kinds = "; ".join(map(str, faults)) if len(faults) > 1 else str(faults[0].first)
-        return (many if self.malformed > 1 else "") + kinds
+        problems = "; ".join(map(str, faults)) if len(faults) > 1 else str(faults[0].first)
+        return (count if self.malformed > 1 else "") + problems
 
     @property
     def omissions(self) -> str:
-        """What was left out and why, as a list."""
+        """Counts and reasons of omitted entries, as a list for messages."""
         return ", ".join(f"{count:,} {reason}" for reason, count in self.omitted.items())
 
     def count_malformed(self, entry: Malformed) -> None:
-        """Count an entry that holds no pair; of every problem, the first is remembered."""
+        """Count a malformed entry, and keep the first entry of each problem."""
         self.malformed += 1
-        if entry.problem in self.faults or len(self.faults) < _SHOWN:
+        if entry.problem in self.faults or len(self.faults) < _MAX_FAULTS:
             self.faults.setdefault(entry.problem, Fault(entry)).count += 1
 
     def warnings(self) -> list[str]:
-        """What a user should hear of, one sentence each."""
+        """Return warnings about the corpus, one sentence each."""
         place = self.place
-        said = []
+        sentences = []
         if self.malformed:
             faults = "; ".join(map(str, self.faults.values()))
             more = self.malformed > sum(fault.count for fault in self.faults.values())
-            said.append(
-                f"{self.malformed:,} of {self.entries:,} entries are malformed and "
-                f"were skipped: {faults}{'; …' if more else '.'}"
+            sentences.append(
+                f"{self.malformed:,} of {self.entries:,} entries are malformed and were "
+                f"skipped: {faults}{'; …' if more else '.'}"
             )
         if self.omitted:
-            said.append(f"Left out of {place}: {self.omissions}.")
+            sentences.append(f"Skipped entries of {place}: {self.omissions}.")
         if not self.pairs and not self.malformed:
-            said.append(f"{place} holds no pair.")
+            sentences.append(f"{place} contains no pair.")
         if self.entities.pairs:
-            said.append(
-                f"HTML entities in {self.entities.pairs:,} pairs of {place} were unescaped, as in "
-                f"'{shown(self.entities.example)}'."
+            sentences.append(
+                f"HTML entities were unescaped in {self.entities.pairs:,} pairs of {place}, for "
+                f"example '{shown(self.entities.example)}'."
             )
         if self.controls.pairs:
-            said.append(
+            sentences.append(
                 f"Control characters were removed from {self.controls.pairs:,} pairs of {place}, "
-                f"as in '{shown(self.controls.example)}'."
+                f"for example '{shown(self.controls.example)}'."
             )
-        return said
+        return sentences
 
 
-def nothing_in(readings: Sequence[Reading]) -> str:
-    """What to say of a corpus without a pair, none of whose files is unusable."""
+def no_pairs_message(readings: Sequence[ReadingReport]) -> str:
+    """Return the error message for a readable corpus that contains no pair."""
     place = " and ".join(reading.place for reading in readings)
     omitted = [reading.omissions for reading in readings if reading.omitted]
     if omitted:
-        return f"{place}: every entry was left out ({', '.join(omitted)}): give one that is not"
+        return f"every entry of {place} was skipped ({', '.join(omitted)}): give another corpus"
     return f"{place} is empty: give a corpus with at least one pair"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A corpus that is no list of others: where it is, and its reader.
+    """Part of a corpus that is read as a whole: a file, two aligned files or a dataset.
 
-    `mend`: whether HTML entities in it are unescaped and control characters removed; test sets that
-    others publish, and what the package brings, stay as they are.
+    Attributes:
+        places: paths of the files, or name of the dataset.
+        entries: reader.
+        repair_texts: unescape HTML entities and remove control characters. Off for published test
+            sets and packaged corpora, which stay as they are.
     """
 
     places: list[str]
     entries: Callable[[], Entries]
-    mend: bool = True
+    repair_texts: bool = True
 
-    def read(self, reading: Reading) -> Iterator[Pair]:
+    def read(self, reading: ReadingReport) -> Iterator[Pair]:
         """Yield the pairs and count everything into `reading`.
 
         Raises:
@@ -156,15 +169,15 @@ class Part:
         for entry in self.entries():
             if isinstance(entry, Malformed):
                 reading.count_malformed(entry)
-                if reading.malformed == HOPELESS and not reading.pairs:
-                    raise UserError(f"{reading.fault}; nothing before is whole")
+                if reading.malformed == MAX_MALFORMED and not reading.pairs:
+                    raise UserError(f"{reading.refusal}; no entry before is valid")
                 continue
             if isinstance(entry, Omitted):
                 reading.omitted[entry.reason] += 1
                 continue
             reading.pairs += 1
-            if self.mend and any("&" in text for text in entry):
-                entry = reading.entities.changed(entry, unescaped)
-            if self.mend and not all(map(str.isprintable, entry)):
-                entry = reading.controls.changed(entry, printable)
+            if self.repair_texts and any("&" in text for text in entry):
+                entry = reading.entities.apply(entry, unescape_entities)
+            if self.repair_texts and not all(map(str.isprintable, entry)):
+                entry = reading.controls.apply(entry, printable)
             yield entry

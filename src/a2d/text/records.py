@@ -1,4 +1,4 @@
-"""Corpora of one pair a record: JSON lines and arrays, Parquet, datasets."""
+"""Readers of corpora with one pair per record: JSON lines and arrays, Parquet, datasets."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Any
 
 from a2d.errors import UserError, first_line
 from a2d.quoting import WIDTH, listed, quoted, shown
-from a2d.text.bounds import COLUMNS, LINE, SKIPPED, size
-from a2d.text.encodings import UNREADABLE, decoded, encoding_of, start_of
-from a2d.text.files import blocks, lines, located, opened
+from a2d.text.bounds import MAX_COLUMNS, MAX_LINE, MAX_SKIPPED, format_size
+from a2d.text.encodings import UNREADABLE, decode, encoding_of, peek_start
+from a2d.text.files import blocks, expand_path, lines, open_binary
 from a2d.text.languages import is_language, same_language
-from a2d.text.pairs import Entries, Keys, Languages, Malformed, Omitted, Wanted, normal
+from a2d.text.pairs import Entries, Keys, Languages, Malformed, Omitted, Selection, normal_pair
 from a2d.text.tables import columns_by_name
 
 Records = Iterator[tuple[str, object]]
-"""Records, each with its place."""
+"""Records, each with its place (file and line or row)."""
 
 
-def json_records(path: Path, wanted: Wanted) -> Entries:
-    """One object a line, or an array of objects."""
-    with opened(path) as file:
-        opening = decoded(start_of(file))
-    parse = _of_array if _ARRAY.match(opening) else _of_lines
-    return _records(str(path), parse(path), wanted)
+def json_records(path: Path, selection: Selection) -> Entries:
+    """Read one object per line, or an array of objects."""
+    with open_binary(path) as file:
+        beginning = decode(peek_start(file))
+    parse = _array_records if _ARRAY.match(beginning) else _line_records
+    return _pairs(str(path), parse(path), selection)
 
 
-def _of_lines(path: Path) -> Records:
+def _line_records(path: Path) -> Records:
     for number, line in enumerate(lines(path), start=1):
         if isinstance(line, Malformed):
             yield line.where, line
@@ -41,88 +41,99 @@ def _of_lines(path: Path) -> Records:
         try:
             yield where, json.loads(line)
         except (ValueError, RecursionError):
-            yield where, Malformed(where, "is no valid JSON: write one object a line, or an array")
+            problem = "is not valid JSON: write one object per line, or an array"
+            yield where, Malformed(where, problem)
 
 
-def _of_array(path: Path) -> Records:
-    """Objects of an array; after a broken one, the next begins at a brace behind its fault."""
-    with opened(path) as file:
-        unread = _Unread(blocks(file, encoding_of(start_of(file), "utf-8-sig")))
-        unread.move(unread.text.index("[") + 1)
+def _array_records(path: Path) -> Records:
+    """Yield the objects of an array; after an invalid object, go on at the next brace."""
+    with open_binary(path) as file:
+        window = _TextWindow(blocks(file, encoding_of(peek_start(file), "utf-8-sig")))
+        window.move(window.text.index("[") + 1)
         while True:
-            unread.skip_gap()
-            place, where = unread.place, f"{path}, line {unread.line}"
-            if unread.text.startswith("]", place):
-                unread.move(place + 1)
-                unread.skip_gap()
-                if unread.place < len(unread.text):
-                    yield where, Malformed(where, "ends the array, and more follows: mend the file")
+            window.skip_gap()
+            position, where = window.position, f"{path}, line {window.line}"
+            if window.text.startswith("]", position):
+                window.move(position + 1)
+                window.skip_gap()
+                if window.position < len(window.text):
+                    problem = "ends the array, but more text follows: delete the text"
+                    yield where, Malformed(where, problem)
                 return
             try:
-                record, end = _DECODER.raw_decode(unread.text, place)
+                record, stop = _DECODER.raw_decode(window.text, position)
             except RecursionError as error:
                 raise UserError(f"{where} is nested too deep: write an array of objects") from error
             except ValueError as error:
-                waiting = len(unread.text) - place
-                if waiting < LINE and unread.more():
+                pending = len(window.text) - position
+                if pending < MAX_LINE and window.more():
                     continue
-                large = f" within {size(LINE)}" if waiting >= LINE else ""
-                yield where, Malformed(where, f"is no valid JSON{large}: write an array of objects")
-                if not unread.skip_to_object(getattr(error, "pos", place), where):
+                limit = f" within {format_size(MAX_LINE)}" if pending >= MAX_LINE else ""
+                problem = f"is not valid JSON{limit}: write an array of objects"
+                yield where, Malformed(where, problem)
+                if not window.skip_to_object(getattr(error, "pos", position), where):
                     return
             else:
-                if UNREADABLE in unread.text[place:end]:
+                if UNREADABLE in window.text[position:stop]:
                     record = Malformed(where, "is in another encoding: convert the file to UTF-8")
                 yield where, record
-                unread.move(end)
+                window.move(stop)
 
 
 _DECODER = json.JSONDecoder()
 _ARRAY = re.compile(r"\s*\[\s*(\{|\]|$)")
-_GAP = re.compile(r"[\s,]*")
-_NEXT = re.compile(r"[\n,]\s*+\{")
+_SEPARATORS = re.compile(r"[\s,]*")
+_NEXT_OBJECT = re.compile(r"[\n,]\s*+\{")
 
 
-class _Unread:
-    """A text that comes in blocks, and a place in it with its line; blocks before are forgotten."""
+class _TextWindow:
+    """Position in a text that is read in blocks; text before the position is dropped.
+
+    Attributes:
+        text: the text that was read and not dropped.
+        position: index in `text`.
+        line: number of the line at the position, from 1.
+    """
 
     def __init__(self, text_blocks: Iterator[str]) -> None:
         self._blocks = text_blocks
         self.text = ""
-        self.place, self.line = 0, 1
+        self.position, self.line = 0, 1
         self.more()
 
     def more(self) -> bool:
-        """Get another block, if there is one."""
+        """Read another block; return whether there was one."""
         block = next(self._blocks, None)
-        self.text, self.place = self.text[self.place :] + (block or ""), 0
+        self.text, self.position = self.text[self.position :] + (block or ""), 0
         return block is not None
 
-    def move(self, place: int) -> None:
-        """Go on to a place in the text."""
-        self.line += self.text.count("\n", self.place, place)
-        self.place = place
+    def move(self, position: int) -> None:
+        """Move forward to an index of the text."""
+        self.line += self.text.count("\n", self.position, position)
+        self.position = position
 
     def skip_gap(self) -> None:
-        """Go on behind white space and commas."""
+        """Move forward behind white space and commas."""
         while True:
-            self.move(_GAP.match(self.text, self.place).end())  # type: ignore[union-attr]
-            if self.place < len(self.text) or not self.more():
+            self.move(_SEPARATORS.match(self.text, self.position).end())  # type: ignore[union-attr]
+            if self.position < len(self.text) or not self.more():
                 return
 
     def skip_to_object(self, fault: int, where: str) -> bool:
-        """Go on to the next object behind a fault, or that it is about; false: there is none.
+        """Move forward to the next object behind a fault; return whether there is one.
 
         Raises:
-            UserError: it is too far away.
+            UserError: no object begins within `MAX_SKIPPED` characters.
         """
-        before = self.text[self.place : fault].rstrip("\n ,")
-        skipped, start = 0, self.place + max(1, len(before))
-        while (following := _NEXT.search(self.text, start)) is None:
-            skipped += len(self.text) - self.place
-            if skipped > SKIPPED:
-                raise UserError(f"{where} is no valid JSON, nor are {size(SKIPPED)} behind it")
-            self.move(max(start, len(self.text) - _OVERLAP))
+        before = self.text[self.position : fault].rstrip("\n ,")
+        skipped, start = 0, self.position + max(1, len(before))
+        while (following := _NEXT_OBJECT.search(self.text, start)) is None:
+            skipped += len(self.text) - self.position
+            if skipped > MAX_SKIPPED:
+                raise UserError(
+                    f"{where} and the next {format_size(MAX_SKIPPED)} are not valid JSON"
+                )
+            self.move(max(start, len(self.text) - _OVERLAP_CHARACTERS))
             if not self.more():
                 return False
             start = 0
@@ -130,76 +141,77 @@ class _Unread:
         return True
 
 
-_OVERLAP = 64
-"""Characters of white space between objects that two blocks may share."""
+_OVERLAP_CHARACTERS = 64
+"""Characters kept of the previous block, for white space between objects that two blocks share."""
 
 
-def parquet(path: Path, wanted: Wanted) -> Entries:
-    """One record a row.
+def parquet(path: Path, selection: Selection) -> Entries:
+    """Read one record per row.
 
     Raises:
-        UserError: the file is none.
+        UserError: the file is not a Parquet file, or is damaged.
     """
     from pyarrow.parquet import ParquetFile
 
     def rows() -> Records:
-        with opened(path) as file:
+        with open_binary(path) as file:
             try:
                 table = ParquetFile(file)
                 _check_columns(str(path), table.schema_arrow.names)
-                batches = table.iter_batches(_AT_ONCE)
-            except _broken() as error:
-                raise _damaged(str(path), "Parquet file", error) from error
-            yield from _rows(str(path), "Parquet file", batches)
+                batches = table.iter_batches(_BATCH_ROWS)
+            except _damage_errors() as error:
+                raise _damaged_data(str(path), "Parquet file", error) from error
+            yield from _batch_records(str(path), "Parquet file", batches)
 
-    return _records(str(path), rows(), wanted)
-
-
-_AT_ONCE = 1000
+    return _pairs(str(path), rows(), selection)
 
 
-def _broken() -> tuple[type[Exception], ...]:
-    """What pyarrow raises for damaged data."""
+_BATCH_ROWS = 1000
+"""Rows read at a time."""
+
+
+def _damage_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that pyarrow raises for damaged data."""
     from pyarrow import ArrowException
 
     return (ArrowException, OSError, ValueError, TypeError)
 
 
-def _damaged(place: str, what: str, error: Exception) -> UserError:
+def _damaged_data(place: str, kind: str, error: Exception) -> UserError:
     return UserError(
-        f"{place} is no intact {what} ({shown(first_line(error), WIDTH)}): fetch it anew"
+        f"{place} is not a valid {kind} ({shown(first_line(error), WIDTH)}): download it again"
     )
 
 
 def _check_columns(place: str, names: Sequence[str]) -> None:
-    """Refuse data with columns that are too many, or two of one name."""
-    if len(names) > COLUMNS:
-        raise UserError(f"{place} has more than {COLUMNS} columns: leave out those of no text")
+    """Refuse data with too many columns, or with two columns of one name."""
+    if len(names) > MAX_COLUMNS:
+        raise UserError(f"{place} has more than {MAX_COLUMNS} columns: remove columns without text")
     if len(set(names)) < len(names):
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        raise UserError(f"{place} has several columns of one name ({listed(twice)}): rename them")
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        raise UserError(f"{place} has columns with equal names ({listed(repeated)}): rename them")
 
 
-def _rows(place: str, what: str, batches: Iterator[Any]) -> Records:
-    """Records of Arrow batches or tables, each with its number from 0."""
+def _batch_records(place: str, kind: str, batches: Iterator[Any]) -> Records:
+    """Yield the records of Arrow batches or tables, numbered from 0."""
     number = 0
     while True:
         try:
             batch = next(batches, None)
-            found = [] if batch is None else list(_decoded(batch))
-        except _broken() as error:
-            raise _damaged(place, what, error) from error
+            batch_records = [] if batch is None else list(_decoded_records(batch))
+        except _damage_errors() as error:
+            raise _damaged_data(place, kind, error) from error
         if batch is None:
             return
-        for record in found:
+        for record in batch_records:
             where = f"{place}, row {number}"
-            unfit = Malformed(where, "is not UTF-8: convert its texts to it")
-            yield where, unfit if record is None else record
+            invalid = Malformed(where, "is not valid UTF-8: convert its texts to UTF-8")
+            yield where, invalid if record is None else record
             number += 1
 
 
-def _decoded(batch: Any) -> Iterator[Mapping[str, object] | None]:
-    """Records of an Arrow batch or table; None for one with text that is not in UTF-8."""
+def _decoded_records(batch: Any) -> Iterator[Mapping[str, object] | None]:
+    """Yield the records of an Arrow batch or table; None for records that are not valid UTF-8."""
     from pyarrow import ArrowInvalid
 
     try:
@@ -209,51 +221,50 @@ def _decoded(batch: Any) -> Iterator[Mapping[str, object] | None]:
             yield None
         else:
             for row in range(len(batch)):
-                yield from _decoded(batch.slice(row, 1))
+                yield from _decoded_records(batch.slice(row, 1))
     else:
         yield from batch.to_pylist()
 
 
 def is_saved(path: Path) -> bool:
-    """Whether `datasets.save_to_disk` wrote the folder, as far as names tell."""
-    return any((path / mark).is_file() for mark in ("dataset_info.json", "dataset_dict.json"))
+    """Return whether a folder has the files of `datasets.save_to_disk`, judged by their names."""
+    return any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
 
 
-def folder(path: Path, split: str, wanted: Wanted) -> Entries:
-    """What `datasets.save_to_disk` wrote.
+def folder(path: Path, split: str, selection: Selection) -> Entries:
+    """Read a folder written by `datasets.save_to_disk`.
 
     Raises:
-        UserError: the folder is none of that kind, or lacks the split.
+        UserError: the folder was not written so, or lacks the split.
     """
-    # Imported late, here and below: it takes seconds, and most corpora do without.
+    # Imported here and below, and not above: it takes seconds, and most corpora do not need it.
     import datasets
 
     try:
         data = datasets.load_from_disk(str(path))
     except Exception as error:
         raise UserError(
-            f"{path} is no folder written by datasets.save_to_disk "
-            f"({shown(first_line(error), WIDTH)}): "
-            "give such a folder, or a file"
+            f"{path} is not a folder written by datasets.save_to_disk "
+            f"({shown(first_line(error), WIDTH)}): give such a folder, or a file"
         ) from error
     if isinstance(data, datasets.DatasetDict):
         if split not in data:
             raise UserError(f"{path} has no split {split!r}: set 'split' to one of {listed(data)}")
         data = data[split]
-    return _of_dataset(str(path), data, wanted)
+    return _dataset_pairs(str(path), data, selection)
 
 
-def dataset(name: str, config: str | None, split: str, wanted: Wanted) -> Entries:
-    """A Hugging Face dataset by name, or what `folder` reads.
+def dataset(name: str, config: str | None, split: str, selection: Selection) -> Entries:
+    """Read a Hugging Face dataset by name, or a folder as `folder` does.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: the dataset cannot be loaded.
     """
-    place = located(name)
+    place = expand_path(name)
     if is_saved(place):
         if config is not None:
-            raise UserError(f"{place} is a folder without configurations: leave out 'config'")
-        return folder(place, split, wanted)
+            raise UserError(f"{place} is a folder without configurations: remove 'config'")
+        return folder(place, split, selection)
     import datasets
 
     try:
@@ -261,102 +272,109 @@ def dataset(name: str, config: str | None, split: str, wanted: Wanted) -> Entrie
     except Exception as error:  # whatever the network, the Hub and the file formats raise
         raise UserError(
             f"dataset {name!r}, split {split!r} cannot be loaded "
-            f"({shown(first_line(error), WIDTH)}): check "
-            "'dataset', 'config', 'split' and the network, or give a folder of save_to_disk"
+            f"({shown(first_line(error), WIDTH)}): check 'dataset', 'config', 'split' and the "
+            "network, or give a folder written by datasets.save_to_disk"
         ) from error
-    return _of_dataset(f"dataset {name}", data, wanted)
+    return _dataset_pairs(f"dataset {name}", data, selection)
 
 
-def _of_dataset(place: str, data: Any, wanted: Wanted) -> Entries:
+def _dataset_pairs(place: str, data: Any, selection: Selection) -> Entries:
     _check_columns(place, data.column_names)
-    # In batches, in a format of our own: row by row is many times slower.
-    batches = data.with_format("arrow").iter(batch_size=_AT_ONCE)
-    return _records(place, _rows(place, "dataset", batches), wanted)
+    # Batches in the Arrow format: reading row by row is many times slower.
+    batches = data.with_format("arrow").iter(batch_size=_BATCH_ROWS)
+    return _pairs(place, _batch_records(place, "dataset", batches), selection)
 
 
-def _records(place: str, records: Records, wanted: Wanted) -> Entries:
-    keys = wanted.keys
+def _pairs(place: str, records: Records, selection: Selection) -> Entries:
+    """Yield the pairs of records that `selection` chooses."""
+    keys = selection.keys
     if keys is not None and not all(isinstance(key, str) for key in keys):
-        raise UserError(f"{place} has no numbered columns: name its 'source' and 'target'")
+        raise UserError(f"{place} has no numbered columns: give names as 'source' and 'target'")
     for where, record in records:
         if isinstance(record, Malformed):
             yield record
             continue
         try:
             if not isinstance(record, Mapping):
-                raise _Unfit("is no JSON object: write one object a line, or an array of them")
-            keys = keys or _guess_keys(place, record, wanted.languages)
-            if lacking := [repr(k) for k in keys if _field(record, str(k)) is None]:
-                yield Omitted(f"without {' and '.join(lacking)}")
+                raise _NoPairError(
+                    "is not a JSON object: write one object per line, or an array of objects"
+                )
+            keys = keys or _guess_keys(place, record, selection.languages)
+            if absent := [repr(k) for k in keys if _field(record, str(k)) is None]:
+                yield Omitted(f"without {' and '.join(absent)}")
                 continue
-            pair = normal(*(_text(record, str(key)) for key in keys))
-            if wanted.threshold is None:
+            pair = normal_pair(*(_text(record, str(key)) for key in keys))
+            if selection.threshold is None:
                 yield pair
             else:
-                score = _field(record, str(wanted.threshold.key))
-                yield wanted.threshold.judge(score, pair, where)
-        except _Unfit as error:
+                score = _field(record, str(selection.threshold.key))
+                yield selection.threshold.judge(score, pair, where)
+        except _NoPairError as error:
             yield Malformed(where, str(error))
 
 
-class _Unfit(Exception):
-    """A record that holds no pair."""
+class _NoPairError(Exception):
+    """Record that should hold a pair but does not; the message is the problem."""
 
 
 def _guess_keys(place: str, record: Mapping[str, object], languages: Languages | None) -> Keys:
-    """By name, or by language; of two names that are no languages, the first is the source."""
+    """Return the keys of the texts, by role or by language.
+
+    Of two keys that are not languages, in a `translation` object, the first is the source.
+    """
     if "source" in record and "target" in record:
         return Keys("source", "target")
     translation = record.get("translation")
     nested = isinstance(translation, Mapping)
     texts = translation if isinstance(translation, Mapping) else record
     prefix = "translation." if nested else ""
-    if len(texts) > COLUMNS:
-        raise _Unfit(f"has more than {COLUMNS} keys: leave out those of no text")
+    if len(texts) > MAX_COLUMNS:
+        raise _NoPairError(f"has more than {MAX_COLUMNS} keys: remove keys without text")
     names = list(map(str, texts))
-    if (named := columns_by_name(names, languages)) is not None:
-        return Keys(*(f"{prefix}{names[number]}" for number in named))
+    if (columns := columns_by_name(names, languages)) is not None:
+        return Keys(*(f"{prefix}{names[number]}" for number in columns))
 
-    def of(source: str, target: str) -> tuple[bool, bool]:
+    def matches(source: str, target: str) -> tuple[bool, bool]:
         if languages is None:
             return False, False
         return same_language(source, languages.source), same_language(target, languages.target)
 
-    sources, targets = ([key for key in texts if of(key, key)[side]] for side in (0, 1))
-    both = ((key, other) for key in sources for other in targets if key != other)
-    if (keys := next(both, None)) is not None:
+    sources, targets = ([key for key in texts if matches(key, key)[side]] for side in (0, 1))
+    candidates = ((key, other) for key in sources for other in targets if key != other)
+    if (keys := next(candidates, None)) is not None:
         return Keys(*(f"{prefix}{key}" for key in keys))
     if nested or len(texts) == 2:
         _check_languages(place, texts, languages)
     if nested and len(texts) == 2:
         first, second = texts
-        if any(of(second, first)):
+        if any(matches(second, first)):
             first, second = second, first
         return Keys(f"{prefix}{first}", f"{prefix}{second}")
-    raise _Unfit(
-        f"has {listed(texts)} in place of 'source' and 'target': name its keys, "
+    raise _NoPairError(
+        f"has {listed(texts)} instead of 'source' and 'target': name its keys, "
         "as in {path: x.jsonl, source: de, target: dsb}"
     )
 
 
 def _check_languages(place: str, texts: Iterable[str], languages: Languages | None) -> None:
-    """Refuse records whose keys are languages, and not those asked for."""
+    """Refuse records whose keys are languages, but not the languages of the corpus."""
     if languages is not None and all(map(is_language, texts)):
         raise UserError(
-            f"{place} has texts in {listed(texts)}, and {languages.source!r} and "
-            f"{languages.target!r} are wanted: mend the languages, or name its keys by 'source' "
-            "and 'target'"
+            f"{place} has texts in {listed(texts)}, but the languages are {languages.source!r} "
+            f"and {languages.target!r}: correct the languages, or give its keys as 'source' and "
+            "'target'"
         )
 
 
 def _text(record: Mapping[str, object], key: str) -> str:
     value = _field(record, key)
     if not isinstance(value, str):
-        raise _Unfit(f"has {quoted(value)} under {quoted(key)}: put text there")
+        raise _NoPairError(f"has {quoted(value)} under {quoted(key)}: write text")
     try:
         value.encode()
-    except UnicodeEncodeError as error:  # JSON can escape what no Unicode text may contain
-        raise _Unfit(f"has half a character under {quoted(key)}: mend its escapes") from error
+    except UnicodeEncodeError as error:  # JSON escapes can encode lone surrogates
+        problem = f"has half a character under {quoted(key)}: correct its escapes"
+        raise _NoPairError(problem) from error
     return value
 
 
@@ -364,10 +382,10 @@ def _field(record: Mapping[str, object], key: str) -> object:
     value: object = record
     for part in [key] if key in record else key.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            found = listed(value) if isinstance(value, Mapping) else quoted(value)
-            raise _Unfit(
-                f"has no {quoted(key)} ({found} in place of {quoted(part)}): "
-                "name the keys of its texts by 'source' and 'target', of its score by 'score'"
+            present = listed(value) if isinstance(value, Mapping) else quoted(value)
+            raise _NoPairError(
+                f"has no {quoted(key)} ({present} instead of {quoted(part)}): "
+                "give the keys of its texts as 'source' and 'target', of its score as 'score'"
             )
         value = value[part]
     return value

@@ -1,4 +1,4 @@
-"""Corpora that need not fit into memory."""
+"""Storage of corpora that may exceed memory."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ import pyarrow
 from datasets import Dataset
 
 from a2d.files import remove_at_end
-from a2d.text.bounds import STORED
+from a2d.text.bounds import MAX_BUFFERED
 from a2d.text.pairs import Pair
 
 _SCHEMA = pyarrow.schema([("source", pyarrow.string()), ("target", pyarrow.string())])
-_AT_ONCE = 1000
+_BATCH_PAIRS = 1000
 
 
 class StoredPairs(Sequence[Pair]):
     """Sentence pairs in a temporary file, which is deleted with the object.
 
     Args:
-        pairs: what to store; read once.
+        pairs: pairs to store; iterated once.
+
+    Attributes:
+        dataset: the pairs as a memory-mapped dataset with the columns `source` and `target`.
 
     Example:
         >>> StoredPairs([Pair("ja", "jo"), Pair("nein", "ně")])[1]
@@ -33,19 +36,21 @@ class StoredPairs(Sequence[Pair]):
     def __init__(self, pairs: Iterable[Pair]) -> None:
         self._folder = TemporaryDirectory(dir=temporary_folder(), ignore_cleanup_errors=True)
         path = Path(self._folder.name) / "pairs.arrow"
-        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, _SCHEMA) as out:
-            for part in _portions(pairs):
-                columns = [pyarrow.array(column) for column in zip(*part, strict=True)]
-                out.write_batch(pyarrow.record_batch(columns, schema=_SCHEMA))
+        with (
+            pyarrow.OSFile(str(path), "wb") as file,
+            pyarrow.ipc.new_stream(file, _SCHEMA) as writer,
+        ):
+            for batch in _batches(pairs):
+                columns = [pyarrow.array(column) for column in zip(*batch, strict=True)]
+                writer.write_batch(pyarrow.record_batch(columns, schema=_SCHEMA))
         self.dataset = Dataset.from_file(str(path))
-        """The same with the columns `source` and `target`, mapped into memory."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Another process gets the file's name; deleting it is left to this one."""
+        """Return the dataset without the folder: only this process deletes the file."""
         return {"dataset": self.dataset}
 
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of pairs."""
         return len(self.dataset)
 
     @overload
@@ -53,48 +58,48 @@ class StoredPairs(Sequence[Pair]):
     @overload
     def __getitem__(self, index: slice) -> list[Pair]: ...
     def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
-        """A pair, or a list of them."""
+        """Return a pair, or a list of pairs for a slice."""
         if isinstance(index, slice):
             return _pairs(self.dataset[index])
         return Pair(**self.dataset[index])
 
     def __iter__(self) -> Iterator[Pair]:
-        """Read from the first to the last."""
-        for part in self.dataset.data.to_batches():
-            yield from _pairs(part.to_pydict())
+        """Yield the pairs in order."""
+        for batch in self.dataset.data.to_batches():
+            yield from _pairs(batch.to_pydict())
 
 
 class Texts(Iterable[str]):
-    """All texts of a corpus, source and target; can be read again and again."""
+    """All texts of a corpus, source and target in turn; can be iterated repeatedly."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self._pairs = pairs
 
     def __iter__(self) -> Iterator[str]:
-        """Read pair by pair."""
+        """Yield the source and target of each pair."""
         return (text for pair in self._pairs for text in pair)
 
 
 @cache
 def temporary_folder() -> str:
-    """A folder that goes with this process, however that ends."""
+    """Return a folder that is deleted when this process ends, however it ends."""
     folder = mkdtemp(prefix="a2d-")
     remove_at_end(Path(folder))
     return folder
 
 
-def _portions(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
-    """Pairs in portions that fit into memory, however long they are."""
-    part: list[Pair] = []
+def _batches(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    """Yield the pairs in batches that fit into memory, however long the texts are."""
+    batch: list[Pair] = []
     characters = 0
     for pair in pairs:
-        part.append(pair)
+        batch.append(pair)
         characters += len(pair.source) + len(pair.target)
-        if len(part) == _AT_ONCE or characters >= STORED:
-            yield part
-            part, characters = [], 0
-    if part:
-        yield part
+        if len(batch) == _BATCH_PAIRS or characters >= MAX_BUFFERED:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _pairs(columns: dict[str, list[str]]) -> list[Pair]:

@@ -1,4 +1,4 @@
-"""Sentence pairs into files that `a2d.text.corpus` reads."""
+"""Writers of sentence pairs, in formats that `a2d.text.corpus` reads."""
 
 from __future__ import annotations
 
@@ -14,89 +14,90 @@ from typing import Any, BinaryIO, cast
 from a2d.errors import UserError
 from a2d.text.pairs import Pair
 
-_AT_ONCE = 10_000
+_BATCH_PAIRS = 10_000
 
 
-def _tabs(pairs: Iterable[Pair], file: BinaryIO) -> None:
+def _write_table(pairs: Iterable[Pair], file: BinaryIO) -> None:
     for pair in pairs:
-        source, target = (" ".join(_parts(text)) for text in pair)
+        source, target = (" ".join(_split(text)) for text in pair)
         file.write(f"{source}\t{target}\n".encode())
 
 
-def _parts(text: str) -> list[str]:
-    """A text cut where a table would be."""
+def _split(text: str) -> list[str]:
+    """Split a text where it would break a table."""
     return text.replace("\t", "\n").replace("\r\n", "\n").split("\n")
 
 
-def _json_lines(pairs: Iterable[Pair], file: BinaryIO) -> None:
+def _write_json_lines(pairs: Iterable[Pair], file: BinaryIO) -> None:
     for pair in pairs:
         file.write((json.dumps(pair._asdict(), ensure_ascii=False) + "\n").encode())
 
 
-def _parquet(pairs: Iterable[Pair], file: BinaryIO) -> None:
+def _write_parquet(pairs: Iterable[Pair], file: BinaryIO) -> None:
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
     schema = pyarrow.schema([(side, pyarrow.string()) for side in Pair._fields])
-    waiting = iter(pairs)
+    remaining = iter(pairs)
     with ParquetWriter(file, schema, compression="zstd") as writer:
-        while part := list(islice(waiting, _AT_ONCE)):
-            columns = [pyarrow.array(column) for column in zip(*part, strict=True)]
+        while batch := list(islice(remaining, _BATCH_PAIRS)):
+            columns = [pyarrow.array(column) for column in zip(*batch, strict=True)]
             writer.write_table(pyarrow.table(columns, schema=schema))
 
 
 WRITERS: dict[str, Callable[[Iterable[Pair], BinaryIO], None]] = {
-    ".parquet": _parquet,
-    ".tsv": _tabs,
-    ".tsv.gz": _tabs,
-    ".jsonl": _json_lines,
-    ".jsonl.gz": _json_lines,
+    ".parquet": _write_parquet,
+    ".tsv": _write_table,
+    ".tsv.gz": _write_table,
+    ".jsonl": _write_json_lines,
+    ".jsonl.gz": _write_json_lines,
 }
 
 
 def check_output(path: Path, overwrite: bool) -> None:
-    """Refuse a file that cannot be written, before there is anything to write.
+    """Refuse an output file that cannot be written, before there is anything to write.
 
     Raises:
-        UserError: its suffix is unknown, it exists and must not be overwritten, or its folder does
-            not exist.
+        UserError: its suffix is unknown, it exists and `overwrite` is False, or its folder does not
+            exist.
     """
-    _ending(path)
+    _output_suffix(path)
     if path.is_dir():
-        raise UserError(f"{path} is a folder: give the name of a file")
+        raise UserError(f"{path} is a folder: give the path of a file")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists already: choose another name, or add --overwrite")
     if not path.parent.is_dir():
-        raise UserError(f"there is no folder {path.parent}: make it, or choose another one")
+        raise UserError(f"there is no folder {path.parent}: create it, or choose another folder")
 
 
 def write_pairs(pairs: Iterable[Pair], path: Path) -> None:
-    """Write pairs as Parquet, JSON lines or a table, by the suffix; all of them or no file.
+    """Write pairs as Parquet, JSON lines or a table, according to the suffix.
 
-    Tabs and line breaks within a text become spaces in a table.
+    If writing fails, the file stays as it was. In tables, tabs and line breaks in texts become
+    spaces.
 
     Raises:
         UserError: the suffix is unknown.
     """
-    ending = _ending(path)
-    with _whole(path) as file:
-        if ending.endswith(".gz"):
-            with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
-                WRITERS[ending](pairs, cast(BinaryIO, packed))
+    suffix = _output_suffix(path)
+    with _atomic_file(path) as file:
+        if suffix.endswith(".gz"):
+            with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as compressed:
+                WRITERS[suffix](pairs, cast(BinaryIO, compressed))
         else:
-            WRITERS[ending](pairs, file)
+            WRITERS[suffix](pairs, file)
 
 
-def _ending(path: Path) -> str:
-    ending = next((end for end in WRITERS if path.name.lower().endswith(end)), None)
-    if ending is None:
-        raise UserError(f"{path} is of no type to write: end it in {', '.join(WRITERS)}")
-    return ending
+def _output_suffix(path: Path) -> str:
+    suffix = next((ending for ending in WRITERS if path.name.lower().endswith(ending)), None)
+    if suffix is None:
+        raise UserError(f"{path} has no suffix of an output format: end it in {', '.join(WRITERS)}")
+    return suffix
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Any]:
-    """A file that takes its name when it is complete."""
+def _atomic_file(path: Path) -> Iterator[Any]:
+    """Open a temporary file that takes the name `path` when it is complete."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
