@@ -360,7 +360,7 @@ class TestTranslate:
     def test_endless_input_is_translated_in_portions(self, a2d, model, monkeypatch):
         import io
 
-        monkeypatch.setattr("a2d.cli._AT_ONCE", 3)
+        monkeypatch.setattr("a2d.cli._BATCH_LINES", 3)
         sizes = []
         monkeypatch.setattr(
             "a2d.models.decoding.translate",

