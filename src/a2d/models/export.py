@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from a2d.errors import UserError, first_line
 from a2d.families import Geometry, family_of, positions_of
-from a2d.files import whole_folder
+from a2d.files import atomic_folder
 from a2d.models.decoding import (
     BEAMS,
     check_search,
@@ -65,7 +65,7 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
     reason = _obstacle(network.config, tokenizer)
     if reason is not None:
         raise UserError(f"{model} {reason}: translate with PyTorch.")
-    with whole_folder(output) as partial:
+    with atomic_folder(output) as partial:
         try:
             LoadedConverter(network, tokenizer).convert(str(partial), quantization=quantization)
         except (KeyError, ValueError, RuntimeError) as error:  # as of unknown activations
