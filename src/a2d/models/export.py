@@ -18,7 +18,7 @@ from a2d.models.decoding import (
     BEAMS,
     check_search,
     generation_limit,
-    own_limit,
+    max_length_limit,
     search_settings,
 )
 from a2d.models.folders import read_generation_config, reading
@@ -166,7 +166,7 @@ class ExportedModel:
         prefix = None if first is None else [self._tokenizer.convert_ids_to_tokens(first)]
         options = _options(self._settings, self._tokenizer)
 
-        longest = None if cut else own_limit(self._settings, self._positions)
+        longest = None if cut else max_length_limit(self._settings, self._positions)
 
         def limit(index: int) -> int:
             return longest or generation_limit(len(encoded[index]), self._positions)

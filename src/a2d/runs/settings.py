@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from a2d.models.decoding import MOST_BEAMS
+from a2d.models.decoding import MAX_BEAMS
 from a2d.models.loading import MOST_LAYERS
 from a2d.models.students import Rule, Start
 from a2d.runs.sections import CONFIG, Section, check_numbers
@@ -226,7 +226,7 @@ class Sequences(Section):
     """
 
     engine: Literal["auto", "transformers", "ctranslate2"] = "auto"
-    n_best: int = Field(default=1, ge=1, le=MOST_BEAMS)
+    n_best: int = Field(default=1, ge=1, le=MAX_BEAMS)
 
 
 class Compute(Section):
@@ -239,6 +239,6 @@ class Evaluation(Section):
     """How translations are made and shown; settings are chosen by those of `valid`."""
 
     split: Literal["valid", "test"] = "test"
-    beams: int = Field(default=5, ge=1, le=MOST_BEAMS)
+    beams: int = Field(default=5, ge=1, le=MAX_BEAMS)
     max_tokens: int = Field(default=4096, ge=1)
     samples: int = Field(default=3, ge=0)
