@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from a2d.models.decoding import MAX_BEAMS
-from a2d.models.loading import MOST_LAYERS
+from a2d.models.loading import MAX_LAYERS
 from a2d.models.students import Rule, Start
 from a2d.runs.sections import CONFIG, Section, check_numbers
 from a2d.training.settings import MethodName, ObjectiveSettings, TrainingSettings
@@ -110,8 +110,8 @@ class Shape(Section):
     `decoder_heads`, `decoder_feed_forward`: those of its decoder, if they are not the encoder's.
     """
 
-    encoder_layers: int = Field(ge=1, le=MOST_LAYERS)
-    decoder_layers: int = Field(ge=1, le=MOST_LAYERS)
+    encoder_layers: int = Field(ge=1, le=MAX_LAYERS)
+    decoder_layers: int = Field(ge=1, le=MAX_LAYERS)
     heads: int = Field(ge=1)
     decoder_heads: int | None = Field(default=None, ge=1)
     width: int = Field(ge=2)
