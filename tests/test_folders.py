@@ -130,7 +130,7 @@ def test_names_without_end_are_refused(folder):
 def test_prefixes_are_short_texts(prefix, folder):
     load_tokenizer(folder)
     change(folder, "tokenizer_config.json", source_prefix=prefix)
-    with pytest.raises(UserError, match=r"source_prefix .* no text of at most 1,000 characters"):
+    with pytest.raises(UserError, match=r"source_prefix .* not a text of at most 1,000 characters"):
         load_tokenizer(folder)
 
 
