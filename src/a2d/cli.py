@@ -99,8 +99,8 @@ def assist(
     work(folder, Console(quiet=not first))
 
 
-def _size(what: str) -> Any:
-    return typer.Option(help=f"{what} of the student.", show_default="as the teacher", min=1)
+def _size(meaning: str) -> Any:
+    return typer.Option(help=f"{meaning} of the student.", show_default="as the teacher", min=1)
 
 
 @app.command()
