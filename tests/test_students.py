@@ -10,7 +10,7 @@ from a2d.errors import UserError
 from a2d.families import FAMILIES as RECORDS
 from a2d.families import Geometry, sizes_of
 from a2d.models.loading import check_same_ids, decoder_inputs
-from a2d.models.students import chosen_layers, student_config, student_of
+from a2d.models.students import choose_layers, student_config, student_of
 from a2d.training.signals import model_signals
 
 every_release = pytest.mark.parametrize("name", FAMILIES)
@@ -190,7 +190,7 @@ def test_other_families_are_refused():
 @pytest.mark.parametrize("rule", ["spread", "first", "last"])
 def test_chosen_layers_are_as_many_in_order_and_differ(available, rule):
     for count in range(1, available + 1):
-        chosen = chosen_layers(count, available, rule)
+        chosen = choose_layers(count, available, rule)
         assert len(set(chosen)) == count
         assert chosen == sorted(chosen)
         assert set(chosen) <= set(range(available))

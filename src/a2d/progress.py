@@ -153,7 +153,12 @@ def doing(console: Console, activity: str) -> Iterator[None]:
 
 
 class TrainingProgress(TrainerCallback):
-    """Callback that reports steps, the latest loss and validation BLEU, and logs every value."""
+    """Callback that reports steps, the latest loss and validation BLEU, and logs every value.
+
+    Args:
+        name: name of the training, the task of its events.
+        report: receiver of the events.
+    """
 
     def __init__(self, name: str, report: Report) -> None:
         self._name = name

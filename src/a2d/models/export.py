@@ -123,6 +123,9 @@ def _obstacle(config: Any, tokenizer: PreTrainedTokenizerBase) -> str | None:
 class ExportedModel:
     """Translator from a folder that `export` wrote.
 
+    Args:
+        folder: the folder.
+
     Raises:
         UserError: CTranslate2 is missing, or the folder is damaged.
     """

@@ -338,7 +338,7 @@ def freeze_padding_row(model: PreTrainedModel) -> Callable[[], None]:
 
 
 def _shrink_residual_branches(model: PreTrainedModel, factor: float = 0.1) -> None:
-    """Scale down residual branches except cross-attention, so that layers start as identities.
+    """Scale down residual branches except cross-attention, so that layers start near the identity.
 
     Post-norm Transformers depend heavily on their residual branches, which makes them slow to
     start and unstable (Liu et al. 2020, "Understanding the Difficulty of Training Transformers",

@@ -187,7 +187,7 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, rule: Rule =
                 f"a student with {count} {stack} layers cannot start from a teacher with "
                 f"{available}: use fewer layers, {_AT_RANDOM}."
             )
-        layers[stack] = chosen_layers(count, available, rule)
+        layers[stack] = choose_layers(count, available, rule)
     layer = re.compile(rf"(encoder|decoder)\.{re.escape(family.layers)}\.(\d+)\.")
 
     def teacher_name(match: re.Match[str]) -> str:
@@ -208,7 +208,7 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, rule: Rule =
     student.load_state_dict(state)
 
 
-def chosen_layers(count: int, available: int, rule: Rule = "spread") -> list[int]:
+def choose_layers(count: int, available: int, rule: Rule = "spread") -> list[int]:
     """Choose the teacher's layers for a student.
 
     Args:
@@ -220,9 +220,9 @@ def chosen_layers(count: int, available: int, rule: Rule = "spread") -> list[int
         Indices of the chosen layers, ascending, counted from 0.
 
     Example:
-        >>> chosen_layers(3, 6), chosen_layers(3, 6, "first"), chosen_layers(3, 6, "last")
+        >>> choose_layers(3, 6), choose_layers(3, 6, "first"), choose_layers(3, 6, "last")
         ([0, 2, 5], [0, 1, 2], [3, 4, 5])
-        >>> chosen_layers(1, 6)
+        >>> choose_layers(1, 6)
         [5]
     """
     if rule == "first":

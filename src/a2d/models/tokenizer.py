@@ -168,7 +168,7 @@ def mark_languages(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def language_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Tokens of a tokenizer that stand for languages, by token id.
+    """Tokens of a tokenizer that stand for languages.
 
     For a tokenizer of one language pair, which has no such tokens, these are the tokens that it
     adds to an empty text, because these tokens stand for no text either.
