@@ -133,7 +133,7 @@ class TestMistakes:
         failing(Interrupted(signal.SIGTERM))
         code, _, err = a2d("run", "demo")
         assert code == 143
-        assert err == "Interrupted: the same command continues a run.\n"
+        assert err == "Interrupted: repeat the command to continue a run.\n"
 
     def test_places_that_cannot_be_used(self, a2d, tmp_path):
         (tmp_path / "file").write_text("mine")
@@ -168,7 +168,7 @@ class TestDefects:
         code, out, err = a2d("run", "demo")
         assert (code, out, err.count("\n")) == (1, "", 1)
         assert err.startswith("Error: this is a defect of a2d (RuntimeError: a bug).")
-        written = Path(re.search(r"Its traceback is in (\S+\.log): please report", err)[1])
+        written = Path(re.search(r"The traceback is in (\S+\.log): please report", err)[1])
         text = written.read_text("utf-8")
         written.unlink()
         assert "Traceback" in text
@@ -190,7 +190,7 @@ class TestDefects:
         failing(KeyError("x"))
         code, _, err = a2d("run", "demo")
         assert code == 1
-        assert "`a2d --debug …` shows its traceback" in err
+        assert "`a2d --debug …` shows the traceback" in err
 
     @pytest.mark.parametrize("count", [1, 2])
     def test_of_a_run_are_in_its_log(self, count, a2d, monkeypatch, tmp_path):
@@ -202,7 +202,7 @@ class TestDefects:
         monkeypatch.setattr("a2d.runs.run.carry_out", run)
         code, _, err = a2d("run", "demo")
         assert code == 1
-        assert f"Its traceback is in {tmp_path}/run.log: please" in err
+        assert f"The traceback is in {tmp_path}/run.log: please" in err
         text = (tmp_path / "run.log").read_text("utf-8")
         assert text.count("Traceback") >= 1
         assert "deep inside" in text
@@ -233,7 +233,10 @@ class TestDefects:
         ("error", "said"),
         [
             (RecursionError("maximum"), "an input is nested too deeply, or this is a defect"),
-            (OSError(errno.EMFILE, "Too many open files"), "the system refuses what a2d needs ("),
+            (
+                OSError(errno.EMFILE, "Too many open files"),
+                "the operating system refused a request of a2d (",
+            ),
             (Panic("rust"), "a defect of a2d (Panic: rust)"),
             (KeyError(), "a defect of a2d (KeyError)."),
         ],
@@ -360,7 +363,7 @@ class TestTranslate:
     def test_endless_input_is_translated_in_portions(self, a2d, model, monkeypatch):
         import io
 
-        monkeypatch.setattr("a2d.cli._AT_ONCE", 3)
+        monkeypatch.setattr("a2d.cli._BATCH_LINES", 3)
         sizes = []
         monkeypatch.setattr(
             "a2d.models.decoding.translate",

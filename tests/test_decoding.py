@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from a2d.models.decoding import generation_limit, n_best, settle_search, translate
+from a2d.models.decoding import generation_limit, n_best, set_generation_defaults, translate
 from a2d.models.loading import new_model
 from a2d.models.tokenizer import train_tokenizer
 from a2d.text.corpus import read_corpus
@@ -147,7 +147,7 @@ class TestSettlingASearch:
         shape = {"encoder_layers": 1, "decoder_layers": 1, "heads": 2, "width": 16}
         model = new_model(tokenizer, **shape, feed_forward=16, max_positions=300)
         model.generation_config.update(**settings)
-        settle_search(model, source, target)
+        set_generation_defaults(model, source, target)
         model.save_pretrained(folder)
         saved = GenerationConfig.from_pretrained(folder)
         assert saved.bad_words_ids == [[tokenizer.pad_token_id]]

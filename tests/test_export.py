@@ -176,7 +176,7 @@ def test_two_vocabularies_are_refused(tmp_path):
     (tmp_path / "model/tokenizer_config.json").write_text(
         json.dumps(settings | {"separate_vocabs": True})
     )
-    with pytest.raises(UserError, match="vocabularies of their own for source and target"):
+    with pytest.raises(UserError, match="different vocabularies for source and target"):
         export(tmp_path / "model", tmp_path / "fast")
     assert not (tmp_path / "fast").exists()
 
@@ -216,7 +216,7 @@ def test_no_model_is_refused(tmp_path):
 
 
 def test_an_exported_one_is_refused(exported, tmp_path):
-    with pytest.raises(UserError, match="fast is exported already: translate with it"):
+    with pytest.raises(UserError, match="fast is already exported: translate with it"):
         export(exported, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

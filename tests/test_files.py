@@ -180,8 +180,8 @@ def test_a_killed_process_leaves_no_half_folder(tmp_path):
     script = """
 import os, signal, sys
 from pathlib import Path
-from a2d.files import whole_folder
-with whole_folder(Path(sys.argv[1])) as partial:
+from a2d.files import atomic_folder
+with atomic_folder(Path(sys.argv[1])) as partial:
     partial.mkdir()
     (partial / "file").write_text("half")
     print(*os.listdir(partial.parent), flush=True)

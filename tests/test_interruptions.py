@@ -62,7 +62,7 @@ def test_a_long_computation_is_ended_from_outside(tmp_path):
     # A thread takes the signal: the main thread's sleep goes on.
     errors = end(process, signal.SIGTERM, whole_group=False)
     assert process.returncode == 143
-    assert errors == "Interrupted: the same command continues a run.\n"
+    assert errors == "Interrupted: repeat the command to continue a run.\n"
 
 
 FINALISER = """
@@ -88,7 +88,7 @@ def test_a_signal_within_a_finaliser(tmp_path):
     process = start(["-c", FINALISER], "run", "demo", cwd=tmp_path)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors == "Interrupted: the same command continues a run.\n"
+    assert errors == "Interrupted: repeat the command to continue a run.\n"
 
 
 def test_other_commands_end_too(tmp_path):
@@ -96,7 +96,7 @@ def test_other_commands_end_too(tmp_path):
     wait_for(lambda: os.path.exists(f"/proc/{process.pid}/maps") and loaded(process), process)
     errors = end(process, signal.SIGINT, whole_group=True)
     assert process.returncode == 130
-    assert errors.endswith("Interrupted: the same command continues a run.\n")
+    assert errors.endswith("Interrupted: repeat the command to continue a run.\n")
     assert "Traceback" not in errors
 
 

@@ -62,5 +62,5 @@ def test_more_tokens_than_embeddings_are_told(tmp_path):
     model, tokenizer = released("bart", tmp_path)
     check_fits(tokenizer, model.config, tmp_path)
     tokenizer.add_tokens(["one", "two"])
-    with pytest.raises(UserError, match=r"has \d+ tokens, and the model embeddings for \d+: call"):
+    with pytest.raises(UserError, match=r"\d+ tokens, and the model has embeddings for \d+: call"):
         check_fits(tokenizer, model.config, tmp_path)

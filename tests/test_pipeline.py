@@ -278,7 +278,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(corpus, tmp_path, mon
     usage = os.statvfs(tmp_path)
     free = type("Usage", (), {"free": 1_000_000, "total": usage.f_blocks, "used": 0})
     monkeypatch.setattr("shutil.disk_usage", lambda _: free)
-    with pytest.raises(UserError, match=r"no disk space: the run needs about 51 MB"):
+    with pytest.raises(UserError, match=r"not enough disk space: the run needs about 51 MB"):
         run(corpus, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -56,7 +56,7 @@ def test_that_fail_are_named(plugin, text, message):
 
 @pytest.mark.parametrize("value", ["[none.py]", "[/tmp]", "[a2d]"])
 def test_that_are_no_files_are_named(value):
-    with pytest.raises(UserError, match=r"is no Python file: give the path of a \.py file"):
+    with pytest.raises(UserError, match=r"is not a Python file: give the path of a \.py file"):
         load_recipe("demo", [f"plugins={value}"])
 
 

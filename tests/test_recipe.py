@@ -235,12 +235,12 @@ class TestUnknownKeys:
 
     @pytest.mark.parametrize("section", ["vocabulary", "corpus.cleaning", "students.0"])
     def test_that_are_no_text_are_refused_too(self, section):
-        assert "the key 5 is no text: write it in quotes" in refused(f"{section}={{5: 3}}")
+        assert "the key 5 is not text: write it in quotes" in refused(f"{section}={{5: 3}}")
 
     def test_that_are_no_text_at_the_top(self, written):
         line = DEMO.count("\n") + 2
         message = refused(recipe=written(f"{DEMO}\n5: 3\n"))
-        assert f"at line {line}: the key 5 is no text: write it in quotes" in message
+        assert f"at line {line}: the key 5 is not text: write it in quotes" in message
 
     def test_that_occur_twice(self, written):
         line = DEMO.count("\n") + 1
@@ -438,7 +438,7 @@ class TestOverrides:
         assert "seeds is a list, numbered from 0, and is empty." in refused("seeds=[]", "seeds.0=1")
 
     def test_that_are_no_yaml(self):
-        said = "the value of the override 'seeds=[' is no valid YAML at line 1: "
+        said = "the value of the override 'seeds=[' is not valid YAML at line 1: "
         assert said in refused("seeds=[")
 
 
@@ -462,7 +462,7 @@ class TestFiles:
     )
     def test_malformed(self, written, text, line):
         path = written(text)
-        assert f"{path} is no valid YAML at line {line}: " in refused(recipe=path)
+        assert f"{path} is not valid YAML at line {line}: " in refused(recipe=path)
 
     @pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n", "text\n"])
     def test_no_mapping(self, written, text):
@@ -473,4 +473,4 @@ class TestFiles:
         assert "not valid UTF-8" in refused(recipe=written("name: ü".encode("latin-1")))
 
     def test_control_characters(self, written):
-        assert "no valid YAML" in refused(recipe=written("name: x\x01\n"))
+        assert "not valid YAML" in refused(recipe=written("name: x\x01\n"))

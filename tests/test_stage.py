@@ -154,7 +154,7 @@ class TestCheck:
         with stage.work() as folder:
             assert [path.name for path in folder.iterdir()] == [RECORD]
         assert (tmp_path / "stage.partial.damaged/half").exists()
-        assert "It is set aside as stage.partial.damaged" in caplog.text
+        assert "The folder is renamed to stage.partial.damaged" in caplog.text
 
 
 class TestBadInput:
@@ -193,7 +193,7 @@ class TestRestore:
         spoiled = path.read_bytes()[:-2] + b"?"
         path.write_bytes(spoiled)
         stage.check()  # nobody else's
-        assert f"{stage.folder}: {name} is damaged. It is made again" in stage.restore()
+        assert f"{stage.folder}: {name} is damaged. The stage is made again" in stage.restore()
         assert not stage.done
         assert (tmp_path / "a.damaged" / name).read_bytes() == spoiled
         fill(stage, output="x")

@@ -10,7 +10,7 @@ from a2d.errors import UserError
 from a2d.families import FAMILIES as RECORDS
 from a2d.families import Geometry, sizes_of
 from a2d.models.loading import check_same_ids, decoder_inputs
-from a2d.models.students import chosen_layers, student_config, student_of
+from a2d.models.students import choose_layers, student_config, student_of
 from a2d.training.signals import model_signals
 
 every_release = pytest.mark.parametrize("name", FAMILIES)
@@ -93,7 +93,7 @@ def test_stacks_may_differ_in_heads_and_widths(name):
 
 
 def test_a_family_with_one_size_for_both_stacks_refuses_two():
-    with pytest.raises(UserError, match="a t5 model has one size for both: leave decoder_heads"):
+    with pytest.raises(UserError, match="one size for encoder and decoder: remove decoder_heads"):
         student_of(teacher_of("t5"), heads=2, decoder_heads=4)
 
 
@@ -190,7 +190,7 @@ def test_other_families_are_refused():
 @pytest.mark.parametrize("rule", ["spread", "first", "last"])
 def test_chosen_layers_are_as_many_in_order_and_differ(available, rule):
     for count in range(1, available + 1):
-        chosen = chosen_layers(count, available, rule)
+        chosen = choose_layers(count, available, rule)
         assert len(set(chosen)) == count
         assert chosen == sorted(chosen)
         assert set(chosen) <= set(range(available))

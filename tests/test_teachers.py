@@ -107,7 +107,7 @@ class TestLanguages:
         recipe = load_recipe(
             "demo", [*settings(corpus, tmp_path / "teacher", "opus"), f"teacher.trim={trim}"]
         )
-        with pytest.raises(UserError, match=r"teacher knows many languages: name two by teacher"):
+        with pytest.raises(UserError, match=r"teacher knows many languages: name two with teacher"):
             carry_out(recipe, tmp_path / "run", Console())
 
 

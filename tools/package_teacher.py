@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from a2d.models.decoding import settle_search
+from a2d.models.decoding import set_generation_defaults
 from a2d.models.loading import count_parameters, load_model
 from a2d.models.tokenizer import load_tokenizer
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     folder = parser.parse_args().run / "models" / "teacher"
     model = load_model(folder).to(torch.float16)
-    settle_search(model, LONGEST, LONGEST)
+    set_generation_defaults(model, LONGEST, LONGEST)
     model.save_pretrained(PLACE)
     load_tokenizer(folder).save_pretrained(PLACE)
     size = (PLACE / "model.safetensors").stat().st_size

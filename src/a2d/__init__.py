@@ -1,4 +1,4 @@
-"""Align-to-Distill: small, fast translation models out of big ones."""
+"""Align-to-Distill: distillation of big translation models into small, fast ones."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load PyTorch and transformers only when something that needs them is asked for."""
+    """Import a public name on first use, because its modules load PyTorch and transformers."""
     if name not in _HOMES:
         raise AttributeError(f"module 'a2d' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

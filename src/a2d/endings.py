@@ -1,4 +1,4 @@
-"""How a command ends that could not do its work: one sentence and an exit code for every error."""
+"""Error messages and exit codes of the command line: one sentence and one code for every error."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from a2d.errors import (
 )
 
 MEMORY_FULL = (
-    "memory ran out: lower training.max_tokens, evaluation.max_tokens or compute.parallel, or take "
+    "memory ran out: lower training.max_tokens, evaluation.max_tokens or compute.parallel, or use "
     "smaller models."
 )
 BAD_INPUT, DEFECT = 2, 1
-"""Exit codes: of what the user can mend, and of what a2d's developers must."""
+"""Exit codes for problems that the user can solve, and for defects of a2d."""
 
 debugging = False
-"""Whether the command was asked for tracebacks."""
+"""True if the user set `--debug`: defects then end in a traceback."""
 
 LOG = "a2d_log"
-"""Attribute of an error: the file that its traceback was written to (`a2d.progress.logged`)."""
+"""Name of an attribute of errors: the file that `a2d.progress.logged` wrote the traceback to."""
 
 
 class Ending(NamedTuple):
-    """The last words of a command, and its exit code."""
+    """Error message and exit code of a command."""
 
     sentence: str
     code: int
 
 
 def ending_of(error: BaseException) -> Ending:
-    """What to say of an error that ended a command; a defect's traceback is written to a file."""
+    """Describe an error that ended a command. The traceback of a defect is written to a file."""
     if isinstance(error, UserError):
         return Ending(str(error), BAD_INPUT)
     if disk_is_full(error):
@@ -53,10 +53,10 @@ def ending_of(error: BaseException) -> Ending:
 
 
 def check_arguments(arguments: list[str]) -> None:
-    """Refuse what is no text, before it becomes a name of a file or a part of a message.
+    """Refuse arguments that are not text, because they become file names and parts of messages.
 
     Raises:
-        UserError: an argument is not in the encoding of the system.
+        UserError: an argument is not UTF-8, or holds a NUL character.
     """
     for argument in arguments:
         try:
@@ -66,31 +66,31 @@ def check_arguments(arguments: list[str]) -> None:
                 f"the argument {argument!r} is not UTF-8: rename the file, or convert the text."
             ) from error
         if "\0" in argument:
-            raise UserError(f"the argument {argument!r} holds a NUL character: leave it out.")
+            raise UserError(f"the argument {argument!r} holds a NUL character: remove it.")
 
 
 def _problem(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"the system refuses what a2d needs ({error.strerror})."
+        return f"the operating system refused a request of a2d ({error.strerror})."
     kind = type(error).__name__
     if isinstance(error, RecursionError):
         return f"an input is nested too deeply, or this is a defect of a2d ({kind})."
-    said = first_line(error)
-    return f"this is a defect of a2d ({kind}{'' if said == kind else f': {said}'})."
+    message = first_line(error)
+    return f"this is a defect of a2d ({kind}{'' if message == kind else f': {message}'})."
 
 
 def _report(error: BaseException) -> str:
-    """Where the traceback is, and whom to give it."""
-    place = getattr(error, LOG, None) or _written(error)
+    """Say where the traceback is and where to report the defect."""
+    place = getattr(error, LOG, None) or _write_traceback(error)
     if place is None:
-        return "`a2d --debug …` shows its traceback: please report it with that."
-    tracker = _tracker()
+        return "`a2d --debug …` shows the traceback: please report the defect with it."
+    tracker = _issue_tracker()
     where = f" at {tracker}" if tracker else ""
-    return f"Its traceback is in {place}: please report it with that file{where}."
+    return f"The traceback is in {place}: please report the defect with that file{where}."
 
 
-def _written(error: BaseException) -> str | None:
-    """Write a traceback to a file of its own; None if that is not possible."""
+def _write_traceback(error: BaseException) -> str | None:
+    """Write a traceback to a temporary file and return its path; None if that is not possible."""
     try:
         with NamedTemporaryFile(
             "w", prefix="a2d-", suffix=".log", delete=False, encoding="utf-8", errors="replace"
@@ -102,11 +102,11 @@ def _written(error: BaseException) -> str | None:
     return file.name
 
 
-def _tracker() -> str | None:
-    """The address of the project, if its package names one."""
+def _issue_tracker() -> str | None:
+    """Address of the project's issues, or else its first address; None if it has none."""
     try:
-        named = metadata("align-to-distill").get_all("Project-URL") or []
+        entries = metadata("align-to-distill").get_all("Project-URL") or []
     except PackageNotFoundError:
         return None
-    urls = dict(entry.split(", ", 1) for entry in named)
+    urls = dict(entry.split(", ", 1) for entry in entries)
     return urls.get("Issues") or next(iter(urls.values()), None)

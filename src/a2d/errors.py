@@ -1,14 +1,14 @@
-"""The one exception meant for the user's eyes, and others in short."""
+"""`UserError`, the exception for messages to the user, and short descriptions of other errors."""
 
 import errno
 from collections.abc import Iterator
 
 from a2d.quoting import escaped
 
-LONGEST = 2000
-"""Characters of a message: a longer one, which quotes a long value, is cut in its middle."""
+MAX_MESSAGE = 2000
+"""Longest message, in characters. A longer message, which quotes a long value, loses its middle."""
 
-DISK_FULL = "no disk space is left: free some; the same command continues."
+DISK_FULL = "no disk space is left: free some, then repeat the command, which continues."
 
 _WORDS_OF_FULL_DISKS = (
     "No space left on device",
@@ -16,16 +16,16 @@ _WORDS_OF_FULL_DISKS = (
     "PytorchStreamWriter failed",
     "inline_container.cc",
 )
-"""In messages of libraries that do not pass the system's error number on. The last two are of
-PyTorch's writer, which has no other reason to fail where files have just been written."""
+"""Parts of messages from libraries that do not pass on the system's error number. The last two are
+from PyTorch's writer, which has no other reason to fail where files have just been written."""
 
 
 class UserError(Exception):
-    """Bad input, told in one clear sentence that names the thing and the mend.
+    """Bad input, described in one clear sentence that names the problem and the remedy.
 
-    The command line prints it without a traceback and exits with status 2. Its message is one line
-    without control characters, whatever is quoted in it; of one that is longer than `LONGEST` the
-    middle is left out.
+    The command line prints the message without a traceback and exits with code 2. The message is
+    one line without control characters, even if it quotes some. A message longer than `MAX_MESSAGE`
+    loses its middle.
 
     Example:
         >>> try:
@@ -40,24 +40,24 @@ class UserError(Exception):
 
 
 def one_line(message: str) -> str:
-    """A message on one line of `LONGEST` characters at most."""
-    plain, half = escaped(message), LONGEST // 2
-    return plain if len(plain) <= LONGEST else f"{plain[:half]} … {plain[3 - half :]}"
+    """Put a message on one line of at most `MAX_MESSAGE` characters."""
+    plain, half = escaped(message), MAX_MESSAGE // 2
+    return plain if len(plain) <= MAX_MESSAGE else f"{plain[:half]} … {plain[3 - half :]}"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its kind, if it has none."""
+    """First line of an error's message, or the error's class if the message is empty."""
     return str(error).strip().split("\n")[0].rstrip(".:") or type(error).__name__
 
 
 def memory_is_full(error: BaseException) -> bool:
-    """Whether an error was for want of memory, of the machine or of its GPU."""
-    words = ("not enough memory", "allocate memory", "CUDA out of memory")
-    return isinstance(error, MemoryError) or any(each in str(error) for each in words)
+    """Check whether an error came from a lack of memory, of the machine or of the GPU."""
+    phrases = ("not enough memory", "allocate memory", "CUDA out of memory")
+    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases)
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, was for want of disk space."""
+    """Check whether an error, or any of its causes, came from a lack of disk space."""
     return any(
         getattr(each, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         or any(words in str(each) for words in _WORDS_OF_FULL_DISKS)
@@ -66,6 +66,7 @@ def disk_is_full(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and its causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

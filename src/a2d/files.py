@@ -1,7 +1,7 @@
-"""Files that are all there or not at all, and finished folders whose damage is noticed.
+"""Atomic writing of files and folders, and manifests that reveal damaged folders.
 
-A finished folder holds a manifest, written last, with the checksum of every file. A folder without
-one was left while it was being written.
+A finished folder holds a manifest with the checksum of every file. The manifest is written last, so
+that a folder without a manifest is incomplete.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ from a2d.errors import UserError
 
 MANIFEST = "manifest.json"
 
-_OF_MODELS = (".bin", ".json", ".model", ".safetensors", ".spm", ".txt")
-"""Endings of the files that make a model and its tokenizer."""
+_MODEL_SUFFIXES = (".bin", ".json", ".model", ".safetensors", ".spm", ".txt")
+"""Suffixes of the files of a model and its tokenizer."""
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file that is either all there or not at all."""
+    """Write a file atomically: an interruption leaves the whole file or the old one."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, "utf-8")
     os.replace(temporary, path)
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder that is either all there or not at all.
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder atomically: an interruption leaves no folder.
 
     Args:
-        folder: the folder, which does not exist.
+        folder: the folder to make; it must not exist.
 
     Yields:
-        The name of a folder beside it, not made yet, that is renamed at the end.
+        Path of a temporary folder beside it, for the caller to make and fill. It is renamed to
+        `folder` at the end.
     """
     partial = folder.with_name(f".{folder.name}.{token_hex(4)}")
     remover = remove_at_end(partial)
@@ -56,16 +57,16 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_at_end(folder: Path) -> subprocess.Popen[bytes] | None:
-    """Remove a folder when this process ends, however it does, if it is there then.
+    """Remove a folder, if it still exists, when this process ends, even if it is killed.
 
     Returns:
-        A second process, which waits for the end of this one, since a killed one can remove
-        nothing; None where the system has no such.
+        The process that waits for the end of this one and removes the folder, because a killed
+        process can remove nothing; None on systems other than POSIX.
     """
     if os.name != "posix":
         return None
     remove = ["/bin/sh", "-c", 'cat; rm -rf -- "$0"', str(folder.absolute())]
-    # Its output is its own: ours may be closed, or somebody may wait for its end.
+    # No output is inherited: it may be closed, or a reader may wait for its end.
     remover = subprocess.Popen(
         remove,
         stdin=subprocess.PIPE,
@@ -77,18 +78,18 @@ def remove_at_end(folder: Path) -> subprocess.Popen[bytes] | None:
     return remover
 
 
-_removers: list[subprocess.Popen[bytes]] = []  # at their end they would close their input
+_removers: list[subprocess.Popen[bytes]] = []  # a deleted Popen would close its process's input
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Refuse to start what the disk cannot hold.
+    """Check that the disk has enough free space.
 
     Args:
-        folder: where the files will go; its nearest existing parent is asked.
-        needed: bytes.
+        folder: folder of the files to write. It need not exist: its nearest existing parent counts.
+        needed: size of the files, in bytes.
 
     Raises:
-        UserError: less is free.
+        UserError: less space is free.
     """
     place = folder.absolute()
     while not place.exists():
@@ -96,13 +97,13 @@ def require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if free < needed:
         raise UserError(
-            f"no disk space: the run needs about {size_in_words(needed)} under {folder}, and "
-            f"{size_in_words(free)} are free. Free some, or choose another --output."
+            f"not enough disk space: the run needs about {size_in_words(needed)} under {folder}, "
+            f"and {size_in_words(free)} are free. Free some, or choose another --output."
         )
 
 
 def size_in_words(size: int) -> str:
-    """A number of bytes with at least two digits that count.
+    """Write a number of bytes in MB or GB, with at least two significant digits.
 
     Example:
         >>> [size_in_words(size) for size in (140_000_000, 94_100_000, 31_400_000_000, 999)]
@@ -114,12 +115,12 @@ def size_in_words(size: int) -> str:
 
 
 def seal(folder: Path, without: Collection[str] = (), owner: str | None = None) -> None:
-    """Write the manifest of a folder: the SHA-256 of every file in it and below it.
+    """Write the manifest of a folder: the SHA-256 of every file in the folder and its subfolders.
 
     Args:
-        folder: complete, but for the manifest.
-        without: names of what in it may still change or go.
-        owner: fingerprint of what the folder was made from.
+        folder: a folder that is complete except for the manifest.
+        without: names of files and subfolders to leave out, because they may still change.
+        owner: fingerprint of the settings that the folder was made from.
     """
     sums = {str(path.relative_to(folder)): digest(path) for path in _files(folder, without)}
     manifest = {"files": sums, "owner": owner}
@@ -130,26 +131,26 @@ def seal(folder: Path, without: Collection[str] = (), owner: str | None = None) 
 def damage(
     folder: Path, only: Collection[str] | None = None, owner: str | None = None
 ) -> str | None:
-    """Compare a folder with its manifest. Files that the manifest does not name are not looked at.
+    """Compare a folder with its manifest. Files that the manifest does not name are ignored.
 
     Args:
-        folder: what `seal` was called with.
-        only: the names to compare; all by default.
-        owner: the fingerprint that the folder must have; None accepts any.
+        folder: a folder that `seal` wrote a manifest for.
+        only: names of the files to compare; None: all.
+        owner: fingerprint that the folder must have; None accepts any.
 
     Returns:
-        What is wrong, with the name of the first such file; None if nothing is.
+        Description of the first problem, with the file's name; None for an intact folder.
     """
     path = folder / MANIFEST
     if not path.exists():
         return f"{MANIFEST} is missing"
     try:
         manifest = json.loads(path.read_text("utf-8"))
-        whole = manifest.pop("sum") == _sum(manifest)
+        intact = manifest.pop("sum") == _sum(manifest)
         sums = manifest["files"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
+        intact = False
+    if not intact:
         return f"{MANIFEST} is damaged"
     if owner is not None and manifest["owner"] != owner:
         return "it was made from other settings"
@@ -166,10 +167,10 @@ def damage(
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits.
+    """SHA-256 of a file, in hexadecimal digits.
 
     Raises:
-        OSError: it cannot be read, or is a pipe or a device, whose reading may have no end.
+        OSError: the file cannot be read, or is a pipe or a device, whose reading may never end.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
@@ -178,25 +179,27 @@ def digest(path: Path) -> str:
 
 
 def identity(place: str) -> str:
-    """What tells one model from another.
+    """Identifier of a model, for fingerprints.
+
+    Args:
+        place: folder or hub name of the model.
 
     Returns:
-        For a folder a hash of the files in it that models and tokenizers consist of; for a model on
-        the hub its name.
+        For a folder, a hash of the model's and the tokenizer's files; for a hub model, its name.
     """
     folder = Path(place)
     if not folder.is_dir():
         return place
-    files = (path for path in folder.iterdir() if path.is_file() and path.suffix in _OF_MODELS)
+    files = (path for path in folder.iterdir() if path.is_file() and path.suffix in _MODEL_SUFFIXES)
     return _sum({path.name: digest(path) for path in files})[:16]
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a damaged folder to `<folder>.damaged`, in the place of one that was there before."""
-    place = folder.with_name(f"{folder.name}.damaged")
-    shutil.rmtree(place, ignore_errors=True)
-    os.replace(folder, place)
-    return place
+    """Rename a damaged folder to `<folder>.damaged`, which replaces an earlier one."""
+    damaged = folder.with_name(f"{folder.name}.damaged")
+    shutil.rmtree(damaged, ignore_errors=True)
+    os.replace(folder, damaged)
+    return damaged
 
 
 def _files(folder: Path, without: Collection[str]) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a command ends within seconds, with one sentence and the usual exit code."""
+"""Handling of Ctrl-C and SIGTERM: commands end in seconds, with one sentence and the usual code."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from types import FrameType
 from typing import NoReturn
 
 GRACE = 3.0
-"""Seconds that a command has for its own end; then the process is ended from outside."""
+"""Seconds that a command has to end by itself; after that, a thread ends the process."""
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
-MESSAGE = "Interrupted: the same command continues a run."
+MESSAGE = "Interrupted: repeat the command to continue a run."
 
 
 class Interrupted(BaseException):
-    """A signal to end.
+    """Exception for SIGINT and SIGTERM.
 
-    It is no `KeyboardInterrupt`, which libraries handle in ways of their own.
+    It is not a `KeyboardInterrupt`, because libraries handle that in different ways.
 
     Attributes:
-        code: exit code of the command, 128 + the signal's number.
+        code: exit code of the command: 128 + the number of the signal.
     """
 
     def __init__(self, number: int = signal.SIGINT) -> None:
@@ -36,21 +36,22 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise `Interrupted` in the main thread at SIGINT or SIGTERM; end the process if that is late.
+    """Raise `Interrupted` in the main thread at SIGINT or SIGTERM.
 
-    Python handles signals between two of its own steps, which a long computation of a library
-    delays. A thread that the system wakes at once counts `GRACE` seconds meanwhile.
+    Python handles signals only between two of its instructions, so that a long computation of a
+    library delays the exception. A thread therefore ends the process `GRACE` seconds after the
+    signal; the system wakes that thread at once.
     """
     read, write = os.pipe()
     os.set_blocking(write, False)
-    threading.Thread(target=_end_late_ones, args=(read,), daemon=True).start()
+    threading.Thread(target=_end_after_grace, args=(read,), daemon=True).start()
     handlers = {number: signal.signal(number, _interrupt) for number in NUMBERS}
     descriptor = signal.set_wakeup_fd(write)
-    shown, sys.unraisablehook = sys.unraisablehook, _show_unraisable
+    hook, sys.unraisablehook = sys.unraisablehook, _show_unraisable
     try:
         yield
     finally:
-        sys.unraisablehook = shown
+        sys.unraisablehook = hook
         signal.set_wakeup_fd(descriptor)
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -58,7 +59,7 @@ def interruptible() -> Iterator[None]:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process without taking its modules apart, which takes PyTorch seconds."""
+    """End the process without unloading modules, which takes seconds for PyTorch."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -67,18 +68,18 @@ def leave(code: int) -> NoReturn:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     for each in NUMBERS:
-        signal.signal(each, signal.SIG_IGN)  # the end has begun
+        signal.signal(each, signal.SIG_IGN)  # further signals change nothing
     raise Interrupted(number)
 
 
 def _show_unraisable(error: sys.UnraisableHookArgs) -> None:
-    """Show what a finaliser failed at, but for `Interrupted`: the process is ended from outside."""
+    """Show errors of finalisers except `Interrupted`, after which a thread ends the process."""
     if not isinstance(error.exc_value, Interrupted):
         sys.__unraisablehook__(error)
 
 
-def _end_late_ones(read: int) -> None:
-    """Wait for a signal, then for the process to end by itself."""
+def _end_after_grace(read: int) -> None:
+    """Wait for a signal; `GRACE` seconds later, end the process if it still runs."""
     number = 0
     while number not in NUMBERS:
         received = os.read(read, 1)

@@ -1,4 +1,4 @@
-"""What a run shows while it works: a bar per long task, or a line now and then, and a log."""
+"""Progress of a run: bars on a terminal, lines elsewhere, and a log file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,14 @@ logger = logging.getLogger(__name__)
 
 
 class Event(NamedTuple):
-    """News of a task: how far it is, or (with `warning`) something the user must see."""
+    """Progress of a task, or a warning.
+
+    Attributes:
+        task: name of the task.
+        completed, total: steps done, and all steps.
+        note: short text beside the bar, such as the latest loss.
+        warning: message to the user; the event then carries no progress.
+    """
 
     task: str
     completed: int = 0
@@ -49,15 +56,15 @@ Report = Callable[[Event], None]
 
 
 class Bars:
-    """Progress of tasks, fed by events from this process or others.
+    """Display of the progress of tasks, from events of this process or others.
 
-    A terminal shows a bar per task. Anything else, such as a file or a log of CI, gets plain lines:
-    at a task's start and end, and every `_PAUSE` seconds between.
+    A terminal shows a bar per task. Other outputs, such as a file or a CI log, get plain lines: at
+    the start and the end of a task, and every `_PAUSE` seconds in between.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._drawn = console.is_interactive or console.is_jupyter
+        self._draws_bars = _draws(console)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -66,7 +73,7 @@ class Bars:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
-            disable=not self._drawn,
+            disable=not self._draws_bars,
         )
         self._tasks: dict[str, TaskID] = {}
         self._lines: dict[str, _Lines] = {}
@@ -77,15 +84,15 @@ class Bars:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Leave the bars as they are."""
+        """Stop drawing; the bars stay on the screen."""
         self._progress.stop()
 
     def show(self, event: Event) -> None:
-        """Draw an event."""
+        """Show an event."""
         if event.warning:
             text = escape(f"{event.task}: {event.warning}")
             self._console.print(f"[yellow]Warning:[/] {text}")
-        elif self._drawn:
+        elif self._draws_bars:
             self._draw(event)
         else:
             line = self._lines.setdefault(event.task, _Lines()).line(event)
@@ -106,64 +113,73 @@ class Bars:
 
 
 _PAUSE = 30.0
-"""Least seconds between two lines of a task, other than its first and its last."""
+"""Shortest time between two lines of a task, except its last line, in seconds."""
 
 
 class _Lines:
-    """Chooses which events of one task become lines."""
+    """Selection of the events of one task that become lines."""
 
     def __init__(self) -> None:
-        self._begun = time.monotonic()
+        self._start = time.monotonic()
         self._last = float("-inf")
-        self._over = False
+        self._ended = False
 
     def line(self, event: Event) -> str | None:
-        """The line for an event; None where the last one is recent, or was the task's end."""
+        """Line for an event; None if the last line is recent or was the task's end."""
         now = time.monotonic()
-        over = event.completed >= event.total
-        if self._over or not (over or now - self._last >= _PAUSE):
+        ends = event.completed >= event.total
+        if self._ended or not (ends or now - self._last >= _PAUSE):
             return None
-        self._last, self._over = now, over
+        self._last, self._ended = now, ends
         share = event.completed / event.total if event.total else 1.0
-        elapsed = timedelta(seconds=round(now - self._begun))
+        elapsed = timedelta(seconds=round(now - self._start))
         parts = [f"{event.completed:,}/{event.total:,} ({share:.0%})", str(elapsed), event.note]
         return f"{event.task}: {'  '.join(filter(None, parts))}"
 
 
+def _draws(console: Console) -> bool:
+    return bool(console.is_interactive or console.is_jupyter)
+
+
 @contextmanager
-def doing(console: Console, what: str) -> Iterator[None]:
-    """Show what is being done: a status on a terminal, otherwise a line."""
-    if console.is_interactive or console.is_jupyter:
-        with console.status(what):
+def doing(console: Console, activity: str) -> Iterator[None]:
+    """Show the current activity: a spinner on a terminal, a line elsewhere."""
+    if _draws(console):
+        with console.status(activity):
             yield
     else:
-        console.print(what, soft_wrap=True)
+        console.print(activity, soft_wrap=True)
         yield
 
 
 class TrainingProgress(TrainerCallback):
-    """Reports a training's steps, latest loss and validation BLEU; logs every figure."""
+    """Callback that reports steps, the latest loss and validation BLEU, and logs every value.
+
+    Args:
+        name: name of the training, the task of its events.
+        report: receiver of the events.
+    """
 
     def __init__(self, name: str, report: Report) -> None:
         self._name = name
         self._report = report
         self._notes = {"loss": "", "BLEU": ""}
 
-    def _tell(self, completed: int, total: int) -> None:
+    def _report_step(self, completed: int, total: int) -> None:
         note = "  ".join(filter(None, self._notes.values()))
         self._report(Event(self._name, completed, total, note))
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin, at the step from which an interrupted training goes on."""
-        self._tell(state.global_step, state.max_steps)
+        """Report the first step, which is not 0 if the training was interrupted."""
+        self._report_step(state.global_step, state.max_steps)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Go one step on; after the last one, a validation is still to come."""
-        self._tell(min(state.global_step, state.max_steps - 1), state.max_steps)
+        """Report a step. The last step counts only after the validation that follows it."""
+        self._report_step(min(state.global_step, state.max_steps - 1), state.max_steps)
 
     def on_log(
         self,
@@ -173,24 +189,24 @@ class TrainingProgress(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Note the latest figures, with the bar and in the log."""
+        """Write the latest values beside the bar and into the log."""
         logs = logs or {}
         for key, name in (("loss", "loss"), ("eval_bleu", "BLEU")):
             if key in logs:
                 self._notes[name] = f"{name} {logs[key]:.2f}"
-        figures = ", ".join(f"{key} {float(value):.4g}" for key, value in logs.items())
-        logger.info("%s: step %d: %s", self._name, state.global_step, figures)
-        self._tell(min(state.global_step, state.max_steps - 1), state.max_steps)
+        values = ", ".join(f"{key} {float(value):.4g}" for key, value in logs.items())
+        logger.info("%s: step %d: %s", self._name, state.global_step, values)
+        self._report_step(min(state.global_step, state.max_steps - 1), state.max_steps)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """End, perhaps before the last step planned (early stopping)."""
-        self._tell(state.global_step, state.global_step)
+        """Report the end, which early stopping may bring before the last planned step."""
+        self._report_step(state.global_step, state.global_step)
 
 
 class Stopwatch(TrainerCallback, ExportableState):
-    """Seconds of training, summed over interruptions through the checkpoints."""
+    """Duration of a training in seconds; checkpoints carry the sum over interruptions."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
@@ -205,18 +221,18 @@ class Stopwatch(TrainerCallback, ExportableState):
         self._tick()
 
     def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """Count the validation: it chooses the checkpoint, so it belongs to the training."""
+        """Count the validation, which belongs to the training because it selects checkpoints."""
         self._tick()
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, *rest: Any, **kwargs: Any
     ) -> None:
-        """Note the seconds so far with what was logged, for learning curves."""
+        """Add the seconds so far to the log entry, for learning curves."""
         self._tick()
         state.log_history[-1]["seconds"] = self.seconds
 
     def state(self) -> dict[str, Any]:
-        """What the checkpoints keep."""
+        """State that transformers saves in checkpoints."""
         return {"args": {"seconds": self.seconds}, "attributes": {}}
 
     def _tick(self) -> None:
@@ -226,7 +242,7 @@ class Stopwatch(TrainerCallback, ExportableState):
 
 
 class WarningEvents(logging.Handler):
-    """Turns this package's warnings into events."""
+    """Log handler that turns warnings into events."""
 
     def __init__(self, name: str, report: Report) -> None:
         super().__init__(logging.WARNING)
@@ -239,50 +255,50 @@ class WarningEvents(logging.Handler):
 
 
 def silence_libraries() -> None:
-    """Keep the libraries' own progress bars and notices off the screen."""
+    """Switch off progress bars and notices of libraries."""
     transformers_logging.set_verbosity_error()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
     disable_progress_bars()
-    # Marian's tokenizers recommend it for a normalisation that they never apply.
+    # Marian's tokenizers recommend sacremoses for a normalisation that they never apply.
     warnings.filterwarnings("ignore", "Recommended: pip install sacremoses")
     threading.excepthook = _show_thread_error
 
 
 def _show_thread_error(error: threading.ExceptHookArgs) -> None:
-    """Show what a thread failed at, but for a full disk: TensorBoard's next call raises that."""
+    """Show errors of threads, except a full disk, which TensorBoard's next call raises again."""
     if error.exc_value is None or not disk_is_full(error.exc_value):
         threading.__excepthook__(error)
 
 
 @contextmanager
 def logged(handler: logging.Handler) -> Iterator[None]:
-    """Send what this package logs to a handler, and nowhere else, for a while.
+    """Send log records of this package to one handler only, inside a `with` block.
 
-    The traceback of an error that is not the user's is logged too, where the handler has a file.
+    If the handler writes a file, tracebacks of errors other than `UserError` are logged too.
     """
-    own = logging.getLogger("a2d")
-    level, propagate = own.level, own.propagate
-    own.setLevel(logging.INFO)
-    own.propagate = False
-    own.addHandler(handler)
+    package = logging.getLogger("a2d")
+    level, propagate = package.level, package.propagate
+    package.setLevel(logging.INFO)
+    package.propagate = False
+    package.addHandler(handler)
     try:
         yield
     except Exception as error:
         file = getattr(handler, "baseFilename", None)
         if file is not None and not isinstance(error, UserError) and not hasattr(error, LOG):
-            own.exception("an error ended the work:")
+            package.exception("an error ended the work:")
             setattr(error, LOG, file)
         raise
     finally:
-        own.removeHandler(handler)
+        package.removeHandler(handler)
         handler.close()
-        own.setLevel(level)
-        own.propagate = propagate
+        package.setLevel(level)
+        package.propagate = propagate
 
 
 def log_file(path: Path) -> logging.Handler:
-    """A handler that appends to a file."""
+    """Make a log handler that appends to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -290,12 +306,12 @@ def log_file(path: Path) -> logging.Handler:
 
 
 class _LogFile(logging.FileHandler):
-    """Loses lines on a full disk, which ends the run by what it has to write."""
+    """Log file that drops lines on a full disk; the run's own writing reports the full disk."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Do without the traceback of Python's handlers."""
+        """Print no traceback, unlike Python's handlers."""
 
     def close(self) -> None:
-        """Write what is waiting, if it can be."""
+        """Flush and close the file; ignore errors of the system."""
         with suppress(OSError):
             super().close()

@@ -1,4 +1,4 @@
-"""Input quoted in messages: on one line, short, and without what a terminal takes for a command."""
+"""Quotation of input in messages: on one line, short, without terminal control characters."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from reprlib import Repr
 
 WIDTH = 80
-"""Characters of input that a message quotes at most."""
+"""Longest quotation of one input, in characters."""
 
 _REPR = Repr()
 _REPR.maxstring = _REPR.maxother = WIDTH
 
 
 def escaped(text: str) -> str:
-    """Escape line breaks, control characters, bidi marks and halves of characters.
+    """Escape line breaks, control characters, bidirectional marks and lone surrogates.
 
     Example:
         >>> escaped("red:\\x1b[31m")
@@ -25,7 +25,7 @@ def escaped(text: str) -> str:
 
 
 def shown(text: str, width: int = 40) -> str:
-    """A text on one line that no terminal takes for a command, cut to a width.
+    """Shorten a text to one line of `width` characters, with control characters escaped.
 
     Example:
         >>> shown("a\\tb\\x1b[31m red and more", width=16)
@@ -36,7 +36,7 @@ def shown(text: str, width: int = 40) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value of a file or a setting as messages name it: texts in quotes, all else as in Python.
+    """Quote a value from a file or a setting: strings in quotes, other values as in Python.
 
     Example:
         >>> quoted("de"), quoted({"de": [1, 2]})
@@ -52,16 +52,16 @@ def _cut(text: str) -> str:
 
 
 def listed(values: Iterable[object]) -> str:
-    """Values in a row, as many as a message quotes; "nothing" if there are none.
+    """List quoted values up to `WIDTH` characters; "nothing" if there are none.
 
     Example:
         >>> listed(["de", "en"]), listed(range(1000))[-8:]
         ("'de', 'en'", '24, 25, …')
     """
-    row = ""
+    text = ""
     for value in values:
-        following = f"{row}, {quoted(value)}" if row else quoted(value)
-        if len(following) > WIDTH:
-            return f"{row}, …"
-        row = following
-    return row or "nothing"
+        longer = f"{text}, {quoted(value)}" if text else quoted(value)
+        if len(longer) > WIDTH:
+            return f"{text}, …"
+        text = longer
+    return text or "nothing"

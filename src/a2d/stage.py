@@ -1,9 +1,9 @@
-"""Stages of a run: each fills one folder, once, and knows when it has been done.
+"""Stages of a run: each stage fills one folder once.
 
-A stage works in `<folder>.partial` and renames it when it is finished, so that a folder without
-that ending is always complete, however the run was killed. `stage.json` in it holds the settings
-it was made from; a folder made from others is never touched. Its manifest (`a2d.files`) shows
-whether it is still what it was.
+A stage works in `<folder>.partial` and renames that folder when it is finished. A folder without
+the ending `.partial` is therefore complete, even if the run was killed. The file `stage.json` in
+the folder holds the stage's settings; a folder with other settings is never changed. The folder's
+manifest (`a2d.files`) reveals damage.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ RECORD = "stage.json"
 
 _HASH = re.compile("[0-9a-f]{16}")
 
-_NOTHING = type("Nothing", (), {"__repr__": lambda self: "not set"})()
+_NOT_SET = type("NotSet", (), {"__repr__": lambda self: "not set"})()
 
 
 @dataclass(frozen=True)
 class Stage:
     """One step of a run.
 
-    Args:
-        folder: where its outputs go.
-        settings: everything that its outputs depend on, JSON-serialisable; what it reads from
-            earlier stages is named by their fingerprints.
+    Attributes:
+        folder: folder of the outputs.
+        settings: everything that the outputs depend on, serialisable as JSON. The inputs from
+            earlier stages are represented by the fingerprints of these stages.
     """
 
     folder: Path
@@ -47,30 +47,30 @@ class Stage:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the settings: equal where outputs must be equal."""
+        """Hash of the settings. Stages with the same fingerprint have the same outputs."""
         text = json.dumps(self.settings, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def done(self) -> bool:
-        """Whether the outputs are there, complete."""
+        """True if the outputs are complete."""
         return self.folder.is_dir()
 
     @property
     def partial(self) -> Path:
-        """Where a half-done stage keeps what it has."""
+        """Folder of an unfinished stage."""
         return self.folder.with_name(self.folder.name + ".partial")
 
     @property
-    def _recorded(self) -> Any:
-        """The settings as JSON reads them: tuples become lists there."""
+    def _json_settings(self) -> Any:
+        """The settings as JSON reads them, with lists in place of tuples."""
         return json.loads(json.dumps(self.settings))
 
     def check(self) -> None:
-        """Make sure that what is there belongs to these settings.
+        """Check that an existing folder belongs to these settings.
 
         Raises:
-            UserError: the folder was made from other settings, or not by a stage at all.
+            UserError: the folder was made from other settings, or not by a stage.
         """
         for folder in (self.folder, self.partial):
             if not folder.exists():
@@ -78,69 +78,72 @@ class Stage:
             if (folder / MANIFEST).exists() and damage(folder, only=(RECORD,)):
                 continue  # `restore` sets it aside
             try:
-                found = json.loads((folder / RECORD).read_text("utf-8"))
+                record = json.loads((folder / RECORD).read_text("utf-8"))
             except (OSError, ValueError):
-                if folder == self.partial:  # killed before it wrote its record: nothing is lost
+                if folder == self.partial:  # killed before the record was written: nothing is lost
                     continue
                 raise UserError(
-                    f"{folder} was not made by a2d: choose another --output, or move it away."
+                    f"{folder} was not made by a2d: choose another --output, or move the folder "
+                    "away."
                 ) from None
-            if found != self._recorded:
-                difference = _difference(found, self._recorded)
+            if record != self._json_settings:
+                difference = _difference(record, self._json_settings)
                 raise UserError(
                     f"{folder} belongs to another run ({difference}): choose another --output, or "
-                    "delete it."
+                    "delete the folder."
                 )
 
     def restore(self) -> str | None:
-        """Set finished outputs aside that are damaged, so that the stage is carried out again.
+        """Rename a finished folder that is damaged, so that the stage is carried out again.
 
         Returns:
-            What was wrong, in words; None if nothing was.
+            Description of the damage, for a warning; None if there is none.
         """
-        wrong = damage(self.folder) if self.done else None
-        if wrong is None:
+        problem = damage(self.folder) if self.done else None
+        if problem is None:
             return None
-        place = set_aside(self.folder)
-        return f"{self.folder}: {wrong}. It is made again; what was there is in {place.name}."
+        damaged = set_aside(self.folder)
+        return (
+            f"{self.folder}: {problem}. The stage is made again; the damaged folder is now "
+            f"{damaged.name}."
+        )
 
-    def _is_ours(self) -> bool:
-        """Whether a half-done stage is of these settings, or there is nothing in it yet."""
+    def _can_continue(self) -> bool:
+        """Check that the partial folder has these settings, or is still empty."""
         try:
-            found = json.loads((self.partial / RECORD).read_text("utf-8"))
+            record = json.loads((self.partial / RECORD).read_text("utf-8"))
         except (OSError, ValueError):
             return not any(not path.name.startswith(RECORD) for path in self.partial.iterdir())
-        return bool(found == self._recorded)
+        return bool(record == self._json_settings)
 
     @contextmanager
     def work(self, keep: str | None = None, scratch: str = "") -> Iterator[Path]:
-        """Yield the folder to fill, with whatever an interrupted attempt left in it.
+        """Yield the folder to fill, which may hold the outputs of an interrupted attempt.
 
-        Bad input leaves no trace: what is mended must not be taken for another run.
+        A `UserError` removes a new folder: otherwise the corrected settings would not fit it.
 
         Args:
-            keep: pattern of files (`shard-*`) that cost much; bad input leaves the folder alone
-                once there are such files.
-            scratch: name of a folder in it that goes when the stage is finished.
+            keep: pattern of expensive files (`shard-*`); a folder with such files is not removed.
+            scratch: name of a subfolder that is removed when the stage is finished.
         """
-        if self.partial.exists() and not self._is_ours():
-            place = set_aside(self.partial)
+        if self.partial.exists() and not self._can_continue():
+            damaged = set_aside(self.partial)
             logger.warning(
-                "%s does not tell what it was made from: its %s is damaged. It is set aside as %s, "
-                "and the stage begins anew.",
+                "The settings of %s are unknown, because its %s is damaged. The folder is renamed "
+                "to %s, and the stage starts anew.",
                 self.partial,
                 RECORD,
-                place.name,
+                damaged.name,
             )
-        begun = self.partial.exists()
+        existed = self.partial.exists()
         self.partial.mkdir(parents=True, exist_ok=True)
         record = json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
         write_text(self.partial / RECORD, record)
         try:
             yield self.partial
         except UserError:
-            costly = keep is not None and any(self.partial.glob(keep))
-            if not (begun or costly):
+            expensive = keep is not None and any(self.partial.glob(keep))
+            if not (existed or expensive):
                 shutil.rmtree(self.partial)
             raise
         seal(self.partial, without=(scratch,))
@@ -149,12 +152,13 @@ class Stage:
             shutil.rmtree(self.folder / scratch, ignore_errors=True)
 
 
-def _difference(found: Any, expected: Any, key: str = "") -> str:
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for name in sorted(found.keys() | expected.keys()):
-            there, here = found.get(name, _NOTHING), expected.get(name, _NOTHING)
-            if there != here:
-                return _difference(there, here, f"{key}.{name}".strip("."))
-    if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (found, expected)):
+def _difference(there: Any, here: Any, key: str = "") -> str:
+    """Describe the first difference between recorded settings and these."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for name in sorted(there.keys() | here.keys()):
+            values = there.get(name, _NOT_SET), here.get(name, _NOT_SET)
+            if values[0] != values[1]:
+                return _difference(*values, f"{key}.{name}".strip("."))
+    if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (there, here)):
         return f"its {key} differs"
-    return f"{key} is {found!r} there, {expected!r} here"
+    return f"{key} is {there!r} there, {here!r} here"

@@ -1,4 +1,4 @@
-"""The nearest valid name for a mistyped one."""
+"""Suggestions for mistyped names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """End of an error message: the nearest valid name, or all of them where none is near.
+    """Write the end of an error message: the nearest valid name, if any is near, and all of them.
 
     Example:
         >>> nearest("kdd", ["baseline", "kd", "a2d"])
@@ -16,6 +16,6 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     names = list(valid)
     if not names:
         return ": there are none."
-    found = get_close_matches(name, names, n=1, cutoff=0.5)
-    question = f" did you mean {found[0]!r}?" if found else ""
+    matches = get_close_matches(name, names, n=1, cutoff=0.5)
+    question = f" did you mean {matches[0]!r}?" if matches else ""
     return f":{question} Valid: {', '.join(names)}."

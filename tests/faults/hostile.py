@@ -4,7 +4,7 @@ import signal
 from contextlib import contextmanager
 
 from a2d.endings import DEFECT, ending_of
-from a2d.errors import LONGEST
+from a2d.errors import MAX_MESSAGE
 
 SECONDS = 20
 """Of processor time, for one input."""
@@ -41,6 +41,6 @@ def outcome_of(work):
         if isinstance(error, KeyboardInterrupt):
             raise
         said, code = ending_of(error)
-        plain = said.isprintable() and len(said) <= LONGEST + 10
+        plain = said.isprintable() and len(said) <= MAX_MESSAGE + 10
         return ("refused in a sentence" if code != DEFECT and plain else "traceback"), said
     return "accepted", ""

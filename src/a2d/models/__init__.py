@@ -1,1 +1,1 @@
-"""Vocabularies and networks: loaded, made from one another, put to translating."""
+"""Tokenizers and models: loading, making students, trimming, translation, export."""

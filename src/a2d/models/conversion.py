@@ -1,8 +1,9 @@
 """Conversion of models for CTranslate2, of every family whose record names a loader.
 
-CTranslate2's own loaders do the work. Here they get what they miss of models that transformers 5
-writes: a name for every row of the embeddings, and the token that decoders start from. The record's
-`prepare_export` (`a2d.families`) sets what depends on the family. This module needs CTranslate2.
+CTranslate2's loaders do the work. This module adds two facts that they miss in models of
+transformers 5: a name for every row of the embeddings, and the token that decoders start from. The
+record's `prepare_export` (`a2d.families`) makes the changes that depend on the family. This module
+needs CTranslate2.
 """
 
 from __future__ import annotations
@@ -33,20 +34,21 @@ class LoadedConverter(Converter):
 
 
 class _Complete:
-    """Changes to every loader: each row of the embeddings has a token of its own.
+    """Changes to every loader.
 
-    Decoders start from the embedding of the model's start token, as in transformers.
+    Each row of the embeddings has a distinct token. Decoders start from the embedding of the
+    model's start token, as in transformers.
     """
 
     def get_vocabulary(self, model: Any, tokenizer: Any) -> list[str]:
         names = {index: token for token, index in tokenizer.get_vocab().items()}
-        known = set(names.values())
+        taken = set(names.values())
         tokens = []
         for row in range(model.config.vocab_size):
             token = names.get(row)
             if token is None:
                 token = tokenizer.convert_ids_to_tokens(row)  # M2M100's languages
-                token = f"<row {row}>" if token is None or token in known else token
+                token = f"<row {row}>" if token is None or token in taken else token
             tokens.append(token)
         return tokens
 

@@ -1,7 +1,7 @@
-"""Translation with any encoder-decoder model, in batches of like length.
+"""Translation with encoder-decoder models, in batches of similar length.
 
-This is the home of how we decode: beams, limits and other generation settings. They stand in a
-student's `generation_config.json`, so that plain transformers decodes as we do.
+This module defines all generation settings: beams, limits and others. A student's
+`generation_config.json` holds them, so that plain transformers translates as a2d does.
 """
 
 from __future__ import annotations
@@ -31,23 +31,22 @@ from a2d.models.tokenizer import mark_languages
 from a2d.text.batching import TokenBatchSampler, encode_sources
 
 BEAMS = 5
-"""Width of the beam where neither the caller nor the model's generation settings name one."""
+"""Beam width if neither the caller nor the model's generation settings name a width."""
 
-MOST_BEAMS = 1000
-"""A wider search is taken for a mistake: its memory grows with its width."""
+MAX_BEAMS = 1000
+"""Largest beam width. A larger width is considered a mistake: memory grows with the width."""
 
-LONGEST = 10_000
-"""Tokens of a translation at most, whatever limit a model has."""
+MAX_TRANSLATION = 10_000
+"""Longest translation, in tokens, even if a model's limit is higher."""
 
-LEAST_LIMIT = 128
-"""Tokens that a student may always write, however short the sentences are that it learns from."""
-
+MIN_LIMIT = 128
+"""Lowest `max_length` of a student, in tokens, even if its training sentences are all shorter."""
 
 _LISTS = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
 
 
 def token_settings(config: Any) -> dict[str, Any]:
-    """Settings of a configuration that are token ids, or lists of them."""
+    """Settings of a configuration whose values are token ids, or lists of token ids."""
     return {
         key: value
         for key, value in config.to_dict().items()
@@ -56,15 +55,15 @@ def token_settings(config: Any) -> dict[str, Any]:
 
 
 def token_ids(config: Any) -> set[int]:
-    """All tokens that a configuration names.
+    """Collect all token ids in a configuration.
 
     Raises:
-        TypeError: a setting is no whole number, nor a list of such where there may be several.
+        TypeError: a setting is not an integer, or is a list where only one token is possible.
     """
     settings = token_settings(config)
     for name, value in settings.items():
         if isinstance(value, list) and not name.endswith(("eos_token_id", *_LISTS)):
-            raise TypeError(f"{name} is {value!r}: it is one token's number")
+            raise TypeError(f"{name} is {value!r}, and not the number of one token")
     return {token for value in settings.values() for token in _flat(value)}
 
 
@@ -75,59 +74,64 @@ def _flat(value: Any) -> Iterable[int]:
         for part in value:
             yield from _flat(part)
     else:
-        raise TypeError(f"{value!r} is no token's number")
+        raise TypeError(f"{value!r} is not the number of a token")
 
 
-def check_beams(beams: object, whose: str) -> None:
-    """Refuse a width of the beam that is none.
+def check_beams(beams: object, setting: str) -> None:
+    """Check a beam width.
+
+    Args:
+        beams: the width.
+        setting: name of the setting, with which the error message begins.
 
     Raises:
-        UserError: it is no whole number from 1 to `MOST_BEAMS`; `whose` begins the sentence.
+        UserError: the width is not an integer from 1 to `MAX_BEAMS`.
     """
-    if type(beams) is not int or not 1 <= beams <= MOST_BEAMS:
-        raise UserError(f"{whose} is {beams!r}: beams are 1 to {MOST_BEAMS:,}.")
+    if type(beams) is not int or not 1 <= beams <= MAX_BEAMS:
+        raise UserError(f"{setting} is {beams!r}: give a number of beams from 1 to {MAX_BEAMS:,}.")
 
 
 def check_search(settings: GenerationConfig, vocabulary: int | None, place: str | Path) -> None:
-    """Refuse settings that no search can have, or that it would not end with.
+    """Check that a beam search can run, and can end, with a model's generation settings.
 
     Args:
-        settings: of a model.
-        vocabulary: its number of tokens; None: unknown.
-        place: its folder or hub name.
+        settings: the model's generation settings.
+        vocabulary: the model's number of tokens; None if unknown.
+        place: folder or hub name of the model, for error messages.
 
     Raises:
-        UserError: a width of the beam, a limit or a token that is none.
+        UserError: the beam width, the limit or a token is invalid, or no token ends a translation.
     """
-    beams, longest = settings.num_beams, settings.max_length
-    with reading(place, f"the {GENERATION} of {place} says nothing sensible: mend or delete it"):
+    beams, max_length = settings.num_beams, settings.max_length
+    with reading(place, f"the {GENERATION} of {place} is not valid: correct or delete it"):
         if beams is not None:
             check_beams(beams, f"the num_beams of {place}")
-        if longest is not None and (type(longest) is not int or longest < 2):
-            raise ValueError(f"max_length is {longest!r}: it leaves no token to a translation")
+        if max_length is not None and (type(max_length) is not int or max_length < 2):
+            raise ValueError(f"max_length is {max_length!r}, which leaves no token to translations")
         if settings.eos_token_id is None or settings.eos_token_id == []:
             raise ValueError("no token ends a translation: eos_token_id is missing")
         for token in token_ids(settings):
             if token < 0 or (vocabulary is not None and token >= vocabulary):
-                raise ValueError(f"the token {token} is outside its vocabulary")
+                raise ValueError(f"the token {token} is outside the vocabulary")
 
 
 def generation_limit(source_tokens: int, positions: int | None = None) -> int:
-    """Longest usual translation, in tokens, of a source of n tokens: 1.2·n + 10 (the paper's rule).
+    """Usual limit of a translation, in tokens: 1.2·n + 10 for n source tokens (Jin et al. 2024).
 
     Args:
-        source_tokens: n.
-        positions: how many the model has (`positions_of`); the last token is never read.
+        source_tokens: number of source tokens, n.
+        positions: the model's number of positions (`positions_of`), which the limit never exceeds;
+            None: unlimited. The last token needs no position, because the decoder never reads it.
     """
     limit = int(1.2 * source_tokens) + 10
     return limit if positions is None else min(limit, positions)
 
 
 def search_settings(model: GenerationConfig) -> GenerationConfig:
-    """Copy a model's generation settings without those that do not serve its best translation.
+    """Copy a model's generation settings for a beam search for the best translation.
 
-    Nothing is drawn at random, no end is forced at a limit, `max_length` is the only limit, and
-    one hypothesis is returned, as plain token ids.
+    The copy has no sampling and forces no end-of-sentence token at the limit. `max_length` is its
+    only limit, and `generate` returns one hypothesis, as plain token ids.
     """
     settings = copy.deepcopy(model)
     settings.update(do_sample=False, temperature=None, top_p=None, top_k=None, num_beam_groups=None)
@@ -138,41 +142,47 @@ def search_settings(model: GenerationConfig) -> GenerationConfig:
 
 
 def inherited_settings(teacher: GenerationConfig) -> GenerationConfig:
-    """Copy a teacher's generation settings for a student; its limit follows from its own corpus."""
+    """Copy a teacher's generation settings for a student, without `max_length`.
+
+    The student's limit follows from its training corpus (`set_generation_defaults`).
+    """
     settings = search_settings(teacher)
     settings.max_length = None
     return settings
 
 
-def own_limit(settings: GenerationConfig, positions: int | None = None) -> int | None:
-    """Longest translation, in tokens, by a model's `max_length`, which counts the first input too.
+def max_length_limit(settings: GenerationConfig, positions: int | None = None) -> int | None:
+    """Longest translation by a model's `max_length`, in tokens; None without `max_length`.
 
-    None if the settings have none. It is never more than the model's positions, or `LONGEST`.
+    `max_length` counts the decoder's start token too. The limit never exceeds the model's positions
+    or `MAX_TRANSLATION`.
     """
-    longest: int | None = settings.max_length
-    return None if longest is None else min(longest - 1, LONGEST, positions or LONGEST)
+    length: int | None = settings.max_length
+    if length is None:
+        return None
+    return min(length - 1, MAX_TRANSLATION, positions or MAX_TRANSLATION)
 
 
-def settle_search(model: PreTrainedModel, source_tokens: int, target_tokens: int) -> None:
-    """Complete a student's generation settings: plain `generate` then decodes as `translate` does.
+def set_generation_defaults(model: PreTrainedModel, source_tokens: int, target_tokens: int) -> None:
+    """Complete a student's generation settings, so that plain `generate` works like `translate`.
 
-    A file cannot state a limit by each source's length, so `max_length` follows from the longest
-    sentences of the corpus.
+    A generation config cannot set a limit for each source length. `max_length` therefore follows
+    from the longest sentences of the training corpus.
 
     Args:
-        model: the student; `num_beams` and `max_length` are kept where its settings name them.
-        source_tokens, target_tokens: of the longest source and target that the student learns from.
+        model: the student. A `num_beams` or `max_length` in its generation settings stays.
+        source_tokens, target_tokens: lengths of the longest training source and target, in tokens.
     """
     settings = search_settings(model.generation_config)
     set_beams(settings, settings.num_beams or BEAMS)
     if settings.max_length is None:
-        limit = max(LEAST_LIMIT, generation_limit(source_tokens), target_tokens)
+        limit = max(MIN_LIMIT, generation_limit(source_tokens), target_tokens)
         settings.max_length = min(limit, positions_of(model.config) or limit)
     model.generation_config = settings
 
 
 def set_beams(settings: GenerationConfig, beams: int) -> None:
-    """Set the width of the beam; greedy search has no settings of beams, and none are saved."""
+    """Set the beam width. A width of 1, greedy search, removes the settings for wider beams."""
     settings.num_beams = beams
     if beams == 1:
         settings.update(early_stopping=None, length_penalty=None)
@@ -187,11 +197,11 @@ def translate(
     max_tokens: int = 4096,
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """Translate sentences by beam search: the best of `n_best`, whose arguments these are."""
-    found = n_best(
+    """Translate sentences by beam search; `n_best` describes the arguments."""
+    lists = n_best(
         model, tokenizer, sentences, 1, beams=beams, max_tokens=max_tokens, progress=progress
     )
-    return [hypotheses[0] for hypotheses in found]
+    return [hypotheses[0] for hypotheses in lists]
 
 
 @torch.inference_mode()
@@ -206,58 +216,60 @@ def n_best(
     cut: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[str]]:
-    """Several translations of every sentence by beam search, the best first.
+    """Translate sentences into n-best lists by beam search.
 
-    They are what plain `generate` finds for each sentence alone by the model's `search_settings`.
-    If those have no `max_length`, translations end at `generation_limit`.
+    The hypotheses are those that plain `generate` returns for each sentence alone with the model's
+    `search_settings`. If these settings have no `max_length`, translations end at
+    `generation_limit`.
 
     Args:
-        model: an encoder-decoder; it is put into evaluation mode.
-        tokenizer: its tokenizer; its language codes become special tokens (`mark_languages`).
-        sentences: plain text, one sentence each; an empty one is translated as empty.
-        count: how many translations, at most `beams`.
-        beams: width of the beam, 1 is greedy search; None: the model's own, or `BEAMS`.
+        model: an encoder-decoder, which is set to evaluation mode.
+        tokenizer: the model's tokenizer. Language codes become special tokens (`mark_languages`).
+        sentences: plain text, one sentence each. The translation of an empty sentence is empty.
+        count: number of hypotheses per sentence, at most `beams`.
+        beams: beam width; 1 is greedy search; None: the model's setting, or `BEAMS`.
         max_tokens: padded source tokens per batch.
-        cut: end translations at `generation_limit` in any case, as a guard against teachers that
-            run on and on.
-        progress: called now and then with the number of sentences done so far.
+        cut: end translations at `generation_limit` even if the model has a `max_length`. This
+            guards against teachers that do not stop.
+        progress: called with the number of translated sentences after each batch.
 
     Returns:
-        Plain, detokenised translations, in the order of `sentences`.
+        Hypotheses of each sentence, the best first, as plain detokenised text.
     """
     mark_languages(tokenizer)
     model.eval()
     positions = positions_of(model.config)
     encoded = encode_sources(tokenizer, sentences, positions)
-    usual = [generation_limit(len(ids), positions) for ids in encoded]
-    found: dict[int, list[str]] = {}
+    limits = [generation_limit(len(ids), positions) for ids in encoded]
+    translations: dict[int, list[str]] = {}
     with searching(model) as settings:
         search = _Search(model, tokenizer, count, beams or settings.num_beams or BEAMS)
-        longest = None if cut else own_limit(settings, positions)
-        limits = usual
-        if longest is not None:
-            far = settings.early_stopping == "never"  # goes on for what may come up to `longest`
-            limits = [longest if far else min(limit, longest) for limit in usual]
+        max_limit = None if cut else max_length_limit(settings, positions)
+        if max_limit is not None:
+            exhaustive = settings.early_stopping == "never"  # the search depends on `max_limit`
+            limits = [max_limit if exhaustive else min(limit, max_limit) for limit in limits]
         waiting = list(range(len(sentences)))
         sizes = [len(ids) for ids in encoded]
         while waiting:
             for batch in _batches([sizes[index] for index in waiting], max_tokens):
-                indices = [waiting[place] for place in batch]
+                indices = [waiting[position] for position in batch]
                 results = search.run(
-                    [encoded[i] for i in indices], [limits[i] for i in indices], longest
+                    [encoded[i] for i in indices], [limits[i] for i in indices], max_limit
                 )
-                before = len(found)
+                before = len(translations)
                 for index, (hypotheses, ended) in zip(indices, results, strict=True):
-                    if ended or longest in (None, limits[index]):
-                        found[index] = hypotheses if sentences[index].strip() else [""] * count
-                if progress is not None and len(found) > before:
-                    progress(len(found))
-            # Longer translations than usual are rare, but their whole batch would wait for them.
-            waiting = [index for index in waiting if index not in found]
+                    if ended or max_limit in (None, limits[index]):
+                        empty = not sentences[index].strip()
+                        translations[index] = [""] * count if empty else hypotheses
+                if progress is not None and len(translations) > before:
+                    progress(len(translations))
+            # Translations beyond the usual limit are rare. They are repeated with `max_limit` in
+            # separate batches, because the whole batch would wait for them.
+            waiting = [index for index in waiting if index not in translations]
             for index in waiting:
-                assert longest is not None
-                limits[index] = sizes[index] = longest
-    return [found[index] for index in range(len(sentences))]
+                assert max_limit is not None
+                limits[index] = sizes[index] = max_limit
+    return [translations[index] for index in range(len(sentences))]
 
 
 def _batches(sizes: Sequence[int], max_tokens: int) -> TokenBatchSampler:
@@ -267,18 +279,21 @@ def _batches(sizes: Sequence[int], max_tokens: int) -> TokenBatchSampler:
 
 @contextmanager
 def searching(model: PreTrainedModel) -> Iterator[GenerationConfig]:
-    """Give a model `search_settings` for a while; `generate` fills in what others lack from its."""
-    own = model.generation_config
-    model.generation_config = search_settings(own)
+    """Set a model's generation settings to `search_settings` inside a `with` block.
+
+    The model itself is changed, because `generate` completes other settings from the model's.
+    """
+    original = model.generation_config
+    model.generation_config = search_settings(original)
     try:
         yield model.generation_config
     finally:
-        model.generation_config = own
+        model.generation_config = original
 
 
 @dataclass(frozen=True)
 class _Search:
-    """A beam search."""
+    """Beam search with one model and one beam width."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -286,56 +301,62 @@ class _Search:
     beams: int
 
     def run(
-        self, sources: Sequence[list[int]], limits: Sequence[int], longest: int | None
+        self, sources: Sequence[list[int]], limits: Sequence[int], max_limit: int | None
     ) -> list[tuple[list[str], bool]]:
         """Translate a batch.
 
         Args:
             sources: token ids of each sentence.
-            limits: most tokens of each translation.
-            longest: the model's own limit, which some searches weigh beams by.
+            limits: largest number of tokens of each translation.
+            max_limit: the model's limit, by which some searches weigh beams.
 
         Returns:
-            For each sentence its hypotheses, and whether its search ended by itself, so that a
-            higher limit would change nothing.
+            For each sentence, its hypotheses, and True if the search ended before the sentence's
+            limit, so that a higher limit would change nothing.
         """
         device = self.model.device
         inputs = self.tokenizer.pad({"input_ids": list(sources)}, return_tensors="pt").to(device)
-        ends = torch.tensor(limits, device=device)
+        row_limits = torch.tensor(limits, device=device)
         output = self.model.generate(
             **inputs,
             num_beams=self.beams,
             num_return_sequences=max(self.beams, self.count),
-            max_length=1 + (longest or max(limits)),
-            stopping_criteria=StoppingCriteriaList([_OwnLimits(ends)]),
+            max_length=1 + (max_limit or max(limits)),
+            stopping_criteria=StoppingCriteriaList([_SentenceLimits(row_limits)]),
         )
-        found = output.unflatten(0, (len(sources), self.beams))
-        ended = self._ended(found[..., 1:], ends)
+        hypotheses = output.unflatten(0, (len(sources), self.beams))
+        ended = self._ended(hypotheses[..., 1:], row_limits)
         texts = self.tokenizer.batch_decode(
-            found[:, : self.count].flatten(0, 1), skip_special_tokens=True
+            hypotheses[:, : self.count].flatten(0, 1), skip_special_tokens=True
         )
         return [
-            ([text.strip() for text in texts[place * self.count :][: self.count]], whole)
-            for place, whole in enumerate(ended)
+            ([text.strip() for text in texts[row * self.count :][: self.count]], sentence_ended)
+            for row, sentence_ended in enumerate(ended)
         ]
 
-    def _ended(self, found: Tensor, limits: Tensor) -> list[bool]:
-        """Whether all beams (B, beams, T) have come to their end: only then no other can win."""
+    def _ended(self, hypotheses: Tensor, limits: Tensor) -> list[bool]:
+        """For each sentence, check whether all beams have ended, so that no other can win.
+
+        Args:
+            hypotheses: token ids (B, beams, T), without the decoder's start token.
+            limits: largest number of tokens of each sentence's translation (B,).
+        """
         end = self.model.generation_config.eos_token_id
-        ids = torch.tensor([] if end is None else end, device=found.device, dtype=found.dtype)
-        within = torch.arange(found.shape[-1], device=found.device) < limits[:, None, None]
-        ended: list[bool] = (torch.isin(found, ids) & within).any(-1).all(-1).tolist()
+        device, dtype = hypotheses.device, hypotheses.dtype
+        ids = torch.tensor([] if end is None else end, device=device, dtype=dtype)
+        within = torch.arange(hypotheses.shape[-1], device=device) < limits[:, None, None]
+        ended: list[bool] = (torch.isin(hypotheses, ids) & within).any(-1).all(-1).tolist()
         return ended
 
 
-class _OwnLimits(StoppingCriteria):
-    """Stops each translation at its own limit, so that it does not depend on its batch."""
+class _SentenceLimits(StoppingCriteria):
+    """Stop each translation at its sentence's limit, so that it does not depend on its batch."""
 
     def __init__(self, limits: Tensor) -> None:
         self.limits = limits
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        """Which rows (sentences × beams) are done; the decoder's start is no token of theirs."""
+        """Mark the finished rows (sentences x beams). The decoder's start token does not count."""
         beams = input_ids.shape[0] // len(self.limits)
         done: Tensor = input_ids.shape[1] - 1 >= self.limits.repeat_interleave(beams)
         return done

@@ -1,4 +1,4 @@
-"""Export of students to CTranslate2, which translates faster, and smaller if quantised."""
+"""Export of students to CTranslate2, which translates faster and can quantise weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from a2d.errors import UserError, first_line
 from a2d.families import Geometry, family_of, positions_of
-from a2d.files import whole_folder
+from a2d.files import atomic_folder
 from a2d.models.decoding import (
     BEAMS,
     check_search,
     generation_limit,
-    own_limit,
+    max_length_limit,
     search_settings,
 )
 from a2d.models.folders import read_generation_config, reading
@@ -28,26 +28,26 @@ from a2d.text.batching import encode_sources
 
 WEIGHTS = "model.bin"
 _POSITIONS = "positions"
-"""Tokenizer setting for the model's number of positions, which CTranslate2's file lacks."""
+"""Tokenizer setting for the model's number of positions, which CTranslate2 does not save."""
 
 QUANTIZATIONS = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int16")
 
 
 def export(model: str | Path, output: Path, quantization: str = "float32") -> None:
-    """Convert a student to a CTranslate2 model with its tokenizer beside it.
+    """Convert a student to a CTranslate2 model, saved with its tokenizer.
 
     Args:
-        model: the student's folder, or a hub name.
-        output: the folder to write, which must not exist yet.
+        model: folder or hub name of the student.
+        output: folder to write, which must not exist.
         quantization: data type of the weights, one of `QUANTIZATIONS`.
 
     Raises:
-        UserError: CTranslate2 is missing or cannot take the model, `output` exists, or `model` is
-            not a model or is exported already.
+        UserError: CTranslate2 is missing or cannot convert the model, `output` exists, or `model`
+            is not a model or is already exported.
     """
     if is_exported(Path(model)):
         raise UserError(
-            f"{model} is exported already: translate with it (`a2d translate`), or give the folder "
+            f"{model} is already exported: translate with it (`a2d translate`), or give the folder "
             "that it was exported from."
         )
     require_ctranslate2()
@@ -57,18 +57,18 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
         raise UserError(
             f"unknown quantization {quantization!r}: give one of {', '.join(QUANTIZATIONS)}."
         )
-    if lexists(output):  # a link to nowhere, too
-        raise UserError(f"{output} exists already: choose another folder, or move it away.")
+    if lexists(output):  # includes broken links
+        raise UserError(f"{output} exists already: choose another folder, or move this one away.")
     network = load_model(model)
     tokenizer = load_tokenizer(model)
     check_fits(tokenizer, network.config, model)
     reason = _obstacle(network.config, tokenizer)
     if reason is not None:
         raise UserError(f"{model} {reason}: translate with PyTorch.")
-    with whole_folder(output) as partial:
+    with atomic_folder(output) as partial:
         try:
             LoadedConverter(network, tokenizer).convert(str(partial), quantization=quantization)
-        except (KeyError, ValueError, RuntimeError) as error:  # as of unknown activations
+        except (KeyError, ValueError, RuntimeError) as error:  # e.g. for unknown activations
             raise UserError(
                 f"CTranslate2 cannot convert {model}, a model of type "
                 f"{network.config.model_type!r} with a {type(tokenizer).__name__} "
@@ -80,17 +80,18 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
 
 
 def is_exported(folder: Path) -> bool:
-    """Whether `export` wrote that folder."""
+    """Check whether a folder holds a model that `export` wrote."""
     return (folder / WEIGHTS).is_file()
 
 
-def takes_the_place_of_transformers(model: str | None) -> bool:
-    """Whether CTranslate2 is installed, takes a model, and searches as transformers does.
+def can_replace_transformers(model: str | None) -> bool:
+    """Check whether CTranslate2 is installed, converts a model, and searches as transformers does.
 
-    The two differ for models with repetition penalties, which CTranslate2 computes differently.
+    CTranslate2 searches differently for models with repetition penalties, because it computes these
+    differently.
 
     Args:
-        model: folder or hub name; None: a model of `a2d.models.loading.new_model`.
+        model: folder or hub name; None for a model of `a2d.models.loading.new_model`.
     """
     try:
         require_ctranslate2()
@@ -100,21 +101,21 @@ def takes_the_place_of_transformers(model: str | None) -> bool:
         return True
     config = load_config(model)
     settings = search_settings(read_generation_config(model))
-    alike = settings.repetition_penalty in (None, 1) and not settings.no_repeat_ngram_size
-    return alike and _obstacle(config, load_tokenizer(model)) is None
+    same_search = settings.repetition_penalty in (None, 1) and not settings.no_repeat_ngram_size
+    return same_search and _obstacle(config, load_tokenizer(model)) is None
 
 
 def _obstacle(config: Any, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The reason why CTranslate2 cannot take a model, as a predicate; None if it can."""
+    """Reason why CTranslate2 cannot convert a model, as a predicate; None if it can."""
     if family_of(config).ctranslate2_loader is None:
-        return f"is a model of type {config.model_type!r}, which CTranslate2 does not know"
+        return f"is a model of type {config.model_type!r}, which CTranslate2 does not support"
     if getattr(tokenizer, "separate_vocabs", False):
-        return "has vocabularies of their own for source and target, which cannot be exported"
+        return "has different vocabularies for source and target, which cannot be exported"
     shape = Geometry.of(config)
     if shape.encoder_heads != shape.decoder_heads:
         return (
             f"has {shape.encoder_heads} heads in the encoder and {shape.decoder_heads} in the "
-            "decoder, which CTranslate2 does not tell apart"
+            "decoder, and CTranslate2 supports only one number"
         )
     return None
 
@@ -122,14 +123,17 @@ def _obstacle(config: Any, tokenizer: PreTrainedTokenizerBase) -> str | None:
 class ExportedModel:
     """Translator from a folder that `export` wrote.
 
+    Args:
+        folder: the folder.
+
     Raises:
         UserError: CTranslate2 is missing, or the folder is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         ctranslate2 = require_ctranslate2()
-        with reading(folder, f"the exported model in {folder} is damaged: export it anew"):
-            self._tokenizer = load_tokenizer(folder)  # first: it refuses what no model's folder has
+        with reading(folder, f"the exported model in {folder} is damaged: export it again"):
+            self._tokenizer = load_tokenizer(folder)  # first, because it refuses other folders
             self._translator = ctranslate2.Translator(
                 str(folder), device="auto", intra_threads=torch.get_num_threads()
             )
@@ -139,7 +143,7 @@ class ExportedModel:
             self.translate(["a"])
 
     def translate(self, sentences: Sequence[str], *, beams: int | None = None) -> list[str]:
-        """Translate sentences: the best of `n_best`, whose arguments these are."""
+        """Translate sentences; `n_best` describes the arguments."""
         return [hypotheses[0] for hypotheses in self.n_best(sentences, 1, beams=beams)]
 
     def n_best(
@@ -151,14 +155,18 @@ class ExportedModel:
         cut: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[str]]:
-        """Several translations of every sentence, by `a2d.models.decoding.n_best`'s rules.
+        """Translate sentences into n-best lists, by the rules of `a2d.models.decoding.n_best`.
 
         Args:
-            sentences: plain text, one sentence each; an empty one is translated as empty.
-            count: how many translations, at most `beams`.
-            beams: width of the beam, 1 is greedy search; None: the model's own, or `BEAMS`.
-            cut: end translations at `generation_limit` in any case.
-            progress: called now and then with the number of sentences done so far.
+            sentences: plain text, one sentence each. The translation of an empty sentence is empty.
+            count: number of hypotheses per sentence, at most `beams`.
+            beams: beam width; 1 is greedy search; None: the model's setting, or `BEAMS`.
+            cut: end translations at `generation_limit` even if the model has a `max_length`.
+            progress: called with the number of translated sentences after each group of sentences
+                with the same limit.
+
+        Returns:
+            Hypotheses of each sentence, the best first, as plain detokenised text.
         """
         encoded = encode_sources(self._tokenizer, sentences, self._positions)
         translations = [[""] * count for _ in sentences]
@@ -166,14 +174,14 @@ class ExportedModel:
         prefix = None if first is None else [self._tokenizer.convert_ids_to_tokens(first)]
         options = _options(self._settings, self._tokenizer)
 
-        longest = None if cut else own_limit(self._settings, self._positions)
+        max_limit = None if cut else max_length_limit(self._settings, self._positions)
 
         def limit(index: int) -> int:
-            return longest or generation_limit(len(encoded[index]), self._positions)
+            return max_limit or generation_limit(len(encoded[index]), self._positions)
 
-        wanted = [index for index, sentence in enumerate(sentences) if sentence.strip()]
-        done = len(sentences) - len(wanted)
-        for length, group in groupby(sorted(wanted, key=limit), key=limit):
+        nonempty = [index for index, sentence in enumerate(sentences) if sentence.strip()]
+        done = len(sentences) - len(nonempty)
+        for length, group in groupby(sorted(nonempty, key=limit), key=limit):
             indices = list(group)
             results = self._translator.translate_batch(
                 [self._tokenizer.convert_ids_to_tokens(encoded[index]) for index in indices],
@@ -194,14 +202,14 @@ class ExportedModel:
 
 
 def _options(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Generation settings under CTranslate2's names, where it has them."""
+    """Translate generation settings to CTranslate2's options, as far as it has them."""
     names = ("length_penalty", "repetition_penalty", "no_repeat_ngram_size")
     options = {name: value for name in names if (value := getattr(settings, name)) is not None}
-    # These come nearest to the rules by which transformers ends a beam.
+    # These options are the closest to the rules by which transformers ends a beam.
     options |= {"min_decoding_length": 0, "patience": 1 if settings.early_stopping is True else 2}
-    never = [*(settings.bad_words_ids or []), *([i] for i in settings.suppress_tokens or [])]
-    padding = [tokenizer.pad_token_id]  # its logit rules it out, or CTranslate2 has no such token
-    texts = [tokenizer.convert_ids_to_tokens(ids) for ids in never if ids != padding]
+    banned = [*(settings.bad_words_ids or []), *([i] for i in settings.suppress_tokens or [])]
+    padding = [tokenizer.pad_token_id]  # its logit excludes it, or CTranslate2 lacks the token
+    texts = [tokenizer.convert_ids_to_tokens(ids) for ids in banned if ids != padding]
     return options | {"suppress_sequences": texts or None}
 
 
@@ -215,7 +223,7 @@ def require_ctranslate2() -> Any:
     """Import CTranslate2.
 
     Raises:
-        UserError: it is not installed.
+        UserError: CTranslate2 is not installed.
     """
     try:
         import ctranslate2

@@ -1,6 +1,6 @@
-"""What is read from a model's folder or its page on the hub: settings and tensors, never code.
+"""Safe reading of models from folders and the hub: settings and tensors, never code.
 
-Every configuration, tokenizer and weight that `a2d` loads passes through here.
+All configurations, tokenizers and weights that a2d loads are read by this module.
 """
 
 from __future__ import annotations
@@ -33,46 +33,49 @@ WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 ADAPTER = "adapter_config.json"
 
-_MOST_NAMES = 10_000
-_LONGEST_JSON = 100_000_000
-"""Bytes of a file of settings."""
+_MAX_NAMES = 10_000
+"""Largest number of names that a setting may make libraries build."""
+_MAX_JSON = 100_000_000
+"""Largest file of settings, in bytes."""
 _FORMATS = (".json", ".jinja", ".model", ".safetensors", ".spm", ".txt")
-"""Endings of what libraries open in a model's folder."""
+"""Suffixes of the files that libraries open in a model's folder."""
 
 
 @contextmanager
 def reading(place: str | Path, problem: str) -> Iterator[None]:
-    """Turn whatever libraries raise on the files of a model into one `UserError`.
+    """Turn every error of a library that reads a model into a `UserError`.
+
+    Errors from a full disk or from full memory pass unchanged.
 
     Args:
         place: folder or hub name of the model.
-        problem: the sentence; the damaged file and the library's words follow in brackets.
+        problem: the message. The damaged file and the library's message follow in brackets.
     """
     try:
         yield
     except (UserError, GeneratorExit):
         raise
     except BaseException as error:
-        panic = type(error).__module__ == "pyo3_runtime"  # a Rust library's, which is no Exception
-        if not (panic or isinstance(error, Exception)) or _is_of_the_machine(error):
+        panic = type(error).__module__ == "pyo3_runtime"  # of a Rust library; not an `Exception`
+        if not (panic or isinstance(error, Exception)) or _lacks_resources(error):
             raise
-        why = _damage(model_path(place)) or first_line(error)
-        raise UserError(f"{problem} ({why}).") from error
+        reason = _damage(model_path(place)) or first_line(error)
+        raise UserError(f"{problem} ({reason}).") from error
 
 
-def _is_of_the_machine(error: BaseException) -> bool:
+def _lacks_resources(error: BaseException) -> bool:
     return disk_is_full(error) or memory_is_full(error)
 
 
 def _damage(path: str) -> str | None:
-    """The first file in a model's folder that is not what its name says, and why."""
+    """Name the first file in a model's folder that does not parse, with the error."""
     for file in sorted(Path(path).glob("*")):
         try:
             if file.suffix == ".json":
                 json.loads(file.read_text("utf-8"))
             elif file.suffix == ".safetensors":
                 safe_open(file, "pt")
-        except Exception as error:  # whatever is wrong with it
+        except Exception as error:  # of any parser
             return f"{file.name}: {first_line(error)}"
     return None
 
@@ -81,14 +84,14 @@ def read_config(place: str | Path) -> Any:
     """Read a model's configuration.
 
     Raises:
-        UserError: as `refuse_code` says.
-        Exception: whatever transformers makes of a file that is missing or wrong.
+        UserError: as `refuse_code`.
+        Exception: any error of transformers for a missing or invalid file.
     """
     return AutoConfig.from_pretrained(_safe(place), trust_remote_code=False)
 
 
 def read_tokenizer(place: str | Path, **settings: Any) -> PreTrainedTokenizerBase:
-    """Read a tokenizer; raises as `read_config` does."""
+    """Read a tokenizer. It raises the errors of `read_config`."""
     path = _safe(place)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         path, trust_remote_code=False, **settings
@@ -97,9 +100,10 @@ def read_tokenizer(place: str | Path, **settings: Any) -> PreTrainedTokenizerBas
 
 
 def read_model(place: str | Path) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Read an encoder-decoder in float32, from safetensors, and what transformers says of it.
+    """Read an encoder-decoder in float32 from safetensors. It raises the errors of `read_config`.
 
-    Raises as `read_config` does.
+    Returns:
+        The model, and transformers' loading info, such as `missing_keys`.
     """
     model, info = AutoModelForSeq2SeqLM.from_pretrained(
         _safe(place),
@@ -112,17 +116,17 @@ def read_model(place: str | Path) -> tuple[PreTrainedModel, dict[str, Any]]:
 
 
 def read_checkpoint(kind: type[PreTrainedModel], folder: Path) -> PreTrainedModel:
-    """Read a model of a class that is known, as `read_model` reads others."""
+    """Read a model of the class `kind` from safetensors."""
     return kind.from_pretrained(_safe(folder), trust_remote_code=False, use_safetensors=True)
 
 
 def read_generation_config(place: str | Path) -> GenerationConfig:
-    """Read how a model generates; older ones have that among their other settings.
+    """Read a model's generation settings. Older models have them in their config.json.
 
     Raises:
         UserError: the file is damaged.
     """
-    with reading(place, f"the {GENERATION} of {place} cannot be read: fetch or save it anew"):
+    with reading(place, f"the {GENERATION} of {place} cannot be read: download or save it again"):
         path = _safe(place)
         if _file(path, GENERATION) is None:
             return GenerationConfig.from_model_config(read_config(place))
@@ -130,26 +134,27 @@ def read_generation_config(place: str | Path) -> GenerationConfig:
 
 
 def tensor_shapes(place: str | Path) -> list[tuple[int, ...]]:
-    """Shapes of all tensors in a model's safetensors files; empty if it has none.
+    """Shapes of all tensors in a model's safetensors files; empty if it has no such files.
 
     Raises:
-        UserError: as `refuse_code` says.
-        Exception: whatever safetensors makes of a damaged file.
+        UserError: as `refuse_code`.
+        Exception: any error of safetensors for a damaged file.
     """
     path = _safe(place)
     weights = _json(path, INDEX).get("weight_map", {})
     names = sorted(set(weights.values())) if _file(path, WEIGHTS) is None else [WEIGHTS]
     shapes = []
     for name in names:
-        found = _file(path, name)
-        if found is not None:
-            with safe_open(found, "pt") as file:
+        local = _file(path, name)
+        if local is not None:
+            with safe_open(local, "pt") as file:
                 tensors = file.keys()
                 shapes += [tuple(file.get_slice(name).get_shape()) for name in tensors]
     return shapes
 
 
 def _safe(place: str | Path) -> str:
+    """Resolve the place of a model, and check it with `refuse_code`."""
     path = model_path(place)
     if Path(path).is_dir():
         refuse_code(path)
@@ -159,57 +164,59 @@ def _safe(place: str | Path) -> str:
 
 
 def refuse_code(path: str) -> None:
-    """Refuse a model that asks for code of its own, or for files elsewhere.
+    """Refuse a model that would run its own code, or read files outside its folder.
 
     Args:
         path: a folder or a hub name.
 
     Raises:
-        UserError: the file and the setting that ask for it, or a file of settings that is damaged.
+        UserError: a setting asks for code or for files elsewhere, a file of settings is damaged or
+            too large, or the folder holds an adapter, a pipe or a device.
     """
     _refuse_devices(Path(path))
     for name in SETTINGS:
         settings = _json(path, name)
         for setting, problem in _suspects(settings):
             raise UserError(
-                f"the model {path!r} {problem} ({setting!r} in its {name}): take one without it"
+                f"the model {path!r} {problem} ({setting!r} in its {name}): use a model without "
+                "this setting"
             )
         for setting in _counts(name):
             count = settings.get(setting)
             count = len(count) if isinstance(count, dict) else count
-            if isinstance(count, int | float) and count > _MOST_NAMES:
+            if isinstance(count, int | float) and count > _MAX_NAMES:
                 raise UserError(
-                    f"the {name} of {path} is no model's: its {setting} is {count:,}, and "
-                    f"{_MOST_NAMES:,} is a lot."
+                    f"the {name} of {path} is not valid: its {setting} is {count:,}, more than "
+                    f"{_MAX_NAMES:,}."
                 )
     if _file(path, ADAPTER):
         raise UserError(
-            f"{path!r} holds an adapter, not a model ({ADAPTER}): merge it into its base model by "
-            "peft's merge_and_unload(), and save that."
+            f"{path!r} holds an adapter, not a model ({ADAPTER}): merge it into its base model "
+            "with peft's merge_and_unload(), and save the merged model."
         )
     weights = _json(path, INDEX).get("weight_map", {})
     for name in sorted(set(map(str, weights.values()))) if isinstance(weights, dict) else ():
         if not _is_name(name) or not name.endswith(".safetensors"):
             raise UserError(
-                f"the model {path!r} takes weights from {name[:100]!r} ({INDEX}): only safetensors "
-                "files beside it are read."
+                f"the model {path!r} names weights in {name[:100]!r} ({INDEX}): a2d reads "
+                "safetensors files in the model's folder only."
             )
 
 
 def _is_name(name: object) -> bool:
-    """Whether it is the name of a file, without a folder."""
+    """Check for the name of a file without a folder."""
     return isinstance(name, str) and PurePosixPath(name).name == name and "\\" not in name
 
 
 def _counts(name: str) -> tuple[str, ...]:
-    """Settings of a file by which libraries make names, one by one, before any other check.
+    """Settings in the file `name` from which libraries build names before any other check.
 
-    Their value is a number of names, or a dictionary of them.
+    The value of such a setting is a number of names, or a dictionary of names.
     """
     if name == "tokenizer_config.json":
         families = FAMILIES.values()
-        own = (n for each in families for n in (*each.named_tokens, *each.filler_tokens))
-        return ("added_tokens_decoder", *own)
+        settings = (s for each in families for s in (*each.named_tokens, *each.filler_tokens))
+        return ("added_tokens_decoder", *settings)
     return ("num_labels", "id2label") if name == "config.json" else ()
 
 
@@ -217,32 +224,35 @@ _refuse_code_once = cache(refuse_code)
 
 
 def _refuse_devices(folder: Path) -> None:
-    """Refuse a folder with a pipe or a device among its files: reading one may have no end."""
+    """Refuse a folder with a pipe or a device, whose reading may never end."""
     for place in sorted(folder.glob("*")):
         if place.suffix in _FORMATS and place.exists() and not (place.is_file() or place.is_dir()):
             raise UserError(f"{place} is a pipe or a device, not a file: remove it.")
 
 
 def _suspects(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Settings that make transformers import code which the model brings or names."""
+    """Yield settings that a2d refuses, each with the problem as a predicate.
+
+    Most of them make transformers import code that the model brings or names.
+    """
     if settings.get("auto_map"):
-        yield "auto_map", "wants to run code that comes with it, which a2d never does"
+        yield "auto_map", "asks to run code that comes with it, which a2d never does"
     if settings.get("attribute_map"):
-        yield "attribute_map", "renames its settings, so that they cannot be checked"
+        yield "attribute_map", "renames its settings, so that a2d cannot check them"
     if settings.get("transformers_weights"):
         yield "transformers_weights", f"names files of weights, and a2d reads {WEIGHTS} only"
     names = settings.get("fast_tokenizer_files") or []
     if not isinstance(names, list) or not all(_is_name(name) for name in names):
-        yield "fast_tokenizer_files", "takes its tokenizer from files that are not beside it"
+        yield "fast_tokenizer_files", "names tokenizer files outside its folder"
     if settings.get("quantization_config"):
-        yield "quantization_config", "is quantised: a2d reads models in 16 or 32 bits"
+        yield "quantization_config", "is quantised, and a2d reads models in 16 or 32 bits"
     for key, value in settings.items():
         if "_implementation" in key and "/" in str(value):
-            yield key, "wants to fetch code from the hub, which a2d never does"
+            yield key, "asks to download code from the hub, which a2d never does"
 
 
 def _json(path: str, name: str) -> dict[str, Any]:
-    """A JSON object of a model; empty where the file is missing.
+    """Read a JSON object of a model; empty if the file is missing.
 
     Raises:
         UserError: the file is damaged.
@@ -252,24 +262,24 @@ def _json(path: str, name: str) -> dict[str, Any]:
         return {}
     file = Path(place)
     try:
-        if file.stat().st_size > _LONGEST_JSON:
-            raise ValueError(f"it is larger than {_LONGEST_JSON:,} bytes")
+        if file.stat().st_size > _MAX_JSON:
+            raise ValueError(f"it is larger than {_MAX_JSON:,} bytes")
         value = json.loads(file.read_text("utf-8"), parse_constant=_refuse_constant)
         if not isinstance(value, dict):
-            raise ValueError("it holds no JSON object")
+            raise ValueError("it is not a JSON object")
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"the {name} of {path} is damaged: fetch or save it anew ({first_line(error)})."
+            f"the {name} of {path} is damaged: download or save it again ({first_line(error)})."
         ) from error
     return value
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a finite number")
 
 
 def _file(path: str, name: str) -> str | None:
-    """A local copy of one of a model's files; None if it has no such file."""
+    """Local path of one of a model's files, downloaded if needed; None if there is no such file."""
     try:
         file: str | None = cached_file(path, name)
     except OSError:

@@ -1,4 +1,4 @@
-"""New models, models from a folder, and the check that two models share a vocabulary."""
+"""Making, loading and checking of models."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def load_config(path: str | Path) -> Any:
     """Load the configuration of an encoder-decoder from a folder, the hub, or the package.
 
     Raises:
-        UserError: there is no such model, it wants to run code, its family is not supported, or
-            its sizes make no sense.
+        UserError: there is no such model, it asks to run code, its family is not supported, or
+            its sizes are not valid.
     """
     problem = (
         f"no model at {str(path)!r}: give a local folder with a config.json, or a hub name while "
@@ -131,11 +131,11 @@ def load_config(path: str | Path) -> Any:
     return config
 
 
-MOST_LAYERS = 1000
+MAX_LAYERS = 1000
 """A configuration with more layers is considered damaged."""
 
-MOST_POSITIONS = 32_768
-"""A configuration with more positions is considered damaged: some families compute each one."""
+MAX_POSITIONS = 32_768
+"""A configuration with more positions is considered damaged: some families compute them all."""
 
 
 def _check_sizes(config: Any, path: str | Path) -> None:
@@ -149,31 +149,31 @@ def _check_sizes(config: Any, path: str | Path) -> None:
         raise UserError(f"the config.json of {path} lacks a size ({first_line(error)}).") from error
     problem = None
     sizes = (*shape, vocabulary, width, positions)
-    shares = {name: value for name, value in config.to_dict().items() if "drop" in name}
+    dropouts = {name: value for name, value in config.to_dict().items() if "drop" in name}
     if any(type(size) is not int or size < 1 for size in sizes):
         problem = (
-            "a number of layers, heads, tokens or positions, or a width, is no positive whole "
+            "a number of layers, heads, tokens or positions, or a width, is not a positive whole "
             "number"
         )
     elif config.is_encoder_decoder is not True:
-        problem = "it is no encoder-decoder"
-    elif max(layers) > MOST_LAYERS:
-        problem = f"{max(layers):,} layers are more than {MOST_LAYERS:,}"
-    elif positions > MOST_POSITIONS:
-        problem = f"{positions:,} positions are more than {MOST_POSITIONS:,}"
+        problem = "it is not an encoder-decoder"
+    elif max(layers) > MAX_LAYERS:
+        problem = f"{max(layers):,} layers are more than {MAX_LAYERS:,}"
+    elif positions > MAX_POSITIONS:
+        problem = f"{positions:,} positions are more than {MAX_POSITIONS:,}"
     elif family_of(config).head_width is None and any(width % count for count in heads):
         problem = f"width {width} cannot be split into {' or '.join(map(str, set(heads)))} heads"
     elif outside := [token for token in token_ids(config) if not 0 <= token < vocabulary]:
-        problem = f"the token {outside[0]} is outside its vocabulary of {vocabulary:,}"
+        problem = f"the token {outside[0]} is outside the vocabulary of {vocabulary:,}"
     elif str(activation).removeprefix("gated-") not in ACT2FN:
-        problem = f"{activation!r} is no activation that transformers knows"
-    elif wrong := [name for name, share in shares.items() if not _is_share(share)]:
-        problem = f"its {wrong[0]} is {shares[wrong[0]]!r}, and no share between 0 and 1"
+        problem = f"transformers has no activation {activation!r}"
+    elif wrong := [name for name, rate in dropouts.items() if not _is_rate(rate)]:
+        problem = f"{wrong[0]} is {dropouts[wrong[0]]!r}, and not a rate between 0 and 1"
     if problem is not None:
-        raise UserError(f"the config.json of {path} is no model's: {problem}.")
+        raise UserError(f"the config.json of {path} is not valid: {problem}.")
 
 
-def _is_share(value: Any) -> bool:
+def _is_rate(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and 0 <= value <= 1)
 
 
@@ -188,43 +188,43 @@ def load_model(path: str | Path) -> PreTrainedModel:
     """
     config = load_config(path)
     unreadable = (
-        f"{path} holds no readable safetensors weights: load it once with transformers and "
-        "save_pretrained() it again"
+        f"{path} holds no readable safetensors weights: load the model with transformers and save "
+        "it with save_pretrained()"
     )
     with reading(path, unreadable):
         _check_shapes(config, tensor_shapes(path), path)
         try:
-            model, told = read_model(path)
-        except RuntimeError as error:  # of shapes
+            model, loading_info = read_model(path)
+        except RuntimeError as error:  # weights of other shapes
             if memory_is_full(error):
                 raise
             raise UserError(
-                f"the weights in {path} do not fit its config.json: fetch or save both anew "
+                f"the weights in {path} do not fit its config.json: download or save both again "
                 f"({first_line(error)})"
             ) from error
-    missing = sorted(name for name in told["missing_keys"] if not _computed(model, name))
+    missing = sorted(name for name in loading_info["missing_keys"] if not _computed(model, name))
     if missing:
         raise UserError(
-            f"{path} lacks {len(missing)} of its model's weights ({missing[0]}, …): fetch or save "
-            "it anew."
+            f"{path} lacks {len(missing)} of its model's weights ({missing[0]}, …): download or "
+            "save the model again."
         )
     infinite = infinite_tensors(model)
     if infinite:
         raise UserError(
-            f"{len(infinite)} of the tensors in {path} hold values that are no finite numbers "
-            f"({infinite[0]}, …): its training diverged, or the file is damaged; take another one."
+            f"{len(infinite)} of the tensors in {path} hold values that are not finite numbers "
+            f"({infinite[0]}, …): the training diverged, or the file is damaged; use another model."
         )
     check_search(model.generation_config, model.config.vocab_size, path)
     _check_runs(model, path)
     return model
 
 
-_MORE = 2
-"""Largest ratio of a model's parameters to those in its files, where tied weights stand once."""
+_MAX_RATIO = 2
+"""Largest ratio of a model's parameters to those in its files, which hold tied weights once."""
 
 
 def _check_shapes(config: Any, shapes: Sequence[tuple[int, ...]], path: str | Path) -> None:
-    """Refuse sizes that the weights do not have, before libraries reserve memory for them."""
+    """Check that the weights have the configured sizes, before libraries reserve memory."""
     if not shapes:
         return
     width = sizes_of(config)["width"]
@@ -237,30 +237,30 @@ def _check_shapes(config: Any, shapes: Sequence[tuple[int, ...]], path: str | Pa
     else:
         with torch.device("meta"):
             empty = AutoModelForSeq2SeqLM.from_config(copy.deepcopy(config))
-        needed, there = count_parameters(empty), sum(map(prod, shapes))
+        needed, in_files = count_parameters(empty), sum(map(prod, shapes))
         computed = width * 2 * (positions_of(config) or 0)
-        if needed > _MORE * there + computed:
+        if needed > _MAX_RATIO * in_files + computed:
             problem = f"{needed:,} parameters"
     if problem is not None:
         raise UserError(
-            f"the weights in {path} do not fit its config.json: fetch or save both anew (there are "
-            f"not the tensors of {problem})."
+            f"the weights in {path} do not fit its config.json: download or save both again (they "
+            f"are not the tensors of {problem})."
         )
 
 
 @torch.inference_mode()
 def _check_runs(model: PreTrainedModel, path: str | Path) -> None:
-    """Check that a model computes logits and generates, because libraries read some settings late.
+    """Check that a model computes logits and generates: some settings are read only then.
 
     Raises:
         UserError: the model does not run.
     """
-    with reading(path, f"the model in {path} does not run: fetch or save it anew"):
+    with reading(path, f"the model in {path} does not run: download or save it again"):
         ids = torch.zeros((1, 2), dtype=torch.long)
         mask = torch.ones_like(ids)
         logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=ids).logits
         if logits.shape != (1, 2, model.config.vocab_size) or not logits.isfinite().all():
-            raise ValueError("it gives no finite logits for its tokens")
+            raise ValueError("its logits are not finite, or not one per token")
         with searching(model) as settings:
             beams = settings.num_beams or BEAMS
             model.generate(input_ids=ids, attention_mask=mask, num_beams=beams, max_length=3)
@@ -272,12 +272,12 @@ def infinite_tensors(model: nn.Module) -> list[str]:
 
 
 def _computed(model: PreTrainedModel, name: str) -> bool:
-    """Whether a weight is computed, not learned, so that a release may lack it."""
+    """Check for a weight that is computed, not learned: published models may lack it."""
     return name.endswith(family_of(model.config).computed_weights)
 
 
 def load_to_run(path: str | Path) -> PreTrainedModel:
-    """Load a model as `load_model` does, onto the GPU if there is one."""
+    """Load a model with `load_model`, onto the GPU if there is one."""
     model = load_model(path)
     return model.to("cuda") if torch.cuda.is_available() else model
 
@@ -289,16 +289,25 @@ def check_same_ids(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
         UserError: the models differ.
     """
     for name in _SPECIAL:
-        ours, theirs = getattr(student.config, name), getattr(teacher.config, name)
-        if ours != theirs:
+        value, teacher_value = getattr(student.config, name), getattr(teacher.config, name)
+        if value != teacher_value:
             raise UserError(
-                f"teacher and student vocabularies differ: {name} is {theirs} and {ours}. "
-                "Build the student with the teacher's own tokenizer."
+                f"teacher and student vocabularies differ: {name} is {teacher_value} in the "
+                f"teacher's and {value} in the student's. Build the student with the teacher's "
+                "tokenizer."
             )
 
 
 def decoder_inputs(model: PreTrainedModel, labels: Tensor) -> Tensor:
-    """The decoder's input ids (B, T) for predicting `labels` (B, T), which are -100 at padding."""
+    """Compute the decoder's input ids for teacher forcing.
+
+    Args:
+        model: an encoder-decoder.
+        labels: target token ids (B, T), -100 at padding.
+
+    Returns:
+        Labels shifted right by one, after the decoder's start token (B, T).
+    """
     if hasattr(model, "prepare_decoder_input_ids_from_labels"):
         ids: Tensor = model.prepare_decoder_input_ids_from_labels(labels)
         return ids
@@ -308,12 +317,12 @@ def decoder_inputs(model: PreTrainedModel, labels: Tensor) -> Tensor:
 
 
 def freeze_padding_row(model: PreTrainedModel) -> Callable[[], None]:
-    """Keep the padding token's embedding as it is, for a family that needs that.
+    """Exclude the padding token's embedding from training, in families that need that.
 
-    With tied embeddings the output layer would train it.
+    With tied embeddings, the output layer would train the padding row otherwise.
 
     Returns:
-        A function that lets it learn again.
+        A function that makes the embedding trainable again.
     """
     if not family_of(model.config).frozen_padding:
         return lambda: None
@@ -329,7 +338,7 @@ def freeze_padding_row(model: PreTrainedModel) -> Callable[[], None]:
 
 
 def _shrink_residual_branches(model: PreTrainedModel, factor: float = 0.1) -> None:
-    """Let all post-norm layers except cross-attention start near the identity.
+    """Scale down residual branches except cross-attention, so that layers start near the identity.
 
     Post-norm Transformers depend heavily on their residual branches, which makes them slow to
     start and unstable (Liu et al. 2020, "Understanding the Difficulty of Training Transformers",
@@ -344,6 +353,6 @@ def _shrink_residual_branches(model: PreTrainedModel, factor: float = 0.1) -> No
 
 
 def count_parameters(model: PreTrainedModel) -> int:
-    """Number of parameters that a saved model holds (sinusoidal position tables are computed)."""
+    """Number of parameters in a saved model, which excludes computed sinusoidal position tables."""
     computed = set(model._keys_to_ignore_on_save or ())
     return sum(p.numel() for name, p in model.named_parameters() if name not in computed)

@@ -1,4 +1,4 @@
-"""Students made from a teacher: with its vocabulary, and its architecture or Marian's."""
+"""Making of students with the teacher's vocabulary, in the teacher's architecture or Marian's."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Start = Literal["teacher", "random", "marian"]
 Rule = Literal["spread", "first", "last"]
 
 RULES = ("spread", "first", "last")
-"""Rules for the teacher's layers that a student starts from.
+"""Rules that select the teacher's layers for a student.
 
-`spread`: evenly spaced layers with the first and the last among them, as in Shleifer & Rush 2020
+`spread`: evenly spaced layers, including the first and the last one, as in Shleifer & Rush 2020
 ("Pre-trained Summarization Distillation", section 3.1). A single layer is the last one
 (docs/schedule.md has the measurement). `first`, `last`: the first or the last layers."""
 
@@ -55,14 +55,14 @@ def student_of(
     """Make a student with the teacher's vocabulary.
 
     Args:
-        teacher: the model to learn from. It is not changed.
+        teacher: the teacher, which is not changed.
         encoder_layers, decoder_layers, heads, width, feed_forward, dropout, attention_dropout,
             activation_dropout: the student's sizes; None: the teacher's.
         decoder_heads, decoder_feed_forward: sizes of the decoder; None: `heads`, `feed_forward`.
         start: `teacher` copies embeddings and layers (`copy_layers`), which needs the teacher's
-            widths. `random` initialises as transformers does for the teacher's family. `marian` is
-            random too, in the Marian class for any teacher (`a2d.models.loading.new_model`).
-        rule: which layers are copied, one of `RULES`.
+            widths. `random` uses transformers' initialisation of the teacher's family. `marian` is
+            a random model in the Marian class for any teacher (`a2d.models.loading.new_model`).
+        rule: rule that selects the layers to copy, one of `RULES`.
 
     Returns:
         The student in float32, on the CPU.
@@ -87,10 +87,10 @@ def student_of(
         "attention_dropout": attention_dropout,
         "activation_dropout": activation_dropout,
     }
-    given = {name: size for name, size in sizes.items() if size is not None}
+    changes = {name: size for name, size in sizes.items() if size is not None}
     if start == "marian":
-        return _marian(teacher, given)
-    config = student_config(teacher.config, **given)
+        return _marian(teacher, changes)
+    config = student_config(teacher.config, **changes)
     student = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
     student.generation_config = inherited_settings(teacher.generation_config)
     if start == "teacher":
@@ -99,31 +99,30 @@ def student_of(
 
 
 def _marian(teacher: PreTrainedModel, sizes: dict[str, Any]) -> PreTrainedModel:
-    """Make a new Marian model with the teacher's generation settings, and its sizes by default."""
+    """Make a new Marian model with the teacher's generation settings and, by default, its sizes."""
     if has_two_vocabularies(teacher.config):
         raise UserError(
             "a new Marian student has one vocabulary for source and target, and the teacher has "
-            "two: start from the teacher's layers."
+            "two: start from the teacher's layers (a2d distill: --start teacher)."
         )
     positions = positions_of(teacher.config) or 512
-    theirs = sizes_of(teacher.config)
+    teacher_sizes = sizes_of(teacher.config)
     for size in ("heads", "feed_forward"):
         if size in sizes:
-            theirs.pop(f"decoder_{size}", None)
-    shape = theirs | sizes
-    student = new_model(teacher.config, **shape, max_positions=positions)
-    never = student.generation_config.bad_words_ids
+            teacher_sizes.pop(f"decoder_{size}", None)
+    student = new_model(teacher.config, **teacher_sizes | sizes, max_positions=positions)
+    banned_tokens = student.generation_config.bad_words_ids
     student.generation_config = inherited_settings(teacher.generation_config)
-    student.generation_config.bad_words_ids = never
+    student.generation_config.bad_words_ids = banned_tokens
     return student
 
 
 def student_config(teacher: Any, **sizes: float) -> Any:
-    """The teacher's configuration with other sizes.
+    """Copy a teacher's configuration with other sizes.
 
     Args:
-        teacher: its configuration, which is not changed.
-        sizes: named as in `student_of`.
+        teacher: configuration of the teacher, which is not changed.
+        sizes: sizes to change, by the names of `student_of`.
 
     Raises:
         UserError: as `student_of`.
@@ -134,20 +133,25 @@ def student_config(teacher: Any, **sizes: float) -> Any:
     for size, value in sizes.items():
         settings = family.sizes.get(size, ())
         if size.startswith("decoder_") and not settings:
-            raise UserError(f"a {family.model_type} model has one size for both: leave {size} out.")
+            raise UserError(
+                f"a {family.model_type} model has one size for encoder and decoder: remove {size}."
+            )
         for setting in settings:
             setattr(config, setting, value)
     shape = Geometry.of(config)
     if shape.decoder_layers > shape.encoder_layers and not family.deeper_decoder:
         raise UserError(
             f"a {family.model_type} model needs at least as many encoder layers as decoder "
-            f"layers to generate, not {shape.encoder_layers}x{shape.decoder_layers}: give it "
-            "more encoder layers, or start as marian."
+            f"layers to generate, not {shape.encoder_layers}x{shape.decoder_layers}: use more "
+            "encoder layers, or start: marian (a2d distill: --start marian)."
         )
     width = round(ratio * sizes_of(config)["width"])
     for heads in (shape.encoder_heads, shape.decoder_heads):
         if width % heads:
-            raise UserError(f"width {width} cannot be split into {heads} heads.")
+            raise UserError(
+                f"width {width} cannot be split into {heads} heads: choose a width that is a "
+                f"multiple of {heads}."
+            )
         if family.head_width is not None:
             setattr(config, family.head_width, width // heads)
     return config
@@ -161,64 +165,64 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, rule: Rule =
 
     Args:
         teacher: a model of the student's family.
-        student: the model that gets the weights.
-        rule: which layers are copied, one of `RULES`.
+        student: the model to copy weights into, in place.
+        rule: rule that selects the layers to copy, one of `RULES`.
 
     Raises:
         UserError: the student has more layers than the teacher, or other widths or activations.
     """
     family = family_of(student.config)
-    ours, theirs = (activation_of(m.config) for m in (student, teacher))
-    if ours != theirs:
+    activation, teacher_activation = (activation_of(m.config) for m in (student, teacher))
+    if activation != teacher_activation:
         raise UserError(
-            f"a student with activation {ours!r} cannot start from a teacher with {theirs!r}: "
-            f"give it the teacher's, {_AT_RANDOM}."
+            f"a student with activation {activation!r} cannot start from a teacher with "
+            f"{teacher_activation!r}: use the teacher's activation, {_AT_RANDOM}."
         )
-    depths = {}
+    layers = {}
     shapes = [Geometry.of(m.config) for m in (student, teacher)]
     for stack in ("encoder", "decoder"):
         count, available = (shape.layers(stack) for shape in shapes)
         if count > available:
             raise UserError(
                 f"a student with {count} {stack} layers cannot start from a teacher with "
-                f"{available}: give it fewer, {_AT_RANDOM}."
+                f"{available}: use fewer layers, {_AT_RANDOM}."
             )
-        depths[stack] = chosen_layers(count, available, rule)
+        layers[stack] = choose_layers(count, available, rule)
     layer = re.compile(rf"(encoder|decoder)\.{re.escape(family.layers)}\.(\d+)\.")
 
-    def of_teacher(match: re.Match[str]) -> str:
-        return f"{match[1]}.{family.layers}.{depths[match[1]][int(match[2])]}."
+    def teacher_name(match: re.Match[str]) -> str:
+        return f"{match[1]}.{family.layers}.{layers[match[1]][int(match[2])]}."
 
     weights = teacher.state_dict()
     state = student.state_dict()
-    for name, own in state.items():
-        weight = weights.get(layer.sub(of_teacher, name), weights.get(name))
+    for name, student_weight in state.items():
+        weight = weights.get(layer.sub(teacher_name, name), weights.get(name))
         if weight is not None and family.head_bias and name.endswith(family.head_bias):
-            weight = _of_heads(weight, own.shape[1])
-        if weight is None or weight.shape != own.shape:
+            weight = _adapt_head_bias(weight, student_weight.shape[1])
+        if weight is None or weight.shape != student_weight.shape:
             raise UserError(
-                f"the student cannot start from the teacher: {name} differs in shape; give the "
-                f"student the teacher's width and feed_forward, {_AT_RANDOM}."
+                f"the student cannot start from the teacher: {name} differs in shape; use the "
+                f"teacher's width and feed_forward, {_AT_RANDOM}."
             )
         state[name] = weight
     student.load_state_dict(state)
 
 
-def chosen_layers(count: int, available: int, rule: Rule = "spread") -> list[int]:
-    """Choose the layers that a student starts from.
+def choose_layers(count: int, available: int, rule: Rule = "spread") -> list[int]:
+    """Choose the teacher's layers for a student.
 
     Args:
-        count: the student's layers.
-        available: the teacher's layers.
+        count: number of the student's layers.
+        available: number of the teacher's layers.
         rule: one of `RULES`.
 
     Returns:
-        Indices of the teacher's layers, in order, counted from 0.
+        Indices of the chosen layers, ascending, counted from 0.
 
     Example:
-        >>> chosen_layers(3, 6), chosen_layers(3, 6, "first"), chosen_layers(3, 6, "last")
+        >>> choose_layers(3, 6), choose_layers(3, 6, "first"), choose_layers(3, 6, "last")
         ([0, 2, 5], [0, 1, 2], [3, 4, 5])
-        >>> chosen_layers(1, 6)
+        >>> choose_layers(1, 6)
         [5]
     """
     if rule == "first":
@@ -229,18 +233,18 @@ def chosen_layers(count: int, available: int, rule: Rule = "spread") -> list[int
     return chosen
 
 
-def _of_heads(bias: Tensor, heads: int) -> Tensor:
+def _adapt_head_bias(bias: Tensor, heads: int) -> Tensor:
     """Adapt a bias (distances, heads) to another number of heads.
 
-    Heads that are cut in pieces keep their bias; heads that are joined get the mean of theirs.
+    Heads that split a teacher head repeat its bias. Heads that join teacher heads get the mean.
     """
-    own = bias.shape[1]
-    if heads % own == 0:
-        return bias.repeat_interleave(heads // own, dim=1)
-    if own % heads == 0:
-        joined: Tensor = bias.unflatten(1, (heads, own // heads)).mean(-1)
-        return joined
+    teacher_heads = bias.shape[1]
+    if heads % teacher_heads == 0:
+        return bias.repeat_interleave(heads // teacher_heads, dim=1)
+    if teacher_heads % heads == 0:
+        mean: Tensor = bias.unflatten(1, (heads, teacher_heads // heads)).mean(-1)
+        return mean
     raise UserError(
-        f"a student with {heads} heads cannot start from a teacher with {own} and a bias for "
-        "each: give it a multiple or a divisor of that."
+        f"a student with {heads} heads cannot start from a teacher with {teacher_heads} and a bias "
+        f"for each head: use a multiple or a divisor of {teacher_heads} heads, {_AT_RANDOM}."
     )

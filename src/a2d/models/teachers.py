@@ -1,4 +1,4 @@
-"""Pretrained teachers, made ready for one language pair: languages set, vocabulary trimmed."""
+"""Preparation of pretrained teachers for one language pair: languages and trimmed vocabulary."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def prepare_teacher(
     prefix: str = "",
     pairs: Sequence[Pair] | None = None,
 ) -> tuple[int, int]:
-    """Write a teacher that translates between two languages, with its tokenizer.
+    """Save a copy of a teacher for one language pair, with its tokenizer.
 
     Args:
         path: folder or hub name of the teacher.
-        folder: where to write.
-        languages: the tokenizer's codes of source and target, of a model that knows many.
-        prefix: what it expects before every source.
-        pairs: the corpus whose tokens are to be kept; None keeps all.
+        folder: folder to write.
+        languages: codes of source and target in a multilingual tokenizer; None for other teachers.
+        prefix: text that the teacher expects before every source.
+        pairs: corpus to whose tokens the vocabulary is trimmed; None: no trimming.
 
     Returns:
-        The sizes of the vocabulary before and after.
+        Sizes of the vocabulary before and after.
 
     Raises:
-        UserError: no such model or languages, or a vocabulary that cannot be trimmed.
+        UserError: there is no such model or language, or the vocabulary cannot be trimmed.
     """
     model = load_model(path)
     tokenizer = load_tokenizer(path, languages, prefix)
@@ -49,9 +49,10 @@ def prepare_teacher(
 
 
 def set_target_language(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a multilingual model begin its translations as its tokenizer begins or ends targets.
+    """Set the target language in a multilingual model's configuration, as its tokenizer marks it.
 
-    M2M100, NLLB and mBART-50 write the language first (it is forced); mBART-25 reads it first.
+    M2M100, NLLB and mBART-50 generate the language token first: it becomes `forced_bos_token_id`.
+    mBART-25 reads the language token first: it becomes `decoder_start_token_id`.
     """
     code = getattr(tokenizer, "tgt_lang", None)
     if code is None:

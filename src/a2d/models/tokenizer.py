@@ -1,4 +1,4 @@
-"""Vocabularies: training a joint subword vocabulary, loading one, comparing two."""
+"""Tokenizers: training, loading, checking, and the language codes of multilingual ones."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from a2d.text.batching import PREFIX, encode_sources
 END, UNKNOWN, PADDING = "</s>", "<unk>", "<pad>"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 SPACE = "▁"
-"""Mark that the tokenizer writes for a space, as SentencePiece does. In a text it is a space."""
+"""Symbol for a space in tokens, as in SentencePiece. In a text it is read as a space."""
 
-LONGEST_PREFIX = 1000
-"""Characters of a prefix: every source is encoded with it."""
+MAX_PREFIX = 1000
+"""Longest prefix, in characters: every source is encoded with it."""
 
 _RESERVED = re.compile("|".join(map(re.escape, (END, UNKNOWN, PADDING, *BYTES))))
 
@@ -44,9 +44,9 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
     Raises:
         UserError: the texts are too few or too uniform for a vocabulary of that size.
     """
-    learned = _learn(texts, size - len(BYTES) - 3)
-    merges = [tuple(merge) for merge in learned["merges"]]
-    tokens = [END, UNKNOWN, *BYTES, *sorted(learned["vocab"], key=learned["vocab"].get), PADDING]
+    model = _learn(texts, size - len(BYTES) - 3)
+    merges = [tuple(merge) for merge in model["merges"]]
+    tokens = [END, UNKNOWN, *BYTES, *sorted(model["vocab"], key=model["vocab"].get), PADDING]
     if len(tokens) < size:
         raise UserError(
             f"the training corpus is too small for a vocabulary of {size} tokens: it yields "
@@ -70,7 +70,7 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
         unk_token=UNKNOWN,
         pad_token=PADDING,
         clean_up_tokenization_spaces=False,
-        split_special_tokens=True,  # "</s>" in a text is text
+        split_special_tokens=True,  # "</s>" in a text is not a special token
         model_max_length=512,
     )
 
@@ -78,15 +78,15 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
 def load_tokenizer(
     path: str | Path, languages: Sequence[str] | None = None, prefix: str = ""
 ) -> PreTrainedTokenizerBase:
-    """Load the tokenizer beside a model, or from the hub.
+    """Load a model's tokenizer from a folder or the hub.
 
     Args:
-        path: folder or hub name.
-        languages: codes of source and target, for a tokenizer of many languages.
+        path: folder or hub name of the model.
+        languages: codes of source and target, for a multilingual tokenizer.
         prefix: text that the model expects before every source; it is saved with the tokenizer.
 
     Raises:
-        UserError: there is no tokenizer, or it does not know the languages.
+        UserError: there is no tokenizer, it does not work, or it lacks one of the languages.
     """
     codes = dict(zip(("src_lang", "tgt_lang"), languages, strict=True)) if languages else {}
     settings = {PREFIX: prefix} if prefix else {}
@@ -100,15 +100,16 @@ def load_tokenizer(
             raise UserError(f"the tokenizer at {str(path)!r} knows no language {error}.") from error
         if len(tokenizer) <= len(tokenizer.all_special_tokens):
             raise UserError(f"{problem} (its vocabulary is missing).")
-        own = tokenizer.init_kwargs.get(PREFIX, "")
-        if not isinstance(own, str) or len(own) > LONGEST_PREFIX:
+        saved_prefix = tokenizer.init_kwargs.get(PREFIX, "")
+        if not isinstance(saved_prefix, str) or len(saved_prefix) > MAX_PREFIX:
             raise UserError(
-                f"the {PREFIX} of the tokenizer at {str(path)!r} is no text of at most "
-                f"{LONGEST_PREFIX:,} characters: mend it."
+                f"the {PREFIX} of the tokenizer at {str(path)!r} is not a text of at most "
+                f"{MAX_PREFIX:,} characters: correct its tokenizer_config.json."
             )
         if codes and not hasattr(tokenizer, "src_lang"):
             raise UserError(
-                f"the tokenizer at {str(path)!r} knows one pair only: name no languages."
+                f"the tokenizer at {str(path)!r} knows one language pair only: remove "
+                "teacher.languages (--teacher-languages)."
             )
         for code in codes.values():
             language_id(tokenizer, code)
@@ -121,29 +122,30 @@ def _check_works(tokenizer: PreTrainedTokenizerBase) -> None:
     """Check that a tokenizer can encode and decode.
 
     Raises:
-        Exception: any error of the tokenizer, or a result that later steps could not use.
+        Exception: any error of the tokenizer.
+        ValueError: a result that later steps could not use.
     """
     for token, number in tokenizer.get_vocab().items():
         if type(number) is not int or number < 0:
-            raise ValueError(f"its token {token!r} has the number {number!r}")
+            raise ValueError(f"the token {token!r} has the number {number!r}")
     texts = ["a1 Ü", "a ☃\t" * 1000]
     encoded = encode_sources(tokenizer, texts, 100)
     # M2M100's tokenizer encodes targets only if it is set to their language.
     if getattr(tokenizer, "tgt_lang", "") is not None:
         encoded += tokenizer(text_target=texts)["input_ids"]
     if not all(encoded) or min(map(min, encoded)) < 0:
-        raise ValueError("it gives texts no tokens")
+        raise ValueError("it encodes a text as no tokens, or as negative numbers")
     batch = tokenizer.pad({"input_ids": encoded[:2]}, return_tensors="pt")
     decoded = tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
     if not all(isinstance(text, str) for text in decoded):
-        raise ValueError("it decodes tokens to no texts")
+        raise ValueError("it does not decode tokens to text")
 
 
 def mark_languages(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make language codes special tokens, in place, so that decoding leaves them out of texts.
+    """Make language codes special tokens, in place, so that decoding removes them from texts.
 
-    Some tokenizers of M2M100 and NLLB hold language codes as ordinary tokens. The change is saved
-    with the tokenizer, so that plain transformers leaves the codes out too.
+    Some tokenizers of M2M100 and NLLB have language codes as ordinary tokens. The change is saved
+    with the tokenizer, so that plain transformers removes the codes too.
 
     Raises:
         UserError: the codes cannot be marked.
@@ -159,36 +161,36 @@ def mark_languages(tokenizer: PreTrainedTokenizerBase) -> None:
     left = tokenizer.decode(ids, skip_special_tokens=True).strip()
     if left or tokenizer.convert_tokens_to_ids(ordinary) != ids:
         raise UserError(
-            f"language codes of this {type(tokenizer).__name__}, {ordinary[0]!r} among them, are "
-            "ordinary tokens, which would stand in every translation: add them to its "
-            "extra_special_tokens and save it again."
+            f"language codes of this {type(tokenizer).__name__}, such as {ordinary[0]!r}, are "
+            "ordinary tokens, which would appear in every translation: add them to the "
+            "tokenizer's extra_special_tokens and save it again."
         )
 
 
 def language_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Tokens that stand for languages.
+    """Tokens of a tokenizer that stand for languages.
 
-    A tokenizer of one language pair has none: the tokens that it adds to an empty text take their
-    place, because they stand for no text either.
+    For a tokenizer of one language pair, which has no such tokens, these are the tokens that it
+    adds to an empty text, because these tokens stand for no text either.
     """
     table = _language_table(tokenizer)
     if table is not None:
         return list(table.values())
     if hasattr(tokenizer, "src_lang"):
-        named = (tokenizer.src_lang, tokenizer.tgt_lang)
+        current = (tokenizer.src_lang, tokenizer.tgt_lang)
         added = (*tokenizer.added_tokens_encoder, *tokenizer.all_special_tokens)
-        tokens = {code for code in named if code is not None and _knows(tokenizer, code)}
+        tokens = {code for code in current if code is not None and _has_token(tokenizer, code)}
         tokens |= set(filter(_is_code, added))
     else:
-        whole, bare = (tokenizer("", add_special_tokens=add)["input_ids"] for add in (True, False))
-        tokens = set(tokenizer.convert_ids_to_tokens([i for i in whole if i not in bare]))
+        full, bare = (tokenizer("", add_special_tokens=add)["input_ids"] for add in (True, False))
+        tokens = set(tokenizer.convert_ids_to_tokens([i for i in full if i not in bare]))
     return sorted(tokens, key=tokenizer.convert_tokens_to_ids)
 
 
 def _language_table(tokenizer: PreTrainedTokenizerBase) -> dict[str, str] | None:
-    """Map language codes to tokens; None for a tokenizer whose codes are tokens, or that has none.
+    """Map language codes to tokens; None for a tokenizer whose codes are tokens, or without codes.
 
-    A tokenizer does not name the family of its model, so that all families are asked.
+    A tokenizer does not name the family of its model. The tables of all families are tried.
     """
     names = [family.language_table for family in FAMILIES.values() if family.language_table]
     tables = (getattr(tokenizer, name, None) for name in names)
@@ -200,7 +202,7 @@ def _is_code(token: str) -> bool:
     return any(re.fullmatch(pattern, token) for pattern in patterns)
 
 
-def _knows(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
+def _has_token(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
     return tokenizer.convert_tokens_to_ids(token) not in (None, tokenizer.unk_token_id)
 
 
@@ -208,7 +210,7 @@ def language_id(tokenizer: PreTrainedTokenizerBase, code: str) -> int:
     """Id of the token that stands for a language.
 
     Raises:
-        UserError: the tokenizer does not know the language.
+        UserError: the tokenizer has no such language.
     """
     table = _language_table(tokenizer)
     if table is None:
@@ -227,30 +229,30 @@ def check_fits(tokenizer: PreTrainedTokenizerBase, config: Any, path: str | Path
     needed = max(len(tokenizer), *(number + 1 for number in tokenizer.get_vocab().values()))
     if needed > config.vocab_size:
         raise UserError(
-            f"the tokenizer at {str(path)!r} has {needed:,} tokens, and the model "
-            f"embeddings for {config.vocab_size:,}: call resize_token_embeddings() on it, or take "
-            "the tokenizer that it was trained with."
+            f"the tokenizer at {str(path)!r} has {needed:,} tokens, and the model has embeddings "
+            f"for {config.vocab_size:,}: call resize_token_embeddings() on the model, or use the "
+            "tokenizer that it was trained with."
         )
     try:
         tokenizer.decode(list(range(config.vocab_size)), skip_special_tokens=True)
-    except Exception as error:  # whatever it makes of a number that it does not know
+    except Exception as error:  # tokenizers raise various errors for unknown ids
         raise UserError(
             f"the tokenizer at {str(path)!r} cannot decode all of the model's "
-            f"{config.vocab_size:,} tokens ({first_line(error)}): take the one that it was "
-            "trained with."
+            f"{config.vocab_size:,} tokens ({first_line(error)}): use the tokenizer that the "
+            "model was trained with."
         ) from error
 
 
 def check_languages_named(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
-    """Check that a tokenizer of many languages is set to two of them.
+    """Check that a multilingual tokenizer is set to a source and a target language.
 
     Raises:
-        UserError: it is not.
+        UserError: the tokenizer has many languages, and none is set.
     """
     if hasattr(tokenizer, "src_lang") and not tokenizer.init_kwargs.get("tgt_lang"):
         raise UserError(
-            f"{path} knows many languages: name two by teacher.languages (--teacher-languages), in "
-            "its own codes, as in [deu_Latn, hsb_Latn]."
+            f"{path} knows many languages: name two with teacher.languages (--teacher-languages), "
+            "in the model's codes, such as [deu_Latn, hsb_Latn]."
         )
 
 
@@ -262,28 +264,30 @@ def check_same_vocabulary(
     Attention maps and distributions can only be compared over the same tokens.
 
     Raises:
-        UserError: a token has another id on one side, or the special tokens differ.
+        UserError: a token's ids differ, or the special tokens differ.
     """
-    mend = "Build the student with the teacher's own tokenizer."
-    ours, theirs = student.get_vocab(), teacher.get_vocab()
-    if ours != theirs:
-        token = next(t for t in sorted(ours.keys() | theirs.keys()) if ours.get(t) != theirs.get(t))
+    remedy = "Build the student with the teacher's tokenizer."
+    student_ids, teacher_ids = student.get_vocab(), teacher.get_vocab()
+    if student_ids != teacher_ids:
+        tokens = sorted(student_ids.keys() | teacher_ids.keys())
+        token = next(t for t in tokens if student_ids.get(t) != teacher_ids.get(t))
         raise UserError(
-            f"teacher and student vocabularies differ: {len(theirs)} and {len(ours)} tokens, and "
-            f"{token!r} is {theirs.get(token)} in the teacher's, {ours.get(token)} in the "
-            f"student's. {mend}"
+            f"teacher and student vocabularies differ: {len(teacher_ids)} and {len(student_ids)} "
+            f"tokens, and {token!r} is {teacher_ids.get(token)} in the teacher's, "
+            f"{student_ids.get(token)} in the student's. {remedy}"
         )
     for name in ("pad_token_id", "eos_token_id"):
         if getattr(teacher, name) != getattr(student, name):
-            raise UserError(f"teacher and student tokenizers differ in {name}. {mend}")
+            raise UserError(f"teacher and student tokenizers differ in {name}. {remedy}")
 
 
 def _learn(texts: Iterable[str], size: int) -> dict[str, Any]:
-    again = list(texts) if isinstance(texts, Iterator) else texts
+    """Learn a byte-pair encoding of `size` tokens; return the model of its tokenizer.json."""
+    rereadable = list(texts) if isinstance(texts, Iterator) else texts
 
     def plain() -> Iterator[str]:
         """The texts without names of reserved tokens, because no token may be learned twice."""
-        return (_RESERVED.sub(" ", text) for text in again)
+        return (_RESERVED.sub(" ", text) for text in rereadable)
 
     counts = Counter(SPACE)
     for text in plain():

@@ -1,8 +1,8 @@
 """Reduction of a model's vocabulary to the tokens that a language pair needs.
 
-Most parameters of a small multilingual model are embeddings. For text that consists of kept tokens,
-the trimmed model computes the same hidden states and the same logits of kept tokens. Its
-distribution is thus the whole model's, renormalised over the kept tokens.
+Most parameters of a small multilingual model are embeddings. On text of the remaining tokens, the
+trimmed model computes the same hidden states and the same logits of these tokens. Its distribution
+is therefore the full model's, renormalised over the remaining tokens.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from a2d.text.pairs import Pair
 _BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
 _SPACES = ("▁", "Ġ")
 _PROBES = 1000
-"""Number of sentence pairs on which a trimmed tokenizer is compared with the whole one."""
+"""Number of sentence pairs on which a trimmed tokenizer is compared with the full one."""
 
 
 def trim(
@@ -38,9 +38,10 @@ def trim(
 ) -> tuple[PreTrainedModel, Tokenizer]:
     """Reduce a model and its tokenizer to the tokens of a corpus.
 
-    These tokens are kept, in their order: those of the corpus, special tokens, language codes, and
-    single characters that occur in the corpus. Most tokenizers can spell other words with single
-    characters. Tokenizers of Marian and M2M100 cannot: a word whose piece is missing is unknown.
+    The trimmed vocabulary has, in the old order, the tokens of the corpus, special tokens, language
+    codes, and the single characters of the corpus. Most tokenizers can spell other words with
+    single characters. Tokenizers of Marian and M2M100 cannot: a word whose piece is missing is
+    unknown.
 
     Args:
         model: an encoder-decoder, which is not changed.
@@ -55,18 +56,18 @@ def trim(
         UserError: this kind of tokenizer cannot be trimmed.
     """
     size = model.config.vocab_size
-    used = _used(tokenizer, pairs) | _named(model)
-    kept = sorted(token for token in used if token < size)
+    tokens = _corpus_tokens(tokenizer, pairs) | _configured_tokens(model)
+    ids = sorted(token for token in tokens if token < size)
     tokenizer.save_pretrained(folder)
-    _trim_files(folder, tokenizer, kept)
-    _trim_settings(folder / "tokenizer_config.json", kept)
+    _trim_files(folder, tokenizer, ids)
+    _trim_settings(folder / "tokenizer_config.json", ids)
     trimmed = read_tokenizer(folder)
-    _compare(tokenizer, trimmed, kept, pairs)
-    return _trim_model(model, kept), trimmed
+    _compare(tokenizer, trimmed, ids, pairs)
+    return _trim_model(model, ids), trimmed
 
 
-def _used(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> set[int]:
-    """Ids of the tokens to keep for a corpus."""
+def _corpus_tokens(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> set[int]:
+    """Ids of the tokens that a corpus needs."""
     used = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     # M2M100's language tokens are neither special nor added.
     used |= set(tokenizer.convert_tokens_to_ids(language_tokens(tokenizer)))
@@ -76,7 +77,7 @@ def _used(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> set[int]:
         targets = tokenizer(text_target=[pair.target for pair in part])["input_ids"]
         used.update(token for ids in (*sources, *targets) for token in ids)
     characters = {c for pair in pairs for text in pair for c in text}
-    spelled = _BYTES | characters | {s + c for s in _SPACES for c in characters} | set(_SPACES)
+    spelling = _BYTES | characters | {s + c for s in _SPACES for c in characters} | set(_SPACES)
     vocabulary = tokenizer.get_vocab()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = json.loads(backend.to_str()) if backend is not None else {}
@@ -84,11 +85,11 @@ def _used(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> set[int]:
     used.update(
         index
         for token, index in vocabulary.items()
-        if token in spelled or (byte_level and len(token) == 1)
+        if token in spelling or (byte_level and len(token) == 1)
     )
     if content.get("model", {}).get("type") == "BPE":
         names = {name for name, index in vocabulary.items() if index in used}
-        used |= {vocabulary[name] for name in _merged_from(names, _merges(content["model"]))}
+        used |= {vocabulary[name] for name in _merge_parts(names, _merges(content["model"]))}
     return used
 
 
@@ -96,55 +97,60 @@ def _merges(model: dict[str, Any]) -> list[list[str]]:
     return [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
 
 
-def _merged_from(names: set[str], merges: list[list[str]]) -> set[str]:
-    """Tokens that byte-pair encoding merges on its way to the tokens `names`."""
-    parts: dict[str, list[list[str]]] = {}
+def _merge_parts(names: set[str], merges: list[list[str]]) -> set[str]:
+    """Tokens that byte-pair encoding merges, directly or indirectly, into the tokens `names`."""
+    merges_into: dict[str, list[list[str]]] = {}
     for merge in merges:
-        parts.setdefault("".join(merge), []).append(merge)
-    found: set[str] = set()
+        merges_into.setdefault("".join(merge), []).append(merge)
+    parts: set[str] = set()
     waiting = list(names)
     while waiting:
-        for merge in parts.get(waiting.pop(), []):
-            new = set(merge) - found
-            found |= new
+        for merge in merges_into.get(waiting.pop(), []):
+            new = set(merge) - parts
+            parts |= new
             waiting += new
-    return found
+    return parts
 
 
-def _named(model: PreTrainedModel) -> set[int]:
-    """Token ids in a model's configurations."""
+def _configured_tokens(model: PreTrainedModel) -> set[int]:
+    """Token ids in a model's configuration and generation settings."""
     return token_ids(model.config) | token_ids(model.generation_config)
 
 
 # Files of tokenizers
 
 
-def _trim_files(folder: Path, tokenizer: Tokenizer, kept: list[int]) -> None:
-    names = tokenizer.convert_ids_to_tokens(kept)
-    whole, pieces = folder / "tokenizer.json", folder / "vocab.json"
-    if whole.is_file():
-        content = json.loads(whole.read_text("utf-8"))
-        content = _trim_backend(content, dict(zip(names, range(len(kept)), strict=True)))
-        write_text(whole, json.dumps(content, ensure_ascii=False))
+def _trim_files(folder: Path, tokenizer: Tokenizer, ids: list[int]) -> None:
+    """Reduce a saved tokenizer to the tokens `ids`, sorted; new ids are positions in this list."""
+    names = tokenizer.convert_ids_to_tokens(ids)
+    backend, pieces = folder / "tokenizer.json", folder / "vocab.json"
+    if backend.is_file():
+        content = json.loads(backend.read_text("utf-8"))
+        content = _trim_backend(content, dict(zip(names, range(len(ids)), strict=True)))
+        write_text(backend, json.dumps(content, ensure_ascii=False))
     elif pieces.is_file() and not (folder / "target_vocab.json").exists():
-        own = json.loads(pieces.read_text("utf-8"))
-        own = {name: index for name, index in own.items() if name in set(names)}
-        order = sorted(own, key=own.__getitem__)
-        write_text(
-            pieces, json.dumps({name: i for i, name in enumerate(order)}, ensure_ascii=False)
-        )
+        vocabulary = json.loads(pieces.read_text("utf-8"))
+        order = sorted(vocabulary.keys() & set(names), key=vocabulary.__getitem__)
+        vocabulary = {name: index for index, name in enumerate(order)}
+        write_text(pieces, json.dumps(vocabulary, ensure_ascii=False))
     else:
-        raise UserError(
-            f"the vocabulary of a {type(tokenizer).__name__} cannot be trimmed: leave it whole."
-        )
+        raise _cannot_trim(tokenizer)
 
 
-def _trim_settings(path: Path, kept: list[int]) -> None:
+def _cannot_trim(tokenizer: Tokenizer, reason: str = "") -> UserError:
+    kind = type(tokenizer).__name__
+    return UserError(
+        f"the vocabulary of a {kind} cannot be trimmed{reason}: turn trimming off (teacher.trim, "
+        "--trim)."
+    )
+
+
+def _trim_settings(path: Path, ids: list[int]) -> None:
     """Adapt a tokenizer's configuration: new ids of added tokens, and no filler tokens."""
     config = json.loads(path.read_text("utf-8"))
-    new = {str(old): str(index) for index, old in enumerate(kept)}
+    new_ids = {str(old): str(new) for new, old in enumerate(ids)}
     if added := config.get("added_tokens_decoder"):
-        config["added_tokens_decoder"] = {new[old]: token for old, token in added.items()}
+        config["added_tokens_decoder"] = {new_ids[old]: token for old, token in added.items()}
     for setting in {name for family in FAMILIES.values() for name in family.filler_tokens}:
         if setting in config:
             config[setting] = 0
@@ -161,7 +167,10 @@ def _trim_backend(content: dict[str, Any], ids: dict[str, int]) -> dict[str, Any
     elif model["type"] == "BPE":
         _trim_merges(model, ids)
     else:
-        raise UserError(f"a vocabulary of the kind {model['type']} cannot be trimmed.")
+        raise UserError(
+            f"a vocabulary of type {model['type']} cannot be trimmed: turn trimming off "
+            "(teacher.trim, --trim)."
+        )
     for token in content["added_tokens"]:
         token["id"] = ids[token["content"]]
     for special in (content["post_processor"] or {}).get("special_tokens", {}).values():
@@ -175,38 +184,34 @@ def _trim_merges(model: dict[str, Any], ids: dict[str, int]) -> None:
 
 
 def _compare(
-    tokenizer: Tokenizer, trimmed: Tokenizer, kept: list[int], pairs: Sequence[Pair]
+    tokenizer: Tokenizer, trimmed: Tokenizer, ids: list[int], pairs: Sequence[Pair]
 ) -> None:
-    new = {old: index for index, old in enumerate(kept)}
+    """Check that a trimmed tokenizer encodes special tokens and pairs like the full one."""
+    new_ids = {old: new for new, old in enumerate(ids)}
     for token in tokenizer.all_special_tokens:
-        if trimmed.convert_tokens_to_ids(token) != new[tokenizer.convert_tokens_to_ids(token)]:
-            raise UserError(
-                f"the vocabulary of a {type(tokenizer).__name__} cannot be trimmed ({token!r} gets "
-                "another place): leave it whole."
-            )
+        if trimmed.convert_tokens_to_ids(token) != new_ids[tokenizer.convert_tokens_to_ids(token)]:
+            raise _cannot_trim(tokenizer, f" ({token!r} would get a wrong id)")
     for pair in pairs[:: max(1, len(pairs) // _PROBES)]:
-        expected, found = (
+        full_ids, trimmed_ids = (
             [*encode_sources(t, [pair.source]), t(text_target=pair.target)["input_ids"]]
             for t in (tokenizer, trimmed)
         )
-        for text, before, after in zip(pair, expected, found, strict=True):
-            if after != [new[token] for token in before]:
-                raise UserError(
-                    f"the vocabulary of a {type(tokenizer).__name__} cannot be trimmed (it then "
-                    f"reads {text!r} otherwise): leave it whole."
-                )
+        for text, before, after in zip(pair, full_ids, trimmed_ids, strict=True):
+            if after != [new_ids[token] for token in before]:
+                raise _cannot_trim(tokenizer, f" (it would then split {text!r} differently)")
 
 
 # Models
 
 
-def _trim_model(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
+def _trim_model(model: PreTrainedModel, ids: list[int]) -> PreTrainedModel:
+    """Copy a model with the embeddings and output weights of the tokens `ids` only."""
     config = copy.deepcopy(model.config)
     generation = copy.deepcopy(model.generation_config)
-    new = {old: index for index, old in enumerate(kept)}
+    new_ids = {old: new for new, old in enumerate(ids)}
 
     def renumber(value: Any) -> Any:
-        return new[value] if isinstance(value, int) else [renumber(part) for part in value]
+        return new_ids[value] if isinstance(value, int) else [renumber(part) for part in value]
 
     for settings in (config, generation):
         for key, value in token_settings(settings).items():
@@ -214,17 +219,17 @@ def _trim_model(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
     before = config.vocab_size
     for name in family_of(config).vocabulary_sizes:
         if getattr(config, name, None) == before:
-            setattr(config, name, len(kept))
+            setattr(config, name, len(ids))
     trimmed = AutoModelForSeq2SeqLM.from_config(config, dtype=model.dtype)
-    rows = torch.tensor(kept)
+    rows = torch.tensor(ids)
 
-    def cut(weight: Tensor, expected: torch.Size) -> Tensor:
-        for dimension, (old, count) in enumerate(zip(weight.shape, expected, strict=True)):
+    def cut(weight: Tensor, shape: torch.Size) -> Tensor:
+        for dimension, (old, count) in enumerate(zip(weight.shape, shape, strict=True)):
             if old != count:
                 weight = weight.index_select(dimension, rows.to(weight.device))
         return weight
 
-    state, whole = trimmed.state_dict(), model.state_dict()
-    trimmed.load_state_dict({name: cut(whole[name], own.shape) for name, own in state.items()})
+    state, full_state = trimmed.state_dict(), model.state_dict()
+    trimmed.load_state_dict({name: cut(full_state[name], w.shape) for name, w in state.items()})
     trimmed.generation_config = generation
     return trimmed.train(model.training)

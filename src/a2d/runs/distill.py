@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from a2d.errors import UserError
 from a2d.families import sizes_of
-from a2d.files import MANIFEST, whole_folder, write_text
+from a2d.files import MANIFEST, atomic_folder, write_text
 from a2d.models.decoding import set_beams
 from a2d.models.folders import read_generation_config
 from a2d.models.loading import load_config
@@ -213,7 +213,7 @@ def _write_student(
     names = " and ".join(Path(place).name for place in places(recipe.corpus.train))
     words = f"{run.corpus.sizes['train']:,} sentence pairs ({names})"
     ignored = shutil.ignore_patterns(*_OF_THE_RUN)
-    with whole_folder(output) as partial:
+    with atomic_folder(output) as partial:
         shutil.copytree(run.one(Student).folder, partial, ignore=ignored)
         settings = read_generation_config(partial)
         # Those of the scores, if other than in training.

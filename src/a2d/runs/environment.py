@@ -8,7 +8,7 @@ from pathlib import Path
 from a2d import plain_yaml
 from a2d.errors import UserError
 from a2d.method.methods import METHODS
-from a2d.models.export import require_ctranslate2, takes_the_place_of_transformers
+from a2d.models.export import can_replace_transformers, require_ctranslate2
 from a2d.runs.parts import DISTILLED, MONOLINGUAL
 from a2d.runs.recipe import Recipe
 from a2d.runs.settings import Training
@@ -50,7 +50,7 @@ def settle(recipe: Recipe, folder: Path) -> Recipe:
 def _engine(recipe: Recipe) -> str:
     path, shape = recipe.teacher.path, recipe.teacher.shape
     alike = shape is None or shape.decoder_heads in (None, shape.heads)
-    return "ctranslate2" if alike and takes_the_place_of_transformers(path) else "transformers"
+    return "ctranslate2" if alike and can_replace_transformers(path) else "transformers"
 
 
 def _precise(training: Training, begun: Training | None) -> Training:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from a2d.errors import UserError
-from a2d.plain_yaml import DEEPEST, parse
+from a2d.plain_yaml import MAX_DEPTH, parse
 from a2d.runs.sections import AnySection, replaced_by, section_at
 
 
@@ -34,8 +34,8 @@ def assign(raw: dict[str, Any], assignment: str, section: AnySection) -> None:
     place: Any = raw
     inside: AnySection | None = section
     parts = key.split(".")
-    if len(parts) > DEEPEST:
-        raise UserError(f"the override {assignment!r} names a place more than {DEEPEST} deep.")
+    if len(parts) > MAX_DEPTH:
+        raise UserError(f"the override {assignment!r} names a place more than {MAX_DEPTH} deep.")
     for number, part in enumerate(parts):
         where = _where(place, part, parts[:number], assignment)
         last = number == len(parts) - 1

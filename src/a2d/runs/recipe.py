@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from a2d.errors import UserError
 from a2d.method.methods import METHODS
-from a2d.plain_yaml import MOST_BYTES, parse
+from a2d.plain_yaml import MAX_SIZE, parse
 from a2d.plugins import load_plugins
 from a2d.runs.overrides import assign
 from a2d.runs.sections import Section, explain, extended
@@ -323,9 +323,9 @@ def _read(name_or_path: str) -> str:
     if name_or_path in builtin_recipes():
         return resources.files("a2d.recipes").joinpath(f"{name_or_path}.yaml").read_text("utf-8")
     with open(name_or_path, "rb") as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise UserError(f"is larger than {MOST_BYTES:,} bytes, which no recipe is")
+        content = file.read(MAX_SIZE + 1)
+    if len(content) > MAX_SIZE:
+        raise UserError(f"is larger than {MAX_SIZE:,} bytes, which no recipe is")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

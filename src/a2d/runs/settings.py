@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from a2d.models.decoding import MOST_BEAMS
-from a2d.models.loading import MOST_LAYERS
+from a2d.models.decoding import MAX_BEAMS
+from a2d.models.loading import MAX_LAYERS
 from a2d.models.students import Rule, Start
 from a2d.runs.sections import CONFIG, Section, check_numbers
 from a2d.training.settings import MethodName, ObjectiveSettings, TrainingSettings
@@ -110,8 +110,8 @@ class Shape(Section):
     `decoder_heads`, `decoder_feed_forward`: those of its decoder, if they are not the encoder's.
     """
 
-    encoder_layers: int = Field(ge=1, le=MOST_LAYERS)
-    decoder_layers: int = Field(ge=1, le=MOST_LAYERS)
+    encoder_layers: int = Field(ge=1, le=MAX_LAYERS)
+    decoder_layers: int = Field(ge=1, le=MAX_LAYERS)
     heads: int = Field(ge=1)
     decoder_heads: int | None = Field(default=None, ge=1)
     width: int = Field(ge=2)
@@ -226,7 +226,7 @@ class Sequences(Section):
     """
 
     engine: Literal["auto", "transformers", "ctranslate2"] = "auto"
-    n_best: int = Field(default=1, ge=1, le=MOST_BEAMS)
+    n_best: int = Field(default=1, ge=1, le=MAX_BEAMS)
 
 
 class Compute(Section):
@@ -239,6 +239,6 @@ class Evaluation(Section):
     """How translations are made and shown; settings are chosen by those of `valid`."""
 
     split: Literal["valid", "test"] = "test"
-    beams: int = Field(default=5, ge=1, le=MOST_BEAMS)
+    beams: int = Field(default=5, ge=1, le=MAX_BEAMS)
     max_tokens: int = Field(default=4096, ge=1)
     samples: int = Field(default=3, ge=0)

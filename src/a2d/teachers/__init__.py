@@ -1,4 +1,4 @@
-"""The teachers that come with the package: one folder each, with its licence and provenance."""
+"""Teachers packaged with a2d: one folder each, with its licence and provenance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BUILTIN = "builtin:"
 
 
 def names() -> list[str]:
-    """Name every packaged teacher, sorted.
+    """Names of the packaged teachers, sorted.
 
     Example:
         >>> names()
@@ -26,7 +26,7 @@ def names() -> list[str]:
 
 
 def model_path(model: str | Path) -> str:
-    """The folder of a model that may be called `builtin:NAME`; other paths and hub names unchanged.
+    """Resolve `builtin:NAME` to the folder of a packaged teacher; return other names unchanged.
 
     Raises:
         UserError: no packaged teacher has that name.

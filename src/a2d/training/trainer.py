@@ -31,7 +31,7 @@ from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import enable_capture
 from a2d.method.objective import TOKENS, detached_sums
 from a2d.method.token_losses import Prediction, token_losses
-from a2d.models.decoding import generation_limit, searching, settle_search
+from a2d.models.decoding import generation_limit, searching, set_generation_defaults
 from a2d.models.folders import read_checkpoint
 from a2d.models.loading import check_same_ids, freeze_padding_row
 from a2d.models.tokenizer import check_same_vocabulary, mark_languages
@@ -214,7 +214,7 @@ class A2DTrainer(ResumingTrainer):
             raise UserError(f"{error}.") from error
         if shuffle:
             self._order = sampler
-            settle_search(self.student, *sizes.max(axis=0, initial=0).tolist())
+            set_generation_defaults(self.student, *sizes.max(axis=0, initial=0).tolist())
         dataset, collate = dataset.select_columns(["input_ids", "labels"]), self.data_collator
         if shuffle and self.teacher_cache is not None:
             self.teacher_cache.check_sizes(sizes)
