@@ -410,11 +410,6 @@ class TestSettings:
                 "[{method: a2d, beta: [1, 3], decay: [1, 0.5]}]",
                 ["a2d beta=1.0", "a2d beta=1.0 decay=0.5", "a2d", "a2d decay=0.5"],
             ),
-            (
-                "[{method: kd, student_start: teacher, copied_layers: first},"
-                " {method: a2d, student_start: teacher}]",
-                ["kd copied_layers=first", "a2d"],
-            ),
         ],
     )
     def test_are_those_that_differ(self, methods, labels, tmp_path):

@@ -55,16 +55,12 @@ def test_neither_chance_nor_limits_of_the_teacher_are_inherited(start):
 
 
 @every_release
-@pytest.mark.parametrize(
-    ("rule", "encoder", "decoder"),
-    [("spread", [0, 3], [2]), ("first", [0, 1], [0]), ("last", [2, 3], [2])],
-)
-def test_layers_by_rule(name, rule, encoder, decoder, tmp_path):
+def test_layers_are_spread_evenly(name, tmp_path):
     teacher = teacher_of(name)
-    student = student_of(teacher, encoder_layers=2, decoder_layers=1, rule=rule).eval()
+    student = student_of(teacher, encoder_layers=2, decoder_layers=1).eval()
     assert Geometry.of(student.config) == (2, 1, 4, 4)
     check_same_ids(teacher, student)
-    for stack, chosen in (("encoder", encoder), ("decoder", decoder)):
+    for stack, chosen in (("encoder", [0, 3]), ("decoder", [2])):
         for index, original in enumerate(chosen):
             ours, theirs = block(student, stack, index), block(teacher, stack, original)
             assert ours.keys() == theirs.keys()
@@ -160,7 +156,7 @@ def test_biases_by_distance_follow_the_heads():
     )
     joined = student_of(teacher, heads=2).state_dict()[bias]
     assert joined.equal(torch.stack([theirs[:, :2].mean(1), theirs[:, 2:].mean(1)], 1))
-    last = student_of(teacher, encoder_layers=1, decoder_layers=1, rule="last").state_dict()[bias]
+    last = student_of(teacher, encoder_layers=1, decoder_layers=1).state_dict()[bias]
     assert last.equal(theirs)  # later layers have none of their own
     with pytest.raises(UserError, match="3 heads cannot start from a teacher with 4"):
         student_of(model_of("t5", tokenizer_of("t5"), heads=4), heads=3)
@@ -187,10 +183,9 @@ def test_other_families_are_refused():
 
 
 @pytest.mark.parametrize("available", range(1, 13))
-@pytest.mark.parametrize("rule", ["spread", "first", "last"])
-def test_chosen_layers_are_as_many_in_order_and_differ(available, rule):
+def test_chosen_layers_are_as_many_in_order_and_differ(available):
     for count in range(1, available + 1):
-        chosen = choose_layers(count, available, rule)
+        chosen = choose_layers(count, available)
         assert len(set(chosen)) == count
         assert chosen == sorted(chosen)
         assert set(chosen) <= set(range(available))

@@ -39,7 +39,7 @@ METHODS = """[baseline, kd, seqkd, seqkd+references, seqkd+kd, last, uniform, ti
   alpha: 0.3, temperature: 2.0},
  {method: a2d, name: same-rate, alignment_learning_rate: null},
  {method: a2d, name: copied, student_start: teacher, beta: 1.0},
- {method: a2d+hidden, name: copied-last, student_start: teacher, copied_layers: last},
+ {method: a2d+hidden, name: copied-hidden, student_start: teacher},
  {method: seqkd, name: references-alone, monolingual: false}]"""
 
 FAMILY_METHODS = """[{method: a2d+hidden, name: copied, student_start: teacher},

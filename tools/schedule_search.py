@@ -5,7 +5,7 @@
 
 A trial names `tokens` a batch, peak `lr` and `updates`; `patience` (validations; 0: a linear decay
 over all updates), `warmup` (updates), `every` (updates between validations), `method`, `beta`,
-`alpha`, `seed` and `copied` (the rule that chooses the teacher's layers) have defaults. Every trial
+`alpha` and `seed` have defaults. Every trial
 is one line of JSON: its settings, the best validation BLEU and chrF, seconds, and the curve.
 """
 
@@ -44,7 +44,6 @@ DEFAULTS: dict[str, Any] = {
     "beta": 1.0,
     "alpha": 0.5,
     "seed": 1,
-    "copied": "spread",
 }
 
 
@@ -63,9 +62,7 @@ def train(trial: dict[str, Any], inputs: dict[str, Any], options: argparse.Names
     torch.manual_seed(trial["seed"])
     encoder, decoder = map(int, options.layers.split("x"))
     if options.start == "teacher":
-        student = student_of(
-            teacher, encoder_layers=encoder, decoder_layers=decoder, rule=trial["copied"]
-        )
+        student = student_of(teacher, encoder_layers=encoder, decoder_layers=decoder)
     else:
         depths = {"encoder_layers": encoder, "decoder_layers": decoder}
         student = new_model(inputs["tokenizer"], **(sizes_of(teacher.config) | depths))

@@ -24,15 +24,6 @@ from a2d.models.decoding import inherited_settings
 from a2d.models.loading import new_model
 
 Start = Literal["teacher", "random", "marian"]
-Rule = Literal["spread", "first", "last"]
-
-RULES = ("spread", "first", "last")
-"""Rules that select the teacher's layers for a student.
-
-`spread`: evenly spaced layers, including the first and the last one, as in Shleifer & Rush 2020
-("Pre-trained Summarization Distillation", section 3.1). A single layer is the last one
-(docs/schedule.md has the measurement). `first`, `last`: the first or the last layers."""
-
 _AT_RANDOM = "or start it at random (a2d distill: --start random; recipes: student_start: random)"
 
 
@@ -50,7 +41,6 @@ def student_of(
     attention_dropout: float | None = None,
     activation_dropout: float | None = None,
     start: Start = "teacher",
-    rule: Rule = "spread",
 ) -> PreTrainedModel:
     """Make a student with the teacher's vocabulary.
 
@@ -62,7 +52,6 @@ def student_of(
         start: `teacher` copies embeddings and layers (`copy_layers`), which needs the teacher's
             widths. `random` uses transformers' initialisation of the teacher's family. `marian` is
             a random model in the Marian class for any teacher (`a2d.models.loading.new_model`).
-        rule: rule that selects the layers to copy, one of `RULES`.
 
     Returns:
         The student in float32, on the CPU.
@@ -94,7 +83,7 @@ def student_of(
     student = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
     student.generation_config = inherited_settings(teacher.generation_config)
     if start == "teacher":
-        copy_layers(teacher, student, rule)
+        copy_layers(teacher, student)
     return student
 
 
@@ -157,7 +146,7 @@ def student_config(teacher: Any, **sizes: float) -> Any:
     return config
 
 
-def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, rule: Rule = "spread") -> None:
+def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
     """Copy a teacher's embeddings and some of its layers into a student.
 
     The numbers of heads may differ: projections are copied whole, and the student cuts them into
@@ -166,7 +155,6 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, rule: Rule =
     Args:
         teacher: a model of the student's family.
         student: the model to copy weights into, in place.
-        rule: rule that selects the layers to copy, one of `RULES`.
 
     Raises:
         UserError: the student has more layers than the teacher, or other widths or activations.
@@ -187,7 +175,7 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, rule: Rule =
                 f"a student with {count} {stack} layers cannot start from a teacher with "
                 f"{available}: use fewer layers, {_AT_RANDOM}."
             )
-        layers[stack] = choose_layers(count, available, rule)
+        layers[stack] = choose_layers(count, available)
     layer = re.compile(rf"(encoder|decoder)\.{re.escape(family.layers)}\.(\d+)\.")
 
     def teacher_name(match: re.Match[str]) -> str:
@@ -208,29 +196,28 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, rule: Rule =
     student.load_state_dict(state)
 
 
-def choose_layers(count: int, available: int, rule: Rule = "spread") -> list[int]:
-    """Choose the teacher's layers for a student.
+def choose_layers(count: int, available: int) -> list[int]:
+    """Choose the teacher's layers for a student: evenly spaced, the first and the last among them.
+
+    This is the choice of Shleifer & Rush 2020 ("Pre-trained Summarization Distillation",
+    section 3.1), except that a single layer is the last one: the output layer was trained with it.
+    Other choices lost several BLEU (docs/schedule.md).
 
     Args:
         count: number of the student's layers.
         available: number of the teacher's layers.
-        rule: one of `RULES`.
 
     Returns:
         Indices of the chosen layers, ascending, counted from 0.
 
     Example:
-        >>> choose_layers(3, 6), choose_layers(3, 6, "first"), choose_layers(3, 6, "last")
-        ([0, 2, 5], [0, 1, 2], [3, 4, 5])
-        >>> choose_layers(1, 6)
-        [5]
+        >>> choose_layers(3, 6), choose_layers(1, 6)
+        ([0, 2, 5], [5])
     """
-    if rule == "first":
-        return list(range(count))
-    if rule == "last" or count == 1:  # the output layer reads the last layer
-        return list(range(available - count, available))
-    chosen: list[int] = torch.linspace(0, available - 1, count).round().int().tolist()
-    return chosen
+    if count == 1:
+        return [available - 1]
+    indices: list[int] = torch.linspace(0, available - 1, count).round().int().tolist()
+    return indices
 
 
 def _adapt_head_bias(bias: Tensor, heads: int) -> Tensor:

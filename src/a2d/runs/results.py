@@ -312,7 +312,7 @@ def _used(student: Model, key: str) -> Any:
     return student.settings["method"].get(key, _UNSAID.get(key))
 
 
-_UNSAID = {"student_start": "random", "copied_layers": "spread"}
+_UNSAID = {"student_start": "random"}
 """Values that a stage's settings leave out."""
 
 

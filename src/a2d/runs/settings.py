@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from a2d.models.decoding import MAX_BEAMS
 from a2d.models.loading import MAX_LAYERS
-from a2d.models.students import Rule, Start
+from a2d.models.students import Start
 from a2d.runs.sections import CONFIG, Section, check_numbers
 from a2d.training.settings import MethodName, ObjectiveSettings, TrainingSettings
 
@@ -194,13 +194,10 @@ class MethodSettings(ObjectiveSettings):
         student_start: a student starts at `random`, or from its `teacher`'s layers and embeddings.
             `marian`: at random, as a plain Transformer in the Marian class, whatever the teacher's
             family.
-        copied_layers: with `student_start: teacher`, from which layers
-            (`a2d.models.students.RULES`).
         monolingual: methods with `seqkd` also learn from `corpus.monolingual`, if there is any.
     """
 
     student_start: Start = "random"
-    copied_layers: Rule = "spread"
     monolingual: bool = True
 
     _bounded = model_validator(mode="after")(check_numbers)

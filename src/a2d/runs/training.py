@@ -226,7 +226,7 @@ def _new_student(
     shape, start = model.shape.model_dump(), model.method.student_start
     if teacher is None or (start != "teacher" and family_of(teacher.config).scratch):
         return new_model(tokenizer, **shape)
-    return student_of(teacher, **shape, start=start, rule=model.method.copied_layers)
+    return student_of(teacher, **shape, start=start)
 
 
 def remove_checkpoints(model: Model) -> None:

@@ -122,8 +122,6 @@ def training_settings(
     used |= definition.settings
     if definition.uses_teacher or method.student_start != "random":
         used |= {"student_start"}
-        if method.copied_layers != "spread":
-            used |= {"copied_layers"}
     schedule = without_none(asdict(training))
     del schedule["sized"]
     return {
