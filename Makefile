@@ -27,7 +27,7 @@ results: .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/python benchmarks/bench.py
-	$(BIN)/python benchmarks/page.py
+	$(BIN)/python tools/speed.py
 
 test: .venv/.installed-dev
 	$(BIN)/ruff check .
