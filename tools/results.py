@@ -2,8 +2,9 @@
 
 Every folder there is one experiment: what `a2d run` wrote to its run's `results` folder, or several
 such folders side by side, and `about.yaml`, which names its command and what to compare. A region
-`NAME` of the page (see regions.py) holds an experiment's figures, `NAME command` its command, device
-and time. All translations are scored again first: figures that do not match them stop the program.
+`NAME` of the page (see regions.py) holds the figures of an experiment, `NAME command` its command,
+device and time. All translations are scored again first: figures that do not match them stop the
+program.
 
     python tools/results.py [EXPERIMENT…]
 """
