@@ -2,10 +2,10 @@
 
 A line `<!-- build: KIND NAME -->` becomes a table when the site is built:
 
-    settings corpus.cleaning   the settings of a recipe's section (`recipe`: the sections themselves)
-    attributes a2d.A2DConfig   the attributes of a class
+    settings corpus.cleaning   settings of a recipe's section (`recipe`: the sections themselves)
+    attributes a2d.A2DConfig   attributes of a class
     command distill            arguments and options of a command
-    registry METHODS           the entries of a registry: METHODS, FORMULAS or FAMILIES
+    registry FAMILIES          model families
 """
 
 from __future__ import annotations
@@ -77,13 +77,21 @@ def attributes(path: str) -> str:
 def attribute_table(owner: Any) -> str:
     """A row for every documented attribute of a class and of its parents in this package."""
     meanings = documented(owner)
-    annotations = annotations_of(owner)
+    annotations = annotations_of(owner) | dict.fromkeys(inner_sections(owner), "section")
     defaults = defaults_of(owner)
     rows = []
     for name, meaning in meanings.items():
         if name in defaults:
             rows.append([f"`{name}`", code(values(annotations[name])), defaults[name], meaning])
     return table(["name", "values", "default", "meaning"], rows, left=4)
+
+
+def inner_sections(owner: Any) -> list[str]:
+    """Names of the settings that are sections themselves."""
+    from a2d.runs.sections import section_at
+
+    named = getattr(owner, "__pydantic_fields__", {})
+    return [key for key in named if section_at(owner, key) is not None]
 
 
 def documented(owner: Any) -> dict[str, str]:
@@ -143,7 +151,7 @@ def values(annotation: str) -> str:
     annotation = annotation.replace("MethodName", "str").replace("CorpusSpec", "corpus")
     for name, words in (("Start", "teacher, random, marian"), ("Rule", "spread, first, last")):
         annotation = re.sub(rf"\b{name}\b", words, annotation)
-    annotation = re.sub(r"Literal\[(.*?)\]", lambda m: m[1].replace('"', ""), annotation)
+    annotation = re.sub(r"Literal\[(.*?)\]", lambda m: re.sub("['\"]", "", m[1]), annotation)
     annotation = annotation.replace(" | None", "").replace("Name", "str")
     return annotation.replace(" | ", " or ")
 
@@ -189,18 +197,13 @@ def default_of(parameter: Any) -> str:
 def registry(name: str) -> str:
     """Entries of a registry of the package."""
     from a2d.families import FAMILIES
-    from a2d.method.formulas import FORMULAS
-    from a2d.method.methods import METHODS
 
-    if name == "FAMILIES":
-        rows = [
-            [f"`{f.model_type}`", yes(f.positions is None), yes(bool(f.ctranslate2_loader))]
-            for f in FAMILIES.values()
-        ]
-        return table(["model type", "relative positions", "export to CTranslate2"], rows, left=3)
-    entries: Any = {"METHODS": METHODS, "FORMULAS": FORMULAS}[name]
-    rows = [[f"`{e.name}`", e.summary.replace("|", "\\|"), e.source] for e in entries.values()]
-    return table(["name", "what it does", "source"], rows, left=3)
+    assert name == "FAMILIES"
+    rows = [
+        [f"`{f.model_type}`", yes(f.positions is None), yes(bool(f.ctranslate2_loader))]
+        for f in FAMILIES.values()
+    ]
+    return table(["model type", "relative positions", "export to CTranslate2"], rows, left=3)
 
 
 def yes(value: bool) -> str:
