@@ -63,6 +63,8 @@ def experiment(folder: Path, about: dict[str, Any]) -> tuple[str, str]:
         lines += [*([f"**{part}**"] if part else []), table(scored, about["measured"])]
         rows += [replace(row, student=part or row.student) for row in scored]
     plots.scores(rows, PICTURES / f"{folder.name}.png", about["measured"])
+    if "summary" in about:  # for README
+        plots.scores(rows, PICTURES / "summary.png", about["measured"], **about["summary"])
     lines.append(f"![BLEU of every method](results/{folder.name}.png)")
     if "curves" in about:
         histories = dict(curves(folder, rows, about["curves"]))
