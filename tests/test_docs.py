@@ -35,6 +35,28 @@ def test_every_block_names_its_language(page):
     assert {block.language for block in blocks(page)} <= LANGUAGES
 
 
+PROGRAMS = {
+    page: [b.text for b in blocks(page) if b.language == "python" and not b.reason]
+    for page in PAGES
+}
+"""The programs of each page."""
+
+
+def run_python(folder, *arguments):
+    """Run Python in a folder, on one core and without a network."""
+    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    settings["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(folder)])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=os.environ | settings,
+        input="one line\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 # Shell
 
 
@@ -131,9 +153,17 @@ RECIPES = [b for page in PAGES for b in blocks(page) if b.language == "yaml" and
     "block", RECIPES, ids=lambda b: f"{b.page.stem}: {b.text.split(chr(10))[0]}"
 )
 def test_recipes_load(block, tmp_path):
+    """In a process of its own where a recipe has plugins, the programs of its page."""
     recipe = yaml.safe_load(block.text)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(BASE | recipe))
-    load_recipe(str(tmp_path / "recipe.yaml"))
+    if "plugins" not in recipe:
+        load_recipe(str(tmp_path / "recipe.yaml"))
+        return
+    for name in recipe["plugins"]:
+        (tmp_path / name).write_text("\n".join(PROGRAMS[block.page]))
+    load = "from a2d.runs.recipe import load_recipe; load_recipe('recipe.yaml')"
+    done = run_python(tmp_path, "-c", load)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)
@@ -160,12 +190,6 @@ def prepare(folder):
     (folder / "my_system.py").write_text("translate = str.upper\n")
 
 
-PROGRAMS = {
-    page: [b.text for b in blocks(page) if b.language == "python" and not b.reason]
-    for page in PAGES
-}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if PROGRAMS[p]], ids=lambda page: page.name)
 def test_programs_run(page, tmp_path):
@@ -174,17 +198,7 @@ def test_programs_run(page, tmp_path):
     prepare(tmp_path)
     program = "\n".join(PROGRAMS[page]).replace("max_steps=200", "max_steps=2")
     (tmp_path / "program.py").write_text(program)
-    path = f"{ROOT / 'src'}:{tmp_path}"
-    settings = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "program.py"],
-        cwd=tmp_path,
-        env=os.environ | settings,
-        input="one line\n",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(tmp_path, "program.py")
     assert done.returncode == 0, done.stderr
 
 
