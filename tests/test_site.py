@@ -58,10 +58,11 @@ def test_every_section_is_on_the_page_of_settings():
 
 
 def test_a_table_has_defaults_and_values(tables):
-    table = tables.settings("corpus.cleaning")
-    assert "| `language` | bool or auto | `false` | drop pairs" in table
-    assert "| `max_words` | int | `250` |" in table
-    assert "| `train` | corpus | required |" in tables.settings("corpus")
+    lines = tables.settings("corpus.cleaning").splitlines()
+    (line,) = (line for line in lines if line.startswith("| `language` | drop pairs"))
+    assert line.endswith("| bool or auto | `false` |")
+    assert any(line.endswith("| int | `250` |") for line in lines)
+    assert "| corpus | required |" in tables.settings("corpus")
 
 
 def test_every_command_is_on_the_page_of_commands(tables):

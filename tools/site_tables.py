@@ -82,8 +82,8 @@ def attribute_table(owner: Any) -> str:
     rows = []
     for name, meaning in meanings.items():
         if name in defaults:
-            rows.append([f"`{name}`", code(values(annotations[name])), defaults[name], meaning])
-    return table(["name", "values", "default", "meaning"], rows, left=4)
+            rows.append([f"`{name}`", meaning, code(values(annotations[name])), defaults[name]])
+    return table(["name", "meaning", "values", "default"], rows, left=4)
 
 
 def inner_sections(owner: Any) -> list[str]:
