@@ -1,6 +1,7 @@
 # make demo     the embedded corpus from text to table, on this machine
-# make results  docs/results.md and docs/shapes.md with their pictures, from the files in results/
-# make bench    what distillation costs, as ratios measured on this machine
+# make docs     the documentation as a site in build/site; without a network once it is installed
+# make results  the tables and pictures of the results' pages, from the files in results/
+# make bench    measure what distillation costs on this machine, and fill docs/speed.md
 # make test     every check: lint, format, types, tests (slow ones too)
 # make faults   the whole campaign of faults: kills, full disks, damaged and hostile files
 # make format   rewrite the code in the house style
@@ -16,18 +17,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo results bench test faults format clean
+.PHONY: demo docs results bench test faults format clean
 
 demo: .venv/.installed
 	$(BIN)/a2d run demo
 
+docs: .venv/.installed-docs
+	PYTHONPATH=tools $(BIN)/zensical build --strict --clean
+
 results: .venv/.installed
 	$(BIN)/python tools/results.py
 	$(BIN)/python tools/shapes.py
+	$(BIN)/python tools/schedule_table.py
 
 bench: .venv/.installed
 	$(BIN)/python benchmarks/bench.py
-	$(BIN)/python benchmarks/page.py
+	$(BIN)/python tools/speed.py
 
 test: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -43,7 +48,7 @@ format: .venv/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build dist
+	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build dist
 	find src tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The stamps are as old as the last installation: a second call installs nothing.
@@ -53,4 +58,8 @@ clean:
 
 .venv/.installed-dev: .venv/.installed
 	$(PYTHON) tools/venv.py dev
+	@touch $@
+
+.venv/.installed-docs: .venv/.installed
+	$(PYTHON) tools/venv.py docs
 	@touch $@

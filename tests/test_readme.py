@@ -2,12 +2,12 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pages import ROOT, blocks
 
 from a2d import UserError, teachers
 from a2d.models.decoding import translate
@@ -15,16 +15,6 @@ from a2d.models.loading import count_parameters, load_model
 from a2d.models.tokenizer import load_tokenizer
 from a2d.text.corpus import read_corpus
 from a2d.text.evaluation import score
-
-README = Path(__file__).parent.parent / "README.md"
-
-
-def blocks():
-    """The shell blocks of README, which name no language."""
-    fenced = re.findall(
-        r"^```(\w*)\n(.*?)^```$", README.read_text("utf-8"), re.DOTALL | re.MULTILINE
-    )
-    return [text for language, text in fenced if not language]
 
 
 def shell(command, folder):
@@ -47,7 +37,8 @@ def shell(command, folder):
 
 @pytest.mark.slow
 def test_the_first_distillation(tmp_path):
-    (command,) = (block for block in blocks() if "--teacher builtin:en-pt" in block)
+    texts = [block.text for block in blocks(ROOT / "README.md")]
+    (command,) = (text for text in texts if "a2d distill --teacher builtin:en-pt" in text)
     done = shell(command, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     translation = done.stdout.rstrip().rpartition("\n")[2]

@@ -23,10 +23,13 @@ HYPOTHESES = {
 
 @pytest.fixture(scope="module")
 def page():
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     spec = importlib.util.spec_from_file_location("results_page", ROOT / "tools/results.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    yield module
+    monkeypatch.undo()
 
 
 def row(name, lines):
@@ -67,35 +70,42 @@ def folder(tmp_path):
 
 
 ABOUT = {
-    "title": "Which is best?",
-    "order": 1,
-    "question": "Which?",
     "measured": "test",
     "command": "a2d run x.yaml",
     "curves": ["kd"],
-    "answer": "That\none.",
-    "finding": "This one.",
 }
 
 
-def test_a_section_has_every_figure(page, folder, monkeypatch, tmp_path):
+def test_an_experiment_has_every_figure(page, folder, monkeypatch, tmp_path):
     monkeypatch.setattr(page, "PICTURES", tmp_path / "pictures")
-    text = page.section(folder, ABOUT)
+    figures, facts = page.experiment(folder, ABOUT)
+    text = figures + facts
     kd = [row(name, HYPOTHESES[name]).bleu for name in ("kd-1", "kd-2")]
     assert f"| kd | 3+3×8 | 1.9M | 2 | {sum(kd) / 2:.2f} ± " in text.replace("**", "")
     assert text.count("**") == 2  # the best student's BLEU
     assert "| +1.25 (1/1) | 0:01:00 |" in text
     assert "Training time of all models together: 0:04:00." in text
-    for part in ("## Which is best?", "a2d run x.yaml", "This one.", "a machine"):
+    for part in ("a2d run x.yaml", "a machine"):
         assert part in text
     pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert pictures == [f"{folder.name}-curves.png", f"{folder.name}.png"]
 
 
-def test_the_page_begins_with_the_answers(page):
-    title = "A2D, or 'kd'? (German→Lower Sorbian)"
-    line = page.answer(ABOUT | {"title": title})
-    assert line == f"- [{title}](#a2d-or-kd-germanlower-sorbian) That one.\n"
+def test_every_experiment_has_its_regions(page):
+    folders = {path.parent.name for path in (ROOT / "results").glob("*/about.yaml")}
+    wanted = folders | {f"{name} command" for name in folders}
+    assert sorted(page.regions.names(page.PAGE)) == sorted(wanted)
+
+
+def test_only_regions_are_filled(page, tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text("A.\n<!-- fill: x -->\nold\n<!-- end -->\nB.\n<!-- fill: y -->\n<!-- end -->\n")
+    page.regions.fill(path, {"x": "new"}.get)
+    text = path.read_text()
+    assert "\nnew\n" in text
+    assert "old" not in text
+    assert text.startswith("A.")
+    assert text.endswith("B.\n<!-- fill: y -->\n<!-- end -->\n")
 
 
 def test_recovered_is_the_share_of_the_teachers_lead(page):

@@ -1,8 +1,10 @@
-"""Write docs/results.md, its tables and pictures, from the files in results/ alone.
+"""Fill the tables and draw the pictures of docs/results.md from the files in results/ alone.
 
 Every folder there is one experiment: what `a2d run` wrote to its run's `results` folder, or several
-such folders side by side, and `about.yaml`, which says what was asked and what was found. All
-translations are scored again first: figures that they do not bear out stop it.
+such folders side by side, and `about.yaml`, which names its command and what to compare. A region
+`NAME` of the page (see regions.py) holds the figures of an experiment, `NAME command` its command,
+device and time. All translations are scored again first: figures that do not match them stop the
+program.
 
     python tools/results.py [EXPERIMENT…]
 """
@@ -11,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import regions
 import yaml
 
 from a2d.runs import plots, results
@@ -31,73 +33,46 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
 PICTURES = ROOT / "docs" / "results"
 
-HEAD = """# Results
-
-`make results` writes this page from the files in [`results/`](../results), which hold each model's
-translations, scores and learning curve; it scores the translations again first. BLEU and chrF are
-sacreBLEU's, on raw text. ± is the sample standard deviation over seeds. Gains are in BLEU, over the
-student of the same size and seed (and, if there is one, of the same start); *n/m* after one says
-that the difference is significant (p < 0.05) in n of m seeds, by sacreBLEU's paired bootstrap
-resampling. *Recovered* is the share of the teacher's lead over the (first) baseline. Settings were
-chosen on the validation set.
-
-Any cell of a table is one command: the experiment's, with the cell's method and seed, as in
-`a2d run experiments/NAME.yaml 'methods=[a2d]' 'seeds=[1]'`.
-
-## In short
-"""
-
 
 def main() -> None:
-    """Check and write."""
+    """Check the figures and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("experiments", nargs="*", help="folders in results/; default: all")
-    wanted = parser.parse_args().experiments
-    folders = [path.parent for path in (ROOT / "results").glob("*/about.yaml")]
-    abouts = {
-        folder: yaml.safe_load((folder / "about.yaml").read_text("utf-8")) for folder in folders
-    }
-    sections = []
-    for folder in sorted(folders, key=lambda folder: _order(abouts[folder])):
-        if wanted and folder.name not in wanted:
-            continue
-        print(f"{folder.name}: scoring", file=sys.stderr)
-        sections.append(section(folder, abouts[folder]))
-    if not wanted:
-        answers = "".join(answer(about) for about in sorted(abouts.values(), key=_order))
-        PAGE.write_text("\n".join([HEAD, answers, *sections]), "utf-8")
+    chosen = parser.parse_args().experiments
+    filled: dict[str, str] = {}
+    for path in sorted((ROOT / "results").glob("*/about.yaml")):
+        name = path.parent.name
+        if not chosen or name in chosen:
+            print(f"{name}: scoring", file=sys.stderr)
+            about = yaml.safe_load(path.read_text("utf-8"))
+            filled[name], filled[f"{name} command"] = experiment(path.parent, about)
+    missing = filled.keys() - set(regions.names(PAGE))
+    if missing:
+        sys.exit(f"{PAGE} has no region for {', '.join(sorted(missing))}: add it, with its prose.")
+    regions.fill(PAGE, filled.get)
 
 
-def _order(about: dict[str, Any]) -> int:
-    return int(about["order"])
-
-
-def answer(about: dict[str, Any]) -> str:
-    """A line of the table of contents: an experiment's title, as a link, and what it found."""
-    anchor = re.sub(r"[^\w\- ]", "", about["title"].lower()).replace(" ", "-")
-    return f"- [{about['title']}](#{anchor}) {' '.join(about['answer'].split())}\n"
-
-
-def section(folder: Path, about: dict[str, Any]) -> str:
-    """One experiment: question, table, picture, command, hardware and time, finding."""
+def experiment(folder: Path, about: dict[str, Any]) -> tuple[str, str]:
+    """Figures of one experiment, and its command, device and time."""
     parts = {part: folder / part for part in about.get("parts", [])} or {"": folder}
-    lines, rows = [f"## {about['title']}", about["question"].strip()], []
+    lines: list[str] = []
+    rows: list[Row] = []
     for part, place in parts.items():
-        found = results.read(place)
-        check(place, found)
-        lines += [*([f"**{part}**"] if part else []), table(found, about["measured"])]
-        rows += [replace(row, student=part or row.student) for row in found]
+        scored = results.read(place)
+        check(place, scored)
+        lines += [*([f"**{part}**"] if part else []), table(scored, about["measured"])]
+        rows += [replace(row, student=part or row.student) for row in scored]
     plots.scores(rows, PICTURES / f"{folder.name}.png", about["measured"])
+    if "summary" in about:  # for README
+        plots.scores(rows, PICTURES / "summary.png", about["measured"], **about["summary"])
     lines.append(f"![BLEU of every method](results/{folder.name}.png)")
     if "curves" in about:
         histories = dict(curves(folder, rows, about["curves"]))
         plots.wall_clock(histories, PICTURES / f"{folder.name}-curves.png")
-        lines.append(f"![validation BLEU by training time](results/{folder.name}-curves.png)")
+        lines.append(f"![Validation BLEU by training time](results/{folder.name}-curves.png)")
     if "duels" in about:
-        told = "; ".join(duels(folder, rows, about["duels"]))
-        lines.append(f"Compared directly: {told}.")
-    lines += [about["finding"].strip(), facts(rows, about)]
-    return "\n\n".join(lines) + "\n"
+        lines.append(f"Compared directly: {'; '.join(duels(folder, rows, about['duels']))}.")
+    return "\n\n".join(lines), facts(rows, about)
 
 
 def check(folder: Path, rows: list[Row]) -> None:
@@ -209,7 +184,7 @@ def facts(rows: list[Row], about: dict[str, Any]) -> str:
     seconds = sum(row.train_seconds or 0 for row in rows)
     command = about["command"].strip()
     return (
-        f"```\n{command}\n```\n\nTrained on: {'; '.join(devices)}. Training time of all models "
+        f"```bash\n{command}\n```\n\nTrained on: {'; '.join(devices)}. Training time of all models "
         f"together: {clock(seconds)}."
     )
 

@@ -1,4 +1,4 @@
-"""Print the tables of `docs/schedule.md` from the trials in `results/schedule`.
+"""Fill the tables of docs/schedule.md from the trials in results/schedule.
 
 python tools/schedule_table.py
 """
@@ -9,7 +9,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-TRIALS = Path(__file__).parent.parent / "results" / "schedule"
+import regions
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "schedule.md"
+TRIALS = ROOT / "results" / "schedule"
 COLUMNS = {
     "pairs": lambda t: f"{t['pairs']:,}",
     "width": lambda t: str(t["teacher_width"]),
@@ -34,9 +38,8 @@ LAYERS = {
 
 def table(trials: list[dict[str, Any]], columns: dict[str, Any]) -> str:
     """The trials as a table in Markdown."""
-    lines = [f"| {' | '.join(columns)} |", f"|{'--:|' * len(columns)}"]
-    lines += [f"| {' | '.join(cell(t) for cell in columns.values())} |" for t in trials]
-    return "\n".join(lines) + "\n"
+    rows = [[cell(trial) for cell in columns.values()] for trial in trials]
+    return regions.table(list(columns), rows, left=0)
 
 
 def read(name: str) -> list[dict[str, Any]]:
@@ -45,11 +48,11 @@ def read(name: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Fill both tables."""
     trials = read("de-dsb.jsonl")
     trials.sort(key=lambda t: (t["decoder"] == "random", t["teacher_width"], t["pairs"]))
-    print(table(trials, COLUMNS))
-    print(table(read("en-pt.jsonl"), LAYERS))
+    tables = {"trials": table(trials, COLUMNS), "layers": table(read("en-pt.jsonl"), LAYERS)}
+    regions.fill(PAGE, tables.get)
 
 
 if __name__ == "__main__":

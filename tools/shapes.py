@@ -1,4 +1,4 @@
-"""Write docs/shapes.md: what students of several shapes gain in speed and lose in quality.
+"""Fill the table and draw the picture of docs/shapes.md: speed and quality of several shapes.
 
 Quality is from results/shapes, speed from benchmarks/results/decoding.json.
 
@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
+import regions
 
 from a2d.runs import plots, results
 
@@ -22,24 +22,10 @@ PICTURE = ROOT / "docs" / "results" / "shapes-speed.png"
 ENGINES = ("PyTorch, beam 5", "CTranslate2 int8, beam 5")
 """Ways to translate, the last of them the picture's."""
 
-TEXT = """# Choosing the student's shape
-
-{advice}
-
-![BLEU by speed-up](results/shapes-speed.png)
-
-{table}
-
-Speed-ups are over 6+6 layers that translate in the same way, at the width of OPUS-MT's models
-([how they were measured](speed.md#translating)); {measured} BLEU is from [our
-experiment](results.md) with narrower models, one seed. `make results` writes this page.
-"""
-
 
 def main() -> None:
-    """Read, draw and write."""
+    """Read, draw and fill."""
     speeds = json.loads((ROOT / "benchmarks/results/decoding.json").read_text("utf-8"))
-    about = yaml.safe_load((ROOT / "results/shapes/about.yaml").read_text("utf-8"))
     teacher, *students = results.read(ROOT / "results/shapes")
     assert teacher.bleu is not None
     bleu: dict[str, dict[str, float]] = {}
@@ -52,17 +38,13 @@ def main() -> None:
     }
     in_order = dict(sorted(faster[ENGINES[-1]].items(), key=lambda item: item[1]))
     plots.trade_off(bleu, in_order, teacher.bleu, PICTURE)
-    head = ["layers", *ENGINES, *bleu]
-    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
-    lines.append(
-        ["6+6: the teacher", *["1.0×"] * len(ENGINES), *[f"{teacher.bleu:.1f}"] * len(bleu)]
-    )
+    teacher_row = ["1.0×"] * len(ENGINES) + [f"{teacher.bleu:.1f}"] * len(bleu)
+    rows = [["6+6: the teacher", *teacher_row]]
     for shape in in_order:
         times = [f"{faster[engine][shape]:.1f}×" for engine in ENGINES]
-        lines.append([shape, *times, *[f"{scores[shape]:.1f}" for scores in bleu.values()]])
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    parts = {"advice": about["advice"].strip(), "table": table, "measured": about["measured"]}
-    PAGE.write_text(TEXT.format(**parts), "utf-8")
+        rows.append([shape, *times, *[f"{scores[shape]:.1f}" for scores in bleu.values()]])
+    table = regions.table(["layers", *ENGINES, *bleu], rows)
+    regions.fill(PAGE, {"shapes": table}.get)
 
 
 def speed_up(speeds: dict[str, Any], engine: str, layers: str) -> float:

@@ -46,8 +46,9 @@ def student_of(
 
     Args:
         teacher: the teacher, which is not changed.
-        encoder_layers, decoder_layers, heads, width, feed_forward, dropout, attention_dropout,
-            activation_dropout: the student's sizes; None: the teacher's.
+        encoder_layers, decoder_layers, heads, width, feed_forward: the student's sizes; None: the
+            teacher's.
+        dropout, attention_dropout, activation_dropout: rates of dropout; None: the teacher's.
         decoder_heads, decoder_feed_forward: sizes of the decoder; None: `heads`, `feed_forward`.
         start: `teacher` copies embeddings and layers (`copy_layers`), which needs the teacher's
             widths. `random` uses transformers' initialisation of the teacher's family. `marian` is

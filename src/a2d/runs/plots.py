@@ -89,10 +89,23 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> 
     _save(figure, path)
 
 
-def scores(rows: Sequence[Row], path: Path, measured: str = "test") -> None:
+def scores(
+    rows: Sequence[Row],
+    path: Path,
+    measured: str = "test",
+    names: Mapping[str, str] | None = None,
+    title: str = "students {}",
+) -> None:
     """BLEU of every method: a dot per seed, a bar at their mean; one panel per student size.
 
     Dashed lines stand at the teacher's and the baseline's means; methods are sorted.
+
+    Args:
+        rows: the teacher's row, and those of the students.
+        path: the picture to write.
+        measured: the set that was scored.
+        names: label of a method → what the picture calls it, if not its label.
+        title: of a panel, with `{}` for the student's size.
     """
     teacher, *groups = grouped(rows)
     students = list(dict.fromkeys(group.student for group in groups))
@@ -102,11 +115,11 @@ def scores(rows: Sequence[Row], path: Path, measured: str = "test") -> None:
     axes = np.atleast_1d(figure.subplots(len(students), 1, sharex=True))
     for axis, student in zip(axes, students, strict=True):
         chosen = [group for group in groups if group.student == student]
-        _dots(axis, sorted(chosen, key=lambda group: group.mean("bleu")))
+        _dots(axis, sorted(chosen, key=lambda group: group.mean("bleu")), names or {})
         if teacher.rows[0].bleu is not None:
             score = teacher.mean("bleu")
             axis.axvline(score, color="C3", linestyle="--", linewidth=1, label="teacher")
-        axis.set_title(f"students {student.replace('x', '×')}", fontsize=10, loc="left")
+        axis.set_title(title.format(student.replace("x", "×")), fontsize=10, loc="left")
     axes[-1].set_xlabel(f"{measured} BLEU\n(dots: seeds; bars: means)")
     lines = {
         line.get_label(): line for axis in axes for line in axis.get_legend_handles_labels()[0]
@@ -168,7 +181,7 @@ def trade_off(
     _save(figure, path)
 
 
-def _dots(axis: Axes, groups: Sequence[Group]) -> None:
+def _dots(axis: Axes, groups: Sequence[Group], names: Mapping[str, str]) -> None:
     baselines = [group for group in groups if group.method == "baseline"]
     plain = min(baselines, key=lambda group: len(group.label), default=None)
     for height, group in enumerate(groups):
@@ -180,7 +193,7 @@ def _dots(axis: Axes, groups: Sequence[Group]) -> None:
             axis.axvline(
                 group.mean("bleu"), color="C7", linestyle="--", linewidth=1, label="baseline"
             )
-    labels = [textwrap.fill(group.label, _LABEL) for group in groups]
+    labels = [textwrap.fill(names.get(group.label, group.label), _LABEL) for group in groups]
     axis.set_yticks(range(len(groups)), labels, fontsize=8)
     axis.set_ylim(-0.6, len(groups) - 0.4)
     axis.grid(axis="x", alpha=0.3)

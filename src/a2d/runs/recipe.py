@@ -43,8 +43,21 @@ MOST_EXTENDED = 20
 class Recipe(Section):
     """An experiment: every student shape is trained with every method and seed.
 
-    `plugins`: Python files that register methods, formulas, model families or stages
-    (`a2d.plugins`).
+    Attributes:
+        name: name of the run's folder in `runs/`.
+        plugins: Python files that register methods, formulas, model families or stages
+            (`a2d.plugins`).
+        corpus: where the parallel text is.
+        vocabulary: the joint subword vocabulary.
+        training: how students are trained.
+        teacher: the teacher.
+        students: shapes of the students.
+        distillation: settings that all methods share unless they name their own.
+        methods: names of methods, or mappings of a method and its settings.
+        seeds: seeds of everything that is random; each gives a student of its own.
+        sequences: how the teacher translates the training data.
+        evaluation: how translations are made and shown.
+        compute: how the machine is used.
     """
 
     # Sections that others inherit from come first: their mistakes are told as theirs.

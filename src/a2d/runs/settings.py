@@ -28,10 +28,19 @@ CorpusSpec = str | dict[str, Any] | list[str | dict[str, Any] | list[str]]
 
 
 class Cleaning(Section):
-    """Rules that training pairs must pass (`a2d.text.cleaning.clean`); null switches one off.
+    """Rules that training pairs must pass (`a2d.text.cleaning.clean`); null switches a rule off.
 
-    `language`: no side is clearly in another language than the corpus's; `auto`: where the
-    identifier of languages is installed (`a2d.text.identification`).
+    Attributes:
+        max_words: most words on either side, split at white space.
+        max_ratio: how many times longer, in characters, the longer side may be. Pairs with both
+            sides under 20 characters pass.
+        min_letters: least share of letters among the characters of either side.
+        drop_copies: drop pairs whose target equals their source.
+        consistent: drop pairs whose sides differ in their numbers or placeholders.
+        language: drop pairs with a side that is clearly in another language than the corpus's.
+            `auto`: if the language identifier is installed (extra `corpora`).
+        deduplicate: keep the first of equal pairs. `near`: also of pairs that differ only in case,
+            numbers, punctuation and spaces.
     """
 
     max_words: int | None = Field(default=250, ge=1)
@@ -46,9 +55,17 @@ class Cleaning(Section):
 class Corpus(Section):
     """Where the parallel text is (`a2d.text.corpus.read_corpus` lists the forms).
 
-    Without `valid` or `test`, a twentieth of the training pairs, 1,000 at most, is held out for it.
-    `monolingual`: plain text files in the source language, one sentence a line, for methods that
-    learn from the teacher's translations (`a2d.text.monolingual`).
+    Attributes:
+        source_language: language code of the source, such as `de`.
+        target_language: language code of the target.
+        train: training corpus, or a list of corpora.
+        valid: validation corpus. Without it, a twentieth of the training pairs is held out, 1,000
+            at most.
+        test: test corpus; held out in the same way.
+        monolingual: plain text files in the source language, one sentence a line, for methods that
+            learn from the teacher's translations (`a2d.text.monolingual`).
+        cleaning: rules that training pairs must pass.
+        limit: number of training pairs to use, chosen at random; None: all.
     """
 
     source_language: str
@@ -62,7 +79,12 @@ class Corpus(Section):
 
 
 class Vocabulary(Section):
-    """Joint subword vocabulary: its size, or the folder of one to use."""
+    """Joint subword vocabulary of both languages, unless a pretrained teacher brings its own.
+
+    Attributes:
+        size: tokens of a vocabulary that is trained on the corpus.
+        path: folder of a tokenizer to use.
+    """
 
     replaces: ClassVar = {"size": ("path",)}
 
@@ -105,9 +127,19 @@ class Training(TrainingSettings):
 
 
 class Shape(Section):
-    """Size of a model.
+    """Size of a model. Students take what they do not name from the teacher's `shape`.
 
-    `decoder_heads`, `decoder_feed_forward`: those of its decoder, if they are not the encoder's.
+    Attributes:
+        encoder_layers: layers of the encoder.
+        decoder_layers: layers of the decoder.
+        heads: attention heads of every layer.
+        decoder_heads: heads of the decoder's layers, if they differ from the encoder's.
+        width: size of hidden states.
+        feed_forward: size of the feed-forward layers.
+        decoder_feed_forward: that of the decoder's layers, if it differs from the encoder's.
+        dropout: rate of dropout.
+        attention_dropout: rate of dropout on attention probabilities.
+        activation_dropout: rate of dropout in feed-forward layers.
     """
 
     encoder_layers: int = Field(ge=1, le=MAX_LAYERS)
@@ -130,16 +162,20 @@ _KINDS = ("path", "shape", *_FOREIGN)
 class Teacher(Section):
     """The teacher, in one of four forms.
 
-    `shape`: train one from scratch. `path`: the folder or hub name of a trained one. `command`: a
-    program that translates standard input line by line. `translations`: a corpus of sources and
-    the translations that some system made of them. Of the last two, students get to know
-    translations alone.
+    The forms are `path`, `shape`, `command` and `translations`. Of the last two, students get to
+    know translations alone.
 
-    `languages`: codes of source and target as its tokenizer has them, if it knows many.
-    `source_prefix`: what it expects before every source (T5: "translate German to English: "); the
-    students' tokenizer keeps it. `trim`: reduce its vocabulary, and so the students', to the tokens
-    of the training data. `cache`: run it over the training data once, and let all students read
-    from disk what it said.
+    Attributes:
+        path: folder or hub name of a trained model.
+        languages: codes of source and target as its tokenizer has them, if it knows many.
+        source_prefix: text that it expects before every source (T5: "translate German to
+            English: "). The students' tokenizer keeps it.
+        trim: reduce its vocabulary, and so the students', to the tokens of the training data.
+        shape: sizes of a teacher to train from scratch.
+        training: how it is trained; what is left out is as in the recipe's `training`.
+        cache: run it over the training data once, and store its outputs on disk for all students.
+        command: a program that translates standard input line by line.
+        translations: a corpus of sources and the translations that some system made of them.
     """
 
     replaces: ClassVar = {
@@ -205,7 +241,12 @@ class MethodSettings(ObjectiveSettings):
 
 @dataclass(config=CONFIG, kw_only=True)
 class MethodEntry(MethodSettings):
-    """A method, its settings and its name, which is the method's unless given."""
+    """A method, its settings and its name.
+
+    Attributes:
+        method: as in `distillation`. A list gives one student per value, here as for every setting.
+        name: name in tables and folders; the method's, unless given.
+    """
 
     method: MethodName = Field()
     name: Name
@@ -214,12 +255,13 @@ class MethodEntry(MethodSettings):
 class Sequences(Section):
     """How the teacher translates the training data for methods with `seqkd`.
 
-    `engine`: CTranslate2 is faster, and finds the same in all but one or two of a hundred sentences
-    (its beams end by a rule of its own; more, for models that are released with penalties on
-    repetition, which it weighs otherwise). `auto`: that, where it is installed and converts the
-    teacher, which has no such penalties; otherwise transformers. It is settled when a run begins
-    (`a2d.runs.environment`).
-    `n_best`: of so many hypotheses, take the one closest to the reference by chrF.
+    Attributes:
+        engine: `ctranslate2` is faster, and finds the same translation in all but one or two of a
+            hundred sentences: its beams end by a rule of its own, and it weighs penalties on
+            repetition otherwise. `auto`: CTranslate2, if it is installed, converts the teacher, and
+            the teacher has no such penalties; otherwise `transformers`. It is settled when a run
+            begins (`a2d.runs.environment`).
+        n_best: take the hypothesis that is closest to the reference by chrF, out of this number.
     """
 
     engine: Literal["auto", "transformers", "ctranslate2"] = "auto"
@@ -227,13 +269,24 @@ class Sequences(Section):
 
 
 class Compute(Section):
-    """How the machine is used; but for rounding, what a run finds does not depend on it."""
+    """How the machine is used; apart from rounding, results do not depend on it.
+
+    Attributes:
+        parallel: models that are trained at once and share the cores.
+    """
 
     parallel: int = Field(default=1, ge=1, le=MOST_PARALLEL)
 
 
 class Evaluation(Section):
-    """How translations are made and shown; settings are chosen by those of `valid`."""
+    """How translations are made and shown.
+
+    Attributes:
+        split: the set to score: `test`, or `valid` while you choose settings.
+        beams: width of the beam; 1 is greedy search.
+        max_tokens: padded tokens per batch.
+        samples: translations to show at the end.
+    """
 
     split: Literal["valid", "test"] = "test"
     beams: int = Field(default=5, ge=1, le=MAX_BEAMS)

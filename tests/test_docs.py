@@ -1,0 +1,219 @@
+"""Every code block of README and docs is run, or at least parsed by what would run it."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import typer
+import yaml
+from pages import PAGES, ROOT, anchors, blocks, links, prose
+
+from a2d import cli, teachers
+from a2d.models.export import export
+from a2d.runs.recipe import Recipe, load_recipe, make_cleaning
+from a2d.runs.sections import section_at
+
+LANGUAGES = {"bash", "python", "yaml", "text"}
+"""Languages of blocks; `text` is output of commands."""
+
+SHAPE = {"encoder_layers": 2, "decoder_layers": 1, "heads": 8, "width": 128, "feed_forward": 512}
+BASE = {"extends": "demo", "name": "docs", "students": [SHAPE], "methods": ["seqkd"]}
+"""Recipe that fragments of recipes are read into."""
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+ids = [page.name for page in PAGES]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_every_block_names_its_language(page):
+    assert {block.language for block in blocks(page)} <= LANGUAGES
+
+
+PROGRAMS = {
+    page: [b.text for b in blocks(page) if b.language == "python" and not b.reason]
+    for page in PAGES
+}
+"""The programs of each page."""
+
+
+def run_python(folder, *arguments):
+    """Run Python in a folder, on one core and without a network."""
+    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    settings["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(folder)])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=os.environ | settings,
+        input="one line\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+# Shell
+
+
+def commands(text):
+    """The commands of a shell block, without comments, one after the other."""
+    text = re.sub(r"(?:^|\s)# .*$", "", text.replace("\\\n", " "), flags=re.MULTILINE)
+    lexer = shlex.shlex(text, posix=True, punctuation_chars="|<>;&\n")
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
+    words = []
+    for word in [*lexer, ";"]:
+        if set(word) <= set("|;&\n"):
+            if words:
+                yield words
+            words = []
+        else:
+            words.append(word)
+
+
+def without_redirections(words):
+    places = [i for i, word in enumerate(words) if word in ("<", ">")]
+    return [word for i, word in enumerate(words) if i not in places and i - 1 not in places]
+
+
+def check_a2d(words):
+    """Parse the arguments as the command does; read recipes and rules that they name."""
+    command, path = typer.main.get_command(cli.app), []
+    while hasattr(command, "commands"):
+        command = command.commands[words[len(path)]]
+        path.append(words[len(path)])
+    arguments = words[len(path) :]
+    values = command.make_context(" ".join(["a2d", *path]), list(arguments)).params
+    if path == ["run"]:
+        load_recipe(values["recipe"], values["overrides"] or [])
+    elif path == ["distill"]:
+        load_recipe("demo", values["overrides"] or [])
+    elif path[0] == "data":
+        rules = re.compile(r"(?!\{)[\w.]+=")
+        make_cleaning([word for word in values["files"] if rules.match(word)])
+
+
+def check_command(words):
+    words = without_redirections(words)
+    program, *rest = words
+    if program == "torchrun":
+        program, *rest = rest[rest.index("-m") + 1 :]
+    if program == "a2d":
+        check_a2d(rest)
+    elif program == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+        assert rest[0] in targets
+    elif program == "python":
+        script = (ROOT / rest[0]).read_text("utf-8")
+        for flag in (word for word in rest if word.startswith("--")):
+            assert f'"{flag}"' in script
+    elif program == "pip":
+        extras = re.search(r"\[(.*)\]", " ".join(rest))
+        assert set(extras[1].split(",") if extras else []) <= set(PROJECT["optional-dependencies"])
+    else:
+        assert program == "echo", f"no test knows how to try {program!r}"
+
+
+SHELL = [b for page in PAGES for b in blocks(page) if b.language == "bash" and not b.reason]
+
+
+@pytest.mark.parametrize("block", SHELL, ids=lambda b: f"{b.page.stem}: {b.text.split(chr(10))[0]}")
+def test_shell_blocks_are_understood(block, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for words in commands(block.text):
+        check_command(words)
+
+
+def test_commands_are_taken_apart():
+    text = "a2d x 'b c' < in > out | a2d y \\\n  z  # no\n# no\nmake it\n"
+    assert list(map(without_redirections, commands(text))) == [
+        ["a2d", "x", "b c"],
+        ["a2d", "y", "z"],
+        ["make", "it"],
+    ]
+
+
+def test_wrong_commands_are_noticed():
+    with pytest.raises(Exception, match="--student-layer"):
+        check_command(["a2d", "distill", "--student-layer", "3x2"])
+    with pytest.raises(Exception, match="unknown key"):
+        check_command(["a2d", "run", "demo", "training.epochs=3"])
+
+
+# Recipes
+
+RECIPES = [b for page in PAGES for b in blocks(page) if b.language == "yaml" and not b.reason]
+
+
+@pytest.mark.parametrize(
+    "block", RECIPES, ids=lambda b: f"{b.page.stem}: {b.text.split(chr(10))[0]}"
+)
+def test_recipes_load(block, tmp_path):
+    """In a process of its own where a recipe has plugins, the programs of its page."""
+    recipe = yaml.safe_load(block.text)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(BASE | recipe))
+    if "plugins" not in recipe:
+        load_recipe(str(tmp_path / "recipe.yaml"))
+        return
+    for name in recipe["plugins"]:
+        (tmp_path / name).write_text("\n".join(PROGRAMS[block.page]))
+    load = "from a2d.runs.recipe import load_recipe; load_recipe('recipe.yaml')"
+    done = run_python(tmp_path, "-c", load)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_settings_in_prose_exist(page):
+    places = "|".join(name for name in Recipe.model_fields if name not in ("name", "seeds"))
+    for path in re.findall(rf"`((?:{places})(?:\.\w+)+)(?:[:=][^`]*)?`", prose(page)):
+        if path.endswith(".json"):  # a file of a run
+            continue
+        section = Recipe
+        for key in re.sub(r"\.\d+\.", ".", path).split("."):
+            assert section is not None, path
+            assert key in section.__pydantic_fields__, path
+            section = section_at(section, key)
+
+
+# Python
+
+
+def prepare(folder):
+    """What the programs of the docs find: models that other steps made, a system elsewhere."""
+    teacher = teachers.model_path("builtin:en-pt")
+    shutil.copytree(teacher, folder / "runs/demo/models/a2d-2+1x8-seed1")
+    export(folder / "runs/demo/models/a2d-2+1x8-seed1", folder / "small-de-en-int8", "int8")
+    (folder / "my_system.py").write_text("translate = str.upper\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in PAGES if PROGRAMS[p]], ids=lambda page: page.name)
+def test_programs_run(page, tmp_path):
+    """The programs of a page run one after the other; trainings end after two updates."""
+    pytest.importorskip("ctranslate2")
+    prepare(tmp_path)
+    program = "\n".join(PROGRAMS[page]).replace("max_steps=200", "max_steps=2")
+    (tmp_path / "program.py").write_text(program)
+    done = run_python(tmp_path, "program.py")
+    assert done.returncode == 0, done.stderr
+
+
+# Links
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_links_lead_somewhere(page):
+    for link in links(page):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if page.parent.name == "docs":  # the site has nothing else
+            assert target.is_relative_to(ROOT / "docs"), link
+        if anchor:
+            assert anchor in anchors(target), link
