@@ -1,5 +1,6 @@
 """What depends on the machine is settled when a run begins, and stays so on another machine."""
 
+import os
 import sys
 
 import pytest
@@ -99,3 +100,9 @@ def test_a_damaged_recipe_is_settled_anew(text, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / environment.RECIPE).write_text(text)
     assert settle(recipe(), tmp_path / "run") == settle(recipe(), tmp_path / "none")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_pipe_in_the_place_of_the_recipe_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / environment.RECIPE)
+    assert settle(recipe("training.bf16=null"), tmp_path).training.bf16 in (True, False)

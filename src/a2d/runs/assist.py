@@ -32,7 +32,7 @@ def assist(folder: Path, console: Console) -> None:
     """
     silence_libraries()
     written = folder / RECIPE
-    if not written.exists():
+    if not written.is_file():
         raise UserError(f"{folder} holds no run: give the --output of `a2d run`.")
     run = open_run(load_recipe(str(written)), folder, console)
     begun = [stage for stage in run.all(Sequences) if stage.done or stage.partial.exists()]

@@ -88,6 +88,8 @@ def load_record(folder: Path, inputs: str | None) -> CorpusRecord | None:
     """
     if inputs is None:
         return None
+    if not (folder / RECORD).is_file():  # reading a pipe may have no end
+        return None
     try:
         fields = json.loads((folder / RECORD).read_text("utf-8"))
         intact = fields.pop(CHECKSUM) == _checksum(fields)

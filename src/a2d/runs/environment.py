@@ -62,6 +62,8 @@ def _precise(training: Training, begun: Training | None) -> Training:
 
 def _begun(folder: Path) -> Recipe | None:
     """The settled recipe of a run in a folder; None if there is none, or it is damaged."""
+    if not (folder / RECIPE).is_file():  # reading a pipe may have no end
+        return None
     try:
         return Recipe.model_validate(plain_yaml.parse((folder / RECIPE).read_text("utf-8")))
     except (OSError, ValueError, UserError):
