@@ -34,6 +34,14 @@ LAYERS = {
     "BLEU": lambda t: f"{t['bleu']:.1f}",
     "chrF": lambda t: f"{t['chrf']:.1f}",
 }
+METHODS = {
+    "corpus": lambda t: t["corpus"].replace("-", "→"),
+    "student": lambda t: t["layers"].replace("x", "+"),
+    "method": lambda t: f"`{t['method']}`",
+    "seed": lambda t: str(t["seed"]),
+    "BLEU": lambda t: f"{t['bleu']:.1f}",
+    "chrF": lambda t: f"{t['chrf']:.1f}",
+}
 
 
 def table(trials: list[dict[str, Any]], columns: dict[str, Any]) -> str:
@@ -48,10 +56,13 @@ def read(name: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Fill both tables."""
+    """Fill the three tables."""
     trials = read("de-dsb.jsonl")
     trials.sort(key=lambda t: (t["decoder"] == "random", t["teacher_width"], t["pairs"]))
     tables = {"trials": table(trials, COLUMNS), "layers": table(read("en-pt.jsonl"), LAYERS)}
+    methods = read("methods.jsonl")
+    methods.sort(key=lambda t: (t["corpus"], t["method"], t["seed"]))
+    tables["methods"] = table(methods, METHODS)
     regions.fill(PAGE, tables.get)
 
 
