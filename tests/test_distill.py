@@ -172,7 +172,7 @@ def test_a_marian_student_of_another_family(name, data, tmp_path):
         ({"width": 48}, "give the student the teacher's width and feed_forward"),
         ({"method": "a3d"}, "unknown method 'a3d'"),
         ({"overrides": ["training.epoch=3"]}, "unknown key 'training.epoch'"),
-        ({"teacher_languages": ("de", "cs")}, "knows one pair only"),
+        ({"teacher_languages": ("de", "cs")}, "knows one language pair only"),
         ({"overrides": ["seeds=[1, 2]"]}, "distill makes one student"),
         ({"overrides": ["methods=[kd, a2d]"]}, "distill makes one student"),
     ],

@@ -98,7 +98,7 @@ class TestLanguages:
 
     def test_of_one_that_knows_none(self, tmp_path):
         released("opus", tmp_path)
-        with pytest.raises(UserError, match="knows one pair only"):
+        with pytest.raises(UserError, match="knows one language pair only"):
             load_tokenizer(tmp_path, ("de", "cs"))
 
     @pytest.mark.parametrize("trim", [True, False])
