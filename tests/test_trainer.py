@@ -573,7 +573,7 @@ def test_a_missing_tokenizer_is_asked_for(tmp_path, tokenizer, data):
 
 
 def test_a_sentence_beyond_the_budget_is_refused_with_the_mend(tmp_path, tokenizer, data):
-    with pytest.raises(UserError, match=r"does not fit max_tokens=5: raise it"):
+    with pytest.raises(UserError, match=r"does not fit max_tokens=5: raise max_tokens"):
         trainer(tmp_path, tokenizer, data, max_tokens=5).train()
 
 

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 import subprocess
 import time
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -110,6 +112,29 @@ def test_a_killed_process_is_told(tmp_path):
         Workers(2, tmp_path / "log", print) as pool,
     ):
         pool.submit(vanish).result()
+
+
+def end_in_a_finaliser(report):
+    """Be asked to end while a finaliser runs, where Python drops exceptions."""
+
+    class Thing:
+        pass
+
+    thing = Thing()
+    reference = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    del thing
+    time.sleep(600)
+    return reference
+
+
+@pytest.mark.slow
+def test_a_request_to_end_is_not_lost_in_a_finaliser(tmp_path, capfd):
+    with (
+        pytest.raises(UserError, match="a process was killed"),
+        Workers(2, tmp_path / "log", print) as pool,
+    ):
+        pool.submit(end_in_a_finaliser).result(timeout=120)
+    assert "Exception ignored" not in capfd.readouterr().err
 
 
 @pytest.mark.slow

@@ -129,6 +129,21 @@ def _start(threads: int, cards: Any, events: Any, log: Path, plugins: Sequence[s
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers
     signal.signal(signal.SIGTERM, _end)
+    sys.unraisablehook = _end_after_finaliser
+
+
+def _end_after_finaliser(error: sys.UnraisableHookArgs) -> None:
+    """Send SIGTERM again if it came during a finaliser, where Python drops the exception.
+
+    A thread sends it, because the finaliser must be over then.
+    """
+    if isinstance(error.exc_value, SystemExit):
+        signal.signal(signal.SIGTERM, _end)
+        again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(error)
 
 
 def _end_with_parent() -> None:
