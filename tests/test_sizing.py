@@ -45,6 +45,19 @@ def test_what_the_recipe_names_stays(splits):
     assert fixed == load_recipe("distill", ["training={max_steps: 9}"])
 
 
+def test_a_limit_of_time_stays_beside_the_schedule(splits):
+    by_option = load_recipe("distill", [], {"training": {"max_hours": 0.5}})
+    for recipe in (by_option, load_recipe("distill", ["training.max_hours=0.5"])):
+        training = sized(recipe, splits).training
+        assert (training.max_hours, training.plateau_patience) == (0.5, 4)
+
+
+def test_a_limit_of_time_without_a_schedule_that_can_end_early_is_refused(splits):
+    own = ["training.lr_scheduler_type=cosine", "training.max_hours=1"]
+    with pytest.raises(UserError, match="max_hours"):
+        sized(load_recipe("distill", own), splits)
+
+
 def test_what_was_filled_in_is_not_filled_in_again(splits):
     recipe = sized(load_recipe("distill"), splits)
     fewer = splits._replace(train=splits.train[:50])

@@ -82,12 +82,17 @@ class Recipe(Section):
         return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
 
     def filled(self, settings: dict[str, Any]) -> Recipe:
-        """Build the recipe anew with `settings` where it names nothing.
+        """Build the recipe anew with `settings` where it names nothing, no longer `sized`.
 
         Args:
             settings: sections and their keys, as in a file.
+
+        Raises:
+            UserError: what the recipe names does not fit the settings.
         """
-        return make_recipe(extended(settings, self._source, Recipe), (), self.name)
+        raw = extended(settings, self._source, Recipe)
+        raw = extended(raw, {"training": {"sized": False}}, Recipe)
+        return make_recipe(raw, (), self.name)
 
     @model_validator(mode="before")
     @classmethod

@@ -121,7 +121,8 @@ class Training(TrainingSettings):
         lengths = [self.num_train_epochs, self.max_steps]
         if lengths.count(None) != 1 and not (self.sized and lengths.count(None) == 2):
             raise ValueError("give its length, as either num_train_epochs or max_steps")
-        if self.max_hours is not None and self.plateau_patience is None:
+        # `sized` sets plateau_patience later, when the corpus is known.
+        if self.max_hours is not None and self.plateau_patience is None and not self.sized:
             raise ValueError("max_hours limits a schedule that can end early: set plateau_patience")
         return self
 
