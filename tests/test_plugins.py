@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from a2d import plugins
 from a2d.errors import UserError
 from a2d.files import digest
 from a2d.plugins import load_plugins
@@ -52,6 +53,28 @@ def test_that_fail_are_named(plugin, text, message):
     with pytest.raises(UserError, match="plugins: ") as caught:
         load_recipe("demo", [f"plugins=[{path}]"])
     assert f"{path} fails ({message}" in str(caught.value)
+
+
+def test_of_one_name_are_refused(plugin, tmp_path):
+    (tmp_path / "other").mkdir()
+    first, second = plugin("x = 1", "alike.py"), plugin("x = 2", "other/alike.py")
+    with pytest.raises(UserError, match=r"another plugin is called alike\.py: rename one of them"):
+        load_plugins([first, second])
+
+
+def test_installed_ones_that_fail_are_named(monkeypatch):
+    class Broken:
+        name, value = "broken", "broken.module"
+
+        def load(self):
+            raise ImportError("no such thing")
+
+    plugins._load_installed.cache_clear()
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [Broken()])
+    with pytest.raises(
+        UserError, match=r"'broken' \(broken\.module\) fails \(ImportError: no such"
+    ):
+        load_plugins()
 
 
 @pytest.mark.parametrize("value", ["[none.py]", "[/tmp]", "[a2d]"])

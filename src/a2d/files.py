@@ -81,6 +81,14 @@ def remove_at_end(folder: Path) -> subprocess.Popen[bytes] | None:
 _removers: list[subprocess.Popen[bytes]] = []  # a deleted Popen would close its process's input
 
 
+def existing_parent(folder: Path) -> Path:
+    """Find the folder itself or its nearest parent that exists."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return place
+
+
 def require_space(folder: Path, needed: int) -> None:
     """Check that the disk has enough free space.
 
@@ -91,10 +99,7 @@ def require_space(folder: Path, needed: int) -> None:
     Raises:
         UserError: less space is free.
     """
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(existing_parent(folder)).free
     if free < needed:
         raise UserError(
             f"not enough disk space: the run needs about {size_in_words(needed)} under {folder}, "

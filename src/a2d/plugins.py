@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -30,11 +32,19 @@ def load_plugins(paths: Sequence[str] = ()) -> dict[str, str]:
         SHA-256 of each file's content, by the file's name.
 
     Raises:
-        UserError: a file is missing, has changed since it was imported, or fails.
+        UserError: a plugin fails, or a file is missing, has changed since it was imported, or has
+            the name of another plugin.
     """
-    for entry in entry_points(group=GROUP):
-        entry.load()
+    _load_installed()
     return {Path(path).name: _load(Path(path).expanduser().absolute()) for path in paths}
+
+
+@cache
+def _load_installed() -> None:
+    """Import the plugins of installed packages."""
+    for entry in entry_points(group=GROUP):
+        with _named(f"the installed plugin {entry.name!r} ({entry.value})", "uninstall or correct"):
+            entry.load()
 
 
 def _load(path: Path) -> str:
@@ -48,18 +58,30 @@ def _load(path: Path) -> str:
             )
         return content
     name = f"a2d_plugin_{path.stem}"
+    if name in sys.modules:
+        raise UserError(f"plugins: another plugin is called {path.name}: rename one of them.")
     specification = importlib.util.spec_from_file_location(name, path)
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # so that workers can unpickle objects of its classes
     try:
-        specification.loader.exec_module(module)
-    except Exception as error:
+        with _named(str(path), "correct"):
+            specification.loader.exec_module(module)
+    except UserError:
         del sys.modules[name]
-        kind = type(error).__name__
-        raise UserError(
-            f"plugins: {path} fails ({kind}: {first_line(error)}): correct the file."
-        ) from error
+        raise
     _loaded[path] = content
     return content
+
+
+@contextmanager
+def _named(plugin: str, remedy: str) -> Iterator[None]:
+    """Turn an error of a plugin's code into a sentence that names the plugin."""
+    try:
+        yield
+    except Exception as error:
+        kind = type(error).__name__
+        raise UserError(
+            f"plugins: {plugin} fails ({kind}: {first_line(error)}): {remedy} it."
+        ) from error

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from a2d import plain_yaml
 from a2d.errors import UserError
-from a2d.method.methods import METHODS
 from a2d.models.export import can_replace_transformers, require_ctranslate2
 from a2d.runs.parts import DISTILLED, MONOLINGUAL
 from a2d.runs.recipe import Recipe
@@ -30,7 +29,7 @@ def settle(recipe: Recipe, folder: Path) -> Recipe:
     """
     begun = _begun(folder)
     sequences, teacher = recipe.sequences, recipe.teacher
-    if any(METHODS[method.method].sequences for method in recipe.methods) and not teacher.foreign:
+    if any(method.definition.sequences for method in recipe.methods) and not teacher.foreign:
         if sequences.engine == "auto":
             known = None if begun is None else begun.sequences.engine
             engine = _engine(recipe) if known in (None, "auto") else known

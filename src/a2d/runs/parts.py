@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from a2d.method.methods import METHODS
 from a2d.runs.settings import MethodEntry
 
 TOKENS = "tokens"
@@ -20,7 +19,7 @@ def parts_for(method: MethodEntry, monolingual: bool) -> tuple[str, ...]:
         method: the method and its settings.
         monolingual: whether the run has monolingual text.
     """
-    needs = METHODS[method.method]
+    needs = method.definition
     if not needs.sequences:
         return (TOKENS,)
     more = (MONOLINGUAL,) if monolingual and method.monolingual else ()

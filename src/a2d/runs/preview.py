@@ -10,7 +10,7 @@ from datasets import Dataset, load_from_disk
 from rich import box
 from rich.table import Table
 
-from a2d.files import size_in_words
+from a2d.files import existing_parent, size_in_words
 from a2d.models.loading import count_parameters, load_model
 from a2d.runs.parts import MONOLINGUAL
 from a2d.runs.run import Run
@@ -43,7 +43,7 @@ def show_preview(
     table.add_column(overflow="fold")
     for name, text in _rows(run, student, yardstick):
         table.add_row(name, text)
-    needed, free = space_needed(run), shutil.disk_usage(_existing(folder)).free
+    needed, free = space_needed(run), shutil.disk_usage(existing_parent(folder)).free
     table.add_row("disk", f"about {size_in_words(needed)} needed, {size_in_words(free)} free")
     if hub is not None:
         table.add_row("upload", hub)
@@ -114,11 +114,3 @@ def _planned(train: Dataset, student: Student, monolingual: int) -> Dataset:
 def _minutes(seconds: float) -> str:
     minutes = seconds / 60
     return f"{minutes / 60:.1f} hours" if minutes >= 100 else f"{max(1, round(minutes))} min"
-
-
-def _existing(folder: Path) -> Path:
-    """The nearest folder above that exists."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return place

@@ -34,9 +34,9 @@ from a2d.runs.settings import (
     Vocabulary,
 )
 
-MOST_TRAININGS = 1000
+MAX_TRAININGS = 1000
 """Students of a recipe: shapes × methods × seeds."""
-MOST_EXTENDED = 20
+MAX_EXTENDED = 20
 """Recipes that extend one another, one after the other."""
 
 
@@ -121,10 +121,10 @@ class Recipe(Section):
     def _few_enough(self) -> Recipe:
         """Checked first: others compare all with all."""
         counts = len(self.students), len(self.methods), len(self.seeds)
-        if prod(counts) > MOST_TRAININGS:
+        if prod(counts) > MAX_TRAININGS:
             raise ValueError(
                 "{:,} students, {:,} methods and {:,} seeds are {:,} trainings, and a recipe has "
-                "{:,} at most: split it".format(*counts, prod(counts), MOST_TRAININGS)
+                "{:,} at most: split it".format(*counts, prod(counts), MAX_TRAININGS)
             )
         return self
 
@@ -157,7 +157,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _translations_suffice(self) -> Recipe:
         """Of a system elsewhere there is nothing else, and monolingual text needs them."""
-        kinds = [METHODS[method.method] for method in self.methods]
+        kinds = [method.definition for method in self.methods]
         if self.corpus.monolingual is not None and not any(kind.sequences for kind in kinds):
             known = ", ".join(name for name, kind in METHODS.items() if kind.sequences)
             raise ValueError(
@@ -209,10 +209,10 @@ def _cells(entry: Any) -> list[Any]:
         return [entry]
     varied = {key: values for key, values in entry.items() if isinstance(values, list) and values}
     count = prod(map(len, varied.values()))
-    if count > MOST_TRAININGS:
+    if count > MAX_TRAININGS:
         raise ValueError(
             f"the lists of a method's settings have {count:,} combinations, and a recipe has "
-            f"{MOST_TRAININGS:,} trainings at most: shorten them"
+            f"{MAX_TRAININGS:,} trainings at most: shorten them"
         )
     cells = []
     for values in product(*varied.values()):
@@ -320,10 +320,10 @@ def _raw(name_or_path: str, extenders: tuple[str, ...]) -> dict[str, Any]:
     extenders = (*extenders, _identity(name_or_path))
     if _identity(base) in extenders:
         raise UserError(f"{name_or_path} extends {base}, which extends it: drop one of the two.")
-    if len(extenders) > MOST_EXTENDED:
+    if len(extenders) > MAX_EXTENDED:
         raise UserError(
             f"{name_or_path} is the {len(extenders)}th recipe of those that extend one another: "
-            f"extend {MOST_EXTENDED} at most."
+            f"extend {MAX_EXTENDED} at most."
         )
     return extended(_raw(base, extenders), raw, Recipe)
 

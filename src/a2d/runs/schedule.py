@@ -12,7 +12,6 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from a2d.errors import UserError
-from a2d.method.methods import METHODS
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.recipe import Recipe
 from a2d.runs.splits import Splits
@@ -57,14 +56,14 @@ def sized(recipe: Recipe, splits: Splits) -> Recipe:
     """
     if not recipe.training.sized:
         return recipe
-    given = recipe.teacher
-    if given.path is None:
+    teacher = recipe.teacher
+    if teacher.path is None:
         raise UserError(
             f"{recipe.name}: training.sized needs a pretrained teacher, whose tokenizer counts the "
             "corpus' tokens: give teacher.path, or training's settings."
         )
-    tokenizer = load_tokenizer(given.path, given.languages, given.source_prefix)
-    methods = [METHODS[method.method] for method in recipe.methods]
+    tokenizer = load_tokenizer(teacher.path, teacher.languages, teacher.source_prefix)
+    methods = [method.definition for method in recipe.methods]
     tokens = count_tokens(splits.train, tokenizer) * (1 + any(m.references for m in methods))
     if any(m.sequences and s.monolingual for m, s in zip(methods, recipe.methods, strict=True)):
         tokens += count_tokens(splits.monolingual, tokenizer)

@@ -7,21 +7,22 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from a2d.method.methods import METHODS, Method
 from a2d.models.decoding import MAX_BEAMS
 from a2d.models.loading import MAX_LAYERS
 from a2d.models.students import Start
 from a2d.runs.sections import CONFIG, Section, check_numbers
 from a2d.training.settings import MethodName, ObjectiveSettings, TrainingSettings
 
-LONGEST_NAME = 180
+MAX_NAME = 180
 """Characters: names of files have 255 at most, and some begin with this one."""
 
-Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$", max_length=LONGEST_NAME)]
+Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$", max_length=MAX_NAME)]
 """What names a folder."""
 
-MOST_PARALLEL = 256
+MAX_PARALLEL = 256
 """Processes at once."""
-MOST_TOKENS = 1_000_000
+MAX_VOCABULARY = 1_000_000
 """Tokens of a vocabulary; its training takes memory for all of them at once."""
 
 CorpusSpec = str | dict[str, Any] | list[str | dict[str, Any] | list[str]]
@@ -88,7 +89,7 @@ class Vocabulary(Section):
 
     replaces: ClassVar = {"size": ("path",)}
 
-    size: int = Field(default=8000, ge=300, le=MOST_TOKENS)
+    size: int = Field(default=8000, ge=300, le=MAX_VOCABULARY)
     path: str | None = None
 
 
@@ -237,6 +238,11 @@ class MethodSettings(ObjectiveSettings):
     student_start: Start = "random"
     monolingual: bool = True
 
+    @property
+    def definition(self) -> Method:
+        """The method itself, which says what it needs."""
+        return METHODS[self.method]
+
     _bounded = model_validator(mode="after")(check_numbers)
 
 
@@ -276,7 +282,7 @@ class Compute(Section):
         parallel: models that are trained at once and share the cores.
     """
 
-    parallel: int = Field(default=1, ge=1, le=MOST_PARALLEL)
+    parallel: int = Field(default=1, ge=1, le=MAX_PARALLEL)
 
 
 class Evaluation(Section):

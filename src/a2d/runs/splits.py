@@ -10,7 +10,6 @@ from itertools import chain
 from typing import NamedTuple
 
 from a2d.errors import UserError
-from a2d.method.methods import METHODS
 from a2d.quoting import shown
 from a2d.runs.recipe import Recipe
 from a2d.text.cleaning import CleaningReport, clean, hold_out
@@ -130,7 +129,7 @@ def _check_known(splits: Splits, recipe: Recipe) -> None:
     """
     known = splits.known
     assert known is not None
-    if any(METHODS[method.method].sequences for method in recipe.methods):
+    if any(method.definition.sequences for method in recipe.methods):
         missing = [pair.source for pair in splits.train if pair.source not in known]
         if len(missing) > (1 - _ENOUGH) * len(splits.train):
             raise UserError(

@@ -32,7 +32,6 @@ from transformers.trainer_utils import IntervalStrategy
 from a2d.errors import UserError
 from a2d.families import family_of
 from a2d.files import write_text
-from a2d.method.methods import METHODS
 from a2d.models.loading import check_same_ids, count_parameters, load_model, new_model
 from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
@@ -197,7 +196,7 @@ def _new_trainer(
     train = data["train"] if trial else load_tokens(parts)
     teacher = load_model(inputs.teacher) if model.needs_teacher else None
     cache = None
-    asked = METHODS[model.method.method].asks_teacher and not trial
+    asked = model.method.definition.asks_teacher and not trial
     if asked and model.learns_from in inputs.caches:
         assert teacher is not None
         cache = TeacherCache(inputs.caches[model.learns_from], train, teacher)

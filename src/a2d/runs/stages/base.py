@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from a2d.stage import Stage
 
@@ -18,7 +17,13 @@ class RunStage(Stage):
 
     A subclass says in `of` which stages of its kind a run has, with their settings, and in `make`
     how one is carried out. `a2d.runs.stages` has the order of the kinds.
+
+    Attributes:
+        restored_when_needed: `carry_out` compares the files with their checksums, because that
+            takes too long for every run.
     """
+
+    restored_when_needed: ClassVar[bool] = False
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
@@ -35,13 +40,3 @@ class RunStage(Stage):
         for stage in run.all(cls):
             if not stage.done:
                 stage.make(run)
-
-    @property
-    def restored_when_needed(self) -> bool:
-        """Whether the stage checks its own files in `make`, since reading them takes long."""
-        return False
-
-
-def without_none(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that are set."""
-    return {name: value for name, value in settings.items() if value is not None}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from a2d.method.methods import METHODS
 from a2d.runs.parts import TOKENS
 from a2d.runs.settings import MethodEntry, Shape, Training
-from a2d.runs.stages.base import RunStage, without_none
+from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.runs.training import remove_checkpoints, train_model
 
@@ -59,12 +58,12 @@ class Model(RunStage):
     @property
     def taught(self) -> bool:
         """Whether the teacher has a part in it, be it only its start."""
-        return METHODS[self.method.method].uses_teacher or self.method.student_start == "teacher"
+        return self.method.definition.uses_teacher or self.method.student_start == "teacher"
 
     @property
     def needs_teacher(self) -> bool:
         """Whether the teacher runs beside its training, or starts it."""
-        return METHODS[self.method.method].asks_teacher or self.method.student_start == "teacher"
+        return self.method.definition.asks_teacher or self.method.student_start == "teacher"
 
     @property
     def foreign(self) -> bool:
@@ -74,15 +73,10 @@ class Model(RunStage):
     @classmethod
     def carry_out(cls, run: Run) -> None:
         """Train the models that are not trained yet, as many at once as the recipe allows."""
-        inputs = run.inputs
         waiting = [model for model in run.all(cls) if not model.done]
-        running: set[Future[None]] = {
-            run.workers.submit(train_model, model, inputs) for model in waiting
-        }
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
+        futures = [run.workers.submit(train_model, model, run.inputs) for model in waiting]
+        for future in as_completed(futures):  # an error ends the run at once
+            future.result()
         for model in run.all(cls):
             if model.trained:
                 remove_checkpoints(model)  # of a run that was killed before it came to that
@@ -118,11 +112,10 @@ def training_settings(
 
     Settings that a method does not use are left out: a change of theirs makes no other model.
     """
-    used, definition = {"method"}, METHODS[method.method]
-    used |= definition.settings
-    if definition.uses_teacher or method.student_start != "random":
+    used = {"method", *method.definition.settings}
+    if method.definition.uses_teacher or method.student_start != "random":
         used |= {"student_start"}
-    schedule = without_none(asdict(training))
+    schedule = {name: value for name, value in asdict(training).items() if value is not None}
     del schedule["sized"]
     return {
         "shape": shape.model_dump(exclude_none=True),

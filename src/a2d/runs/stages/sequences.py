@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from a2d.errors import UserError
-from a2d.method.methods import METHODS
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.parts import DISTILLED, MONOLINGUAL
 from a2d.runs.shards import SHARDS, translator_of
@@ -41,7 +40,7 @@ class Sequences(RunStage):
     def of(cls, run: Run) -> list[Self]:
         """Name a stage for each text that students need translated."""
         recipe = run.recipe
-        if not any(METHODS[method.method].sequences for method in recipe.methods):
+        if not any(method.definition.sequences for method in recipe.methods):
             return []
         teacher = run.one(Teacher)
         settings: dict[str, Any] = {

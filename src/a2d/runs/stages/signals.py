@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from a2d.method.methods import METHODS
 from a2d.runs.parts import TOKENS
 from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.models import Teacher
@@ -27,6 +26,8 @@ class TeacherSignals(RunStage):
         states: whether hidden states and value vectors are cached, too.
     """
 
+    restored_when_needed: ClassVar = True  # gigabytes, which most runs need not read
+
     parts: tuple[str, ...]
     states: bool
 
@@ -37,7 +38,7 @@ class TeacherSignals(RunStage):
             return []
         asked: dict[tuple[str, ...], bool] = {}
         for student in run.all(Student):
-            needs = METHODS[student.method.method]
+            needs = student.method.definition
             if needs.asks_teacher:
                 states = asked.get(student.learns_from, False) or needs.states
                 asked[student.learns_from] = states
@@ -56,11 +57,6 @@ class TeacherSignals(RunStage):
             stages.append(cls(run.folder / "cache" / name, settings, parts, states))
         return stages
 
-    @property
-    def restored_when_needed(self) -> bool:
-        """Gigabytes are compared with their checksums only if a training reads them."""
-        return True
-
     @classmethod
     def carry_out(cls, run: Run) -> None:
         """Build the caches that a student reads which is not trained yet."""
@@ -72,7 +68,7 @@ class TeacherSignals(RunStage):
 
     def _is_needed(self, run: Run) -> bool:
         return any(
-            METHODS[student.method.method].asks_teacher and student.learns_from == self.parts
+            student.method.definition.asks_teacher and student.learns_from == self.parts
             for student in run.all(Student)
             if not student.done
         )

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from a2d.errors import UserError
-from a2d.method.methods import METHODS
 from a2d.models.loading import load_config
 from a2d.plugins import load_plugins
 from a2d.runs.parts import MONOLINGUAL, TOKENS, parts_for
@@ -49,7 +48,7 @@ class Student(Model):
 
     @classmethod
     def _of(cls, run: Run, shape: Shape, method: MethodEntry, seed: int) -> Self:
-        recipe, needs = run.recipe, METHODS[method.method]
+        recipe, needs = run.recipe, method.definition
         teacher = run.one(Teacher)
         size = _size(shape, [other for other in (teacher.shape, *recipe.students) if other])
         parts = parts_for(method, bool(run.corpus.monolingual))

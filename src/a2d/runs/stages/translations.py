@@ -78,7 +78,7 @@ class Translations(RunStage):
         with self.work(keep=f"{split}/{SHARDS}") as folder:
             shards = folder / split
             shards.mkdir(exist_ok=True)
-            hypotheses = translator_of(run)(getattr(run.splits, split), shards)
+            hypotheses = translator_of(run)(run.evaluated, shards)
             references = run.one(Corpus).references(split)
             figures = score(list(map(one_line, hypotheses)), references)._asdict()
             if not run.has_translations(split):

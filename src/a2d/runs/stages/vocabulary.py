@@ -35,15 +35,15 @@ class Vocabulary(RunStage):
     @classmethod
     def of(cls, run: Run) -> list[Self]:
         """Name the one vocabulary stage."""
-        wanted, teacher = run.recipe.vocabulary, run.recipe.teacher
+        section, teacher = run.recipe.vocabulary, run.recipe.teacher
         prepared = run.all(PreparedTeacher)
         settings: dict[str, Any] = {
             "corpus": run.one(Corpus).fingerprint,
             "teacher": prepared[0].fingerprint if prepared else run.pretrained,
-            "size": wanted.size,
-            "path": None if wanted.path is None else identity(model_path(wanted.path)),
+            "size": section.size,
+            "path": None if section.path is None else identity(model_path(section.path)),
         }
-        if run.corpus.monolingual and teacher.path is None and wanted.path is None:
+        if run.corpus.monolingual and teacher.path is None and section.path is None:
             settings["monolingual"] = run.corpus.monolingual
         return [cls(run.folder / "vocabulary", settings)]
 
