@@ -58,6 +58,21 @@ def test_held_out_pairs_with_an_empty_side_are_left_out_and_told(tmp_path, caplo
         read_splits(recipe)
 
 
+@pytest.mark.parametrize("limit", ["null", "300"])
+def test_every_pair_is_counted(tmp_path, limit):
+    lines = [f"Wort{'a' * number}\tsłowo{'a' * number}" for number in range(500)]
+    lines += [f"Wort{'a' * number}!\tsłowo{'a' * number}" for number in range(0, 500, 4)]
+    (tmp_path / "train.tsv").write_text("\n".join([*lines, lines[0], "ja\t"]))
+    own = [f"corpus.train={tmp_path}/train.tsv", "corpus.valid=null", "corpus.test=null"]
+    splits = read_splits(load_recipe("demo", [*own, f"corpus.limit={limit}"]))
+    counts = splits.cleaning.as_dict()
+    parts = len(splits.train), len(splits.valid), len(splits.test)
+    assert counts["read"] == len(lines) + 2 == sum(n for k, n in counts.items() if k != "read")
+    assert counts["kept"] == sum(parts)
+    assert counts["similar_to_held_out"] > 0
+    assert (counts.get("beyond_limit", 0) > 0) is (limit == "300")
+
+
 def test_a_baseline_that_starts_from_a_pretrained_teacher_is_another_model(tmp_path, teacher):
     settings = (teacher, f"students=[{{{SHAPE}, width: 24, feed_forward: 40}}]")
 

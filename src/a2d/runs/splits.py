@@ -94,8 +94,11 @@ def read_splits(recipe: Recipe) -> Splits:
     raw = StoredPairs(iterate_corpus(corpus.train, "train", languages))
     train, cleaning = clean(raw, **rules, into=StoredPairs)
     for name in [name for name in ("test", "valid") if name not in parts]:
+        before = len(train)
         parts[name], train = _held_out(name, train)
+        cleaning = cleaning.plus("similar_to_held_out", before - len(parts[name]) - len(train))
     if corpus.limit is not None and corpus.limit < len(train):
+        cleaning = cleaning.plus("beyond_limit", len(train) - corpus.limit)
         chosen = random.Random(0).sample(range(len(train)), corpus.limit)
         train = StoredPairs(train[index] for index in chosen)
     if not train:

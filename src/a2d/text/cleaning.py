@@ -37,6 +37,11 @@ class CleaningReport:
         """
         return {"read": self.read, **self.dropped, "kept": self.kept}
 
+    def plus(self, rule: str, count: int) -> CleaningReport:
+        """Count pairs as dropped that were kept so far."""
+        dropped = self.dropped | {rule: self.dropped.get(rule, 0) + count}
+        return CleaningReport(self.read, dropped, self.kept - count)
+
 
 def clean(
     pairs: Iterable[Pair],
