@@ -123,6 +123,9 @@ class Family:
     head_width: str | None = None
     positions: str | None = None
     layers: str = "layers"
+    projections: Mapping[str, str] = field(default_factory=dict)
+    sinusoidal: bool = False
+    scaled_embeddings: str | None = None
     head_bias: str | None = None
     computed_weights: tuple[str, ...] = ()
     deeper_decoder: bool = True
@@ -265,9 +268,18 @@ _SEPARATE_STACKS = {
 """Sizes of the families that descend from BART."""
 
 _BART: dict[str, Any] = {
+    "projections": {
+        "q_proj": "query",
+        "k_proj": "key",
+        "v_proj": "value",
+        "out_proj": "output",
+        "fc1": "expand",
+        "fc2": "contract",
+    },
     "sizes": _SEPARATE_STACKS,
     "activation": "activation_function",
     "positions": "max_position_embeddings",
+    "scaled_embeddings": "scale_embedding",
     "layerdrops": ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"),
 }
 _LANGUAGE_CODES = "[a-z]{2,3}_[A-Za-z]{2,4}"
@@ -285,6 +297,16 @@ _T5: dict[str, Any] = {
     "activation": "feed_forward_proj",
     "head_width": "d_kv",
     "layers": "block",
+    "projections": {
+        "q": "query",
+        "k": "key",
+        "v": "value",
+        "o": "output",
+        "wi": "expand",
+        "wi_0": "expand",
+        "wi_1": "expand",
+        "wo": "contract",
+    },
     "head_bias": "relative_attention_bias.weight",
     "deeper_decoder": False,
     "named_tokens": ("extra_ids",),
@@ -295,6 +317,7 @@ for _family in (
     Family(
         model_type="marian",
         computed_weights=("embed_positions.weight",),
+        sinusoidal=True,
         scratch=True,
         frozen_padding=True,
         vocabulary_sizes=("vocab_size", "decoder_vocab_size"),
@@ -318,6 +341,7 @@ for _family in (
     ),
     Family(  # M2M100 and NLLB, whose tokenizers differ
         model_type="m2m_100",
+        sinusoidal=True,
         language_codes=_LANGUAGE_CODES,
         language_table="lang_code_to_token",
         filler_tokens=("num_madeup_words",),
@@ -327,6 +351,7 @@ for _family in (
     Family(
         model_type="pegasus",
         computed_weights=("embed_positions.weight",),
+        sinusoidal=True,
         named_tokens=("offset",),
         ctranslate2_loader="PegasusLoader",
         prepare_export=_normalising(before=True, embeddings=False),

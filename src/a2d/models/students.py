@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from datasets import Dataset
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from a2d.errors import UserError
@@ -20,10 +21,15 @@ from a2d.families import (
     positions_of,
     sizes_of,
 )
+from a2d.models.activations import sample_text
 from a2d.models.decoding import inherited_settings
 from a2d.models.loading import new_model
+from a2d.models.narrowing import narrow
 
 Start = Literal["teacher", "random", "marian"]
+_WIDTHS = ("width", "heads", "feed_forward", "decoder_heads", "decoder_feed_forward")
+"""Sizes in which a student that takes layers whole equals its teacher."""
+
 _AT_RANDOM = "or start it at random (a2d distill: --start random; recipes: student_start: random)"
 
 
@@ -41,6 +47,7 @@ def student_of(
     attention_dropout: float | None = None,
     activation_dropout: float | None = None,
     start: Start = "teacher",
+    sample: Dataset | None = None,
 ) -> PreTrainedModel:
     """Make a student with the teacher's vocabulary.
 
@@ -50,9 +57,12 @@ def student_of(
             teacher's.
         dropout, attention_dropout, activation_dropout: rates of dropout; None: the teacher's.
         decoder_heads, decoder_feed_forward: sizes of the decoder; None: `heads`, `feed_forward`.
-        start: `teacher` copies embeddings and layers (`copy_layers`), which needs the teacher's
-            widths. `random` uses transformers' initialisation of the teacher's family. `marian` is
-            a random model in the Marian class for any teacher (`a2d.models.loading.new_model`).
+        start: `teacher` copies embeddings and layers (`copy_layers`), or parts of them for a
+            narrower student (`a2d.models.narrowing.narrow`). `random` uses transformers'
+            initialisation of the teacher's family. `marian` is a random model in the Marian class
+            for any teacher (`a2d.models.loading.new_model`).
+        sample: tokenised pairs (`a2d.text.batching.tokenise`), by which a narrower student chooses
+            what it keeps. Other students do not need it.
 
     Returns:
         The student in float32, on the CPU.
@@ -84,8 +94,56 @@ def student_of(
     student = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
     student.generation_config = inherited_settings(teacher.generation_config)
     if start == "teacher":
-        copy_layers(teacher, student)
+        _start_from_layers(teacher, student, sample)
     return student
+
+
+def _start_from_layers(
+    teacher: PreTrainedModel, student: PreTrainedModel, sample: Dataset | None
+) -> None:
+    """Copy a teacher's layers, or the parts of them that a narrower student keeps.
+
+    Raises:
+        UserError: the student is wider or deeper than its teacher, or has another activation, or
+            there is no sample.
+    """
+    check_start(student.config, teacher.config)
+    shapes = [sizes_of(model.config) for model in (student, teacher)]
+    if all(shapes[0].get(size) == shapes[1].get(size) for size in _WIDTHS):
+        return copy_layers(teacher, student)
+    if sample is None:
+        raise UserError(
+            "a student of other widths or heads than its teacher's chooses what it keeps by sample "
+            "text: give sample=tokenise(pairs, tokenizer)."
+        )
+    text = sample_text(sample, teacher.config.pad_token_id)
+    narrow(teacher, student, name_layers(teacher, student), text)
+
+
+def check_start(student: Any, teacher: Any) -> None:
+    """Check that a student can start from its teacher, by their configurations.
+
+    Raises:
+        UserError: the student is wider or deeper than its teacher, or has another activation.
+    """
+    if activation_of(student) != activation_of(teacher):
+        raise UserError(
+            f"a student with activation {activation_of(student)!r} cannot start from a teacher "
+            f"with {activation_of(teacher)!r}: use the teacher's activation, {_AT_RANDOM}."
+        )
+    for stack in ("encoder", "decoder"):
+        count, available = (Geometry.of(config).layers(stack) for config in (student, teacher))
+        if count > available:
+            raise UserError(
+                f"a student with {count} {stack} layers cannot start from a teacher with "
+                f"{available}: use fewer layers, {_AT_RANDOM}."
+            )
+    width, available = (sizes_of(config)["width"] for config in (student, teacher))
+    if width > available:
+        raise UserError(
+            f"a student of width {width} cannot start from a teacher of width {available}: use a "
+            f"smaller width, {_AT_RANDOM}."
+        )
 
 
 def _marian(teacher: PreTrainedModel, sizes: dict[str, Any]) -> PreTrainedModel:
@@ -148,53 +206,48 @@ def student_config(teacher: Any, **sizes: float) -> Any:
 
 
 def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
-    """Copy a teacher's embeddings and some of its layers into a student.
-
-    The numbers of heads may differ: projections are copied whole, and the student cuts them into
-    its own heads.
+    """Copy a teacher's embeddings and some of its layers into a student of the same widths.
 
     Args:
         teacher: a model of the student's family.
         student: the model to copy weights into, in place.
 
     Raises:
-        UserError: the student has more layers than the teacher, or other widths or activations.
+        UserError: the student has other widths, more layers or another activation.
     """
-    family = family_of(student.config)
-    activation, teacher_activation = (activation_of(m.config) for m in (student, teacher))
-    if activation != teacher_activation:
-        raise UserError(
-            f"a student with activation {activation!r} cannot start from a teacher with "
-            f"{teacher_activation!r}: use the teacher's activation, {_AT_RANDOM}."
-        )
-    layers = {}
-    shapes = [Geometry.of(m.config) for m in (student, teacher)]
-    for stack in ("encoder", "decoder"):
-        count, available = (shape.layers(stack) for shape in shapes)
-        if count > available:
-            raise UserError(
-                f"a student with {count} {stack} layers cannot start from a teacher with "
-                f"{available}: use fewer layers, {_AT_RANDOM}."
-            )
-        layers[stack] = choose_layers(count, available)
-    layer = re.compile(rf"(encoder|decoder)\.{re.escape(family.layers)}\.(\d+)\.")
-
-    def teacher_name(match: re.Match[str]) -> str:
-        return f"{match[1]}.{family.layers}.{layers[match[1]][int(match[2])]}."
-
+    check_start(student.config, teacher.config)
+    teacher_name = name_layers(teacher, student)
     weights = teacher.state_dict()
     state = student.state_dict()
     for name, student_weight in state.items():
-        weight = weights.get(layer.sub(teacher_name, name), weights.get(name))
-        if weight is not None and family.head_bias and name.endswith(family.head_bias):
-            weight = _adapt_head_bias(weight, student_weight.shape[1])
+        weight = weights.get(teacher_name(name), weights.get(name))
         if weight is None or weight.shape != student_weight.shape:
             raise UserError(
-                f"the student cannot start from the teacher: {name} differs in shape; use the "
-                f"teacher's width and feed_forward, {_AT_RANDOM}."
+                f"the student cannot take the teacher's layers whole: {name} differs in shape."
             )
         state[name] = weight
     student.load_state_dict(state)
+
+
+def name_layers(teacher: PreTrainedModel, student: PreTrainedModel) -> Callable[[str], str]:
+    """Choose the teacher's layers for a student.
+
+    Returns:
+        Function from the names of a student's weights to those of its teacher's.
+
+    """
+    family = family_of(student.config)
+    shapes = [Geometry.of(m.config) for m in (student, teacher)]
+    layers = {
+        stack: choose_layers(*(shape.layers(stack) for shape in shapes))
+        for stack in ("encoder", "decoder")
+    }
+    layer = re.compile(rf"(encoder|decoder)\.{re.escape(family.layers)}\.(\d+)\.")
+
+    def teacher_layer(match: re.Match[str]) -> str:
+        return f"{match[1]}.{family.layers}.{layers[match[1]][int(match[2])]}."
+
+    return lambda name: layer.sub(teacher_layer, name)
 
 
 def choose_layers(count: int, available: int) -> list[int]:
@@ -219,20 +272,3 @@ def choose_layers(count: int, available: int) -> list[int]:
         return [available - 1]
     indices: list[int] = torch.linspace(0, available - 1, count).round().int().tolist()
     return indices
-
-
-def _adapt_head_bias(bias: Tensor, heads: int) -> Tensor:
-    """Adapt a bias (distances, heads) to another number of heads.
-
-    Heads that split a teacher head repeat its bias. Heads that join teacher heads get the mean.
-    """
-    teacher_heads = bias.shape[1]
-    if heads % teacher_heads == 0:
-        return bias.repeat_interleave(heads // teacher_heads, dim=1)
-    if teacher_heads % heads == 0:
-        mean: Tensor = bias.unflatten(1, (heads, teacher_heads // heads)).mean(-1)
-        return mean
-    raise UserError(
-        f"a student with {heads} heads cannot start from a teacher with {teacher_heads} and a bias "
-        f"for each head: use a multiple or a divisor of {teacher_heads} heads, {_AT_RANDOM}."
-    )

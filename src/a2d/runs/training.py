@@ -33,7 +33,7 @@ from a2d.errors import UserError
 from a2d.families import family_of
 from a2d.files import write_text
 from a2d.models.loading import check_same_ids, count_parameters, load_model, new_model
-from a2d.models.students import student_of
+from a2d.models.students import check_start, student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, logged
 from a2d.runs.settings import MethodEntry, Training
@@ -201,7 +201,7 @@ def _new_trainer(
         assert teacher is not None
         cache = TeacherCache(inputs.caches[model.learns_from], train, teacher)
     original = load_model(inputs.teacher) if inputs.pretrained and teacher is None else teacher
-    student = _new_student(model, tokenizer, original)
+    student = _new_student(model, tokenizer, original, data["train"])
     student.generation_config.num_beams = inputs.beams
     trainer = A2DTrainer(
         student,
@@ -218,14 +218,17 @@ def _new_trainer(
 
 
 def _new_student(
-    model: Model, tokenizer: PreTrainedTokenizerBase, teacher: PreTrainedModel | None
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    teacher: PreTrainedModel | None,
+    sample: Dataset,
 ) -> PreTrainedModel:
     assert model.shape is not None
     torch.manual_seed(model.seed)
     shape, start = model.shape.model_dump(), model.method.student_start
     if teacher is None or (start != "teacher" and family_of(teacher.config).scratch):
         return new_model(tokenizer, **shape)
-    return student_of(teacher, **shape, start=start)
+    return student_of(teacher, **shape, start=start, sample=sample)
 
 
 def remove_checkpoints(model: Model) -> None:
@@ -320,7 +323,11 @@ def check(models: Sequence[Model], inputs: Inputs) -> None:
             continue
         if teacher is None:
             teacher = _teacher_for_checks(models, tokenizer, inputs)
-        student = _new_student(model, tokenizer, teacher)
+        if model.method.student_start == "teacher":
+            student = student_of(teacher, **model.shape.model_dump(), start="random")
+            check_start(student.config, teacher.config)
+        else:
+            student = _new_student(model, tokenizer, teacher, train)
         check_same_ids(teacher, student)
         new_transfer(config.objective, student.config, teacher.config)
 

@@ -1,0 +1,148 @@
+"""Activations of a model on sample text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from a2d.families import family_of
+from a2d.models.loading import decoder_inputs
+
+Batch = Mapping[str, Tensor]
+"""`input_ids` and `attention_mask` (sentences, source length), `labels` (sentences, target length;
+-100 where there is no text)."""
+
+
+_SENTENCES = 2000
+_POSITIONS = 2**16
+"""Most sentence pairs, and most padded positions on a side, of sample text."""
+
+
+def sample_text(data: Dataset, padding: int) -> Batch:
+    """Draw a batch of sample text: pairs at equal distances, without the longest twentieth.
+
+    Args:
+        data: columns ``input_ids`` and ``labels`` (`a2d.text.batching.tokenise`).
+        padding: id of the padding token.
+    """
+    count = min(_SENTENCES, len(data))
+    rows = [data[index * len(data) // count] for index in range(count)]
+    lengths = [max(len(row["input_ids"]), len(row["labels"])) for row in rows]
+    longest = sorted(lengths)[math.ceil(0.95 * count) - 1]
+    rows = [row for row, length in zip(rows, lengths, strict=True) if length <= longest]
+    rows = rows[: max(1, _POSITIONS // longest)]
+
+    def pad(name: str, value: int) -> Tensor:
+        return pad_sequence([torch.tensor(row[name]) for row in rows], True, value)
+
+    sources = [torch.ones(len(row["input_ids"]), dtype=torch.long) for row in rows]
+    return {
+        "input_ids": pad("input_ids", padding),
+        "attention_mask": pad_sequence(sources, batch_first=True),
+        "labels": pad("labels", -100),
+    }
+
+
+def projections(model: PreTrainedModel) -> dict[str, str]:
+    """List the linear modules of a model's layers: name → role, as in `Family.projections`."""
+    roles = family_of(model.config).projections
+    last_parts = {name: name.rpartition(".")[2] for name, _ in model.named_modules()}
+    return {name: roles[last] for name, last in last_parts.items() if last in roles}
+
+
+def norms(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """List a model's layer norms and RMS norms by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if type(module).__name__.endswith("Norm") and hasattr(module, "weight")
+    }
+
+
+def has_bias(module: nn.Module) -> bool:
+    """Whether a norm or a linear module has a bias."""
+    return getattr(module, "bias", None) is not None
+
+
+def normalise(norm: nn.Module, states: Tensor) -> Tensor:
+    """Normalise states as a norm does before its gain and bias.
+
+    Args:
+        norm: a layer norm, or an RMS norm (without a bias).
+        states: (tokens, width).
+    """
+    centred = states - states.mean(-1, keepdim=True) if has_bias(norm) else states
+    epsilon: float = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon  # type: ignore[assignment]
+    return centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + epsilon)
+
+
+class Recorder:
+    """Calls functions with what a model's modules read and compute on a batch of text.
+
+    Args:
+        model: the model. It runs without dropout.
+        batch: the text.
+    """
+
+    def __init__(self, model: PreTrainedModel, batch: Batch) -> None:
+        self.model = model
+        self.batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        self._source = self.batch["attention_mask"].bool()
+        self._target = self.batch["labels"] != -100
+        self._roles = projections(model)
+        self._handles: list[Any] = []
+
+    def text(self, name: str) -> Tensor:
+        """Positions that are text where a module runs: booleans (sentences, length)."""
+        if "encoder" in name.split("."):
+            return self._source
+        if self._roles.get(name) not in ("key", "value"):
+            return self._target
+        attention = self.model.get_submodule(name.rpartition(".")[0])
+        crosses = family_of(self.model.config).group(attention) == "cross"
+        return self._source if crosses else self._target
+
+    def before(self, name: str, call: Callable[[str, Tensor], None]) -> None:
+        """Call ``call(name, inputs)`` before a module runs.
+
+        The inputs have all positions (sentences, length, width) and may be changed in place.
+        """
+        module = self.model.get_submodule(name)
+        hook = module.register_forward_pre_hook(lambda _, inputs: call(name, inputs[0]))
+        self._handles.append(hook)
+
+    def after(self, name: str, call: Callable[[str, Tensor, Tensor], None]) -> None:
+        """Call ``call(name, inputs, outputs)`` after a module has run; (tokens, width) each."""
+        module, text = self.model.get_submodule(name), self.text(name)
+        hook = module.register_forward_hook(
+            lambda _, inputs, outputs: call(name, inputs[0][text], outputs[text])
+        )
+        self._handles.append(hook)
+
+    @torch.no_grad()
+    def run(self) -> None:
+        """Run encoder and decoder, but not the output layer, and forget the functions."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            encoded = self.model.get_encoder()(
+                input_ids=self.batch["input_ids"], attention_mask=self.batch["attention_mask"]
+            )
+            self.model.get_decoder()(
+                input_ids=decoder_inputs(self.model, self.batch["labels"]),
+                encoder_hidden_states=encoded.last_hidden_state,
+                encoder_attention_mask=self.batch["attention_mask"],
+                use_cache=False,
+            )
+        finally:
+            self.model.train(training)
+            for handle in self._handles:
+                handle.remove()
+            self._handles.clear()

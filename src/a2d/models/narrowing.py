@@ -1,0 +1,394 @@
+"""Students narrower than their teacher that start from its weights.
+
+`narrow` works in three steps. It chooses what the student keeps (`a2d.models.subspaces`), copies
+these parts of the teacher's weights, and fits the student's modules to the teacher's activations:
+modules that read only a part of their former input, or follow a layer that is gone, would compute
+something else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
+
+from a2d.errors import UserError
+from a2d.families import family_of, sizes_of
+from a2d.models.activations import Batch, Recorder, has_bias, normalise, norms, projections
+from a2d.models.subspaces import HeadMoments, choose_channels, map_heads, share_heads
+
+_RIDGE = 1e-3
+"""Strength of the pull towards the weights before reconstruction, as a share of the inputs' mean
+square."""
+
+_WRITERS = ("output", "contract")
+"""Roles of the modules that write to the residual stream."""
+
+
+class Subspaces(NamedTuple):
+    """What a student keeps of its teacher.
+
+    Attributes:
+        names: name of a student's linear module or norm → name of the teacher's it comes from.
+        channels: indices of the kept channels of the residual stream.
+        rows, columns: what a student's linear module keeps of the outputs and inputs of its
+            teacher's, by its name: indices, or a matrix, (student's, teacher's) for rows and
+            (teacher's, student's) for columns.
+        heads: the teacher's heads of each of the student's, by the name of its attention module.
+    """
+
+    names: dict[str, str]
+    channels: Tensor
+    rows: dict[str, Tensor]
+    columns: dict[str, Tensor]
+    heads: dict[str, list[list[int]]]
+
+
+def narrow(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    teacher_name: Callable[[str], str],
+    batch: Batch,
+) -> None:
+    """Start a narrower student from its teacher's weights, in place.
+
+    Args:
+        teacher: a model of the student's family, at least as wide.
+        student: a model with random weights. They stay where the teacher has nothing to give.
+        teacher_name: maps names of the student's weights to names of the teacher's.
+        batch: sample text.
+    """
+    subspaces = choose_subspaces(teacher, student, teacher_name, batch)
+    take_weights(teacher, student, teacher_name, subspaces)
+    reconstruct(teacher, student, subspaces, batch)
+
+
+def choose_subspaces(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    teacher_name: Callable[[str], str],
+    batch: Batch,
+) -> Subspaces:
+    """Choose what a student keeps by the teacher's activations on sample text."""
+    squares, products = _measure(teacher, batch)
+    reads = [squares[name] for name, role in projections(teacher).items() if role not in _WRITERS]
+    scores = torch.stack([read / read.sum() for read in reads]).mean(0)
+    width = sizes_of(student.config)["width"]
+    channels = choose_channels(scores, width, family_of(student.config).sinusoidal)
+    roles = projections(student)
+    names = {name: teacher_name(f"{name}.").removesuffix(".") for name in (*roles, *norms(student))}
+    subspaces = Subspaces(
+        names,
+        channels,
+        {name: channels for name, role in roles.items() if role in _WRITERS},
+        {name: channels for name, role in roles.items() if role not in _WRITERS},
+        {},
+    )
+    _choose_heads(teacher, student, subspaces, products)
+    for name, role in roles.items():
+        if role == "contract":
+            weight = _weight(teacher, names[name])[channels]
+            energy = squares[names[name]] * weight.square().sum(0)
+            size = min(student.get_submodule(name).in_features, len(energy))
+            neurons = energy.topk(size).indices.sort().values
+            subspaces.columns[name] = neurons
+            for other in _block(roles, name):
+                if roles[other] == "expand":
+                    subspaces.rows[other] = neurons
+    return subspaces
+
+
+def _choose_heads(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    subspaces: Subspaces,
+    products: dict[str, Tensor],
+) -> None:
+    """Fill in `heads` and what attention modules keep."""
+    roles, family = projections(student), family_of(student.config)
+    moments, outputs, importance = {}, {}, {}
+    for name in (name for name, role in roles.items() if role == "output"):
+        place = _place(name)
+        parts = {
+            roles[other]: products[subspaces.names[other]]
+            for other in _block(roles, name)
+            if roles[other] != "value"
+        }
+        moments[place] = HeadMoments(parts["query"], parts["key"], parts["output"])
+        outputs[place] = _weight(teacher, subspaces.names[name])[subspaces.channels]
+        blocks = outputs[place].unflatten(1, parts["output"].shape[:2])
+        importance[place] = torch.einsum("whd,hde,whe->h", blocks, parts["output"], blocks)
+    if family.head_bias:  # one bias may serve all layers of a stack
+        groups = {place: family.group(student.get_submodule(place)) for place in importance}
+        importance = {
+            place: torch.stack([importance[p] for p in groups if groups[p] == group]).mean(0)
+            for place, group in groups.items()
+        }
+    for name in (name for name, role in roles.items() if role == "output"):
+        place = _place(name)
+        heads = head_count(student, name)
+        width = student.get_submodule(name).in_features // heads
+        shared = share_heads(importance[place], heads, width, moments[place].query.shape[1])
+        maps = map_heads(moments[place], outputs[place], shared, width)
+        scales = [
+            model.get_submodule(place).scaling
+            for model, place in ((teacher, _place(subspaces.names[name])), (student, place))
+        ]
+        subspaces.heads[place] = shared
+        for other in _block(roles, name):
+            if roles[other] == "output":
+                subspaces.columns[other] = maps.output
+            else:
+                scale = scales[0] / scales[1] if roles[other] == "query" else 1.0
+                subspaces.rows[other] = scale * getattr(maps, roles[other])
+
+
+def take_weights(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    teacher_name: Callable[[str], str],
+    subspaces: Subspaces,
+) -> None:
+    """Copy what a student keeps of its teacher's weights, in place.
+
+    Where embeddings are multiplied by the square root of the width, a narrower model multiplies by
+    less: its embeddings are larger by as much.
+
+    Raises:
+        UserError: a weight fits nowhere.
+    """
+    family, roles = family_of(student.config), projections(student)
+    width, teacher_width = (sizes_of(model.config)["width"] for model in (student, teacher))
+    scaled = family.scaled_embeddings and getattr(student.config, family.scaled_embeddings)
+    factor = math.sqrt(teacher_width / width) if scaled else 1.0
+    embeddings = _embeddings(teacher)
+    weights, state = teacher.state_dict(), student.state_dict()
+    for name, old in state.items():
+        if family.computed_weights and name.endswith(family.computed_weights):
+            continue
+        module, _, kind = name.rpartition(".")
+        weight = weights[teacher_name(name) if teacher_name(name) in weights else name]
+        if module in roles:
+            new = _part(weight, kind, subspaces.rows[module], subspaces.columns[module])
+            new = _fill(new, old, roles[module])
+        elif family.head_bias and name.endswith(family.head_bias):
+            heads = subspaces.heads[_place(module)]
+            new = torch.stack([weight[:, group].mean(1) for group in heads], 1)
+        elif weight.shape[:-1] == old.shape[:-1] and weight.shape[-1] == teacher_width:
+            new = weight[..., subspaces.channels]
+            new = new * factor if weight.data_ptr() in embeddings else new
+        else:
+            new = weight
+        if new.shape != old.shape:
+            raise UserError(
+                f"the student cannot start from the teacher: {name} has the shape "
+                f"{tuple(old.shape)}, the teacher's {tuple(weight.shape)}."
+            )
+        state[name] = new.to(old.dtype)
+    student.load_state_dict(state)
+
+
+def _part(weight: Tensor, kind: str, rows: Tensor, columns: Tensor) -> Tensor:
+    """Take rows and columns of a weight, or rows of a bias."""
+    taken = weight.double()
+    taken = rows @ taken if rows.is_floating_point() else taken[rows]
+    if kind == "bias":
+        return taken
+    return taken @ columns if columns.is_floating_point() else taken[:, columns]
+
+
+def _fill(new: Tensor, old: Tensor, role: str) -> Tensor:
+    """Fill in what the teacher lacks so that it can learn and changes no output yet.
+
+    Queries and what reads new values or neurons start at 0; keys, values and neurons keep the
+    student's random weights.
+    """
+    if new.ndim == 1 and len(new) == len(old):
+        return new
+    full = torch.zeros_like(old, dtype=new.dtype)
+    full[tuple(map(slice, new.shape))] = new
+    if role in ("key", "value", "expand"):
+        missing = (full == 0).all(dim=tuple(range(1, full.ndim)))
+        full[missing] = old[missing].to(full.dtype)
+    return full
+
+
+def reconstruct(
+    teacher: PreTrainedModel, student: PreTrainedModel, subspaces: Subspaces, batch: Batch
+) -> None:
+    """Fit a student's modules, in the order of computation, to its teacher's activations.
+
+    Each module gets the inputs that the modules before it, already fitted, compute. Ridge
+    regression then changes its weights, as little as necessary, so that
+
+    - queries, keys, values and neurons come closest to those that the student keeps,
+    - the residual stream after a module that writes to it comes closest to the teacher's, whatever
+      was lost before,
+    - norms come closest to the teacher's norms.
+
+    Args:
+        teacher: the teacher.
+        student: the student, changed in place.
+        subspaces: what the student keeps.
+        batch: sample text.
+    """
+    _Reconstruction(teacher, student, subspaces, batch).run()
+
+
+class _Reconstruction:
+    """One pass of the student over the sample text, which fits each module before it runs."""
+
+    def __init__(
+        self, teacher: PreTrainedModel, student: PreTrainedModel, subspaces: Subspaces, batch: Batch
+    ) -> None:
+        self._student, self._subspaces = student, subspaces
+        self._roles, self._norms = projections(student), norms(student)
+        self._outputs: dict[str, Tensor] = {}
+        self._streams: dict[str, Tensor] = {}
+        self._writer: tuple[str, Tensor] | None = None
+        self._record(Recorder(teacher, batch))
+        self._recorder = Recorder(student, batch)
+
+    def _record(self, recorder: Recorder) -> None:
+        """Record the teacher's activations, as far as the student keeps them."""
+        students: dict[str, list[str]] = {}
+        for name, there in self._subspaces.names.items():
+            students.setdefault(there, []).append(name)
+
+        def keep(there: str, inputs: Tensor, outputs: Tensor) -> None:
+            for name in students[there]:
+                if name in self._norms:
+                    self._streams[name] = inputs[:, self._subspaces.channels]
+                    self._outputs[name] = outputs[:, self._subspaces.channels]
+                elif self._roles[name] not in _WRITERS:
+                    rows = self._subspaces.rows[name]
+                    kept = (
+                        outputs.double() @ rows.T if rows.is_floating_point() else outputs[:, rows]
+                    )
+                    self._outputs[name] = kept.to(outputs.dtype)
+
+        for there in students:
+            recorder.after(there, keep)
+        recorder.run()
+
+    def run(self) -> None:
+        """Fit all modules."""
+        for name, role in self._roles.items():
+            self._recorder.before(name, self._wait if role in _WRITERS else self._fit_reader)
+        for name in self._norms:
+            self._recorder.before(name, self._fit_norm)
+        self._recorder.run()
+
+    def _fit_reader(self, name: str, inputs: Tensor) -> None:
+        module = self._student.get_submodule(name)
+        states, kept = inputs[self._recorder.text(name)], self._outputs[name]
+        missing = kept - linear(states, module.weight, module.bias)[:, : kept.shape[1]]
+        _regress(module, states, missing)
+
+    def _wait(self, name: str, inputs: Tensor) -> None:
+        """Remember a module that writes: the next norm reads the stream with what it writes."""
+        self._writer = name, inputs
+
+    def _fit_norm(self, name: str, inputs: Tensor) -> None:
+        text, norm = self._recorder.text(name), self._norms[name]
+        if self._writer is not None:
+            writer, read = self._writer
+            module = self._student.get_submodule(writer)
+            missing = self._streams[name] - inputs[text]
+            inputs[text] += _regress(module, read[text], missing).to(inputs.dtype)
+            self._writer = None
+        states, kept = normalise(norm, inputs[text].double()), self._outputs[name].double()
+        if has_bias(norm):
+            centred = states - states.mean(0)
+            gain = (centred * kept).sum(0) / centred.square().sum(0)
+            _set(norm, "bias", kept.mean(0) - gain * states.mean(0))
+        else:
+            gain = (states * kept).sum(0) / states.square().sum(0)
+        _set(norm, "weight", gain)
+
+
+def _set(module: torch.nn.Module, name: str, value: Tensor) -> None:
+    module.get_parameter(name).copy_(value)
+
+
+def _regress(module: torch.nn.Linear, states: Tensor, missing: Tensor) -> Tensor:
+    """Change a linear module so that it adds what is missing from its outputs.
+
+    Args:
+        module: changed in place.
+        states: its inputs (tokens, inputs).
+        missing: (tokens, outputs); fewer outputs than the module's are its first.
+
+    Returns:
+        What it now adds (tokens, outputs).
+    """
+    states = states.double()
+    if has_bias(module):
+        states = torch.cat([states, states.new_ones(len(states), 1)], 1)
+    gram = states.T @ states
+    gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
+    change = torch.linalg.solve(gram, states.T @ missing.double())
+    width, count = module.in_features, missing.shape[1]
+    module.weight[:count] += change[:width].T.to(module.weight.dtype)
+    if has_bias(module):
+        module.bias[:count] += change[width].to(module.bias.dtype)
+    added: Tensor = states @ change
+    return added
+
+
+def _measure(model: PreTrainedModel, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Sum up a model's activations.
+
+    Returns:
+        Summed squares of the inputs of each linear module (width), and summed products within heads
+        (heads, head width, head width) of queries, keys and inputs of output projections.
+    """
+    roles = projections(model)
+    squares: dict[str, Tensor] = {}
+    products: dict[str, Tensor] = {}
+
+    def add(name: str, inputs: Tensor, outputs: Tensor) -> None:
+        squares[name] = inputs.double().square().sum(0)
+        if roles[name] in ("query", "key", "output"):
+            states = (inputs if roles[name] == "output" else outputs).double()
+            heads = states.unflatten(-1, (head_count(model, name), -1))
+            products[name] = torch.einsum("thd,the->hde", heads, heads)
+
+    recorder = Recorder(model, batch)
+    for name in roles:
+        recorder.after(name, add)
+    recorder.run()
+    return squares, products
+
+
+def head_count(model: PreTrainedModel, name: str) -> int:
+    """Number of heads of the attention module that a linear module belongs to."""
+    attention = model.get_submodule(_place(name))
+    count: int = attention.num_heads if hasattr(attention, "num_heads") else attention.n_heads
+    return count
+
+
+def _embeddings(model: PreTrainedModel) -> set[int]:
+    """Addresses of a model's token embeddings, which several names may share."""
+    stacks = model, model.get_encoder(), model.get_decoder()
+    return {stack.get_input_embeddings().weight.data_ptr() for stack in stacks}
+
+
+def _weight(model: PreTrainedModel, name: str) -> Tensor:
+    weight: Tensor = model.get_submodule(name).weight.detach().double()
+    return weight
+
+
+def _place(name: str) -> str:
+    """Name of the module around another."""
+    return name.rpartition(".")[0]
+
+
+def _block(roles: dict[str, str], name: str) -> list[str]:
+    """Names of the linear modules in the module around one of them."""
+    return [other for other in roles if _place(other) == _place(name)]

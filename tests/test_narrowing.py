@@ -1,0 +1,235 @@
+"""Students narrower than their teacher, or with other heads, that start from its weights."""
+
+from tempfile import mkdtemp
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pretrained import FAMILIES, PAIRS, released
+
+from a2d.errors import UserError
+from a2d.families import FAMILIES as RECORDS
+from a2d.families import sizes_of
+from a2d.models.activations import projections, sample_text
+from a2d.models.narrowing import choose_subspaces, narrow, take_weights
+from a2d.models.students import name_layers, student_of
+from a2d.models.subspaces import HeadMoments, choose_channels, map_heads, share_heads
+from a2d.text.batching import tokenise
+
+every_release = pytest.mark.parametrize("name", FAMILIES)
+
+
+class Release:
+    """A teacher with tokenised pairs."""
+
+    def __init__(self, name):
+        self.teacher, self.tokenizer = released(name, mkdtemp())
+        self.data = tokenise(PAIRS, self.tokenizer)
+        self.batch = sample_text(self.data, self.tokenizer.pad_token_id)
+
+    @torch.inference_mode()
+    def divergence(self, student):
+        """Mean KL divergence of a student's predictions from its teacher's, in nats a token."""
+        text = self.batch["labels"] != -100
+        ours, theirs = (
+            model.eval()(**self.batch).logits[text].double().log_softmax(-1)
+            for model in (student, self.teacher)
+        )
+        return (theirs.exp() * (theirs - ours)).sum(-1).mean().item()
+
+    def random(self, **sizes):
+        return student_of(self.teacher, start="random", **sizes)
+
+    def narrowed(self, **sizes):
+        return student_of(self.teacher, sample=self.data, **sizes)
+
+
+_releases = {}
+
+
+@pytest.fixture
+def release(name):
+    return _releases.get(name) or _releases.setdefault(name, Release(name))
+
+
+SHAPES = [
+    {"width": 16, "feed_forward": 24},
+    {"width": 12, "feed_forward": 20, "encoder_layers": 2, "decoder_layers": 1},
+    {"width": 16, "heads": 1, "feed_forward": 60},
+    {"width": 18, "heads": 3},
+    {"feed_forward": 24, "decoder_layers": 1},
+]
+
+
+@every_release
+class TestEveryFamily:
+    def test_all_parts_together_compute_what_the_teacher_computes(self, release):
+        student = release.random()
+        narrow(release.teacher, student, name_layers(release.teacher, student), release.batch)
+        assert release.divergence(student) < 1e-6
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_a_fitted_student_is_nearer_than_a_sliced_or_a_random_one(self, release, shape):
+        teacher = release.teacher
+        student = release.narrowed(**shape)
+        assert {k: sizes_of(student.config)[k] for k in shape} == shape
+        sliced = release.random(**shape)
+        names = name_layers(teacher, sliced)
+        take_weights(
+            teacher, sliced, names, choose_subspaces(teacher, sliced, names, release.batch)
+        )
+        fitted, cut, random = map(release.divergence, (student, sliced, release.random(**shape)))
+        assert fitted < 0.8 * cut
+        assert fitted < 0.6 * random
+
+    def test_neurons_without_effect_are_dropped_without_loss(self, release):
+        teacher, rng = release.teacher, torch.Generator().manual_seed(3)
+        before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
+        try:
+            with torch.no_grad():
+                for name, role in projections(teacher).items():
+                    if role == "contract":
+                        weight = teacher.get_submodule(name).weight
+                        weight[:, torch.randperm(weight.shape[1], generator=rng)[:16]] = 0
+            assert release.divergence(release.narrowed(feed_forward=24)) < 1e-6
+            assert release.divergence(release.random(feed_forward=24)) > 1e-2
+        finally:
+            teacher.load_state_dict(before)
+
+    def test_new_neurons_change_nothing_and_learn(self, release):
+        student = release.narrowed(feed_forward=64)
+        assert release.divergence(student) < 1e-6
+        student(**release.batch).loss.backward()
+        for name, role in projections(student).items():
+            if role == "contract":
+                assert student.get_submodule(name).weight.grad[:, 40:].any(0).all()
+
+    def test_more_heads_within_their_means_compute_what_the_teacher_computes(self, release):
+        """Scores of rank 6 fit into heads of width 6; the values are divided among them."""
+        teacher = release.teacher
+        before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
+        try:
+            with torch.no_grad():
+                for name, role in projections(teacher).items():
+                    if role in ("query", "key"):
+                        module = teacher.get_submodule(name)
+                        for start in (6, 18):
+                            module.weight[start : start + 6] = 0
+                            if module.bias is not None:
+                                module.bias[start : start + 6] = 0
+            assert release.divergence(release.narrowed(heads=4)) < 1e-6
+        finally:
+            teacher.load_state_dict(before)
+
+    def test_the_teacher_stays_as_it_is(self, release):
+        before = {name: weight.clone() for name, weight in release.teacher.state_dict().items()}
+        release.narrowed(width=16)
+        after = release.teacher.state_dict()
+        assert all(after[name].equal(weight) for name, weight in before.items())
+
+    def test_embeddings_stay_tied_and_padding_the_teachers(self, release):
+        student, teacher = release.narrowed(width=16), release.teacher
+        ours = [m.weight.data_ptr() for m in (student.get_input_embeddings(), student.lm_head)]
+        theirs = [m.weight.data_ptr() for m in (teacher.get_input_embeddings(), teacher.lm_head)]
+        assert (ours[0] == ours[1]) == (theirs[0] == theirs[1])
+        padding = teacher.get_input_embeddings().weight[teacher.config.pad_token_id]
+        kept = student.get_input_embeddings().weight[student.config.pad_token_id]
+        assert padding.any() == kept.any()
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("name", ["opus"])
+    @pytest.mark.parametrize(
+        ("shape", "message"),
+        [
+            ({"width": 32}, "a student of width 32 cannot start from a teacher of width 24"),
+            ({"width": 16, "encoder_layers": 4}, "with 4 encoder layers cannot start from a"),
+        ],
+    )
+    def test_larger_students(self, release, shape, message):
+        with pytest.raises(UserError, match=message):
+            release.narrowed(**shape)
+
+    @pytest.mark.parametrize("name", ["opus"])
+    def test_no_sample(self, release):
+        with pytest.raises(UserError, match=r"give sample=tokenise\(pairs, tokenizer\)"):
+            student_of(release.teacher, width=16)
+
+
+class TestChannels:
+    @given(st.data())
+    def test_sinusoidal_ones_keep_their_frequencies(self, data):
+        width = 2 * data.draw(st.integers(1, 40))
+        total = width + 2 * data.draw(st.integers(0, 40))
+        scores = torch.tensor(data.draw(st.lists(st.floats(0, 1), min_size=total, max_size=total)))
+        channels = choose_channels(scores, width, sinusoidal=True)
+        assert len(set(channels.tolist())) == width
+        assert channels.sort().values.equal(channels)
+        for part in range(2):
+            for index in range(width // 2):
+                # exponents of the frequencies: nearer than one of the student's steps
+                theirs = (int(channels[part * width // 2 + index]) - part * total // 2) / total
+                assert abs(theirs - index / width) <= 1 / width
+
+    def test_others_are_the_most_active(self):
+        scores = torch.tensor([3.0, 1, 5, 2])
+        assert choose_channels(scores, 2, sinusoidal=False).tolist() == [0, 2]
+
+
+class TestHeads:
+    @pytest.mark.parametrize(
+        ("heads", "width", "shared"),
+        [
+            (4, 8, [[0], [1], [2], [3]]),
+            (8, 4, [[0], [0], [1], [1], [2], [2], [3], [3]]),
+            (5, 8, [[0], [1], [2], [2], [3]]),
+            (2, 8, [[1], [2]]),
+            (2, 16, [[0, 1], [2, 3]]),
+            (3, 10, [[0], [1], [2]]),
+            (1, 32, [[0, 1, 2, 3]]),
+        ],
+    )
+    def test_shares(self, heads, width, shared):
+        importance = torch.tensor([2.0, 3, 4, 1])
+        assert share_heads(importance, heads, width, 8) == shared
+
+    @pytest.mark.parametrize("rank", [1, 3, 6])
+    def test_directions_lose_as_little_as_any_can(self, rank):
+        """Against the best approximation of all scores, and of all outputs, by NumPy."""
+        rng = np.random.default_rng(rank)
+        mix = rng.normal(size=(2, 8, 8))
+        queries, keys = rng.normal(size=(50, 8)) @ mix[0], rng.normal(size=(70, 8)) @ mix[1]
+        contexts, output = rng.normal(size=(60, 8)) @ mix[0], rng.normal(size=(5, 8))
+        moments = HeadMoments(
+            *(torch.tensor(states.T @ states)[None] for states in (queries, keys, contexts))
+        )
+        maps = map_heads(moments, torch.tensor(output), [[0]], rank)
+        query, key, value, back = (part.numpy() for part in maps)
+        scores = queries @ keys.T
+        approximated = (queries @ query.T) @ (keys @ key.T).T
+        best = np.linalg.svd(scores, compute_uv=False)[rank:]
+        assert np.isclose(((scores - approximated) ** 2).sum(), (best**2).sum(), rtol=1e-6)
+        outputs = contexts @ output.T
+        approximated = contexts @ value.T @ back.T @ output.T
+        best = np.linalg.svd(outputs, compute_uv=False)[rank:]
+        loss = ((outputs - approximated) ** 2).sum()
+        assert np.isclose(loss, (best**2).sum(), rtol=1e-6, atol=1e-9)
+
+
+class TestSample:
+    @pytest.mark.parametrize("name", ["opus"])
+    def test_is_spread_over_the_data_without_the_longest(self, release):
+        lengths = [max(len(r["input_ids"]), len(r["labels"])) for r in release.data]
+        batch = release.batch
+        assert 0.95 * len(PAIRS) <= len(batch["labels"]) < len(PAIRS)
+        assert batch["labels"].shape[1] <= sorted(lengths)[int(0.95 * len(lengths))]
+        first = release.data[0]["input_ids"]
+        assert batch["input_ids"][0, : len(first)].tolist() == first
+        assert batch["attention_mask"].sum(1)[0] == len(first)
+
+
+def test_every_record_names_its_linear_modules():
+    roles = {"query", "key", "value", "output", "expand", "contract"}
+    assert all(set(family.projections.values()) == roles for family in RECORDS.values())
