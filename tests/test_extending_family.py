@@ -25,6 +25,7 @@ from a2d.models.loading import load_model
 from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.distill import distill
+from a2d.text.batching import tokenise
 from a2d.text.corpus import read_corpus
 
 
@@ -131,14 +132,17 @@ def test_its_group_function_is_asked(monkeypatch):
 def test_students_start_from_its_layers(teacher):
     model = load_model(teacher)
     assert Geometry.of(model.config) == (3, 2, 4, 4)
-    student = student_of(model, encoder_layers=2, decoder_layers=1, heads=2, dropout=0.3)
+    student = student_of(model, encoder_layers=2, decoder_layers=1, dropout=0.3)
     assert type(student) is ToyForTranslation
     assert (student.config.reading_layers, student.config.writing_layers) == (2, 1)
-    assert (student.config.all_heads, student.config.forgetting) == (2, 0.3)
+    assert (student.config.all_heads, student.config.forgetting) == (4, 0.3)
     for ours, theirs in ((0, 0), (1, 2)):
         weights = model.model.encoder.layers[theirs].state_dict()
         for name, weight in student.model.encoder.layers[ours].state_dict().items():
             assert torch.equal(weight, weights[name])
+    data = tokenise(PAIRS[:50], load_tokenizer(teacher))
+    narrower = student_of(model, width=16, heads=2, feed_forward=20, sample=data)
+    assert (narrower.config.outer_width, narrower.config.all_heads) == (16, 2)
     with pytest.raises(UserError, match=r"a toy model has one size for .*: remove decoder_heads"):
         student_of(model, decoder_heads=2)
 

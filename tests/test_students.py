@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from pretrained import FAMILIES, model_of, tokenizer_of
 from toys import batch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
@@ -18,6 +19,17 @@ every_release = pytest.mark.parametrize("name", FAMILIES)
 
 def teacher_of(name, **sizes):
     return model_of(name, tokenizer_of(name), **{"layers": (4, 3), "heads": 4} | sizes)
+
+
+def sample(seed=0):
+    """Tokenised pairs of random tokens."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def tokens(length):
+        return torch.randint(5, 300, (length,), generator=rng).tolist()
+
+    pairs = [{"input_ids": tokens(7), "labels": tokens(5 + n % 3)} for n in range(40)]
+    return Dataset.from_list(pairs)
 
 
 def logits(model):
@@ -82,7 +94,10 @@ def test_stacks_may_differ_in_heads_and_widths(name):
     shape = {size: sizes_of(config)[size] for size in ("heads", "decoder_heads")}
     assert shape == {"heads": 6, "decoder_heads": 3}
     assert Geometry.of(student_of(teacher, **shape).config) == (4, 3, 6, 3)
-    assert Geometry.of(student_of(teacher, heads=2).config) == (4, 3, 2, 2)
+    student = student_of(teacher, heads=2, feed_forward=32, sample=sample()).eval()
+    assert Geometry.of(student.config) == (4, 3, 2, 2)
+    assert student.config.decoder_ffn_dim == 32
+    assert logits(student).isfinite().all()
     marian = student_of(teacher, start="marian", heads=2, decoder_heads=4).config
     assert Geometry.of(marian) == (4, 3, 2, 4)
     assert (marian.encoder_ffn_dim, marian.decoder_ffn_dim) == (40, 56)
@@ -91,21 +106,6 @@ def test_stacks_may_differ_in_heads_and_widths(name):
 def test_a_family_with_one_size_for_both_stacks_refuses_two():
     with pytest.raises(UserError, match="one size for encoder and decoder: remove decoder_heads"):
         student_of(teacher_of("t5"), heads=2, decoder_heads=4)
-
-
-@every_release
-@pytest.mark.parametrize("heads", [2, 6, 12])
-def test_heads_may_differ(name, heads):
-    teacher = teacher_of(name, heads=6)
-    student = student_of(teacher, heads=heads).eval()
-    assert Geometry.of(student.config) == (4, 3, heads, heads)
-    weights = student.state_dict()
-    assert all(
-        weights[key].equal(weight)
-        for key, weight in teacher.state_dict().items()
-        if "relative_attention_bias" not in key
-    )
-    assert logits(student).equal(logits(teacher)) == (heads == 6)
 
 
 @every_release
@@ -151,15 +151,17 @@ def test_biases_by_distance_follow_the_heads():
     teacher = teacher_of("t5")
     bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     theirs = teacher.state_dict()[bias]
-    assert (
-        student_of(teacher, heads=8).state_dict()[bias].equal(theirs[:, [0, 0, 1, 1, 2, 2, 3, 3]])
-    )
-    joined = student_of(teacher, heads=2).state_dict()[bias]
-    assert joined.equal(torch.stack([theirs[:, :2].mean(1), theirs[:, 2:].mean(1)], 1))
-    last = student_of(teacher, encoder_layers=1, decoder_layers=1).state_dict()[bias]
-    assert last.equal(theirs)  # later layers have none of their own
-    with pytest.raises(UserError, match="3 heads cannot start from a teacher with 4"):
-        student_of(model_of("t5", tokenizer_of("t5"), heads=4), heads=3)
+
+    def ours(**shape):
+        return student_of(teacher, **shape, sample=sample()).state_dict()[bias]
+
+    assert ours(heads=8).equal(theirs[:, [0, 0, 1, 1, 2, 2, 3, 3]])
+    assert ours(heads=2).equal(torch.stack([theirs[:, :2].mean(1), theirs[:, 2:].mean(1)], 1))
+    assert ours(encoder_layers=1, decoder_layers=1).equal(theirs)  # only the first layer has one
+    fewer = ours(heads=3, width=18)  # heads of 6 channels, like the teacher's
+    assert [
+        column for column in theirs.T.tolist() if column in fewer.T.tolist()
+    ] == fewer.T.tolist()
 
 
 def test_width_must_be_divisible():
