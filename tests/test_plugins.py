@@ -10,7 +10,6 @@ from runs import run_of
 from a2d import plugins
 from a2d.errors import UserError
 from a2d.families import FAMILIES
-from a2d.files import digest
 from a2d.method.formulas import FORMULAS
 from a2d.method.methods import METHODS
 from a2d.plugins import load_plugins
@@ -170,11 +169,13 @@ def test_count_for_a_pretrained_teacher_of_their_family(plugin, tmp_path, monkey
     released("opus", tmp_path / "teacher")
     monkeypatch.setattr("a2d.runs.run.load_config", lambda path: SimpleNamespace(model_type=family))
 
+    shape = "encoder_layers: 1, decoder_layers: 1, heads: 2, width: 8, feed_forward: 8"
+
     def identity(text):
         plugin.forget()
         settings = [
             f"teacher={{path: {tmp_path / 'teacher'}}}",
-            "students=[{encoder_layers: 1, decoder_layers: 1, heads: 2, width: 8, feed_forward: 8}]",
+            f"students=[{{{shape}}}]",
             f"plugins=[{plugin(text)}]",
         ]
         return run_of(load_recipe("demo", settings), tmp_path / "run", SPLITS).pretrained
