@@ -11,6 +11,9 @@ settings.load_profile("a2d")
 # The models here are tiny: threads would mostly wait for one another, worst on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Tests need no network: without one, the hub's client would try again for half a minute.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _short_measurements(request):

@@ -18,8 +18,10 @@ from a2d.families import Geometry
 from a2d.models.decoding import translate
 from a2d.models.export import ExportedModel, export
 from a2d.runs import hub
+from a2d.runs.card import write_card
 from a2d.runs.distill import distill as work
 from a2d.runs.lines import read_lines
+from a2d.runs.recipe import load_recipe
 from a2d.runs.results import read
 from a2d.runs.verdict import Quality, Verdict, Yardstick
 from a2d.text.corpus import read_corpus
@@ -93,6 +95,20 @@ def test_the_card_says_what_was_measured(made):
     assert f"| {row.parameters / 1e6:.1f}M | {row.bleu:.2f} | {row.chrf:.2f} |" in card.text
     for part in ("tiny-de-dsb", "60 sentence pairs (memory.tsv)", *scores.signatures.values()):
         assert part in card.text
+
+
+def test_the_card_shows_names_and_data_as_they_are(made, tmp_path):
+    folder = made[0].with_name("small.run")
+    recipe, quality = load_recipe(folder / "recipe.yaml"), Quality(30.0, 60.0)
+    verdict = Verdict(quality, Yardstick(quality, Quality(1.0, 2.0), 1.0), 0.75)
+    name, text, address = "{{ 1/0 }}", "{% raw %} <a> & b", "{% if x %}<é>"
+    write_card(tmp_path, name, recipe, folder / "results/test", None, text, verdict, address)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.model_name == name
+    assert f"# {name}\n" in card.text
+    assert f"learned from {text}.\n\n{verdict.summary}\n\n|" in card.text
+    assert f'from_pretrained("{address}")' in card.text
+    assert "Not fit" not in card.text
 
 
 def snippet_of(card):

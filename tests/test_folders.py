@@ -40,6 +40,20 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
+    asked = []
+
+    def unreachable(*arguments):
+        asked.append(arguments)
+        raise OSError("no network")
+
+    monkeypatch.setattr("a2d.models.folders.cached_file", unreachable)
+    for load in (load_config, load_model, load_tokenizer):
+        with pytest.raises(UserError, match=r"at 'some/model': give .*\(no network\)"):
+            load("some/model")
+    assert asked == [("some/model", "config.json")] * 3
+
+
 WANTS_CODE = {
     "configuration": ("config.json", {"auto_map": {"AutoConfig": "evil.C"}, "model_type": "evil"}),
     "beside a known type": ("config.json", {"auto_map": {"AutoConfig": "evil.C"}}),

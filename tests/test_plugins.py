@@ -1,38 +1,56 @@
 """Python files of the user's that a recipe names."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
+from pretrained import PAIRS, released
+from runs import run_of
 
 from a2d import plugins
 from a2d.errors import UserError
-from a2d.files import digest
+from a2d.families import FAMILIES
+from a2d.method.formulas import FORMULAS
+from a2d.method.methods import METHODS
 from a2d.plugins import load_plugins
 from a2d.runs.recipe import load_recipe
+from a2d.runs.splits import Splits
+from a2d.runs.stages import AFTER_PREPARATION
 from a2d.runs.workers import Workers
+from a2d.text.cleaning import CleaningReport
+
+REGISTRIES = METHODS, FORMULAS, FAMILIES
+SPLITS = Splits(PAIRS[:5], PAIRS[5:7], PAIRS[7:9], CleaningReport(5, {}, 5))
 
 
 @pytest.fixture
 def plugin(tmp_path):
-    """Writes a plugin and gives its path; its module is forgotten after the test."""
-    names = []
+    """Writes a plugin and gives its path; all that it did is undone after the test."""
+    before = [dict(registry) for registry in REGISTRIES], list(AFTER_PREPARATION)
 
     def write(text, name="mine.py"):
         path = tmp_path / name
         path.write_text(text)
-        names.append(f"a2d_plugin_{path.stem}")
         return str(path)
 
+    def forget():
+        plugins._loaded.clear()
+        for name in [name for name in sys.modules if name.startswith("a2d_plugin_")]:
+            del sys.modules[name]
+        for registry, entries in zip(REGISTRIES, before[0], strict=True):
+            for name in registry.keys() - entries.keys():
+                del registry[name]
+        AFTER_PREPARATION[:] = before[1]
+
+    write.forget = forget
     yield write
-    for name in names:
-        sys.modules.pop(name, None)
+    forget()
 
 
 def test_are_imported_once(plugin, tmp_path):
     path = plugin(f"with open({str(tmp_path / 'count')!r}, 'a') as file: file.write('x')")
-    expected = {"mine.py": digest(tmp_path / "mine.py")}
-    assert load_plugins([path]) == expected
-    assert load_plugins([path]) == expected
+    load_plugins([path])
+    load_plugins([path])
     assert (tmp_path / "count").read_text() == "x"
 
 
@@ -100,9 +118,70 @@ def test_define_names_that_the_recipe_uses(plugin):
         load_recipe("demo", ["methods=[other-kd]"])
     recipe = load_recipe("demo", ["methods=[other-kd]", f"plugins=[{path}]"])
     assert recipe.methods[0].name == "other-kd"
-    from a2d.method.methods import METHODS
 
-    del METHODS["other-kd"]
+
+EVERYTHING = """
+from dataclasses import dataclass, replace
+from a2d.families import FAMILIES, register_family
+from a2d.method.formulas import FORMULAS, register_formula
+from a2d.method.methods import METHODS, register_method
+from a2d.runs.stages import register_stage
+from a2d.runs.stages.base import RunStage
+
+register_method(replace(METHODS["kd"], name="my-method"))
+register_formula(replace(FORMULAS["paper"], name="my-formula"))
+register_family(replace(FAMILIES["bart"], model_type="my-family"))
+
+@register_stage
+@dataclass(frozen=True)
+class Mine(RunStage):
+    @classmethod
+    def of(cls, run):
+        return [cls(run.folder / "mine", {})]
+"""
+
+
+def test_count_for_the_stages_that_use_them(plugin, tmp_path):
+    methods = (
+        "kd, a2d, {method: seqkd, formula: my-formula}, "
+        "my-method, {method: a2d, formula: my-formula, name: aligned}"
+    )
+
+    def fingerprints(text):
+        plugin.forget()
+        recipe = load_recipe("demo", [f"methods=[{methods}]", f"plugins=[{plugin(text)}]"])
+        stages = run_of(recipe, tmp_path / "run", SPLITS).stages
+        return {
+            (stage.folder.parent.name, stage.folder.name): stage.fingerprint for stage in stages
+        }
+
+    one, other = fingerprints(EVERYTHING), fingerprints(EVERYTHING + "# changed")
+    changed = {name for name in one if one[name] != other[name]}
+    models = {name for kind, name in changed if kind == "models"}
+    assert {model.split("-2+1")[0] for model in models} == {"my-method", "aligned"}
+    assert {name for kind, name in changed if kind == "test"} == models  # translations
+    assert ("run", "mine") in changed
+    assert ("run", "vocabulary") not in changed
+
+
+@pytest.mark.parametrize("family", ["my-family", "marian"])
+def test_count_for_a_pretrained_teacher_of_their_family(plugin, tmp_path, monkeypatch, family):
+    released("opus", tmp_path / "teacher")
+    monkeypatch.setattr("a2d.runs.run.load_config", lambda path: SimpleNamespace(model_type=family))
+
+    shape = "encoder_layers: 1, decoder_layers: 1, heads: 2, width: 8, feed_forward: 8"
+
+    def identity(text):
+        plugin.forget()
+        settings = [
+            f"teacher={{path: {tmp_path / 'teacher'}}}",
+            f"students=[{{{shape}}}]",
+            f"plugins=[{plugin(text)}]",
+        ]
+        return run_of(load_recipe("demo", settings), tmp_path / "run", SPLITS).pretrained
+
+    same = identity(EVERYTHING) == identity(EVERYTHING + "# changed")
+    assert same == (family == "marian")
 
 
 def _modules(report):

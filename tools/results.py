@@ -101,11 +101,9 @@ def table(rows: list[Row], measured: str) -> str:
     scored = [g for g in groups if g.rows[0].bleu is not None]
     teacher = next((g.mean("bleu") for g in scored if g.label == "teacher"), None)
     baselines = {g.student: g for g in reversed(groups) if g.method == "baseline"}
-    lines = [
-        f"| method | student | params | seeds | BLEU ({measured}) | chrF | over baseline | "
-        "recovered | over kd | training |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+    head = ["method", "student", "params", "seeds", f"BLEU ({measured})", "chrF", "over baseline"]
+    head += ["recovered", "over kd", "training"]
+    lines = []
     for group in groups:
         several = len(group.rows) > 1
         bleu = spread(group, "bleu", several)
@@ -121,8 +119,8 @@ def table(rows: list[Row], measured: str) -> str:
             gain(group, "kd"),
             "–" if group.rows[0].train_seconds is None else clock(group.mean("train_seconds")),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return regions.table(head, lines, left=2)
 
 
 def gain(group: Group, rival: str) -> str:

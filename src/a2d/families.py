@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from a2d.errors import UserError
+from a2d.plugins import Registry
 
 SIZES = ("encoder_layers", "decoder_layers", "heads", "width", "feed_forward", "dropout")
 """Sizes that every family has, by the names of `a2d.models.students.student_of`."""
@@ -143,7 +144,7 @@ class Family:
     prepare_export: Callable[[Any], None] | None = field(default=None, compare=False)
 
 
-FAMILIES: dict[str, Family] = {}
+FAMILIES: Registry[Family] = Registry()
 """Records by model type. The tests compare attention capture with transformers' own attention maps
 for each of them."""
 
@@ -167,7 +168,9 @@ def register_family(family: Family) -> Family:
             f"the sizes of the family {kind!r} are incomplete or misspelt: it {problem}; give "
             f"{', '.join(SIZES)} and, where the family has them, {', '.join(OPTIONAL_SIZES)}."
         )
-    if FAMILIES.setdefault(kind, family) != family:
+    if kind not in FAMILIES:
+        FAMILIES[kind] = family
+    elif FAMILIES[kind] != family:
         raise UserError(
             f"a different family is registered for the model type {kind!r}: give yours another "
             "model_type, in its configuration class and in its record."

@@ -1,7 +1,8 @@
 """Plugins: Python files of users that add methods, formulas, model families or stages.
 
 A recipe names plugin files under `plugins`. Installed packages register plugin modules in the
-entry point group `a2d.plugins`.
+entry point group `a2d.plugins`. A stage of a run depends on the content of the plugin files that it
+uses: `Registry.plugin` and `plugin_of` look up the file of an entry and of a class.
 """
 
 from __future__ import annotations
@@ -13,30 +14,54 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TypeVar
 
 from a2d.errors import UserError, first_line
 from a2d.files import digest
 
 GROUP = "a2d.plugins"
 
+Entry = TypeVar("Entry")
+
 _loaded: dict[Path, str] = {}
+_importing: str | None = None
+"""Module of the plugin file that is being imported."""
 
 
-def load_plugins(paths: Sequence[str] = ()) -> dict[str, str]:
+class Registry(dict[str, Entry]):
+    """Entries by name; it remembers the plugin file that added each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._modules: dict[str, str | None] = {}
+
+    def __setitem__(self, name: str, entry: Entry) -> None:
+        super().__setitem__(name, entry)
+        self._modules[name] = _importing
+
+    def plugin(self, name: str) -> dict[str, str]:
+        """SHA-256 of the plugin file that added an entry, by the file's name; otherwise empty."""
+        return plugin_of(self._modules.get(name))
+
+
+def plugin_of(module: str | None) -> dict[str, str]:
+    """SHA-256 of the plugin file that was imported as a module, by its name; otherwise empty."""
+    return {path.name: content for path, content in _loaded.items() if _module(path) == module}
+
+
+def load_plugins(paths: Sequence[str] = ()) -> None:
     """Import the plugins of installed packages and the files `paths`, each once in a process.
 
     Args:
         paths: paths of Python files.
-
-    Returns:
-        SHA-256 of each file's content, by the file's name.
 
     Raises:
         UserError: a plugin fails, or a file is missing, has changed since it was imported, or has
             the name of another plugin.
     """
     _load_installed()
-    return {Path(path).name: _load(Path(path).expanduser().absolute()) for path in paths}
+    for path in paths:
+        _load(Path(path).expanduser().absolute())
 
 
 @cache
@@ -47,7 +72,13 @@ def _load_installed() -> None:
             entry.load()
 
 
-def _load(path: Path) -> str:
+def _module(path: Path) -> str:
+    """Name of the module that a plugin file is imported as."""
+    return f"a2d_plugin_{path.stem}"
+
+
+def _load(path: Path) -> None:
+    global _importing
     if not path.is_file() or path.suffix != ".py":
         raise UserError(f"plugins: {path} is not a Python file: give the path of a .py file.")
     content = digest(path)
@@ -56,8 +87,8 @@ def _load(path: Path) -> str:
             raise UserError(
                 f"plugins: {path} has changed since it was imported: repeat the command."
             )
-        return content
-    name = f"a2d_plugin_{path.stem}"
+        return
+    name = _module(path)
     if name in sys.modules:
         raise UserError(f"plugins: another plugin is called {path.name}: rename one of them.")
     specification = importlib.util.spec_from_file_location(name, path)
@@ -65,14 +96,16 @@ def _load(path: Path) -> str:
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # so that workers can unpickle objects of its classes
+    _importing = name
     try:
         with _named(str(path), "correct"):
             specification.loader.exec_module(module)
     except UserError:
         del sys.modules[name]
         raise
+    finally:
+        _importing = None
     _loaded[path] = content
-    return content
 
 
 @contextmanager

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 RECORD = "stage.json"
 
-_HASH = re.compile("[0-9a-f]{16}")
+_HASH = re.compile("(?:[0-9a-f]{16}|[0-9a-f]{64})")
 
 _NOT_SET = type("NotSet", (), {"__repr__": lambda self: "not set"})()
 

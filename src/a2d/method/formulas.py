@@ -14,6 +14,7 @@ from a2d.errors import UserError
 from a2d.method.alignment import combine
 from a2d.method.losses import attention_transfer, official_attention_transfer
 from a2d.method.maps import AttentionMaps
+from a2d.plugins import Registry
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class WholeMaps(Formula):
         return official_attention_transfer(student_maps, teacher_maps)
 
 
-FORMULAS: dict[str, Formula] = {}
+FORMULAS: Registry[Formula] = Registry()
 """All formulas by name."""
 
 

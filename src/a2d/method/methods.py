@@ -15,6 +15,7 @@ from a2d.method.formulas import FORMULAS, Formula
 from a2d.method.hidden_states import A2DHidden
 from a2d.method.mappings import Combination, LayerMapping, MiniLM, TinyBert
 from a2d.method.transfer import A2D, Transfer
+from a2d.plugins import Registry
 
 if TYPE_CHECKING:
     from a2d.method.objective import Objective
@@ -100,7 +101,7 @@ class Method:
         return frozenset([*names, *self.build_settings])
 
 
-METHODS: dict[str, Method] = {}
+METHODS: Registry[Method] = Registry()
 """All methods by name."""
 
 

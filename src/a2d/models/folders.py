@@ -28,7 +28,8 @@ from a2d.families import FAMILIES
 from a2d.teachers import model_path
 
 GENERATION = "generation_config.json"
-SETTINGS = ("config.json", "tokenizer_config.json", GENERATION)
+CONFIG = "config.json"
+SETTINGS = (CONFIG, "tokenizer_config.json", GENERATION)
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 ADAPTER = "adapter_config.json"
@@ -217,7 +218,7 @@ def _counts(name: str) -> tuple[str, ...]:
         families = FAMILIES.values()
         settings = (s for each in families for s in (*each.named_tokens, *each.filler_tokens))
         return ("added_tokens_decoder", *settings)
-    return ("num_labels", "id2label") if name == "config.json" else ()
+    return ("num_labels", "id2label") if name == CONFIG else ()
 
 
 _refuse_code_once = cache(refuse_code)
@@ -279,9 +280,16 @@ def _refuse_constant(name: str) -> None:
 
 
 def _file(path: str, name: str) -> str | None:
-    """Local path of one of a model's files, downloaded if needed; None if there is no such file."""
+    """Local path of one of a model's files, downloaded if needed; None if there is no such file.
+
+    Raises:
+        OSError: there is no such model, or the hub cannot be reached. Only `CONFIG`, which is read
+            first, raises it: the hub is asked again for half a minute for every file.
+    """
     try:
         file: str | None = cached_file(path, name)
     except OSError:
+        if name == CONFIG:
+            raise
         return None
     return file

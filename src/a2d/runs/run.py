@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +20,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from a2d.errors import UserError
+from a2d.families import FAMILIES
 from a2d.files import identity, require_space, write_text
+from a2d.models.loading import load_config
+from a2d.plugins import plugin_of
 from a2d.progress import (
     Bars,
     Event,
@@ -90,7 +94,11 @@ class Run:
     def all(self, kind: type[S]) -> list[S]:
         """List the stages of a kind."""
         if kind not in self._stages:
-            self._stages[kind] = list(kind.of(self))
+            plugin = plugin_of(kind.__module__)
+            self._stages[kind] = [
+                replace(stage, settings={**stage.settings, "plugins": plugin}) if plugin else stage
+                for stage in kind.of(self)
+            ]
         return self._stages[kind]  # type: ignore[return-value]
 
     def one(self, kind: type[S]) -> S:
@@ -122,9 +130,12 @@ class Run:
 
     @cached_property
     def pretrained(self) -> str | None:
-        """Identity of the pretrained teacher; None for another teacher."""
+        """Identity of the pretrained teacher and its family; None for another teacher."""
         path = self.recipe.teacher.path
-        return None if path is None else identity(model_path(path))
+        if path is None:
+            return None
+        family = FAMILIES.plugin(load_config(path).model_type) if self.recipe.plugins else {}
+        return " ".join([identity(model_path(path)), *family.values()])
 
     @property
     def teacher_path(self) -> str:

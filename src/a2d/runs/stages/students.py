@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from a2d.errors import UserError
+from a2d.method.formulas import FORMULAS
+from a2d.method.methods import METHODS
 from a2d.models.loading import load_config
-from a2d.plugins import load_plugins
 from a2d.runs.parts import MONOLINGUAL, TOKENS, parts_for
 from a2d.runs.settings import MethodEntry, Shape
 from a2d.runs.stages.models import Model, Teacher, training_settings
@@ -63,8 +64,11 @@ class Student(Model):
                 settings[key] = sequences[part].fingerprint
         if needs.sequences and run.corpus.monolingual:
             settings["method"][MONOLINGUAL] = method.monolingual
-        if recipe.plugins:
-            settings["plugins"] = load_plugins(recipe.plugins)
+        plugins = METHODS.plugin(method.method)
+        if "formula" in needs.settings:
+            plugins |= FORMULAS.plugin(method.formula)
+        if plugins:
+            settings["plugins"] = plugins
         if needs.asks_teacher and recipe.teacher.cache:
             settings["cache"] = True
         name = f"{method.name}-{size}-seed{seed}"
