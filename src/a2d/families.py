@@ -88,6 +88,13 @@ class Family:
         positions: setting that holds the number of positions; None: positions are relative, and a
             sentence may have any length.
         layers: name of the list of layers in the modules ``encoder`` and ``decoder``.
+        projections: last part of the names of a layer's linear modules → its role: ``query``,
+            ``key``, ``value`` or ``output`` (of attention), ``expand`` or ``contract`` (of the
+            feed-forward block: to its neurons, and back). Without them, students cannot start from
+            a teacher of other widths or heads.
+        sinusoidal: whether positions are sines (first half of the channels) and cosines.
+        scaled_embeddings: setting that says whether token embeddings are multiplied by the square
+            root of the width; None: they never are.
         head_bias: end of the names of weights of shape (distances, heads); None: no weight has one
             column per head. Where only one layer has such a weight, it is the first.
         computed_weights: ends of the names of weights that are computed, not learned. Releases may

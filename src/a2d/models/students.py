@@ -111,6 +111,13 @@ def _start_from_layers(
     shapes = [sizes_of(model.config) for model in (student, teacher)]
     if all(shapes[0].get(size) == shapes[1].get(size) for size in _WIDTHS):
         return copy_layers(teacher, student)
+    family = family_of(student.config)
+    if not family.projections:
+        raise UserError(
+            f"the family {family.model_type!r} does not name its linear modules, so that a student "
+            "cannot start from a teacher of other widths or heads: fill in the record's "
+            f"projections, {_AT_RANDOM}."
+        )
     if sample is None:
         raise UserError(
             "a student of other widths or heads than its teacher's chooses what it keeps by sample "

@@ -164,8 +164,7 @@ def advise(model: Model, pairs: int, improving: bool) -> tuple[str, ...]:
         advice.append("It was still improving at its last update: raise --epochs.")
     if model.method.student_start != "teacher":
         advice.append(
-            "It started from random weights: start it from its teacher's layers (--start teacher, "
-            "with the teacher's width)."
+            "It started from random weights: start it from its teacher's (--start teacher)."
         )
     else:
         advice.append("Give it more of its teacher's layers (--student-layers).")
