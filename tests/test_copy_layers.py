@@ -154,7 +154,7 @@ def test_padding_stays_the_teacher_s_in_training(model, tokenizer, tmp_path):
     )
     assert weight.equal(teacher.get_input_embeddings().weight)
     others = torch.arange(len(tokenizer)) != tokenizer.pad_token_id
-    with trainer.prepared_student():
+    with trainer.prepare_student():
         student(**batch([9, 4], [7, 5], vocabulary=300)).loss.backward()
     assert weight.grad[others].any()
     assert not weight.grad[tokenizer.pad_token_id].any()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from a2d.training.config import bf16_pays
+from a2d.training.config import bf16_is_fast
 from a2d.training.cpu import dropout, fast_dropout
 
 LIBRARY = functional.dropout
@@ -133,10 +133,10 @@ from pathlib import Path
 
 import torch
 
-from a2d.training.cpu import keep_few_kernels
+from a2d.training.cpu import limit_kernel_cache
 
 if sys.argv[1] == "few":
-    keep_few_kernels()
+    limit_kernel_cache()
 torch.set_num_threads(1)
 weight = torch.randn(2000, 256).bfloat16()
 
@@ -160,7 +160,7 @@ print(resident() - before)
 """
 
 
-@pytest.mark.skipif(not bf16_pays(), reason="nothing is multiplied in bf16 here")
+@pytest.mark.skipif(not bf16_is_fast(), reason="nothing is multiplied in bf16 here")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
 def test_code_for_shapes_gone_by_is_dropped():
     # Temporary tensors are not to count.

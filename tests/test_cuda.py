@@ -20,7 +20,7 @@ from a2d.method.token_losses import Prediction, TopTokens, token_losses
 from a2d.models.decoding import translate
 from a2d.models.tokenizer import train_tokenizer
 from a2d.text.batching import tokenise
-from a2d.training.distillation import IGNORED, Distillation, group_masks
+from a2d.training.distillation import IGNORE_INDEX, Distillation, group_masks
 from a2d.training.signals import model_signals
 from a2d.training.teacher_cache import TeacherCache, build, open_or_build
 
@@ -46,7 +46,7 @@ def terms_and_gradients(method, formula, device, sizes):
     module = Distillation(student, Objective(method, formula, 0.5, 2.0, 0.1), wise.config)
     module, wise, inputs = module.to(device), wise.to(device), moved(batch(*sizes), device)
     signals = None
-    if METHODS[method].asks_teacher:
+    if METHODS[method].uses_signals:
         with torch.no_grad():
             signals = model_signals(wise, inputs, module.needs)
     terms = module(**inputs, teacher=signals)
@@ -116,7 +116,7 @@ def test_a_cache_made_there_is_that_made_here(tmp_path):
         folder.mkdir()
         build(folder, network.to(device), corpus(), 12, lambda done: None, states=True)
         cache, inputs = TeacherCache(folder, corpus(), network), moved(padded([0, 3, 2]), device)
-        tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORED)
+        tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORE_INDEX)
         signals = cache.unpack(moved(cache.read([0, 3, 2], states=True), device), *tokens)
         features = signals.features
         parts = [

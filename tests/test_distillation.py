@@ -13,7 +13,7 @@ from a2d.method.formulas import FORMULAS
 from a2d.method.maps import StackedMaps
 from a2d.method.methods import METHODS
 from a2d.method.objective import Objective
-from a2d.training.distillation import IGNORED, Distillation
+from a2d.training.distillation import IGNORE_INDEX, Distillation
 from a2d.training.signals import Signals, model_signals
 
 LENGTHS = {"source_lengths": [4, 6, 2], "target_lengths": [5, 2, 4]}
@@ -63,7 +63,7 @@ def distillation(method="a2d", formula="paper", alpha=0.5, **settings):
 def sentence(inputs, index):
     """One sentence of a batch, without its padding."""
     source = inputs["attention_mask"][index].bool()
-    target = inputs["labels"][index] != IGNORED
+    target = inputs["labels"][index] != IGNORE_INDEX
     return {
         "input_ids": inputs["input_ids"][index][source][None],
         "attention_mask": inputs["attention_mask"][index][source][None],
@@ -207,7 +207,7 @@ def test_bf16_autocast_stays_near_float64(formula):
 
 def test_a_batch_without_target_tokens_is_harmless():
     inputs = batch(**LENGTHS)
-    inputs["labels"] = torch.full_like(inputs["labels"], IGNORED)
+    inputs["labels"] = torch.full_like(inputs["labels"], IGNORE_INDEX)
     module = distillation()
     terms = module(**inputs, teacher=signals(inputs, module))
     assert [name for name in TERMS if terms[name] != 0] == ["encoder"]

@@ -66,10 +66,10 @@ def test_an_overflow_of_fp16_is_its_scaler_s_business(tmp_path, tokenizer, data)
     args.fp16 = True
     control = distiller.control
     for step, loss in enumerate([torch.ones(()), bad, bad], start=1):
-        watch.see(step, sums, loss)
+        watch.record(step, sums, loss)
     watch.on_step_end(args, distiller.state, control)
     for step in (4, 5):
-        watch.see(step, sums, bad)
+        watch.record(step, sums, bad)
     with pytest.raises(UserError, match="the loss of update 4 is no finite number"):
         watch.on_step_end(args, distiller.state, control)
 

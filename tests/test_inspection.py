@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from a2d.cli import app
 from a2d.errors import UserError
-from a2d.quoting import shown
+from a2d.quoting import shorten
 from a2d.runs.recipe import make_cleaning
 from a2d.text.cleaning import clean, overlap
 from a2d.text.corpus import read_corpus
@@ -199,8 +199,8 @@ class TestLeakage:
 
 
 def test_texts_are_shown_on_one_line_and_do_nothing_to_a_terminal():
-    assert shown("a\nb\x1b[2J\u202e") == "a\\nb\\x1b[2J\\u202e"
-    assert shown("x" * 100, 10) == "x" * 9 + "…"
+    assert shorten("a\nb\x1b[2J\u202e") == "a\\nb\\x1b[2J\\u202e"
+    assert shorten("x" * 100, 10) == "x" * 9 + "…"
 
 
 class TestWriting:

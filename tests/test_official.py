@@ -13,7 +13,7 @@ from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS
 from a2d.method.maps import StackedMaps
 from a2d.method.objective import Objective
-from a2d.training.distillation import IGNORED, Distillation
+from a2d.training.distillation import IGNORE_INDEX, Distillation
 from a2d.training.signals import Signals, model_signals
 
 KINDS = {"encoder": "enc_self", "decoder": "dec_self", "cross": "cross"}
@@ -41,7 +41,7 @@ def batch(student):
     return {
         "input_ids": torch.zeros_like(source, dtype=torch.long),
         "attention_mask": source.long(),
-        "labels": target.masked_fill(padding, IGNORED),
+        "labels": target.masked_fill(padding, IGNORE_INDEX),
     }
 
 
@@ -131,8 +131,8 @@ def test_gradients(student, variant, epoch, dtype):
 def test_plain_cross_entropy(student):
     labels = batch(student)["labels"]
     for role in ("student", "teacher"):
-        logits = array(f"{student}{role}_logits")[labels != IGNORED]
-        ours = functional.cross_entropy(logits, labels[labels != IGNORED], reduction="sum")
+        logits = array(f"{student}{role}_logits")[labels != IGNORE_INDEX]
+        ours = functional.cross_entropy(logits, labels[labels != IGNORE_INDEX], reduction="sum")
         ours = ours / labels.numel()
         assert_close(ours, array(f"{student}traw_ep1_nll_loss_{role}"), 1e-9)
 

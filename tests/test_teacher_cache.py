@@ -17,7 +17,7 @@ from a2d.method.methods import METHODS
 from a2d.method.objective import Objective
 from a2d.models.loading import decoder_inputs
 from a2d.training import teacher_cache
-from a2d.training.distillation import IGNORED, Distillation
+from a2d.training.distillation import IGNORE_INDEX, Distillation
 from a2d.training.signals import model_signals
 from a2d.training.teacher_cache import TeacherCache, build, open_or_build
 
@@ -56,7 +56,7 @@ def padded(rows):
 def signals(cache, rows, states=False):
     """What a cache says of the sentences `rows`, as a batch of them is padded."""
     inputs = padded(rows)
-    tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORED)
+    tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORE_INDEX)
     return cache.unpack(cache.read(rows, states=states), *tokens)
 
 
@@ -95,7 +95,7 @@ def test_a_teacher_in_bf16_has_one_too(tmp_path):
 
 
 def test_padding_among_tokens_is_refused(tmp_path):
-    padded_labels = corpus().map(lambda pair: {"labels": [*pair["labels"], IGNORED]})
+    padded_labels = corpus().map(lambda pair: {"labels": [*pair["labels"], IGNORE_INDEX]})
     with pytest.raises(UserError, match=r"the dataset's labels hold padding \(-100\): tokenise"):
         open_or_build(tmp_path / "cache", teacher(), padded_labels)
 
@@ -160,7 +160,7 @@ def test_a_large_vocabulary_keeps_its_likeliest_tokens(tmp_path):
         live = model_signals(model, padded([0, 1]), None).tokens.logits.softmax(-1)
     assert cached.tokens.ids.shape[-1] == teacher_cache.TOP
     kept = cached.tokens.log_probabilities.exp()
-    valid = padded([0, 1])["labels"] != IGNORED
+    valid = padded([0, 1])["labels"] != IGNORE_INDEX
     assert_close(kept[valid], live.sort(descending=True).values[valid][:, : kept.shape[-1]], 2e-3)
     assert_close(kept[valid], live.gather(-1, cached.tokens.ids)[valid], 2e-3)
 

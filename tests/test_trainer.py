@@ -84,7 +84,7 @@ def gradients(folder, tokenizer, data, batches, **settings):
     collate = distiller.data_collator
     inputs = [collate([data[i] for i in batch]) for batch in batches]
     totals = distiller._get_num_items_in_batch(inputs, torch.device("cpu"))
-    with distiller.prepared_student():
+    with distiller.prepare_student():
         losses = [distiller.training_step(distiller.model, x, totals) for x in inputs]
     named = {name: p.grad for name, p in distiller.model.named_parameters() if p.requires_grad}
     return sum(losses), named
@@ -422,7 +422,7 @@ def test_several_validation_sets_by_name(tmp_path, tokenizer, data):
 
 
 def test_half_precision_of_either_kind(monkeypatch, tmp_path):
-    monkeypatch.setattr("a2d.training.config.bf16_pays", lambda: True)
+    monkeypatch.setattr("a2d.training.config.bf16_is_fast", lambda: True)
     assert A2DConfig(str(tmp_path), report_to=[]).bf16
     config = A2DConfig(str(tmp_path), fp16=True, report_to=[])
     assert (config.fp16, config.bf16) == (True, False)
@@ -491,7 +491,7 @@ def test_a_float32_student_learns_from_a_bf16_teacher(tmp_path, tokenizer, data,
         distiller.create_optimizer()
         batch = distiller.data_collator([data[i] for i in range(5)])
         torch.manual_seed(0)  # dropout's
-        with distiller.prepared_student():
+        with distiller.prepare_student():
             distiller.training_step(distiller.model, batch)
         parameters = [p for p in distiller.student.parameters() if p.grad is not None]
         assert {p.dtype for p in parameters} == {torch.float32}

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from a2d.errors import UserError
-from a2d.quoting import escaped, shown
+from a2d.quoting import escaped, shorten
 
 if TYPE_CHECKING:
     from a2d.text.inspection import Example, Inspection, Leakage
@@ -220,7 +220,7 @@ def _show_rules(inspection: Inspection, console: Console) -> None:
 
 
 def _example_line(example: Example) -> str:
-    sides = [Text(shown(text, 100)) for text in (example.source, example.target)]
+    sides = [Text(shorten(text, 100)) for text in (example.source, example.target)]
     for side in sides:
         side.truncate(35, overflow="ellipsis")  # by columns: some characters take two
     return escape(f"    {sides[0].plain} → {sides[1].plain}")
@@ -235,7 +235,7 @@ def _files_table(inspection: Inspection) -> Table:
     for file, kept in zip(inspection.files, inspection.kept_by_file, strict=True):
         names = " + ".join(p if ":" in p else Path(p).name for p in file.places)
         row = (file.pairs, file.malformed, sum(file.omitted.values()), file.entities.pairs, kept)
-        rows.append((shown(names, 100), row))
+        rows.append((shorten(names, 100), row))
     if len(rows) > 1:
         totals = map(sum, zip(*(counts for _, counts in rows), strict=True))
         rows.append(("together", tuple(totals)))

@@ -72,14 +72,14 @@ class Method:
         return self.build is not None
 
     @property
-    def asks_teacher(self) -> bool:
+    def uses_signals(self) -> bool:
         """Whether the teacher, or a cache of it, is asked about every batch."""
         return self.distribution or self.compares
 
     @property
     def uses_teacher(self) -> bool:
         """Whether it needs a teacher at all, be it only for translations."""
-        return self.sequences or self.asks_teacher
+        return self.sequences or self.uses_signals
 
     @property
     def states(self) -> bool:

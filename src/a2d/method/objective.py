@@ -51,7 +51,7 @@ class Term(NamedTuple):
         return self.weight if epoch is None else self.weight * self.decay ** (epoch - 1)
 
 
-TOKENS = "tokens"
+TOKEN_LOSS = "tokens"
 """Name of (1-α)·CE + α·KD, which are computed in one pass and have one gradient."""
 
 _GROUP_SHARES = {"encoder": 1.0, "decoder": 0.5, "cross": 0.5}
@@ -102,7 +102,7 @@ class Objective(NamedTuple):
     @property
     def trained_terms(self) -> tuple[Term, ...]:
         """The terms that have gradients; their weighted means sum up to the training loss."""
-        return Term(TOKENS, 1.0, batch_mean=self.released_normalisation), *self._group_terms
+        return Term(TOKEN_LOSS, 1.0, batch_mean=self.released_normalisation), *self._group_terms
 
     @property
     def _group_terms(self) -> tuple[Term, ...]:

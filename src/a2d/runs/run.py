@@ -34,7 +34,7 @@ from a2d.runs import report
 from a2d.runs.command import check_command
 from a2d.runs.corpus_record import CorpusRecord, hash_of_inputs, load_record, record_of
 from a2d.runs.environment import RECIPE, settle
-from a2d.runs.parts import TOKENS
+from a2d.runs.parts import PARALLEL
 from a2d.runs.recipe import Recipe
 from a2d.runs.schedule import sized
 from a2d.runs.splits import Splits, read_splits
@@ -138,7 +138,7 @@ class Run:
     def data(self) -> dict[str, Path]:
         """Folders of the parts of the training data."""
         folders = {stage.part: stage.folder for stage in self.all(Sequences)}
-        return {TOKENS: self.one(Tokens).folder / "train", **folders}
+        return {PARALLEL: self.one(Tokens).folder / "train", **folders}
 
     @property
     def inputs(self) -> Inputs:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from a2d.errors import UserError
-from a2d.quoting import WIDTH, quoted, shown
+from a2d.quoting import WIDTH, quoted, shorten
 from a2d.text.bounds import MAX_ELEMENT, MAX_NAMESPACES, MAX_SKIPPED, format_size
 from a2d.text.encodings import UNREADABLE, encoding_of, is_charset, peek_start
 from a2d.text.files import blocks, open_binary
@@ -92,7 +92,7 @@ def elements(
             yield element
     if not broken and isinstance(failure, etree.XMLSyntaxError):  # outside elements
         where = f"{path}, line {failure.lineno}" if failure.lineno else str(path)
-        yield Malformed(where, f"is not valid XML ({shown(failure.msg or 'it is empty', WIDTH)})")
+        yield Malformed(where, f"is not valid XML ({shorten(failure.msg or 'it is empty', WIDTH)})")
 
 
 def local_name(element: Any) -> str:
@@ -146,7 +146,7 @@ def _elements_of_pieces(
         except (etree.XMLSyntaxError, ValueError) as error:
             line += max(0, (getattr(error, "lineno", 0) or 0) - 1)
             problem = " ".join(str(getattr(error, "msg", error)).partition(", line ")[0].split())
-            yield Malformed(f"{path}, line {line}", f"is not valid XML ({shown(problem, WIDTH)})")
+            yield Malformed(f"{path}, line {line}", f"is not valid XML ({shorten(problem, WIDTH)})")
         else:
             yield element
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from a2d.method.objective import Term, means
-from a2d.training.distillation import IGNORED
+from a2d.training.distillation import IGNORE_INDEX
 
 
 class TermAverages:
@@ -41,4 +41,4 @@ class TermAverages:
 
 def count_tokens(inputs: dict[str, Any]) -> Tensor:
     """Count a batch's source and target tokens, (2,), without padding."""
-    return torch.stack([inputs["attention_mask"].sum(), inputs["labels"].ne(IGNORED).sum()])
+    return torch.stack([inputs["attention_mask"].sum(), inputs["labels"].ne(IGNORE_INDEX).sum()])

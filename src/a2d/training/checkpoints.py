@@ -127,7 +127,7 @@ def last_checkpoint(folder: Path, owner: str | None = None) -> str | None:
     return None
 
 
-def require_whole(folder: Path) -> None:
+def require_intact(folder: Path) -> None:
     """Refuse a damaged checkpoint; those without a manifest are other programs'.
 
     Raises:

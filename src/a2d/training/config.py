@@ -14,7 +14,7 @@ from a2d.method.objective import Objective
 from a2d.training.settings import ObjectiveSettings, TrainingSettings, validate
 
 
-def bf16_pays() -> bool:
+def bf16_is_fast() -> bool:
     """Whether this machine multiplies bf16 matrices in hardware, and so faster than fp32."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -74,7 +74,7 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
         else:  # `PlateauSchedule` does the rest
             self.lr_scheduler_type = "constant_with_warmup"
         if self.bf16 is None:
-            self.bf16 = not self.fp16 and bf16_pays()
+            self.bf16 = not self.fp16 and bf16_is_fast()
         if self.teacher_bf16 is None:
             self.teacher_bf16 = self.bf16
         if not torch.cuda.is_available():

@@ -19,7 +19,7 @@ _library_dropout = functional.dropout
 def tune_process() -> None:
     """Keep freed memory in this process, and limit oneDNN's cache; both last until it ends."""
     keep_freed_memory()
-    keep_few_kernels()
+    limit_kernel_cache()
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def keep_freed_memory() -> None:
         set_option(mmap_threshold, 2**25)
 
 
-def keep_few_kernels() -> None:
+def limit_kernel_cache() -> None:
     """Limit oneDNN, which multiplies in bf16, to the code of 64 products instead of 1024.
 
     oneDNN generates code for every shape, and shapes differ from batch to batch: a training would

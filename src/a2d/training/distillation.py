@@ -16,7 +16,7 @@ from a2d.method.token_losses import Prediction, token_losses
 from a2d.method.transfer import A2D, Transfer
 from a2d.training.signals import Needs, Signals, model_signals
 
-IGNORED = -100
+IGNORE_INDEX = -100
 """Label of positions that take no part, as everywhere in transformers."""
 
 
@@ -44,7 +44,7 @@ class Distillation(nn.Module):
         super().__init__()
         self.student = student
         self.objective = objective
-        self.transfer = new_transfer(objective, student.config, teacher_config)
+        self.transfer = build_transfer(objective, student.config, teacher_config)
 
     def forward(
         self,
@@ -58,7 +58,7 @@ class Distillation(nn.Module):
         Args:
             input_ids: source tokens (B, S).
             attention_mask: 1 at source tokens, 0 at padding, (B, S).
-            labels: target tokens (B, T), `IGNORED` at padding.
+            labels: target tokens (B, T), `IGNORE_INDEX` at padding.
             teacher: the teacher's signals for the same batch; None without one.
 
         Returns:
@@ -70,7 +70,7 @@ class Distillation(nn.Module):
         assert isinstance(prediction, Prediction)
         sums = self._token_sums(prediction, labels, teacher)
         if self.transfer is not None and teacher is not None:
-            masks = group_masks(attention_mask.bool(), labels.ne(IGNORED))
+            masks = group_masks(attention_mask.bool(), labels.ne(IGNORE_INDEX))
             sums |= self.transfer(features, teacher.features, masks)
         return sums
 
@@ -78,7 +78,7 @@ class Distillation(nn.Module):
         self, student: Prediction, labels: Tensor, teacher: Signals | None
     ) -> dict[str, Tensor]:
         objective = self.objective
-        valid = labels.ne(IGNORED)
+        valid = labels.ne(IGNORE_INDEX)
         distils = teacher is not None and objective.definition.distribution
         losses = token_losses(
             student.at(valid),
@@ -159,7 +159,9 @@ def group_masks(source: Tensor, target: Tensor) -> dict[str, tuple[Tensor, Tenso
     }
 
 
-def new_transfer(objective: Objective, student_config: Any, teacher_config: Any) -> Transfer | None:
+def build_transfer(
+    objective: Objective, student_config: Any, teacher_config: Any
+) -> Transfer | None:
     """Build what a method compares inside models of these configurations; None for nothing.
 
     Raises:

@@ -161,7 +161,7 @@ class TeacherCache:
         return Signals(top, Features(maps, values, hidden))
 
 
-class ReadingCollator:
+class CachedSignalsCollator:
     """Pads a batch's sentences and reads their cached signals, in the loader's processes.
 
     Args:

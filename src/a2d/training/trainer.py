@@ -29,7 +29,7 @@ from a2d.errors import UserError
 from a2d.families import family_of, positions_of
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import enable_capture
-from a2d.method.objective import TOKENS, detached_sums
+from a2d.method.objective import TOKEN_LOSS, detached_sums
 from a2d.method.token_losses import Prediction, token_losses
 from a2d.models.decoding import generation_limit, searching, set_generation_defaults
 from a2d.models.folders import read_checkpoint
@@ -42,16 +42,16 @@ from a2d.training.checkpoints import (
     ResumingTrainer,
     SealedCheckpoints,
     last_checkpoint,
-    require_whole,
+    require_intact,
 )
 from a2d.training.config import A2DConfig
 from a2d.training.cpu import fast_dropout, tune_process
-from a2d.training.distillation import IGNORED, Distillation
+from a2d.training.distillation import IGNORE_INDEX, Distillation
 from a2d.training.divergence import DivergenceWatch, check_weights
 from a2d.training.frozen import frozen_teacher
 from a2d.training.schedule import FinishOnPlateau, PlateauSchedule, TimeLimit
 from a2d.training.signals import Needs, Signals, model_signals
-from a2d.training.teacher_cache import CACHED, ROW, ReadingCollator, TeacherCache
+from a2d.training.teacher_cache import CACHED, ROW, CachedSignalsCollator, TeacherCache
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class A2DTrainer(ResumingTrainer):
         super().__init__(
             model=Distillation(model, self.objective, teacher_config),
             args=args,
-            data_collator=DataCollatorForSeq2Seq(processing_class, label_pad_token_id=IGNORED),
+            data_collator=DataCollatorForSeq2Seq(processing_class, label_pad_token_id=IGNORE_INDEX),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -131,7 +131,7 @@ class A2DTrainer(ResumingTrainer):
         method = self.objective.definition
         if teacher_cache is not None and method.states:
             teacher_cache.check_states()
-        self.teacher_cache = teacher_cache if method.asks_teacher else None
+        self.teacher_cache = teacher_cache if method.uses_signals else None
         self._train_terms = TermAverages(self.objective.terms)
         self._eval_terms = TermAverages(self.objective.terms)
         self._order: TokenBatchSampler | None = None
@@ -162,7 +162,7 @@ class A2DTrainer(ResumingTrainer):
         return module
 
     @contextmanager
-    def prepared_student(self) -> Iterator[None]:
+    def prepare_student(self) -> Iterator[None]:
         """Let the student's attention be captured within the block, and restore its settings.
 
         `train` and `evaluate` do so. Calls of `training_step` or `compute_loss` alone need it.
@@ -221,7 +221,7 @@ class A2DTrainer(ResumingTrainer):
             method = self.objective.definition
             groups = self.objective.groups if method.compares else ()
             dataset = dataset.add_column(ROW, list(range(len(dataset))))
-            collate = ReadingCollator(collate, self.teacher_cache, groups, method.states)
+            collate = CachedSignalsCollator(collate, self.teacher_cache, groups, method.states)
         loader = DataLoader(
             dataset,
             batch_sampler=sampler,
@@ -271,7 +271,7 @@ class A2DTrainer(ResumingTrainer):
         """Return the terms' sums over a batch, and its source and target tokens, (2,)."""
         signals = None
         if self.teacher_cache is not None and CACHED in inputs:
-            tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORED)
+            tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORE_INDEX)
             signals = self.teacher_cache.unpack(inputs[CACHED], *tokens)
         elif self.teacher is not None:
             signals = self._teacher_signals(inputs, self._unwrapped.needs)
@@ -340,10 +340,10 @@ class A2DTrainer(ResumingTrainer):
                     Path(self.args.output_dir), self.args.fingerprint
                 )
         elif resume_from_checkpoint:
-            require_whole(Path(resume_from_checkpoint))
+            require_intact(Path(resume_from_checkpoint))
         if self.teacher is not None and resume_from_checkpoint is None:
             self._warn_of_weak_teacher()
-        with self.prepared_student():
+        with self.prepare_student():
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -381,15 +381,15 @@ class A2DTrainer(ResumingTrainer):
                 )
         # Processes hold different numbers of sentences; what is gathered must not differ.
         generated, labels = (
-            self.accelerator.pad_across_processes(ids, dim=0, pad_index=IGNORED)
+            self.accelerator.pad_across_processes(ids, dim=0, pad_index=IGNORE_INDEX)
             for ids in (generated, inputs["labels"])
         )
-        return sums[TOKENS], generated, labels
+        return sums[TOKEN_LOSS], generated, labels
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The Trainer's loop, with losses averaged over tokens and each term reported."""
         self._eval_terms = TermAverages(self.objective.terms)
-        with self.prepared_student():
+        with self.prepare_student():
             output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
         means = self._eval_terms.take(self.accelerator)
@@ -400,10 +400,10 @@ class A2DTrainer(ResumingTrainer):
 
     def _bleu(self, prediction: EvalPrediction) -> dict[str, float]:
         tokenizer = self.processing_class
-        real = (prediction.label_ids != IGNORED).any(axis=1)  # not a filler between processes
+        real = (prediction.label_ids != IGNORE_INDEX).any(axis=1)  # not a filler between processes
 
         def text(ids: np.ndarray) -> list[str]:
-            ids = np.where(ids == IGNORED, tokenizer.pad_token_id, ids)
+            ids = np.where(ids == IGNORE_INDEX, tokenizer.pad_token_id, ids)
             texts: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
             return texts
 
@@ -420,7 +420,7 @@ class A2DTrainer(ResumingTrainer):
             inputs = self._prepare_inputs(batch)
             prediction = self._teacher_signals(inputs, None).tokens
             assert isinstance(prediction, Prediction)
-            valid = inputs["labels"].ne(IGNORED)
+            valid = inputs["labels"].ne(IGNORE_INDEX)
             targets = inputs["labels"][valid]
             total += token_losses(prediction.at(valid), targets).ce.item()
             seen.append(targets)
@@ -460,7 +460,7 @@ class A2DTrainer(ResumingTrainer):
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         folder = Path(resume_from_checkpoint)
-        require_whole(folder)  # the best one too, when training ends
+        require_intact(folder)  # the best one too, when training ends
         loaded = read_checkpoint(type(self.student), folder)
         try:
             self.student.load_state_dict(loaded.state_dict())
@@ -492,7 +492,7 @@ class _EpochOrder(TrainerCallback):
 def _prepared_teacher(
     teacher: PreTrainedModel | None, student: PreTrainedModel, args: A2DConfig
 ) -> PreTrainedModel | None:
-    if not args.objective.definition.asks_teacher:
+    if not args.objective.definition.uses_signals:
         return None
     if teacher is None:
         raise UserError(f"method {args.method!r} needs a teacher: pass teacher=…")

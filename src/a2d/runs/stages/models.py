@@ -6,7 +6,7 @@ from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from a2d.runs.parts import TOKENS
+from a2d.runs.parts import PARALLEL
 from a2d.runs.settings import MethodEntry, Shape, Training
 from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.vocabulary import Vocabulary
@@ -29,7 +29,7 @@ class Model(RunStage):
         method: method and settings.
         seed: seed of everything random.
         size: a student's shape in short.
-        learns_from: names of the parts of its training data (`a2d.runs.stages.sequences`).
+        data_parts: names of the parts of its training data (`a2d.runs.stages.sequences`).
     """
 
     name: str
@@ -39,7 +39,7 @@ class Model(RunStage):
     method: MethodEntry
     seed: int
     size: str | None = None
-    learns_from: tuple[str, ...] = (TOKENS,)
+    data_parts: tuple[str, ...] = (PARALLEL,)
 
     @property
     def trained(self) -> bool:
@@ -56,14 +56,14 @@ class Model(RunStage):
         return super().restore() if self.trained else None
 
     @property
-    def taught(self) -> bool:
+    def uses_teacher(self) -> bool:
         """Whether the teacher has a part in it, be it only its start."""
         return self.method.definition.uses_teacher or self.method.student_start == "teacher"
 
     @property
     def needs_teacher(self) -> bool:
         """Whether the teacher runs beside its training, or starts it."""
-        return self.method.definition.asks_teacher or self.method.student_start == "teacher"
+        return self.method.definition.uses_signals or self.method.student_start == "teacher"
 
     @property
     def foreign(self) -> bool:

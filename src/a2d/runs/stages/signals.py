@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from a2d.runs.parts import TOKENS
+from a2d.runs.parts import PARALLEL
 from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.models import Teacher
 from a2d.runs.stages.sequences import Sequences
@@ -39,10 +39,10 @@ class TeacherSignals(RunStage):
         asked: dict[tuple[str, ...], bool] = {}
         for student in run.all(Student):
             needs = student.method.definition
-            if needs.asks_teacher:
-                states = asked.get(student.learns_from, False) or needs.states
-                asked[student.learns_from] = states
-        fingerprints = {TOKENS: run.one(Tokens).fingerprint}
+            if needs.uses_signals:
+                states = asked.get(student.data_parts, False) or needs.states
+                asked[student.data_parts] = states
+        fingerprints = {PARALLEL: run.one(Tokens).fingerprint}
         fingerprints |= {stage.part: stage.fingerprint for stage in run.all(Sequences)}
         stages = []
         for parts, states in asked.items():
@@ -68,7 +68,7 @@ class TeacherSignals(RunStage):
 
     def _is_needed(self, run: Run) -> bool:
         return any(
-            student.method.definition.asks_teacher and student.learns_from == self.parts
+            student.method.definition.uses_signals and student.data_parts == self.parts
             for student in run.all(Student)
             if not student.done
         )
