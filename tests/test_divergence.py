@@ -41,9 +41,9 @@ def test_the_last_good_checkpoint_is_kept(at, tmp_path, tokenizer, data):  # noq
     )
     distiller.add_callback(Spoil(at))
     message = (
-        "after update 6 the weights of .* are no finite numbers"
+        "after update 6 the weights of .* are not finite"
         if at == 6
-        else "the loss of update 6 is no finite number"
+        else "the loss of update 6 is not finite"
     )
     with pytest.raises(UserError, match=message):
         distiller.train()
@@ -70,7 +70,7 @@ def test_an_overflow_of_fp16_is_its_scaler_s_business(tmp_path, tokenizer, data)
     watch.on_step_end(args, distiller.state, control)
     for step in (4, 5):
         watch.record(step, sums, bad)
-    with pytest.raises(UserError, match="the loss of update 4 is no finite number"):
+    with pytest.raises(UserError, match="the loss of update 4 is not finite"):
         watch.on_step_end(args, distiller.state, control)
 
 

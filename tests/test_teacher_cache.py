@@ -107,7 +107,7 @@ def test_a_training_on_other_sentences_is_refused(tmp_path):
     collator = SimpleNamespace(pad_token_id=12, padding_side="right")
     trainer = A2DTrainer(marian(), teacher(), config, few, teacher_cache=cache)
     trainer.processing_class = collator
-    with pytest.raises(UserError, match="made from another dataset than train_dataset"):
+    with pytest.raises(UserError, match="built from another dataset than train_dataset"):
         trainer.get_train_dataloader()
 
 
@@ -177,7 +177,7 @@ class TestAnotherOrDamaged:
     @pytest.mark.parametrize("other", OTHERS)
     def test_corpus_is_refused(self, tmp_path, other):
         built(tmp_path, teacher())
-        with pytest.raises(UserError, match="made from another corpus or teacher"):
+        with pytest.raises(UserError, match="built from another corpus or teacher"):
             TeacherCache(tmp_path, other(), teacher())
 
     def test_teacher_is_refused(self, tmp_path):
@@ -185,7 +185,7 @@ class TestAnotherOrDamaged:
         other = teacher()
         with torch.no_grad():
             other.get_encoder().layers[0].fc1.bias[0] += 1
-        with pytest.raises(UserError, match="made from another corpus or teacher"):
+        with pytest.raises(UserError, match="built from another corpus or teacher"):
             TeacherCache(tmp_path, corpus(), other)
 
     def test_nothing_is_refused(self, tmp_path):

@@ -382,7 +382,7 @@ def test_the_sampler_is_told_its_epoch_through_any_wrappers(tmp_path, tokenizer,
     """As accelerate wraps it for two processes, of which one resumes after its first batch."""
     distiller = trainer(tmp_path, tokenizer, data)
     distiller.get_train_dataloader()
-    shard = BatchSamplerShard(distiller._order, 2, 0, even_batches=False)
+    shard = BatchSamplerShard(distiller._train_sampler, 2, 0, even_batches=False)
     distiller.state.epoch = 2.4  # of a training that was resumed there
     arguments = distiller.args, distiller.state, distiller.control
     distiller.callback_handler.on_epoch_begin(*arguments)

@@ -1,9 +1,11 @@
-"""Frozen copies of teachers, with weights packed for fast forward passes."""
+"""Teachers in trainings: frozen copies for fast forward passes, and a check of their quality."""
 
 from __future__ import annotations
 
 import copy
+import logging
 import platform
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,6 +14,10 @@ from transformers import PreTrainedModel
 
 from a2d.families import family_of
 from a2d.method.attention import enable_capture
+from a2d.method.token_losses import Prediction, TopTokens, token_losses
+from a2d.training.distillation import IGNORE_INDEX
+
+logger = logging.getLogger(__name__)
 
 
 def frozen_teacher(
@@ -43,6 +49,31 @@ def frozen_teacher(
     if frozen.device.type == "cpu":
         pack(frozen)
     return frozen
+
+
+def warn_if_untrained(batches: Iterable[tuple[Prediction | TopTokens, Tensor]]) -> None:
+    """Log a warning if a teacher's cross-entropy is not below the entropy of token frequencies.
+
+    Args:
+        batches: the teacher's distributions (B, T, …) as `Prediction`, and labels (B, T).
+    """
+    total, target_batches = 0.0, []
+    for prediction, labels in batches:
+        assert isinstance(prediction, Prediction)
+        valid = labels.ne(IGNORE_INDEX)
+        total += token_losses(prediction.at(valid), labels[valid]).ce.item()
+        target_batches.append(labels[valid])
+    targets = torch.cat(target_batches)
+    frequencies = torch.bincount(targets).double() / len(targets)
+    entropy = -torch.special.xlogy(frequencies, frequencies).sum().item()
+    if not total / len(targets) < entropy:  # "not <" includes NaN
+        logger.warning(
+            "the teacher is not better than chance: its cross-entropy on the validation set is "
+            "%.2f nats per token, and that of token frequencies alone is %.2f. Was the teacher "
+            "trained on these languages, with this tokenizer?",
+            total / len(targets),
+            entropy,
+        )
 
 
 def pack(model: PreTrainedModel) -> None:
