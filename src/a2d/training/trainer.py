@@ -72,8 +72,7 @@ class A2DTrainer(ResumingTrainer):
         train_dataset: tokenised sentence pairs with the columns `input_ids` and `labels`.
         eval_dataset: sentence pairs for validation, or a dict of several sets by name.
         processing_class: tokenizer of both models; its language codes become special tokens.
-        teacher_processing_class: tokenizer of the teacher, to compare with `processing_class`;
-            None: no comparison.
+        teacher_processing_class: tokenizer of the teacher, to check that it has the same tokens.
         callbacks: further callbacks.
         teacher_cache: the teacher's signals for `train_dataset`; the teacher itself then runs in
             validation only. The data loader reads the cache, in `dataloader_num_workers` processes.
@@ -159,8 +158,7 @@ class A2DTrainer(ResumingTrainer):
     def prepare_student(self) -> Iterator[None]:
         """Prepare the student for attention capture inside a `with` block; then restore it.
 
-        `train` and `evaluate` use it themselves. Callers of `training_step` and `compute_loss` need
-        it.
+        `train` and `evaluate` do this themselves. `training_step` and `compute_loss` do not.
         """
         with ExitStack() as stack:
             stack.callback(enable_capture(self.student))
