@@ -267,12 +267,8 @@ class A2DTrainer(ResumingTrainer):
             signals = self.teacher_cache.unpack(inputs[CACHED], *tokens)
         elif self.teacher is not None:
             signals = self._teacher_signals(inputs, self._unwrapped.needs)
-        sums: dict[str, Tensor] = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            labels=inputs["labels"],
-            teacher=signals,
-        )
+        batch = {key: inputs[key] for key in ("input_ids", "attention_mask", "labels")}
+        sums: dict[str, Tensor] = model(**batch, teacher=signals)
         return sums, count_tokens(inputs)
 
     @torch.no_grad()
@@ -311,10 +307,9 @@ class A2DTrainer(ResumingTrainer):
         if self.args.plateau_patience is None:
             return super().create_scheduler(num_training_steps, optimizer)
         warmup = self.args.get_warmup_steps(num_training_steps)
-        self.lr_scheduler: Any = PlateauSchedule(
-            optimizer or self.optimizer, warmup, num_training_steps
-        )
-        return self.lr_scheduler
+        schedule = PlateauSchedule(optimizer or self.optimizer, warmup, num_training_steps)
+        self.lr_scheduler: Any = schedule
+        return schedule
 
     # Training, logs and validation
 
@@ -362,9 +357,8 @@ class A2DTrainer(ResumingTrainer):
         self._eval_terms.add(detached_sums(self.objective.terms, sums), counts)
         hypotheses = None
         if self.args.predict_with_generate and not prediction_loss_only:
-            positions = positions_of(self._unwrapped.config)
             limit = self.args.generation_max_length or generation_limit(
-                inputs["input_ids"].shape[1], positions
+                inputs["input_ids"].shape[1], positions_of(self._unwrapped.config)
             )
             with searching(self.student):
                 hypotheses = self._unwrapped.generate(
