@@ -1,4 +1,4 @@
-"""The pretrained teacher, set to the corpus's languages or trimmed to its tokens."""
+"""Stage of a pretrained teacher that is adapted to the corpus's languages or tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PreparedTeacher(RunStage):
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """Name the stage, if the recipe asks for any of that."""
+        """List the stage, if the recipe adapts the teacher."""
         teacher = run.recipe.teacher
         if not (teacher.languages or teacher.source_prefix or teacher.trim):
             return []

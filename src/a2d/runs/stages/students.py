@@ -1,4 +1,4 @@
-"""The students of a run: one for every shape, method and seed."""
+"""Stages of students: one for each shape, method and seed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Student(Model):
-    """A student."""
+    """A student, trained by the run."""
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """Describe the students: every shape with every method and seed.
+        """List the students: each shape with each method and seed.
 
         Raises:
-            UserError: two would have one name.
+            UserError: two students would have one name.
         """
         recipe = run.recipe
         students = [
@@ -41,8 +41,8 @@ class Student(Model):
         for name in names:
             if names.count(name) > 1:
                 raise UserError(
-                    f"two students would be called {name!r}: they differ in nothing but dropout, "
-                    "or not at all. Give each a recipe and a run of its own."
+                    f"two students would be called {name!r}: they differ in dropout alone, or not "
+                    "at all. Write a separate recipe for each."
                 )
         return students
 
@@ -84,7 +84,7 @@ def trained_models_of(run: Run) -> list[Model]:
 
 
 def _size(shape: Shape, others: Sequence[Shape]) -> str:
-    """Describe layers and heads in short; widths too, if there are several."""
+    """Describe layers and heads in short; and widths if shapes have different ones."""
     size = f"{shape.encoder_layers}+{shape.decoder_layers}x{shape.heads}"
     if shape.decoder_heads not in (None, shape.heads):
         size += f"+{shape.decoder_heads}"
@@ -93,13 +93,13 @@ def _size(shape: Shape, others: Sequence[Shape]) -> str:
 
 
 def space_needed(run: Run) -> int:
-    """Estimate the bytes still to be written: models, and checkpoints of those under way."""
+    """Estimate the bytes that the run will write: models, and checkpoints during training."""
     teacher, vocabulary = run.recipe.teacher, run.recipe.vocabulary.size
     if teacher.path is not None and not teacher.trim:
         vocabulary = load_config(teacher.path).vocab_size
     shapes = [model.shape for model in trained_models_of(run) if not model.done]
     sizes = sorted(_parameters(vocabulary, shape) for shape in shapes if shape is not None)
-    # A checkpoint holds weights and two Adam moments; three exist while the oldest goes.
+    # A checkpoint holds weights and two Adam moments; three exist until the oldest is deleted.
     return 4 * (sum(sizes) + 9 * sum(sizes[-run.recipe.compute.parallel :])) + 50_000_000
 
 
