@@ -75,8 +75,8 @@ def test_limits_out_of_range_are_refused(option):
 )
 def test_counts_add_up_and_cleaning_is_idempotent(pairs, rules: dict[str, Any]):
     left, report = clean(pairs, **rules)
-    assert report.read == len(pairs) == sum(report.dropped.values()) + report.kept
-    assert report.kept == len(left)
+    assert report.read == len(pairs) == sum(report.dropped.values()) + report.remaining
+    assert report.remaining == len(left)
     again, second = clean(left, **rules)
     assert again == left
     assert not any(second.dropped.values())

@@ -13,7 +13,7 @@ from a2d import __version__
 from a2d.__main__ import main
 from a2d.errors import UserError
 from a2d.interruptions import Interrupted
-from a2d.progress import log_file, logged
+from a2d.progress import log_file, log_to
 from a2d.runs.workers import Workers
 
 
@@ -196,7 +196,7 @@ class TestDefects:
     def test_of_a_run_are_in_its_log(self, count, a2d, monkeypatch, tmp_path):
         def run(*_):
             log = tmp_path / "run.log"
-            with logged(log_file(log)), Workers(count, log, print) as workers:
+            with log_to(log_file(log)), Workers(count, log, print) as workers:
                 workers.submit(broken, "deep inside").result()
 
         monkeypatch.setattr("a2d.runs.run.carry_out", run)

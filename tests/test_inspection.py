@@ -103,7 +103,7 @@ class TestCounts:
             "duplicates": 9,
             "near duplicates": None,
         }
-        assert inspection.kept == inspection.pairs - 45
+        assert inspection.remaining == inspection.pairs - 45
 
     def test_leakage(self, inspection):
         (leak,) = inspection.leaks
@@ -111,8 +111,8 @@ class TestCounts:
         assert [example.number for example in leak.examples] == [1, 2]
 
     def test_kept_by_file(self, inspection):
-        assert sum(inspection.kept_by_file) == inspection.kept
-        assert len(inspection.kept_by_file) == 2
+        assert sum(inspection.remaining_by_file) == inspection.remaining
+        assert len(inspection.remaining_by_file) == 2
 
     def test_examples_name_their_place(self, inspection):
         for name, finding in inspection.rules.items():
@@ -145,7 +145,7 @@ def test_agrees_with_cleaning(tmp_path, deduplicate, more):
     if deduplicate == "near":
         counts["duplicates"] = counts.pop("near duplicates")
     assert counts == report.dropped
-    assert inspection.kept == report.kept
+    assert inspection.remaining == report.remaining
 
 
 def test_files_that_a_training_refuses_are_shown(tmp_path):
@@ -176,7 +176,7 @@ class TestLeakage:
         kept = clean([Pair(*row) for row in data], **RULES)[0]
         whole = [pair for pair in read_corpus(str(tmp_path / "held.tsv")) if all(pair)]
         assert overlap(kept, whole) == 1
-        assert inspection.kept_by_file == [len(kept)]
+        assert inspection.remaining_by_file == [len(kept)]
 
     def test_faults_of_the_held_out_are_shown(self, tmp_path):
         held = "a\tb\n" * 3 + "one\ntwo\n"

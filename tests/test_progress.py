@@ -8,7 +8,7 @@ from rich.console import Console
 from transformers import TrainerState
 
 from a2d import progress
-from a2d.progress import Bars, Event, TrainingProgress, doing
+from a2d.progress import Bars, Event, TrainingProgress, show_activity
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ class TestWithoutATerminal:
 
     def test_what_is_done_is_said(self):
         console, file = shown()
-        with doing(console, "Reading the corpus…"):
+        with show_activity(console, "Reading the corpus…"):
             assert file.getvalue() == "Reading the corpus…\n"
 
 

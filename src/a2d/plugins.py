@@ -19,7 +19,7 @@ from a2d.files import digest
 
 GROUP = "a2d.plugins"
 
-_loaded: dict[Path, str] = {}
+_digests: dict[Path, str] = {}
 
 
 def load_plugins(paths: Sequence[str] = ()) -> dict[str, str]:
@@ -43,7 +43,9 @@ def load_plugins(paths: Sequence[str] = ()) -> dict[str, str]:
 def _load_installed() -> None:
     """Import the plugins of installed packages."""
     for entry in entry_points(group=GROUP):
-        with _named(f"the installed plugin {entry.name!r} ({entry.value})", "uninstall or correct"):
+        with _report_errors(
+            f"the installed plugin {entry.name!r} ({entry.value})", "uninstall or correct"
+        ):
             entry.load()
 
 
@@ -51,8 +53,8 @@ def _load(path: Path) -> str:
     if not path.is_file() or path.suffix != ".py":
         raise UserError(f"plugins: {path} is not a Python file: give the path of a .py file.")
     content = digest(path)
-    if path in _loaded:
-        if _loaded[path] != content:
+    if path in _digests:
+        if _digests[path] != content:
             raise UserError(
                 f"plugins: {path} has changed since it was imported: repeat the command."
             )
@@ -66,17 +68,17 @@ def _load(path: Path) -> str:
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # so that workers can unpickle objects of its classes
     try:
-        with _named(str(path), "correct"):
+        with _report_errors(str(path), "correct"):
             specification.loader.exec_module(module)
     except UserError:
         del sys.modules[name]
         raise
-    _loaded[path] = content
+    _digests[path] = content
     return content
 
 
 @contextmanager
-def _named(plugin: str, remedy: str) -> Iterator[None]:
+def _report_errors(plugin: str, remedy: str) -> Iterator[None]:
     """Turn an error of a plugin's code into a sentence that names the plugin."""
     try:
         yield

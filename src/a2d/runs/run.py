@@ -25,9 +25,9 @@ from a2d.progress import (
     Event,
     Report,
     WarningEvents,
-    doing,
     log_file,
-    logged,
+    log_to,
+    show_activity,
     silence_libraries,
 )
 from a2d.runs import report
@@ -226,7 +226,7 @@ def carry_out(
     for stage in run.stages:
         stage.check()
     require_space(folder, space_needed(run))
-    with _locked(folder), logged(log_file(folder / LOG)), run:
+    with _locked(folder), log_to(log_file(folder / LOG)), run:
         write_text(folder / RECIPE, yaml.safe_dump(run.recipe.model_dump(), sort_keys=False))
         run.corpus.save(folder)
         for warning in run.corpus.warnings:
@@ -235,7 +235,7 @@ def carry_out(
             if not stage.restored_when_needed:
                 run.restore(stage)
         _show_corpus(run)
-        with doing(console, "Preparing the vocabulary…"):
+        with show_activity(console, "Preparing the vocabulary…"):
             for kind in PREPARATION:
                 kind.carry_out(run)
         check(trained_models_of(run), run.inputs)
@@ -274,7 +274,10 @@ def read_corpus(recipe: Recipe, console: Console) -> Splits:
         UserError: a part is missing, malformed, or empty after cleaning.
     """
     events: list[Event] = []
-    with doing(console, "Reading the corpus…"), logged(WarningEvents("corpus", events.append)):
+    with (
+        show_activity(console, "Reading the corpus…"),
+        log_to(WarningEvents("corpus", events.append)),
+    ):
         splits = read_splits(recipe)
     return splits._replace(warnings=tuple(event.warning for event in events))
 

@@ -35,7 +35,7 @@ from a2d.files import write_text
 from a2d.models.loading import check_same_ids, count_parameters, load_model, new_model
 from a2d.models.students import check_start, student_of
 from a2d.models.tokenizer import load_tokenizer
-from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, logged
+from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, log_to
 from a2d.runs.settings import MethodEntry, Training
 from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
@@ -93,7 +93,7 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
     ]
     if model.uses_teacher and inputs.yardstick.exists():
         callbacks.append(LearningWatch(read_yardstick(inputs.yardstick)))
-    with logged(WarningEvents(model.name, report)), model.work(scratch=CHECKPOINTS) as folder:
+    with log_to(WarningEvents(model.name, report)), model.work(scratch=CHECKPOINTS) as folder:
         trainer = _new_trainer(model, inputs, folder / CHECKPOINTS, callbacks)
         try:
             trainer.train(resume_from_checkpoint=True)

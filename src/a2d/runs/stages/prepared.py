@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from a2d.models.teachers import prepare_teacher
-from a2d.progress import doing
+from a2d.progress import show_activity
 from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.corpus import Corpus
 
@@ -38,7 +38,7 @@ class PreparedTeacher(RunStage):
         teacher = run.recipe.teacher
         assert teacher.path is not None
         pairs = run.splits.learnable if teacher.trim else None
-        with doing(run.console, "Preparing the teacher…"), self.work() as folder:
+        with show_activity(run.console, "Preparing the teacher…"), self.work() as folder:
             before, after = prepare_teacher(
                 teacher.path, folder, teacher.languages, teacher.source_prefix, pairs
             )
