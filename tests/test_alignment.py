@@ -117,7 +117,9 @@ def test_a_missing_file_is_named(path):
 
 
 def refused(path):
-    with pytest.raises(UserError, match=r"alignment\.safetensors is no alignment written by a2d"):
+    with pytest.raises(
+        UserError, match=r"alignment\.safetensors is not an alignment written by a2d"
+    ):
         AttentionAlignment.load(path)
 
 

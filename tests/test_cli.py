@@ -261,7 +261,7 @@ class TestPlot:
         (tmp_path / "alignment.safetensors").write_bytes(b"x" * 100)
         code, _, err = a2d("plot", tmp_path)
         assert code == 2
-        assert "is no alignment written by a2d" in err
+        assert "is not an alignment written by a2d" in err
 
     def test_draws(self, a2d, tmp_path):
         from a2d.method.alignment import AttentionAlignment

@@ -84,7 +84,7 @@ class Transfer(nn.Module):
                 self.load_state_dict(load_file(folder / "transfer.safetensors"))
             except (OSError, SafetensorError, RuntimeError) as error:
                 raise UserError(
-                    f"{folder} is no checkpoint of this method: choose another output_dir, or "
+                    f"{folder} is not a checkpoint of this method: choose another output_dir, or "
                     "delete it."
                 ) from error
 

@@ -160,7 +160,7 @@ def _report_errors(folder: str | None) -> Iterator[None]:
         if folder is None or memory_is_full(error):
             raise
         raise UserError(
-            f"{folder} is no checkpoint of this training ({first_line(error)}): delete it and "
+            f"{folder} is not a checkpoint of this training ({first_line(error)}): delete it and "
             "repeat the command, which resumes from the checkpoint before it, or starts anew."
         ) from error
 
