@@ -118,7 +118,8 @@ class AttentionAlignment(nn.Module):
                 raise ValueError("a weight is not finite")
         except Exception as error:  # parsers raise various errors for damaged files
             raise UserError(
-                f"{path} is not an alignment written by a2d ({first_line(error)}): download it again."
+                f"{path} is not an alignment written by a2d ({first_line(error)}): download it "
+                "again."
             ) from error
         return alignment
 
