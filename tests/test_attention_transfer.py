@@ -49,7 +49,7 @@ def visibility(group, source, target):
 
 
 def case(group, source, target, student=(2, 1, 2, 2), teacher=(2, 2, 2, 1), seed=0):
-    """Random maps. Positions that must not matter have random values, also in the teacher's maps."""
+    """Random maps, with random values also at positions that must not matter."""
     torch.manual_seed(seed)
     student, teacher = Geometry(*student), Geometry(*teacher)
     source, target = torch.as_tensor(source), torch.as_tensor(target)

@@ -1,5 +1,4 @@
-"""Tuning for CPUs: fast dropout is unbiased and temporary, freed memory is reused, and oneDNN's cache
-is limited."""
+"""Tuning for CPUs: unbiased, temporary fast dropout; reused memory; a limited oneDNN cache."""
 
 import math
 import os
