@@ -93,7 +93,7 @@ def test_a_method_reads_the_teachers_cache(tmp_path, tokenizer, data, method):  
         assert other["cross"] == pytest.approx(one["cross"], rel=1e-2)
 
 
-def test_a_method_needs_a_teacher_and_is_found_by_name(tmp_path, tokenizer, data, method):  # noqa: F811
+def test_a_method_needs_a_teacher_and_is_named_in_configurations(tmp_path, tokenizer, data, method):  # noqa: F811
     with pytest.raises(UserError, match="method 'mean-maps' needs a teacher"):
         trainer(tmp_path, tokenizer, data, teacher=False, method=method.name)
     with pytest.raises(UserError, match="unknown method 'mean-map': did you mean 'mean-maps'"):
@@ -104,7 +104,7 @@ def test_a_method_needs_a_teacher_and_is_found_by_name(tmp_path, tokenizer, data
         register_method(method)
 
 
-def test_a_formula_trains_as_the_same_one_of_ours(tmp_path, tokenizer, data, formula):  # noqa: F811
+def test_a_copy_of_a_formula_trains_equally(tmp_path, tokenizer, data, formula):  # noqa: F811
     trained = [
         trainer(tmp_path, tokenizer, data, formula=name, logging_steps=1, optim="sgd")
         for name in ("paper", formula.name)
@@ -124,7 +124,7 @@ def test_a_formula_trains_as_the_same_one_of_ours(tmp_path, tokenizer, data, for
         assert not torch.equal(weight, fresh.weights[group])
 
 
-def test_a_formula_is_found_by_name(formula):
+def test_a_formula_is_named_in_configurations(formula):
     recipe = load_recipe("demo", ["methods=[{method: a2d, formula: naive-paper}]"])
     assert recipe.methods[0].formula == formula.name
     with pytest.raises(UserError, match="a formula 'naive-paper' exists already"):

@@ -51,9 +51,9 @@ def test_they_are_special_once_a_tokenizer_is_loaded_and_saved(kind, tmp_path):
     raw = ordinary(kind, tmp_path)
     before = raw(text_target=TEXTS)["input_ids"]
     assert all(TOKENS[kind] in text for text in decoded(raw)), "or else there is nothing to mend"
-    loaded = load_tokenizer(tmp_path, CODES[kind])
-    loaded.save_pretrained(tmp_path / "saved")
-    for tokenizer in (loaded, AutoTokenizer.from_pretrained(tmp_path / "saved")):
+    tokenizer_of_model = load_tokenizer(tmp_path, CODES[kind])
+    tokenizer_of_model.save_pretrained(tmp_path / "saved")
+    for tokenizer in (tokenizer_of_model, AutoTokenizer.from_pretrained(tmp_path / "saved")):
         assert tokenizer(text_target=TEXTS)["input_ids"] == before
         assert not any(TOKENS[kind] in text for text in decoded(tokenizer))
         assert decoded(tokenizer)[0].split() == TEXTS[0].split()

@@ -29,11 +29,11 @@ def load_fixture(name):
         return {key: torch.from_numpy(file[key]) for key in file.files if key != "config/json"}
 
 
-def assert_close(ours, reference, tolerance):
+def assert_close(value, reference, tolerance):
     """Equal in shape, and in value relative to the largest of the reference."""
-    ours, reference = torch.as_tensor(ours).detach().double(), torch.as_tensor(reference).double()
-    assert ours.shape == reference.shape
-    assert (ours - reference).abs().max() <= tolerance * reference.abs().max()
+    value, reference = torch.as_tensor(value).detach().double(), torch.as_tensor(reference).double()
+    assert value.shape == reference.shape
+    assert (value - reference).abs().max() <= tolerance * reference.abs().max()
 
 
 def marian(
