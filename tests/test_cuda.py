@@ -109,8 +109,8 @@ def test_token_losses(kind):
         assert_close(there, here, 1e-12)
 
 
-def test_a_cache_made_there_is_that_made_here(tmp_path):
-    found = []
+def test_a_cache_of_the_gpu_equals_that_of_the_cpu(tmp_path):
+    caches = []
     for device in DEVICES:
         network, folder = teacher(), tmp_path / device
         folder.mkdir()
@@ -128,8 +128,8 @@ def test_a_cache_made_there_is_that_made_here(tmp_path):
             *features.hidden["encoder"],
             *features.hidden["decoder"],
         ]
-        found.append(torch.cat([part.flatten().cpu() for part in parts]))
-    assert_close(found[1], found[0], 5e-3)
+        caches.append(torch.cat([part.flatten().cpu() for part in parts]))
+    assert_close(caches[1], caches[0], 5e-3)
 
 
 @pytest.mark.slow

@@ -38,8 +38,8 @@ class NaivePaper(Formula):
         allowed = keys.unsqueeze(1)
         predicted = student_maps.masked_fill(~allowed, -math.inf).log_softmax(-1)
         terms = torch.special.xlogy(teacher_maps, teacher_maps) - teacher_maps * predicted
-        counted = allowed & rows[:, None, :, None]
-        return terms.masked_fill(~counted, 0.0).sum() / teacher_maps.shape[1]
+        valid = allowed & rows[:, None, :, None]
+        return terms.masked_fill(~valid, 0.0).sum() / teacher_maps.shape[1]
 
 
 @pytest.fixture
@@ -79,9 +79,9 @@ def test_a_method_trains(tmp_path, tokenizer, data, method):  # noqa: F811
     (factor,) = distiller._unwrapped.transfer.parameters()
     assert factor != 1
     distiller.save_model(str(tmp_path / "model"))
-    loaded = MeanMaps(("encoder", "cross"))
-    loaded.load(tmp_path / "model")
-    assert loaded.factor == factor
+    copy = MeanMaps(("encoder", "cross"))
+    copy.load(tmp_path / "model")
+    assert copy.factor == factor
 
 
 def test_a_method_reads_the_teachers_cache(tmp_path, tokenizer, data, method):  # noqa: F811
@@ -119,9 +119,9 @@ def test_a_copy_of_a_formula_trains_equally(tmp_path, tokenizer, data, formula):
     )
     assert_close(naive, ours, 1e-5)
     alignment = trained[1].alignment
-    fresh = trainer(tmp_path, tokenizer, data, formula=formula.name).alignment
+    alignment = trainer(tmp_path, tokenizer, data, formula=formula.name).alignment
     for group, weight in alignment.weights.items():
-        assert not torch.equal(weight, fresh.weights[group])
+        assert not torch.equal(weight, alignment.weights[group])
 
 
 def test_a_formula_is_named_in_configurations(formula):
