@@ -118,13 +118,13 @@ def test_losses(student, variant, epoch, dtype):
 def test_gradients(student, variant, epoch, dtype):
     module, _ = measure(student, variant, epoch, dtype)
     prefix = f"{student}{VARIANTS[variant]}_ep{epoch}_grad_"
-    value = module.student.logits.grad
-    assert_close(value, array(f"{prefix}student_logits"), TOLERANCES[dtype])
+    gradient = module.student.logits.grad
+    assert_close(gradient, array(f"{prefix}student_logits"), TOLERANCES[dtype])
     for group, kind in KINDS.items():
-        value = module.student.stacked_gradient(group)
-        assert_close(value, array(f"{prefix}stacked_map_{kind}"), TOLERANCES[dtype])
-        value = module.alignment.weights[group].grad
-        assert_close(value, array(f"{prefix}aam_{kind}_weight").flatten(1), TOLERANCES[dtype])
+        gradient = module.student.stacked_gradient(group)
+        assert_close(gradient, array(f"{prefix}stacked_map_{kind}"), TOLERANCES[dtype])
+        gradient = module.alignment.weights[group].grad
+        assert_close(gradient, array(f"{prefix}aam_{kind}_weight").flatten(1), TOLERANCES[dtype])
 
 
 @both_students
@@ -132,23 +132,23 @@ def test_plain_cross_entropy(student):
     labels = batch(student)["labels"]
     for role in ("student", "teacher"):
         logits = array(f"{student}{role}_logits")[labels != IGNORE_INDEX]
-        value = functional.cross_entropy(logits, labels[labels != IGNORE_INDEX], reduction="sum")
-        value = value / labels.numel()
-        assert_close(value, array(f"{student}traw_ep1_nll_loss_{role}"), 1e-9)
+        loss = functional.cross_entropy(logits, labels[labels != IGNORE_INDEX], reduction="sum")
+        loss = loss / labels.numel()
+        assert_close(loss, array(f"{student}traw_ep1_nll_loss_{role}"), 1e-9)
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_term_weights(tmp_path, epoch):
     config = A2DConfig(str(tmp_path), alpha=ALPHA, beta=BETA, decay=DECAY, bf16=False)
-    value = {term.name: term.weight_in(epoch) for term in config.objective.terms}
-    assert value == pytest.approx(weights(epoch))
+    term_weights = {term.name: term.weight_in(epoch) for term in config.objective.terms}
+    assert term_weights == pytest.approx(weights(epoch))
 
 
 def test_authors_settings_but_for_attention_are_the_defaults_of_config(tmp_path):
     """Other weights of attention served better (docs/results.md)."""
-    value = A2DConfig(str(tmp_path), formula="official", bf16=False).objective
+    objective = A2DConfig(str(tmp_path), formula="official", bf16=False).objective
     authors = Objective("a2d", "official", ALPHA, 1.0, SMOOTHING)
-    assert value._replace(beta=authors.beta, decay=authors.decay) == authors
+    assert objective._replace(beta=authors.beta, decay=authors.decay) == authors
 
 
 def test_nothing_trains_the_mixture():
