@@ -85,7 +85,8 @@ class TrainingSettings:
             Validation batches are four times as large.
         gradient_accumulation_steps: batches per update.
         learning_rate: peak learning rate.
-        lr_scheduler_type: learning-rate schedule, one of `SCHEDULES`.
+        lr_scheduler_type: learning-rate schedule, by its name in transformers: `linear`, `cosine`,
+            `inverse_sqrt` or `constant_with_warmup`.
         warmup_steps: number of warm-up updates; a value below 1 is a share of all updates.
         weight_decay: weight decay of AdamW.
         label_smoothing_factor: label smoothing of the cross-entropy with the references.
