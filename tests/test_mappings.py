@@ -453,10 +453,10 @@ def test_parameters_are_saved(method, groups, names, tmp_path):
 def test_a_file_of_other_models_is_refused(method, tmp_path):
     METHODS[method](Geometry(2, 2, 2, 2), Geometry(2, 2, 2, 2), groups=GROUPS).save(tmp_path)
     other = METHODS[method](Geometry(2, 2, 2, 2), Geometry(2, 2, 2, 2), groups=("encoder",))
-    with pytest.raises(UserError, match="no checkpoint of this method"):
+    with pytest.raises(UserError, match="not a checkpoint of this method"):
         other.load(tmp_path)
     (tmp_path / "transfer.safetensors").unlink()
-    with pytest.raises(UserError, match="no checkpoint of this method"):
+    with pytest.raises(UserError, match="not a checkpoint of this method"):
         other.load(tmp_path)
 
 
