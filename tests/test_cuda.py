@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from test_attention_transfer import FLAGS
-from test_teacher_cache import corpus, padded, teacher
+from test_teacher_cache import corpus, padded_batch, teacher
 from test_trainer import PAIRS, model
 from toys import assert_close, batch, marian
 
@@ -115,7 +115,10 @@ def test_a_cache_of_the_gpu_equals_that_of_the_cpu(tmp_path):
         network, folder = teacher(), tmp_path / device
         folder.mkdir()
         build(folder, network.to(device), corpus(), 12, lambda done: None, states=True)
-        cache, inputs = TeacherCache(folder, corpus(), network), moved(padded([0, 3, 2]), device)
+        cache, inputs = (
+            TeacherCache(folder, corpus(), network),
+            moved(padded_batch([0, 3, 2]), device),
+        )
         tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORE_INDEX)
         signals = cache.unpack(moved(cache.read([0, 3, 2], states=True), device), *tokens)
         features = signals.features

@@ -132,7 +132,7 @@ MORE = {"drop_copies": True, "consistent": True, "min_letters": 0.7}
 
 @pytest.mark.parametrize("deduplicate", [False, True, "near"])
 @pytest.mark.parametrize(
-    "more", [{}, {"drop_copies": True, "consistent": True, "min_letters": 0.7}]
+    "extra", [{}, {"drop_copies": True, "consistent": True, "min_letters": 0.7}]
 )
 def test_agrees_with_cleaning(tmp_path, deduplicate, extra):
     pairs = read_corpus("builtin:de-dsb/train")[:800]
