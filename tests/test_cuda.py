@@ -1,4 +1,4 @@
-"""On a graphics card everything says what it says on a processor. Skipped where there is none."""
+"""On a graphics card everything says what it says on a processor. Skipped where on_gpu is none."""
 
 import copy
 
@@ -61,9 +61,9 @@ def terms_and_gradients(method, formula, device, sizes):
     [(name, "geometric") for name in METHODS if name != "a2d"] + [("a2d", f) for f in FORMULAS],
 )
 def test_terms_and_gradients_are_the_processors(method, formula, sizes):
-    here, there = (terms_and_gradients(method, formula, device, sizes) for device in DEVICES)
-    assert_close(there[0], here[0], 1e-4)
-    assert_close(there[1], here[1], 1e-4)
+    on_cpu, on_gpu = (terms_and_gradients(method, formula, device, sizes) for device in DEVICES)
+    assert_close(on_gpu[0], on_cpu[0], 1e-4)
+    assert_close(on_gpu[1], on_cpu[1], 1e-4)
 
 
 @pytest.mark.parametrize("formula", FLAGS)
@@ -75,16 +75,16 @@ def test_attention_transfer_in_many_blocks(formula, monkeypatch):
     weight = weight.softmax(-1) if formula == "combined" else weight
     source, target = (torch.rand(5, n) < 0.8 for n in (7, 9))
     source[:, 0] = target[:, 0] = True
-    found = []
+    results = []
     for device in DEVICES:
-        own, w = (t.to(device).requires_grad_() for t in (maps.detach(), weight.detach()))
+        leaf, w = (t.to(device).requires_grad_() for t in (maps.detach(), weight.detach()))
         masks = group_masks(source.to(device), target.to(device))["cross"]
-        models = StackedMaps(own), StackedMaps(wise.to(device))
+        models = StackedMaps(leaf), StackedMaps(wise.to(device))
         value = attention_transfer(*models, *masks, weight=w, **FLAGS[formula])
         value.backward()
-        found.append((value.cpu(), own.grad.cpu(), w.grad.cpu()))
-    for here, there in zip(*found, strict=True):
-        assert_close(there, here, 1e-12)
+        results.append((value.cpu(), leaf.grad.cpu(), w.grad.cpu()))
+    for on_cpu, on_gpu in zip(*results, strict=True):
+        assert_close(on_gpu, on_cpu, 1e-12)
 
 
 @pytest.mark.parametrize("kind", ["none", "whole", "top"])
@@ -92,21 +92,27 @@ def test_token_losses(kind):
     torch.manual_seed(0)
     hidden, weight = torch.randn(40, 6).double(), torch.randn(11, 6).double()
     wise, targets = torch.randn(40, 11).double(), torch.randint(0, 11, (40,))
-    found = []
+    results = []
     for device in DEVICES:
-        own, w = (t.to(device).requires_grad_() for t in (hidden.detach(), weight.detach()))
-        told = None
+        leaf, w = (t.to(device).requires_grad_() for t in (hidden.detach(), weight.detach()))
+        teacher_tokens = None
         if kind == "whole":
-            told = Prediction(wise.to(device), torch.eye(11, device=device).double(), None)
+            teacher_tokens = Prediction(
+                wise.to(device), torch.eye(11, device=device).double(), None
+            )
         elif kind == "top":
-            told = TopTokens(*reversed(wise.to(device).log_softmax(-1).topk(4)))
+            teacher_tokens = TopTokens(*reversed(wise.to(device).log_softmax(-1).topk(4)))
         losses = token_losses(
-            Prediction(own, w, None), targets.to(device), told, temperature=2.0, label_smoothing=0.1
+            Prediction(leaf, w, None),
+            targets.to(device),
+            teacher_tokens,
+            temperature=2.0,
+            label_smoothing=0.1,
         )
         losses.tokens.backward()
-        found.append((torch.stack(losses).cpu(), own.grad.cpu(), w.grad.cpu()))
-    for here, there in zip(*found, strict=True):
-        assert_close(there, here, 1e-12)
+        results.append((torch.stack(losses).cpu(), leaf.grad.cpu(), w.grad.cpu()))
+    for on_cpu, on_gpu in zip(*results, strict=True):
+        assert_close(on_gpu, on_cpu, 1e-12)
 
 
 def test_a_cache_of_the_gpu_equals_that_of_the_cpu(tmp_path):
@@ -168,7 +174,7 @@ def test_every_method_trains(tmp_path, method, bf16, workers):
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-def test_translations_are_the_processors(beams):
+def test_translations_equal_those_of_the_cpu(beams):
     texts = [text for pair in PAIRS for text in pair]
     tokenizer = train_tokenizer(texts, 400)
     network = model(tokenizer)
@@ -176,10 +182,10 @@ def test_translations_are_the_processors(beams):
         for parameter in network.parameters():
             if parameter.dim() == 2:
                 parameter.mul_(4)  # what it says depends on what it reads
-    found = [
+    results = [
         translate(copy.deepcopy(network).to(device), tokenizer, texts[:24], beams=beams)
         for device in DEVICES
     ]
-    same = sum(here == there for here, there in zip(*found, strict=True))
+    same = sum(on_cpu == on_gpu for on_cpu, on_gpu in zip(*results, strict=True))
     assert same >= 22  # near ties may end otherwise
-    assert len(set(found[1])) > 12
+    assert len(set(results[1])) > 12
