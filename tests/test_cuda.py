@@ -1,4 +1,4 @@
-"""On a graphics card everything says what it says on a processor. Skipped where on_gpu is none."""
+"""Results on GPU equal those on CPU. Skipped without a GPU."""
 
 import copy
 
