@@ -109,19 +109,19 @@ def test_a_copy_of_a_formula_trains_equally(tmp_path, tokenizer, data, formula):
         trainer(tmp_path, tokenizer, data, formula=name, logging_steps=1, optim="sgd")
         for name in ("paper", formula.name)
     ]
-    ours, naive = (logs(distiller) for distiller in trained)
-    for one, other in zip(ours, naive, strict=True):
+    paper_logs, naive_logs = (logs(distiller) for distiller in trained)
+    for one, other in zip(paper_logs, naive_logs, strict=True):
         for term in ("ce", "kd", "encoder", "decoder", "cross"):
             assert other[term] == pytest.approx(one[term], rel=1e-4)
-    ours, naive = (
+    paper, naive = (
         torch.cat([parameter.detach().flatten() for parameter in distiller.model.parameters()])
         for distiller in trained
     )
-    assert_close(naive, ours, 1e-5)
+    assert_close(naive, paper, 1e-5)
     alignment = trained[1].alignment
-    alignment = trainer(tmp_path, tokenizer, data, formula=formula.name).alignment
+    untrained = trainer(tmp_path, tokenizer, data, formula=formula.name).alignment
     for group, weight in alignment.weights.items():
-        assert not torch.equal(weight, alignment.weights[group])
+        assert not torch.equal(weight, untrained.weights[group])
 
 
 def test_a_formula_is_named_in_configurations(formula):
