@@ -84,14 +84,14 @@ def case(student, teacher, source, target, sharpness=1, seed=0):
 
 
 def features(geometry, width, source, target, sharpness):
-    """As a model of this geometry and width might show; positions are (queries, keys)."""
+    """Random features of a model with this geometry and width."""
     sizes = {"encoder": (source, source), "decoder": (target, target), "cross": (target, source)}
     maps, values = {}, {}
     for group, (queries, keys) in sizes.items():
-        seen = visible(group, source, target)[:, None]
+        is_visible = visible(group, source, target)[:, None]
         shape = len(source), geometry.channels(group), queries.shape[1], keys.shape[1]
         scores = sharpness * torch.randn(shape, dtype=torch.float64)
-        maps[group] = scores.masked_fill(~seen, -1e300).softmax(-1)
+        maps[group] = scores.masked_fill(~is_visible, -1e300).softmax(-1)
         heads = geometry.heads(group)
         shape = len(source), heads, keys.shape[1], width // heads
         values[group] = torch.randn(shape, dtype=torch.float64)
@@ -109,15 +109,15 @@ def visible(group, source, target):
     """(B, Q, K) from the naive rule; False at rows of padding."""
     queries = source if group == "encoder" else target
     keys = target if group == "decoder" else source
-    seen = torch.zeros(len(source), queries.shape[1], keys.shape[1], dtype=torch.bool)
+    is_visible = torch.zeros(len(source), queries.shape[1], keys.shape[1], dtype=torch.bool)
     for b in range(len(source)):
         for q, at in naive.visible(group, source[b].tolist(), target[b].tolist()).items():
-            seen[b, q, at] = True
-    return seen
+            is_visible[b, q, at] = True
+    return is_visible
 
 
 def matters(c):
-    """A model's features' shapes with True where the loss may look, broadcastable to them."""
+    """Masks of features, broadcastable to them: True at positions that may influence the loss."""
     tokens = {"encoder": c.source, "decoder": c.target, "cross": c.source}
     return Features(
         {group: visible(group, c.source, c.target)[:, None] for group in GROUPS},
@@ -127,20 +127,23 @@ def matters(c):
 
 
 def refilled(c):
-    """The same case with new garbage in all positions that must not matter."""
+    """The same case with new random values at all positions that must not matter."""
 
-    def renewed(tensor, kept, largest):
+    def refill(tensor, matters_at, largest):
         noise = torch.rand_like(tensor)
         chance = torch.rand_like(tensor)
         noise = noise.masked_fill(chance < 0.2, 0.0).masked_fill(chance > 0.8, 1.0)
-        return torch.where(kept, tensor.detach(), largest * noise)
+        return torch.where(matters_at, tensor.detach(), largest * noise)
 
-    kept = matters(c)
+    matters_at = matters(c)
     models = [
         Features(
-            {g: renewed(m, kept.maps[g], 1) for g, m in model.maps.items()},
-            {g: renewed(v, kept.values[g], 1000) for g, v in model.values.items()},
-            {s: [renewed(h, kept.hidden[s], 1000) for h in hs] for s, hs in model.hidden.items()},
+            {g: refill(m, matters_at.maps[g], 1) for g, m in model.maps.items()},
+            {g: refill(v, matters_at.values[g], 1000) for g, v in model.values.items()},
+            {
+                s: [refill(h, matters_at.hidden[s], 1000) for h in hs]
+                for s, hs in model.hidden.items()
+            },
         )
         for model in (c.student, c.teacher)
     ]
@@ -187,18 +190,20 @@ def cast(features, dtype):
     )
 
 
-def close(ours, reference, tolerance=1e-10):
-    """Relative to the largest of the reference where that is above 1."""
-    ours, reference = (torch.as_tensor(t, dtype=torch.float64).detach() for t in (ours, reference))
-    assert ours.shape == reference.shape
+def close(value, reference, tolerance=1e-10):
+    """Compare values, relative to the largest reference value if that exceeds 1."""
+    value, reference = (
+        torch.as_tensor(t, dtype=torch.float64).detach() for t in (value, reference)
+    )
+    assert value.shape == reference.shape
     scale = max(1.0, reference.abs().max().item())
-    return (ours - reference).abs().max() <= tolerance * scale
+    return (value - reference).abs().max() <= tolerance * scale
 
 
-def agree(loss, twin, inputs, tolerance=1e-10, slopes=1e-6):
-    """Whether `loss` is twin(*inputs), as lists, and its gradients are the twin's slopes.
+def agree(loss, twin, inputs, tolerance=1e-10, gradient_tolerance=1e-6):
+    """Check that `loss` and its gradients equal those of twin(*inputs), with inputs as lists.
 
-    Slopes are central differences along a random direction in each of the inputs.
+    The twin's gradients are central differences along a random direction in each input.
     """
     lists = [tensor.tolist() for tensor in inputs]
     if not close(loss, twin(*lists), tolerance):
@@ -209,39 +214,45 @@ def agree(loss, twin, inputs, tolerance=1e-10, slopes=1e-6):
         step = 1e-5
         ends = []
         for sign in (1, -1):
-            moved = (tensor.detach() + sign * step * direction).tolist()
-            ends.append(twin(*lists[:index], moved, *lists[index + 1 :]))
-        if not close((gradient * direction).sum(), (ends[0] - ends[1]) / (2 * step), slopes):
+            shifted = (tensor.detach() + sign * step * direction).tolist()
+            ends.append(twin(*lists[:index], shifted, *lists[index + 1 :]))
+        if not close(
+            (gradient * direction).sum(), (ends[0] - ends[1]) / (2 * step), gradient_tolerance
+        ):
             return False
     return True
 
 
-# What naive twins are made of
+# Parts of naive twins
 
 
 def dot(weights, values):
     return sum(weight * value for weight, value in zip(weights, values, strict=True))
 
 
-def kl(wanted, scores):
-    """Of the distribution `wanted` from softmax(scores)."""
+def kl(target, scores):
+    """KL divergence between the distribution `target` and softmax(scores)."""
     logs = naive.log_softmax(scores) if scores else []
-    return sum(p * (math.log(p) - log) for p, log in zip(wanted, logs, strict=True) if p > 0)
+    return sum(p * (math.log(p) - log) for p, log in zip(target, logs, strict=True) if p > 0)
 
 
-def squares(ours, theirs):
-    return sum((one - other) ** 2 for one, other in zip(ours, theirs, strict=True))
+def squares(one_vector, other_vector):
+    return sum((one - other) ** 2 for one, other in zip(one_vector, other_vector, strict=True))
 
 
 def distance_of_hidden(c, stack, mapping, projection, hidden):
     tokens = {"encoder": c.source, "decoder": c.target}[stack].tolist()
     total = 0.0
-    for ours, layer in zip(hidden, mapping, strict=True):
-        theirs = c.teacher.hidden[stack][layer].tolist()
+    for states, layer in zip(hidden, mapping, strict=True):
+        teacher_states = c.teacher.hidden[stack][layer].tolist()
         for b in range(len(tokens)):
             for n in naive.positions(tokens[b]):
-                projected = [dot(row, ours[b][n]) for row in projection]
-                total += squares(projected, theirs[b][n]) / len(projected) / len(mapping)
+                projection_of_state = [dot(row, states[b][n]) for row in projection]
+                total += (
+                    squares(projection_of_state, teacher_states[b][n])
+                    / len(projection_of_state)
+                    / len(mapping)
+                )
     return total
 
 

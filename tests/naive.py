@@ -1,4 +1,4 @@
-"""The objective's terms once more, naively: plain loops over float64, positions picked by `if`."""
+"""Naive implementations of the objective's terms: plain loops over lists of floats."""
 
 import math
 
@@ -10,7 +10,7 @@ def log_softmax(scores):
 
 
 def cross_entropy(logits, targets, smoothing):
-    """fairseq's label smoothing: the mass goes to the V-1 other tokens."""
+    """Cross-entropy with fairseq's label smoothing, over the V-1 other tokens."""
     loss = 0.0
     for row, target in zip(logits, targets, strict=True):
         for token, log in enumerate(log_softmax(row)):
@@ -21,16 +21,16 @@ def cross_entropy(logits, targets, smoothing):
 
 def word_level_kd(student, teacher, temperature):
     loss = 0.0
-    for ours, theirs in zip(student, teacher, strict=True):
-        predicted = log_softmax([logit / temperature for logit in ours])
-        wanted = log_softmax([logit / temperature for logit in theirs])
-        for p, t in zip(predicted, wanted, strict=True):
+    for student_row, teacher_row in zip(student, teacher, strict=True):
+        predicted = log_softmax([logit / temperature for logit in student_row])
+        target = log_softmax([logit / temperature for logit in teacher_row])
+        for p, t in zip(predicted, target, strict=True):
             loss -= temperature**2 * math.exp(t) * p
     return loss
 
 
 def visible(group, source, target):
-    """For one sentence: the query positions that count, each with the keys that it may see."""
+    """Return valid query position → keys that it may attend to, for one sentence."""
     if group == "encoder":
         return {q: [k for k in range(len(source)) if source[k]] for q in positions(source)}
     if group == "cross":
@@ -57,15 +57,15 @@ def attention_transfer(group, weight, maps, teacher, source, target):
                     sum(weight[t][c] * maps[b][c][q][k] for c in range(len(weight[t])))
                     for k in keys
                 ]
-                wanted = [teacher[b][t][q][k] for k in keys]
+                row_of_teacher = [teacher[b][t][q][k] for k in keys]
                 logs = log_softmax(scores) if keys else []
-                for k, p, log in zip(keys, wanted, logs, strict=True):
+                for k, p, log in zip(keys, row_of_teacher, logs, strict=True):
                     if p > 0:
                         value += p * (math.log(p) - log) / len(weight)
-                    slope = (sum(wanted) * math.exp(log) - p) / len(weight)
+                    gradient = (sum(row_of_teacher) * math.exp(log) - p) / len(weight)
                     for c in range(len(weight[t])):
-                        add(weight_gradient, (t, c), slope * maps[b][c][q][k])
-                        add(maps_gradient, (b, c, q, k), slope * weight[t][c])
+                        add(weight_gradient, (t, c), gradient * maps[b][c][q][k])
+                        add(maps_gradient, (b, c, q, k), gradient * weight[t][c])
     return value, weight_gradient, maps_gradient
 
 

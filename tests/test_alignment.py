@@ -76,17 +76,17 @@ def test_trains_three_weights_and_nothing_else(alignment):
     assert all(parameter.requires_grad for parameter in parameters.values())
 
 
-def test_saved_and_loaded(alignment, path):
+def test_save_and_load(alignment, path):
     alignment.save(path)
-    loaded = AttentionAlignment.load(path)
-    assert (loaded.student, loaded.teacher) == (STUDENT, TEACHER)
+    copy = AttentionAlignment.load(path)
+    assert (copy.student, copy.teacher) == (STUDENT, TEACHER)
     for group in GROUPS:
-        assert torch.equal(loaded.weights[group], alignment.weights[group])
-        assert loaded.weights[group].requires_grad
+        assert torch.equal(copy.weights[group], alignment.weights[group])
+        assert copy.weights[group].requires_grad
 
 
 def test_files_with_convolutions_are_read(alignment, path):
-    """As they were written while the weights were those of 1×1 convolutions."""
+    """Files of earlier versions hold the weights of 1×1 convolutions."""
     alignment.save(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
@@ -95,8 +95,8 @@ def test_files_with_convolutions_are_read(alignment, path):
         for group in GROUPS
     }
     save_file(weights, path, metadata=metadata)
-    loaded = AttentionAlignment.load(path)
-    assert all(torch.equal(loaded.weights[g], alignment.weights[g]) for g in GROUPS)
+    copy = AttentionAlignment.load(path)
+    assert all(torch.equal(copy.weights[g], alignment.weights[g]) for g in GROUPS)
     nested = torch.nn.ModuleDict({"alignment": AttentionAlignment(STUDENT, TEACHER)})
     nested.load_state_dict({f"alignment.{name}": weight for name, weight in weights.items()})
     assert torch.equal(nested["alignment"].weights["cross"], alignment.weights["cross"])
@@ -106,18 +106,20 @@ def test_saving_twice_keeps_the_newer(alignment, path):
     alignment.save(path)
     newer = AttentionAlignment(TEACHER, STUDENT)
     newer.save(path)
-    loaded = AttentionAlignment.load(path)
-    assert loaded.student == TEACHER
-    assert torch.equal(loaded.weights["cross"], newer.weights["cross"])
+    copy = AttentionAlignment.load(path)
+    assert copy.student == TEACHER
+    assert torch.equal(copy.weights["cross"], newer.weights["cross"])
 
 
-def test_a_missing_file_is_named(path):
+def test_a_missing_file_is_refused(path):
     with pytest.raises(UserError, match=r"alignment\.safetensors does not exist"):
         AttentionAlignment.load(path)
 
 
 def refused(path):
-    with pytest.raises(UserError, match=r"alignment\.safetensors is no alignment written by a2d"):
+    with pytest.raises(
+        UserError, match=r"alignment\.safetensors is not an alignment written by a2d"
+    ):
         AttentionAlignment.load(path)
 
 
@@ -139,7 +141,7 @@ def geometry(**changes):
     return STUDENT._asdict() | changes
 
 
-def both(teacher):
+def model_geometries(teacher):
     return {"geometries": json.dumps({"student": geometry(), "teacher": teacher})}
 
 
@@ -149,11 +151,11 @@ def both(teacher):
         None,
         {"geometries": "{"},
         {"geometries": json.dumps({"student": geometry()})},
-        both([1, 2, 3, 4]),
-        both(geometry(layers=3)),
-        both(geometry(encoder_heads="two")),
-        both(geometry(encoder_heads=-1)),
-        both(geometry()),  # other shapes than the weights
+        model_geometries([1, 2, 3, 4]),
+        model_geometries(geometry(layers=3)),
+        model_geometries(geometry(encoder_heads="two")),
+        model_geometries(geometry(encoder_heads=-1)),
+        model_geometries(geometry()),  # other shapes than the weights
     ],
     ids=["none", "bad-json", "half", "list", "unknown-key", "text", "negative", "shapes"],
 )
@@ -163,7 +165,7 @@ def test_wrong_metadata_are_refused(alignment, path, metadata):
 
 
 def test_wrong_weights_are_refused(alignment, path):
-    metadata, weights = both(TEACHER._asdict()), alignment.state_dict()
+    metadata, weights = model_geometries(TEACHER._asdict()), alignment.state_dict()
     save_file(weights, path, metadata=metadata)
     AttentionAlignment.load(path)
     for wrong in (

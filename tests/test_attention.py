@@ -1,4 +1,4 @@
-"""Captured maps equal those of the library's `eager` attention, and nothing else changes."""
+"""Captured maps equal those of transformers' `eager` attention, and nothing else changes."""
 
 from typing import NamedTuple
 
@@ -92,8 +92,8 @@ def test_maps_and_logits_equal_eager(case):
         assert maps[group].shape[1] == layers * heads
         for layer in range(layers):
             for head in range(heads):
-                ours = maps[group][:, layer * heads + head]
-                assert (ours - attentions[layer][:, head]).abs().max() <= 1e-12
+                channel = maps[group][:, layer * heads + head]
+                assert (channel - attentions[layer][:, head]).abs().max() <= 1e-12
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -111,39 +111,39 @@ def test_rows_are_distributions_over_visible_keys(left):
 
 
 def outputs_of(modules):
-    """A list to which the modules' outputs will be added, call by call."""
-    seen = []
+    """Return a list to which hooks add the modules' outputs, call by call."""
+    outputs = []
     for module in modules:
         module.register_forward_hook(
-            lambda _module, _inputs, out: seen.append(out[0] if isinstance(out, tuple) else out)
+            lambda _module, _inputs, out: outputs.append(out[0] if isinstance(out, tuple) else out)
         )
-    return seen
+    return outputs
 
 
-def test_values_are_the_last_layers():
+def test_values_are_those_of_the_last_layers():
     model = marian(2, 3, 2, 3)
     enable_capture(model)
     encoder, decoder = model.model.encoder.layers[-1], model.model.decoder.layers[-1]
     attentions = (encoder.self_attn, decoder.self_attn, decoder.encoder_attn)
-    projected = outputs_of(attention.v_proj for attention in attentions)
+    projections = outputs_of(attention.v_proj for attention in attentions)
     _, features = model_signals(model, example(), Needs())
-    for group, heads, wanted in zip(GROUPS, (2, 3, 3), projected, strict=True):
+    for group, heads, projection in zip(GROUPS, (2, 3, 3), projections, strict=True):
         values = features.values[group]
         assert values.shape[1] == heads
-        assert torch.equal(values.transpose(1, 2).flatten(2), wanted)
+        assert torch.equal(values.transpose(1, 2).flatten(2), projection)
 
 
-def test_hidden_states_are_every_layers_output_where_asked_for():
+def test_hidden_states_are_the_outputs_of_all_layers():
     model = marian(2, 3)
     enable_capture(model)
     stacks = {"encoder": model.model.encoder.layers, "decoder": model.model.decoder.layers}
     outputs = {name: outputs_of(layers) for name, layers in stacks.items()}
     _, features = capture_attention(model, feed(model, example()), hidden_states=True)
     assert features.hidden.keys() == outputs.keys()
-    for name, wanted in outputs.items():
-        assert len(wanted) == len(stacks[name])
-        for ours, theirs in zip(features.hidden[name], wanted, strict=True):
-            assert torch.equal(ours, theirs)
+    for name, layer_outputs in outputs.items():
+        assert len(layer_outputs) == len(stacks[name])
+        for states, output in zip(features.hidden[name], layer_outputs, strict=True):
+            assert torch.equal(states, output)
     _, features = capture_attention(model, feed(model, example()))
     assert features.hidden == {}
 
@@ -158,21 +158,24 @@ def test_gradients_through_maps_equal_those_through_eager():
 
     reference = marian(2, 2, 2, 3)
     output = eager(reference, inputs)
-    wanted = gradients(
+    expected = gradients(
         reference, [torch.cat(getattr(output, FIELDS[group]), dim=1) for group in GROUPS]
     )
     model = marian(2, 2, 2, 3)
     _, maps = captured(model, inputs)
-    ours = gradients(model, [maps[group] for group in GROUPS])
+    captured_gradients = gradients(model, [maps[group] for group in GROUPS])
 
-    assert ours.keys() == wanted.keys()
-    assert any(name.endswith("q_proj.weight") and g.abs().max() > 0 for name, g in ours.items())
-    largest = max(gradient.abs().max() for gradient in wanted.values())
-    for name, gradient in wanted.items():
-        assert (ours[name] - gradient).abs().max() <= 1e-5 * largest, name
+    assert captured_gradients.keys() == expected.keys()
+    assert any(
+        name.endswith("q_proj.weight") and g.abs().max() > 0
+        for name, g in captured_gradients.items()
+    )
+    largest = max(gradient.abs().max() for gradient in expected.values())
+    for name, gradient in expected.items():
+        assert (captured_gradients[name] - gradient).abs().max() <= 1e-5 * largest, name
 
 
-def test_maps_are_taken_before_dropout():
+def test_maps_are_captured_before_dropout():
     inputs = example()
     model = marian(attention_dropout=0.5)
     _, undisturbed = captured(model, inputs)
@@ -190,7 +193,7 @@ def test_maps_are_taken_before_dropout():
 
 @pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_plain_path_equals_sdpa(left, dtype):
+def test_without_capture_logits_equal_sdpa(left, dtype):
     inputs = batch([4, 6, 2], [5, 2, 4], left=left)
     model = marian().to(dtype)
     model.set_attn_implementation("sdpa")
@@ -204,8 +207,8 @@ def test_plain_path_equals_sdpa(left, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_mask_of_truth_values_is_obeyed(dtype):
-    """A caller's own: transformers hands masks of four dimensions on as they are."""
+def test_boolean_masks(dtype):
+    """A caller may pass one: transformers does not change masks of four dimensions."""
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 2, 4, 5, 8, dtype=dtype).unbind()
     mask = torch.rand(2, 1, 5, 5) < 0.5
@@ -266,12 +269,12 @@ def test_layers_called_again_in_the_backward_pass_are_not_captured():
     model.gradient_checkpointing_enable()
     capture = AttentionCapture(stacked=True)
     output = model(**feed(model, example()), attention_capture=capture)
-    before = capture.finish(model.config)
+    first = capture.finish(model.config)
     output.logits.sum().backward()
-    again = capture.finish(model.config)
+    second = capture.finish(model.config)
     for group in GROUPS:
-        assert torch.equal(before.maps[group].stacked(), again.maps[group].stacked())
-        assert before.values[group] is again.values[group]
+        assert torch.equal(first.maps[group].stacked(), second.maps[group].stacked())
+        assert first.values[group] is second.values[group]
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable.:FutureWarning")
@@ -283,15 +286,15 @@ def test_reentrant_checkpointing_is_refused():
 
 
 def test_captures_do_not_mix():
-    inputs, others = example(), batch([3, 3], [2, 4], seed=5)
+    inputs, other_inputs = example(), batch([3, 3], [2, 4], seed=5)
     model = marian()
     _, first = captured(model, inputs)
-    captured(model, others)
-    _, again = captured(model, inputs)
-    assert all(torch.equal(first[group], again[group]) for group in GROUPS)
+    captured(model, other_inputs)
+    _, second = captured(model, inputs)
+    assert all(torch.equal(first[group], second[group]) for group in GROUPS)
 
 
-def test_an_unverified_family_is_refused_by_name():
+def test_an_unsupported_family_is_refused():
     config = MvpConfig(
         vocab_size=11,
         d_model=8,

@@ -1,4 +1,4 @@
-"""The losses' own arithmetic: against naive twins, under padding, at the edges of precision."""
+"""Losses on attention maps: against naive twins, with padding, in half precision."""
 
 import math
 from typing import NamedTuple
@@ -21,13 +21,13 @@ from a2d.method.maps import Block, RecomputedMaps, StackedMaps, additive_mask
 from a2d.training.distillation import group_masks
 
 FLAGS = {"paper": {}, "geometric": {"log_maps": True}, "combined": {"log_combined": True}}
-"""Formula → its way of taking logarithms."""
+"""Formula → arguments of the loss for its logarithms."""
 
 every_group = pytest.mark.parametrize("group", GROUPS)
 
 
 class Case(NamedTuple):
-    """One batch: maps of a group, and which positions are tokens."""
+    """A batch: maps of a group, and masks of tokens."""
 
     group: str
     alignment: AttentionAlignment
@@ -41,27 +41,27 @@ def visibility(group, source, target):
     """(B, Q, K) from the naive rule; False at rows of padding."""
     queries = source if group == "encoder" else target
     keys = target if group == "decoder" else source
-    seen = torch.zeros(len(source), queries.shape[1], keys.shape[1], dtype=torch.bool)
+    visible_keys = torch.zeros(len(source), queries.shape[1], keys.shape[1], dtype=torch.bool)
     for b in range(len(source)):
         for q, visible in naive.visible(group, source[b].tolist(), target[b].tolist()).items():
-            seen[b, q, visible] = True
-    return seen
+            visible_keys[b, q, visible] = True
+    return visible_keys
 
 
 def case(group, source, target, student=(2, 1, 2, 2), teacher=(2, 2, 2, 1), seed=0):
-    """Random maps. Positions that must not matter hold garbage, in the teacher's maps too."""
+    """Random maps, with random values also at positions that must not matter."""
     torch.manual_seed(seed)
     student, teacher = Geometry(*student), Geometry(*teacher)
     source, target = torch.as_tensor(source), torch.as_tensor(target)
-    seen = visibility(group, source, target)[:, None]
-    batch, _, queries, keys = seen.shape
+    visible_keys = visibility(group, source, target)[:, None]
+    batch, _, queries, keys = visible_keys.shape
     alignment = AttentionAlignment(student, teacher).double()
     for weight in alignment.parameters():
         weight.data.mul_(3)
     maps = torch.rand(batch, student.channels(group), queries, keys, dtype=torch.float64)
     scores = 3 * torch.randn(batch, teacher.channels(group), queries, keys, dtype=torch.float64)
-    rows = scores.masked_fill(~seen, -1e300).softmax(-1)
-    maps_of_teacher = torch.where(seen, rows, torch.rand_like(rows))
+    rows = scores.masked_fill(~visible_keys, -1e300).softmax(-1)
+    maps_of_teacher = torch.where(visible_keys, rows, torch.rand_like(rows))
     return Case(group, alignment, maps, maps_of_teacher, source, target)
 
 
@@ -99,7 +99,7 @@ def example(group):
 
 
 def transfer(c: Case, intermediate=None):
-    """The loss through the alignment, or of intermediate maps made elsewhere."""
+    """The loss of maps combined by the alignment, or of given intermediate maps."""
     maps, weight = c.maps, c.alignment.weights[c.group]
     if intermediate is not None:
         maps, weight = intermediate, None
@@ -116,16 +116,16 @@ def dense(entries, like):
     return gradient
 
 
-def close(ours, reference):
+def close(value, reference):
     """To 1e-10, relative to the largest value where that is above 1."""
     reference = torch.as_tensor(reference, dtype=torch.float64)
-    return (ours.detach() - reference).abs().max() <= 1e-10 * max(1.0, reference.abs().max())
+    return (value.detach() - reference).abs().max() <= 1e-10 * max(1.0, reference.abs().max())
 
 
 @given(cases(), st.sampled_from([1, 40, 2**21]))
 @settings(max_examples=60, deadline=None)
 def test_value_and_gradients_equal_the_naive_twin(c, chunk):
-    """However many sentences are looked at together."""
+    """The result does not depend on the chunk size."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "CHUNK", chunk)
         compare_with_the_naive_twin(c)
@@ -145,24 +145,24 @@ def compare_with_the_naive_twin(c):
     assert close(weight.grad, dense(weight_gradient, weight))
 
 
-def attended(group, source, target, channels, seed, dtype=torch.float64):
+def random_maps(group, source, target, channels, seed, dtype=torch.float64):
     """Random queries and keys."""
     generator = torch.Generator().manual_seed(seed)
     keys, _ = group_masks(source, target)[group]
     batch, _, length = keys.shape
     queries = (source if group == "encoder" else target).shape[1]
-    made_of = [
+    vectors = [
         torch.randn(batch, channels, count, 3, generator=generator, dtype=dtype)
         for count in (queries, length)
     ]
     mask = additive_mask(keys.expand(batch, queries, length).unsqueeze(1), dtype)
-    return RecomputedMaps(*made_of, 0.8, mask)
+    return RecomputedMaps(*vectors, 0.8, mask)
 
 
-def written_out(made_of):
-    """The maps that are computed from it."""
-    scores = made_of.query @ made_of.key.mT * made_of.scale
-    return StackedMaps(scores.masked_fill(made_of.mask != 0, -math.inf).softmax(-1).nan_to_num())
+def stack(maps):
+    """Compute the maps as one tensor."""
+    scores = maps.query @ maps.key.mT * maps.scale
+    return StackedMaps(scores.masked_fill(maps.mask != 0, -math.inf).softmax(-1).nan_to_num())
 
 
 @given(
@@ -174,44 +174,46 @@ def written_out(made_of):
     st.integers(0, 2**16),
 )
 @settings(max_examples=60, deadline=None)
-def test_maps_computed_piece_by_piece_are_the_maps(group, masks, formula, chunk, live, seed):
+def test_recomputed_maps_give_the_same_loss_and_gradients(group, masks, formula, chunk, live, seed):
     source, target = (torch.tensor(mask, dtype=torch.bool) for mask in masks)
-    student, teacher = (attended(group, source, target, 4 + i, seed + i) for i in (0, 1))
+    student, teacher = (random_maps(group, source, target, 4 + i, seed + i) for i in (0, 1))
     weight = torch.rand(5, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    learned = [weight.requires_grad_()]
-    learned += [part.requires_grad_() for part in student.inputs]
-    rest = group_masks(source, target)[group]
+    inputs = [weight.requires_grad_()]
+    inputs += [tensor.requires_grad_() for tensor in student.inputs]
+    masks_of_group = group_masks(source, target)[group]
     settings = {"weight": weight, **FLAGS[formula]}
-    expected = losses.attention_transfer(*map(written_out, (student, teacher)), *rest, **settings)
-    gradients = torch.autograd.grad(2 * expected, learned)
+    expected = losses.attention_transfer(
+        *map(stack, (student, teacher)), *masks_of_group, **settings
+    )
+    gradients = torch.autograd.grad(2 * expected, inputs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "CHUNK", chunk)
-        told = teacher if live else written_out(teacher)
-        ours = losses.attention_transfer(student, told, *rest, **settings)
-    assert close(ours, expected)
-    for one, other in zip(torch.autograd.grad(2 * ours, learned), gradients, strict=True):
+        teacher_maps = teacher if live else stack(teacher)
+        loss = losses.attention_transfer(student, teacher_maps, *masks_of_group, **settings)
+    assert close(loss, expected)
+    for one, other in zip(torch.autograd.grad(2 * loss, inputs), gradients, strict=True):
         assert close(one, other)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("formula", ["paper", "geometric"])
 def test_gradients_in_long_sentences_survive_half_precision(formula, dtype, tolerance):
-    """A loss's scaling comes too late for what is computed forward: nothing may be lost there."""
+    """Gradients are computed in the forward pass, before loss scaling, and must not underflow."""
     tokens = torch.ones(1, 400, dtype=torch.bool)
-    halves = [attended("encoder", tokens, tokens, 8, seed, dtype=dtype) for seed in (0, 1)]
-    weight, found = torch.full((8, 8), 1 / 8), []
+    halves = [random_maps("encoder", tokens, tokens, 8, seed, dtype=dtype) for seed in (0, 1)]
+    weight, gradients = torch.full((8, 8), 1 / 8), []
     for kind in (torch.float64, dtype):
         student, teacher = (
             RecomputedMaps(h.query.to(kind), h.key.to(kind), h.scale, h.mask.to(kind))
             for h in halves
         )
-        learned = [part.requires_grad_() for part in student.inputs]
-        rest = group_masks(tokens, tokens)["encoder"]
-        chosen = {"weight": weight.to(torch.promote_types(kind, torch.float32)), **FLAGS[formula]}
-        loss = losses.attention_transfer(student, teacher, *rest, **chosen)
-        found.append(torch.autograd.grad(2**10 * loss, learned))
-    for exact, ours in zip(*found, strict=True):
-        assert (ours.double() - exact).norm() < tolerance * exact.norm()
+        inputs = [part.requires_grad_() for part in student.inputs]
+        masks = group_masks(tokens, tokens)["encoder"]
+        settings = {"weight": weight.to(torch.promote_types(kind, torch.float32)), **FLAGS[formula]}
+        loss = losses.attention_transfer(student, teacher, *masks, **settings)
+        gradients.append(torch.autograd.grad(2**10 * loss, inputs))
+    for exact, rounded in zip(*gradients, strict=True):
+        assert (rounded.double() - exact).norm() < tolerance * exact.norm()
 
 
 def test_scores_beyond_half_precision_leave_maps_finite():
@@ -220,13 +222,13 @@ def test_scores_beyond_half_precision_leave_maps_finite():
     torch.testing.assert_close(maps, torch.full((1, 1, 2, 2), 0.5))
 
 
-def test_no_sentences_no_loss():
+def test_without_sentences_the_loss_is_zero():
     tokens = torch.ones(0, 3, dtype=torch.bool)
     student, teacher = (torch.rand(0, channels, 3, 3, requires_grad=True) for channels in (2, 4))
     weight = torch.rand(4, 2, requires_grad=True)
-    rest = group_masks(tokens, tokens)["encoder"]
+    masks = group_masks(tokens, tokens)["encoder"]
     maps = StackedMaps(student), StackedMaps(teacher)
-    loss = losses.attention_transfer(*maps, *rest, weight=weight)
+    loss = losses.attention_transfer(*maps, *masks, weight=weight)
     loss.backward()
     assert loss == 0
     assert weight.grad.abs().max() == 0
@@ -246,18 +248,18 @@ def test_more_padding_changes_nothing(c, amounts):
         c.group, (target, source)
     )
 
-    def grown(maps):
+    def pad_maps(maps):
         return functional.pad(maps, (*keys, *queries), value=0.7)
 
-    padded = Case(
+    padded_case = Case(
         c.group,
         c.alignment,
-        grown(c.maps),
-        grown(c.teacher),
+        pad_maps(c.maps),
+        pad_maps(c.teacher),
         functional.pad(c.source, source),
         functional.pad(c.target, target),
     )
-    assert close(transfer(padded), transfer(c))
+    assert close(transfer(padded_case), transfer(c))
 
 
 @given(cases(), st.randoms(use_true_random=False))
@@ -274,7 +276,7 @@ def test_order_of_sentences_changes_nothing(c, random):
 
 
 @every_group
-def test_zero_where_intermediate_rows_are_the_teachers(group):
+def test_zero_if_intermediate_rows_equal_the_teachers(group):
     c = example(group)
     intermediate = c.teacher.log().add(5).requires_grad_()  # a row's constant does not matter
     loss = transfer(c, intermediate)

@@ -34,7 +34,7 @@ class TestEpoch:
 
     @anything
     @given(SIZES, BUDGETS, EPOCHS)
-    def test_padded_batches_fit_the_budget_on_both_sides(self, sizes, budget, number):
+    def test_batches_fit_the_budget_on_both_sides(self, sizes, budget, number):
         for batch in epoch(TokenBatchSampler(sizes, budget), number):
             assert (len(batch) * sizes[batch].max(axis=0) <= budget).all()
 
@@ -68,12 +68,12 @@ class TestEpoch:
 class TestOrder:
     @anything
     @given(SIZES, BUDGETS, st.integers(0, 2**31), EPOCHS, st.integers(0, 3))
-    def test_depends_on_seed_and_epoch_alone(self, sizes, budget, seed, number, before):
-        fresh, used = (TokenBatchSampler(sizes, budget, seed=seed) for _ in range(2))
-        for earlier in range(before):
-            epoch(used, earlier)
+    def test_depends_on_seed_and_epoch_alone(self, sizes, budget, seed, number, count):
+        new_sampler, old_sampler = (TokenBatchSampler(sizes, budget, seed=seed) for _ in range(2))
+        for index in range(count):
+            epoch(old_sampler, index)
             np.random.default_rng().random()
-        assert epoch(fresh, number) == epoch(used, number) == list(used)
+        assert epoch(new_sampler, number) == epoch(old_sampler, number) == list(old_sampler)
 
     def test_differs_between_epochs_and_seeds(self):
         sizes = np.array([(length, length) for length in range(1, 31)] * 4)
@@ -114,7 +114,7 @@ class TestPadding:
         assert sampler.padding_share() == pytest.approx(padding / positions)
 
     @pytest.mark.parametrize("budget", [512, 1024])
-    def test_share_of_real_text_is_below_five_percent(self, budget):
+    def test_padding_of_a_corpus_is_below_five_percent(self, budget):
         pairs = read_corpus("builtin:de-dsb/train")
         sizes = np.array([[len(text) for text in pair] for pair in pairs]) // 4 + 1
         assert TokenBatchSampler(sizes, budget).padding_share() < 0.05

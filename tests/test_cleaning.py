@@ -16,11 +16,11 @@ from a2d.text.pairs import Pair
 OFF = {"max_words": None, "max_ratio": None, "deduplicate": False}
 
 
-def kept(pairs, **rules):
+def remaining_pairs(pairs, **rules):
     return clean(pairs, **OFF | rules)[0]
 
 
-def test_counts_each_pair_under_the_first_rule_it_breaks():
+def test_a_pair_counts_under_the_first_rule_that_it_breaks():
     pairs = [
         Pair("a", "b"),
         Pair(" ", "w " * 300),  # empty, before too long
@@ -33,8 +33,8 @@ def test_counts_each_pair_under_the_first_rule_it_breaks():
         Pair("a", "b"),
         Pair("a", "c"),
     ]
-    left, report = clean(pairs, drop_copies=True)
-    assert left == [pairs[0], pairs[4], pairs[5], pairs[9]]
+    remaining, report = clean(pairs, drop_copies=True)
+    assert remaining == [pairs[0], pairs[4], pairs[5], pairs[9]]
     assert list(report.as_dict().items()) == [
         ("read", 10),
         ("empty", 1),
@@ -48,8 +48,8 @@ def test_counts_each_pair_under_the_first_rule_it_breaks():
 
 def test_rules_can_be_switched_off():
     pairs = [Pair("w " * 300, "b"), Pair("same", "same"), Pair("same", "same"), Pair("", "a")]
-    left, report = clean(iter(pairs), **OFF)
-    assert left == pairs[:3]
+    remaining, report = clean(iter(pairs), **OFF)
+    assert remaining == pairs[:3]
     assert report.as_dict() == {"read": 4, "empty": 1, "kept": 3}
 
 
@@ -74,19 +74,19 @@ def test_limits_out_of_range_are_refused(option):
     ),
 )
 def test_counts_add_up_and_cleaning_is_idempotent(pairs, rules: dict[str, Any]):
-    left, report = clean(pairs, **rules)
-    assert report.read == len(pairs) == sum(report.dropped.values()) + report.kept
-    assert report.kept == len(left)
-    again, second = clean(left, **rules)
-    assert again == left
+    remaining, report = clean(pairs, **rules)
+    assert report.read == len(pairs) == sum(report.dropped.values()) + report.remaining
+    assert report.remaining == len(remaining)
+    again, second = clean(remaining, **rules)
+    assert again == remaining
     assert not any(second.dropped.values())
 
 
 class TestLetters:
     @pytest.mark.parametrize(("text", "stays"), [("ab 12", True), ("ab 123", False), ("š", True)])
     def test_share_without_white_space(self, text, stays):
-        assert kept([Pair("gut", text)], min_letters=0.5) == [Pair("gut", text)] * stays
-        assert kept([Pair(text, "gut")], min_letters=0.5) == [Pair(text, "gut")] * stays
+        assert remaining_pairs([Pair("gut", text)], min_letters=0.5) == [Pair("gut", text)] * stays
+        assert remaining_pairs([Pair(text, "gut")], min_letters=0.5) == [Pair(text, "gut")] * stays
 
 
 class TestConsistent:
@@ -103,7 +103,7 @@ class TestConsistent:
         ],
     )
     def test_keeps_consistent_pairs(self, source, target):
-        assert kept([Pair(source, target)], consistent=True)
+        assert remaining_pairs([Pair(source, target)], consistent=True)
 
     @pytest.mark.parametrize(
         ("source", "target"),
@@ -118,8 +118,8 @@ class TestConsistent:
     )
     def test_drops_inconsistent_pairs(self, source, target):
         pairs = [Pair(source, target), Pair(target, source), Pair("ja", "jo")]
-        left, report = clean(pairs, **OFF, consistent=True)
-        assert (left, report.dropped["inconsistent"]) == (pairs[2:], 2)
+        remaining, report = clean(pairs, **OFF, consistent=True)
+        assert (remaining, report.dropped["inconsistent"]) == (pairs[2:], 2)
 
 
 class TestLanguages:
@@ -130,22 +130,27 @@ class TestLanguages:
         return [*(Pair(english, p.source) for p in self.GOOD), *more]
 
     def test_drops_texts_in_another_language(self):
-        wrong = [
+        dropped_pairs = [
             Pair("Le renard brun saute par-dessus le chien paresseux.", "Der Fuchs"),
             Pair("The fox", "El zorro marrón salta sobre el perro perezoso."),
         ]
-        right = [Pair("Dieser Satz", "The fox"), Pair("ABC 1234567890 XYZ 987654", "12345" * 5)]
-        left = kept(self.pairs(*wrong, *right), languages=("en-GB", "de"))
-        assert left == self.pairs(*right)
+        valid_pairs = [
+            Pair("Dieser Satz", "The fox"),
+            Pair("ABC 1234567890 XYZ 987654", "12345" * 5),
+        ]
+        remaining = remaining_pairs(
+            self.pairs(*dropped_pairs, *valid_pairs), languages=("en-GB", "de")
+        )
+        assert remaining == self.pairs(*valid_pairs)
 
     def test_warns_of_a_side_in_an_unknown_language(self, caplog):
-        wrong = Pair("Le renard brun saute par-dessus le chien paresseux.", "x")
-        left, report = clean(self.pairs(wrong), **OFF, languages=("en", "dsb"))
+        dropped_pairs = Pair("Le renard brun saute par-dessus le chien paresseux.", "x")
+        remaining, report = clean(self.pairs(dropped_pairs), **OFF, languages=("en", "dsb"))
         (message,) = [record.getMessage() for record in caplog.records]
         assert message.startswith("corpus.cleaning.language is off for the target: only ")
         assert "'dsb'" in message
         assert "like 'de'" in message
-        assert (report.dropped["language"], left) == (1, self.pairs())  # the source is judged
+        assert (report.dropped["language"], remaining) == (1, self.pairs())  # the source is judged
         caplog.clear()
         report = clean(self.pairs(), **OFF, languages=("xx", "yy"))[1]
         assert [r.getMessage().split(":")[0] for r in caplog.records] == [
@@ -155,16 +160,19 @@ class TestLanguages:
         assert "language" not in report.dropped
 
     def test_knows_codes_of_three_letters(self):
-        wrong = Pair("Le renard brun saute par-dessus le chien paresseux.", "x")
-        assert kept(self.pairs(wrong), languages=("eng_Latn", "ger")) == self.pairs()
+        dropped_pairs = Pair("Le renard brun saute par-dessus le chien paresseux.", "x")
+        assert (
+            remaining_pairs(self.pairs(dropped_pairs), languages=("eng_Latn", "ger"))
+            == self.pairs()
+        )
 
     def test_refuses_swapped_sides(self):
         with pytest.raises(UserError, match=r"100% of the source texts look like 'en' and \d+% of"):
-            kept(self.pairs(), languages=("de", "en"))
+            remaining_pairs(self.pairs(), languages=("de", "en"))
 
     def test_short_sides_are_not_judged(self, caplog):
         pairs = [Pair("ja", "yes"), Pair("nein", "no")]
-        assert kept(pairs, languages=("fr", "it")) == pairs
+        assert remaining_pairs(pairs, languages=("fr", "it")) == pairs
         assert not caplog.records
 
     def test_auto_is_off_without_the_identifier(self, monkeypatch, caplog):
@@ -186,8 +194,10 @@ class TestNearDuplicates:
     )
 
     def test_keeps_the_first(self):
-        assert kept(self.PAIRS, deduplicate="near") == [self.PAIRS[i] for i in (0, 2, 3, 4)]
-        assert kept(self.PAIRS, deduplicate=True) == list(self.PAIRS)
+        assert remaining_pairs(self.PAIRS, deduplicate="near") == [
+            self.PAIRS[i] for i in (0, 2, 3, 4)
+        ]
+        assert remaining_pairs(self.PAIRS, deduplicate=True) == list(self.PAIRS)
 
     def test_overlap_counts_heldout_pairs_that_share_a_side(self):
         train = [Pair("Ja, gern!", "Jo"), Pair("Nein", "Ně")]
@@ -199,21 +209,21 @@ class TestNearDuplicates:
 class TestHoldOut:
     @settings(deadline=None)
     @given(st.lists(st.builds(Pair, *[st.text("abA1 ", max_size=4)] * 2)), st.integers(0, 8))
-    def test_drawn_pairs_do_not_leak(self, pairs, count):
-        held, left = hold_out(pairs, count)
-        assert len(held) <= count
-        assert overlap(left, held) == 0
-        assert hold_out(pairs, count) == (held, left)
-        kept = iter(pairs)
-        assert all(pair in kept for pair in left)  # in order
+    def test_held_out_pairs_do_not_leak(self, pairs, count):
+        heldout, training = hold_out(pairs, count)
+        assert len(heldout) <= count
+        assert overlap(training, heldout) == 0
+        assert hold_out(pairs, count) == (heldout, training)
+        iterator = iter(pairs)
+        assert all(pair in iterator for pair in training)  # in order
         if count:
-            assert bool(held) == bool(pairs)
+            assert bool(heldout) == bool(pairs)
         else:
-            assert left == pairs
+            assert training == pairs
 
     def test_real_text(self):
         pairs = read_corpus("builtin:de-dsb/train")
-        held, left = hold_out(pairs, 500)
-        assert len(held) == len(set(held)) == 500
-        assert len(left) > 0.9 * len(pairs)
-        assert sum(map(pairs.index, held)) / 500 == pytest.approx(len(pairs) / 2, rel=0.1)
+        heldout, training = hold_out(pairs, 500)
+        assert len(heldout) == len(set(heldout)) == 500
+        assert len(training) > 0.9 * len(pairs)
+        assert sum(map(pairs.index, heldout)) / 500 == pytest.approx(len(pairs) / 2, rel=0.1)

@@ -13,7 +13,7 @@ from a2d import __version__
 from a2d.__main__ import main
 from a2d.errors import UserError
 from a2d.interruptions import Interrupted
-from a2d.progress import log_file, logged
+from a2d.progress import log_file, log_to
 from a2d.runs.workers import Workers
 
 
@@ -196,7 +196,7 @@ class TestDefects:
     def test_of_a_run_are_in_its_log(self, count, a2d, monkeypatch, tmp_path):
         def run(*_):
             log = tmp_path / "run.log"
-            with logged(log_file(log)), Workers(count, log, print) as workers:
+            with log_to(log_file(log)), Workers(count, log, print) as workers:
                 workers.submit(broken, "deep inside").result()
 
         monkeypatch.setattr("a2d.runs.run.carry_out", run)
@@ -261,7 +261,7 @@ class TestPlot:
         (tmp_path / "alignment.safetensors").write_bytes(b"x" * 100)
         code, _, err = a2d("plot", tmp_path)
         assert code == 2
-        assert "is no alignment written by a2d" in err
+        assert "is not an alignment written by a2d" in err
 
     def test_draws(self, a2d, tmp_path):
         from a2d.method.alignment import AttentionAlignment

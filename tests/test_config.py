@@ -1,4 +1,4 @@
-"""`A2DConfig`: values out of range, names mistyped, weights of the objective's terms."""
+"""`A2DConfig`: values out of range, mistyped names, weights of the objective's terms."""
 
 import math
 from dataclasses import fields
@@ -26,7 +26,7 @@ def config(tmp_path):
     return make
 
 
-def test_defaults_are_those_documented(config):
+def test_defaults(config):
     args = config()
     assert (args.method, args.formula, args.alignment_start) == ("a2d", "geometric", "uniform")
     assert (args.alpha, args.beta, args.decay, args.temperature) == (0.5, 3.0, 1.0, 1.0)
@@ -84,7 +84,7 @@ def test_limits_themselves_are_allowed(config, name, value):
         ({"groups": ""}, "unknown group '': Valid: encoder, decoder, cross."),
     ],
 )
-def test_unknown_names_are_met_with_the_nearest(config, setting, message):
+def test_unknown_names_get_a_suggestion(config, setting, message):
     with pytest.raises(UserError) as caught:
         config(**setting)
     assert str(caught.value).startswith(message)
@@ -92,7 +92,7 @@ def test_unknown_names_are_met_with_the_nearest(config, setting, message):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("epoch", [None, 1, 2, 5])
-def test_weights_follow_the_formula(config, method, epoch):
+def test_weights_of_terms(config, method, epoch):
     """(1-α)·CE + α·KD + β·decay^(epoch-1)·[A_encoder + ½(A_decoder + A_cross)]"""
     args = config(method=method, alpha=0.3, beta=2.0, decay=0.8)
     references_alone = ("baseline", "seqkd", "seqkd+references")
@@ -110,7 +110,7 @@ def test_weights_follow_the_formula(config, method, epoch):
     assert weights == pytest.approx({name: weight for name, weight in expected.items() if weight})
 
 
-def test_objective_takes_over_what_the_losses_need(config):
+def test_objective_has_the_settings_of_the_losses(config):
     objective = config(
         method="kd", formula="official", alpha=0.7, temperature=2.0, label_smoothing_factor=0.2
     ).objective
@@ -128,16 +128,20 @@ def test_recipes_have_the_same_defaults(config):
         assert values_of(args, settings) == values_of(section, settings)
 
 
-def test_names_and_defaults_of_transformers_where_it_has_the_setting(config):
-    """But for those that `TrainingSettings` sets otherwise on purpose."""
-    plain = {field.name: field.default for field in fields(Seq2SeqTrainingArguments)}
-    ours = {field.name: field.default for field in fields(TrainingSettings)}
-    otherwise = {name for name in ours.keys() & plain.keys() if ours[name] != plain[name]}
-    assert otherwise == {
+def test_defaults_equal_those_of_transformers(config):
+    """Only defaults that `TrainingSettings` changes on purpose differ."""
+    library_defaults = {field.name: field.default for field in fields(Seq2SeqTrainingArguments)}
+    defaults = {field.name: field.default for field in fields(TrainingSettings)}
+    differing = {
+        name
+        for name in defaults.keys() & library_defaults.keys()
+        if defaults[name] != library_defaults[name]
+    }
+    assert differing == {
         "learning_rate",
         "warmup_steps",
         "weight_decay",
         "label_smoothing_factor",
         "bf16",
     }
-    assert "lr_scheduler_type" in ours.keys() & plain.keys()
+    assert "lr_scheduler_type" in defaults.keys() & library_defaults.keys()

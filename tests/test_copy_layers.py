@@ -61,7 +61,7 @@ def logits(model):
         return model(**batch([9, 4], [7, 5], vocabulary=300)).logits
 
 
-def test_with_all_layers_computes_what_the_teacher_computes(model):
+def test_with_all_layers_it_equals_the_teacher(model):
     teacher, student = model(3, 2), model(3, 2)
     assert not logits(student).allclose(logits(teacher))
     copy_layers(teacher, student)
@@ -69,7 +69,7 @@ def test_with_all_layers_computes_what_the_teacher_computes(model):
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours", "chosen"),
+    ("teacher_layers", "student_layers", "indices"),
     [
         (6, 6, [0, 1, 2, 3, 4, 5]),
         (6, 4, [0, 2, 3, 5]),
@@ -81,14 +81,16 @@ def test_with_all_layers_computes_what_the_teacher_computes(model):
         (1, 1, [0]),
     ],
 )
-def test_layers_are_evenly_spaced_first_and_last_kept(model, theirs, ours, chosen):
-    teacher, student = model(theirs, 1), model(ours, 1)
-    assert copied(teacher, student, "encoder") == [None] * ours
+def test_layers_are_evenly_spaced_with_first_and_last(
+    model, teacher_layers, student_layers, indices
+):
+    teacher, student = model(teacher_layers, 1), model(student_layers, 1)
+    assert copied(teacher, student, "encoder") == [None] * student_layers
     copy_layers(teacher, student)
-    assert copied(teacher, student, "encoder") == chosen
+    assert copied(teacher, student, "encoder") == indices
 
 
-def test_encoder_and_decoder_are_chosen_from_apart(model):
+def test_encoder_and_decoder_layers_are_chosen_separately(model):
     teacher, student = model(4, 6), model(2, 3)
     copy_layers(teacher, student)
     assert copied(teacher, student, "encoder") == [0, 3]
@@ -107,15 +109,15 @@ def test_embeddings_are_copied_and_stay_one_matrix(model):
 def test_a_student_that_learns_does_not_change_its_teacher(model):
     teacher, student = model(2, 2), model(1, 1)
     copy_layers(teacher, student)
-    before = logits(teacher)
+    initial = logits(teacher)
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(1)
-    assert logits(teacher).equal(before)
+    assert logits(teacher).equal(initial)
 
 
 @pytest.mark.parametrize(
-    ("shape", "told"),
+    ("shape", "message"),
     [
         ({"encoder_layers": 3}, "a student with 3 encoder layers cannot start from a teacher with"),
         ({"decoder_layers": 4}, "a student with 4 decoder layers cannot start from a teacher with"),
@@ -124,14 +126,14 @@ def test_a_student_that_learns_does_not_change_its_teacher(model):
         ({"feed_forward": 25}, "layers.0.fc1.weight differs in shape"),
     ],
 )
-def test_other_shapes_are_refused_and_left_alone(model, shape, told):
+def test_other_shapes_are_refused_without_changes(model, shape, message):
     teacher, student = model(2, 2), model(**{"encoder_layers": 1, "decoder_layers": 1} | shape)
-    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    initial = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     with pytest.raises(UserError) as caught:
         copy_layers(teacher, student)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert all(tensor.equal(before[name]) for name, tensor in student.state_dict().items())
+    assert all(tensor.equal(initial[name]) for name, tensor in student.state_dict().items())
 
 
 def test_padding_stays_the_teacher_s_in_training(model, tokenizer, tmp_path):
@@ -147,7 +149,7 @@ def test_padding_stays_the_teacher_s_in_training(model, tokenizer, tmp_path):
     )
     assert weight.equal(teacher.get_input_embeddings().weight)
     others = torch.arange(len(tokenizer)) != tokenizer.pad_token_id
-    with trainer.prepared_student():
+    with trainer.prepare_student():
         student(**batch([9, 4], [7, 5], vocabulary=300)).loss.backward()
     assert weight.grad[others].any()
     assert not weight.grad[tokenizer.pad_token_id].any()

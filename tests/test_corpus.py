@@ -28,8 +28,8 @@ TABLE = "".join(f"{source}\t{target}\n" for source, target in PAIRS)
 
 
 def zstandard(data: bytes) -> bytes:
-    packed: bytes = pyarrow.compress(data, "zstd", asbytes=True)
-    return packed
+    compressed: bytes = pyarrow.compress(data, "zstd", asbytes=True)
+    return compressed
 
 
 PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard}

@@ -1,5 +1,4 @@
-"""Dropout by random words: it drops what it should, unbiased, and leaves PyTorch as it was.
-Freed memory is used again, and code for shapes gone by is not kept."""
+"""Tuning for CPUs: unbiased, temporary fast dropout; reused memory; a limited oneDNN cache."""
 
 import math
 import os
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from a2d.training.config import bf16_pays
+from a2d.training.config import bf16_is_fast
 from a2d.training.cpu import dropout, fast_dropout
 
 LIBRARY = functional.dropout
@@ -28,30 +27,30 @@ LIBRARY = functional.dropout
     st.integers(0, 2**16),
 )
 @settings(max_examples=60, deadline=None)
-def test_values_are_dropped_or_scaled_and_gradients_with_them(dtype, shape, p, seed):
+def test_values_and_gradients_are_zero_or_scaled(dtype, shape, p, seed):
     torch.manual_seed(seed)
     values = (torch.rand(shape, dtype=torch.float64) + 1).to(dtype).requires_grad_()
-    found = dropout(values, p)
-    assert (found.shape, found.dtype) == (values.shape, dtype)
+    output = dropout(values, p)
+    assert (output.shape, output.dtype) == (values.shape, dtype)
     scaled = values.double() / (1 - p)
     exact = 1e-2 if dtype == torch.bfloat16 else 1e-3
-    kept = found != 0
-    torch.testing.assert_close(found.double()[kept], scaled[kept], rtol=exact, atol=0)
-    found.sum().backward()
-    torch.testing.assert_close(values.grad * values, found, rtol=exact, atol=0)
+    mask = output != 0
+    torch.testing.assert_close(output.double()[mask], scaled[mask], rtol=exact, atol=0)
+    output.sum().backward()
+    torch.testing.assert_close(values.grad * values, output, rtol=exact, atol=0)
 
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.3, 0.5, 0.9])
-def test_drops_independently_at_its_rate(p):
+def test_values_are_dropped_independently_at_the_rate(p):
     """Against the binomial distribution, by rows of words, of columns, and by neighbours."""
     torch.manual_seed(0)
-    kept = (dropout(torch.ones(1000, 403), p) != 0).double()
+    mask = (dropout(torch.ones(1000, 403), p) != 0).double()
     deviation = math.sqrt(p * (1 - p))
-    assert abs(kept.mean() - (1 - p)) < 4 * deviation / math.sqrt(kept.numel())
-    for axis, others in ((0, 1000), (1, 403)):
-        standard = (kept.mean(axis) - (1 - p)) / (deviation / math.sqrt(others))
+    assert abs(mask.mean() - (1 - p)) < 4 * deviation / math.sqrt(mask.numel())
+    for axis, count in ((0, 1000), (1, 403)):
+        standard = (mask.mean(axis) - (1 - p)) / (deviation / math.sqrt(count))
         assert 0.85 < standard.std() < 1.15
-    flat = (kept.flatten() - (1 - p)) / deviation
+    flat = (mask.flatten() - (1 - p)) / deviation
     for distance in (1, 2, 3, 4, 403):  # four share a word
         correlation = (flat[distance:] * flat[:-distance]).mean()
         assert abs(correlation) < 4 / math.sqrt(len(flat))
@@ -64,29 +63,29 @@ def test_keeps_the_mean():
     assert abs(error) < 4 * math.sqrt(0.3 / 0.7) / math.sqrt(400_000)
 
 
-def test_a_seed_gives_the_same_twice():
-    found = []
+def test_a_seed_determines_the_result():
+    outputs = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        found.append(dropout(torch.ones(1000), 0.5))
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[1], found[2])
+        outputs.append(dropout(torch.ones(1000), 0.5))
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[1], outputs[2])
 
 
 @pytest.mark.parametrize(("p", "training"), [(0.0, True), (0.3, False), (1.0, True)])
-def test_what_leaves_nothing_to_chance(p, training):
+def test_deterministic_cases_equal_pytorch(p, training):
     values = torch.rand(5, 3)
     torch.testing.assert_close(dropout(values, p, training), LIBRARY(values, p, training))
 
 
-def test_models_drop_by_it_within_the_block_alone():
+def test_fast_dropout_replaces_the_function_inside_the_block():
     layer, values = nn.Dropout(0.5), torch.ones(64)
-    expected, found = [], []
-    for context_free, results in ((dropout, expected), (layer, found)):
+    expected, results_of_layer = [], []
+    for function, results in ((dropout, expected), (layer, results_of_layer)):
         torch.manual_seed(3)
         with fast_dropout():
-            results.append(context_free(values))
-    assert torch.equal(expected[0], found[0])
+            results.append(function(values))
+    assert torch.equal(expected[0], results_of_layer[0])
     with pytest.raises(KeyError), fast_dropout(), fast_dropout():
         raise KeyError
     assert functional.dropout is LIBRARY
@@ -118,13 +117,13 @@ print([faults() for _ in range(4)][-1])
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others have ways of their own")
-def test_freed_memory_is_used_again():
+def test_freed_memory_is_reused():
     """Pages that the system has to clear for 160 MB, when as much was just freed."""
-    found = {
+    page_faults = {
         way: int(subprocess.check_output([sys.executable, "-c", MEMORY, way]))
         for way in ("kept", "handed back")
     }
-    assert 10 * found["kept"] < found["handed back"]
+    assert 10 * page_faults["kept"] < page_faults["handed back"]
 
 
 KERNELS = """
@@ -133,10 +132,10 @@ from pathlib import Path
 
 import torch
 
-from a2d.training.cpu import keep_few_kernels
+from a2d.training.cpu import limit_kernel_cache
 
 if sys.argv[1] == "few":
-    keep_few_kernels()
+    limit_kernel_cache()
 torch.set_num_threads(1)
 weight = torch.randn(2000, 256).bfloat16()
 
@@ -160,14 +159,14 @@ print(resident() - before)
 """
 
 
-@pytest.mark.skipif(not bf16_pays(), reason="nothing is multiplied in bf16 here")
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
-def test_code_for_shapes_gone_by_is_dropped():
+@pytest.mark.skipif(not bf16_is_fast(), reason="nothing is multiplied in bf16 here")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system has no /proc")
+def test_kernel_cache_is_limited():
     # Temporary tensors are not to count.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
     environment.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)  # as other tests leave it
-    found = {
+    growth = {
         way: int(subprocess.check_output([sys.executable, "-c", KERNELS, way], env=environment))
         for way in ("few", "many")
     }
-    assert 2 * found["few"] < found["many"]
+    assert 2 * growth["few"] < growth["many"]

@@ -1,11 +1,11 @@
-"""On a graphics card everything says what it says on a processor. Skipped where there is none."""
+"""Results on GPU equal those on CPU. Skipped without a GPU."""
 
 import copy
 
 import pytest
 import torch
 from test_attention_transfer import FLAGS
-from test_teacher_cache import corpus, padded, teacher
+from test_teacher_cache import corpus, padded_batch, teacher
 from test_trainer import PAIRS, model
 from toys import assert_close, batch, marian
 
@@ -20,7 +20,7 @@ from a2d.method.token_losses import Prediction, TopTokens, token_losses
 from a2d.models.decoding import translate
 from a2d.models.tokenizer import train_tokenizer
 from a2d.text.batching import tokenise
-from a2d.training.distillation import IGNORED, Distillation, group_masks
+from a2d.training.distillation import IGNORE_INDEX, Distillation, group_masks
 from a2d.training.signals import model_signals
 from a2d.training.teacher_cache import TeacherCache, build, open_or_build
 
@@ -46,7 +46,7 @@ def terms_and_gradients(method, formula, device, sizes):
     module = Distillation(student, Objective(method, formula, 0.5, 2.0, 0.1), wise.config)
     module, wise, inputs = module.to(device), wise.to(device), moved(batch(*sizes), device)
     signals = None
-    if METHODS[method].asks_teacher:
+    if METHODS[method].uses_signals:
         with torch.no_grad():
             signals = model_signals(wise, inputs, module.needs)
     terms = module(**inputs, teacher=signals)
@@ -61,9 +61,9 @@ def terms_and_gradients(method, formula, device, sizes):
     [(name, "geometric") for name in METHODS if name != "a2d"] + [("a2d", f) for f in FORMULAS],
 )
 def test_terms_and_gradients_are_the_processors(method, formula, sizes):
-    here, there = (terms_and_gradients(method, formula, device, sizes) for device in DEVICES)
-    assert_close(there[0], here[0], 1e-4)
-    assert_close(there[1], here[1], 1e-4)
+    on_cpu, on_gpu = (terms_and_gradients(method, formula, device, sizes) for device in DEVICES)
+    assert_close(on_gpu[0], on_cpu[0], 1e-4)
+    assert_close(on_gpu[1], on_cpu[1], 1e-4)
 
 
 @pytest.mark.parametrize("formula", FLAGS)
@@ -75,16 +75,16 @@ def test_attention_transfer_in_many_blocks(formula, monkeypatch):
     weight = weight.softmax(-1) if formula == "combined" else weight
     source, target = (torch.rand(5, n) < 0.8 for n in (7, 9))
     source[:, 0] = target[:, 0] = True
-    found = []
+    results = []
     for device in DEVICES:
-        own, w = (t.to(device).requires_grad_() for t in (maps.detach(), weight.detach()))
+        leaf, w = (t.to(device).requires_grad_() for t in (maps.detach(), weight.detach()))
         masks = group_masks(source.to(device), target.to(device))["cross"]
-        models = StackedMaps(own), StackedMaps(wise.to(device))
+        models = StackedMaps(leaf), StackedMaps(wise.to(device))
         value = attention_transfer(*models, *masks, weight=w, **FLAGS[formula])
         value.backward()
-        found.append((value.cpu(), own.grad.cpu(), w.grad.cpu()))
-    for here, there in zip(*found, strict=True):
-        assert_close(there, here, 1e-12)
+        results.append((value.cpu(), leaf.grad.cpu(), w.grad.cpu()))
+    for on_cpu, on_gpu in zip(*results, strict=True):
+        assert_close(on_gpu, on_cpu, 1e-12)
 
 
 @pytest.mark.parametrize("kind", ["none", "whole", "top"])
@@ -92,31 +92,40 @@ def test_token_losses(kind):
     torch.manual_seed(0)
     hidden, weight = torch.randn(40, 6).double(), torch.randn(11, 6).double()
     wise, targets = torch.randn(40, 11).double(), torch.randint(0, 11, (40,))
-    found = []
+    results = []
     for device in DEVICES:
-        own, w = (t.to(device).requires_grad_() for t in (hidden.detach(), weight.detach()))
-        told = None
+        leaf, w = (t.to(device).requires_grad_() for t in (hidden.detach(), weight.detach()))
+        teacher_tokens = None
         if kind == "whole":
-            told = Prediction(wise.to(device), torch.eye(11, device=device).double(), None)
+            teacher_tokens = Prediction(
+                wise.to(device), torch.eye(11, device=device).double(), None
+            )
         elif kind == "top":
-            told = TopTokens(*reversed(wise.to(device).log_softmax(-1).topk(4)))
+            teacher_tokens = TopTokens(*reversed(wise.to(device).log_softmax(-1).topk(4)))
         losses = token_losses(
-            Prediction(own, w, None), targets.to(device), told, temperature=2.0, label_smoothing=0.1
+            Prediction(leaf, w, None),
+            targets.to(device),
+            teacher_tokens,
+            temperature=2.0,
+            label_smoothing=0.1,
         )
         losses.tokens.backward()
-        found.append((torch.stack(losses).cpu(), own.grad.cpu(), w.grad.cpu()))
-    for here, there in zip(*found, strict=True):
-        assert_close(there, here, 1e-12)
+        results.append((torch.stack(losses).cpu(), leaf.grad.cpu(), w.grad.cpu()))
+    for on_cpu, on_gpu in zip(*results, strict=True):
+        assert_close(on_gpu, on_cpu, 1e-12)
 
 
-def test_a_cache_made_there_is_that_made_here(tmp_path):
-    found = []
+def test_a_cache_of_the_gpu_equals_that_of_the_cpu(tmp_path):
+    caches = []
     for device in DEVICES:
         network, folder = teacher(), tmp_path / device
         folder.mkdir()
         build(folder, network.to(device), corpus(), 12, lambda done: None, states=True)
-        cache, inputs = TeacherCache(folder, corpus(), network), moved(padded([0, 3, 2]), device)
-        tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORED)
+        cache, inputs = (
+            TeacherCache(folder, corpus(), network),
+            moved(padded_batch([0, 3, 2]), device),
+        )
+        tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORE_INDEX)
         signals = cache.unpack(moved(cache.read([0, 3, 2], states=True), device), *tokens)
         features = signals.features
         parts = [
@@ -128,8 +137,8 @@ def test_a_cache_made_there_is_that_made_here(tmp_path):
             *features.hidden["encoder"],
             *features.hidden["decoder"],
         ]
-        found.append(torch.cat([part.flatten().cpu() for part in parts]))
-    assert_close(found[1], found[0], 5e-3)
+        caches.append(torch.cat([part.flatten().cpu() for part in parts]))
+    assert_close(caches[1], caches[0], 5e-3)
 
 
 @pytest.mark.slow
@@ -165,7 +174,7 @@ def test_every_method_trains(tmp_path, method, bf16, workers):
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-def test_translations_are_the_processors(beams):
+def test_translations_equal_those_of_the_cpu(beams):
     texts = [text for pair in PAIRS for text in pair]
     tokenizer = train_tokenizer(texts, 400)
     network = model(tokenizer)
@@ -173,10 +182,10 @@ def test_translations_are_the_processors(beams):
         for parameter in network.parameters():
             if parameter.dim() == 2:
                 parameter.mul_(4)  # what it says depends on what it reads
-    found = [
+    results = [
         translate(copy.deepcopy(network).to(device), tokenizer, texts[:24], beams=beams)
         for device in DEVICES
     ]
-    same = sum(here == there for here, there in zip(*found, strict=True))
+    same = sum(on_cpu == on_gpu for on_cpu, on_gpu in zip(*results, strict=True))
     assert same >= 22  # near ties may end otherwise
-    assert len(set(found[1])) > 12
+    assert len(set(results[1])) > 12

@@ -86,7 +86,7 @@ class TestLimitsOfTheModel:
     TEXTS = [" ".join(text.split()[: 1 + i % 5]) for i, text in enumerate(TEXTS[:24])]  # noqa: RUF012
 
     @pytest.fixture
-    def rambling(self, random_model, monkeypatch):
+    def endless(self, random_model, monkeypatch):
         """Ends some translations within the usual limit of their source, some later, some never."""
         settings = random_model.generation_config
         monkeypatch.setattr(settings, "exponential_decay_length_penalty", (5, 1.05))
@@ -96,89 +96,93 @@ class TestLimitsOfTheModel:
         random_model.final_logits_bias.zero_()
 
     def plain(self, model, tokenizer, beams):
-        """Of each sentence, its translation without any limit of ours, and how long it is."""
-        found = []
+        """Return translation, number of tokens and usual limit of each sentence, by `generate`."""
+        results = []
         for text in self.TEXTS:
             inputs = tokenizer(text, return_tensors="pt")
             output = model.generate(**inputs, num_beams=beams)[0]
-            own = tokenizer.decode(output, skip_special_tokens=True).strip()
-            found.append((own, len(output) - 1, generation_limit(inputs["input_ids"].shape[1])))
-        return found
+            translation = tokenizer.decode(output, skip_special_tokens=True).strip()
+            results.append(
+                (translation, len(output) - 1, generation_limit(inputs["input_ids"].shape[1]))
+            )
+        return results
 
     @pytest.mark.parametrize("rule", [False, True, "never"])
     @pytest.mark.parametrize("beams", [1, 4])
     @pytest.mark.parametrize("max_tokens", [50, 4096])
-    def test_counts(self, rambling, tokenizer, beams, max_tokens, rule, monkeypatch):
-        monkeypatch.setattr(rambling.generation_config, "early_stopping", rule)
-        want = self.plain(rambling, tokenizer, beams)
-        assert any(n < usual for _, n, usual in want)
-        assert any(usual < n for _, n, usual in want)
-        assert rule or any(n == self.LIMIT - 1 for _, n, _ in want)
-        seen = []
-        got = translate(
-            rambling,
+    def test_counts(self, endless, tokenizer, beams, max_tokens, rule, monkeypatch):
+        monkeypatch.setattr(endless.generation_config, "early_stopping", rule)
+        expected = self.plain(endless, tokenizer, beams)
+        assert any(n < usual for _, n, usual in expected)
+        assert any(usual < n for _, n, usual in expected)
+        assert rule or any(n == self.LIMIT - 1 for _, n, _ in expected)
+        progress_values = []
+        translations = translate(
+            endless,
             tokenizer,
             self.TEXTS,
             beams=beams,
             max_tokens=max_tokens,
-            progress=seen.append,
+            progress=progress_values.append,
         )
-        assert got == [text for text, _, _ in want]
-        assert seen == sorted(set(seen))
-        assert seen[-1] == 24
+        assert translations == [text for text, _, _ in expected]
+        assert progress_values == sorted(set(progress_values))
+        assert progress_values[-1] == 24
 
-    def test_can_be_cut(self, rambling, tokenizer, monkeypatch):
-        cut = n_best(rambling, tokenizer, self.TEXTS, 2, beams=2, cut=True)
-        assert [found[0] for found in cut] != translate(rambling, tokenizer, self.TEXTS, beams=2)
-        monkeypatch.setattr(rambling.generation_config, "max_length", None)
-        assert cut == n_best(rambling, tokenizer, self.TEXTS, 2, beams=2)
+    def test_can_be_cut(self, endless, tokenizer, monkeypatch):
+        cut = n_best(endless, tokenizer, self.TEXTS, 2, beams=2, cut=True)
+        assert [hypotheses[0] for hypotheses in cut] != translate(
+            endless, tokenizer, self.TEXTS, beams=2
+        )
+        monkeypatch.setattr(endless.generation_config, "max_length", None)
+        assert cut == n_best(endless, tokenizer, self.TEXTS, 2, beams=2)
 
-    def test_its_own_beams_are_the_default(self, ending, tokenizer, monkeypatch):
-        found = {n: translate(ending, tokenizer, SENTENCES, beams=n) for n in (1, 3, 5)}
-        assert found[1] != found[3] != found[5]
-        assert translate(ending, tokenizer, SENTENCES) == found[5]
+    def test_beams_of_the_model_are_the_default(self, ending, tokenizer, monkeypatch):
+        translations = {n: translate(ending, tokenizer, SENTENCES, beams=n) for n in (1, 3, 5)}
+        assert translations[1] != translations[3] != translations[5]
+        assert translate(ending, tokenizer, SENTENCES) == translations[5]
         for beams in (1, 3):
             monkeypatch.setattr(ending.generation_config, "num_beams", beams)
-            assert translate(ending, tokenizer, SENTENCES) == found[beams]
+            assert translate(ending, tokenizer, SENTENCES) == translations[beams]
 
 
-class TestSettlingASearch:
-    def settled(self, tokenizer, folder, source, target, **settings):
+class TestGenerationDefaults:
+    def completed_settings(self, tokenizer, folder, source, target, **settings):
         shape = {"encoder_layers": 1, "decoder_layers": 1, "heads": 2, "width": 16}
         model = new_model(tokenizer, **shape, feed_forward=16, max_positions=300)
         model.generation_config.update(**settings)
         set_generation_defaults(model, source, target)
         model.save_pretrained(folder)
-        saved = GenerationConfig.from_pretrained(folder)
-        assert saved.bad_words_ids == [[tokenizer.pad_token_id]]
-        return saved.num_beams, saved.max_length, saved.early_stopping
+        config = GenerationConfig.from_pretrained(folder)
+        assert config.bad_words_ids == [[tokenizer.pad_token_id]]
+        return config.num_beams, config.max_length, config.early_stopping
 
     @pytest.mark.parametrize(
         ("source", "target", "limit"),
         [(9, 9, 128), (100, 90, 130), (100, 140, 140), (200, 9, 250), (400, 9, 300)],
     )
     def test_by_the_longest_sentences(self, tokenizer, tmp_path, source, target, limit):
-        assert self.settled(tokenizer, tmp_path, source, target) == (5, limit, None)
+        assert self.completed_settings(tokenizer, tmp_path, source, target) == (5, limit, None)
 
-    def test_own_settings_are_kept(self, tokenizer, tmp_path):
-        own = {"num_beams": 3, "max_length": 70, "early_stopping": True}
-        assert self.settled(tokenizer, tmp_path, 200, 9, **own) == (3, 70, True)
+    def test_settings_of_the_model_stay(self, tokenizer, tmp_path):
+        settings = {"num_beams": 3, "max_length": 70, "early_stopping": True}
+        assert self.completed_settings(tokenizer, tmp_path, 200, 9, **settings) == (3, 70, True)
 
     def test_greedy_search_has_no_settings_of_beams(self, tokenizer, tmp_path):
-        """Transformers would refuse to save them."""
-        own = {"num_beams": 1, "early_stopping": True, "length_penalty": 2.0}
-        assert self.settled(tokenizer, tmp_path, 9, 9, **own) == (1, 128, None)
+        """transformers refuses to save them."""
+        settings = {"num_beams": 1, "early_stopping": True, "length_penalty": 2.0}
+        assert self.completed_settings(tokenizer, tmp_path, 9, 9, **settings) == (1, 128, None)
 
-    def test_a_release_s_oddities_are_dropped(self, tokenizer, tmp_path):
+    def test_sampling_and_other_limits_are_dropped(self, tokenizer, tmp_path):
         odd = {
             "do_sample": True,
             "temperature": 0.5,
             "max_new_tokens": 9,
             "num_return_sequences": 2,
         }
-        self.settled(tokenizer, tmp_path, 9, 9, num_beams=3, **odd)
-        saved = GenerationConfig.from_pretrained(tmp_path).to_dict()
-        assert not any(saved[name] for name in odd)
+        self.completed_settings(tokenizer, tmp_path, 9, 9, num_beams=3, **odd)
+        config = GenerationConfig.from_pretrained(tmp_path).to_dict()
+        assert not any(config[name] for name in odd)
 
 
 @pytest.mark.parametrize(
@@ -189,9 +193,7 @@ class TestSettlingASearch:
         {"num_beam_groups": 2, "diversity_penalty": 1.0},
     ],
 )
-def test_a_release_s_own_settings_make_it_no_other_search(
-    random_model, tokenizer, release, monkeypatch
-):
+def test_sampling_settings_do_not_change_the_search(random_model, tokenizer, release, monkeypatch):
     want = translate(random_model, tokenizer, SENTENCES, beams=4)
     for name, value in release.items():
         monkeypatch.setattr(random_model.generation_config, name, value, raising=False)
@@ -199,7 +201,7 @@ def test_a_release_s_own_settings_make_it_no_other_search(
     assert translate(random_model, tokenizer, SENTENCES, beams=4, max_tokens=1) == want
 
 
-def test_order_is_kept(ending, tokenizer):
+def test_order_stays(ending, tokenizer):
     backwards = translate(ending, tokenizer, SENTENCES[::-1], beams=1, max_tokens=60)
     assert backwards[::-1] == translate(ending, tokenizer, SENTENCES, beams=1, max_tokens=60)
 
@@ -229,7 +231,7 @@ def test_progress_rises_to_the_number_of_sentences(ending, tokenizer):
     assert seen[-1] == len(SENTENCES)
 
 
-def test_no_more_is_read_or_written_than_the_model_has_positions_for(tokenizer):
+def test_sources_and_translations_fit_the_positions(tokenizer):
     sizes = {"encoder_layers": 1, "decoder_layers": 1, "heads": 2, "width": 16, "feed_forward": 16}
     model = new_model(tokenizer, **sizes, max_positions=12)
     model.generation_config.suppress_tokens = [tokenizer.eos_token_id]

@@ -1,4 +1,4 @@
-"""`Distillation`: what a batch's terms consist of, and whom their gradients reach."""
+"""`Distillation`: the terms of a batch, and their gradients."""
 
 from itertools import combinations
 
@@ -13,22 +13,22 @@ from a2d.method.formulas import FORMULAS
 from a2d.method.maps import StackedMaps
 from a2d.method.methods import METHODS
 from a2d.method.objective import Objective
-from a2d.training.distillation import IGNORED, Distillation
+from a2d.training.distillation import IGNORE_INDEX, Distillation
 from a2d.training.signals import Signals, model_signals
 
 LENGTHS = {"source_lengths": [4, 6, 2], "target_lengths": [5, 2, 4]}
-TOKENS, ALL = {"ce", "kd"}, {"ce", "kd", "encoder", "decoder", "cross"}
+ON_TOKENS, ALL = {"ce", "kd"}, {"ce", "kd", "encoder", "decoder", "cross"}
 TERMS_OF = {
     "baseline": {"ce"},
-    "kd": TOKENS,
+    "kd": ON_TOKENS,
     "seqkd": {"ce"},
     "seqkd+references": {"ce"},
-    "seqkd+kd": TOKENS,
+    "seqkd+kd": ON_TOKENS,
     **dict.fromkeys(
         ("last", "uniform", "tinybert", "minilm", "ckd", "a2d", "a2d+hidden", "seqkd+a2d"), ALL
     ),
 }
-LEARNED = ("tokens", *GROUPS)
+TRAINED_TERMS = ("tokens", *GROUPS)
 COMPARING = [method for method, terms in TERMS_OF.items() if terms == ALL]
 
 WAYS = [
@@ -38,14 +38,14 @@ WAYS = [
 every_way = pytest.mark.parametrize(("method", "formula"), WAYS)
 
 
-def prepared(*geometry, seed=0):
+def capturing_model(*geometry, seed=0):
     model = marian(*geometry, seed=seed).double()
     enable_capture(model)
     return model
 
 
 def teacher():
-    return prepared(3, 2, 4, 3, seed=1)
+    return capturing_model(3, 2, 4, 3, seed=1)
 
 
 def signals(inputs, module):
@@ -54,7 +54,7 @@ def signals(inputs, module):
 
 
 def distillation(method="a2d", formula="paper", alpha=0.5, **settings):
-    student = prepared(2, 2, 2, 3)
+    student = capturing_model(2, 2, 2, 3)
     torch.manual_seed(2)
     objective = Objective(method, formula, alpha, temperature=2.0, label_smoothing=0.1, **settings)
     return Distillation(student, objective, teacher().config).double()
@@ -63,7 +63,7 @@ def distillation(method="a2d", formula="paper", alpha=0.5, **settings):
 def sentence(inputs, index):
     """One sentence of a batch, without its padding."""
     source = inputs["attention_mask"][index].bool()
-    target = inputs["labels"][index] != IGNORED
+    target = inputs["labels"][index] != IGNORE_INDEX
     return {
         "input_ids": inputs["input_ids"][index][source][None],
         "attention_mask": inputs["attention_mask"][index][source][None],
@@ -72,20 +72,20 @@ def sentence(inputs, index):
 
 
 def total(terms):
-    """What has a gradient, summed."""
-    return sum(terms[name] for name in LEARNED)
+    """Sum of the terms with gradients."""
+    return sum(terms[name] for name in TRAINED_TERMS)
 
 
 @every_way
-def test_every_term_has_a_gradient_of_its_own(method, formula):
+def test_gradients_of_terms_differ(method, formula):
     inputs = batch(**LENGTHS)
     gradients = {}
     for name in TERMS:
         module = distillation(method, formula, alpha=float(name == "kd"))
         terms = module(**inputs, teacher=signals(inputs, module))
         parameters = [p for p in module.student.parameters() if p.requires_grad]
-        learned = terms[name if name in GROUPS else "tokens"]
-        parts = torch.autograd.grad(learned, parameters, materialize_grads=True)
+        term = terms[name if name in GROUPS else "tokens"]
+        parts = torch.autograd.grad(term, parameters, materialize_grads=True)
         gradient = torch.cat([part.flatten() for part in parts])
         assert gradient.norm() > 1e-6, name
         gradients[name] = gradient / gradient.norm()
@@ -94,52 +94,54 @@ def test_every_term_has_a_gradient_of_its_own(method, formula):
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
-def test_each_group_trains_its_own_alignment(formula):
+def test_a_term_trains_the_alignment_of_its_group_alone(formula):
     inputs = batch(**LENGTHS)
     module = distillation(formula=formula)
     terms = module(**inputs, teacher=signals(inputs, module))
     weights = [module.alignment.weights[group] for group in GROUPS]
-    for name in LEARNED:
+    for name in TRAINED_TERMS:
         parts = torch.autograd.grad(terms[name], weights, retain_graph=True, materialize_grads=True)
-        moved = [group for group, part in zip(GROUPS, parts, strict=True) if part.norm() > 1e-9]
-        assert moved == [name] * (name in GROUPS)
+        trained_groups = [
+            group for group, part in zip(GROUPS, parts, strict=True) if part.norm() > 1e-9
+        ]
+        assert trained_groups == [name] * (name in GROUPS)
 
 
 @pytest.mark.parametrize(
     ("method", "formula"),
     [(method, formula) for method, formula in WAYS if "official" not in formula],  # padding counts
 )
-def test_terms_are_sums_over_sentences_however_padded(method, formula):
+def test_terms_are_sums_over_sentences_without_padding(method, formula):
     inputs = batch(**LENGTHS)
     module = distillation(method, formula)
-    whole = module(**inputs, teacher=signals(inputs, module))
-    parts = []
+    batch_terms = module(**inputs, teacher=signals(inputs, module))
+    sentence_terms = []
     for index in range(len(inputs["labels"])):
-        alone = sentence(inputs, index)
-        parts.append(module(**alone, teacher=signals(alone, module)))
+        inputs_of_one = sentence(inputs, index)
+        sentence_terms.append(module(**inputs_of_one, teacher=signals(inputs_of_one, module)))
     for name in TERMS:
         in_float32 = method in ("tinybert", "minilm", "a2d+hidden") and name in GROUPS
         tolerance = 1e-6 if in_float32 else 1e-10
-        assert_close(sum(part[name] for part in parts), whole[name], tolerance)
+        assert_close(sum(terms[name] for terms in sentence_terms), batch_terms[name], tolerance)
 
 
 @every_way
 def test_long_sentences_give_the_same_losses_and_gradients(method, formula, monkeypatch):
     inputs = batch(**LENGTHS)
-    found = []
+    results = []
     for long in (attention.LONG, 4):
         monkeypatch.setattr(attention, "LONG", long)
         module = distillation(method, formula)
         terms = module(**inputs, teacher=signals(inputs, module))
         total(terms).backward()
         gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
-        found.append((torch.stack([terms[name] for name in TERMS]), torch.cat(gradients)))
-    for one, other in zip(*found, strict=True):
+        results.append((torch.stack([terms[name] for name in TERMS]), torch.cat(gradients)))
+    for one, other in zip(*results, strict=True):
         assert_close(one, other.detach(), 1e-7)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_has_its_terms_and_no_others(method):
+def test_terms_of_each_method(method):
     inputs = batch(**LENGTHS)
     module = distillation(method)
     has_teacher = method not in ("baseline", "seqkd", "seqkd+references")
@@ -151,7 +153,7 @@ def test_a_method_has_its_terms_and_no_others(method):
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if "a2d" not in m])
-def test_the_formula_concerns_a2d_alone(method):
+def test_other_methods_ignore_the_formula(method):
     inputs = batch(**LENGTHS)
     modules = [distillation(method, formula) for formula in ("paper", "official")]
     one, other = (module(**inputs, teacher=signals(inputs, module)) for module in modules)
@@ -181,19 +183,21 @@ def test_no_gradient_reaches_the_teacher(formula):
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_bf16_autocast_stays_near_float64(formula):
     inputs = batch([14, 26, 12], [15, 22, 24])
-    # What the student's own layers lose to bf16 is not at stake: its maps and logits are given.
+    # The student's layers are replaced by their outputs: only the losses run in bf16.
     module = distillation(formula=formula)
     with torch.no_grad():
         tokens, features = model_signals(module.student, inputs, module.needs)
     module.student = RecordedModel(
         {g: features.maps[g].tensor[None] for g in GROUPS}, tokens.logits
     )
-    given = signals(inputs, module)
-    exact = module(**inputs, teacher=given)
+    exact_signals = signals(inputs, module)
+    exact = module(**inputs, teacher=exact_signals)
 
-    maps = {group: StackedMaps(given.features.maps[group].tensor.float()) for group in GROUPS}
-    tokens = given.tokens.to(torch.float32)
-    low = Signals(tokens, given.features._replace(maps=maps))
+    maps = {
+        group: StackedMaps(exact_signals.features.maps[group].tensor.float()) for group in GROUPS
+    }
+    tokens = exact_signals.tokens.to(torch.float32)
+    low = Signals(tokens, exact_signals.features._replace(maps=maps))
     module.float()
     with torch.autocast("cpu", torch.bfloat16):
         terms = module(**inputs, teacher=low)
@@ -205,9 +209,9 @@ def test_bf16_autocast_stays_near_float64(formula):
     assert all(parameter.grad.isfinite().all() for parameter in trained)
 
 
-def test_a_batch_without_target_tokens_is_harmless():
+def test_a_batch_without_target_tokens_has_finite_gradients():
     inputs = batch(**LENGTHS)
-    inputs["labels"] = torch.full_like(inputs["labels"], IGNORED)
+    inputs["labels"] = torch.full_like(inputs["labels"], IGNORE_INDEX)
     module = distillation()
     terms = module(**inputs, teacher=signals(inputs, module))
     assert [name for name in TERMS if terms[name] != 0] == ["encoder"]
@@ -215,18 +219,18 @@ def test_a_batch_without_target_tokens_is_harmless():
     assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
 
 
-def test_it_passes_for_the_student():
+def test_it_has_the_interface_of_the_student():
     module = distillation()
     assert module.config is module.student.config
     assert module.generation_config is module.student.generation_config
     prompt = {k: v for k, v in batch(**LENGTHS).items() if k != "labels"}
-    ours = module.generate(**prompt, max_new_tokens=5)
-    assert torch.equal(ours, module.student.generate(**prompt, max_new_tokens=5))
+    hypotheses = module.generate(**prompt, max_new_tokens=5)
+    assert torch.equal(hypotheses, module.student.generate(**prompt, max_new_tokens=5))
 
 
-def test_every_module_is_switched_to_training_and_back():
+def test_train_switches_all_modules():
     module = distillation()
-    for switched in (module, module.student):  # whoever is switched, the other follows
+    for switched in (module, module.student):  # switching one switches the other
         for mode in (False, True):
             switched.train(mode)
             module.train(mode)
@@ -241,7 +245,7 @@ def test_generation_config_can_be_replaced():
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable.:FutureWarning")
-def test_gradient_checkpointing_is_the_students():
+def test_gradient_checkpointing_gives_the_same_gradients():
     inputs = batch(**LENGTHS)
     gradients = []
     for checkpointing in (False, True):

@@ -1,4 +1,4 @@
-"""Trainings that diverge end at once, in a sentence, and leave good checkpoints alone."""
+"""Diverging trainings end at once, with one sentence, and intact checkpoints stay."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from a2d.models.loading import load_model
     [({"learning_rate": 1e6}, "learning_rate (it was 1e+06)"), ({"beta": 1e38}, "a lower beta")],
     ids=str,
 )
-def test_settings_without_a_chance(settings, part, tmp_path, tokenizer, data):  # noqa: F811
+def test_divergence_ends_the_training(settings, part, tmp_path, tokenizer, data):  # noqa: F811
     distiller = trainer(tmp_path, tokenizer, data, max_steps=500, max_grad_norm=0.0, **settings)
     with pytest.raises(UserError, match="the training diverged") as caught:
         distiller.train()
@@ -23,7 +23,7 @@ def test_settings_without_a_chance(settings, part, tmp_path, tokenizer, data):  
 
 
 class Spoil(TrainerCallback):
-    """Writes NaN into a weight after an update, as a gradient that is none would."""
+    """Callback that writes NaN into a weight after an update."""
 
     def __init__(self, step):
         self.step = step
@@ -35,46 +35,46 @@ class Spoil(TrainerCallback):
 
 
 @pytest.mark.parametrize("at", [6, 5])
-def test_the_last_good_checkpoint_is_kept(at, tmp_path, tokenizer, data):  # noqa: F811
+def test_training_resumes_from_the_last_finite_checkpoint(at, tmp_path, tokenizer, data):  # noqa: F811
     distiller = trainer(
         tmp_path, tokenizer, data, max_steps=12, save_strategy="steps", save_steps=3
     )
     distiller.add_callback(Spoil(at))
     message = (
-        "after update 6 the weights of .* are no finite numbers"
+        "after update 6 the weights of .* are not finite"
         if at == 6
-        else "the loss of update 6 is no finite number"
+        else "the loss of update 6 is not finite"
     )
     with pytest.raises(UserError, match=message):
         distiller.train()
-    kept = [folder.name for folder in tmp_path.glob("checkpoint-*") if any(folder.iterdir())]
-    assert kept == ["checkpoint-3"]
+    checkpoints = [folder.name for folder in tmp_path.glob("checkpoint-*") if any(folder.iterdir())]
+    assert checkpoints == ["checkpoint-3"]
     load_model(tmp_path / "checkpoint-3")
     again = trainer(tmp_path, tokenizer, data, max_steps=12, save_strategy="steps", save_steps=3)
     again.train(resume_from_checkpoint=True)
     undisturbed = trainer(tmp_path / "other", tokenizer, data, max_steps=12)
     undisturbed.train()
-    ours, theirs = again.student.state_dict(), undisturbed.student.state_dict()
-    assert all(ours[name].equal(weight) for name, weight in theirs.items())
+    resumed_weights, expected = again.student.state_dict(), undisturbed.student.state_dict()
+    assert all(resumed_weights[name].equal(weight) for name, weight in expected.items())
 
 
-def test_an_overflow_of_fp16_is_its_scaler_s_business(tmp_path, tokenizer, data):  # noqa: F811
+def test_single_overflows_of_fp16_are_accepted(tmp_path, tokenizer, data):  # noqa: F811
     distiller = trainer(tmp_path, tokenizer, data, logging_steps=100)
-    watch, bad = distiller._divergence, torch.tensor(torch.inf)
+    watch, infinite = distiller._divergence, torch.tensor(torch.inf)
     sums = torch.ones(5)
     args = distiller.args
     args.fp16 = True
     control = distiller.control
-    for step, loss in enumerate([torch.ones(()), bad, bad], start=1):
-        watch.see(step, sums, loss)
+    for step, loss in enumerate([torch.ones(()), infinite, infinite], start=1):
+        watch.record(step, sums, loss)
     watch.on_step_end(args, distiller.state, control)
     for step in (4, 5):
-        watch.see(step, sums, bad)
-    with pytest.raises(UserError, match="the loss of update 4 is no finite number"):
+        watch.record(step, sums, infinite)
+    with pytest.raises(UserError, match="the loss of update 4 is not finite"):
         watch.on_step_end(args, distiller.state, control)
 
 
-def test_a_model_that_is_none_is_not_saved(tmp_path, tokenizer, data):  # noqa: F811
+def test_a_model_with_nan_is_not_saved(tmp_path, tokenizer, data):  # noqa: F811
     distiller = trainer(tmp_path, tokenizer, data)
     with torch.no_grad():
         next(distiller.student.parameters())[0] = torch.nan

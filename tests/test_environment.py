@@ -86,11 +86,11 @@ class TestEngine:
 
 @pytest.mark.parametrize("pays", [True, False])
 def test_precision_stays_what_it_was(pays, tmp_path, monkeypatch):
-    monkeypatch.setattr(environment, "bf16_pays", lambda: pays)
+    monkeypatch.setattr(environment, "bf16_is_fast", lambda: pays)
     settled = settle(recipe(), tmp_path / "run")
     assert (settled.training.bf16, settled.teacher.training.bf16) == (pays, pays)
     begin(settled, tmp_path / "run")
-    monkeypatch.setattr(environment, "bf16_pays", lambda: not pays)
+    monkeypatch.setattr(environment, "bf16_is_fast", lambda: not pays)
     assert settle(recipe(), tmp_path / "run") == settled
     assert settle(recipe("training.bf16=true"), tmp_path / "run").training.bf16 is True
 

@@ -1,4 +1,4 @@
-"""Exported students translate as they did before; what cannot be exported is refused in words."""
+"""Exported students translate as before; models that cannot be exported are refused."""
 
 import json
 import shutil
@@ -47,9 +47,9 @@ def exported(student, tmp_path_factory):
 @pytest.mark.parametrize("beams", [1, 4])
 def test_translations_are_the_same(student, exported, beams):
     expected = translate(load_model(student), load_tokenizer(student), SENTENCES, beams=beams)
-    ours = ExportedModel(exported).translate(SENTENCES, beams=beams)
+    translations = ExportedModel(exported).translate(SENTENCES, beams=beams)
     assert len(set(expected)) > 20
-    assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= {1: 43, 4: 41}[beams]
+    assert sum(a == b for a, b in zip(translations, expected, strict=True)) >= {1: 43, 4: 41}[beams]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -93,12 +93,12 @@ def test_of_a_model_whose_padding_is_not_zero(student, tmp_path, beams):
     expected = translate(model, load_tokenizer(student), SENTENCES, beams=beams)
     assert sum(a != b for a, b in zip(expected, zero, strict=True)) > 20
     export(tmp_path / "model", tmp_path / "fast")
-    ours = ExportedModel(tmp_path / "fast").translate(SENTENCES, beams=beams)
-    assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= {1: 43, 4: 41}[beams]
+    translations = ExportedModel(tmp_path / "fast").translate(SENTENCES, beams=beams)
+    assert sum(a == b for a, b in zip(translations, expected, strict=True)) >= {1: 43, 4: 41}[beams]
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-def test_its_own_limit_and_beams_count(student, tmp_path, beams):
+def test_limit_and_beams_of_the_model_are_used(student, tmp_path, beams):
     model, tokenizer = load_model(student), load_tokenizer(student)
     usual = translate(model, tokenizer, SENTENCES, beams=beams)
     model.generation_config.update(max_length=9, num_beams=beams)
@@ -108,11 +108,14 @@ def test_its_own_limit_and_beams_count(student, tmp_path, beams):
     tokenizer.save_pretrained(tmp_path / "model")
     export(tmp_path / "model", tmp_path / "fast")
     fast = ExportedModel(tmp_path / "fast")
-    ours = fast.translate(SENTENCES)
-    assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= {1: 43, 4: 41}[beams]
+    translations = fast.translate(SENTENCES)
+    assert sum(a == b for a, b in zip(translations, expected, strict=True)) >= {1: 43, 4: 41}[beams]
     model.generation_config.max_length = 200
     model.generation_config.save_pretrained(tmp_path / "fast")
-    cut = [found[0] for found in ExportedModel(tmp_path / "fast").n_best(SENTENCES, 1, cut=True)]
+    cut = [
+        hypotheses[0]
+        for hypotheses in ExportedModel(tmp_path / "fast").n_best(SENTENCES, 1, cut=True)
+    ]
     assert sum(a == b for a, b in zip(cut, usual, strict=True)) >= {1: 43, 4: 41}[beams]
 
 
@@ -126,7 +129,7 @@ def test_empty_translations_stay_empty(student, tmp_path):
     assert set(ExportedModel(tmp_path / "fast").translate(SENTENCES, beams=1)) == {""}
 
 
-def test_padding_is_never_said(exported, student):
+def test_padding_is_never_generated(exported, student):
     import ctranslate2
 
     tokenizer = load_tokenizer(student)
@@ -154,7 +157,7 @@ def test_heads_that_differ_between_stacks_are_refused(tmp_path):
         {"bad_words_ids": [[i] for i in range(40, 300)]},
     ],
 )
-def test_a_release_s_settings_are_kept(student, tmp_path, settings):
+def test_generation_settings_stay(student, tmp_path, settings):
     model = load_model(student)
     plain = translate(model, load_tokenizer(student), SENTENCES, beams=1)
     model.generation_config.update(**settings)
@@ -163,8 +166,8 @@ def test_a_release_s_settings_are_kept(student, tmp_path, settings):
     shutil.copytree(student, tmp_path / "model")
     model.generation_config.save_pretrained(tmp_path / "model")
     export(tmp_path / "model", tmp_path / "fast")
-    ours = ExportedModel(tmp_path / "fast").translate(SENTENCES, beams=1)
-    assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= 40
+    translations = ExportedModel(tmp_path / "fast").translate(SENTENCES, beams=1)
+    assert sum(a == b for a, b in zip(translations, expected, strict=True)) >= 40
 
 
 def test_two_vocabularies_are_refused(tmp_path):
@@ -229,7 +232,7 @@ def test_a_pipe_or_device_in_it_is_refused(exported, tmp_path):
         ExportedModel(folder)
 
 
-def test_the_missing_library_is_named(student, exported, monkeypatch, tmp_path):
+def test_a_missing_library_is_named(student, exported, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     mend = r"pip install 'align-to-distill\[ctranslate2\]'"
     with pytest.raises(UserError, match=mend):
@@ -238,7 +241,7 @@ def test_the_missing_library_is_named(student, exported, monkeypatch, tmp_path):
         ExportedModel(exported).translate(SENTENCES)
 
 
-def test_folders_of_like_names_are_left_alone(student, tmp_path):
+def test_folders_of_similar_names_stay(student, tmp_path):
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial/model.bin").write_text("mine")
     export(student, tmp_path / "out")

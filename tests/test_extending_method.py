@@ -38,8 +38,8 @@ class NaivePaper(Formula):
         allowed = keys.unsqueeze(1)
         predicted = student_maps.masked_fill(~allowed, -math.inf).log_softmax(-1)
         terms = torch.special.xlogy(teacher_maps, teacher_maps) - teacher_maps * predicted
-        counted = allowed & rows[:, None, :, None]
-        return terms.masked_fill(~counted, 0.0).sum() / teacher_maps.shape[1]
+        valid = allowed & rows[:, None, :, None]
+        return terms.masked_fill(~valid, 0.0).sum() / teacher_maps.shape[1]
 
 
 @pytest.fixture
@@ -79,9 +79,9 @@ def test_a_method_trains(tmp_path, tokenizer, data, method):  # noqa: F811
     (factor,) = distiller._unwrapped.transfer.parameters()
     assert factor != 1
     distiller.save_model(str(tmp_path / "model"))
-    loaded = MeanMaps(("encoder", "cross"))
-    loaded.load(tmp_path / "model")
-    assert loaded.factor == factor
+    copy = MeanMaps(("encoder", "cross"))
+    copy.load(tmp_path / "model")
+    assert copy.factor == factor
 
 
 def test_a_method_reads_the_teachers_cache(tmp_path, tokenizer, data, method):  # noqa: F811
@@ -93,7 +93,7 @@ def test_a_method_reads_the_teachers_cache(tmp_path, tokenizer, data, method):  
         assert other["cross"] == pytest.approx(one["cross"], rel=1e-2)
 
 
-def test_a_method_needs_a_teacher_and_is_found_by_name(tmp_path, tokenizer, data, method):  # noqa: F811
+def test_a_method_needs_a_teacher_and_is_named_in_configurations(tmp_path, tokenizer, data, method):  # noqa: F811
     with pytest.raises(UserError, match="method 'mean-maps' needs a teacher"):
         trainer(tmp_path, tokenizer, data, teacher=False, method=method.name)
     with pytest.raises(UserError, match="unknown method 'mean-map': did you mean 'mean-maps'"):
@@ -104,27 +104,27 @@ def test_a_method_needs_a_teacher_and_is_found_by_name(tmp_path, tokenizer, data
         register_method(method)
 
 
-def test_a_formula_trains_as_the_same_one_of_ours(tmp_path, tokenizer, data, formula):  # noqa: F811
+def test_a_copy_of_a_formula_trains_equally(tmp_path, tokenizer, data, formula):  # noqa: F811
     trained = [
         trainer(tmp_path, tokenizer, data, formula=name, logging_steps=1, optim="sgd")
         for name in ("paper", formula.name)
     ]
-    ours, naive = (logs(distiller) for distiller in trained)
-    for one, other in zip(ours, naive, strict=True):
+    paper_logs, naive_logs = (logs(distiller) for distiller in trained)
+    for one, other in zip(paper_logs, naive_logs, strict=True):
         for term in ("ce", "kd", "encoder", "decoder", "cross"):
             assert other[term] == pytest.approx(one[term], rel=1e-4)
-    ours, naive = (
+    paper, naive = (
         torch.cat([parameter.detach().flatten() for parameter in distiller.model.parameters()])
         for distiller in trained
     )
-    assert_close(naive, ours, 1e-5)
+    assert_close(naive, paper, 1e-5)
     alignment = trained[1].alignment
-    fresh = trainer(tmp_path, tokenizer, data, formula=formula.name).alignment
+    untrained = trainer(tmp_path, tokenizer, data, formula=formula.name).alignment
     for group, weight in alignment.weights.items():
-        assert not torch.equal(weight, fresh.weights[group])
+        assert not torch.equal(weight, untrained.weights[group])
 
 
-def test_a_formula_is_found_by_name(formula):
+def test_a_formula_is_named_in_configurations(formula):
     recipe = load_recipe("demo", ["methods=[{method: a2d, formula: naive-paper}]"])
     assert recipe.methods[0].formula == formula.name
     with pytest.raises(UserError, match="a formula 'naive-paper' exists already"):

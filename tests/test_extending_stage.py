@@ -39,8 +39,8 @@ class WordCount(RunStage):
 
     def make(self, run):
         """Count."""
-        others = [stage for stage in run.stages if not isinstance(stage, WordCount)]
-        made[self.translations.model.name] = all(stage.done for stage in others)
+        earlier = [stage for stage in run.stages if not isinstance(stage, WordCount)]
+        made[self.translations.model.name] = all(stage.done for stage in earlier)
         count = sum(len(line.split()) for line in self.translations.hypotheses)
         with self.work() as folder:
             write_text(folder / "count.txt", f"{count}\n")

@@ -130,11 +130,11 @@ def sentences(count):
 
 
 @every_family
-def test_a_student_is_distilled_saved_and_read_by_transformers(family, tmp_path):
+def test_a_student_is_distilled_and_read_by_transformers(family, tmp_path):
     decoder = 2 if FAMILIES[family].deeper_decoder else 1
     student = tiny(family, encoder_layers=1, decoder_layers=decoder).float()
     teacher = tiny(family, seed=1).float()
-    before = student.state_dict()["lm_head.weight"].clone()
+    initial = student.state_dict()["lm_head.weight"].clone()
     config = A2DConfig(
         str(tmp_path / "out"),
         max_steps=4,
@@ -146,14 +146,14 @@ def test_a_student_is_distilled_saved_and_read_by_transformers(family, tmp_path)
     trainer = A2DTrainer(student, teacher, config, sentences(4), processing_class=tokenizer())
     trainer.train()
     trainer.save_model(str(tmp_path / "student"))
-    read = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "student").eval()
-    assert not torch.equal(read.state_dict()["lm_head.weight"], before)
+    copy = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "student").eval()
+    assert not torch.equal(copy.state_dict()["lm_head.weight"], initial)
     inputs = batch([5, 3], [4, 6])
     with torch.no_grad():
-        ours, theirs = (
-            model_signals(m.eval(), inputs, None).tokens.logits for m in (student, read)
+        logits, copy_logits = (
+            model_signals(m.eval(), inputs, None).tokens.logits for m in (student, copy)
         )
-    assert torch.equal(ours, theirs)
+    assert torch.equal(logits, copy_logits)
 
 
 class TestRecords:
@@ -200,7 +200,7 @@ class TestRecords:
     def test_activation_is_one_that_transformers_knows(self, family):
         assert activation_of(tiny(family).config).removeprefix("gated-") in ACT2FN
 
-    def test_a_vocabulary_of_its_own_for_targets(self):
+    def test_separate_vocabularies_are_detected(self):
         assert not has_two_vocabularies(tiny("bart").config)
         config = tiny("marian").config
         assert not has_two_vocabularies(config)
@@ -245,6 +245,6 @@ class TestRegistration:
         with pytest.raises(UserError, match=problem):
             register_family(Family(model_type="new", sizes=sizes, activation="act"))
 
-    def test_others_are_refused_by_name(self):
+    def test_unsupported_families_are_refused(self):
         with pytest.raises(UserError, match=r"'led' are not supported: .* marian, bart, .*umt5"):
             family_of(SimpleNamespace(model_type="led"))

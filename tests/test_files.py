@@ -75,7 +75,7 @@ class TestManifest:
         (folder / MANIFEST).write_text(text)
         assert damage(folder) == f"{MANIFEST} is damaged"
 
-    def test_leaves_out_what_goes(self, folder):
+    def test_leaves_out_temporary_files(self, folder):
         seal(folder, without=("deep",))
         (folder / "deep/er/config.json").unlink()
         assert damage(folder) is None
@@ -86,7 +86,7 @@ class TestManifest:
         assert damage(folder, only=("ü",)) == "ü is damaged"
 
     @given(st.binary(max_size=300))
-    def test_digest_is_what_other_programs_say(self, tmp_path_factory, content):
+    def test_digest_equals_sha256(self, tmp_path_factory, content):
         path = tmp_path_factory.mktemp("digest") / "x"
         path.write_bytes(content)
         expected = run(["sha256sum", path], capture_output=True, check=True).stdout
@@ -102,7 +102,7 @@ class TestManifest:
 
 
 class TestIdentity:
-    def test_is_of_the_weights_not_of_the_place(self, folder, tmp_path):
+    def test_identity_does_not_depend_on_the_folder(self, folder, tmp_path):
         name = identity(str(folder))
         folder.rename(tmp_path / "elsewhere")
         assert identity(str(tmp_path / "elsewhere")) == name
@@ -133,22 +133,22 @@ class TestWriteText:
     def test_readers_never_see_a_part(self, tmp_path, monkeypatch):
         path = tmp_path / "a.json"
         write_text(path, "old")
-        seen = []
+        observed_contents = []
 
         def replace(source, target):
-            seen.append((path.read_text(), source.read_text()))
+            observed_contents.append((path.read_text(), source.read_text()))
             shutil.move(source, target)
 
         monkeypatch.setattr(module.os, "replace", replace)
         write_text(path, "new")
-        assert seen == [("old", "new")]
+        assert observed_contents == [("old", "new")]
         assert path.read_text() == "new"
 
 
 class TestSpace:
     @pytest.fixture
-    def asked(self, monkeypatch):
-        """A disk with 5 GB free; the places that were asked about."""
+    def queries(self, monkeypatch):
+        """A disk with 5 GB free; records the folders whose disks are queried."""
         places = []
 
         def disk_usage(place):
@@ -158,22 +158,22 @@ class TestSpace:
         monkeypatch.setattr(module.shutil, "disk_usage", disk_usage)
         return places
 
-    def test_enough(self, tmp_path, asked):
+    def test_enough(self, tmp_path, queries):
         require_space(tmp_path / "not" / "there", 5 * 10**9)
-        assert asked == [tmp_path]
+        assert queries == [tmp_path]
 
-    def test_too_little(self, tmp_path, asked):
+    def test_too_little(self, tmp_path, queries):
         with pytest.raises(
             UserError, match=r"needs about 7\.2 GB under .*5\.0 GB are free"
         ) as caught:
             require_space(tmp_path / "run", 7_200_000_000)
         assert str(tmp_path / "run") in str(caught.value)
-        assert asked == [tmp_path]
+        assert queries == [tmp_path]
 
-    def test_relative_folders(self, tmp_path, asked, monkeypatch):
+    def test_relative_folders(self, tmp_path, queries, monkeypatch):
         monkeypatch.chdir(tmp_path)
         require_space(module.Path("runs/demo"), 1)
-        assert asked == [tmp_path]
+        assert queries == [tmp_path]
 
 
 def test_a_killed_process_leaves_no_half_folder(tmp_path):

@@ -249,6 +249,8 @@ def test_nothing_else_loads_models():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr in ("from_pretrained", "load"):
                 calls.setdefault(path.relative_to(package).as_posix(), []).append(ast.unparse(node))
-    loading = {place: found for place, found in calls.items() if "from_pretrained" in str(found)}
+    loading = {
+        place: matches for place, matches in calls.items() if "from_pretrained" in str(matches)
+    }
     assert loading.keys() == {"models/folders.py"}
-    assert not any("torch.load" in str(found) for found in calls.values())
+    assert not any("torch.load" in str(matches) for matches in calls.values())

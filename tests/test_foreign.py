@@ -21,7 +21,7 @@ from a2d.models.tokenizer import load_tokenizer
 from a2d.runs import results, shards, training
 from a2d.runs.assist import assist
 from a2d.runs.lines import one_line
-from a2d.runs.parts import DISTILLED, MONOLINGUAL, TOKENS
+from a2d.runs.parts import DISTILLED, MONOLINGUAL, PARALLEL
 from a2d.runs.recipe import load_recipe
 from a2d.runs.run import carry_out
 from a2d.runs.splits import read_splits
@@ -102,8 +102,8 @@ class Place:
         """The pairs that students learn from."""
         tokenizer = load_tokenizer(self.folder / "run/vocabulary")
         places = {name: self.folder / "run" / name for name in parts}
-        if TOKENS in places:
-            places[TOKENS] = self.folder / "run/tokens/train"
+        if PARALLEL in places:
+            places[PARALLEL] = self.folder / "run/tokens/train"
         data = load_tokens(list(places.values()))
         sides = [list(data["input_ids"]), list(data["labels"])]
         texts = [tokenizer.batch_decode(s, skip_special_tokens=True) for s in sides]
@@ -175,17 +175,17 @@ class TestData:
         own = [tuple(pair) for pair in train]
         said = [(pair.source, pair.source.swapcase()) for pair in train]
         more = [(text, text.swapcase()) for text in place.alone]
-        assert place.data(TOKENS) == own
+        assert place.data(PARALLEL) == own
         assert place.data(DISTILLED) == said
         assert place.data(MONOLINGUAL) == more
-        assert place.data(TOKENS, DISTILLED, MONOLINGUAL) == own + said + more
+        assert place.data(PARALLEL, DISTILLED, MONOLINGUAL) == own + said + more
         recipe = load_recipe(str(place.folder / "run/recipe.yaml"), [])
         students = run_of(recipe, place.folder / "run", read_splits(recipe)).all(Student)
-        assert [student.learns_from for student in students] == [
-            (TOKENS,),
+        assert [student.data_parts for student in students] == [
+            (PARALLEL,),
             (DISTILLED, MONOLINGUAL),
-            (TOKENS, DISTILLED),
-            (TOKENS, DISTILLED, MONOLINGUAL),
+            (PARALLEL, DISTILLED),
+            (PARALLEL, DISTILLED, MONOLINGUAL),
         ]
         assert len({student.fingerprint for student in students}) == 4
 

@@ -34,7 +34,7 @@ def refused(spec, *words, languages=LANGUAGES):
         assert str(word) in message
 
 
-def written(path, text, encoding="utf-8"):
+def write_file(path, text, encoding="utf-8"):
     path.write_bytes(text.encode(encoding))
     return str(path)
 
@@ -67,12 +67,12 @@ class TestTableOfFormats:
 class TestLists:
     def test_mixed_formats(self, tmp_path):
         mixed = [
-            written(tmp_path / "a.tsv", "a\tb\n"),
-            written(tmp_path / "c.de", "c\nC\n"),
-            written(tmp_path / "d.dsb", "d\nD\n"),
-            {"path": written(tmp_path / "e.csv", "e,x,f\n"), "source": 1, "target": 3},
-            [written(tmp_path / "g.txt", "g\n"), written(tmp_path / "h.txt", "h\n")],
-            written(tmp_path / "i.json", '[{"de": "i", "dsb": "j"}]'),
+            write_file(tmp_path / "a.tsv", "a\tb\n"),
+            write_file(tmp_path / "c.de", "c\nC\n"),
+            write_file(tmp_path / "d.dsb", "d\nD\n"),
+            {"path": write_file(tmp_path / "e.csv", "e,x,f\n"), "source": 1, "target": 3},
+            [write_file(tmp_path / "g.txt", "g\n"), write_file(tmp_path / "h.txt", "h\n")],
+            write_file(tmp_path / "i.json", '[{"de": "i", "dsb": "j"}]'),
         ]
         want = ["ab", "cd", "CD", "ef", "gh", "ij"]
         assert read(mixed) == [Pair(*pair) for pair in want]
@@ -80,38 +80,38 @@ class TestLists:
         assert names == ["a.tsv", "c.de", "d.dsb", "e.csv", "g.txt", "h.txt", "i.json"]
 
     def test_text_files_without_tabs_are_paired_and_others_are_tables(self, tmp_path):
-        sides = [written(tmp_path / f"{n}.txt", f"{n}\n") for n in "ab"]
-        tables = [written(tmp_path / f"{n}.txt", f"{n}\t{n.upper()}\n") for n in "cd"]
+        sides = [write_file(tmp_path / f"{n}.txt", f"{n}\n") for n in "ab"]
+        tables = [write_file(tmp_path / f"{n}.txt", f"{n}\t{n.upper()}\n") for n in "cd"]
         assert read([*sides, *tables]) == [("a", "b"), ("c", "C"), ("d", "D")]
         assert read([tables[0], *sides, tables[1]]) == [("c", "C"), ("a", "b"), ("d", "D")]
 
     def test_an_unpaired_file_is_refused(self, tmp_path):
-        one, other, third = (written(tmp_path / f"x.{n}", "x\n") for n in ("de", "dsb", "hsb"))
-        pairs = written(tmp_path / "x.tsv", "a\tb\n")
+        one, other, third = (write_file(tmp_path / f"x.{n}", "x\n") for n in ("de", "dsb", "hsb"))
+        pairs = write_file(tmp_path / "x.tsv", "a\tb\n")
         for spec in ([one, other, third], [third, pairs], [pairs, third], [third, pairs, other]):
             refused(spec, f"{third} holds one language", "next to each other")
 
     def test_missing_files(self, tmp_path):
-        pairs = written(tmp_path / "x.tsv", "a\tb\n")
+        pairs = write_file(tmp_path / "x.tsv", "a\tb\n")
         refused([pairs, str(tmp_path / "none.tmx")], "there is no", "none.tmx")
         refused([pairs, str(tmp_path / "none.de")], "there is no", "none.de")
 
     def test_sides_in_the_wrong_order(self, tmp_path):
-        sides = [written(tmp_path / f"train.de-dsb.{n}", "x\n") for n in ("dsb", "de")]
+        sides = [write_file(tmp_path / f"train.de-dsb.{n}", "x\n") for n in ("dsb", "de")]
         refused(sides, "list them in the other order", *sides)
         assert read(sides[::-1]) == [("x", "x")]
         assert read(sides, ("dsb", "de")) == read(sides, None) == [("x", "x")]
 
     def test_malformed_or_empty_file_in_a_list(self, tmp_path, caplog):
-        good = written(tmp_path / "good.tsv", "a\tb\nc\td\n")
-        refused([good, written(tmp_path / "bad.tsv", "a\n")], "bad.tsv, line 1 has 1 column")
-        assert read([good, written(tmp_path / "empty.tsv", "")]) == [("a", "b"), ("c", "d")]
+        good = write_file(tmp_path / "good.tsv", "a\tb\nc\td\n")
+        refused([good, write_file(tmp_path / "bad.tsv", "a\n")], "bad.tsv, line 1 has 1 column")
+        assert read([good, write_file(tmp_path / "empty.tsv", "")]) == [("a", "b"), ("c", "d")]
         refused([str(tmp_path / "empty.tsv")] * 2, "empty")
 
     def test_catalogues_of_one_language_are_not_paired(self, tmp_path):
         def catalogue(name, language, source, target):
             header = f'msgid ""\nmsgstr "Language: {language}\\n"\n\n'
-            return written(tmp_path / name, f'{header}msgid "{source}"\nmsgstr "{target}"\n')
+            return write_file(tmp_path / name, f'{header}msgid "{source}"\nmsgstr "{target}"\n')
 
         one = catalogue("a.po", "dsb", "Ja", "Jo")
         other = catalogue("b.po", "dsb", "Nein", "Ně")
@@ -143,7 +143,7 @@ class TestArguments:
 class TestColumns:
     @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
     def test_csv_as_python_writes_it(self, tmp_path, delimiter):
-        path = written(tmp_path / "x.csv", table(PAIRS, delimiter))
+        path = write_file(tmp_path / "x.csv", table(PAIRS, delimiter))
         assert read(path) == PAIRS
 
     @settings(deadline=None)
@@ -154,7 +154,7 @@ class TestColumns:
     def test_round_trip(self, tmp_path_factory, rows, delimiter):
         path = tmp_path_factory.getbasetemp() / "x.csv"
         header = [("source", "target")]  # names the delimiter
-        written(path, table(header + rows, delimiter))
+        write_file(path, table(header + rows, delimiter))
         want = [tuple(" ".join(t.split()) if "\n" in t else t.strip() for t in row) for row in rows]
         assert read({"path": str(path), "source": "source", "target": "target"}) == want
 
@@ -173,20 +173,20 @@ class TestColumns:
     def test_header(self, tmp_path, header, suffix):
         text = f"{header}\n1,ja,jo\n2,nein,ně\n"
         text = text.replace(",", "\t") if suffix == "tsv" else text
-        assert read(written(tmp_path / f"x.{suffix}", text)) == [("ja", "jo"), ("nein", "ně")]
+        assert read(write_file(tmp_path / f"x.{suffix}", text)) == [("ja", "jo"), ("nein", "ně")]
 
     def test_header_in_any_order(self, tmp_path):
-        path = written(tmp_path / "x.csv", "dsb,de\njo,ja\n")
+        path = write_file(tmp_path / "x.csv", "dsb,de\njo,ja\n")
         assert read(path) == [("ja", "jo")]
         assert read(path, ("dsb", "de")) == [("jo", "ja")]
 
     @pytest.mark.parametrize("first", ["Quelle,Ziel", "no,ne", "Source,x", "de,de"])
     def test_no_header_if_it_may_be_a_text(self, tmp_path, first):
-        path = written(tmp_path / "x.csv", f"{first}\nja,jo\n")
+        path = write_file(tmp_path / "x.csv", f"{first}\nja,jo\n")
         assert read(path) == [tuple(first.split(",")), ("ja", "jo")]
 
     def test_chosen(self, tmp_path):
-        path = written(tmp_path / "x.csv", "id,de,en,dsb\n1,ja,yes,jo\n")
+        path = write_file(tmp_path / "x.csv", "id,de,en,dsb\n1,ja,yes,jo\n")
         assert read({"path": path, "source": "en", "target": "DSB"}) == [("yes", "jo")]
         assert read({"path": path, "source": 4, "target": 3}) == [("jo", "yes")]
         refused({"path": path, "source": "fr", "target": "de"}, "no column 'fr'", "'id', 'de'")
@@ -196,21 +196,21 @@ class TestColumns:
         for keys in ({"source": "dsb", "target": "de"}, {"source": "x.hsb", "target": "y.German"}):
             languages = ("de", keys["source"][-3:])
             refused({"path": path, **keys}, "swap 'source' and 'target'", languages=languages)
-        plain = written(tmp_path / "y.tsv", "0.9\tja\tjo\n0.8\tnein\tně\n")
+        plain = write_file(tmp_path / "y.tsv", "0.9\tja\tjo\n0.8\tnein\tně\n")
         assert read({"path": plain, "source": 2, "target": 3}) == [("ja", "jo"), ("nein", "ně")]
         refused(plain, "has 3 column(s) instead of 2", f"{{path: {plain}, source: 1, target: 2}}")
 
     def test_delimiter_as_spreadsheets_name_it(self, tmp_path):
-        path = written(tmp_path / "x.csv", "sep=;\nde;dsb\na, b;c, d\n")
+        path = write_file(tmp_path / "x.csv", "sep=;\nde;dsb\na, b;c, d\n")
         assert read(path) == [("a, b", "c, d")]
 
     def test_texts_of_any_length(self, tmp_path):
         long = "ja, " * 50_000
-        assert read(written(tmp_path / "x.csv", f'"{long}",jo\n')) == [(long.strip(), "jo")]
+        assert read(write_file(tmp_path / "x.csv", f'"{long}",jo\n')) == [(long.strip(), "jo")]
 
     def test_rows_of_other_lengths_are_reported(self, tmp_path, caplog):
         text = 'source,target\na,b\nc\nd,e,f\n"g, h",i\n\n"x\ny",z\n'
-        path = written(tmp_path / "x.csv", text)
+        path = write_file(tmp_path / "x.csv", text)
         assert read(path) == [("a", "b"), ("g, h", "i"), ("x y", "z")]
         assert warning(caplog).startswith(
             f"train: 2 of 5 entries are malformed and were skipped: {path}, line 3 has 1 column(s)"
@@ -219,18 +219,18 @@ class TestColumns:
     def test_an_open_quote_spoils_only_its_line(self, tmp_path, caplog):
         rows = [(f"Satz {n}", f"sada {n}") for n in range(300)]
         text = table(rows[:100]) + '"offen,jo\n' + table(rows[100:]) + '"zu"viel,jo\n'
-        path = written(tmp_path / "x.csv", text)
+        path = write_file(tmp_path / "x.csv", text)
         assert read(path) == rows
         assert f"{path}, line 101 opens a quote that is not closed" in warning(caplog)
         assert f"{path}, line 302 has a stray quote" in warning(caplog)
 
     def test_quotes_of_tables_with_tabs_are_text(self, tmp_path):
-        assert read(written(tmp_path / "x.tsv", '"a\t"b"\n')) == [('"a', '"b"')]
+        assert read(write_file(tmp_path / "x.tsv", '"a\t"b"\n')) == [('"a', '"b"')]
 
     def test_other_languages(self, tmp_path):
         rows = "Une phrase assez longue,Una frase bastante larga\n" * 3
         for header in ("fr,es", "French,Spanish"):
-            path = written(tmp_path / "x.csv", f"{header}\n{rows}")
+            path = write_file(tmp_path / "x.csv", f"{header}\n{rows}")
             refused(path, header[:2], "the languages are 'de' and 'dsb'")
         assert len(read({"path": path, "source": 1, "target": 2})) == 4
 
@@ -255,23 +255,25 @@ class TestScores:
             text = table(self.ROWS, "\t" if kind == "tsv" else ";")
             if "number" in kind:
                 keys |= {"source": 2, "target": 3, "score": 1}
-        path = written(tmp_path / f"x.{kind.split()[0]}", text)
+        path = write_file(tmp_path / f"x.{kind.split()[0]}", text)
         assert read({"path": path, **keys}) == [("a", "A"), ("c", "C")]
         assert warning(caplog) == f"train: Skipped entries of {path}: 1 with a score below 1.05."
 
     def test_no_number(self, tmp_path, caplog):
-        path = written(tmp_path / "x.tsv", "a\tb\t0.9\nc\td\thigh\ne\tf\tnan\n" + "g\th\t1\n" * 3)
+        path = write_file(
+            tmp_path / "x.tsv", "a\tb\t0.9\nc\td\thigh\ne\tf\tnan\n" + "g\th\t1\n" * 3
+        )
         spec = {"path": path, "source": 1, "target": 2, "score": 3, "min_score": 0.5}
         assert read(spec) == [("a", "b"), *[("g", "h")] * 3]
         assert "line 2 has 'high' as its score 3" in warning(caplog)
 
     def test_incomplete_score_settings(self, tmp_path):
-        path = written(tmp_path / "x.csv", "source,target,s\na,b,1\n")
+        path = write_file(tmp_path / "x.csv", "source,target,s\na,b,1\n")
         keys = {"score": "s", "min_score": 1}
         assert read({"path": path, **keys}) == [("a", "b")]
         refused({"path": path, "score": "s"}, "both 'score' and 'min_score'")
         refused({"path": path, **keys, "min_score": "x"}, "'min_score' is 'x'")
-        other = written(tmp_path / "y.csv", "x,y,s\na,b,1\n")
+        other = write_file(tmp_path / "y.csv", "x,y,s\na,b,1\n")
         refused({"path": other, **keys}, "'x', 'y', 's'", "choose those of its texts")
 
 
@@ -297,19 +299,19 @@ class TestEncodings:
     @pytest.mark.parametrize("encoding", ENCODINGS)
     @pytest.mark.parametrize("name", TEXTS)
     def test_unicode(self, tmp_path, name, encoding, caplog):
-        path = written(tmp_path / name, TEXTS[name], encoding)
+        path = write_file(tmp_path / name, TEXTS[name], encoding)
         assert read(path) == [("ja", "jo"), ("nein", "ně")]
         assert not caplog.records
 
     @pytest.mark.parametrize("mark", ["\ufeff", ""])
     def test_of_two_files(self, tmp_path, mark):
         sides = [
-            written(tmp_path / f"x.{code}", mark + text, "utf-16-be")
+            write_file(tmp_path / f"x.{code}", mark + text, "utf-16-be")
             for code, text in (("de", "ja\r\nnein\r\n"), ("dsb", "jo\r\nn\u010a\u0a0d\r\n"))
         ]
         assert read(sides) == [("ja", "jo"), ("nein", "n\u010a\u0a0d")]
         messages = [
-            written(tmp_path / f"{code}.ftl", mark + f"a = {text}\n", "utf-16-le")
+            write_file(tmp_path / f"{code}.ftl", mark + f"a = {text}\n", "utf-16-le")
             for code, text in (("de", "ja"), ("dsb", "jo"))
         ]
         assert read(messages) == [("ja", "jo")]
@@ -317,7 +319,7 @@ class TestEncodings:
     def test_cyrillic_without_a_mark(self, tmp_path):
         rows = [("слово за словом", "фраза за фразой")] * 20
         text = "".join(f"{a}\t{b}\n" for a, b in rows)
-        assert read(written(tmp_path / "x.tsv", text, "utf-16-le")) == rows
+        assert read(write_file(tmp_path / "x.tsv", text, "utf-16-le")) == rows
 
     def test_broken_lines_of_utf_16(self, tmp_path, caplog):
         data = TEXTS["x.tsv"].encode("utf-16-le") + b"\x00\xd8x\x00\t\x00y\x00\n\x00"
@@ -330,7 +332,7 @@ class TestJsonKeys:
     @pytest.mark.parametrize("keys", [("src", "tgt"), ("German", "Lower Sorbian"), ("de", "DSB")])
     def test_key_names(self, tmp_path, keys):
         text = json.dumps({"id": 1, keys[1]: "jo", keys[0]: "ja"})
-        assert read(written(tmp_path / "x.jsonl", text)) == [("ja", "jo")]
+        assert read(write_file(tmp_path / "x.jsonl", text)) == [("ja", "jo")]
 
 
 class TestJsonArrays:
@@ -339,17 +341,17 @@ class TestJsonArrays:
     @pytest.mark.parametrize("name", ["x.json", "x.jsonl"])
     @pytest.mark.parametrize("indent", [None, 2])
     def test_reads(self, tmp_path, name, indent):
-        path = written(tmp_path / name, "\n " + json.dumps(self.RECORDS, indent=indent) + "\n")
+        path = write_file(tmp_path / name, "\n " + json.dumps(self.RECORDS, indent=indent) + "\n")
         assert read(path) == [tuple(r.values()) for r in self.RECORDS]
 
     @pytest.mark.parametrize("text", ["[]", "[\n]\n"])
     def test_empty(self, tmp_path, text):
-        refused(written(tmp_path / "x.json", text), "is empty")
+        refused(write_file(tmp_path / "x.json", text), "is empty")
 
     def test_invalid_objects_are_reported(self, tmp_path, caplog):
         good = json.dumps(self.RECORDS[0])
         text = f'[{good},\n{{"source": "x" "target": "y"}},\n{good},\n"z",\n{good},\n{good}\n'
-        path = written(tmp_path / "x.json", text)
+        path = write_file(tmp_path / "x.json", text)
         assert read(path) == [("a", "b")] * 4
         message = warning(caplog)
         assert message.startswith("train: 3 of 7 entries are malformed")
@@ -379,7 +381,7 @@ class TestEntities:
 
     def test_are_counted(self, tmp_path, caplog):
         text = "a &amp;amp; b\tjo\nja\t&quot;jo&quot;\nR&D\tR&D\n"
-        path = written(tmp_path / "x.tsv", text)
+        path = write_file(tmp_path / "x.tsv", text)
         assert read(path) == [("a & b", "jo"), ("ja", '"jo"'), ("R&D", "R&D")]
         assert warning(caplog) == (
             f"train: HTML entities were unescaped in 2 pairs of {path}, for example "
@@ -391,7 +393,7 @@ class TestEntities:
             '<tu><tuv xml:lang="de"><seg>a &amp;amp;amp; b &amp;lt;</seg></tuv>'
             '<tuv xml:lang="dsb"><seg>&amp;quot;c&amp;quot; &amp; d</seg></tuv></tu>'
         )
-        path = written(tmp_path / "x.tmx", f"<tmx><body>{units}</body></tmx>")
+        path = write_file(tmp_path / "x.tmx", f"<tmx><body>{units}</body></tmx>")
         assert read(path) == [("a & b <", '"c" & d')]
 
 
@@ -416,7 +418,7 @@ class TestLanguages:
     @pytest.mark.parametrize("keys", [("fr", "it"), ("de", "fr"), ("hsb", "de")])
     def test_records_in_other_languages(self, tmp_path, keys):
         record = {"translation": dict(zip(keys, ("x", "y"), strict=True))}
-        path = written(tmp_path / "x.jsonl", json.dumps(record))
+        path = write_file(tmp_path / "x.jsonl", json.dumps(record))
         refused(path, *map(repr, keys), "the languages are 'de' and 'dsb'")
         chosen = {"source": f"translation.{keys[0]}", "target": f"translation.{keys[1]}"}
         assert read({"path": path, **chosen}) == [("x", "y")]
@@ -428,7 +430,7 @@ class TestLanguages:
 
         units = [("de", "dsb-DE"), ("de",), ("de", "en"), ("dsb",), ("fr", "en")]
         body = "".join(unit(*codes) for codes in units)
-        path = written(tmp_path / "x.tmx", f"<tmx><body>{body}</body></tmx>")
+        path = write_file(tmp_path / "x.tmx", f"<tmx><body>{body}</body></tmx>")
         assert read(path) == [("de", "dsb-DE")]
         assert warning(caplog) == (
             f"train: Skipped entries of {path}: 2 without 'dsb', 1 without 'de', 1 without 'de' "
@@ -437,7 +439,7 @@ class TestLanguages:
 
     def catalogue(self, path, header):
         lines = "".join(f'"{name}: {value}\\n"\n' for name, value in header.items())
-        return written(path, f'msgid ""\nmsgstr ""\n{lines}\nmsgid "yes"\nmsgstr "ja"\n')
+        return write_file(path, f'msgid ""\nmsgstr ""\n{lines}\nmsgid "yes"\nmsgstr "ja"\n')
 
     def test_language_of_a_catalogue(self, tmp_path):
         path = self.catalogue(tmp_path / "x.po", {"Language": "de_DE"})
@@ -452,7 +454,7 @@ class TestLanguages:
         entries = (
             'msgid "a"\nmsgstr "b"\n\nmsgid "c"\nmsgstr ""\n\n#, fuzzy\nmsgid "d"\nmsgstr "e"\n'
         )
-        path = written(tmp_path / "x.po", header + entries)
+        path = write_file(tmp_path / "x.po", header + entries)
         assert read(path) == [("a", "b")]
         assert warning(caplog) == f"train: Skipped entries of {path}: 2 without a translation."
 
@@ -464,8 +466,8 @@ class TestPackaged:
         folder.mkdir()
         (folder / "LICENSE").write_text("MPL")
         (folder / "README.md").write_text("where from")
-        written(folder / "memory.tmx", TEXTS["x.tmx"])
-        written(folder / "entities.tsv", "a &amp;amp;\tb\n")
+        write_file(folder / "memory.tmx", TEXTS["x.tmx"])
+        write_file(folder / "entities.tsv", "a &amp;amp;\tb\n")
         monkeypatch.setattr(corpora, "files", lambda name: tmp_path)
 
     @pytest.mark.usefixtures("packaged")

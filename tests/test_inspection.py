@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from a2d.cli import app
 from a2d.errors import UserError
-from a2d.quoting import shown
+from a2d.quoting import shorten
 from a2d.runs.recipe import make_cleaning
 from a2d.text.cleaning import clean, overlap
 from a2d.text.corpus import read_corpus
@@ -57,8 +57,8 @@ def planted(folder):
     (folder / "a.tsv").write_text("\n".join(lines), "utf-8")
     records = [{"en": a, "de": b} for a, b in rows[150:]]
     (folder / "b.json").write_text(json.dumps(records), "utf-16")
-    held = [(good[50][0].lower(), "x"), ("y", f"{good[60][1]}!"), ("new", "neu")]
-    (folder / "test.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in held))
+    heldout = [(good[50][0].lower(), "x"), ("y", f"{good[60][1]}!"), ("new", "neu")]
+    (folder / "test.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in heldout))
     return [str(folder / name) for name in ("a.tsv", "b.json")], len(rows)
 
 
@@ -103,18 +103,18 @@ class TestCounts:
             "duplicates": 9,
             "near duplicates": None,
         }
-        assert inspection.kept == inspection.pairs - 45
+        assert inspection.remaining == inspection.pairs - 45
 
     def test_leakage(self, inspection):
         (leak,) = inspection.leaks
         assert (leak.pairs, leak.leaking) == (3, 2)
         assert [example.number for example in leak.examples] == [1, 2]
 
-    def test_kept_by_file(self, inspection):
-        assert sum(inspection.kept_by_file) == inspection.kept
-        assert len(inspection.kept_by_file) == 2
+    def test_remaining_by_file(self, inspection):
+        assert sum(inspection.remaining_by_file) == inspection.remaining
+        assert len(inspection.remaining_by_file) == 2
 
-    def test_examples_name_their_place(self, inspection):
+    def test_examples_name_file_and_number(self, inspection):
         for name, finding in inspection.rules.items():
             for example in finding.examples:
                 place = read_corpus(example.place, languages=("en", "de"))
@@ -132,23 +132,23 @@ MORE = {"drop_copies": True, "consistent": True, "min_letters": 0.7}
 
 @pytest.mark.parametrize("deduplicate", [False, True, "near"])
 @pytest.mark.parametrize(
-    "more", [{}, {"drop_copies": True, "consistent": True, "min_letters": 0.7}]
+    "extra", [{}, {"drop_copies": True, "consistent": True, "min_letters": 0.7}]
 )
-def test_agrees_with_cleaning(tmp_path, deduplicate, more):
+def test_agrees_with_cleaning(tmp_path, deduplicate, extra):
     pairs = read_corpus("builtin:de-dsb/train")[:800]
     pairs += [*pairs[::50], Pair("", "x"), Pair("", "x"), Pair("gleich", "gleich")]
     write_pairs(pairs, tmp_path / "x.jsonl")
-    rules = RULES | more | {"deduplicate": deduplicate}
+    rules = RULES | extra | {"deduplicate": deduplicate}
     inspection = inspect(str(tmp_path / "x.jsonl"), rules)
     report = clean(pairs, **rules)[1]
     counts = {name: f.dropped for name, f in inspection.rules.items() if f.dropped is not None}
     if deduplicate == "near":
         counts["duplicates"] = counts.pop("near duplicates")
     assert counts == report.dropped
-    assert inspection.kept == report.kept
+    assert inspection.remaining == report.remaining
 
 
-def test_files_that_a_training_refuses_are_shown(tmp_path):
+def test_files_that_a_training_refuses_are_reported(tmp_path):
     (tmp_path / "x.tsv").write_text("a\tb\nc\nd\n")
     inspection = inspect(str(tmp_path / "x.tsv"), RULES)
     assert "2 of 3 entries are malformed" in str(inspection.files[0].refusal)
@@ -160,27 +160,27 @@ def test_files_that_a_training_refuses_are_shown(tmp_path):
 class TestLeakage:
     """Held-out pairs as a training takes them, against what cleaning keeps."""
 
-    def inspected(self, folder, data, held, **rules):
+    def inspected(self, folder, data, heldout, **rules):
         (folder / "data.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in data), "utf-8")
-        (folder / "held.tsv").write_text(held, "utf-8")
+        (folder / "held.tsv").write_text(heldout, "utf-8")
         paths = str(folder / "data.tsv"), str(folder / "held.tsv")
         return inspect(paths[0], RULES | rules, ("en", "de"), paths[1])
 
     def test_empty_sides_and_dropped_pairs_do_not_leak(self, tmp_path):
         data = [("one", ""), ("two", "zwei"), ("three", "drei" * 20), ("", "vier")]
-        held = "five\t\nsix\tdrei" + "drei" * 19 + "\ntwo\t\n\tvier\nseven\tzwei\n"
-        inspection = self.inspected(tmp_path, data, held)
+        heldout = "five\t\nsix\tdrei" + "drei" * 19 + "\ntwo\t\n\tvier\nseven\tzwei\n"
+        inspection = self.inspected(tmp_path, data, heldout)
         (leak,) = inspection.leaks
         assert (leak.pairs, leak.empty, leak.leaking) == (2, 3, 1)
         assert [example.number for example in leak.examples] == [5]
-        kept = clean([Pair(*row) for row in data], **RULES)[0]
-        whole = [pair for pair in read_corpus(str(tmp_path / "held.tsv")) if all(pair)]
-        assert overlap(kept, whole) == 1
-        assert inspection.kept_by_file == [len(kept)]
+        remaining = clean([Pair(*row) for row in data], **RULES)[0]
+        complete = [pair for pair in read_corpus(str(tmp_path / "held.tsv")) if all(pair)]
+        assert overlap(remaining, complete) == 1
+        assert inspection.remaining_by_file == [len(remaining)]
 
-    def test_faults_of_the_held_out_are_shown(self, tmp_path):
-        held = "a\tb\n" * 3 + "one\ntwo\n"
-        (leak,) = self.inspected(tmp_path, [("x", "y")], held).leaks
+    def test_faults_of_held_out_files_are_reported(self, tmp_path):
+        heldout = "a\tb\n" * 3 + "one\ntwo\n"
+        (leak,) = self.inspected(tmp_path, [("x", "y")], heldout).leaks
         assert leak.reading.malformed == 2
         arguments = [str(tmp_path / "data.tsv"), "--against", str(tmp_path / "held.tsv")]
         output = CliRunner().invoke(app, ["data", "inspect", *arguments]).stdout
@@ -190,17 +190,17 @@ class TestLeakage:
 
     def test_languages_of_the_held_out(self, tmp_path):
         data = [(f"{ENGLISH} {letters(n)}", f"{GERMAN} {letters(n)}") for n in range(20)]
-        held = "".join(f"{ENGLISH} x\t{b}\n" for _, b in data) + f"{ENGLISH} y\t{FRENCH}\n"
-        (leak,) = self.inspected(tmp_path, data, held, languages=("en", "de")).leaks
+        heldout = "".join(f"{ENGLISH} x\t{b}\n" for _, b in data) + f"{ENGLISH} y\t{FRENCH}\n"
+        (leak,) = self.inspected(tmp_path, data, heldout, languages=("en", "de")).leaks
         assert leak.others == 1
         swapped = "".join(f"{b}\t{a}\n" for a, b in data)
         with pytest.raises(UserError, match=r"against: .*held.tsv: 100% of the source texts"):
             self.inspected(tmp_path, data, swapped, languages=("en", "de"))
 
 
-def test_texts_are_shown_on_one_line_and_do_nothing_to_a_terminal():
-    assert shown("a\nb\x1b[2J\u202e") == "a\\nb\\x1b[2J\\u202e"
-    assert shown("x" * 100, 10) == "x" * 9 + "…"
+def test_quoted_texts_are_one_line_without_control_characters():
+    assert shorten("a\nb\x1b[2J\u202e") == "a\\nb\\x1b[2J\\u202e"
+    assert shorten("x" * 100, 10) == "x" * 9 + "…"
 
 
 class TestWriting:
@@ -291,7 +291,7 @@ class TestCommands:
         assert inspection["files"][0]["malformed"] == 8
         assert inspection["leakage"] == []
 
-    def test_markup_in_texts_is_shown_as_it_is(self, tmp_path):
+    def test_markup_in_texts_is_printed_literally(self, tmp_path):
         (tmp_path / "x.tsv").write_text("[red]a[/]\t\n[/bold]\t\nja\tjo\n")
         assert "[red]a[/] →" in self.run("inspect", tmp_path / "x.tsv")
 

@@ -47,13 +47,13 @@ def decoded(tokenizer):
 
 
 @every_kind
-def test_they_are_special_once_a_tokenizer_is_loaded_and_saved(kind, tmp_path):
+def test_codes_are_special_tokens_after_loading(kind, tmp_path):
     raw = ordinary(kind, tmp_path)
     before = raw(text_target=TEXTS)["input_ids"]
     assert all(TOKENS[kind] in text for text in decoded(raw)), "or else there is nothing to mend"
-    loaded = load_tokenizer(tmp_path, CODES[kind])
-    loaded.save_pretrained(tmp_path / "saved")
-    for tokenizer in (loaded, AutoTokenizer.from_pretrained(tmp_path / "saved")):
+    tokenizer_of_model = load_tokenizer(tmp_path, CODES[kind])
+    tokenizer_of_model.save_pretrained(tmp_path / "saved")
+    for tokenizer in (tokenizer_of_model, AutoTokenizer.from_pretrained(tmp_path / "saved")):
         assert tokenizer(text_target=TEXTS)["input_ids"] == before
         assert not any(TOKENS[kind] in text for text in decoded(tokenizer))
         assert decoded(tokenizer)[0].split() == TEXTS[0].split()
@@ -61,7 +61,7 @@ def test_they_are_special_once_a_tokenizer_is_loaded_and_saved(kind, tmp_path):
 
 @every_kind
 @pytest.mark.parametrize("trim", [True, False])
-def test_translations_are_without_them(kind, trim, tmp_path):
+def test_translations_have_no_codes(kind, trim, tmp_path):
     ordinary(kind, tmp_path / "release")
     folder = tmp_path / "teacher"
     prepare_teacher(
@@ -73,29 +73,29 @@ def test_translations_are_without_them(kind, trim, tmp_path):
     model.save_pretrained(tmp_path / "student")
     tokenizer.save_pretrained(tmp_path / "student")
     sources = [pair.source for pair in PAIRS[:8]]
-    found = translate(model, tokenizer, sources)
+    translations = translate(model, tokenizer, sources)
     code = tokenizer.convert_tokens_to_ids(TOKENS[kind])
     assert model.generate(**tokenizer(sources[0], return_tensors="pt"))[0, 1] == code
-    assert not any(TOKENS[kind] in text for text in found)
-    assert len(set(found)) > 1
+    assert not any(TOKENS[kind] in text for text in translations)
+    assert len(set(translations)) > 1
     plain = without_a2d(snippet("student"), sources, tmp_path)
-    assert plain == [" ".join(text.split()) for text in found]
+    assert plain == [" ".join(text.split()) for text in translations]
     export(tmp_path / "student", tmp_path / "fast")
     assert not any(TOKENS[kind] in t for t in ExportedModel(tmp_path / "fast").translate(sources))
 
 
 @every_kind
-def test_validation_scores_texts_without_them(kind, tmp_path, monkeypatch):
+def test_validation_scores_texts_without_codes(kind, tmp_path, monkeypatch):
     raw = ordinary(kind, tmp_path / "release")
     model = load_model(tmp_path / "release")
     config = A2DConfig(str(tmp_path / "out"), method="baseline", report_to=[], bf16=False)
     data = tokenise(PAIRS[:8], raw)
     trainer = A2DTrainer(model, None, config, data, data, processing_class=raw)
-    shown = []
-    monkeypatch.setattr(training, "score", lambda *texts: shown.append(texts) or score(*texts))
+    scored = []
+    monkeypatch.setattr(training, "score", lambda *texts: scored.append(texts) or score(*texts))
     padded = raw(text_target=TEXTS, padding=True, return_tensors="np")["input_ids"]
     trainer._bleu(EvalPrediction(padded, padded[::-1].copy()))
-    ((hypotheses, references),) = shown
+    ((hypotheses, references),) = scored
     assert not any(TOKENS[kind] in text for text in (*hypotheses, *references))
     assert hypotheses == references[::-1]
     trainer.save_model(str(tmp_path / "saved"))
@@ -118,7 +118,7 @@ def test_of_a_tokenizer_of_one_pair():
     assert decoded(tokenizer) == TEXTS
 
 
-def test_what_cannot_be_marked_is_refused(tmp_path, monkeypatch):
+def test_codes_that_stay_ordinary_are_refused(tmp_path, monkeypatch):
     tokenizer = ordinary("added", tmp_path)
     monkeypatch.setattr(type(tokenizer), "add_special_tokens", lambda *_, **__: 0)
     with pytest.raises(UserError, match=r"codes of this NllbTokenizer, such as 'deu_Latn'"):
@@ -126,7 +126,7 @@ def test_what_cannot_be_marked_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["opus", "bart", "mbart", "mbart50", "nllb", "pegasus", "t5"])
-def test_other_tokenizers_stay_as_they_are(name):
+def test_other_tokenizers_are_not_changed(name):
     tokenizer = tokenizer_of(name)
     before = tokenizer.get_vocab(), tokenizer.all_special_tokens, len(tokenizer)
     texts = decoded(tokenizer)

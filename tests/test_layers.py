@@ -20,6 +20,6 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", ORDER)
 def test_imports_go_up_the_readme_s_list(package: str) -> None:
-    found = set().union(*map(imports, (Path(a2d.__file__).parent / package).glob("*.py")))
-    assert package in found
-    assert not found & {*ORDER[ORDER.index(package) + 1 :], "cli"}
+    packages = set().union(*map(imports, (Path(a2d.__file__).parent / package).glob("*.py")))
+    assert package in packages
+    assert not packages & {*ORDER[ORDER.index(package) + 1 :], "cli"}

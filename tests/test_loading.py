@@ -15,8 +15,8 @@ WEIGHTS = "model.safetensors"
 
 def without(folder, *names):
     """Take weights out of a saved model."""
-    kept = {k: w for k, w in load_file(folder / WEIGHTS).items() if not k.endswith(names)}
-    save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
+    remaining = {k: w for k, w in load_file(folder / WEIGHTS).items() if not k.endswith(names)}
+    save_file(remaining, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def test_positions_that_releases_of_pegasus_lack_are_computed(tmp_path):
@@ -27,22 +27,24 @@ def test_positions_that_releases_of_pegasus_lack_are_computed(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["opus", "bart", "t5"])
-def test_missing_weights_are_told(name, tmp_path):
+def test_missing_weights_are_refused(name, tmp_path):
     released(name, tmp_path)
-    lost = "layer.0.SelfAttention.q.weight" if name == "t5" else "self_attn.q_proj.weight"
-    without(tmp_path, f"0.{lost}")
-    with pytest.raises(UserError, match=rf"lacks 2 of its model's weights \(.*0\.{lost}, …\)"):
+    name_of_weight = "layer.0.SelfAttention.q.weight" if name == "t5" else "self_attn.q_proj.weight"
+    without(tmp_path, f"0.{name_of_weight}")
+    with pytest.raises(
+        UserError, match=rf"lacks 2 of its model's weights \(.*0\.{name_of_weight}, …\)"
+    ):
         load_model(tmp_path)
 
 
-def test_learned_positions_are_no_computed_ones(tmp_path):
+def test_missing_learned_positions_are_refused(tmp_path):
     released("bart", tmp_path)
     without(tmp_path, "embed_positions.weight")
     with pytest.raises(UserError, match="lacks 2 of its model's weights"):
         load_model(tmp_path)
 
 
-def test_weights_of_another_shape_are_told(tmp_path):
+def test_weights_of_another_shape_are_refused(tmp_path):
     released("bart", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"encoder_ffn_dim": 48}))
@@ -50,7 +52,7 @@ def test_weights_of_another_shape_are_told(tmp_path):
         load_model(tmp_path)
 
 
-def test_a_folder_without_a_vocabulary_is_told(tmp_path):
+def test_a_folder_without_a_vocabulary_is_refused(tmp_path):
     released("bart", tmp_path)
     for path in [*tmp_path.glob("*token*"), *tmp_path.glob("vocab*"), *tmp_path.glob("merges*")]:
         path.unlink()
@@ -58,7 +60,7 @@ def test_a_folder_without_a_vocabulary_is_told(tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_more_tokens_than_embeddings_are_told(tmp_path):
+def test_more_tokens_than_embeddings_are_refused(tmp_path):
     model, tokenizer = released("bart", tmp_path)
     check_fits(tokenizer, model.config, tmp_path)
     tokenizer.add_tokens(["one", "two"])

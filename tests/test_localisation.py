@@ -107,9 +107,11 @@ class TestTranslationMemory:
         assert read(tmp_path / "x.tmx.gz") == read(tmp_path / "x.tmx.zst") == [("ja", "jo")]
 
     def test_broken_units_are_skipped_and_reported(self, tmp_path, caplog):
-        good = [unit(de=f"Satz {n}", dsb=f"Sada {n}") for n in range(20)]
-        bad = unit(de="Sie & ich", dsb="wy")
-        path = memory(tmp_path / "x.tmx", *good[:10], bad.replace("</tuv>", "", 1), *good[10:])
+        units = [unit(de=f"Satz {n}", dsb=f"Sada {n}") for n in range(20)]
+        broken_unit = unit(de="Sie & ich", dsb="wy")
+        path = memory(
+            tmp_path / "x.tmx", *units[:10], broken_unit.replace("</tuv>", "", 1), *units[10:]
+        )
         assert [pair.source for pair in read(path)] == [f"Satz {n}" for n in range(20)]
         assert f"1 of 21 entries are malformed and were skipped: {path}, line 13" in skipped(caplog)
 
@@ -121,17 +123,17 @@ class TestTranslationMemory:
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
     def test_only_broken_units_are_skipped(self, tmp_path, monkeypatch, texts, encoding, block):
         monkeypatch.setattr("a2d.text.files._BLOCK_BYTES", block)
-        known = [t for t in texts if t.encode(encoding, "ignore").decode(encoding) == t]
+        encodable = [t for t in texts if t.encode(encoding, "ignore").decode(encoding) == t]
         path = tmp_path / "x.tmx"
         declared = XML.replace("UTF-8", "iso-8859-2") if encoding == "iso-8859-2" else ""
-        units = [unit(de=t if t in FAULTS else escape(t), dsb="jo") for t in known]
+        units = [unit(de=t if t in FAULTS else escape(t), dsb="jo") for t in encodable]
         document = f"{declared}<tmx>\n<body>\n{''.join(units)}</body></tmx>"
         path.write_bytes(document.encode(encoding))
         entries = list(localisation.translation_memory(path, Selection(Languages(*LANGUAGES))))
         first = 4 if declared else 3
         assert [(e.source if isinstance(e, Pair) else e.where) for e in entries] == [
             f"{path}, line {first + n}" if t in FAULTS else normal_pair(t, "").source
-            for n, t in enumerate(known)
+            for n, t in enumerate(encodable)
         ]
 
     def test_bytes_of_another_encoding_spoil_their_unit_alone(self, tmp_path, caplog):

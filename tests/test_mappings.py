@@ -49,7 +49,7 @@ METHODS = {
     "minilm": partial(MiniLM, widths=WIDTHS),
     "ckd": Combination,
 }
-SHALLOW = ("last", "ckd")  # what takes no student that is deeper than its teacher
+SHALLOW = ("last", "ckd")  # methods that refuse students deeper than their teacher
 
 every_method = pytest.mark.parametrize("method", METHODS)
 every_group = st.sampled_from(GROUPS)
@@ -65,7 +65,7 @@ def cases_for(data, method):
     return data.draw(cases(shallow=method in SHALLOW))
 
 
-# Which layer imitates which
+# Mappings of layers
 
 
 @pytest.mark.parametrize(
@@ -117,16 +117,22 @@ def test_equal_depths_map_to_themselves(layers):
 
 
 def rows_of_maps(c, group, mapping, maps):
-    """Yields (row of the student, row of the teacher, 1/pairs) over visible keys."""
-    ours, theirs = (shape.heads(group) for shape in c.shapes)
+    """Yield (row of the student, row of the teacher, 1/pairs) over visible keys."""
+    student_heads, teacher_heads = (shape.heads(group) for shape in c.shapes)
     teacher = c.teacher.maps[group].tolist()
     for b in range(len(maps)):
         visible = naive.visible(group, c.source[b].tolist(), c.target[b].tolist())
         for q, keys in visible.items():
             for s, t in enumerate(mapping):
-                one = [[maps[b][s * ours + h][q][k] for k in keys] for h in range(ours)]
-                other = [[teacher[b][t * theirs + h][q][k] for k in keys] for h in range(theirs)]
-                if ours != theirs:
+                one = [
+                    [maps[b][s * student_heads + h][q][k] for k in keys]
+                    for h in range(student_heads)
+                ]
+                other = [
+                    [teacher[b][t * teacher_heads + h][q][k] for k in keys]
+                    for h in range(teacher_heads)
+                ]
+                if student_heads != teacher_heads:
                     one, other = [mean(one)], [mean(other)]
                 for pair in zip(one, other, strict=True):
                     yield *pair, 1 / (len(one) * len(mapping))
@@ -138,31 +144,31 @@ def mean(rows):
 
 def divergence_of_maps(c, group, mapping, maps):
     return sum(
-        share * kl(theirs, [math.log(p + 1e-6) for p in ours])
-        for ours, theirs, share in rows_of_maps(c, group, mapping, maps)
+        share * kl(teacher_row, [math.log(p + 1e-6) for p in row])
+        for row, teacher_row, share in rows_of_maps(c, group, mapping, maps)
     )
 
 
 def distance_of_maps(c, group, mapping, maps):
     rows = rows_of_maps(c, group, mapping, maps)
-    return sum(share * squares(ours, theirs) for ours, theirs, share in rows)
+    return sum(share * squares(row, teacher_row) for row, teacher_row, share in rows)
 
 
 def divergence_of_relations(c, group, values):
-    """Of softmax(V·Vᵀ/√d), for each of as many heads as the teacher has."""
+    """KL divergence between softmax(V·Vᵀ/√d), split into the teacher's number of heads."""
     tokens = {"encoder": c.source, "decoder": c.target}[group].tolist()
     count, teacher = c.shapes[1].heads(group), c.teacher.values[group].tolist()
     total = 0.0
     for b in range(len(tokens)):
         at = naive.positions(tokens[b])
         for head in range(count):
-            ours, theirs = (
+            student_vectors, teacher_vectors = (
                 [cut([x for v in model[b] for x in v[n]], count, head) for n in at]
                 for model in (values, teacher)
             )
             for n in range(len(at)):
-                wanted = [math.exp(log) for log in naive.log_softmax(products(theirs, n))]
-                total += kl(wanted, products(ours, n)) / count
+                target = [math.exp(log) for log in naive.log_softmax(products(teacher_vectors, n))]
+                total += kl(target, products(student_vectors, n)) / count
     return total
 
 
@@ -176,18 +182,18 @@ def products(vectors, n):
 
 
 def distance_of_fusion(c, group, weight, maps):
-    """Each student map from the weighted sum of the maps of its layer's share of the teacher."""
+    """Squared distance of student maps from the weighted sum of the teacher maps of their share."""
     (layers, heads), (deep, many) = ((g.layers(group), g.heads(group)) for g in c.shapes)
     teacher = c.teacher.maps[group].tolist()
     total = 0.0
     for b in range(len(maps)):
         visible = naive.visible(group, c.source[b].tolist(), c.target[b].tolist())
         for channel in range(layers * heads):
-            mine = [t for t in range(deep) if share(t, layers, deep) == channel // heads]
-            fed = [t * many + h for t in mine for h in range(many)]
+            layers_of_share = [t for t in range(deep) if share(t, layers, deep) == channel // heads]
+            inputs = [t * many + h for t in layers_of_share for h in range(many)]
             for q, k in ((q, k) for q, keys in visible.items() for k in keys):
-                fused = sum(weight[channel][f] * teacher[b][f][q][k] for f in fed)
-                total += (maps[b][channel][q][k] - fused) ** 2 / (layers * heads)
+                fusion = sum(weight[channel][f] * teacher[b][f][q][k] for f in inputs)
+                total += (maps[b][channel][q][k] - fusion) ** 2 / (layers * heads)
     return total
 
 
@@ -196,7 +202,7 @@ def share(layer, student, teacher):
     return next(s for s in range(student) if layer * student < (s + 1) * teacher)
 
 
-# Each method is its twin
+# Each method equals its twin
 
 
 @pytest.mark.parametrize("rule", ["last", "uniform"])
@@ -226,8 +232,8 @@ def test_tinybert_equals_its_twin(c, group):
         distance = distance_of_maps(c, group, mapping, maps)
         return distance + distance_of_hidden(c, group, mapping, projection, hidden)
 
-    learned = transfer.projections[group].weight
-    inputs = [maps, learned, *c.student.hidden[group]]
+    weight = transfer.projections[group].weight
+    inputs = [maps, weight, *c.student.hidden[group]]
     assert agree(loss, twin, inputs)
 
 
@@ -250,13 +256,13 @@ def test_minilm_equals_its_twin(c, group):
 @settings(max_examples=50, deadline=None)
 def test_ckd_equals_its_twin(c, group):
     transfer = method_for("ckd", c)
-    torch.nn.init.normal_(transfer.weights[group])  # those between what does not correspond, too
+    torch.nn.init.normal_(transfer.weights[group])  # also weights outside of the shares
     loss = losses_of(transfer, watched(c))[group]
     twin = partial(distance_of_fusion, c, group)
     assert agree(loss, twin, [transfer.weights[group], c.student.maps[group]])
 
 
-# What has no influence
+# Positions without influence
 
 
 @every_method
@@ -270,19 +276,19 @@ def test_padding_and_future_positions_have_no_influence(method, data):
     for group, term in losses_of(transfer, other).items():
         assert close(term, terms[group], 1e-12)
         gradients = torch.autograd.grad(term, tensors(other.student), materialize_grads=True)
-        for gradient, kept in zip(gradients, kept_in(other), strict=True):
-            assert not gradient.masked_fill(kept, 0).any()
+        for gradient, mask in zip(gradients, masks_of(other), strict=True):
+            assert not gradient.masked_fill(mask, 0).any()
 
 
-def kept_in(c):
+def masks_of(c):
     """`matters`, one for each of the student's `tensors`."""
-    kept = matters(c)
-    hidden = [kept.hidden[stack] for stack, layers in c.student.hidden.items() for _ in layers]
-    return [*kept.maps.values(), *kept.values.values(), *hidden]
+    masks = matters(c)
+    hidden = [masks.hidden[stack] for stack, layers in c.student.hidden.items() for _ in layers]
+    return [*masks.maps.values(), *masks.values.values(), *hidden]
 
 
 @every_method
-def test_sums_over_sentences_however_padded(method):
+def test_terms_are_sums_over_sentences_without_padding(method):
     c = example()
     transfer = method_for(method, c)
     parts = [losses_of(transfer, alone(c, index)) for index in range(len(c.source))]
@@ -312,7 +318,7 @@ def test_no_gradient_reaches_the_teacher(method):
 
 @pytest.mark.parametrize("method", ["last", "uniform", "minilm", "tinybert", "ckd"])
 @pytest.mark.parametrize("sharpness", [1, 20])
-def test_equal_models_differ_by_nothing(method, sharpness):
+def test_equal_models_have_no_distance(method, sharpness):
     c = equal(sharpness)
     transfer = METHODS[method](*c.shapes, groups=GROUPS, **equal_widths(method)).double()
     for parameter in transfer.parameters():
@@ -333,7 +339,7 @@ def equal_widths(method):
 
 
 @every_method
-def test_other_models_differ(method):
+def test_different_models_have_a_distance(method):
     c = example()
     assert all(term > 0.01 for term in losses_of(method_for(method, c), c).values())
 
@@ -352,15 +358,15 @@ def test_ckd_starts_near_the_mean_of_each_share(c, group):
     assert owners == sorted(owners)
     assert {owners.count(s) for s in range(layers)} <= {deep // layers, -(-deep // layers)}
     for channel in range(layers * heads):
-        fed = [
+        inputs = [
             t * many + h for t in range(deep) if owners[t] == channel // heads for h in range(many)
         ]
         for f in range(deep * many):
-            wanted = 1 / len(fed) if f in fed else 0
-            assert abs(weight[channel, f] - wanted) <= 0.6 * wanted
+            expected = 1 / len(inputs) if f in inputs else 0
+            assert abs(weight[channel, f] - expected) <= 0.6 * expected
 
 
-def test_ckd_tells_heads_apart_from_the_start():
+def test_ckd_heads_have_different_initial_weights():
     weight = method_for("ckd", example()).weights["encoder"]
     assert len({tuple(row) for row in weight.tolist()}) == len(weight)
 
@@ -386,7 +392,7 @@ def test_other_methods_take_a_deeper_student(method):
 
 
 @pytest.mark.parametrize(("heads", "group"), [((5, 2), "encoder"), ((2, 5), "decoder")])
-def test_a_width_that_cannot_be_cut_is_refused(heads, group):
+def test_a_width_that_cannot_be_split_is_refused(heads, group):
     shapes = Geometry(1, 1, 2, 2), Geometry(2, 2, *heads)
     with pytest.raises(UserError, match=r"method 'minilm'.* width 12 .* 5 heads"):
         MiniLM(*shapes, GROUPS, (12, 20))
@@ -398,23 +404,23 @@ def test_a_width_that_cannot_be_cut_is_refused(heads, group):
 @pytest.mark.parametrize("groups", [("encoder",), ("cross",), ("decoder", "cross"), GROUPS])
 def test_groups_are_the_terms(method, groups):
     c = example()
-    whole = losses_of(method_for(method, c), c)
+    all_terms = losses_of(method_for(method, c), c)
     only = [
         typed(model._replace(maps={group: model.maps[group] for group in groups}))
         for model in (c.student, c.teacher)
     ]
     transfer = method_for(method, c, groups)
-    own = dict(method_for(method, c).named_parameters())
+    parameters = dict(method_for(method, c).named_parameters())
     for name, parameter in transfer.named_parameters():
-        parameter.data = own[name].data
+        parameter.data = parameters[name].data
     terms = transfer(*only, {group: c.masks[group] for group in groups})
     assert tuple(terms) == groups
     for group, term in terms.items():
-        assert close(term, whole[group])
+        assert close(term, all_terms[group])
 
 
 @pytest.mark.parametrize(
-    ("method", "groups", "learned"),
+    ("method", "groups", "names"),
     [
         ("last", GROUPS, set()),
         ("uniform", GROUPS, set()),
@@ -426,20 +432,20 @@ def test_groups_are_the_terms(method, groups):
         ("ckd", ("cross",), {"weights.cross"}),
     ],
 )
-def test_what_is_learned_and_saved(method, groups, learned, tmp_path):
+def test_parameters_are_saved(method, groups, names, tmp_path):
     c = example()
     transfer = method_for(method, c, groups).float()
-    assert {name for name, _ in transfer.named_parameters()} == learned
+    assert {name for name, _ in transfer.named_parameters()} == names
     for parameter in transfer.parameters():
         parameter.data.add_(0.1)  # as if it had been trained
     transfer.save(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["transfer.safetensors"] * bool(learned)
-    loaded = method_for(method, c, groups).float()
-    loaded.load(tmp_path)
-    before, after = (losses_of(t.double(), c) for t in (transfer, loaded))
-    assert all(torch.equal(before[group], after[group]) for group in groups)
-    for parameter in loaded.parameters():
-        (gradient,) = torch.autograd.grad(sum(after.values()), parameter, retain_graph=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["transfer.safetensors"] * bool(names)
+    copy = method_for(method, c, groups).float()
+    copy.load(tmp_path)
+    expected, terms = (losses_of(t.double(), c) for t in (transfer, copy))
+    assert all(torch.equal(expected[group], terms[group]) for group in groups)
+    for parameter in copy.parameters():
+        (gradient,) = torch.autograd.grad(sum(terms.values()), parameter, retain_graph=True)
         assert gradient.any()
 
 
@@ -447,10 +453,10 @@ def test_what_is_learned_and_saved(method, groups, learned, tmp_path):
 def test_a_file_of_other_models_is_refused(method, tmp_path):
     METHODS[method](Geometry(2, 2, 2, 2), Geometry(2, 2, 2, 2), groups=GROUPS).save(tmp_path)
     other = METHODS[method](Geometry(2, 2, 2, 2), Geometry(2, 2, 2, 2), groups=("encoder",))
-    with pytest.raises(UserError, match="no checkpoint of this method"):
+    with pytest.raises(UserError, match="not a checkpoint of this method"):
         other.load(tmp_path)
     (tmp_path / "transfer.safetensors").unlink()
-    with pytest.raises(UserError, match="no checkpoint of this method"):
+    with pytest.raises(UserError, match="not a checkpoint of this method"):
         other.load(tmp_path)
 
 

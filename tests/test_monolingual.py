@@ -87,19 +87,23 @@ class TestCleaning:
 
 class TestKnown:
     def test_lookup_ignores_white_space(self):
-        known = KnownTranslations([Pair("a  b", "x"), Pair("c", "y"), Pair("a b", "z")])
-        assert [known.find(text) for text in ("a b", " a\tb ", "c", "d", "")] == [
+        translations = KnownTranslations([Pair("a  b", "x"), Pair("c", "y"), Pair("a b", "z")])
+        assert [translations.find(text) for text in ("a b", " a\tb ", "c", "d", "")] == [
             "x",
             "x",
             "y",
             "",
             "",
         ]
-        assert len(known) == 2
+        assert len(translations) == 2
 
     def test_empty_translations_do_not_count(self):
-        known = KnownTranslations([Pair("a", ""), Pair("b", "x")])
-        assert ["a" in known, "b" in known, "c" in known] == [False, True, False]
+        translations = KnownTranslations([Pair("a", ""), Pair("b", "x")])
+        assert ["a" in translations, "b" in translations, "c" in translations] == [
+            False,
+            True,
+            False,
+        ]
 
     def test_fingerprints_differ_between_texts(self):
         one, same, other = (

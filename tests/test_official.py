@@ -13,7 +13,7 @@ from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS
 from a2d.method.maps import StackedMaps
 from a2d.method.objective import Objective
-from a2d.training.distillation import IGNORED, Distillation
+from a2d.training.distillation import IGNORE_INDEX, Distillation
 from a2d.training.signals import Signals, model_signals
 
 KINDS = {"encoder": "enc_self", "decoder": "dec_self", "cross": "cross"}
@@ -41,7 +41,7 @@ def batch(student):
     return {
         "input_ids": torch.zeros_like(source, dtype=torch.long),
         "attention_mask": source.long(),
-        "labels": target.masked_fill(padding, IGNORED),
+        "labels": target.masked_fill(padding, IGNORE_INDEX),
     }
 
 
@@ -118,37 +118,37 @@ def test_losses(student, variant, epoch, dtype):
 def test_gradients(student, variant, epoch, dtype):
     module, _ = measure(student, variant, epoch, dtype)
     prefix = f"{student}{VARIANTS[variant]}_ep{epoch}_grad_"
-    ours = module.student.logits.grad
-    assert_close(ours, array(f"{prefix}student_logits"), TOLERANCES[dtype])
+    gradient = module.student.logits.grad
+    assert_close(gradient, array(f"{prefix}student_logits"), TOLERANCES[dtype])
     for group, kind in KINDS.items():
-        ours = module.student.stacked_gradient(group)
-        assert_close(ours, array(f"{prefix}stacked_map_{kind}"), TOLERANCES[dtype])
-        ours = module.alignment.weights[group].grad
-        assert_close(ours, array(f"{prefix}aam_{kind}_weight").flatten(1), TOLERANCES[dtype])
+        gradient = module.student.stacked_gradient(group)
+        assert_close(gradient, array(f"{prefix}stacked_map_{kind}"), TOLERANCES[dtype])
+        gradient = module.alignment.weights[group].grad
+        assert_close(gradient, array(f"{prefix}aam_{kind}_weight").flatten(1), TOLERANCES[dtype])
 
 
 @both_students
 def test_plain_cross_entropy(student):
     labels = batch(student)["labels"]
     for role in ("student", "teacher"):
-        logits = array(f"{student}{role}_logits")[labels != IGNORED]
-        ours = functional.cross_entropy(logits, labels[labels != IGNORED], reduction="sum")
-        ours = ours / labels.numel()
-        assert_close(ours, array(f"{student}traw_ep1_nll_loss_{role}"), 1e-9)
+        logits = array(f"{student}{role}_logits")[labels != IGNORE_INDEX]
+        loss = functional.cross_entropy(logits, labels[labels != IGNORE_INDEX], reduction="sum")
+        loss = loss / labels.numel()
+        assert_close(loss, array(f"{student}traw_ep1_nll_loss_{role}"), 1e-9)
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_term_weights(tmp_path, epoch):
     config = A2DConfig(str(tmp_path), alpha=ALPHA, beta=BETA, decay=DECAY, bf16=False)
-    ours = {term.name: term.weight_in(epoch) for term in config.objective.terms}
-    assert ours == pytest.approx(weights(epoch))
+    term_weights = {term.name: term.weight_in(epoch) for term in config.objective.terms}
+    assert term_weights == pytest.approx(weights(epoch))
 
 
 def test_authors_settings_but_for_attention_are_the_defaults_of_config(tmp_path):
     """Other weights of attention served better (docs/results.md)."""
-    ours = A2DConfig(str(tmp_path), formula="official", bf16=False).objective
+    objective = A2DConfig(str(tmp_path), formula="official", bf16=False).objective
     authors = Objective("a2d", "official", ALPHA, 1.0, SMOOTHING)
-    assert ours._replace(beta=authors.beta, decay=authors.decay) == authors
+    assert objective._replace(beta=authors.beta, decay=authors.decay) == authors
 
 
 def test_nothing_trains_the_mixture():

@@ -8,7 +8,7 @@ from rich.console import Console
 from transformers import TrainerState
 
 from a2d import progress
-from a2d.progress import Bars, Event, TrainingProgress, doing
+from a2d.progress import Bars, Event, TrainingProgress, show_activity
 
 
 @pytest.fixture
@@ -19,15 +19,15 @@ def clock(monkeypatch):
     return now
 
 
-def shown(terminal=False, width=80):
+def make_console(terminal=False, width=80):
     """A console, and what it has written."""
     file = io.StringIO()
     return Console(file=file, force_terminal=terminal, width=width), file
 
 
 class TestWithoutATerminal:
-    def test_a_task_has_lines_at_its_start_and_end_and_now_and_then(self, clock):
-        console, file = shown()
+    def test_a_task_has_lines_at_start_and_end_and_between(self, clock):
+        console, file = make_console()
         with Bars(console) as bars:
             for step in range(101):  # a step a second
                 bars.show(Event("kd", step, 100, f"loss {step}.0"))
@@ -41,8 +41,8 @@ class TestWithoutATerminal:
             "kd: 100/100 (100%)  0:01:40  loss 100.0",
         ]
 
-    def test_tasks_do_not_silence_each_other(self, clock):
-        console, file = shown()
+    def test_tasks_have_separate_lines(self, clock):
+        console, file = make_console()
         with Bars(console) as bars:
             for name in "ab":
                 bars.show(Event(name, 1500, 3000))
@@ -56,33 +56,33 @@ class TestWithoutATerminal:
             "b: 2,000/3,000 (67%)  0:00:31",
         ]
 
-    def test_a_line_stays_whole_and_as_it_is(self):
-        console, file = shown(width=20)
+    def test_long_lines_and_markup_are_printed_literally(self):
+        console, file = make_console(width=20)
         with Bars(console) as bars:
             bars.show(Event("a [b] :smile: translating", 0, 5, "loss 1.00"))
         assert file.getvalue() == "a [b] :smile: translating: 0/5 (0%)  0:00:00  loss 1.00\n"
 
-    def test_nothing_to_do_is_done(self):
-        console, file = shown()
+    def test_an_empty_task(self):
+        console, file = make_console()
         with Bars(console) as bars:
             bars.show(Event("a", 0, 0))
         assert file.getvalue() == "a: 0/0 (100%)  0:00:00\n"
 
-    def test_warnings_are_shown(self):
-        console, file = shown()
+    def test_warnings(self):
+        console, file = make_console()
         with Bars(console) as bars:
             bars.show(Event("kd", warning="[sic] bad"))
         assert file.getvalue() == "Warning: kd: [sic] bad\n"
 
-    def test_what_is_done_is_said(self):
-        console, file = shown()
-        with doing(console, "Reading the corpus…"):
+    def test_activities(self):
+        console, file = make_console()
+        with show_activity(console, "Reading the corpus…"):
             assert file.getvalue() == "Reading the corpus…\n"
 
 
 class TestOnATerminal:
     def test_a_task_has_one_bar(self):
-        console, file = shown(terminal=True)
+        console, file = make_console(terminal=True)
         with Bars(console) as bars:
             for step in range(11):
                 bars.show(Event("kd", step, 10, "loss 1.0"))

@@ -18,7 +18,7 @@ ENGLISH = "The quick brown fox jumps over the lazy dog number"
 GERMAN = "Der schnelle braune Fuchs springt über den faulen Hund Nummer"
 
 
-def written(path, text, encoding="utf-8"):
+def write_file(path, text, encoding="utf-8"):
     path.write_bytes(text.encode(encoding))
     return str(path)
 
@@ -47,7 +47,7 @@ class TestControlCharacters:
         assert printable(text) == (text if plain is None else plain)
 
     def test_are_counted(self, tmp_path, caplog):
-        path = written(
+        path = write_file(
             tmp_path / "x.tsv", "a\x07b\tc\nd\te\x92f\nplain\u00a0x\ty\u00adz\n\x08\tx\n"
         )
         want = [("ab", "c"), ("d", "e’f"), ("plain\u00a0x", "y\u00adz"), ("", "x")]
@@ -58,26 +58,26 @@ class TestControlCharacters:
         ]
 
     def test_byte_order_marks_of_files_put_together(self, tmp_path):
-        path = written(tmp_path / "x.tsv", "\ufeffa\tb\n\ufeffc\td\n\u200b \ufeff\te\u2060 \n")
+        path = write_file(tmp_path / "x.tsv", "\ufeffa\tb\n\ufeffc\td\n\u200b \ufeff\te\u2060 \n")
         assert read_corpus(path) == [("a", "b"), ("c", "d"), ("", "e")]
 
 
 class TestNoPairs:
     def test_message_names_skipped_entries(self, tmp_path):
         rows = "".join(f"0.{n}\ta\tb\n" for n in range(7))
-        path = written(tmp_path / "x.tsv", rows)
+        path = write_file(tmp_path / "x.tsv", rows)
         spec = {"path": path, "source": 2, "target": 3, "score": 1, "min_score": 0.9}
         refused(spec, f"every entry of {path} was skipped (7 with a score below 0.9)")
 
     def test_one_empty_file_of_several(self, tmp_path, caplog):
-        empty = written(tmp_path / "x.tsv", "\n")
-        assert read_corpus([empty, written(tmp_path / "y.tsv", "a\tb\n")]) == [("a", "b")]
+        empty = write_file(tmp_path / "x.tsv", "\n")
+        assert read_corpus([empty, write_file(tmp_path / "y.tsv", "a\tb\n")]) == [("a", "b")]
         assert warnings(caplog) == [f"corpus: {empty} contains no pair."]
 
 
 def test_skipped_entries_count_as_entries(tmp_path, caplog):
     rows = "".join(f"{score}\ta\tb\n" for score in [0.1] * 6 + ["?"] * 2 + [0.9])
-    path = written(tmp_path / "x.tsv", rows)
+    path = write_file(tmp_path / "x.tsv", rows)
     spec = {"path": path, "source": 2, "target": 3, "score": 1, "min_score": 0.5}
     assert read_corpus(spec) == [("a", "b")]
     assert "2 of 9 entries are malformed" in warnings(caplog)[0]
@@ -88,7 +88,7 @@ class TestNull:
 
     def test_json(self, tmp_path, caplog):
         records = [{"en": f"a{n}", "de": None if n % 3 else f"b{n}"} for n in range(9)]
-        path = written(tmp_path / "x.json", json.dumps(records))
+        path = write_file(tmp_path / "x.json", json.dumps(records))
         want = [("a0", "b0"), ("a3", "b3"), ("a6", "b6")]
         assert read_corpus(path, languages=LANGUAGES) == want
         assert warnings(caplog) == [f"corpus: Skipped entries of {path}: 6 without 'de'."]
@@ -110,7 +110,7 @@ def test_memories_with_entities_of_html(tmp_path, caplog, entity, rest):
         f"<tuv xml:lang='de'><seg>b &amp; {entity}c</seg></tuv></tu>\n"
         for n in range(3)
     ]
-    path = written(tmp_path / "x.tmx", f"<tmx><body>\n{''.join(units)}{rest}</body></tmx>")
+    path = write_file(tmp_path / "x.tmx", f"<tmx><body>\n{''.join(units)}{rest}</body></tmx>")
     text = {"&nbsp;": (" ", ""), "&eacute;": ("é", "é")}[entity]
     want = [(f"a{text[0]}{n}", f"b & {text[1]}c") for n in range(3)]
     assert read_corpus(path, languages=LANGUAGES) == want
@@ -122,29 +122,31 @@ def test_memories_with_entities_of_html(tmp_path, caplog, entity, rest):
     ("name", "words"), [("x.en.zip", "unpack it"), ("x.tar.gz", "unpack it"), ("x.XLSX", "(.csv)")]
 )
 def test_archives_and_spreadsheets_are_no_plain_text(tmp_path, name, words):
-    path = written(tmp_path / name, "PK a line\n")
+    path = write_file(tmp_path / name, "PK a line\n")
     refused(path, path, words)
     refused([path, path], path, words)
 
 
 class TestTables:
-    def test_a_first_score_that_is_missing_is_no_header(self, tmp_path, caplog):
+    def test_a_first_row_without_a_score_is_not_a_header(self, tmp_path, caplog):
         rows = "".join(f"{score}\ta{n}\tb\n" for n, score in enumerate(["nan", 1, 2, "", 3]))
         spec = {"source": 2, "target": 3, "score": 1, "min_score": 2}
-        path = written(tmp_path / "x.tsv", rows)
+        path = write_file(tmp_path / "x.tsv", rows)
         assert read_corpus({"path": path, **spec}) == [("a2", "b"), ("a4", "b")]
         (warning,) = warnings(caplog)
         assert warning.startswith("corpus: 2 of 5 entries are malformed")
-        headed = written(tmp_path / "y.tsv", f"quality\tsource\ttarget\n{rows[8:]}")
+        headed = write_file(tmp_path / "y.tsv", f"quality\tsource\ttarget\n{rows[8:]}")
         assert read_corpus({"path": headed, **spec})[0] == ("a2", "b")
 
     def test_a_spreadsheets_quotes_are_refused(self, tmp_path):
         rows = [(f"a{n}", f'say ""b"" {n}') for n in range(5)]
         quoted = "".join(f'"{a}"\t"{b}"\n' for a, b in rows)
-        refused(written(tmp_path / "x.tsv", quoted), "every text in quotes", "name the file .csv")
+        refused(
+            write_file(tmp_path / "x.tsv", quoted), "every text in quotes", "name the file .csv"
+        )
         want = [(a, b.replace('""', '"')) for a, b in rows]
-        assert read_corpus(written(tmp_path / "x.csv", quoted)) == want
-        some = written(tmp_path / "y.tsv", quoted + "c\td\n")
+        assert read_corpus(write_file(tmp_path / "x.csv", quoted)) == want
+        some = write_file(tmp_path / "y.tsv", quoted + "c\td\n")
         assert read_corpus(some)[0] == ('"a0"', '"say ""b"" 0"')
 
 
@@ -155,9 +157,9 @@ class TestHeldOut:
         pairs = [(f"{ENGLISH} {n}", f"{GERMAN} {n}") for n in range(30)]
         table = "".join(f"{a}\t{b}\n" for a, b in pairs)
         corpus = {
-            "train": written(folder / "train.tsv", table),
-            "valid": written(folder / "valid.tsv", table),
-            "test": written(folder / "test.tsv", "".join(f"{a}\t{b}\n" for a, b in test(pairs))),
+            "train": write_file(folder / "train.tsv", table),
+            "valid": write_file(folder / "valid.tsv", table),
+            "test": write_file(folder / "test.tsv", "".join(f"{a}\t{b}\n" for a, b in test(pairs))),
             "source_language": "en",
             "target_language": "de",
             "limit": "null",

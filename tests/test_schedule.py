@@ -1,4 +1,4 @@
-"""The schedule that ends on a plateau: closed forms, resumption, limits."""
+"""Schedule that ends on a plateau: closed forms, resumption, limits."""
 
 import itertools
 
@@ -20,40 +20,40 @@ def schedule(warmup, steps, rate=1.0):
 
 
 def rates(warmup, steps, plateau=None):
-    """The learning rate of every update until it is zero."""
+    """Return the learning rate of each update until it is zero."""
     optimizer, plan = schedule(warmup, steps)
-    found = []
+    results = []
     while plan.last_epoch < plan.end:
         if plan.last_epoch == plateau:
             plan.finish(plateau)
-        found.append(optimizer.param_groups[0]["lr"])
+        results.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         plan.step()
-    return [*found, optimizer.param_groups[0]["lr"]]
+    return [*results, optimizer.param_groups[0]["lr"]]
 
 
-def test_without_a_plateau_it_is_linear_to_the_last_planned_update():
+def test_without_a_plateau_decay_is_linear():
     falling = [step / 12 for step in range(12, -1, -1)]
     assert rates(4, 16) == pytest.approx([0.25, 0.5, 0.75, 1.0, *falling])
 
 
-def test_without_warm_up_it_is_the_library_s_linear_one():
+def test_without_warmup_it_equals_linear_of_transformers():
     parameter = torch.nn.Parameter(torch.zeros(()))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
-    theirs = get_scheduler("linear", optimizer, num_warmup_steps=0, num_training_steps=40)
+    library_schedule = get_scheduler("linear", optimizer, num_warmup_steps=0, num_training_steps=40)
     expected = []
     for _ in range(41):
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        theirs.step()
+        library_schedule.step()
     assert rates(0, 40) == pytest.approx(expected)
 
 
-def test_a_plateau_leaves_a_quarter_of_all_updates():
-    found = rates(0, 1000, plateau=30)
-    assert len(found) - 1 == 40
-    assert found[:31] == pytest.approx([1 - step / 1000 for step in range(31)])
-    assert found[30:] == pytest.approx([0.97 * (1 - step / 10) for step in range(11)])
+def test_finish_takes_a_quarter_of_all_updates():
+    learning_rates = rates(0, 1000, plateau=30)
+    assert len(learning_rates) - 1 == 40
+    assert learning_rates[:31] == pytest.approx([1 - step / 1000 for step in range(31)])
+    assert learning_rates[30:] == pytest.approx([0.97 * (1 - step / 10) for step in range(11)])
 
 
 @given(
@@ -61,12 +61,12 @@ def test_a_plateau_leaves_a_quarter_of_all_updates():
     steps=st.integers(1, 200),
     plateau=st.one_of(st.none(), st.integers(0, 220)),
 )
-def test_it_always_ends_in_time_and_falls_only_once(warmup, steps, plateau):
-    found = rates(warmup, steps, plateau)
-    assert len(found) - 1 <= steps
-    assert found[-1] == 0
-    assert all(0 <= rate <= 1 for rate in found)
-    signs = [b > a for a, b in itertools.pairwise(found) if a != b]
+def test_it_ends_in_time_and_never_rises_after_warmup(warmup, steps, plateau):
+    learning_rates = rates(warmup, steps, plateau)
+    assert len(learning_rates) - 1 <= steps
+    assert learning_rates[-1] == 0
+    assert all(0 <= rate <= 1 for rate in learning_rates)
+    signs = [b > a for a, b in itertools.pairwise(learning_rates) if a != b]
     assert signs == sorted(signs, reverse=True)  # up, then down
 
 
@@ -82,7 +82,7 @@ SETTINGS = {
     "restore_callback_states_from_checkpoint": True,
     "plateau_patience": 2,
     "max_steps": 40,
-    "learning_rate": 1e-30,  # nothing is learned: validation never improves
+    "learning_rate": 1e-30,  # too low to learn: validation never improves
     "alignment_learning_rate": 1e-30,
     "warmup_steps": 2,
     "logging_steps": 1,
@@ -90,7 +90,7 @@ SETTINGS = {
 
 
 class Stop(TrainerCallback):
-    """Ends a training as if it were killed."""
+    """Callback that ends a training as if it were killed."""
 
     def __init__(self, step):
         self.step = step
@@ -107,13 +107,13 @@ def test_training_ends_after_a_plateau_with_a_validation(tmp_path, tokenizer, da
     log = distiller.state.log_history
     assert [e["step"] for e in log if "eval_bleu" in e] == [4, 8, 12, 16]
     assert distiller.state.global_step == 16
-    used = {e["step"]: e["learning_rate"] for e in log if "learning_rate" in e}
-    assert used[12] == pytest.approx(29 / 38 * 1e-30)
-    assert used[16] == pytest.approx(28 / 38 / 4 * 1e-30)
+    learning_rates = {e["step"]: e["learning_rate"] for e in log if "learning_rate" in e}
+    assert learning_rates[12] == pytest.approx(29 / 38 * 1e-30)
+    assert learning_rates[16] == pytest.approx(28 / 38 / 4 * 1e-30)
 
 
 @pytest.mark.parametrize("step", [10, 14])
-def test_an_interrupted_one_ends_like_an_undisturbed_one(tmp_path, tokenizer, data, step):  # noqa: F811
+def test_interrupted_training_equals_an_uninterrupted_one(tmp_path, tokenizer, data, step):  # noqa: F811
     settings = SETTINGS | {"learning_rate": 1e-3, "dropout": 0.1}
     undisturbed = trainer(tmp_path / "a", tokenizer, data, **settings)
     undisturbed.train(resume_from_checkpoint=True)
@@ -124,14 +124,14 @@ def test_an_interrupted_one_ends_like_an_undisturbed_one(tmp_path, tokenizer, da
     resumed = trainer(tmp_path / "b", tokenizer, data, **settings)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == undisturbed.state.global_step
-    for (name, ours), (_, theirs) in zip(
+    for (name, weight), (_, resumed_weight) in zip(
         undisturbed.model.named_parameters(), resumed.model.named_parameters(), strict=True
     ):
-        assert torch.equal(ours, theirs), name
+        assert torch.equal(weight, resumed_weight), name
 
 
 def validations(scores_and_losses, patience=2):
-    """The update at which the end begins, of validations after every 10 updates."""
+    """Return the update of the call of `finish`, for validations after every 10 updates."""
     _, plan = schedule(0, 1000)
     callback = FinishOnPlateau(patience)
     args = type("Args", (), {"metric_for_best_model": "bleu", "greater_is_better": True})()
@@ -155,7 +155,7 @@ def test_what_counts_as_a_plateau(figures, start):
     assert validations(figures) == start
 
 
-def test_time_starts_the_decay():
+def test_time_limit_calls_finish():
     _, plan = schedule(0, 1000)
     watch = TimeLimit(limit=100.0, seconds=74.0)
     watch.on_train_begin()
@@ -167,7 +167,7 @@ def test_time_starts_the_decay():
     assert plan.end == 40
 
 
-def test_states_are_kept_by_checkpoints():
+def test_states_survive_checkpoints():
     callback = FinishOnPlateau(3)
     callback.best, callback.validations_since_best = 1.5, 2
     again = FinishOnPlateau.from_state(callback.state())

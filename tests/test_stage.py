@@ -39,7 +39,7 @@ class TestWork:
         assert os.listdir(tmp_path / "deep") == ["stage"]
         stage.check()
 
-    def test_interrupted_is_not_done_and_keeps_what_it_has(self, tmp_path):
+    def test_an_interrupted_stage_is_not_done_and_continues(self, tmp_path):
         stage = Stage(tmp_path / "stage", SETTINGS)
         with pytest.raises(UnicodeEncodeError):  # any exception, somewhere in the work
             fill(stage, half="x", rest="\ud800")
@@ -77,7 +77,7 @@ class TestFingerprint:
 
 class TestCheck:
     @pytest.mark.parametrize(
-        ("change", "told"),
+        ("change", "message"),
         [
             ({"corpus": "abd"}, "(corpus is 'abc' there, 'abd' here)"),
             ({"training": {"epochs": 4, "rates": [0.1, 0.2]}}, "(training.epochs is 3 there, 4"),
@@ -86,7 +86,7 @@ class TestCheck:
     )
     @pytest.mark.parametrize("finished", [True, False])
     def test_refuses_other_settings_names_the_key_and_deletes_nothing(
-        self, tmp_path, change, told, finished
+        self, tmp_path, change, message, finished
     ):
         mine = Stage(tmp_path / "stage", SETTINGS)
         fill(mine, output="x")
@@ -96,24 +96,24 @@ class TestCheck:
         other = Stage(mine.folder, SETTINGS | change)
         with pytest.raises(UserError) as caught:
             other.check()
-        assert told in str(caught.value)
+        assert message in str(caught.value)
         assert str(mine.folder if finished else mine.partial) in str(caught.value)
         assert contents(tmp_path) == before
 
     @pytest.mark.parametrize("value", [1, None])
     def test_names_a_key_that_only_one_side_has(self, tmp_path, value):
         plain, extended = {"a": {"b": 1}}, {"a": {"b": 1, "c": value}}
-        for name, there, here in (("x", plain, extended), ("y", extended, plain)):
-            fill(Stage(tmp_path / name, there))
+        for name, recorded, current in (("x", plain, extended), ("y", extended, plain)):
+            fill(Stage(tmp_path / name, recorded))
             with pytest.raises(UserError, match=r"\(a\.c is "):
-                Stage(tmp_path / name, here).check()
+                Stage(tmp_path / name, current).check()
 
     def test_accepts_tuples_for_lists(self, tmp_path):
         fill(Stage(tmp_path / "stage", {"sizes": (1, 2)}))
         Stage(tmp_path / "stage", {"sizes": (1, 2)}).check()
 
     @pytest.mark.parametrize("files", [{}, {"thesis.tex": "x"}, {RECORD: "{"}])
-    def test_refuses_a_folder_of_somebody_else(self, tmp_path, files):
+    def test_refuses_a_folder_of_another_program(self, tmp_path, files):
         folder = tmp_path / "stage"
         folder.mkdir()
         for name, text in files.items():
@@ -124,12 +124,12 @@ class TestCheck:
         assert str(folder) in str(caught.value)
         assert contents(tmp_path) == before
 
-    def test_refuses_a_file_in_its_place(self, tmp_path):
+    def test_refuses_a_file_in_place_of_the_folder(self, tmp_path):
         (tmp_path / "stage").write_text("x")
         with pytest.raises(UserError, match="was not made by a2d"):
             Stage(tmp_path / "stage", SETTINGS).check()
 
-    def test_nothing_there_is_fine(self, tmp_path):
+    def test_accepts_a_missing_folder(self, tmp_path):
         Stage(tmp_path / "stage", SETTINGS).check()
         assert contents(tmp_path) == {}
 
@@ -145,7 +145,7 @@ class TestCheck:
         assert stage.done
 
     @pytest.mark.parametrize("record", [None, "", "{"])
-    def test_what_cannot_be_told_whose_it_is_is_set_aside(self, tmp_path, record, caplog):
+    def test_a_folder_with_a_damaged_record_is_set_aside(self, tmp_path, record, caplog):
         stage = Stage(tmp_path / "stage", SETTINGS)
         stage.partial.mkdir()
         write_text(stage.partial / "half", "of other settings, perhaps")
@@ -166,7 +166,7 @@ class TestBadInput:
         mended.check()
         fill(mended)
 
-    def test_takes_nothing_that_was_there_before(self, tmp_path):
+    def test_earlier_files_stay(self, tmp_path):
         stage = Stage(tmp_path / "a", {"n": 9})
         stage.partial.mkdir()
         write_text(stage.partial / RECORD, json.dumps(stage.settings))
@@ -186,7 +186,7 @@ class TestRestore:
         assert contents(tmp_path) == before
 
     @pytest.mark.parametrize("name", ["output", RECORD, MANIFEST])
-    def test_a_changed_file_is_named_and_kept_aside(self, tmp_path, name):
+    def test_a_stage_with_a_changed_file_is_set_aside(self, tmp_path, name):
         stage = Stage(tmp_path / "a", SETTINGS)
         fill(stage, output="x")
         path = stage.folder / name
@@ -208,7 +208,7 @@ class TestRestore:
             stage.check()
         assert f"{name} is missing" in stage.restore()
 
-    def test_what_is_for_the_work_alone_goes(self, tmp_path):
+    def test_scratch_files_are_removed(self, tmp_path):
         stage = Stage(tmp_path / "a", SETTINGS)
         with stage.work(scratch="checkpoints") as folder:
             (folder / "checkpoints").mkdir()

@@ -73,12 +73,12 @@ def test_a_killed_process_leaves_no_file_behind(number, tmp_path):
 
 def test_cleaning_equals_that_of_a_list():
     rules = {"max_words": 6, "consistent": True, "deduplicate": "near"}
-    ours, report = clean(StoredPairs(PAIRS), **rules, into=StoredPairs)
-    theirs, same = clean(PAIRS, **rules)
-    assert isinstance(ours, StoredPairs)
-    assert (list(ours), report) == (theirs, same)
-    held, left = hold_out(ours, 40, into=StoredPairs)
-    assert (held, list(left)) == hold_out(theirs, 40)
+    stored_result, report = clean(StoredPairs(PAIRS), **rules, into=StoredPairs)
+    expected, same = clean(PAIRS, **rules)
+    assert isinstance(stored_result, StoredPairs)
+    assert (list(stored_result), report) == (expected, same)
+    heldout, training = hold_out(stored_result, 40, into=StoredPairs)
+    assert (heldout, list(training)) == hold_out(expected, 40)
 
 
 def test_tokenisation_equals_that_of_a_list():
@@ -86,10 +86,10 @@ def test_tokenisation_equals_that_of_a_list():
     tokenizer = train_tokenizer(Texts(stored), 600)
     texts = [text for pair in PAIRS for text in pair]
     assert tokenizer.get_vocab() == train_tokenizer(iter(texts), 600).get_vocab()
-    ours, theirs = tokenise(stored, tokenizer), tokenise(PAIRS, tokenizer)
-    assert ours[:] == theirs[:]
-    sizes = [[len(ours[name][i]) for name in ("input_ids", "labels")] for i in (0, 700, 1499)]
-    assert lengths(ours)[[0, 700, 1499]].tolist() == sizes
+    tokens, expected = tokenise(stored, tokenizer), tokenise(PAIRS, tokenizer)
+    assert tokens[:] == expected[:]
+    sizes = [[len(tokens[name][i]) for name in ("input_ids", "labels")] for i in (0, 700, 1499)]
+    assert lengths(tokens)[[0, 700, 1499]].tolist() == sizes
 
 
 @pytest.mark.parametrize("step", ["read", "clean", "hold out"])

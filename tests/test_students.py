@@ -50,8 +50,8 @@ def test_of_the_same_shape_computes_what_the_teacher_computes(name):
     student = student_of(teacher).eval()
     assert student is not teacher
     assert logits(student).equal(logits(teacher))
-    rules, theirs = (m.generation_config.to_dict() for m in (student, teacher))
-    assert rules == theirs | {"do_sample": False}
+    rules, teacher_rules = (m.generation_config.to_dict() for m in (student, teacher))
+    assert rules == teacher_rules | {"do_sample": False}
 
 
 @pytest.mark.parametrize("start", ["teacher", "marian"])

@@ -1,4 +1,4 @@
-"""A cached teacher says what the teacher does, but for float16 and the unlikeliest tokens."""
+"""Cached signals equal the live teacher's, up to float16 and the unlikeliest tokens."""
 
 import json
 import pickle
@@ -17,7 +17,7 @@ from a2d.method.methods import METHODS
 from a2d.method.objective import Objective
 from a2d.models.loading import decoder_inputs
 from a2d.training import teacher_cache
-from a2d.training.distillation import IGNORED, Distillation
+from a2d.training.distillation import IGNORE_INDEX, Distillation
 from a2d.training.signals import model_signals
 from a2d.training.teacher_cache import TeacherCache, build, open_or_build
 
@@ -34,15 +34,15 @@ def teacher(**settings):
     return model
 
 
-def built(folder, model, states=False):
+def build_cache(folder, model, states=False):
     folder.mkdir(exist_ok=True)
-    done = []
-    build(folder, model, corpus(), 12, done.append, states)
-    assert done[-1] == len(SOURCES)
+    progress = []
+    build(folder, model, corpus(), 12, progress.append, states)
+    assert progress[-1] == len(SOURCES)
     return TeacherCache(folder, corpus(), model)
 
 
-def padded(rows):
+def padded_batch(rows):
     """The sentences `rows` of the corpus as a batch, padded to the longest of them."""
     inputs = batch(SOURCES, TARGETS)
     widths = {
@@ -54,9 +54,9 @@ def padded(rows):
 
 
 def signals(cache, rows, states=False):
-    """What a cache says of the sentences `rows`, as a batch of them is padded."""
-    inputs = padded(rows)
-    tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORED)
+    """The cached signals of the sentences `rows`, padded like `padded_batch`."""
+    inputs = padded_batch(rows)
+    tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORE_INDEX)
     return cache.unpack(cache.read(rows, states=states), *tokens)
 
 
@@ -65,67 +65,69 @@ def signals(cache, rows, states=False):
     [(name, method.states) for name, method in METHODS.items() if method.distribution],
 )
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4], [3], [4, 2]])
-def test_terms_and_gradients_equal_the_live_teachers(tmp_path, method, states, rows):
+def test_terms_and_gradients_equal_the_live_teacher(tmp_path, method, states, rows):
     model = teacher()  # its 13 tokens all fit
-    cached = signals(built(tmp_path / "cache", model, states), rows, states)
+    cached = signals(build_cache(tmp_path / "cache", model, states), rows, states)
     student = marian(2, 1, 2, 3)
     enable_capture(student)
     torch.manual_seed(2)
     module = Distillation(student, Objective(method, "paper", 0.5, 2.0, 0.1), model.config)
     with torch.no_grad():
-        live = model_signals(model, padded(rows), module.needs)
-    found = []
-    for said in (live, cached):
+        live = model_signals(model, padded_batch(rows), module.needs)
+    results = []
+    for teacher_signals in (live, cached):
         module.zero_grad()
-        terms = module(**padded(rows), teacher=said)
+        terms = module(**padded_batch(rows), teacher=teacher_signals)
         sum(terms[t.name] for t in module.objective.trained_terms).backward()
         gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
-        found.append((torch.stack(list(terms.values())), torch.cat(gradients)))
+        results.append((torch.stack(list(terms.values())), torch.cat(gradients)))
     tolerance = 5e-3 if states else 1e-3  # of bfloat16, and of float16
-    assert_close(found[1][0], found[0][0], tolerance)
-    assert_close(found[1][1], found[0][1], tolerance)
+    assert_close(results[1][0], results[0][0], tolerance)
+    assert_close(results[1][1], results[0][1], tolerance)
 
 
-def test_a_teacher_in_bf16_has_one_too(tmp_path):
+def test_a_bf16_teacher(tmp_path):
     exact, rounded = teacher(), teacher().bfloat16()
-    found = [signals(built(tmp_path / n, m), [0, 3]) for n, m in (("1", exact), ("2", rounded))]
+    both = [
+        signals(build_cache(tmp_path / n, m), [0, 3]) for n, m in (("1", exact), ("2", rounded))
+    ]
     for group in GROUPS:
-        one, other = (said.features.maps[group].stacked() for said in found)
-        assert (one - other).norm() < 0.05 * one.norm()
+        exact_maps, rounded_maps = (cached.features.maps[group].stacked() for cached in both)
+        assert (exact_maps - rounded_maps).norm() < 0.05 * exact_maps.norm()
 
 
-def test_padding_among_tokens_is_refused(tmp_path):
-    padded_labels = corpus().map(lambda pair: {"labels": [*pair["labels"], IGNORED]})
+def test_padding_is_refused(tmp_path):
+    data = corpus().map(lambda pair: {"labels": [*pair["labels"], IGNORE_INDEX]})
     with pytest.raises(UserError, match=r"the dataset's labels hold padding \(-100\): tokenise"):
-        open_or_build(tmp_path / "cache", teacher(), padded_labels)
+        open_or_build(tmp_path / "cache", teacher(), data)
 
 
-def test_a_training_on_other_sentences_is_refused(tmp_path):
-    cache = built(tmp_path / "cache", teacher())
+def test_training_on_another_dataset_is_refused(tmp_path):
+    cache = build_cache(tmp_path / "cache", teacher())
     config = A2DConfig(str(tmp_path / "out"), max_tokens=32, bf16=False, report_to=[])
     few = corpus().select([1, 0, 2, 3, 4])
     collator = SimpleNamespace(pad_token_id=12, padding_side="right")
     trainer = A2DTrainer(marian(), teacher(), config, few, teacher_cache=cache)
     trainer.processing_class = collator
-    with pytest.raises(UserError, match="made from another dataset than train_dataset"):
+    with pytest.raises(UserError, match="built from another dataset than train_dataset"):
         trainer.get_train_dataloader()
 
 
-def test_another_process_opens_the_files_itself(tmp_path):
-    cache = built(tmp_path / "cache", teacher(), states=True)
-    sent = pickle.dumps(cache)
-    for name, kept in pickle.loads(sent).read([2, 0], states=True).items():
-        assert torch.equal(kept, cache.read([2, 0], states=True)[name])
+def test_another_process_opens_the_files(tmp_path):
+    cache = build_cache(tmp_path / "cache", teacher(), states=True)
+    pickled = pickle.dumps(cache)
+    for name, values in pickle.loads(pickled).read([2, 0], states=True).items():
+        assert torch.equal(values, cache.read([2, 0], states=True)[name])
     (tmp_path / "cache/cross.npy").unlink()
-    with pytest.raises(FileNotFoundError):  # what was in it did not travel
-        pickle.loads(sent)
+    with pytest.raises(FileNotFoundError):  # the pickle has no contents
+        pickle.loads(pickled)
 
 
 @pytest.mark.parametrize("family", ["bart", "t5"])
-def test_states_are_those_of_every_layer(tmp_path, family):
+def test_hidden_states_and_values_of_all_layers(tmp_path, family):
     model = tiny(family).float()
-    cached = signals(built(tmp_path / "cache", model, True), [1, 0], states=True).features
-    inputs = padded([1, 0])
+    cached = signals(build_cache(tmp_path / "cache", model, True), [1, 0], states=True).features
+    inputs = padded_batch([1, 0])
     enable_capture(model)
     feed = {
         "input_ids": inputs["input_ids"],
@@ -138,13 +140,13 @@ def test_states_are_those_of_every_layer(tmp_path, family):
         pairs = list(zip(cached.hidden[stack], live.hidden[stack], strict=True))
         assert len(pairs) == Geometry.of(model.config).layers(stack)
         values = [f.values[stack].transpose(1, 2) for f in (cached, live)]
-        for found, expected in [*pairs, values]:
-            for place, row in enumerate([1, 0]):
-                assert_close(found[place, : sizes[row]], expected[place, : sizes[row]], 2**-8)
+        for states, expected in [*pairs, values]:
+            for index, row in enumerate([1, 0]):
+                assert_close(states[index, : sizes[row]], expected[index, : sizes[row]], 2**-8)
 
 
-def test_a_cache_without_states_is_refused_to_those_who_need_them(tmp_path):
-    cache = built(tmp_path / "cache", teacher())
+def test_a_cache_without_states_is_refused_where_they_are_needed(tmp_path):
+    cache = build_cache(tmp_path / "cache", teacher())
     config = A2DConfig(str(tmp_path / "out"), method="a2d+hidden", max_tokens=32, bf16=False)
     with pytest.raises(UserError, match="holds no hidden states"):
         A2DTrainer(marian(), teacher(), config, corpus(), teacher_cache=cache)
@@ -153,20 +155,20 @@ def test_a_cache_without_states_is_refused_to_those_who_need_them(tmp_path):
     )
 
 
-def test_a_large_vocabulary_keeps_its_likeliest_tokens(tmp_path):
+def test_of_a_large_vocabulary_the_likeliest_tokens_are_stored(tmp_path):
     model = teacher(vocabulary=200)
-    cached = signals(built(tmp_path / "cache", model), [0, 1])
+    cached = signals(build_cache(tmp_path / "cache", model), [0, 1])
     with torch.no_grad():
-        live = model_signals(model, padded([0, 1]), None).tokens.logits.softmax(-1)
+        live = model_signals(model, padded_batch([0, 1]), None).tokens.logits.softmax(-1)
     assert cached.tokens.ids.shape[-1] == teacher_cache.TOP
-    kept = cached.tokens.log_probabilities.exp()
-    valid = padded([0, 1])["labels"] != IGNORED
-    assert_close(kept[valid], live.sort(descending=True).values[valid][:, : kept.shape[-1]], 2e-3)
-    assert_close(kept[valid], live.gather(-1, cached.tokens.ids)[valid], 2e-3)
+    top = cached.tokens.log_probabilities.exp()
+    valid = padded_batch([0, 1])["labels"] != IGNORE_INDEX
+    assert_close(top[valid], live.sort(descending=True).values[valid][:, : top.shape[-1]], 2e-3)
+    assert_close(top[valid], live.gather(-1, cached.tokens.ids)[valid], 2e-3)
 
 
 class TestAnotherOrDamaged:
-    """A cache is read only for what it was made from, and made again where it is of no use."""
+    """A cache of other data is refused, and a damaged one is built again."""
 
     OTHERS = (
         lambda: corpus().select(range(3)),
@@ -176,25 +178,25 @@ class TestAnotherOrDamaged:
 
     @pytest.mark.parametrize("other", OTHERS)
     def test_corpus_is_refused(self, tmp_path, other):
-        built(tmp_path, teacher())
-        with pytest.raises(UserError, match="made from another corpus or teacher"):
+        build_cache(tmp_path, teacher())
+        with pytest.raises(UserError, match="built from another corpus or teacher"):
             TeacherCache(tmp_path, other(), teacher())
 
     def test_teacher_is_refused(self, tmp_path):
-        built(tmp_path, teacher())
+        build_cache(tmp_path, teacher())
         other = teacher()
         with torch.no_grad():
             other.get_encoder().layers[0].fc1.bias[0] += 1
-        with pytest.raises(UserError, match="made from another corpus or teacher"):
+        with pytest.raises(UserError, match="built from another corpus or teacher"):
             TeacherCache(tmp_path, corpus(), other)
 
-    def test_nothing_is_refused(self, tmp_path):
+    def test_an_empty_folder_is_refused(self, tmp_path):
         with pytest.raises(UserError, match="holds no teacher cache"):
             TeacherCache(tmp_path, corpus(), teacher())
 
     @pytest.mark.parametrize("file", ["tokens", "log_probabilities", *GROUPS])
-    def test_a_single_wrong_byte_is_found(self, tmp_path, file):
-        built(tmp_path, teacher())
+    def test_a_single_wrong_byte_is_detected(self, tmp_path, file):
+        build_cache(tmp_path, teacher())
         assert damage(tmp_path) is None
         path = tmp_path / f"{file}.npy"
         content = bytearray(path.read_bytes())
@@ -203,33 +205,33 @@ class TestAnotherOrDamaged:
         assert damage(tmp_path) == f"{file}.npy is damaged"
 
     @staticmethod
-    def forget_a_file(folder):
+    def remove_an_entry(folder):
         manifest = json.loads((folder / teacher_cache.CONTENTS).read_text())
         manifest["arrays"].remove("cross")
         (folder / teacher_cache.CONTENTS).write_text(json.dumps(manifest))
 
-    SPOILS = (
+    DAMAGES = (
         lambda folder: (folder / "cross.npy").write_bytes(b"nothing"),
         lambda folder: (folder / "encoder.npy").unlink(),
         lambda folder: (folder / teacher_cache.CONTENTS).write_text("[]"),
-        forget_a_file,
+        remove_an_entry,
     )
 
-    @pytest.mark.parametrize("spoil", SPOILS)
-    def test_damaged_is_made_again(self, tmp_path, spoil):
-        expected = built(tmp_path, teacher()).read([0, 1])
-        spoil(tmp_path)
-        found = open_or_build(tmp_path, teacher(), corpus()).read([0, 1])
+    @pytest.mark.parametrize("damage_cache", DAMAGES)
+    def test_a_damaged_cache_is_built_again(self, tmp_path, damage_cache):
+        expected = build_cache(tmp_path, teacher()).read([0, 1])
+        damage_cache(tmp_path)
+        values = open_or_build(tmp_path, teacher(), corpus()).read([0, 1])
         assert damage(tmp_path) is None
-        assert torch.equal(found["cross"], expected["cross"])
+        assert torch.equal(values["cross"], expected["cross"])
 
-    def test_anothers_is_made_again(self, tmp_path):
-        built(tmp_path, teacher())
+    def test_a_cache_of_other_data_is_built_again(self, tmp_path):
+        build_cache(tmp_path, teacher())
         few = corpus().select(range(3))
         assert open_or_build(tmp_path, teacher(), few).read([2])
         TeacherCache(tmp_path, few, teacher())
 
-    def test_ones_own_is_kept(self, tmp_path, monkeypatch):
-        built(tmp_path, teacher())
+    def test_an_intact_cache_is_reused(self, tmp_path, monkeypatch):
+        build_cache(tmp_path, teacher())
         monkeypatch.setattr(teacher_cache, "build", None)
         open_or_build(tmp_path, teacher(), corpus())

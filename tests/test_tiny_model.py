@@ -11,7 +11,7 @@ from toys import assert_close, load_fixture, marian
 from a2d.families import Geometry
 from a2d.method.attention import GROUPS, enable_capture
 from a2d.method.objective import Objective
-from a2d.training.distillation import IGNORED, Distillation
+from a2d.training.distillation import IGNORE_INDEX, Distillation
 from a2d.training.signals import Needs, model_signals
 
 PADDING, END = 1, 2
@@ -116,7 +116,7 @@ def batch():
     return {
         "input_ids": source,
         "attention_mask": (source != PADDING).long(),
-        "labels": target.masked_fill(target == PADDING, IGNORED),
+        "labels": target.masked_fill(target == PADDING, IGNORE_INDEX),
     }
 
 
@@ -161,7 +161,7 @@ def test_logits_and_maps_of_tokens_without_fairseqs_padding(role):
     shifted = {name: inputs[name].gather(1, order) for name in ("input_ids", "attention_mask")}
     tokens, features = model_signals(converted, inputs | shifted, Needs())
 
-    source, target = shifted["attention_mask"].bool(), inputs["labels"] != IGNORED
+    source, target = shifted["attention_mask"].bool(), inputs["labels"] != IGNORE_INDEX
     logits = array(f"{role}_logits")
     assert_close(tokens.logits[target], logits[target], 1e-5)
     name = "student_stacked_maps" if role == "student" else "teacher_maps"

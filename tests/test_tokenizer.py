@@ -151,12 +151,12 @@ def model_folder(tokenizer, tmp_path_factory):
 class TestFiles:
     @pytest.mark.parametrize("load", [AutoTokenizer.from_pretrained, load_tokenizer])
     def test_load_beside_a_model(self, tokenizer, model_folder, load):
-        loaded = load(model_folder)
-        check_same_vocabulary(tokenizer, loaded)
-        assert loaded(TEXTS[:50])["input_ids"] == tokenizer(TEXTS[:50])["input_ids"]
-        assert loaded.model_max_length == tokenizer.model_max_length
+        copy = load(model_folder)
+        check_same_vocabulary(tokenizer, copy)
+        assert copy(TEXTS[:50])["input_ids"] == tokenizer(TEXTS[:50])["input_ids"]
+        assert copy.model_max_length == tokenizer.model_max_length
         for text in [*TEXTS[:50], "a , b .", "日本 😀"]:
-            assert round_trip(loaded, text) == text
+            assert round_trip(copy, text) == text
 
     @pytest.mark.parametrize("content", [None, "{}", '{"version"'])
     def test_missing_or_damaged(self, tmp_path, content):

@@ -84,24 +84,24 @@ def gradients(folder, tokenizer, data, batches, **settings):
     collate = distiller.data_collator
     inputs = [collate([data[i] for i in batch]) for batch in batches]
     totals = distiller._get_num_items_in_batch(inputs, torch.device("cpu"))
-    with distiller.prepared_student():
+    with distiller.prepare_student():
         losses = [distiller.training_step(distiller.model, x, totals) for x in inputs]
-    named = {name: p.grad for name, p in distiller.model.named_parameters() if p.requires_grad}
-    return sum(losses), named
+    by_name = {name: p.grad for name, p in distiller.model.named_parameters() if p.requires_grad}
+    return sum(losses), by_name
 
 
 def test_micro_batches_do_not_change_the_step(tmp_path, tokenizer, data):
-    whole_loss, whole = gradients(tmp_path, tokenizer, data, [range(8)])
-    parts_loss, parts = gradients(tmp_path, tokenizer, data, [[i] for i in range(8)])
-    torch.testing.assert_close(whole_loss, parts_loss, rtol=1e-5, atol=0)
-    total = torch.stack([gradient.norm() for gradient in whole.values()]).norm()
-    for name, gradient in whole.items():
+    batch_loss, batch_gradients = gradients(tmp_path, tokenizer, data, [range(8)])
+    micro_loss, micro_gradients = gradients(tmp_path, tokenizer, data, [[i] for i in range(8)])
+    torch.testing.assert_close(batch_loss, micro_loss, rtol=1e-5, atol=0)
+    total = torch.stack([gradient.norm() for gradient in batch_gradients.values()]).norm()
+    for name, gradient in batch_gradients.items():
         # The keys' biases have no gradient but round-off: a softmax over keys ignores them.
         scale = gradient.norm() if "k_proj.bias" not in name else total
-        assert (gradient - parts[name]).norm() <= 1e-5 * scale, name
+        assert (gradient - micro_gradients[name]).norm() <= 1e-5 * scale, name
 
 
-def test_accumulation_in_a_real_training_equals_one_big_batch(tmp_path, tokenizer, data):
+def test_gradient_accumulation_equals_one_big_batch(tmp_path, tokenizer, data):
     # 8 sentences of one length: one batch of 8 or eight of 1 are then the same step.
     length = max(
         set(map(len, data["input_ids"])),
@@ -120,13 +120,13 @@ def test_accumulation_in_a_real_training_equals_one_big_batch(tmp_path, tokenize
         gradient_accumulation_steps=8,
         **settings,
     )
-    before = {name: p.detach().clone() for name, p in big.student.named_parameters()}
+    initial = {name: p.detach().clone() for name, p in big.student.named_parameters()}
     big.train()
     small.train()
     for (name, p), (_, q) in zip(
         big.student.named_parameters(), small.student.named_parameters(), strict=True
     ):
-        step, other = p - before[name], q - before[name]
+        step, other = p - initial[name], q - initial[name]
         # A step is a difference of float32 weights, exact to their rounding; the keys' biases
         # have no gradient but round-off.
         assert (step - other).norm() <= 1e-5 * step.norm() + 1e-7 * q.norm() + 1e-9, name
@@ -153,32 +153,32 @@ def losses_of(distiller):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["kd", "a2d+hidden"])
-def test_a_cache_is_read_by_the_loaders_processes_too(tmp_path, tokenizer, data, method):
-    found = []
+def test_loader_processes_read_the_cache(tmp_path, tokenizer, data, method):
+    losses = []
     for workers in (0, 2):
         settings = {"method": method, "dataloader_num_workers": workers, "logging_steps": 1}
         distiller = trainer(tmp_path / str(workers), tokenizer, data, **settings)
-        place = tmp_path / "cache"
-        distiller.teacher_cache = open_or_build(place, distiller.teacher, data, states=True)
+        folder = tmp_path / "cache"
+        distiller.teacher_cache = open_or_build(folder, distiller.teacher, data, states=True)
         loader = distiller.get_train_dataloader()
         assert loader.base_dataloader.num_workers == workers
         assert CACHED in next(iter(loader))
-        found.append(losses_of(distiller))
-    assert len(found[0]) == 4
-    assert found[0] == found[1]
+        losses.append(losses_of(distiller))
+    assert len(losses[0]) == 4
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.slow
-def test_compiled_by_pytorch_it_learns_the_same(tmp_path, tokenizer, data):
-    found = []
+def test_torch_compile_gives_the_same_losses(tmp_path, tokenizer, data):
+    losses = []
     for compiled in (False, True):
         settings = {"torch_compile": compiled, "logging_steps": 1}
         if compiled:
-            settings["torch_compile_backend"] = "eager"  # its code is traced, not translated
-        before = counters["stats"]["unique_graphs"]
-        found.append(losses_of(trainer(tmp_path, tokenizer, data, **settings)))
-        assert (counters["stats"]["unique_graphs"] > before) == compiled
-    assert found[1] == pytest.approx(found[0], rel=1e-5)
+            settings["torch_compile_backend"] = "eager"  # traces without generating code
+        graphs = counters["stats"]["unique_graphs"]
+        losses.append(losses_of(trainer(tmp_path, tokenizer, data, **settings)))
+        assert (counters["stats"]["unique_graphs"] > graphs) == compiled
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_baseline_logs_cross_entropy_alone_and_needs_no_teacher(tmp_path, tokenizer, data):
@@ -190,7 +190,7 @@ def test_baseline_logs_cross_entropy_alone_and_needs_no_teacher(tmp_path, tokeni
     assert distiller.alignment is None
 
 
-def test_validation_losses_are_means_over_tokens_however_batched(tmp_path, tokenizer, data):
+def test_validation_losses_do_not_depend_on_batches(tmp_path, tokenizer, data):
     results = [
         trainer(tmp_path, tokenizer, data, max_tokens=budget).evaluate() for budget in (64, 512)
     ]
@@ -198,13 +198,13 @@ def test_validation_losses_are_means_over_tokens_however_batched(tmp_path, token
         assert results[0][name] == pytest.approx(results[1][name], rel=1e-5)
 
 
-def test_the_teacher_stays_as_it_was(tmp_path, tokenizer, data):
+def test_training_does_not_change_the_teacher(tmp_path, tokenizer, data):
     distiller = trainer(tmp_path, tokenizer, data)
-    before = {name: p.clone() for name, p in distiller.teacher.named_parameters()}
+    initial = {name: p.clone() for name, p in distiller.teacher.named_parameters()}
     distiller.train()
     assert not distiller.teacher.training
     for name, p in distiller.teacher.named_parameters():
-        assert torch.equal(p, before[name])
+        assert torch.equal(p, initial[name])
         assert p.grad is None
 
 
@@ -222,14 +222,14 @@ def test_student_and_alignment_learn(tmp_path, tokenizer, data):
 def test_alignment_has_its_own_learning_rate(tmp_path, tokenizer, data):
     distiller = trainer(tmp_path, tokenizer, data, alignment_learning_rate=0.5, learning_rate=1e-3)
     groups = distiller.create_optimizer().param_groups
-    own = {id(p) for p in distiller.alignment.parameters()}
+    alignment_ids = {id(p) for p in distiller.alignment.parameters()}
     for group in groups:
-        mine = [id(p) in own for p in group["params"]]
-        assert all(mine) or not any(mine)
-        assert group["lr"] == (0.5 if mine and all(mine) else 1e-3)
-    everything = [id(p) for group in groups for p in group["params"]]
-    assert len(everything) == len(set(everything))
-    assert set(everything) == {id(p) for p in distiller.model.parameters() if p.requires_grad}
+        is_alignment = [id(p) in alignment_ids for p in group["params"]]
+        assert all(is_alignment) or not any(is_alignment)
+        assert group["lr"] == (0.5 if is_alignment and all(is_alignment) else 1e-3)
+    all_ids = [id(p) for group in groups for p in group["params"]]
+    assert len(all_ids) == len(set(all_ids))
+    assert set(all_ids) == {id(p) for p in distiller.model.parameters() if p.requires_grad}
 
 
 TRANSLATE = """
@@ -265,7 +265,7 @@ def test_saved_student_is_an_ordinary_model(tmp_path, tokenizer, data):
     assert json.loads(output.splitlines()[-1]) == [[], expected]
 
 
-def test_validation_neither_samples_nor_stops_as_a_release_says(tmp_path, tokenizer, data):
+def test_validation_ignores_sampling_and_limits_of_the_model(tmp_path, tokenizer, data):
     scores = []
     for settings in ({}, {"do_sample": True, "top_k": 9, "max_length": 3}):
         distiller = trainer(tmp_path, tokenizer, data)
@@ -275,7 +275,7 @@ def test_validation_neither_samples_nor_stops_as_a_release_says(tmp_path, tokeni
     assert scores[0] == scores[1] > 0
 
 
-def test_resumed_training_equals_an_undisturbed_one(tmp_path, tokenizer, data):
+def test_resumed_training_equals_an_uninterrupted_one(tmp_path, tokenizer, data):
     settings = {
         "dropout": 0.1,
         "max_tokens": 512,
@@ -289,7 +289,7 @@ def test_resumed_training_equals_an_undisturbed_one(tmp_path, tokenizer, data):
     undisturbed.train(resume_from_checkpoint=True)
     first = trainer(tmp_path / "b", tokenizer, data, **settings)
     first.train()
-    # As if killed while writing the last checkpoint, in the third epoch.
+    # The process is killed while it writes the last checkpoint, in the third epoch.
     (tmp_path / "b/checkpoint-12/manifest.json").unlink()
     assert last_checkpoint(tmp_path / "b") == str(tmp_path / "b/checkpoint-8")
     assert not (tmp_path / "b/checkpoint-12").exists()
@@ -306,7 +306,7 @@ def test_resumed_training_equals_an_undisturbed_one(tmp_path, tokenizer, data):
 
 @pytest.mark.parametrize("patience", [None, 1])
 def test_an_ended_training_is_not_continued(patience, tmp_path, tokenizer, data):
-    """As if killed between the last checkpoint and what follows it."""
+    """The process is killed after the last checkpoint, before training returns."""
     settings = {
         "max_steps": 30 if patience else 5,
         "save_strategy": "steps",
@@ -325,13 +325,13 @@ def test_an_ended_training_is_not_continued(patience, tmp_path, tokenizer, data)
     (step, before), (again, after) = steps
     assert step == again == (6 if patience else 5)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    more = trainer(tmp_path, tokenizer, data, **settings | {"max_steps": 32})
-    more.train(resume_from_checkpoint=True)
-    assert more.state.global_step == 32
+    longer = trainer(tmp_path, tokenizer, data, **settings | {"max_steps": 32})
+    longer.train(resume_from_checkpoint=True)
+    assert longer.state.global_step == 32
 
 
 class StopAfter(TrainerCallback):
-    """Ends a training early, as a validation may."""
+    """Callback that ends a training early, as early stopping does."""
 
     def __init__(self, step):
         self.step = step
@@ -342,10 +342,10 @@ class StopAfter(TrainerCallback):
 
 def test_a_checkpoint_of_another_step_is_set_aside(tmp_path, caplog):
     for step in (4, 8):
-        place = tmp_path / f"checkpoint-{step}"
-        place.mkdir()
-        (place / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-        seal(place)
+        checkpoint = tmp_path / f"checkpoint-{step}"
+        checkpoint.mkdir()
+        (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        seal(checkpoint)
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
     shutil.rmtree(tmp_path / "checkpoint-8")
     (tmp_path / "checkpoint-4").rename(tmp_path / "checkpoint-8")
@@ -370,37 +370,37 @@ def test_a_checkpoint_of_another_training_is_set_aside(tmp_path, tokenizer, data
     ids=str,
 )
 def test_a_state_of_no_training_is_set_aside(state, tmp_path, caplog):
-    place = tmp_path / "checkpoint-8"
-    place.mkdir()
-    (place / "trainer_state.json").write_text(json.dumps(state))
-    seal(place)
+    checkpoint = tmp_path / "checkpoint-8"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    seal(checkpoint)
     assert last_checkpoint(tmp_path) is None
     assert "trainer_state.json is damaged" in caplog.text
 
 
-def test_the_sampler_is_told_its_epoch_through_any_wrappers(tmp_path, tokenizer, data):
-    """As accelerate wraps it for two processes, of which one resumes after its first batch."""
+def test_epoch_reaches_a_wrapped_sampler(tmp_path, tokenizer, data):
+    """accelerate wraps it for two processes; one resumes after its first batch."""
     distiller = trainer(tmp_path, tokenizer, data)
     distiller.get_train_dataloader()
-    shard = BatchSamplerShard(distiller._order, 2, 0, even_batches=False)
-    distiller.state.epoch = 2.4  # of a training that was resumed there
+    shard = BatchSamplerShard(distiller._train_sampler, 2, 0, even_batches=False)
+    distiller.state.epoch = 2.4  # after resuming in the third epoch
     arguments = distiller.args, distiller.state, distiller.control
     distiller.callback_handler.on_epoch_begin(*arguments)
-    fresh = TokenBatchSampler(lengths(data), 128, seed=3)
-    fresh.set_epoch(2)
-    assert list(SkipBatchSampler(shard, 1)) == list(fresh)[2::2]
+    sampler = TokenBatchSampler(lengths(data), 128, seed=3)
+    sampler.set_epoch(2)
+    assert list(SkipBatchSampler(shard, 1)) == list(sampler)[2::2]
 
 
 def test_attention_transfer_decays_epoch_by_epoch(tmp_path, tokenizer, data, monkeypatch):
     epochs = []
     weight_in = Term.weight_in
 
-    def noted(term, epoch):
+    def record_epoch(term, epoch):
         if term.name == "encoder" and epoch is not None:
             epochs.append(epoch)
         return weight_in(term, epoch)
 
-    monkeypatch.setattr(Term, "weight_in", noted)
+    monkeypatch.setattr(Term, "weight_in", record_epoch)
     settings = {"max_tokens": 512, "gradient_accumulation_steps": 2, "decay": 0.5}
     distiller = trainer(tmp_path, tokenizer, data, **settings, max_steps=-1, num_train_epochs=3)
     distiller.train()
@@ -413,23 +413,23 @@ def test_attention_transfer_decays_epoch_by_epoch(tmp_path, tokenizer, data, mon
 def test_several_validation_sets_by_name(tmp_path, tokenizer, data):
     distiller = trainer(tmp_path, tokenizer, data)
     distiller.eval_dataset = {"one": data.select(range(9)), "two": data.select(range(9, 20))}
-    found = distiller.evaluate()
-    whole = {name: distiller.evaluate(part) for name, part in distiller.eval_dataset.items()}
-    for name, expected in whole.items():
-        assert found[f"eval_{name}_ce"] == expected["eval_ce"]
-    assert found["eval_one_ce"] != found["eval_two_ce"]
+    metrics = distiller.evaluate()
+    separate = {name: distiller.evaluate(part) for name, part in distiller.eval_dataset.items()}
+    for name, expected in separate.items():
+        assert metrics[f"eval_{name}_ce"] == expected["eval_ce"]
+    assert metrics["eval_one_ce"] != metrics["eval_two_ce"]
     distiller.train()
 
 
-def test_half_precision_of_either_kind(monkeypatch, tmp_path):
-    monkeypatch.setattr("a2d.training.config.bf16_pays", lambda: True)
+def test_bf16_default_is_off_with_fp16(monkeypatch, tmp_path):
+    monkeypatch.setattr("a2d.training.config.bf16_is_fast", lambda: True)
     assert A2DConfig(str(tmp_path), report_to=[]).bf16
     config = A2DConfig(str(tmp_path), fp16=True, report_to=[])
     assert (config.fp16, config.bf16) == (True, False)
 
 
 @pytest.mark.parametrize("settings", [{"bf16": True}, {"bf16": False, "teacher_bf16": True}])
-def test_a_bf16_teacher_says_nearly_what_it_says_in_float32(tmp_path, tokenizer, data, settings):
+def test_signals_of_a_bf16_teacher_are_close_to_float32(tmp_path, tokenizer, data, settings):
     teacher = model(tokenizer, seed=1)
     config = A2DConfig(str(tmp_path), max_tokens=128, report_to=[], **settings)
     distiller = A2DTrainer(model(tokenizer), teacher, config, data, processing_class=tokenizer)
@@ -438,44 +438,44 @@ def test_a_bf16_teacher_says_nearly_what_it_says_in_float32(tmp_path, tokenizer,
     enable_capture(teacher.eval())
     batch = distiller.data_collator([data[i] for i in range(5)])
     needs = distiller._unwrapped.needs
-    ours = distiller._teacher_signals(batch, needs)
+    rounded = distiller._teacher_signals(batch, needs)
     with torch.no_grad():
-        theirs = model_signals(teacher, batch, needs)
-    for found, exact in [
-        (ours.tokens.logits.float(), theirs.tokens.logits),
-        *((s.features.maps[group].stacked() for s in (ours, theirs)) for group in GROUPS),
+        exact_signals = model_signals(teacher, batch, needs)
+    for signal, exact in [
+        (rounded.tokens.logits.float(), exact_signals.tokens.logits),
+        *((s.features.maps[group].stacked() for s in (rounded, exact_signals)) for group in GROUPS),
     ]:
-        assert (found - exact).norm() < 0.01 * exact.norm()
+        assert (signal - exact).norm() < 0.01 * exact.norm()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a graphics card computes then")
-def test_on_a_cpu_steps_drop_fast_and_keep_their_memory(tmp_path, tokenizer, data, monkeypatch):
-    called, library, found = [], functional.dropout, []
-    monkeypatch.setattr(training, "tune_process", lambda: called.append("tuned"))
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes then")
+def test_cpu_tuning_and_fast_dropout(tmp_path, tokenizer, data, monkeypatch):
+    calls, library, functions = [], functional.dropout, []
+    monkeypatch.setattr(training, "tune_process", lambda: calls.append("tuned"))
     distiller = trainer(tmp_path, tokenizer, data, max_steps=1)
-    assert called == ["tuned"]
-    distiller.model.register_forward_pre_hook(lambda *_: found.append(functional.dropout))
+    assert calls == ["tuned"]
+    distiller.model.register_forward_pre_hook(lambda *_: functions.append(functional.dropout))
     distiller.train()
-    assert found[0] is cpu.dropout
+    assert functions[0] is cpu.dropout
     assert functional.dropout is library
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing. is deprecated:FutureWarning")
-def test_recomputed_layers_drop_the_same_values(tmp_path, tokenizer, data):
-    found = []
+def test_gradient_checkpointing_repeats_dropout(tmp_path, tokenizer, data):
+    weights = []
     for recompute in (False, True):
         distiller = trainer(
             tmp_path, tokenizer, data, dropout=0.5, gradient_checkpointing=recompute, max_steps=2
         )
         torch.manual_seed(0)
         distiller.train()
-        found.append(torch.cat([p.detach().flatten() for p in distiller.student.parameters()]))
-    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+        weights.append(torch.cat([p.detach().flatten() for p in distiller.student.parameters()]))
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["kd", "a2d", "a2d+hidden", "minilm"])
 def test_a_float32_student_learns_from_a_bf16_teacher(tmp_path, tokenizer, data, method):
-    found = []
+    gradients = []
     for half in (False, True):
         config = A2DConfig(
             str(tmp_path),
@@ -491,12 +491,12 @@ def test_a_float32_student_learns_from_a_bf16_teacher(tmp_path, tokenizer, data,
         distiller.create_optimizer()
         batch = distiller.data_collator([data[i] for i in range(5)])
         torch.manual_seed(0)  # dropout's
-        with distiller.prepared_student():
+        with distiller.prepare_student():
             distiller.training_step(distiller.model, batch)
         parameters = [p for p in distiller.student.parameters() if p.grad is not None]
         assert {p.dtype for p in parameters} == {torch.float32}
-        found.append(torch.cat([p.grad.flatten() for p in parameters]))
-    assert 0 < (found[1] - found[0]).norm() < 0.02 * found[0].norm()
+        gradients.append(torch.cat([p.grad.flatten() for p in parameters]))
+    assert 0 < (gradients[1] - gradients[0]).norm() < 0.02 * gradients[0].norm()
 
 
 def test_the_checkpoint_of_another_model_is_refused(tmp_path, tokenizer, data):
@@ -514,14 +514,14 @@ def test_the_checkpoint_of_another_model_is_refused(tmp_path, tokenizer, data):
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
-def test_objects_in_a_checkpoint_are_refused_not_made(name, tmp_path, tokenizer, data):
+def test_pickled_objects_in_a_checkpoint_are_refused(name, tmp_path, tokenizer, data):
     settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
     trainer(tmp_path, tokenizer, data, **settings).train()
-    place = tmp_path / "checkpoint-2"
-    torch.save({"object": Planted(tmp_path / "ran")}, place / name)
-    seal(place)  # as an attacker would
+    checkpoint = tmp_path / "checkpoint-2"
+    torch.save({"object": Planted(tmp_path / "ran")}, checkpoint / name)
+    seal(checkpoint)  # as an attacker would
     again = trainer(tmp_path, tokenizer, data, **settings | {"max_steps": 4})
-    with pytest.raises(UserError, match="checkpoint-2 is no checkpoint of this training"):
+    with pytest.raises(UserError, match="checkpoint-2 is not a checkpoint of this training"):
         again.train(resume_from_checkpoint=True)
     assert not (tmp_path / "ran").exists()
 
@@ -536,12 +536,12 @@ class Planted:
         return self.path.touch, ()
 
 
-def test_a_method_with_teacher_asks_for_one(tmp_path, tokenizer, data):
+def test_a_missing_teacher_is_refused(tmp_path, tokenizer, data):
     with pytest.raises(UserError, match="'a2d' needs a teacher"):
         trainer(tmp_path, tokenizer, data, teacher=False)
 
 
-def test_other_vocabularies_are_refused(tmp_path, tokenizer, data):
+def test_different_vocabularies_are_refused(tmp_path, tokenizer, data):
     other = train_tokenizer((pair.target for pair in PAIRS), 380)
     with pytest.raises(UserError, match="vocabularies differ"):
         A2DTrainer(
@@ -565,24 +565,24 @@ def test_other_vocabularies_are_refused(tmp_path, tokenizer, data):
         )
 
 
-def test_a_missing_tokenizer_is_asked_for(tmp_path, tokenizer, data):
+def test_a_missing_tokenizer_is_refused(tmp_path, tokenizer, data):
     config = A2DConfig(str(tmp_path), report_to=[], bf16=False)
     distiller = A2DTrainer(model(tokenizer), model(tokenizer, seed=1), config, data)
     with pytest.raises(UserError, match="pass processing_class=tokenizer"):
         distiller.train()
 
 
-def test_a_sentence_beyond_the_budget_is_refused_with_the_mend(tmp_path, tokenizer, data):
+def test_a_sentence_beyond_the_budget_is_refused(tmp_path, tokenizer, data):
     with pytest.raises(UserError, match=r"does not fit max_tokens=5: raise max_tokens"):
         trainer(tmp_path, tokenizer, data, max_tokens=5).train()
 
 
-def test_a_dataset_without_tokens_is_refused_with_the_mend(tmp_path, tokenizer, data):
+def test_a_dataset_without_tokens_is_refused(tmp_path, tokenizer, data):
     with pytest.raises(UserError, match="lacks the column 'labels': tokenise it first"):
         trainer(tmp_path, tokenizer, data.remove_columns("labels")).train()
 
 
-def test_an_untrained_teacher_is_warned_of(tmp_path, tokenizer, data, caplog):
+def test_an_untrained_teacher_causes_a_warning(tmp_path, tokenizer, data, caplog):
     with caplog.at_level(logging.WARNING, logger="a2d"):
         trainer(tmp_path, tokenizer, data, max_steps=1).train()
     assert "not better than chance" in caplog.text
@@ -596,25 +596,25 @@ def test_geometry_of_the_alignment_comes_from_both_models(tmp_path, tokenizer, d
     assert alignment.weights["cross"].shape == (8, 2)
 
 
-def test_counted_parameters_are_those_saved(tmp_path, tokenizer, data):
+def test_count_parameters_equals_the_saved_weights(tmp_path, tokenizer, data):
     distiller = trainer(tmp_path, tokenizer, data)
     distiller.save_model(str(tmp_path))
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
-        saved = {k: file.get_tensor(k).numel() for k in file.keys()}  # noqa: SIM118
-    bias = saved.pop("final_logits_bias")  # a buffer of zeros
+        sizes = {k: file.get_tensor(k).numel() for k in file.keys()}  # noqa: SIM118
+    bias = sizes.pop("final_logits_bias")  # a buffer of zeros
     assert bias == len(tokenizer)
     for network in (distiller.student, load_model(tmp_path)):
-        assert count_parameters(network) == sum(saved.values())
+        assert count_parameters(network) == sum(sizes.values())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a graphics card computes then")
-def test_the_process_is_left_alone_if_asked(tmp_path, tokenizer, data, monkeypatch):
-    found = []
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes then")
+def test_without_tuning_the_process_is_not_changed(tmp_path, tokenizer, data, monkeypatch):
+    functions = []
     monkeypatch.setattr(training, "tune_process", lambda: 1 / 0)
     distiller = trainer(tmp_path, tokenizer, data, max_steps=1, tune_cpu=False)
-    distiller.model.register_forward_pre_hook(lambda *_: found.append(functional.dropout))
+    distiller.model.register_forward_pre_hook(lambda *_: functions.append(functional.dropout))
     distiller.train()
-    assert set(found) == {functional.dropout}
+    assert set(functions) == {functional.dropout}
 
 
 @pytest.mark.parametrize("family", ["marian", "m2m_100", "t5"])
@@ -630,20 +630,20 @@ def test_the_students_settings_are_restored(tmp_path, family):
     weight = student.get_input_embeddings().weight
 
     def settings():
-        places = (student.config, *student.modules())
+        modules = (student.config, *student.modules())
         names = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
-        rates = [getattr(place, name, None) for place in places for name in names]
+        rates = [getattr(module, name, None) for module in modules for name in names]
         hooks = dict(weight._post_accumulate_grad_hooks or {})
         return student.config._attn_implementation, rates, hooks
 
-    before = settings()
+    initial = settings()
     config = A2DConfig(str(tmp_path), max_steps=2, max_tokens=32, report_to=[], disable_tqdm=True)
     data = sentences(4)
     distiller = A2DTrainer(
         student, tiny(family, seed=1).float(), config, data, data, processing_class=words()
     )
-    assert settings() == before
+    assert settings() == initial
     distiller.train()
-    assert settings() == before
+    assert settings() == initial
     distiller.evaluate()
-    assert settings() == before
+    assert settings() == initial

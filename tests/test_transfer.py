@@ -44,20 +44,20 @@ def a2d(shapes, formula, groups=GROUPS, start="random", seed=0):
     return A2D(*shapes, FORMULAS[formula], groups, start).double()
 
 
-def twin(formula, group, weight, maps, wanted, source, target, mixture=None):
-    """The definitions, on lists: weight[t][c], maps[b][c][q][k], wanted[b][t][q][k]."""
+def twin(formula, group, weight, maps, teacher_maps, source, target, mixture=None):
+    """Compute the loss from lists: weight[t][c], maps[b][c][q][k], teacher_maps[b][t][q][k]."""
     total = 0.0
     for b in range(len(maps)):
         rows = naive.visible(group, source[b], target[b])
         for t, weights in enumerate(weight):
             if formula.startswith("official"):
-                total += over_whole_maps(weights, maps[b], wanted[b], t, mixture)
+                total += over_whole_maps(weights, maps[b], teacher_maps[b], t, mixture)
             else:
                 for q, keys in rows.items():
                     scores = [
                         intermediate(formula, weights, [m[q][k] for m in maps[b]]) for k in keys
                     ]
-                    total += kl([wanted[b][t][q][k] for k in keys], scores) / len(weight)
+                    total += kl([teacher_maps[b][t][q][k] for k in keys], scores) / len(weight)
     return total
 
 
@@ -71,12 +71,19 @@ def intermediate(formula, weights, probabilities):
     return math.log(1e-6 + dot([math.exp(w) / total for w in weights], probabilities))
 
 
-def over_whole_maps(weights, maps, wanted, t, mixture):
+def over_whole_maps(weights, maps, target, t, mixture):
     positions = [(q, k) for q in range(len(maps[0])) for k in range(len(maps[0][0]))]
-    ours = naive.log_softmax([dot(weights, [m[q][k] for m in maps]) for q, k in positions])
-    shares = [float(t == other) for other in range(len(wanted))] if mixture is None else mixture[t]
-    theirs = naive.log_softmax([dot(shares, [m[q][k] for m in wanted]) for q, k in positions])
-    return sum(math.exp(there) * (there - here) for here, there in zip(ours, theirs, strict=True))
+    student_scores = naive.log_softmax(
+        [dot(weights, [m[q][k] for m in maps]) for q, k in positions]
+    )
+    shares = [float(t == other) for other in range(len(target))] if mixture is None else mixture[t]
+    teacher_scores = naive.log_softmax(
+        [dot(shares, [m[q][k] for m in target]) for q, k in positions]
+    )
+    return sum(
+        math.exp(teacher_log) * (teacher_log - student_log)
+        for student_log, teacher_log in zip(student_scores, teacher_scores, strict=True)
+    )
 
 
 @every_formula
@@ -102,17 +109,17 @@ def test_padding_and_future_positions_have_no_influence(formula, c):
     transfer = a2d(c.shapes, formula)
     terms = losses_of(transfer, c)
     other = refilled(c)
-    kept = matters(c)
+    mask = matters(c)
     for maps in other.student.maps.values():
         maps.requires_grad_()
     for group, term in losses_of(transfer, other).items():
         assert close(term, terms[group], 1e-12)
         (gradient,) = torch.autograd.grad(term, other.student.maps[group])
-        assert not gradient.masked_fill(kept.maps[group], 0).any()
+        assert not gradient.masked_fill(mask.maps[group], 0).any()
 
 
 @rowwise_formulas
-def test_sums_over_sentences_however_padded(formula):
+def test_terms_are_sums_over_sentences_without_padding(formula):
     c = example()
     transfer = a2d(c.shapes, formula)
     parts = [losses_of(transfer, alone(c, index)) for index in range(len(c.source))]
@@ -155,12 +162,12 @@ def test_groups_are_the_terms(formula, start, groups):
 @every_formula
 def test_a_term_reads_the_maps_of_its_group_alone(formula):
     c = example()
-    whole = losses_of(a2d(c.shapes, formula), c)
+    all_terms = losses_of(a2d(c.shapes, formula), c)
     for group in GROUPS:
         transfer = a2d(c.shapes, formula, (group,))
         models = c.student, c.teacher
         bare = [typed(Features({group: model.maps[group]}, {}, {})) for model in models]
-        assert close(transfer(*bare, {group: c.masks[group]})[group], whole[group])
+        assert close(transfer(*bare, {group: c.masks[group]})[group], all_terms[group])
 
 
 # Starts
@@ -182,17 +189,17 @@ def test_uniform_start_is_the_guess_and_a_tenth_of_the_random_start(student, tea
     guess = torch.zeros(deep * many, layers * heads)
     for above in range(1, deep + 1):  # a teacher's layer; the first of the student's not below it
         layer = next(s for s in range(1, layers + 1) if s * deep >= above * layers)
-        for wanted in range(many):
+        for teacher_head in range(many):
             for head in range(heads):
-                share = 1 / heads if heads != many else float(head == wanted)
-                row, column = (above - 1) * many + wanted, (layer - 1) * heads + head
+                share = 1 / heads if heads != many else float(head == teacher_head)
+                row, column = (above - 1) * many + teacher_head, (layer - 1) * heads + head
                 guess[row, column] = scale * share
     assert close(alignment.weights[group], guess + random / 10, 1e-6)
     assert alignment.weights[group].requires_grad
 
 
 @every_formula
-def test_random_start_is_the_alignments_own(formula):
+def test_random_start_is_that_of_the_alignment(formula):
     shapes = Geometry(2, 1, 2, 3), Geometry(3, 2, 2, 1)
     torch.manual_seed(0)
     alignment = AttentionAlignment(*shapes)
@@ -215,7 +222,7 @@ def rows_of(c):
 @rowwise_formulas
 @given(st.integers(0, 2**16))
 @settings(max_examples=15, deadline=None)
-def test_uniform_start_knows_an_equal_student_better_than_a_random_one(formula, seed):
+def test_uniform_start_is_closer_for_equal_models_than_a_random_one(formula, seed):
     c = twins(seed=seed, sharpness=3)
     random = losses_of(a2d(c.shapes, formula, seed=seed), c)
     uniform = losses_of(a2d(c.shapes, formula, start="uniform", seed=seed), c)
@@ -309,8 +316,8 @@ def test_nothing_trains_the_mixture():
     for parameter in transfer.mixture.parameters():
         assert not parameter.requires_grad
         assert parameter.grad is None
-    learned = {name for name, p in transfer.named_parameters() if p.requires_grad}
-    assert learned == {f"alignment.weights.{group}" for group in GROUPS}
+    trainable = {name for name, p in transfer.named_parameters() if p.requires_grad}
+    assert trainable == {f"alignment.weights.{group}" for group in GROUPS}
 
 
 def test_only_the_mixture_formula_mixes():
@@ -321,17 +328,17 @@ def test_only_the_mixture_formula_mixes():
 
 
 @every_formula
-def test_saved_and_loaded(formula, tmp_path):
+def test_save_and_load(formula, tmp_path):
     c = example()
     transfer = a2d(c.shapes, formula, ("encoder", "cross"), seed=1).float()
     for weight in transfer.alignment.parameters():
         weight.data.add_(0.1)  # as if it had been trained
     transfer.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
-    loaded = a2d(c.shapes, formula, ("encoder", "cross"), seed=1).float()
-    loaded.load(tmp_path)
-    before, after = (losses_of(t.double(), c) for t in (transfer, loaded))
-    assert all(torch.equal(before[group], after[group]) for group in before)
+    copy = a2d(c.shapes, formula, ("encoder", "cross"), seed=1).float()
+    copy.load(tmp_path)
+    expected, terms = (losses_of(t.double(), c) for t in (transfer, copy))
+    assert all(torch.equal(expected[group], terms[group]) for group in expected)
     alignment = AttentionAlignment.load(tmp_path / FILE_NAME)
     assert (alignment.student, alignment.teacher) == c.shapes
 

@@ -1,4 +1,4 @@
-"""Models with trimmed vocabularies compute what the whole ones compute, wherever both can."""
+"""Models with trimmed vocabularies compute the same as full models, for remaining tokens."""
 
 import pytest
 import torch
@@ -45,46 +45,46 @@ def feed(tokenizer, pairs):
     }
 
 
-def kept_tokens(tokenizer, cut, small):
-    """For every token of the trimmed vocabulary its number in the whole one."""
+def remaining_tokens(tokenizer, cut, small):
+    """Return the full vocabulary's id of each token of the trimmed one."""
     names = cut.convert_ids_to_tokens(list(range(small.config.vocab_size)))
     return torch.tensor([tokenizer.convert_tokens_to_ids(name) for name in names])
 
 
 @every_release
-def test_hidden_states_and_kept_logits_are_equal(trimmed, name):
+def test_hidden_states_and_remaining_logits_are_equal(trimmed, name):
     model, tokenizer, small, cut, _ = trimmed(name)
     with torch.no_grad():
-        whole, part = model(**feed(tokenizer, FEW)), small(**feed(cut, FEW))
-    assert whole.encoder_last_hidden_state.equal(part.encoder_last_hidden_state)
-    kept = kept_tokens(tokenizer, cut, small)
-    torch.testing.assert_close(part.logits, whole.logits[..., kept])
-    # So a teacher's distribution over kept tokens is the whole one's, renormalised.
-    probabilities = whole.logits.softmax(-1)[..., kept]
+        full, small_output = model(**feed(tokenizer, FEW)), small(**feed(cut, FEW))
+    assert full.encoder_last_hidden_state.equal(small_output.encoder_last_hidden_state)
+    tokens = remaining_tokens(tokenizer, cut, small)
+    torch.testing.assert_close(small_output.logits, full.logits[..., tokens])
+    # The distribution over remaining tokens is the full model's, renormalised.
+    probabilities = full.logits.softmax(-1)[..., tokens]
     expected = probabilities / probabilities.sum(-1, keepdim=True)
-    torch.testing.assert_close(part.logits.softmax(-1), expected)
+    torch.testing.assert_close(small_output.logits.softmax(-1), expected)
 
 
 @every_release
-def test_embeddings_shrink_to_what_is_used(trimmed, name):
+def test_embeddings_shrink_to_the_tokens_of_the_corpus(trimmed, name):
     model, tokenizer, small, cut, _ = trimmed(name)
     size = small.config.vocab_size
     assert size == small.get_input_embeddings().num_embeddings == small.lm_head.out_features
     assert size < 0.95 * model.config.vocab_size
-    needed = {t for p in FEW for t in tokenizer(p.source)["input_ids"]}
-    needed |= {t for p in FEW for t in tokenizer(text_target=p.target)["input_ids"]}
-    assert len(needed) <= size
+    tokens = {t for p in FEW for t in tokenizer(p.source)["input_ids"]}
+    tokens |= {t for p in FEW for t in tokenizer(text_target=p.target)["input_ids"]}
+    assert len(tokens) <= size
     for special in ("pad", "eos", "unk"):
         old, new = (getattr(t, f"{special}_token") for t in (tokenizer, cut))
         assert old == new
 
 
 @every_release
-def test_translations_are_equal_where_only_kept_tokens_are_used(trimmed, name):
+def test_translations_are_equal_with_remaining_tokens(trimmed, name):
     model, tokenizer, small, cut, _ = trimmed(name)
-    kept = set(kept_tokens(tokenizer, cut, small).tolist())
+    tokens = set(remaining_tokens(tokenizer, cut, small).tolist())
     model.generation_config.suppress_tokens = [
-        token for token in range(model.config.vocab_size) if token not in kept
+        token for token in range(model.config.vocab_size) if token not in tokens
     ]
     sources = [pair.source for pair in FEW[:8]]
     expected = translate(model, tokenizer, sources, beams=1)
@@ -117,7 +117,7 @@ def test_other_words_are_spelled_or_unknown(trimmed, name):
         assert cut.decode(ids, skip_special_tokens=True).strip() == text.strip()
 
 
-def test_configured_tokens_are_kept_and_renumbered(tmp_path):
+def test_configured_tokens_stay_and_are_renumbered(tmp_path):
     model, tokenizer = released("opus", tmp_path / "whole")
     word = 300
     name = tokenizer.convert_ids_to_tokens(word)

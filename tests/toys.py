@@ -15,7 +15,7 @@ from a2d.method.attention import GROUPS
 from a2d.method.maps import StackedMaps
 from a2d.models.loading import new_model
 from a2d.models.tokenizer import train_tokenizer
-from a2d.training.distillation import IGNORED
+from a2d.training.distillation import IGNORE_INDEX
 
 TERMS = ("ce", "kd", *GROUPS)
 """Every term that the package's methods have."""
@@ -29,11 +29,11 @@ def load_fixture(name):
         return {key: torch.from_numpy(file[key]) for key in file.files if key != "config/json"}
 
 
-def assert_close(ours, reference, tolerance):
+def assert_close(value, reference, tolerance):
     """Equal in shape, and in value relative to the largest of the reference."""
-    ours, reference = torch.as_tensor(ours).detach().double(), torch.as_tensor(reference).double()
-    assert ours.shape == reference.shape
-    assert (ours - reference).abs().max() <= tolerance * reference.abs().max()
+    value, reference = torch.as_tensor(value).detach().double(), torch.as_tensor(reference).double()
+    assert value.shape == reference.shape
+    assert (value - reference).abs().max() <= tolerance * reference.abs().max()
 
 
 def marian(
@@ -87,7 +87,7 @@ def batch(source_lengths, target_lengths, *, left=False, vocabulary=13, seed=0):
     return {
         "input_ids": ids.masked_fill(~mask, vocabulary - 1),
         "attention_mask": mask.long(),
-        "labels": labels.masked_fill(~valid, IGNORED),
+        "labels": labels.masked_fill(~valid, IGNORE_INDEX),
     }
 
 
@@ -99,7 +99,7 @@ def dataset(inputs):
                 ids[mask.bool()].tolist()
                 for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
             ],
-            "labels": [labels[labels != IGNORED].tolist() for labels in inputs["labels"]],
+            "labels": [labels[labels != IGNORE_INDEX].tolist() for labels in inputs["labels"]],
         }
     )
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from a2d.errors import UserError
-from a2d.quoting import escaped, shown
+from a2d.quoting import escaped, shorten
 
 if TYPE_CHECKING:
     from a2d.text.inspection import Example, Inspection, Leakage
@@ -104,7 +104,7 @@ def convert(
     reasons = ", ".join(f"{name} {count:,}" for name, count in report.dropped.items() if count)
     Console(highlight=False).print(
         f"{report.read:,} pairs read, dropped: {reasons or 'none'}. "
-        f"{report.kept:,} pairs are in {escape(escaped(str(output)))}."
+        f"{report.remaining:,} pairs are in {escape(escaped(str(output)))}."
     )
 
 
@@ -164,7 +164,7 @@ def _show(inspection: Inspection, console: Console) -> None:
         )
     _show_rules(inspection, console)
     console.print(
-        f"Cleaning keeps {inspection.kept:,} of {inspection.pairs:,} pairs.", highlight=False
+        f"Cleaning keeps {inspection.remaining:,} of {inspection.pairs:,} pairs.", highlight=False
     )
     for leak in inspection.leaks:
         _show_leak(leak, console)
@@ -220,7 +220,7 @@ def _show_rules(inspection: Inspection, console: Console) -> None:
 
 
 def _example_line(example: Example) -> str:
-    sides = [Text(shown(text, 100)) for text in (example.source, example.target)]
+    sides = [Text(shorten(text, 100)) for text in (example.source, example.target)]
     for side in sides:
         side.truncate(35, overflow="ellipsis")  # by columns: some characters take two
     return escape(f"    {sides[0].plain} → {sides[1].plain}")
@@ -232,10 +232,16 @@ def _files_table(inspection: Inspection) -> Table:
     for name in ("pairs", "malformed", "left out", "entities", "kept"):
         table.add_column(name, justify="right", no_wrap=True)
     rows: list[tuple[str, tuple[int, ...]]] = []
-    for file, kept in zip(inspection.files, inspection.kept_by_file, strict=True):
+    for file, remaining in zip(inspection.files, inspection.remaining_by_file, strict=True):
         names = " + ".join(p if ":" in p else Path(p).name for p in file.places)
-        row = (file.pairs, file.malformed, sum(file.omitted.values()), file.entities.pairs, kept)
-        rows.append((shown(names, 100), row))
+        row = (
+            file.pairs,
+            file.malformed,
+            sum(file.omitted.values()),
+            file.entities.pairs,
+            remaining,
+        )
+        rows.append((shorten(names, 100), row))
     if len(rows) > 1:
         totals = map(sum, zip(*(counts for _, counts in rows), strict=True))
         rows.append(("together", tuple(totals)))

@@ -28,7 +28,7 @@ debugging = False
 """True if the user set `--debug`: defects then end in a traceback."""
 
 LOG = "a2d_log"
-"""Name of an attribute of errors: the file that `a2d.progress.logged` wrote the traceback to."""
+"""Name of an attribute of errors: the file that `a2d.progress.log_to` wrote the traceback to."""
 
 
 class Ending(NamedTuple):

@@ -23,7 +23,7 @@ GROUP = "a2d.plugins"
 
 Entry = TypeVar("Entry")
 
-_loaded: dict[Path, str] = {}
+_digests: dict[Path, str] = {}
 _importing: str | None = None
 """Module of the plugin file that is being imported."""
 
@@ -46,7 +46,7 @@ class Registry(dict[str, Entry]):
 
 def plugin_of(module: str | None) -> dict[str, str]:
     """SHA-256 of the plugin file that was imported as a module, by its name; otherwise empty."""
-    return {path.name: content for path, content in _loaded.items() if _module(path) == module}
+    return {path.name: content for path, content in _digests.items() if _module(path) == module}
 
 
 def load_plugins(paths: Sequence[str] = ()) -> None:
@@ -68,7 +68,9 @@ def load_plugins(paths: Sequence[str] = ()) -> None:
 def _load_installed() -> None:
     """Import the plugins of installed packages."""
     for entry in entry_points(group=GROUP):
-        with _named(f"the installed plugin {entry.name!r} ({entry.value})", "uninstall or correct"):
+        with _report_errors(
+            f"the installed plugin {entry.name!r} ({entry.value})", "uninstall or correct"
+        ):
             entry.load()
 
 
@@ -82,8 +84,8 @@ def _load(path: Path) -> None:
     if not path.is_file() or path.suffix != ".py":
         raise UserError(f"plugins: {path} is not a Python file: give the path of a .py file.")
     content = digest(path)
-    if path in _loaded:
-        if _loaded[path] != content:
+    if path in _digests:
+        if _digests[path] != content:
             raise UserError(
                 f"plugins: {path} has changed since it was imported: repeat the command."
             )
@@ -98,18 +100,18 @@ def _load(path: Path) -> None:
     sys.modules[name] = module  # so that workers can unpickle objects of its classes
     _importing = name
     try:
-        with _named(str(path), "correct"):
+        with _report_errors(str(path), "correct"):
             specification.loader.exec_module(module)
     except UserError:
         del sys.modules[name]
         raise
     finally:
         _importing = None
-    _loaded[path] = content
+    _digests[path] = content
 
 
 @contextmanager
-def _named(plugin: str, remedy: str) -> Iterator[None]:
+def _report_errors(plugin: str, remedy: str) -> Iterator[None]:
     """Turn an error of a plugin's code into a sentence that names the plugin."""
     try:
         yield

@@ -142,7 +142,7 @@ def _draws(console: Console) -> bool:
 
 
 @contextmanager
-def doing(console: Console, activity: str) -> Iterator[None]:
+def show_activity(console: Console, activity: str) -> Iterator[None]:
     """Show the current activity: a spinner on a terminal, a line elsewhere."""
     if _draws(console):
         with console.status(activity):
@@ -272,7 +272,7 @@ def _show_thread_error(error: threading.ExceptHookArgs) -> None:
 
 
 @contextmanager
-def logged(handler: logging.Handler) -> Iterator[None]:
+def log_to(handler: logging.Handler) -> Iterator[None]:
     """Send log records of this package to one handler only, inside a `with` block.
 
     If the handler writes a file, tracebacks of errors other than `UserError` are logged too.

@@ -24,11 +24,11 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def shown(text: str, width: int = 40) -> str:
+def shorten(text: str, width: int = 40) -> str:
     """Shorten a text to one line of `width` characters, with control characters escaped.
 
     Example:
-        >>> shown("a\\tb\\x1b[31m red and more", width=16)
+        >>> shorten("a\\tb\\x1b[31m red and more", width=16)
         'a\\\\tb\\\\x1b[31m r…'
     """
     plain = escaped(text[: width + 1])
@@ -44,11 +44,11 @@ def quoted(value: object) -> str:
     """
     if isinstance(value, str):
         return repr(value) if len(value) < WIDTH - 20 and value.isprintable() else _cut(value)
-    return shown(_REPR.repr(value), WIDTH)
+    return shorten(_REPR.repr(value), WIDTH)
 
 
 def _cut(text: str) -> str:
-    return f"'{shown(text, WIDTH - 20)}'"
+    return f"'{shorten(text, WIDTH - 20)}'"
 
 
 def listed(values: Iterable[object]) -> str:

@@ -152,13 +152,13 @@ class Stage:
             shutil.rmtree(self.folder / scratch, ignore_errors=True)
 
 
-def _difference(there: Any, here: Any, key: str = "") -> str:
+def _difference(recorded: Any, current: Any, key: str = "") -> str:
     """Describe the first difference between recorded settings and these."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for name in sorted(there.keys() | here.keys()):
-            values = there.get(name, _NOT_SET), here.get(name, _NOT_SET)
+    if isinstance(recorded, dict) and isinstance(current, dict):
+        for name in sorted(recorded.keys() | current.keys()):
+            values = recorded.get(name, _NOT_SET), current.get(name, _NOT_SET)
             if values[0] != values[1]:
                 return _difference(*values, f"{key}.{name}".strip("."))
-    if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (there, here)):
+    if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (recorded, current)):
         return f"its {key} differs"
-    return f"{key} is {there!r} there, {here!r} here"
+    return f"{key} is {recorded!r} there, {current!r} here"

@@ -1,1 +1,1 @@
-"""Align-to-Distill itself: attention maps captured, aligned, compared; and its rivals."""
+"""Distillation methods: Align-to-Distill, and the methods that it is compared with."""

@@ -1,4 +1,4 @@
-"""Attention Alignment Module (AAM): which student heads feed which teacher head, learned.
+"""Attention Alignment Module (AAM): learned weights of the student's heads per teacher head.
 
 Jin et al., "Align-to-Distill" (LREC-COLING 2024, arXiv 2403.01479), section 3.2, Eq. 9.
 """
@@ -25,19 +25,21 @@ FILE_NAME = "alignment.safetensors"
 class AttentionAlignment(nn.Module):
     """A matrix per group that combines the student's maps into one map per teacher map.
 
-    The paper's pointwise convolution (a 1×1 convolution over maps) is a matrix product over
-    channels, and that is what is computed here. A channel is one head of one layer, layer-major.
+    The paper's pointwise convolution (a 1×1 convolution over maps) equals a matrix product over
+    channels, which is what this module computes. A channel is one head of one layer; channels are
+    ordered by layer, then by head.
 
-    There is no bias: it would add a constant to every position of a map, which the softmax that
-    follows removes (in the released code its gradient is round-off noise). Weights start at random
-    within ±1/√channels, as PyTorch's convolutions do; `start_uniform` gives another start.
+    There is no bias: it would add a constant to all positions of a map, which the softmax
+    afterwards removes. (In the released code, the gradient of the bias is round-off noise.) Initial
+    weights are random within ±1/√channels, as in PyTorch's convolutions; `start_uniform` sets other
+    initial weights.
 
     Args:
         student: layers and heads of the student.
         teacher: layers and heads of the teacher.
 
     Attributes:
-        weights: group → trained weights (teacher channels, student channels).
+        weights: group → weights (teacher channels, student channels).
 
     Example:
         >>> alignment = AttentionAlignment(Geometry(3, 3, 8, 8), Geometry(6, 6, 4, 4))
@@ -56,7 +58,7 @@ class AttentionAlignment(nn.Module):
             self.weights[group] = nn.Parameter(weight)
 
     def start_uniform(self, scale: float) -> None:
-        """Start from the guess that layers correspond evenly, plus a tenth of the random start.
+        """Set initial weights by which layers correspond evenly, plus a tenth of the random ones.
 
         Args:
             scale: weight of a teacher head on the head of the same number in the student layer at
@@ -79,12 +81,12 @@ class AttentionAlignment(nn.Module):
                 self.weights[group].mul_(0.1).add_(scale * guess)
 
     def forward(self, maps: Tensor, group: str) -> Tensor:
-        """Map the student's channels (B, C_S, Q, K) to intermediate maps (B, C_T, Q, K)."""
+        """Combine the student's maps (B, C_S, Q, K) into intermediate maps (B, C_T, Q, K)."""
         return combine(self.weights[group], maps)
 
     def save(self, path: str | Path) -> None:
         """Write weights and geometries to one safetensors file."""
-        # One metadata entry: safetensors writes several in an order that differs from run to run.
+        # One metadata entry, because safetensors writes several in varying order.
         geometries = {"student": self.student._asdict(), "teacher": self.teacher._asdict()}
         metadata = {"geometries": json.dumps(geometries)}
         tensors = {name: t.detach().contiguous() for name, t in self.state_dict().items()}
@@ -107,21 +109,22 @@ class AttentionAlignment(nn.Module):
                 geometries = json.loads((file.metadata() or {})["geometries"])
             student, teacher = (Geometry(**geometries[model]) for model in ("student", "teacher"))
             if not all(type(size) is int and size > 0 for size in (*student, *teacher)):
-                raise ValueError("a number of layers or heads is no positive whole number")
+                raise ValueError("a number of layers or heads is not a positive whole number")
             with torch.device("meta"):  # sizes in the metadata may be wrong: allocate nothing
                 alignment = cls(student, teacher)
             weights = {name: weight.float() for name, weight in load_file(path).items()}
             alignment.load_state_dict(weights, assign=True)
             if not all(weight.isfinite().all() for weight in weights.values()):
-                raise ValueError("a weight is no finite number")
-        except Exception as error:  # the parsers raise many kinds on damaged files
+                raise ValueError("a weight is not finite")
+        except Exception as error:  # parsers raise various errors for damaged files
             raise UserError(
-                f"{path} is no alignment written by a2d ({first_line(error)}): fetch it anew."
+                f"{path} is not an alignment written by a2d ({first_line(error)}): download it "
+                "again."
             ) from error
         return alignment
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Accept weights saved as 1×1 convolutions, (C_T, C_S, 1, 1), as earlier files hold."""
+        """Accept weights (C_T, C_S, 1, 1) of 1×1 convolutions, as in files of earlier versions."""
         for group in GROUPS:
             weight = state_dict.pop(f"{prefix}convolutions.{group}.weight", None)
             if weight is not None:
@@ -132,11 +135,11 @@ class AttentionAlignment(nn.Module):
 def combine(weight: Tensor, maps: Tensor) -> Tensor:
     """Combine maps linearly over channels: the paper's pointwise convolution.
 
-    It is a matrix product over the flattened positions, which is faster than a convolution.
+    The matrix product over flattened positions is faster than a convolution.
 
     Args:
-        weight: (C, D).
-        maps: (B, D, Q, K).
+        weight: weights (C, D).
+        maps: maps (B, D, Q, K).
 
     Returns:
         Combined maps (B, C, Q, K).

@@ -1,8 +1,8 @@
 """Capture of attention maps: one softmax serves the model's output and the distillation loss.
 
-A model whose attention implementation is ``"a2d"`` computes its attention with PyTorch's fused
-kernels as long as nobody asks for the maps. Called inside `capture_attention`'s forward it computes
-the softmax once, hands the probabilities over *before* dropout, and goes on with them.
+With the attention implementation ``"a2d"``, a model uses PyTorch's fused kernels by default. In a
+forward pass of `capture_attention`, it computes the softmax explicitly, once: the capture takes the
+probabilities *before* dropout, and the model continues with them.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from a2d.method.maps import (
 )
 
 GROUPS = ("encoder", "decoder", "cross")
-"""The aligned groups: encoder self-attention, decoder self-attention, cross-attention."""
+"""Groups of attention maps: encoder self-attention, decoder self-attention, cross-attention."""
 
 IMPLEMENTATION = "a2d"
-"""Name of our attention function in transformers' registry."""
+"""Name of `attention_forward` in transformers' registry."""
 
 LONG = 256
 """On CPU, attention calls with at least this many keys do not store maps; the loss recomputes them.
 
-GPUs always recompute them: starting the many small kernels of each layer takes longer there than
-computing the maps of all layers at once again. Maps with a position bias (T5's) are always stored.
+On GPU, maps are always recomputed: many small kernels per layer would take longer to launch than
+computing the maps of all layers again at once. Maps with a position bias (T5's) are always stored.
 """
 
 
@@ -43,8 +43,8 @@ class Features(NamedTuple):
     """Attention maps, value vectors and hidden states of one forward pass.
 
     Attributes:
-        maps: group → attention maps (B, C, Q, K), stacked or recomputed (`LONG` says when). Stacked
-            ones are float32 under bf16 or fp16, otherwise of the model's dtype.
+        maps: group → attention maps (B, C, Q, K), stacked or recomputed (see `LONG`). Stacked maps
+            have the model's dtype, but float32 in place of bfloat16 and float16.
         values: group → the last layer's value vectors (B, H, K, d).
         hidden: `encoder`, `decoder` → the layers' outputs, each (B, positions, width), without the
             embeddings; empty unless hidden states were requested.
@@ -56,10 +56,11 @@ class Features(NamedTuple):
 
 
 class AttentionCapture:
-    """Collects the attention maps of one forward pass; every attention call gets it as a keyword.
+    """Collector of the attention maps of one forward pass; attention calls get it as a keyword.
 
     Args:
-        stacked: store maps as tensors even where they could be recomputed.
+        stacked: store all maps as tensors, even if they could be recomputed.
+        group_of: function from an attention layer to its group.
     """
 
     def __init__(self, stacked: bool, group_of: Callable[[Any], str] = attention_group) -> None:
@@ -71,33 +72,39 @@ class AttentionCapture:
         self._gradients = torch.is_grad_enabled()
 
     def stores(self, key: Tensor) -> bool:
-        """Whether to store the maps of an attention call with these keys (B, H, K, d)."""
+        """Check whether to store the maps of an attention call with these keys (B, H, K, d)."""
         return self._stacked or (key.device.type == "cpu" and key.shape[2] < LONG)
 
     def add(self, module: nn.Module, maps: AttentionMaps, value: Tensor) -> None:
         """Record one attention call.
 
         Args:
-            module: the attention layer.
-            maps: its maps (B, H, Q, K).
-            value: its value vectors (B, H, K, d).
+            module: attention layer.
+            maps: maps of the layer (B, H, Q, K).
+            value: value vectors of the layer (B, H, K, d).
         """
         # Gradient checkpointing calls the layers a second time, in the backward pass.
         if self._open:
             if self._gradients and not torch.is_grad_enabled():
                 raise RuntimeError(
-                    "attention maps come without gradients: reentrant gradient checkpointing hides "
-                    "them; set gradient_checkpointing_kwargs={'use_reentrant': False}."
+                    "reentrant gradient checkpointing removes the gradients of attention maps: "
+                    "set gradient_checkpointing_kwargs={'use_reentrant': False}."
                 )
             group = self._group_of(module)
             self._layers[group].append(maps)
             self._values[group] = value
 
     def finish(self, config: Any) -> Features:
-        """Close the capture and join each group's layers; hidden states are left empty.
+        """Close the capture, and join the layers of each group.
+
+        Args:
+            config: configuration of the model.
+
+        Returns:
+            The features, without hidden states.
 
         Raises:
-            RuntimeError: a group was called another number of times than the model has layers.
+            RuntimeError: the number of calls in a group is not the model's number of layers.
         """
         self._open = False
         geometry = Geometry.of(config)
@@ -116,11 +123,11 @@ class AttentionCapture:
 def enable_capture(model: PreTrainedModel) -> Callable[[], None]:
     """Switch a model to the ``"a2d"`` attention implementation.
 
-    Layerdrop is switched off: it drops layers at random in training, and their attention maps with
-    them. M2M100 and mBART are released with layerdrop.
+    Layerdrop is switched off, because it drops layers at random, with their attention maps. The
+    released configurations of M2M100 and mBART have layerdrop.
 
     Returns:
-        A function that restores the model's own settings.
+        A function that restores the model's settings.
 
     Raises:
         UserError: the model's family is not supported (`family_of`).
@@ -152,23 +159,23 @@ def capture_attention(
     hidden_states: bool = False,
     stacked: bool = True,
 ) -> tuple[Any, Features]:
-    """Run `model` on `inputs` and return its output with its features.
+    """Run a model, and capture its features.
 
     Args:
-        model: an encoder-decoder prepared with `enable_capture`, or its part below the logits.
-        inputs: keyword arguments of its forward.
-        hidden_states: also return the layers' outputs.
-        stacked: store maps as tensors however long sentences are.
+        model: encoder-decoder after `enable_capture`, with or without its output layer.
+        inputs: keyword arguments of its `forward`.
+        hidden_states: return the layers' outputs too.
+        stacked: store maps as tensors, even for long sentences.
 
     Returns:
-        The model's own output and the features, with gradients unless switched off.
+        The model's output and the features, with gradients unless PyTorch has them switched off.
     """
     capture = AttentionCapture(stacked, family_of(model.config).group)
     output = model(**inputs, attention_capture=capture, output_hidden_states=hidden_states)
     features = capture.finish(model.config)
     if hidden_states:
         stacks = (output.encoder_hidden_states, output.decoder_hidden_states)
-        # The first of each are the embeddings.
+        # The first element of each stack is the embeddings.
         hidden = {"encoder": list(stacks[0][1:]), "decoder": list(stacks[1][1:])}
         features = features._replace(hidden=hidden)
     return output, features
@@ -186,9 +193,25 @@ def attention_forward(
     attention_capture: AttentionCapture | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention function registered with transformers under the name ``"a2d"``."""
+    """Compute attention, as the implementation ``"a2d"`` of transformers.
+
+    Args:
+        module: attention layer.
+        query: (B, H, Q, d).
+        key: (B, H, K, d).
+        value: (B, H, K, d).
+        attention_mask: additive or boolean mask, broadcastable to (B, H, Q, K); None: no mask.
+        dropout: dropout rate of attention probabilities.
+        scaling: factor on products of queries and keys; None: 1/√d.
+        position_bias: bias added to the scores, broadcastable to (B, H, Q, K), or None.
+        attention_capture: collector of the layer's maps; None: no capture.
+        **kwargs: further arguments of transformers' attention functions.
+
+    Returns:
+        Outputs (B, Q, H, d), and None in place of attention weights.
+    """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if attention_mask is not None and attention_mask.dtype == torch.bool:  # a caller's own
+    if attention_mask is not None and attention_mask.dtype == torch.bool:  # passed by a caller
         attention_mask = additive_mask(attention_mask, query.dtype)
     stores = attention_capture is not None and (
         attention_capture.stores(key) or position_bias is not None
@@ -218,10 +241,10 @@ def attention_forward(
 
 
 def attention_mask(*args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Tensor:
-    """Return the additive attention mask of a model's layers, never None.
+    """Build the additive attention mask of a model's layers; never None.
 
-    Attention probabilities here have no other mask. Additive rather than boolean, because fused
-    kernels convert a boolean mask in every layer again.
+    Explicit attention probabilities need a mask in every case. The mask is additive, because fused
+    kernels convert a boolean mask again in every layer.
     """
     kwargs["allow_is_causal_skip"] = False
     kwargs["allow_is_bidirectional_skip"] = False
@@ -232,7 +255,7 @@ def attention_mask(*args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any
 
 
 def _explicit_is_faster(query: Tensor, key: Tensor) -> bool:
-    # On CPU the fused kernel is slow for short bf16 sequences.
+    """Check for short bfloat16 sequences on CPU, for which the fused kernel is slow."""
     return query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[2] <= 128
 
 

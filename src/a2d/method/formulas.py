@@ -19,19 +19,19 @@ from a2d.plugins import Registry
 
 @dataclass(frozen=True)
 class Formula:
-    """How attention transfer combines the student's maps and compares them with the teacher's.
+    """Rule by which attention transfer combines the student's maps and compares them.
 
-    A formula defines `divergence`, from which autograd derives the gradient. It may define
-    `combine` as well, or replace `loss` as a whole with something that needs less memory.
+    A subclass defines `divergence`; autograd derives the gradient. It may also define `combine`, or
+    replace the whole `loss` to save memory.
 
     Attributes:
-        name: its name in configurations and recipes.
-        summary: one line that says what it computes.
+        name: name in configurations and recipes.
+        summary: one-line description of what is computed.
         source: paper and section, or code.
-        uniform_start: weight on corresponding heads when an alignment starts `uniform`.
-        stacked: `loss` reads whole maps; the forward pass then stores them.
-        mixes_teacher: random, fixed mixtures of the teacher's maps replace them.
-        released_normalisation: normalise all losses as the authors' released code does
+        uniform_start: initial weight on corresponding heads with the alignment start `uniform`.
+        stacked: `loss` needs complete maps, so that the forward pass stores them.
+        mixes_teacher: replace the teacher's maps by random, fixed mixtures of them.
+        released_normalisation: normalise all losses as in the authors' released code
             (`a2d.method.objective`).
     """
 
@@ -47,8 +47,8 @@ class Formula:
         """Combine student maps into intermediate maps, one for each teacher map.
 
         Args:
-            connections: of the alignment (C_T, C_S).
-            maps: the student's (B, C_S, Q, K).
+            connections: weights of the alignment (C_T, C_S).
+            maps: the student's maps (B, C_S, Q, K).
 
         Returns:
             Intermediate maps (B, C_T, Q, K).
@@ -67,7 +67,7 @@ class Formula:
             rows: True at valid query positions, (B, Q).
 
         Returns:
-            A scalar, summed over valid query rows: the trainer divides it by their number.
+            A scalar, summed over valid query rows; the trainer divides it by their number.
         """
         raise NotImplementedError
 
@@ -85,22 +85,22 @@ class Formula:
             student: maps (B, C_S, Q, K).
             teacher: maps (B, C_T, Q, K); no gradient flows to them.
             keys, rows: as in `divergence`.
-            connections: of the alignment (C_T, C_S).
+            connections: weights of the alignment (C_T, C_S).
 
         Returns:
             A scalar, summed over valid query rows.
         """
-        with torch.autocast(keys.device.type, enabled=False):  # bf16 is too coarse for maps
+        with torch.autocast(keys.device.type, enabled=False):  # bfloat16 is too coarse for maps
             combined = self.combine(connections, student.stacked())
             return self.divergence(combined, teacher.stacked().detach(), keys, rows)
 
 
 @dataclass(frozen=True)
 class RowWise(Formula):
-    """KL between attention rows, computed block by block with its gradient.
+    """KL divergence between attention rows, computed block by block with its gradient.
 
     Attributes:
-        log_maps: combine logarithms of the student's maps.
+        log_maps: combine the logarithms of the student's maps.
     """
 
     stacked: bool = False
@@ -114,7 +114,7 @@ class RowWise(Formula):
         rows: Tensor,
         connections: Tensor,
     ) -> Tensor:
-        """KL(teacher row ‖ intermediate row), averaged over teacher maps."""
+        """Compute KL(teacher row ‖ intermediate row), averaged over teacher maps."""
         return attention_transfer(
             student,
             teacher,
@@ -127,14 +127,14 @@ class RowWise(Formula):
 
 @dataclass(frozen=True)
 class WholeMaps(Formula):
-    """KL between softmaxes over whole maps, as the authors' released code computes it."""
+    """KL divergence between softmaxes over whole maps, as in the authors' released code."""
 
     released_normalisation: bool = True
 
     def divergence(
         self, student_maps: Tensor, teacher_maps: Tensor, keys: Tensor, rows: Tensor
     ) -> Tensor:
-        """KL summed over maps; padding and future positions take part."""
+        """Compute the KL divergence, summed over maps, with padding and future positions."""
         return official_attention_transfer(student_maps, teacher_maps)
 
 
@@ -143,7 +143,7 @@ FORMULAS: Registry[Formula] = Registry()
 
 
 def register_formula(formula: Formula) -> Formula:
-    """Add a formula to `FORMULAS`, for configurations and recipes to name.
+    """Add a formula to `FORMULAS`, so that configurations and recipes can name it.
 
     Raises:
         UserError: another formula has this name.

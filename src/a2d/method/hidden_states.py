@@ -1,4 +1,4 @@
-"""Comparison of hidden states, by a fixed mapping of layers or a learned one.
+"""Comparison of hidden states, by a fixed or a learned mapping of layers.
 
 Hidden states are the outputs of the encoder's and the decoder's layers, without the embeddings.
 They belong to the groups of their self-attentions; cross-attention has none.
@@ -20,7 +20,7 @@ from a2d.method.transfer import A2D, Transfer
 
 
 class States(nn.ModuleDict):
-    """Squared distances between the teacher's hidden states and projections of the student's.
+    """Squared distances between the teacher's hidden states and the student's projected ones.
 
     Args:
         sizes: group → input and output width of its projection; `cross` is ignored.
@@ -34,7 +34,16 @@ class States(nn.ModuleDict):
     def distance(
         self, group: str, student: Features, teacher: Features, rows: Tensor
     ) -> Tensor | float:
-        """Mean over layers and their width, sum over query rows; 0 for a group without states."""
+        """Compute the distance of a group.
+
+        Args:
+            group: name of the group.
+            student, teacher: features of the models.
+            rows: True at valid query positions, (B, Q).
+
+        Returns:
+            A scalar, averaged over layers and width, summed over query rows; 0 for `cross`.
+        """
         if group not in self:
             return 0.0
         student_states, teacher_states = (
@@ -43,23 +52,26 @@ class States(nn.ModuleDict):
         return self.compare(group, student_states, [states.detach() for states in teacher_states])
 
     def compare(self, group: str, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
-        """Return the distance of one group.
+        """Compute the distance of a group with hidden states.
 
         Args:
-            group: its name.
-            student, teacher: the layers' states at the rows that count, each (rows, width).
+            group: name of the group.
+            student, teacher: hidden states of each layer at valid rows, (rows, width).
+
+        Returns:
+            A scalar, averaged over layers and width, summed over rows.
         """
         raise NotImplementedError
 
 
 class MappedStates(States):
-    """Each student layer's states, projected, against those of one teacher layer.
+    """Distance between each student layer's projected states and those of one teacher layer.
 
-    After Jiao et al. 2020 ("TinyBERT"), Eq. 8. All layers of a group share their projection.
+    After Jiao et al. 2020 ("TinyBERT"), Eq. 8. All layers of a group share one projection.
 
     Args:
-        mapping: group → the teacher layer of every student layer.
-        widths: of student and teacher.
+        mapping: group → teacher layer of each student layer.
+        widths: widths of student and teacher.
     """
 
     def __init__(self, mapping: Mapping[str, Sequence[int]], widths: tuple[int, int]) -> None:
@@ -67,40 +79,39 @@ class MappedStates(States):
         self.mapping = mapping
 
     def compare(self, group: str, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
-        """Mean over the student's layers."""
+        """Compute the distance of a group, averaged over the student's layers."""
         target = torch.stack([teacher[layer] for layer in self.mapping[group]])
         difference = precise(self[group](torch.stack(student))) - target
         return difference.square().mean((0, 2)).sum()
 
 
 class AlignedStates(States):
-    """The states of all teacher layers against one linear projection of all student layers'.
+    """Distance between all teacher layers' states and a projection of all student layers' states.
 
-    This carries A2D over to hidden states: no mapping of layers is fixed.
+    This applies the idea of A2D to hidden states: the mapping of layers is learned.
 
     Args:
-        layers: group → layers of student and teacher.
-        widths: of student and teacher.
+        layers: group → numbers of layers of student and teacher.
+        widths: widths of student and teacher.
     """
 
     def __init__(self, layers: Mapping[str, tuple[int, int]], widths: tuple[int, int]) -> None:
         super().__init__({g: (s * widths[0], t * widths[1]) for g, (s, t) in layers.items()})
 
     def compare(self, group: str, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
-        """Mean over the teacher's layers."""
+        """Compute the distance of a group, averaged over the teacher's layers."""
         difference = precise(self[group](torch.cat(student, dim=-1))) - torch.cat(teacher, dim=-1)
         return difference.square().mean(1).sum()
 
 
 class A2DHidden(A2D):
-    """A2D, and hidden states compared through a learned projection of all layers.
+    """A2D with a comparison of hidden states through a learned projection of all layers.
 
-    It is not in the paper. It shows how much of a gain is due to attention maps, and how much to
-    hidden states.
+    It is not in the paper. It separates the gain of attention maps from that of hidden states.
 
     Args:
-        student, teacher, formula, groups, start: of `A2D`.
-        widths: of student and teacher.
+        student, teacher, formula, groups, start: as in `A2D`.
+        widths: widths of student and teacher.
     """
 
     def __init__(
@@ -119,15 +130,15 @@ class A2DHidden(A2D):
     def compare(
         self, group: str, student: Features, teacher: Features, keys: Tensor, rows: Tensor
     ) -> Tensor:
-        """Divergence of maps, and distance of hidden states where the group has its own."""
+        """Compute the divergence of maps and, in self-attention, the distance of hidden states."""
         divergence = super().compare(group, student, teacher, keys, rows)
         return divergence + self.projections.distance(group, student, teacher, rows)
 
     def save(self, folder: Path) -> None:
-        """Write the alignment as `A2D` does, and all parameters to another file."""
+        """Write the alignment as `A2D` does, and all parameters to a second file."""
         super().save(folder)
         Transfer.save(self, folder)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
+        """Read the file with all parameters."""
         Transfer.load(self, folder)

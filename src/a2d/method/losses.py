@@ -1,7 +1,7 @@
 """Losses on attention maps, as sums over query rows.
 
-They are sums, not means, so that an optimisation step is the same however its batch is cut into
-micro-batches and devices: the caller divides by the number of tokens of the whole step.
+They are sums, not means: the caller divides them by the number of tokens of the optimisation step.
+The step is therefore the same for every division into micro-batches and devices.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.nn import functional
 from a2d.method.maps import AttentionMaps, Block, additive_mask
 
 CHUNK, CHUNK_ON_GPU = 2**19, 2**24
-"""Positions of intermediate maps computed at a time: on CPU as many as fit a cache of 2 MB; on GPU
-more, because starting a kernel takes longer than computing a small chunk."""
+"""Positions of intermediate maps that are computed at a time. On CPU a chunk fits into a cache of
+2 MB. On GPU it is larger, because launching a kernel takes longer than computing a small chunk."""
 
 _EPSILON = 1e-6
-"""Added to probabilities before a logarithm, which stays finite then."""
+"""Added to probabilities before a logarithm, to keep it finite."""
 
 _LOWEST_EXPONENT = -80.0
 """Exponents are clamped here: exp(-80) is negligible, and denormal numbers are slow on CPU."""
@@ -38,24 +38,25 @@ def attention_transfer(
     log_maps: bool = False,
     log_combined: bool = False,
 ) -> Tensor:
-    """Row-wise KL(teacher row ‖ intermediate row), every map compared.
+    """Compute KL(teacher row ‖ intermediate row) for all rows of all maps.
 
-    Jin et al. 2024, Eq. 9 and 10: nothing is reduced over layers or heads before the comparison.
-    Each query row is a distribution over its valid keys; padding and future positions take no part.
-    An intermediate row is softmax(W·S), with W the weight and S the student's maps.
+    This is Eq. 9 and 10 of Jin et al. 2024: nothing is reduced over layers or heads before the
+    comparison. A query row is a distribution over its valid keys, without padding and future
+    positions. An intermediate row is softmax(W·S), where W is `weight` and S the student's maps.
 
-    Intermediate maps are made for a block of rows at a time, and their gradient right after their
-    divergence, so that no tensor of their size (B, C_T, Q, K) is kept for the backward pass.
+    Intermediate maps and their gradient are computed for one block of rows at a time. The backward
+    pass therefore stores no tensor of their size (B, C_T, Q, K).
 
     Args:
-        student: the student's maps (B, C_S, Q, K): probabilities, or any real scores if no
-            logarithm is taken of them.
+        student: the student's maps (B, C_S, Q, K): probabilities, or scores if no logarithm is
+            taken of them.
         teacher: the teacher's maps (B, C_T, Q, K); no gradient flows to them.
         keys: True where a query may attend to a key, broadcastable to (B, Q, K).
         rows: True at valid query positions, (B, Q).
-        weight: the alignment's connections (C_T, C_S); None compares map with map (C_S = C_T).
-        log_maps: compare with softmax(W·log S).
-        log_combined: compare with softmax(log(W·S)), that is W·S where its rows sum up to one.
+        weight: weights of the alignment (C_T, C_S); None: each map is compared with the teacher's
+            map of the same index (C_S = C_T).
+        log_maps: intermediate rows are softmax(W·log S).
+        log_combined: intermediate rows are softmax(log(W·S)), which is W·S if that sums to one.
 
     Returns:
         A scalar in nats: summed over valid query rows, averaged over teacher maps.
@@ -76,7 +77,7 @@ class _Comparison(NamedTuple):
 
 
 class _AttentionTransfer(torch.autograd.Function):
-    """The loss as autograd sees it: a function of the weight and of `AttentionMaps.inputs`."""
+    """Autograd function of the loss, with gradients for the weight and `AttentionMaps.inputs`."""
 
     @staticmethod
     def forward(
@@ -107,7 +108,7 @@ class _AttentionTransfer(torch.autograd.Function):
 
 
 def _blocks(comparison: _Comparison) -> Iterator[Block]:
-    """Blocks of sentences, or of one sentence's rows, that fit a chunk; at least one block."""
+    """Yield blocks of sentences, or of one sentence's rows, that fit a chunk; at least one."""
     batch, queries = max(1, len(comparison.rows)), comparison.rows.shape[1]
     keys = comparison.keys.shape[-1]
     chunk = CHUNK if comparison.rows.device.type == "cpu" else CHUNK_ON_GPU
@@ -124,7 +125,17 @@ def _blocks(comparison: _Comparison) -> Iterator[Block]:
 def _divergence(
     maps: Tensor, weight: Tensor | None, comparison: _Comparison, block: Block
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Divergence of a block, summed over maps, its gradient for the student's and the weight."""
+    """Compute the divergence of a block.
+
+    Args:
+        maps: the student's maps of the block (b, C_S, q, K).
+        weight: weights of the alignment (C_T, C_S), or None.
+        comparison: arguments of the loss.
+        block: the rows.
+
+    Returns:
+        The divergence summed over maps, and its gradients for `maps` and for `weight`.
+    """
     teacher = comparison.teacher.block(block)
     rows = comparison.rows[block.sentences, block.queries]
     keys = comparison.keys.expand(len(comparison.rows), comparison.rows.shape[1], -1)
@@ -136,36 +147,36 @@ def _divergence(
     if comparison.log_maps:
         flat = flat + _EPSILON
         basis = flat.log()
-    combined = basis if weight is None else _times(weight, basis)
+    combined = basis if weight is None else _multiply(weight, basis)
     combined = combined.view(-1, *teacher.shape[1:])
     # Compare.
     value, gradient = _row_wise_kl(
         combined, teacher, keys, rows[:, None, :, None], comparison.log_combined
     )
-    # And back.
+    # Backpropagate.
     gradient, weight_gradient = gradient.flatten(2), None
     if weight is not None:
         weight_gradient = (gradient @ basis.transpose(1, 2)).sum(0)
-        gradient = _times(weight.T, gradient)
+        gradient = _multiply(weight.T, gradient)
     if comparison.log_maps:
         gradient.div_(flat)
     return value, gradient.view_as(maps), weight_gradient
 
 
-def _times(weight: Tensor, channels: Tensor) -> Tensor:
-    """weight · channels for every sentence (`matmul` would copy the channels)."""
+def _multiply(weight: Tensor, channels: Tensor) -> Tensor:
+    """Multiply channels by a weight, sentence by sentence (`matmul` would copy the channels)."""
     return torch.bmm(weight.expand(len(channels), -1, -1), channels)
 
 
 def _row_wise_kl(
     combined: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor, log_combined: bool
 ) -> tuple[Tensor, Tensor]:
-    """Divergence of intermediate maps before any softmax, and its gradient in their place.
+    """Compute the divergence of intermediate maps before the softmax, and its gradient.
 
-    Long sentences make every pass over the maps count, those with logarithms and powers most.
+    Operations are in place where possible, because passes over the maps of long sentences are slow.
     """
     target = teacher.to(combined.dtype) * (keys & rows)
-    mass = target.sum(-1, keepdim=True)  # a row of a cached teacher sums up to one only nearly
+    mass = target.sum(-1, keepdim=True)  # cached rows sum to one only approximately
     scores = (combined + _EPSILON).log() if log_combined else combined
     scores = scores + additive_mask(keys, scores.dtype)
     scores.sub_(scores.amax(-1, keepdim=True))
@@ -184,29 +195,30 @@ def _tiny(values: Tensor) -> float:
 
 
 def map_distance(predicted: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
-    """Squared distance between maps, summed over keys and query rows, averaged over maps.
+    """Compute the squared distance of maps, summed over keys and rows, averaged over maps.
 
     Args:
         predicted: maps (B, C, Q, K).
-        teacher: maps of the same shape; a gradient flows to them where they are learned.
+        teacher: maps of the same shape; gradients flow to them too, if they are learned.
         keys, rows: as in `attention_transfer`.
 
     Returns:
         A scalar.
     """
-    counted = keys.unsqueeze(1) & rows[:, None, :, None]
-    distance = (predicted - teacher).square().masked_fill(~counted, 0.0)
+    valid = keys.unsqueeze(1) & rows[:, None, :, None]
+    distance = (predicted - teacher).square().masked_fill(~valid, 0.0)
     return distance.sum() / teacher.shape[1]
 
 
 def official_attention_transfer(intermediate: Tensor, teacher: Tensor) -> Tensor:
-    """KL between softmaxes over whole maps, as the authors' released code computes it.
+    """Compute KL between softmaxes over whole maps, as in the authors' released code.
 
-    Both sides pass a softmax over the flattened Q·K positions. For the teacher's probabilities it
-    is a second softmax, which leaves them nearly uniform. Padding and future positions take part.
+    A softmax over the flattened Q·K positions is applied to both sides. For the teacher's
+    probabilities it is a second softmax, after which they are nearly uniform. Padding and future
+    positions are included.
 
     Args:
-        intermediate: the alignment's output (B, C_T, Q, K).
+        intermediate: output of the alignment (B, C_T, Q, K).
         teacher: the teacher's maps (B, C_T, Q, K); no gradient flows to them.
 
     Returns:

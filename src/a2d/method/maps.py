@@ -1,7 +1,7 @@
 """Attention maps of a group of layers: stored, or recomputed from queries and keys.
 
-Everything that reads maps takes an `AttentionMaps`, of the student and of the teacher alike.
-Recomputed maps exist for a block of rows at a time, so that long sentences need little memory.
+Losses read `AttentionMaps`, for the student and for the teacher. Recomputed maps exist for one
+block of rows at a time, so that long sentences need little memory.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ from torch import Tensor
 
 
 class Block(NamedTuple):
-    """A block of attention rows: some sentences of a batch, some of their query positions."""
+    """Block of attention rows.
+
+    Attributes:
+        sentences: sentences of the batch.
+        queries: query positions of these sentences.
+    """
 
     sentences: slice = slice(None)
     queries: slice = slice(None)
 
 
 class AttentionMaps(ABC):
-    """Attention maps (B, C, Q, K): one channel per layer and head, layer-major, before dropout."""
+    """Attention maps (B, C, Q, K) before dropout; channels are ordered by layer, then by head."""
 
     @property
     @abstractmethod
@@ -33,11 +38,11 @@ class AttentionMaps(ABC):
     @property
     @abstractmethod
     def inputs(self) -> tuple[Tensor, ...]:
-        """The tensors that the maps consist of, or are computed from: gradients flow to them."""
+        """Tensors that the maps consist of, or are computed from; gradients flow to them."""
 
     @property
     def precision(self) -> torch.dtype:
-        """The dtype of blocks and gradients: float32, or float64 for float64 inputs."""
+        """Dtype of blocks and gradients: float32, or float64 for float64 inputs."""
         return torch.promote_types(self.inputs[0].dtype, torch.float32)
 
     @abstractmethod
@@ -59,19 +64,22 @@ class AttentionMaps(ABC):
 
 
 class MapsGradient(ABC):
-    """The gradient of a loss with respect to `AttentionMaps.inputs`, filled block by block."""
+    """Gradient of a loss with respect to `AttentionMaps.inputs`, filled block by block.
+
+    Attributes:
+        tensors: gradient of each input, complete after all blocks were added.
+    """
 
     tensors: Sequence[Tensor]
-    """One tensor for each of the inputs, complete once every block was added."""
 
     @abstractmethod
     def add(self, block: Block, maps: Tensor, gradient: Tensor) -> None:
-        """Add a block's share.
+        """Add the gradient of a block.
 
         Args:
-            block: the rows.
-            maps: their maps, as `AttentionMaps.block` gave them.
-            gradient: the loss's gradient with respect to these maps, of the same shape.
+            block: rows of the block.
+            maps: result of `AttentionMaps.block` for these rows, (b, C, q, K).
+            gradient: gradient of the loss with respect to `maps`, of the same shape.
         """
 
 
@@ -123,13 +131,13 @@ class _StackedGradient(MapsGradient):
 
 @dataclass(eq=False)
 class RecomputedMaps(AttentionMaps):
-    """Attention maps as softmax(scale·query·keyᵀ + mask), computed when they are read.
+    """Attention maps softmax(scale·query·keyᵀ + mask), computed whenever they are read.
 
     Attributes:
-        query: (B, C, Q, d), not scaled.
-        key: (B, C, K, d).
+        query: query vectors (B, C, Q, d), not scaled.
+        key: key vectors (B, C, K, d).
         scale: factor on the products of queries and keys.
-        mask: added to the scores (`additive_mask`), broadcastable to (B, C, Q, K).
+        mask: additive mask (`additive_mask`), broadcastable to (B, C, Q, K).
     """
 
     query: Tensor
@@ -173,11 +181,11 @@ class RecomputedMaps(AttentionMaps):
 class _RecomputedGradient(MapsGradient):
     def __init__(self, maps: RecomputedMaps) -> None:
         self._maps = maps
-        # Laid out as the layers' projections are, position by position: autograd would copy any
-        # other layout.
+        # The memory layout is that of the layers' projections, position by position, because
+        # autograd would copy any other layout.
         query, key = maps.query.transpose(1, 2), maps.key.transpose(1, 2)
         query_gradient = query.new_empty(query.shape, dtype=maps.precision)
-        key_gradient = key.new_zeros(key.shape, dtype=maps.precision)  # a sum over blocks
+        key_gradient = key.new_zeros(key.shape, dtype=maps.precision)  # blocks are added up
         self.tensors = [query_gradient.transpose(1, 2), key_gradient.transpose(1, 2)]
 
     def add(self, block: Block, maps: Tensor, gradient: Tensor) -> None:
@@ -185,7 +193,7 @@ class _RecomputedGradient(MapsGradient):
         precision = self._maps.precision
         query, key = self._maps.query[sentences, :, queries], self._maps.key[sentences]
         scores = torch._softmax_backward_data(gradient, maps, -1, precision)
-        # Not in fp16: before loss scaling, gradients are too small for it.
+        # Not in float16: without loss scaling, gradients are too small for it.
         dtype = torch.bfloat16 if query.dtype == torch.bfloat16 else precision
         scores = (scores * self._maps.scale).to(dtype)
         query, key = query.to(dtype), key.to(dtype)
@@ -200,8 +208,8 @@ def attention_probabilities(
     """Compute softmax(scale·query·keyᵀ + mask + bias), in float32 at least.
 
     Args:
-        query: (B, C, Q, d).
-        key: (B, C, K, d).
+        query: query vectors (B, C, Q, d).
+        key: key vectors (B, C, K, d).
         scale: factor on the products.
         mask: additive mask, broadcastable to (B, C, Q, K), or None.
         bias: position bias, broadcastable to the same shape, or None.
@@ -209,7 +217,7 @@ def attention_probabilities(
     Returns:
         Probabilities (B, C, Q, K).
     """
-    if query.dtype == torch.float16:  # unscaled products may exceed its range
+    if query.dtype == torch.float16:  # unscaled products may exceed the range of float16
         query, scale = query * scale, 1.0
     # `bmm` copies the keys in their own layout; `matmul` copies them transposed, which is slower.
     products = torch.bmm(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2))
@@ -223,7 +231,7 @@ def attention_probabilities(
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Convert a boolean mask to an additive one: 0 where True, a very low number where False.
 
-    The low number is half of the dtype's lowest: a score added to the lowest itself may overflow
-    to -inf, and a row of -inf gives NaN.
+    The very low number is half of the dtype's lowest number. Adding a score to the lowest number
+    itself may overflow to -inf, and a softmax over -inf alone gives NaN.
     """
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min / 2)

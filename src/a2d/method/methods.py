@@ -1,4 +1,4 @@
-"""Distillation methods: the signals each learns from, and what it compares inside the models.
+"""Registry of distillation methods: their training signals and comparisons of features.
 
 `METHODS` holds one entry per method; `register_method` adds one from outside the package.
 """
@@ -26,7 +26,7 @@ class ModelSize(NamedTuple):
 
     Attributes:
         geometry: layers and heads.
-        width: of hidden states.
+        width: width of hidden states.
     """
 
     geometry: Geometry
@@ -34,8 +34,8 @@ class ModelSize(NamedTuple):
 
 
 Build = Callable[[ModelSize, ModelSize, "Objective"], Transfer]
-"""Builds a comparison from the sizes of student and teacher and the objective's settings. Raises
-`UserError` where the method does not fit the sizes."""
+"""Function that builds a comparison of features from the sizes of student and teacher and the
+objective. It raises `UserError` if the method does not fit the sizes."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Method:
     """A distillation method.
 
     Attributes:
-        name: its name in configurations and recipes.
-        summary: one line that says what it learns from.
+        name: name in configurations and recipes.
+        summary: one-line description of the training signals.
         source: paper and section.
-        sequences: training references are the teacher's translations of the training source.
-        references: with `sequences`: the corpus's references as well, so that each source is there
+        sequences: train on the teacher's translations of the training source as references.
+        references: with `sequences`, train on the corpus's references too: each source occurs
             twice.
-        distribution: word-level distillation from the teacher's next-token distributions.
-        build: builds what it compares inside the models; None if it compares nothing there.
+        distribution: learn from the teacher's next-token distributions (word-level distillation).
+        build: builder of the comparison of features; None if the method compares no features.
         build_settings: settings of the objective that `build` reads, besides `groups`.
         hidden_states: the comparison reads the layers' outputs.
         values: the comparison reads the last layers' value vectors.
@@ -69,29 +69,29 @@ class Method:
 
     @property
     def compares(self) -> bool:
-        """Whether it compares anything inside the models."""
+        """Check whether the method compares features."""
         return self.build is not None
 
     @property
-    def asks_teacher(self) -> bool:
-        """Whether the teacher, or a cache of it, is asked about every batch."""
+    def uses_signals(self) -> bool:
+        """Check whether training needs the teacher's signals for each batch, live or cached."""
         return self.distribution or self.compares
 
     @property
     def uses_teacher(self) -> bool:
-        """Whether it needs a teacher at all, be it only for translations."""
-        return self.sequences or self.asks_teacher
+        """Check whether the method needs a teacher, for signals or for translations."""
+        return self.sequences or self.uses_signals
 
     @property
     def states(self) -> bool:
-        """Whether a cache of the teacher must hold hidden states and value vectors."""
+        """Check whether the teacher's cache must hold hidden states and value vectors."""
         return self.hidden_states or self.values
 
     @property
     def settings(self) -> frozenset[str]:
-        """Settings that its results depend on: they are recorded with a trained model.
+        """Names of the settings that results depend on, which are recorded with a trained model.
 
-        Other settings must not be: a finished model would be trained again when they change.
+        Other settings are not recorded, because a change of them must not train a model again.
         """
         names: list[str] = []
         if self.distribution:
@@ -106,7 +106,7 @@ METHODS: Registry[Method] = Registry()
 
 
 def register_method(method: Method) -> Method:
-    """Add a method to `METHODS`, for configurations and recipes to name.
+    """Add a method to `METHODS`, so that configurations and recipes can name it.
 
     Raises:
         UserError: another method has this name.

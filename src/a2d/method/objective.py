@@ -1,4 +1,4 @@
-"""The training objective: its settings, its terms by name, and the loss made of them.
+"""The training objective: its settings, its terms, and the loss.
 
 With S and T the student's and the teacher's attention maps, it is (Jin et al. 2024, Eq. 12)
 ``(1-α)·CE + α·KD + β·decay^(epoch-1)·[A_encoder + ½(A_decoder + A_cross)]``.
@@ -19,7 +19,7 @@ from a2d.method.methods import METHODS, Method
 
 
 class Divisor(IntEnum):
-    """Counts of a batch that sums are divided by: positions in the tensor of counts, (2,)."""
+    """Token count that a term is divided by: index in the tensor of counts (2,)."""
 
     SOURCE_TOKENS = 0
     TARGET_TOKENS = 1
@@ -29,12 +29,12 @@ class Term(NamedTuple):
     """One term of the objective.
 
     Attributes:
-        name: its name in logs, and in the dict that `Distillation` returns.
-        weight: its factor in the objective, in the first epoch.
-        decay: factor on the weight after each epoch.
-        divisor: count that its sum is divided by.
-        batch_mean: the sum over a batch is first divided by all target positions of that batch,
-            padding included.
+        name: name in logs, and in the dict that `Distillation` returns.
+        weight: factor in the objective, in the first epoch.
+        decay: factor by which the weight is multiplied after each epoch.
+        divisor: token count that the sum is divided by.
+        batch_mean: divide the sum over a batch first by the batch's target positions, including
+            padding.
     """
 
     name: str
@@ -46,22 +46,23 @@ class Term(NamedTuple):
     def weight_in(self, epoch: int | None) -> float:
         """Return the weight in an epoch, counted from 1.
 
-        None leaves it undecayed, as validation does, so that losses compare across epochs.
+        None returns the weight without decay. Validation uses it, so that losses of different
+        epochs are comparable.
         """
         return self.weight if epoch is None else self.weight * self.decay ** (epoch - 1)
 
 
-TOKENS = "tokens"
-"""Name of (1-α)·CE + α·KD, which are computed in one pass and have one gradient."""
+TOKEN_LOSS = "tokens"
+"""Name of the term (1-α)·CE + α·KD, which is computed in one pass with one gradient."""
 
 _GROUP_SHARES = {"encoder": 1.0, "decoder": 0.5, "cross": 0.5}
 
 
 class Objective(NamedTuple):
-    """Settings of the objective (`A2DConfig` explains each).
+    """Settings of the objective, described in `a2d.training.settings`.
 
     Attributes:
-        groups: the groups compared, in the order of `GROUPS`.
+        groups: compared groups, in the order of `GROUPS`.
     """
 
     method: str
@@ -81,17 +82,17 @@ class Objective(NamedTuple):
 
     @property
     def released_normalisation(self) -> bool:
-        """Whether to normalise as the authors' released code does.
+        """Check whether losses are normalised as in the authors' released code.
 
-        It divides encoder maps by target tokens, averages losses on tokens over all positions of a
-        batch, and spreads label smoothing over the tokens other than the target.
+        That code divides the loss of encoder maps by target tokens, averages losses on tokens over
+        all positions of a batch, and spreads label smoothing over all tokens but the target.
         """
         uses_formula = "formula" in self.definition.settings
         return uses_formula and FORMULAS[self.formula].released_normalisation
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """The terms that are logged; their weighted means sum up to the validation loss."""
+        """Terms that are logged; the sum of their weighted means is the validation loss."""
         released = self.released_normalisation
         alpha = self.alpha if self.definition.distribution else 0.0
         terms = [Term("ce", 1 - alpha, batch_mean=released)]
@@ -101,17 +102,14 @@ class Objective(NamedTuple):
 
     @property
     def trained_terms(self) -> tuple[Term, ...]:
-        """The terms that have gradients; their weighted means sum up to the training loss."""
-        return Term(TOKENS, 1.0, batch_mean=self.released_normalisation), *self._group_terms
+        """Terms with gradients; the sum of their weighted means is the training loss."""
+        return Term(TOKEN_LOSS, 1.0, batch_mean=self.released_normalisation), *self._group_terms
 
     @property
     def _group_terms(self) -> tuple[Term, ...]:
         if not self.definition.compares:
             return ()
-        encoder = Divisor.SOURCE_TOKENS
-        if self.released_normalisation:
-            encoder = Divisor.TARGET_TOKENS
-        divisors = {"encoder": encoder}
+        divisors = {} if self.released_normalisation else {"encoder": Divisor.SOURCE_TOKENS}
         return tuple(
             Term(
                 group,
@@ -123,11 +121,14 @@ class Objective(NamedTuple):
         )
 
     def token_sums(self, losses: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """Return the sums of the terms on tokens over a batch.
+        """Compute the sums of the terms on tokens over a batch.
 
         Args:
             losses: `tokens`, `ce` and `kd`, summed over the batch.
-            labels: target tokens (B, T).
+            labels: target token ids (B, T).
+
+        Returns:
+            Name of a term → sum.
         """
         sums = {}
         for term in (*self.trained_terms, *self.terms):
@@ -143,12 +144,15 @@ class Objective(NamedTuple):
         return self.label_smoothing
 
     def loss(self, sums: Mapping[str, Tensor], counts: Tensor, epoch: int) -> Tensor:
-        """Return the training loss.
+        """Compute the training loss.
 
         Args:
-            sums: the sum of each term over a batch, scalars.
-            counts: source and target tokens of the whole optimisation step, (2,).
-            epoch: counted from 1.
+            sums: name of a term → sum over a batch, a scalar.
+            counts: source and target tokens (2,) of the whole optimisation step.
+            epoch: epoch, counted from 1.
+
+        Returns:
+            A scalar.
         """
         terms = self.trained_terms
         values = torch.stack([sums[term.name] for term in terms])
@@ -157,7 +161,7 @@ class Objective(NamedTuple):
 
 
 def detached_sums(terms: Sequence[Term], sums: Mapping[str, Tensor]) -> Tensor:
-    """Stack the sums of terms, (terms,), in float32 and without gradients."""
+    """Stack the sums of terms into a float32 tensor (terms,) without gradients."""
     return torch.stack([sums[term.name].detach().float() for term in terms])
 
 
@@ -166,7 +170,10 @@ def means(terms: Sequence[Term], sums: Tensor, counts: Tensor) -> Tensor:
 
     Args:
         terms: the terms.
-        sums: their sums, (terms,).
-        counts: source and target tokens, (2,).
+        sums: sums of the terms (terms,).
+        counts: source and target tokens (2,).
+
+    Returns:
+        Means (terms,).
     """
     return sums / torch.stack([counts[term.divisor] for term in terms])

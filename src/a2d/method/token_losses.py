@@ -1,7 +1,7 @@
-"""Losses on next tokens: against references and the teacher's distributions, in one pass.
+"""Losses on next tokens, against references and the teacher's distributions, in one pass.
 
-Logits are computed for valid tokens only, a chunk at a time, and each chunk's gradient right after
-its loss: no tensor of the vocabulary's size is kept for the backward pass.
+Logits are computed for valid tokens only, one chunk at a time, with the chunk's gradient. The
+backward pass therefore stores no tensor of the vocabulary's size.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 CHUNK, CHUNK_ON_GPU = 2**23, 2**26
-"""Logits computed at a time, on CPU and on GPU: 32 and 256 MB in float32."""
+"""Logits that are computed at a time, on CPU and on GPU: 32 and 256 MB in float32."""
 
 BLOCK = 2**17
-"""Logits per thread whose softmax and gradient are computed at a time: they stay in its cache."""
+"""Logits per thread whose softmax and gradient are computed at a time, to stay in its cache."""
 
 
 class Prediction(NamedTuple):
-    """Distributions over next tokens, represented by what the logits are computed from.
+    """Distributions over next tokens, as the inputs of the output projection.
 
     Attributes:
-        hidden: the decoder's output (…, width).
-        weight: of the output projection (V, width).
-        bias: (V,), a constant, or None.
+        hidden: output of the decoder (…, width).
+        weight: weight of the output projection (V, width).
+        bias: constant bias of the output projection (V,), or None.
     """
 
     hidden: Tensor
@@ -44,18 +44,20 @@ class Prediction(NamedTuple):
 
     @property
     def logits(self) -> Tensor:
-        """The logits (…, V)."""
+        """Logits (…, V)."""
         if self.bias is None or self.bias.dtype == self.hidden.dtype:
             return functional.linear(self.hidden, self.weight, self.bias)
         return functional.linear(self.hidden, self.weight) + self.bias
 
 
 class TopTokens(NamedTuple):
-    """Distributions over next tokens by their likeliest tokens; the rest is spread evenly.
+    """Distributions over next tokens, as their likeliest tokens.
+
+    The remaining probability is spread evenly over the other tokens.
 
     Attributes:
-        ids: the likeliest tokens (…, k).
-        log_probabilities: of these tokens (…, k), in nats, at temperature 1.
+        ids: ids of the likeliest tokens (…, k).
+        log_probabilities: log-probabilities of these tokens (…, k), in nats, at temperature 1.
     """
 
     ids: Tensor
@@ -67,10 +69,10 @@ class TopTokens(NamedTuple):
 
 
 class TokenLosses(NamedTuple):
-    """Sums over tokens, scalars in nats.
+    """Losses summed over tokens, scalars in nats.
 
     Attributes:
-        tokens: (1-α)·CE + α·KD, the only one that has a gradient.
+        tokens: (1-α)·CE + α·KD, the only loss with a gradient.
         ce: label-smoothed cross-entropy with the references.
         kd: word-level distillation, 0 without a teacher.
     """
@@ -89,25 +91,30 @@ def token_losses(
     temperature: float = 1.0,
     label_smoothing: float = 0.0,
 ) -> TokenLosses:
-    """Cross-entropy with the references and word-level distillation, summed over tokens.
+    """Compute cross-entropy with the references and word-level distillation, summed over tokens.
 
-    Distillation is -τ² Σ p_T log p_S (Hinton et al. 2015, section 2; Kim & Rush 2016, section 3.1):
-    cross-entropy, not KL; the two differ by the teacher's entropy, which has no gradient.
+    Word-level distillation is -τ² Σ p_T log p_S (Hinton et al. 2015, section 2; Kim & Rush 2016,
+    section 3.1). It is a cross-entropy: KL differs from it by the teacher's entropy, which has no
+    gradient.
 
     Args:
-        student: of N tokens.
-        targets: token ids (N,).
-        teacher: of the same tokens; no gradient flows to it. None: cross-entropy alone.
-        alpha: α; ignored and 0 without a teacher.
-        temperature: τ, dividing both sides' logits in distillation.
-        label_smoothing: mass spread evenly over all V tokens (PyTorch's convention). fairseq's ε,
-            spread over the V-1 others, is this with ε·V/(V-1).
+        student: distributions of the student at N tokens.
+        targets: ids of the reference tokens (N,).
+        teacher: distributions of the teacher at the same tokens, without gradients; None: no
+            distillation.
+        alpha: α, weight of distillation; 0 without a teacher.
+        temperature: τ, by which the logits of both sides are divided in distillation.
+        label_smoothing: probability that is spread evenly over all V tokens (PyTorch's
+            convention). fairseq spreads ε over the V-1 other tokens, which is ε·V/(V-1) here.
+
+    Returns:
+        The losses.
     """
     settings = _Settings(alpha if teacher is not None else 0.0, temperature, label_smoothing)
     kind = student.hidden.device.type
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
-        # The weight is not cast: its gradient would be rounded once more.
+        # The weight is not converted here, because its gradient would be rounded once more.
         student = student._replace(hidden=student.hidden.to(dtype))
         teacher = teacher.to(dtype) if isinstance(teacher, Prediction) else teacher
     with torch.autocast(kind, enabled=False):
@@ -122,41 +129,44 @@ class _Settings(NamedTuple):
 
 
 class _Target(NamedTuple):
-    """Target distributions of n tokens: the sum of three parts, of which some are absent.
+    """Target distributions of n tokens, as a sum of up to three parts.
 
     Attributes:
-        even: probability that every token has, (n, 1).
-        ids, more: tokens with more probability, and how much more, both (n, k).
-        dense: probabilities of all tokens (n, V).
+        uniform: probability of each token, (n, 1).
+        ids: ids of tokens with additional probability, (n, k).
+        additional: additional probability of these tokens, (n, k).
+        dense: probabilities of all tokens, (n, V).
     """
 
-    even: Tensor | None = None
+    uniform: Tensor | None = None
     ids: Tensor | None = None
-    more: Tensor | None = None
+    additional: Tensor | None = None
     dense: Tensor | None = None
 
     def cross_entropy(self, log_probabilities: Tensor) -> Tensor:
-        """Cross-entropy of predictions (n, V), summed over tokens."""
+        """Compute the cross-entropy of predictions (n, V), summed over tokens."""
         total = log_probabilities.new_zeros(())
-        if self.even is not None:
-            total = total + (self.even * log_probabilities.sum(-1, keepdim=True)).sum()
-        if self.ids is not None and self.more is not None:
-            total = total + (self.more * log_probabilities.gather(-1, self.ids)).sum()
+        if self.uniform is not None:
+            total = total + (self.uniform * log_probabilities.sum(-1, keepdim=True)).sum()
+        if self.ids is not None and self.additional is not None:
+            total = total + (self.additional * log_probabilities.gather(-1, self.ids)).sum()
         if self.dense is not None:
             total = total + torch.linalg.vecdot(self.dense, log_probabilities).sum()
         return -total
 
     def subtract_from(self, gradient: Tensor, weight: float) -> None:
         """Subtract `weight` times the distributions from (n, V), in place."""
-        if self.even is not None:
-            gradient.sub_(weight * self.even)
-        if self.ids is not None and self.more is not None:
-            gradient.scatter_add_(-1, self.ids, -weight * self.more)
+        if self.uniform is not None:
+            gradient.sub_(weight * self.uniform)
+        if self.ids is not None and self.additional is not None:
+            gradient.scatter_add_(-1, self.ids, -weight * self.additional)
         if self.dense is not None:
             gradient.sub_(self.dense, alpha=weight)
 
 
 class _TokenLosses(torch.autograd.Function):
+    """Autograd function of the losses, with gradients for hidden states and output weight."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -185,7 +195,7 @@ class _TokenLosses(torch.autograd.Function):
                     scores, targets[part][rows], _at(chunk_teacher, rows), settings
                 )
                 ce, kd = ce + losses[0], kd + losses[1]
-                logits[rows] = gradient  # in place: no second tensor of this size is needed
+                logits[rows] = gradient  # in place, to avoid a second tensor of this size
             gradient = logits.to(hidden.dtype)
             if hidden_gradient is not None:
                 hidden_gradient[part] = gradient @ weight
@@ -193,7 +203,7 @@ class _TokenLosses(torch.autograd.Function):
                 product = gradient.T @ hidden[part]
                 if weight_gradient is None:
                     weight_gradient = product
-                else:  # sums of many chunks would lose bits in half precision
+                else:  # sums over many chunks are too imprecise in half precision
                     weight_gradient = weight_gradient.to(precise).add_(product)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.mark_non_differentiable(ce, kd)
@@ -202,7 +212,7 @@ class _TokenLosses(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        # Multiply in float32: rounded to bf16, the factor would be off by up to 0.4%.
+        # In float32, because rounding to bfloat16 would change the factor by up to 0.4%.
         hidden, weight = ctx.saved_tensors
         if hidden is not None:
             hidden = (hidden.to(total.dtype) * total).to(hidden.dtype)
@@ -212,7 +222,7 @@ class _TokenLosses(torch.autograd.Function):
 
 
 def _slices(length: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of at most `size` items that cover `length`; at least one slice."""
+    """Yield consecutive slices of at most `size` items that cover `length`; at least one slice."""
     size = max(1, size)
     return (slice(start, start + size) for start in range(0, max(1, length), size))
 
@@ -229,12 +239,22 @@ def _block(
     teacher: Tensor | TopTokens | None,
     settings: _Settings,
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Return both losses and the gradient of their weighted sum with respect to the logits."""
+    """Compute the losses of a block of tokens.
+
+    Args:
+        logits: logits of the student (n, V).
+        targets: ids of the reference tokens (n,).
+        teacher: logits (n, V) or likeliest tokens of the teacher, or None.
+        settings: settings of the losses.
+
+    Returns:
+        Cross-entropy and distillation, and the gradient of their weighted sum (n, V).
+    """
     alpha, temperature, smoothing = settings
     ids = targets.unsqueeze(-1)
-    share = torch.full_like(ids, 1, dtype=logits.dtype) - smoothing
-    even = torch.full_like(share, smoothing / logits.shape[-1]) if smoothing else None
-    references = _Target(even, ids, share)
+    probability = torch.full_like(ids, 1, dtype=logits.dtype) - smoothing
+    uniform = torch.full_like(probability, smoothing / logits.shape[-1]) if smoothing else None
+    references = _Target(uniform, ids, probability)
     predicted = logits.log_softmax(-1)
     ce, kd = references.cross_entropy(predicted), logits.new_zeros(())
     if teacher is None:
@@ -255,14 +275,14 @@ def _block(
 
 
 def _distribution(teacher: Tensor | TopTokens, logits: Tensor, temperature: float) -> _Target:
-    """Return the teacher's distributions at a temperature, from logits or likeliest tokens."""
+    """Compute the teacher's distributions at a temperature, from logits or likeliest tokens."""
     if isinstance(teacher, Tensor):
         scores = teacher.to(logits.dtype)
         return _Target(dense=(scores if temperature == 1 else scores / temperature).softmax(-1))
-    others = logits.shape[-1] - teacher.ids.shape[-1]
+    other_count = logits.shape[-1] - teacher.ids.shape[-1]
     top = teacher.log_probabilities.to(logits.dtype)
     remainder = (1 - top.exp().sum(-1, keepdim=True)).clamp_min(torch.finfo(top.dtype).tiny)
     top = (top / temperature).exp()
-    rest = (remainder / max(others, 1)) ** (1 / temperature) * (others > 0)
-    total = top.sum(-1, keepdim=True) + others * rest
-    return _Target(rest / total, teacher.ids, (top - rest) / total)
+    other = (remainder / max(other_count, 1)) ** (1 / temperature) * (other_count > 0)
+    total = top.sum(-1, keepdim=True) + other_count * other
+    return _Target(other / total, teacher.ids, (top - other) / total)

@@ -1,7 +1,7 @@
-"""Feature transfer: comparison of student and teacher inside the models, beyond their outputs.
+"""Feature transfer: comparison of attention maps and hidden states of student and teacher.
 
 `A2D` is the method of this package. `a2d.method.hidden_states` adds hidden states to it;
-`a2d.method.mappings` has the methods that it is compared with.
+`a2d.method.mappings` defines the methods that it is compared with.
 """
 
 from __future__ import annotations
@@ -21,31 +21,33 @@ from a2d.method.formulas import Formula
 from a2d.method.maps import StackedMaps
 
 STARTS = ("random", "uniform")
-"""How an alignment may start."""
+"""Kinds of initial weights of an alignment."""
 
 Masks = Mapping[str, tuple[Tensor, Tensor]]
-"""Group → keys that queries may attend to, (B, 1 or Q, K), and query rows that count, (B, Q)."""
+"""Group → True at keys that queries may attend to, (B, 1 or Q, K), and at valid rows, (B, Q)."""
 
 
 class Transfer(nn.Module):
-    """Compares the student's features with the teacher's, group by group.
+    """Comparison of the student's features with the teacher's, group by group.
 
     Its parameters are trained together with the student.
 
     Args:
-        groups: the groups compared; the others have no terms.
+        groups: compared groups; other groups have no terms.
+
+    Attributes:
+        stacked: the comparison needs complete maps, so that the forward pass stores them, even for
+            long sentences.
     """
 
     stacked: bool = True
-    """Whether it reads whole maps; the forward pass then stores them, however long sentences are.
-    """
 
     def __init__(self, groups: tuple[str, ...]) -> None:
         super().__init__()
         self.groups = groups
 
     def forward(self, student: Features, teacher: Features, masks: Masks) -> dict[str, Tensor]:
-        """Return a scalar per group, summed over query rows."""
+        """Compare all groups; return group → scalar, summed over query rows."""
         return {
             group: self.compare(group, student, teacher, *masks[group]) for group in self.groups
         }
@@ -56,8 +58,8 @@ class Transfer(nn.Module):
         """Compare one group.
 
         Args:
-            group: its name.
-            student, teacher: the models' features.
+            group: name of the group.
+            student, teacher: features of the models.
             keys: True where a query may attend to a key, broadcastable to (B, Q, K).
             rows: True at valid query positions, (B, Q).
 
@@ -67,7 +69,7 @@ class Transfer(nn.Module):
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
-        """Write the parameters, if there are any, to a file in `folder`."""
+        """Write the parameters, if any, to a file in `folder`."""
         if list(self.parameters()):
             save_file(self.state_dict(), folder / "transfer.safetensors")
 
@@ -82,7 +84,7 @@ class Transfer(nn.Module):
                 self.load_state_dict(load_file(folder / "transfer.safetensors"))
             except (OSError, SafetensorError, RuntimeError) as error:
                 raise UserError(
-                    f"{folder} is no checkpoint of this method: choose another output_dir, or "
+                    f"{folder} is not a checkpoint of this method: choose another output_dir, or "
                     "delete it."
                 ) from error
 
@@ -90,14 +92,18 @@ class Transfer(nn.Module):
 class A2D(Transfer):
     """Attention transfer through a learned alignment (Jin et al. 2024, section 3.2).
 
-    Every teacher map is compared with a combination of all the student's maps of its group; the
-    formula says how.
+    Each teacher map is compared with a combination of all student maps of its group.
 
     Args:
         student, teacher: layers and heads of the models.
-        formula: how maps are combined and compared.
-        groups: the groups compared.
-        start: of the alignment: `random` or `uniform` (`AttentionAlignment.start_uniform`).
+        formula: rule by which maps are combined and compared.
+        groups: compared groups.
+        start: initial weights of the alignment: `random` or `uniform`
+            (`AttentionAlignment.start_uniform`).
+
+    Attributes:
+        alignment: weights that combine the student's maps.
+        mixture: fixed weights that mix the teacher's maps; None for most formulas.
     """
 
     def __init__(
@@ -116,7 +122,7 @@ class A2D(Transfer):
         if start == "uniform":
             self.alignment.start_uniform(formula.uniform_start)
         for group in set(GROUPS) - set(groups):
-            nn.init.zeros_(self.alignment.weights[group])  # never trained
+            nn.init.zeros_(self.alignment.weights[group])  # they are not trained
         if formula.mixes_teacher:
             self.mixture = AttentionAlignment(teacher, teacher)
             self.mixture.requires_grad_(False)
@@ -124,7 +130,7 @@ class A2D(Transfer):
     def compare(
         self, group: str, student: Features, teacher: Features, keys: Tensor, rows: Tensor
     ) -> Tensor:
-        """Divergence of the teacher's maps from the intermediate ones."""
+        """Compute the divergence between the teacher's maps and the intermediate maps."""
         teacher_maps = teacher.maps[group]
         if self.mixture is not None:
             teacher_maps = StackedMaps(self.mixture(teacher_maps.stacked(), group))
@@ -137,5 +143,5 @@ class A2D(Transfer):
 
     def load(self, folder: Path) -> None:
         """Read the alignment."""
-        saved = AttentionAlignment.load(folder / FILE_NAME)
-        self.alignment.load_state_dict(saved.state_dict())
+        alignment = AttentionAlignment.load(folder / FILE_NAME)
+        self.alignment.load_state_dict(alignment.state_dict())

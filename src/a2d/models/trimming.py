@@ -68,29 +68,29 @@ def trim(
 
 def _corpus_tokens(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> set[int]:
     """Ids of the tokens that a corpus needs."""
-    used = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    ids = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     # M2M100's language tokens are neither special nor added.
-    used |= set(tokenizer.convert_tokens_to_ids(language_tokens(tokenizer)))
+    ids |= set(tokenizer.convert_tokens_to_ids(language_tokens(tokenizer)))
     for start in range(0, len(pairs), 1000):
         part = pairs[start : start + 1000]
         sources = encode_sources(tokenizer, [pair.source for pair in part])
         targets = tokenizer(text_target=[pair.target for pair in part])["input_ids"]
-        used.update(token for ids in (*sources, *targets) for token in ids)
+        ids.update(token for sentence in (*sources, *targets) for token in sentence)
     characters = {c for pair in pairs for text in pair for c in text}
     spelling = _BYTES | characters | {s + c for s in _SPACES for c in characters} | set(_SPACES)
     vocabulary = tokenizer.get_vocab()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = json.loads(backend.to_str()) if backend is not None else {}
     byte_level = "ByteLevel" in json.dumps(content.get("pre_tokenizer"))
-    used.update(
+    ids.update(
         index
         for token, index in vocabulary.items()
         if token in spelling or (byte_level and len(token) == 1)
     )
     if content.get("model", {}).get("type") == "BPE":
-        names = {name for name, index in vocabulary.items() if index in used}
-        used |= {vocabulary[name] for name in _merge_parts(names, _merges(content["model"]))}
-    return used
+        names = {name for name, index in vocabulary.items() if index in ids}
+        ids |= {vocabulary[name] for name in _merge_parts(names, _merges(content["model"]))}
+    return ids
 
 
 def _merges(model: dict[str, Any]) -> list[list[str]]:

@@ -11,7 +11,7 @@ from a2d.models.export import can_replace_transformers, require_ctranslate2
 from a2d.runs.parts import DISTILLED, MONOLINGUAL
 from a2d.runs.recipe import Recipe
 from a2d.runs.settings import Training
-from a2d.training.config import bf16_pays
+from a2d.training.config import bf16_is_fast
 
 RECIPE = "recipe.yaml"
 """The settled recipe of a run, in its folder."""
@@ -56,7 +56,7 @@ def _precise(training: Training, begun: Training | None) -> Training:
     if training.bf16 is not None:
         return training
     known = None if begun is None else begun.bf16
-    return replace(training, bf16=bf16_pays() if known is None else known)
+    return replace(training, bf16=bf16_is_fast() if known is None else known)
 
 
 def _begun(folder: Path) -> Recipe | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from a2d.runs.settings import MethodEntry
 
-TOKENS = "tokens"
-"""The corpus."""
+PARALLEL = "tokens"
+"""The corpus: sources with their references."""
 DISTILLED = "distilled"
 """The corpus with the teacher's translations as references."""
 MONOLINGUAL = "monolingual"
@@ -21,6 +21,6 @@ def parts_for(method: MethodEntry, monolingual: bool) -> tuple[str, ...]:
     """
     needs = method.definition
     if not needs.sequences:
-        return (TOKENS,)
+        return (PARALLEL,)
     more = (MONOLINGUAL,) if monolingual and method.monolingual else ()
-    return (TOKENS, DISTILLED, *more) if needs.references else (DISTILLED, *more)
+    return (PARALLEL, DISTILLED, *more) if needs.references else (DISTILLED, *more)

@@ -107,7 +107,7 @@ def _rows(run: Run, student: Student, yardstick: Yardstick) -> list[tuple[str, s
 
 def _planned(train: Dataset, student: Student, monolingual: int) -> Dataset:
     """As many pairs as the student will learn from, before the teacher's translations are there."""
-    count = sum(monolingual if p == MONOLINGUAL else len(train) for p in student.learns_from)
+    count = sum(monolingual if p == MONOLINGUAL else len(train) for p in student.data_parts)
     return train if count == len(train) else train.select(np.arange(count) % len(train))
 
 

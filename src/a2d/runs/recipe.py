@@ -168,8 +168,8 @@ class Recipe(Section):
             return self
         door = "command" if self.teacher.command is not None else "translations"
         for method, kind in zip(self.methods, kinds, strict=True):
-            if kind.asks_teacher:
-                known = ", ".join(name for name, k in METHODS.items() if not k.asks_teacher)
+            if kind.uses_signals:
+                known = ", ".join(name for name, k in METHODS.items() if not k.uses_signals)
                 raise ValueError(
                     f"method {method.method!r} compares student and teacher token by token, and of "
                     f"a teacher.{door} only translations are known: choose among {known}"

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from a2d.method.alignment import FILE_NAME, AttentionAlignment
-from a2d.progress import doing
+from a2d.progress import show_activity
 from a2d.runs import plots, results
 from a2d.runs.results import UNKNOWN, Group, Row
 from a2d.runs.stages.corpus import Corpus
@@ -26,7 +26,7 @@ def write(run: Run) -> None:
     """Write results and plots of a finished run; show its table and samples."""
     folder, console, split = run.folder, run.console, run.recipe.evaluation.split
     place = folder / "results" / split
-    with doing(console, "Writing results and plots…"):
+    with show_activity(console, "Writing results and plots…"):
         rows = results.collect(run)
         results.write(place, rows, run)
         plots.curves(_curves(run), folder / "plots/curves.png")

@@ -29,16 +29,16 @@ from a2d.progress import (
     Event,
     Report,
     WarningEvents,
-    doing,
     log_file,
-    logged,
+    log_to,
+    show_activity,
     silence_libraries,
 )
 from a2d.runs import report
 from a2d.runs.command import check_command
 from a2d.runs.corpus_record import CorpusRecord, hash_of_inputs, load_record, record_of
 from a2d.runs.environment import RECIPE, settle
-from a2d.runs.parts import TOKENS
+from a2d.runs.parts import PARALLEL
 from a2d.runs.recipe import Recipe
 from a2d.runs.schedule import sized
 from a2d.runs.splits import Splits, read_splits
@@ -149,7 +149,7 @@ class Run:
     def data(self) -> dict[str, Path]:
         """Folders of the parts of the training data."""
         folders = {stage.part: stage.folder for stage in self.all(Sequences)}
-        return {TOKENS: self.one(Tokens).folder / "train", **folders}
+        return {PARALLEL: self.one(Tokens).folder / "train", **folders}
 
     @property
     def inputs(self) -> Inputs:
@@ -237,7 +237,7 @@ def carry_out(
     for stage in run.stages:
         stage.check()
     require_space(folder, space_needed(run))
-    with _locked(folder), logged(log_file(folder / LOG)), run:
+    with _locked(folder), log_to(log_file(folder / LOG)), run:
         write_text(folder / RECIPE, yaml.safe_dump(run.recipe.model_dump(), sort_keys=False))
         run.corpus.save(folder)
         for warning in run.corpus.warnings:
@@ -246,7 +246,7 @@ def carry_out(
             if not stage.restored_when_needed:
                 run.restore(stage)
         _show_corpus(run)
-        with doing(console, "Preparing the vocabulary…"):
+        with show_activity(console, "Preparing the vocabulary…"):
             for kind in PREPARATION:
                 kind.carry_out(run)
         check(trained_models_of(run), run.inputs)
@@ -285,7 +285,10 @@ def read_corpus(recipe: Recipe, console: Console) -> Splits:
         UserError: a part is missing, malformed, or empty after cleaning.
     """
     events: list[Event] = []
-    with doing(console, "Reading the corpus…"), logged(WarningEvents("corpus", events.append)):
+    with (
+        show_activity(console, "Reading the corpus…"),
+        log_to(WarningEvents("corpus", events.append)),
+    ):
         splits = read_splits(recipe)
     return splits._replace(warnings=tuple(event.warning for event in events))
 

@@ -30,7 +30,7 @@ RATE, WIDTH = 2e-3, 128
 of the inverse ratio; still wider ones, which were not measured, less: in inverse proportion."""
 WIDEST = 256
 
-UPDATES, TOKENS = 1000, 12_000
+UPDATES, BASE_TOKENS = 1000, 12_000
 """Planned updates for a corpus of that many tokens. Others have more or fewer with the cube root of
 their size, and always `LEAST_EPOCHS`."""
 LEAST_EPOCHS = 3
@@ -105,7 +105,7 @@ def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
     """
     batch = BATCHES[0] if tokens < SMALL else BATCHES[1]
     per_epoch = max(1.0, tokens / batch)
-    updates = max(UPDATES * (tokens / TOKENS) ** (1 / 3), LEAST_EPOCHS * per_epoch)
+    updates = max(UPDATES * (tokens / BASE_TOKENS) ** (1 / 3), LEAST_EPOCHS * per_epoch)
     if start != "teacher":
         updates *= RANDOM_START
     return {

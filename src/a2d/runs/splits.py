@@ -10,7 +10,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from a2d.errors import UserError
-from a2d.quoting import shown
+from a2d.quoting import shorten
 from a2d.runs.recipe import Recipe
 from a2d.text.cleaning import CleaningReport, clean, hold_out
 from a2d.text.corpus import iterate_corpus, read_corpus
@@ -137,7 +137,7 @@ def _check_known(splits: Splits, recipe: Recipe) -> None:
         if len(missing) > (1 - _ENOUGH) * len(splits.train):
             raise UserError(
                 f"teacher.translations has none for {len(missing):,} of {len(splits.train):,} "
-                f"training sources, as for {shown(missing[0])!r}: are its sources those of "
+                f"training sources, as for {shorten(missing[0])!r}: are its sources those of "
                 "corpus.train, and its columns source and translation?"
             )
     lost = {"valid": "students are not compared with the teacher while they train"}

@@ -35,13 +35,13 @@ from a2d.files import write_text
 from a2d.models.loading import check_same_ids, count_parameters, load_model, new_model
 from a2d.models.students import check_start, student_of
 from a2d.models.tokenizer import load_tokenizer
-from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, logged
+from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, log_to
 from a2d.runs.settings import MethodEntry, Training
 from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
 from a2d.text.storage import temporary_folder
 from a2d.training.config import A2DConfig
-from a2d.training.distillation import new_transfer
+from a2d.training.distillation import build_transfer
 from a2d.training.settings import ObjectiveSettings, TrainingSettings, values_of
 from a2d.training.teacher_cache import TeacherCache
 from a2d.training.trainer import A2DTrainer
@@ -91,9 +91,9 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
         TensorBoardCallback(SummaryWriter(str(inputs.tensorboard / model.name))),
         TrainingProgress(model.name, report),
     ]
-    if model.taught and inputs.yardstick.exists():
+    if model.uses_teacher and inputs.yardstick.exists():
         callbacks.append(LearningWatch(read_yardstick(inputs.yardstick)))
-    with logged(WarningEvents(model.name, report)), model.work(scratch=CHECKPOINTS) as folder:
+    with log_to(WarningEvents(model.name, report)), model.work(scratch=CHECKPOINTS) as folder:
         trainer = _new_trainer(model, inputs, folder / CHECKPOINTS, callbacks)
         try:
             trainer.train(resume_from_checkpoint=True)
@@ -192,14 +192,14 @@ def _new_trainer(
     assert model.training is not None
     tokenizer = load_tokenizer(inputs.vocabulary)
     data = load_from_disk(str(inputs.tokens))
-    parts = [inputs.data[part] for part in model.learns_from]
+    parts = [inputs.data[part] for part in model.data_parts]
     train = data["train"] if trial else load_tokens(parts)
     teacher = load_model(inputs.teacher) if model.needs_teacher else None
     cache = None
-    asked = model.method.definition.asks_teacher and not trial
-    if asked and model.learns_from in inputs.caches:
+    asked = model.method.definition.uses_signals and not trial
+    if asked and model.data_parts in inputs.caches:
         assert teacher is not None
-        cache = TeacherCache(inputs.caches[model.learns_from], train, teacher)
+        cache = TeacherCache(inputs.caches[model.data_parts], train, teacher)
     original = load_model(inputs.teacher) if inputs.pretrained and teacher is None else teacher
     student = _new_student(model, tokenizer, original, data["train"])
     student.generation_config.num_beams = inputs.beams
@@ -319,7 +319,7 @@ def check(models: Sequence[Model], inputs: Inputs) -> None:
         assert model.training is not None
         assert model.shape is not None
         config = make_config(model.method, model.training, model.seed, train, model.partial)
-        if not model.taught or not inputs.teacher:
+        if not model.uses_teacher or not inputs.teacher:
             continue
         if teacher is None:
             teacher = _teacher_for_checks(models, tokenizer, inputs)
@@ -329,7 +329,7 @@ def check(models: Sequence[Model], inputs: Inputs) -> None:
         else:
             student = _new_student(model, tokenizer, teacher, train)
         check_same_ids(teacher, student)
-        new_transfer(config.objective, student.config, teacher.config)
+        build_transfer(config.objective, student.config, teacher.config)
 
 
 def _teacher_for_checks(

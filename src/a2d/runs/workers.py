@@ -24,7 +24,7 @@ from a2d.endings import LOG
 from a2d.errors import UserError, first_line
 from a2d.interruptions import leave
 from a2d.plugins import load_plugins
-from a2d.progress import Report, log_file, logged, silence_libraries
+from a2d.progress import Report, log_file, log_to, silence_libraries
 
 _PATIENCE = 2.0
 """Seconds that a process has for its own end."""
@@ -158,7 +158,7 @@ def _work(task: Callable[..., Any], *arguments: Any) -> Any:
     global _busy
     try:
         _busy = True
-        with logged(log_file(_log)):
+        with log_to(log_file(_log)):
             return task(*arguments, _events.put)
     except SystemExit:  # the pool would go on to the next task
         leave(128 + signal.SIGTERM)

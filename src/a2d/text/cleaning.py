@@ -22,11 +22,17 @@ PairSequence = TypeVar("PairSequence", bound=Sequence[Pair])
 
 @dataclass(frozen=True)
 class CleaningReport:
-    """Numbers of pairs that `clean` read, dropped under each rule (in their order) and kept."""
+    """Counts of pairs in `clean`.
+
+    Attributes:
+        read: number of pairs read.
+        dropped: number of pairs dropped under each rule, in the order of the rules.
+        remaining: number of pairs that remain.
+    """
 
     read: int
     dropped: dict[str, int]
-    kept: int
+    remaining: int
 
     def as_dict(self) -> dict[str, int]:
         """Return the counts by name, in order.
@@ -35,12 +41,12 @@ class CleaningReport:
             >>> clean([Pair("ja", "jo"), Pair("ja", "jo")])[1].as_dict()["duplicates"]
             1
         """
-        return {"read": self.read, **self.dropped, "kept": self.kept}
+        return {"read": self.read, **self.dropped, "kept": self.remaining}
 
     def plus(self, rule: str, count: int) -> CleaningReport:
-        """Count pairs as dropped that were kept so far."""
+        """Return the counts after dropping further pairs under a rule."""
         dropped = self.dropped | {rule: self.dropped.get(rule, 0) + count}
-        return CleaningReport(self.read, dropped, self.kept - count)
+        return CleaningReport(self.read, dropped, self.remaining - count)
 
 
 def clean(
@@ -60,7 +66,7 @@ def clean(
     A pair is counted under the first rule that it breaks, in this order.
 
     Args:
-        pairs: The pairs; their order is kept.
+        pairs: The pairs; their order stays.
         max_words: Most words, split at white space, of either side. None: no limit.
         max_ratio: Most characters of the longer side, as a multiple of the shorter side. Pairs with
             both sides under 20 characters pass: their ratio means little. None: no limit.
@@ -86,8 +92,8 @@ def clean(
             target seem to be swapped.
 
     Example:
-        >>> kept, report = clean([Pair("ja", "jo"), Pair("nein", ""), Pair("ja", "jo")])
-        >>> kept, report.dropped["empty"], report.dropped["duplicates"]
+        >>> remaining, report = clean([Pair("ja", "jo"), Pair("nein", ""), Pair("ja", "jo")])
+        >>> remaining, report.dropped["empty"], report.dropped["duplicates"]
         ([Pair(source='ja', target='jo')], 1, 1)
     """
     if languages is not None and not isinstance(pairs, Sequence):
@@ -208,20 +214,20 @@ def hold_out(
     Returns:
         The drawn pairs, all of different gist, and the remaining pairs for training; both in order.
     """
-    drawn: dict[int, Pair] = {}
+    heldout: dict[int, Pair] = {}
     sources: set[str] = set()
     targets: set[str] = set()
     for index in random.Random(0).sample(range(len(pairs)), len(pairs)):
-        if len(drawn) == count:
+        if len(heldout) == count:
             break
         pair = pairs[index]
         source, target = gist(pair.source), gist(pair.target)
         if source not in sources and target not in targets:
-            drawn[index] = pair
+            heldout[index] = pair
             sources.add(source)
             targets.add(target)
     rest = (p for p in pairs if gist(p.source) not in sources and gist(p.target) not in targets)
-    return [drawn[index] for index in sorted(drawn)], into(rest)
+    return [heldout[index] for index in sorted(heldout)], into(rest)
 
 
 def _unequal(pair: Pair, ratio: float) -> bool:

@@ -104,8 +104,8 @@ class Inspection:
         languages: side → shares of the texts of 20 characters or more by the language they look
             like; None if no identifier is installed.
         rules: counts by rule. `near duplicates` are counted even if `deduplicate` is not `near`.
-        kept: number of pairs that cleaning keeps.
-        kept_by_file: number of pairs that cleaning keeps of each file.
+        remaining: number of pairs that cleaning keeps.
+        remaining_by_file: number of pairs that cleaning keeps of each file.
         leaks: leakage of each held-out corpus.
     """
 
@@ -114,16 +114,16 @@ class Inspection:
     lengths: dict[str, dict[str, dict[str, float]]]
     languages: dict[str, dict[str, float]] | None
     rules: dict[str, RuleCounts]
-    kept: int
-    kept_by_file: list[int]
+    remaining: int
+    remaining_by_file: list[int]
     leaks: list[Leakage]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result as numbers, texts, lists and dictionaries, for JSON."""
         return {
             "files": [
-                _reading_dict(file) | {"kept": kept}
-                for file, kept in zip(self.files, self.kept_by_file, strict=True)
+                _reading_dict(file) | {"kept": remaining}
+                for file, remaining in zip(self.files, self.remaining_by_file, strict=True)
             ],
             "pairs": self.pairs,
             "lengths": self.lengths,
@@ -137,7 +137,7 @@ class Inspection:
                 }
                 for name, counts in self.rules.items()
             },
-            "kept": self.kept,
+            "kept": self.remaining,
             "leakage": [
                 {
                     "path": " and ".join(leak.reading.places),
@@ -176,8 +176,8 @@ def inspect(
     if not pairs:
         refusals = [reading.refusal for reading in readings if reading.refusal]
         raise UserError(f"data: {refusals[0] if refusals else no_pairs_message(readings)}")
-    counts, kept_flags = _apply_rules(pairs, rules, _locator(readings))
-    flags = iter(kept_flags)
+    counts, remains = _apply_rules(pairs, rules, _locator(readings))
+    flags = iter(remains)
     return Inspection(
         readings,
         len(pairs),
@@ -187,9 +187,9 @@ def inspect(
         },
         _languages(pairs),
         counts,
-        sum(kept_flags),
+        sum(remains),
         [sum(islice(flags, reading.pairs)) for reading in readings],
-        _leaks(against, lambda: compress(pairs, kept_flags), languages, bool(rules["languages"])),
+        _leaks(against, lambda: compress(pairs, remains), languages, bool(rules["languages"])),
     )
 
 
@@ -242,7 +242,7 @@ def _apply_rules(
     # Cleaning looks for duplicates among the pairs that pass all other rules.
     duplicates = {True: "duplicates", "near": _NEAR_DUPLICATES}.get(rules["deduplicate"])
     duplicate = make_rules(pairs, **rules | {"languages": None})[-1][1]
-    kept_flags = bytearray()
+    remains = bytearray()
     for index, pair in enumerate(pairs):
         broken = ["empty"] if empty(pair) else [name for name, breaks in checks if breaks(pair)]
         for name in broken:
@@ -256,8 +256,8 @@ def _apply_rules(
             first = duplicates
         if first is not None:
             counts[first].dropped = (counts[first].dropped or 0) + 1
-        kept_flags.append(first is None)
-    return counts, kept_flags
+        remains.append(first is None)
+    return counts, remains
 
 
 _NEAR_DUPLICATES = "near duplicates"

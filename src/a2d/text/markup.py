@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from a2d.errors import UserError
-from a2d.quoting import WIDTH, quoted, shown
+from a2d.quoting import WIDTH, quoted, shorten
 from a2d.text.bounds import MAX_ELEMENT, MAX_NAMESPACES, MAX_SKIPPED, format_size
 from a2d.text.encodings import UNREADABLE, encoding_of, is_charset, peek_start
 from a2d.text.files import blocks, open_binary
@@ -46,13 +46,13 @@ class _MeteredFile:
 
 
 def elements(
-    path: Path, whole: tuple[str, ...], containers: tuple[str, ...] = ()
+    path: Path, units: tuple[str, ...], containers: tuple[str, ...] = ()
 ) -> Iterator[Any | Malformed]:
     """Yield elements by their local names, one at a time, in order; broken ones are `Malformed`.
 
     Args:
         path: the file.
-        whole: names of elements that are yielded complete, and freed afterwards.
+        units: names of elements that are yielded complete, and freed afterwards.
         containers: names of elements that are yielded when they begin, with only their attributes.
 
     Raises:
@@ -64,7 +64,7 @@ def elements(
         raise missing_library("corpora", error) from error
     count = 0
     with open_binary(path) as file:
-        names = [f"{{*}}{name}" for name in whole + containers]
+        names = [f"{{*}}{name}" for name in units + containers]
         # lxml does not detect UTF-16 without a mark, or with a contradicting declaration.
         detected = encoding_of(peek_start(file), "")
         encoding = {"encoding": _LXML_NAMES.get(detected, detected)} if detected else {}
@@ -73,7 +73,7 @@ def elements(
         parser = etree.iterparse(metered_file, events=("start", "end"), tag=names, **options)
         try:
             for event, element in parser:
-                if (event == "end") == (local_name(element) in whole):
+                if (event == "end") == (local_name(element) in units):
                     yield element
                     if event == "end":
                         count += 1
@@ -87,12 +87,12 @@ def elements(
     undeclared = {etree.ErrorTypes.ERR_UNDECLARED_ENTITY}
     broken = isinstance(failure, _TooLargeError) or error_types == undeclared
     with open_binary(path) as file:
-        for element in _elements_of_pieces(file, path, whole, containers, count):
+        for element in _elements_of_pieces(file, path, units, containers, count):
             broken = broken or isinstance(element, Malformed)
             yield element
     if not broken and isinstance(failure, etree.XMLSyntaxError):  # outside elements
         where = f"{path}, line {failure.lineno}" if failure.lineno else str(path)
-        yield Malformed(where, f"is not valid XML ({shown(failure.msg or 'it is empty', WIDTH)})")
+        yield Malformed(where, f"is not valid XML ({shorten(failure.msg or 'it is empty', WIDTH)})")
 
 
 def local_name(element: Any) -> str:
@@ -110,22 +110,22 @@ def _free(element: Any) -> None:
 
 
 def _elements_of_pieces(
-    file: IO[bytes], path: Path, whole: tuple[str, ...], containers: tuple[str, ...], skip: int
+    file: IO[bytes], path: Path, units: tuple[str, ...], containers: tuple[str, ...], skip: int
 ) -> Iterator[Any | Malformed]:
     """Yield elements of a file that is not valid XML as a whole, each parsed on its own.
 
     Args:
         file: the file.
         path: its path, for messages.
-        whole: as in `elements`.
+        units: as in `elements`.
         containers: as in `elements`.
-        skip: number of `whole` elements to skip, because they were yielded before.
+        skip: number of `units` elements to skip, because they were yielded before.
     """
     from lxml import etree
 
     parser = etree.XMLParser(**_PARSER_OPTIONS)
     namespaces = ""
-    for line, name, text in _pieces(file, path, whole, containers):
+    for line, name, text in _pieces(file, path, units, containers):
         if len(text) > MAX_ELEMENT:
             problem = f"is an element of more than {format_size(MAX_ELEMENT)}: correct or split it"
             yield Malformed(f"{path}, line {line}", problem)
@@ -135,8 +135,8 @@ def _elements_of_pieces(
             namespaces += "".join(n for n in dict.fromkeys(declarations) if n not in namespaces)
         if not name:
             continue
-        skip -= name in whole
-        if name in whole and skip >= 0:
+        skip -= name in units
+        if name in units and skip >= 0:
             continue
         if UNREADABLE in text:
             yield Malformed(f"{path}, line {line}", "is not in the encoding that the file declares")
@@ -146,20 +146,20 @@ def _elements_of_pieces(
         except (etree.XMLSyntaxError, ValueError) as error:
             line += max(0, (getattr(error, "lineno", 0) or 0) - 1)
             problem = " ".join(str(getattr(error, "msg", error)).partition(", line ")[0].split())
-            yield Malformed(f"{path}, line {line}", f"is not valid XML ({shown(problem, WIDTH)})")
+            yield Malformed(f"{path}, line {line}", f"is not valid XML ({shorten(problem, WIDTH)})")
         else:
             yield element
 
 
 def _pieces(
-    file: IO[bytes], path: Path, whole: tuple[str, ...], containers: tuple[str, ...]
+    file: IO[bytes], path: Path, units: tuple[str, ...], containers: tuple[str, ...]
 ) -> Iterator[tuple[int, str, str]]:
     """Yield line, name and text of each element, and with the name "" the text between elements.
 
     Of a container, the text is only the start tag. An element without an end tag ends where the
     next one begins. Of an element that is too large, the yielded text slightly exceeds the limit.
     """
-    names = "|".join(map(re.escape, whole + containers))
+    names = "|".join(map(re.escape, units + containers))
     tag = re.compile(rf"""<(/?)(?:[\w.-]+:)?({names})(?=[\s/>])({_ATTRIBUTES}>)?""")
     line, unread, open_name, dropped = 1, "", "", 0
     for text in _decoded_blocks(file, path):

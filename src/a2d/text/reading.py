@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from a2d.errors import UserError
-from a2d.quoting import escaped, shown
+from a2d.quoting import escaped, shorten
 from a2d.text.bounds import MAX_MALFORMED
 from a2d.text.entities import printable, unescape_entities
 from a2d.text.pairs import Entries, Malformed, Omitted, Pair, normal_pair
@@ -126,12 +126,12 @@ class ReadingReport:
         if self.entities.pairs:
             sentences.append(
                 f"HTML entities were unescaped in {self.entities.pairs:,} pairs of {place}, for "
-                f"example '{shown(self.entities.example)}'."
+                f"example '{shorten(self.entities.example)}'."
             )
         if self.controls.pairs:
             sentences.append(
                 f"Control characters were removed from {self.controls.pairs:,} pairs of {place}, "
-                f"for example '{shown(self.controls.example)}'."
+                f"for example '{shorten(self.controls.example)}'."
             )
         return sentences
 

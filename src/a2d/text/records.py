@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from a2d.errors import UserError, first_line
-from a2d.quoting import WIDTH, listed, quoted, shown
+from a2d.quoting import WIDTH, listed, quoted, shorten
 from a2d.text.bounds import MAX_COLUMNS, MAX_LINE, MAX_SKIPPED, format_size
 from a2d.text.encodings import UNREADABLE, decode, encoding_of, peek_start
 from a2d.text.files import blocks, expand_path, lines, open_binary
@@ -179,7 +179,7 @@ def _damage_errors() -> tuple[type[Exception], ...]:
 
 def _damaged_data(place: str, kind: str, error: Exception) -> UserError:
     return UserError(
-        f"{place} is not a valid {kind} ({shown(first_line(error), WIDTH)}): download it again"
+        f"{place} is not a valid {kind} ({shorten(first_line(error), WIDTH)}): download it again"
     )
 
 
@@ -245,7 +245,7 @@ def folder(path: Path, split: str, selection: Selection) -> Entries:
     except Exception as error:
         raise UserError(
             f"{path} is not a folder written by datasets.save_to_disk "
-            f"({shown(first_line(error), WIDTH)}): give such a folder, or a file"
+            f"({shorten(first_line(error), WIDTH)}): give such a folder, or a file"
         ) from error
     if isinstance(data, datasets.DatasetDict):
         if split not in data:
@@ -272,7 +272,7 @@ def dataset(name: str, config: str | None, split: str, selection: Selection) -> 
     except Exception as error:  # whatever the network, the Hub and the file formats raise
         raise UserError(
             f"dataset {name!r}, split {split!r} cannot be loaded "
-            f"({shown(first_line(error), WIDTH)}): check 'dataset', 'config', 'split' and the "
+            f"({shorten(first_line(error), WIDTH)}): check 'dataset', 'config', 'split' and the "
             "network, or give a folder written by datasets.save_to_disk"
         ) from error
     return _dataset_pairs(f"dataset {name}", data, selection)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from a2d.errors import UserError
-from a2d.quoting import escaped, listed, quoted, shown
+from a2d.quoting import escaped, listed, quoted, shorten
 from a2d.text.bounds import MAX_COLUMNS, MAX_LINE
 from a2d.text.files import lines
 from a2d.text.languages import base_code, is_language, names_language, same_language
@@ -323,7 +323,7 @@ def _columns(path: Path, rows: list[list[str]], selection: Selection) -> _Column
         if header:
             raise UserError(
                 f"{path} has the columns {listed(first)}: choose those of its texts, as in "
-                f"{{path: {path}, source: {shown(first[0])}, target: {shown(first[-1])}}}"
+                f"{{path: {path}, source: {shorten(first[0])}, target: {shorten(first[-1])}}}"
             )
         if score is not None:
             raise UserError(f"{path} has a score: choose its texts by 'source' and 'target' too")
@@ -377,7 +377,7 @@ def _warn_of_header(path: Path, first: list[str], rows: list[list[str]]) -> None
             escaped(str(path)),
             listed(first),
             escaped(str(path)),
-            *map(shown, first),
+            *map(shorten, first),
         )
 
 

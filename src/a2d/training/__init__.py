@@ -1,1 +1,1 @@
-"""Distillation with transformers' `Trainer`."""
+"""Training of students with transformers' `Trainer`."""

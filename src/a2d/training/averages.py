@@ -1,4 +1,4 @@
-"""Terms of the objective, averaged over tokens, batches and processes."""
+"""Averages of the objective's terms over tokens, batches and processes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from a2d.method.objective import Term, means
-from a2d.training.distillation import IGNORED
+from a2d.training.distillation import IGNORE_INDEX
 
 
 class TermAverages:
-    """Sums of terms and token counts since the last `take`.
+    """Sums of terms, and token counts, since the last call of `take`.
 
     Args:
-        terms: the terms, in the order of their sums.
+        terms: terms of the objective, in the order of their sums.
     """
 
     def __init__(self, terms: Sequence[Term]) -> None:
@@ -26,12 +26,12 @@ class TermAverages:
         self._counts: Tensor | int = 0
 
     def add(self, sums: Tensor, counts: Tensor) -> None:
-        """Add the sums of a batch, (terms,), and its numbers of source and target tokens, (2,)."""
+        """Add the sums (terms,) and the source and target token counts (2,) of a batch."""
         self._sums = self._sums + sums
         self._counts = self._counts + counts
 
     def take(self, accelerator: Accelerator) -> dict[str, float]:
-        """Return the averages over all processes by name, and start anew."""
+        """Return name → average over all processes, and reset the sums."""
         sums = accelerator.reduce(self._sums, reduction="sum")
         counts = accelerator.reduce(self._counts, reduction="sum")
         self._sums, self._counts = 0.0, 0
@@ -40,5 +40,5 @@ class TermAverages:
 
 
 def count_tokens(inputs: dict[str, Any]) -> Tensor:
-    """Count a batch's source and target tokens, (2,), without padding."""
-    return torch.stack([inputs["attention_mask"].sum(), inputs["labels"].ne(IGNORED).sum()])
+    """Count the source and target tokens (2,) of a batch, without padding."""
+    return torch.stack([inputs["attention_mask"].sum(), inputs["labels"].ne(IGNORE_INDEX).sum()])

@@ -1,4 +1,4 @@
-"""Checkpoints that can be trusted: each has a manifest, and only whole ones are resumed from."""
+"""Verified checkpoints: each has a manifest, and training resumes from intact ones only."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _STATE = "trainer_state.json"
 
 
 class SealedCheckpoints(TrainerCallback):
-    """Writes the manifest of every checkpoint once all processes have written their files.
+    """Callback that writes a checkpoint's manifest once all processes have written their files.
 
     Args:
-        owner: the training's fingerprint.
+        owner: fingerprint of the training.
     """
 
     def __init__(self, owner: str | None = None) -> None:
@@ -45,7 +45,7 @@ class SealedCheckpoints(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Find the best checkpoint again after the folder has been moved."""
+        """Update the path of the best checkpoint, which changes if the folder was moved."""
         if state.best_global_step:
             best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
             if best.is_dir():
@@ -58,91 +58,99 @@ class SealedCheckpoints(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Seal what was written."""
+        """Write the manifest of a new checkpoint."""
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", owner=self._owner)
 
 
 class ResumingTrainer(Seq2SeqTrainer):
-    """A Trainer that goes on from checkpoints as an undisturbed one would, or says why not."""
+    """A Trainer whose resumed training equals an uninterrupted one.
+
+    A checkpoint that cannot be resumed from is reported as a `UserError`.
+    """
 
     def _init_training_state(
         self, max_steps: int, updates: int, epochs: int, checkpoint: str | None, trial: Any
     ) -> tuple[int, int]:
-        """Return the epochs done, and the batches of the next one; all, once training has ended.
+        """Return the finished epochs, and the finished batches of the next epoch.
 
-        The Trainer would take another step from the last checkpoint.
+        All epochs count as finished if the training had ended: the Trainer would take another step
+        from the last checkpoint otherwise.
         """
-        with _reading_states(checkpoint):
-            place: tuple[int, int] = super()._init_training_state(
+        with _report_errors(checkpoint):
+            position: tuple[int, int] = super()._init_training_state(
                 max_steps, updates, epochs, checkpoint, trial
             )
         if checkpoint is None or not (Path(checkpoint) / _STATE).exists():
-            return place
+            return position
         stopped = (
             self.control.should_training_stop and _state(Path(checkpoint)).max_steps == max_steps
         )
-        return (epochs, 0) if stopped or self.state.global_step >= max_steps else place
+        return (epochs, 0) if stopped or self.state.global_step >= max_steps else position
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _reading_states(checkpoint):
+        with _report_errors(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _reading_states(checkpoint):
+        with _report_errors(checkpoint):
             super()._load_rng_state(checkpoint)
 
 
 def last_checkpoint(folder: Path, owner: str | None = None) -> str | None:
-    """Find the newest checkpoint to resume from, and clear away the others that cannot be.
+    """Return the newest checkpoint to resume from, and clear away newer ones that are not intact.
 
-    A checkpoint is whole if its files are those of its manifest, and so is the checkpoint with the
-    best validation until then, which the training may end with. Of those that are not, damaged ones
-    are set aside, with a warning; those whose writing was interrupted are removed.
+    An intact checkpoint has the files of its manifest. So has its best checkpoint, the one with the
+    best validation so far, because the training may end with that. Damaged checkpoints are set
+    aside, with a warning. Checkpoints without a manifest are incomplete and are deleted.
 
     Args:
-        folder: the training's `output_dir`.
-        owner: the training's fingerprint; checkpoints of another one are set aside too.
+        folder: `output_dir` of the training.
+        owner: fingerprint of the training; checkpoints with another one are set aside too.
 
     Returns:
-        The checkpoint's folder; None if there is no whole one.
+        Folder of the checkpoint; None if no checkpoint is intact.
     """
-    places = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"\d+", _step(path))]
-    for place in sorted(places, key=lambda path: int(_step(path)), reverse=True):
-        if not (place / MANIFEST).exists():
-            logger.info("%s was not written to its end: it is removed.", place)
-            shutil.rmtree(place)
+    checkpoints = [
+        path for path in folder.glob("checkpoint-*") if re.fullmatch(r"\d+", _step(path))
+    ]
+    for checkpoint in sorted(checkpoints, key=lambda path: int(_step(path)), reverse=True):
+        if not (checkpoint / MANIFEST).exists():
+            logger.info(
+                "%s is incomplete, because its writing was interrupted: deleted.", checkpoint
+            )
+            shutil.rmtree(checkpoint)
             continue
-        wrong = _damage(place, owner) or _damage_of_best(place, owner)
-        if wrong is None:
-            return str(place)
+        problem = _damage(checkpoint, owner) or _damage_of_best(checkpoint, owner)
+        if problem is None:
+            return str(checkpoint)
         logger.warning(
-            "%s: %s. It is set aside as %s; the training goes on from the checkpoint before it, or "
-            "from its beginning.",
-            place,
-            wrong,
-            set_aside(place).name,
+            "%s: %s. The folder is renamed to %s; training resumes from the checkpoint before it, "
+            "or starts anew.",
+            checkpoint,
+            problem,
+            set_aside(checkpoint).name,
         )
     return None
 
 
-def require_whole(folder: Path) -> None:
-    """Refuse a damaged checkpoint; those without a manifest are other programs'.
+def require_intact(folder: Path) -> None:
+    """Check the files of a checkpoint; one without a manifest, of another program, passes.
 
     Raises:
-        UserError: its files are not those of its manifest.
+        UserError: the files are not those of the manifest.
     """
-    wrong = damage(folder) if (folder / MANIFEST).exists() else None
-    if wrong is not None:
-        raise UserError(f"{folder}: {wrong}. Resume from another checkpoint.")
+    problem = damage(folder) if (folder / MANIFEST).exists() else None
+    if problem is not None:
+        raise UserError(f"{folder}: {problem}. Resume from another checkpoint.")
 
 
 @contextmanager
-def _reading_states(folder: str | None) -> Iterator[None]:
-    """Turn whatever libraries raise on the states in a checkpoint into one `UserError`.
+def _report_errors(folder: str | None) -> Iterator[None]:
+    """Turn every error of libraries that read a checkpoint's states into a `UserError`.
 
-    PyTorch reads no objects of other programs from them (`weights_only=True`).
+    PyTorch itself refuses pickled objects in them (`weights_only=True`).
     """
     try:
         yield
@@ -152,40 +160,43 @@ def _reading_states(folder: str | None) -> Iterator[None]:
         if folder is None or memory_is_full(error):
             raise
         raise UserError(
-            f"{folder} is no checkpoint of this training ({first_line(error)}): delete it; the "
-            "same command goes on from the one before it, or from its beginning."
+            f"{folder} is not a checkpoint of this training ({first_line(error)}): delete it and "
+            "repeat the command, which resumes from the checkpoint before it, or starts anew."
         ) from error
 
 
-def _step(place: Path) -> str:
-    return place.name.removeprefix("checkpoint-")
+def _step(checkpoint: Path) -> str:
+    return checkpoint.name.removeprefix("checkpoint-")
 
 
-def _damage(place: Path, owner: str | None) -> str | None:
-    """What is wrong with a checkpoint; also one of another step has a manifest that fits."""
-    wrong = damage(place, owner=owner)
-    if wrong is not None:
-        return wrong
+def _damage(checkpoint: Path, owner: str | None) -> str | None:
+    """Describe the damage of a checkpoint; None if it is intact.
+
+    A checkpoint of another step has a valid manifest too, and is detected by its state.
+    """
+    problem = damage(checkpoint, owner=owner)
+    if problem is not None:
+        return problem
     try:
-        state = _state(place)
-    except Exception:  # whatever transformers makes of a file that is none of its own
+        state = _state(checkpoint)
+    except Exception:  # transformers raises various errors for other files
         return f"{_STATE} is damaged"
-    if str(state.global_step) != _step(place):
+    if str(state.global_step) != _step(checkpoint):
         return f"{_STATE} is of another step"
     return None if type(state.best_global_step) in (int, NoneType) else f"{_STATE} is damaged"
 
 
-def _state(place: Path) -> TrainerState:
-    return TrainerState.load_from_json(str(place / _STATE))
+def _state(checkpoint: Path) -> TrainerState:
+    return TrainerState.load_from_json(str(checkpoint / _STATE))
 
 
-def _damage_of_best(place: Path, owner: str | None) -> str | None:
-    """What is wrong with the best checkpoint that a checkpoint knows of."""
-    step = _state(place).best_global_step
+def _damage_of_best(checkpoint: Path, owner: str | None) -> str | None:
+    """Describe the damage of the best checkpoint that a checkpoint names; None if it is intact."""
+    step = _state(checkpoint).best_global_step
     if step is None:
         return None
-    best = place.with_name(f"checkpoint-{step}")
+    best = checkpoint.with_name(f"checkpoint-{step}")
     if not best.exists():
         return f"the best checkpoint until then, {best.name}, is missing"
-    wrong = _damage(best, owner)
-    return None if wrong is None else f"in the best checkpoint until then, {best.name}, {wrong}"
+    problem = _damage(best, owner)
+    return None if problem is None else f"in the best checkpoint until then, {best.name}, {problem}"

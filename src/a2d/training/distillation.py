@@ -1,4 +1,4 @@
-"""The module that is trained: a student, what its method learns beside it, and their objective."""
+"""The module that the Trainer trains: a student, and the parameters of its method."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ from a2d.method.token_losses import Prediction, token_losses
 from a2d.method.transfer import A2D, Transfer
 from a2d.training.signals import Needs, Signals, model_signals
 
-IGNORED = -100
-"""Label of positions that take no part, as everywhere in transformers."""
+IGNORE_INDEX = -100
+"""Label of padding, as everywhere in transformers."""
 
 
 class Distillation(nn.Module):
-    """A student and what its method learns beside it: all that is trained, and nothing else.
+    """A student with the parameters that its method trains, such as an alignment.
 
-    The Trainer optimises it, checkpoints it and, on several devices, wraps it; the teacher's
-    signals are inputs. It behaves like the student wherever the Trainer expects a model.
+    The Trainer optimises, checkpoints and (on several devices) wraps this module. It has the
+    interface of a model where the Trainer needs one. The teacher is not part of it: its signals are
+    inputs.
 
     Args:
-        student: the model to train.
-        objective: the settings of the loss.
-        teacher_config: the teacher's configuration; None for methods that compare no features.
+        student: model to train.
+        objective: settings of the objective.
+        teacher_config: configuration of the teacher; None for methods that compare no features.
+
+    Attributes:
+        transfer: comparison of features, with its parameters; None if the method compares none.
 
     Raises:
-        UserError: the method does not fit the models' shapes.
+        UserError: the method does not fit the shapes of the models.
     """
 
     def __init__(
@@ -44,7 +48,7 @@ class Distillation(nn.Module):
         super().__init__()
         self.student = student
         self.objective = objective
-        self.transfer = new_transfer(objective, student.config, teacher_config)
+        self.transfer = build_transfer(objective, student.config, teacher_config)
 
     def forward(
         self,
@@ -53,24 +57,24 @@ class Distillation(nn.Module):
         labels: Tensor,
         teacher: Signals | None = None,
     ) -> dict[str, Tensor]:
-        """Compute every term of the objective as a sum over the batch.
+        """Compute the terms of the objective as sums over a batch.
 
         Args:
-            input_ids: source tokens (B, S).
+            input_ids: source token ids (B, S).
             attention_mask: 1 at source tokens, 0 at padding, (B, S).
-            labels: target tokens (B, T), `IGNORED` at padding.
-            teacher: the teacher's signals for the same batch; None without one.
+            labels: target token ids (B, T), `IGNORE_INDEX` at padding.
+            teacher: the teacher's signals for the same batch; None without a teacher.
 
         Returns:
-            Scalars by name, one for each of the objective's `terms` and `trained_terms`. A plain
-            dict: distributed wrappers look for unused parameters in it.
+            Name → scalar, for each of the objective's `terms` and `trained_terms`. It is a plain
+            dict, because distributed wrappers look for unused parameters in it.
         """
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         prediction, features = model_signals(self.student, batch, self.needs)
         assert isinstance(prediction, Prediction)
         sums = self._token_sums(prediction, labels, teacher)
         if self.transfer is not None and teacher is not None:
-            masks = group_masks(attention_mask.bool(), labels.ne(IGNORED))
+            masks = group_masks(attention_mask.bool(), labels.ne(IGNORE_INDEX))
             sums |= self.transfer(features, teacher.features, masks)
         return sums
 
@@ -78,12 +82,14 @@ class Distillation(nn.Module):
         self, student: Prediction, labels: Tensor, teacher: Signals | None
     ) -> dict[str, Tensor]:
         objective = self.objective
-        valid = labels.ne(IGNORED)
-        distils = teacher is not None and objective.definition.distribution
+        valid = labels.ne(IGNORE_INDEX)
+        teacher_tokens = None
+        if teacher is not None and objective.definition.distribution:
+            teacher_tokens = teacher.tokens.at(valid)
         losses = token_losses(
             student.at(valid),
             labels[valid],
-            teacher.tokens.at(valid) if teacher is not None and distils else None,
+            teacher_tokens,
             alpha=objective.alpha,
             temperature=objective.temperature,
             label_smoothing=objective.label_smoothing_for(len(student.weight)),
@@ -92,17 +98,17 @@ class Distillation(nn.Module):
 
     @property
     def needs(self) -> Needs | None:
-        """The features that the method compares; None if it compares none."""
+        """Features that the method compares; None if it compares none."""
         if self.transfer is None:
             return None
         return Needs(self.objective.definition.hidden_states, self.transfer.stacked)
 
     @property
     def alignment(self) -> AttentionAlignment | None:
-        """The student's alignment; None for a method without one."""
+        """The alignment of an `a2d` method; None for other methods."""
         return self.transfer.alignment if isinstance(self.transfer, A2D) else None
 
-    # The interface of a model that the Trainer uses
+    # Interface of a model, for the Trainer
 
     @property
     def config(self) -> Any:
@@ -119,19 +125,20 @@ class Distillation(nn.Module):
         self.student.generation_config = config
 
     def train(self, mode: bool = True) -> Distillation:
-        """Switch to training mode or from it, unless the mode is right already.
+        """Switch training mode on or off.
 
-        The Trainer calls this before every step, and visiting all modules takes 1% of a short one.
+        Nothing is done if the mode is set already: the Trainer calls this before every step, and
+        visiting all modules takes 1% of a short step.
         """
-        needed = (self.training, self.student.training) != (mode, mode)
-        return super().train(mode) if needed else self
+        is_set = (self.training, self.student.training) == (mode, mode)
+        return self if is_set else super().train(mode)
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """Recompute the student's layers in the backward pass."""
         self.student.gradient_checkpointing_enable(*args, **kwargs)
 
     def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """Do the same: later releases of transformers use this name."""
+        """Recompute layers in the backward pass: later transformers use this name."""
         self.student.activation_checkpointing_enable(*args, **kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -141,14 +148,15 @@ class Distillation(nn.Module):
 
 
 def group_masks(source: Tensor, target: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the keys that queries may attend to and the query rows that count, for each group.
+    """Build the masks of attention rows and keys for each group.
 
     Args:
         source: True at source tokens (B, S).
         target: True at target tokens (B, T).
 
     Returns:
-        Group → keys, broadcastable to (B, Q, K), and rows, (B, Q).
+        Group → two boolean masks: True at keys that a query may attend to, broadcastable to
+        (B, Q, K), and True at valid query rows, (B, Q).
     """
     length = target.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=target.device).tril()
@@ -159,11 +167,21 @@ def group_masks(source: Tensor, target: Tensor) -> dict[str, tuple[Tensor, Tenso
     }
 
 
-def new_transfer(objective: Objective, student_config: Any, teacher_config: Any) -> Transfer | None:
-    """Build what a method compares inside models of these configurations; None for nothing.
+def build_transfer(
+    objective: Objective, student_config: Any, teacher_config: Any
+) -> Transfer | None:
+    """Build the comparison of features for models of two configurations.
+
+    Args:
+        objective: settings of the objective.
+        student_config: configuration of the student.
+        teacher_config: configuration of the teacher; None for methods that compare no features.
+
+    Returns:
+        The comparison; None if the method compares no features.
 
     Raises:
-        UserError: the method does not fit their shapes.
+        UserError: the method does not fit the shapes of the models.
     """
     build = objective.definition.build
     if build is None:

@@ -1,4 +1,4 @@
-"""Trainings that diverge: noticed at the first loss or weight that is no finite number."""
+"""Detection of divergence: a training ends at the first loss or weight that is not finite."""
 
 from __future__ import annotations
 
@@ -12,45 +12,46 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from a2d.errors import UserError
 from a2d.models.loading import infinite_tensors
 
-HELP = (
+_REMEDY = (
     "What usually helps: a lower learning_rate (it was {rate:g}), more warmup_steps, "
-    "max_grad_norm=1, a lower beta. Checkpoints from before it are kept."
+    "max_grad_norm=1, a lower beta. Earlier checkpoints are still there."
 )
 
 
 class DivergenceWatch(TrainerCallback):
-    """Ends a training whose loss is no finite number.
+    """Callback that ends a training whose loss is infinite or NaN.
 
-    On CPU it checks after every update. On GPU, which would have to wait, it checks before every
-    log, validation and checkpoint. Under fp16 single losses overflow, and the gradient scaler skips
-    their updates: there all losses since the last check must be infinite or NaN.
+    On CPU it checks after every update. On GPU a check waits for all kernels, so it checks only
+    before logs, validations and checkpoints. Under fp16, single losses overflow and the gradient
+    scaler skips their updates. The training then diverges only if all losses since the last check
+    are infinite or NaN.
 
     Args:
-        names: of the terms, in the order of their sums.
+        names: names of the terms, in the order of their sums.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
-        self._first: Tensor | None = None
-        self._sums = torch.empty(0)
-        self._all_bad = torch.empty(0)
+        self._first_step: Tensor | None = None
+        self._first_sums = torch.empty(0)
+        self._all_infinite = torch.empty(0)
 
-    def see(self, step: int, sums: Tensor, loss: Tensor) -> None:
-        """Note a micro-batch.
+    def record(self, step: int, sums: Tensor, loss: Tensor) -> None:
+        """Record a micro-batch, without waiting for the device.
 
         Args:
-            step: the number of its update.
-            sums: of its terms, (terms,).
-            loss: its loss.
+            step: number of the update that the micro-batch belongs to.
+            sums: sums of the terms, (terms,).
+            loss: loss, a scalar.
         """
-        bad = ~(loss.detach().isfinite() & sums.isfinite().all())
-        if self._first is None:
-            self._first = torch.full_like(bad, -1, dtype=torch.long)
-            self._sums, self._all_bad = sums, torch.ones_like(bad)
-        fresh = bad & (self._first < 0)
-        self._first = torch.where(fresh, step, self._first)
-        self._sums = torch.where(fresh, sums, self._sums)
-        self._all_bad = self._all_bad & bad
+        infinite = ~(loss.detach().isfinite() & sums.isfinite().all())
+        if self._first_step is None:
+            self._first_step = torch.full_like(infinite, -1, dtype=torch.long)
+            self._first_sums, self._all_infinite = sums, torch.ones_like(infinite)
+        is_first = infinite & (self._first_step < 0)
+        self._first_step = torch.where(is_first, step, self._first_step)
+        self._first_sums = torch.where(is_first, sums, self._first_sums)
+        self._all_infinite = self._all_infinite & infinite
 
     def on_step_end(
         self,
@@ -64,37 +65,36 @@ class DivergenceWatch(TrainerCallback):
         Raises:
             UserError: the training diverged.
         """
-        if self._first is None:
+        if self._first_step is None:
             return
-        due = control.should_log or control.should_evaluate or control.should_save
-        if args.device.type != "cpu" and not due:
+        must_check = control.should_log or control.should_evaluate or control.should_save
+        if args.device.type != "cpu" and not must_check:
             return
-        first = int(self._first)
-        diverged = first >= 0 and (not args.fp16 or bool(self._all_bad))
-        if diverged:
-            pairs = zip(self._names, self._sums.tolist(), strict=True)
+        step = int(self._first_step)
+        if step >= 0 and (not args.fp16 or bool(self._all_infinite)):
+            pairs = zip(self._names, self._first_sums.tolist(), strict=True)
             terms = ", ".join(f"{name} {value:g}" for name, value in pairs if value)
             raise UserError(
-                f"the training diverged: the loss of update {first:,} is no finite number (sums of "
-                f"its terms: {terms}). " + HELP.format(rate=args.learning_rate)
+                f"the training diverged: the loss of update {step:,} is not finite (sums of its "
+                f"terms: {terms}). " + _REMEDY.format(rate=args.learning_rate)
             )
-        self._first = None
+        self._first_step = None
 
 
 def check_weights(model: nn.Module, step: int, rate: float) -> None:
-    """Make sure that a model is worth saving.
+    """Check the weights of a model before it is saved.
 
     Args:
         model: the model.
-        step: updates that it has had.
-        rate: its peak learning rate.
+        step: number of updates so far, for the message.
+        rate: peak learning rate, for the message.
 
     Raises:
-        UserError: some of its weights are no finite numbers.
+        UserError: a weight is infinite or NaN.
     """
     infinite = infinite_tensors(model)
     if infinite:
         raise UserError(
-            f"the training diverged: after update {step:,} the weights of {infinite[0]} are no "
-            "finite numbers, and nothing is saved. " + HELP.format(rate=rate)
+            f"the training diverged: after update {step:,} the weights of {infinite[0]} are not "
+            "finite, and nothing is saved. " + _REMEDY.format(rate=rate)
         )

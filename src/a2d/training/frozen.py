@@ -1,9 +1,11 @@
-"""The teacher as trainings run it: frozen, and laid out for many forward passes."""
+"""Teachers in trainings: frozen copies for fast forward passes, and a check of their quality."""
 
 from __future__ import annotations
 
 import copy
+import logging
 import platform
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,55 +14,88 @@ from transformers import PreTrainedModel
 
 from a2d.families import family_of
 from a2d.method.attention import enable_capture
+from a2d.method.token_losses import Prediction, TopTokens, token_losses
+from a2d.training.distillation import IGNORE_INDEX
+
+logger = logging.getLogger(__name__)
 
 
 def frozen_teacher(
     teacher: PreTrainedModel, device: torch.device | str, *, bf16: bool = False
 ) -> PreTrainedModel:
-    """A copy of a teacher that captures its attention and never learns; the teacher stays as it is.
+    """Copy a teacher for inference with captured attention; the teacher itself is not changed.
 
-    They share what need not differ. On processors the copy's matrices are packed (`pack`).
+    The copy shares all weights that need not differ. On CPU its weights are packed (`pack`).
 
     Args:
-        teacher: the model to copy.
-        device: where to run it.
-        bf16: whether to compute in bf16 throughout. Autocast would not: it converts weights and
-            states back and forth in every pass.
+        teacher: model to copy.
+        device: device of the copy.
+        bf16: convert the copy to bfloat16. Autocast is slower, because it converts weights and
+            hidden states in every forward pass.
+
+    Returns:
+        The copy, in evaluation mode, without gradients.
 
     Raises:
         UserError: the model's family is not supported.
     """
-    family_of(teacher.config)  # before anything is copied
+    family_of(teacher.config)  # refuses unknown families before the copy is made
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in teacher.parameters()}
-    copied = copy.deepcopy(teacher, {**shared, **{id(b): b for b in teacher.buffers()}})
+    frozen = copy.deepcopy(teacher, {**shared, **{id(b): b for b in teacher.buffers()}})
     if bf16:
-        copied = copied.bfloat16()
-    enable_capture(copied)
-    copied.eval().to(device)
-    if copied.device.type == "cpu":
-        pack(copied)
-    return copied
+        frozen = frozen.bfloat16()
+    enable_capture(frozen)
+    frozen.eval().to(device)
+    if frozen.device.type == "cpu":
+        pack(frozen)
+    return frozen
+
+
+def warn_if_untrained(batches: Iterable[tuple[Prediction | TopTokens, Tensor]]) -> None:
+    """Log a warning if a teacher's cross-entropy is not below the entropy of token frequencies.
+
+    Args:
+        batches: the teacher's distributions (B, T, …) as `Prediction`, and labels (B, T).
+    """
+    total, target_batches = 0.0, []
+    for prediction, labels in batches:
+        assert isinstance(prediction, Prediction)
+        valid = labels.ne(IGNORE_INDEX)
+        total += token_losses(prediction.at(valid), labels[valid]).ce.item()
+        target_batches.append(labels[valid])
+    targets = torch.cat(target_batches)
+    frequencies = torch.bincount(targets).double() / len(targets)
+    entropy = -torch.special.xlogy(frequencies, frequencies).sum().item()
+    if not total / len(targets) < entropy:  # "not <" includes NaN
+        logger.warning(
+            "the teacher is not better than chance: its cross-entropy on the validation set is "
+            "%.2f nats per token, and that of token frequencies alone is %.2f. Was the teacher "
+            "trained on these languages, with this tokenizer?",
+            total / len(targets),
+            entropy,
+        )
 
 
 def pack(model: PreTrainedModel) -> None:
-    """Lay a model's matrices out as oneDNN multiplies them: once, not in every product.
+    """Convert the weights of linear layers to oneDNN's layout, in place.
 
-    All but the output layer's, which losses read; float32 and bf16, on x86, where PyTorch has the
-    means. The model cannot be trained any more.
+    oneDNN converts them in every product otherwise. The output layer stays as it is, because losses
+    read its weight. Only float32 and bfloat16 weights are packed, and only on x86 with a PyTorch
+    that has the operations. A packed model cannot be trained.
     """
     head = model.get_output_embeddings()
     for module in list(model.modules()):
         for name, layer in module.named_children():
-            if type(layer) is nn.Linear and layer is not head and _packs(layer.weight.dtype):
+            if type(layer) is nn.Linear and layer is not head and _can_pack(layer.weight.dtype):
                 setattr(module, name, _PackedLinear(layer))
 
 
 class _PackedLinear(nn.Module):
-    """`nn.Linear` that never changes."""
+    """`nn.Linear` with a constant weight in oneDNN's layout."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        # T5 asks for the weight's precision.
+        # Called `weight`, because T5 reads its dtype.
         self.weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
         self.bias = layer.bias
 
@@ -78,14 +113,14 @@ class _PackedLinear(nn.Module):
         return self
 
 
-def _packs(dtype: torch.dtype) -> bool:
-    means = torch.ops.mkldnn
+def _can_pack(dtype: torch.dtype) -> bool:
+    operations = torch.ops.mkldnn
     if platform.machine().lower() not in ("x86_64", "amd64") or not (
         torch.backends.mkldnn.is_available()
-        and hasattr(means, "_reorder_linear_weight")
-        and hasattr(means, "_linear_pointwise")
+        and hasattr(operations, "_reorder_linear_weight")
+        and hasattr(operations, "_linear_pointwise")
     ):
         return False
     if dtype == torch.bfloat16:
-        return bool(means._is_mkldnn_bf16_supported())
+        return bool(operations._is_mkldnn_bf16_supported())
     return dtype == torch.float32

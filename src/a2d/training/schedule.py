@@ -1,4 +1,4 @@
-"""A learning-rate schedule that follows validation: a linear decay, cut short on a plateau."""
+"""Learning-rate schedule that follows validation: linear decay, shortened on a plateau."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from transformers.trainer_callback import ExportableState
 from a2d.progress import Stopwatch
 
 FINISH_SHARE = 0.25
-"""Share of all updates that a training still takes once its end is near."""
+"""Share of all updates that follows the call of `PlateauSchedule.finish`."""
 
 
 class PlateauSchedule(LRScheduler):
-    """Warm up, decay linearly to zero over the planned updates, or sooner if told to.
+    """Learning rate with linear warm-up and linear decay to zero over the planned updates.
 
-    `finish` lets the learning rate fall faster, so that it is zero after a third as many updates as
-    there have been: `FINISH_SHARE` of all. `docs/schedule.md` compares it with a constant rate.
+    `finish` makes the rate decay faster: it reaches zero after a further third of the updates so
+    far, which is `FINISH_SHARE` of all updates. `docs/schedule.md` compares this schedule with a
+    constant rate.
 
     Args:
-        optimizer: its current learning rates are the peaks.
-        warmup_steps: updates until the peak is reached.
-        max_steps: planned updates.
+        optimizer: optimiser whose current learning rates are the peaks.
+        warmup_steps: number of updates until the peak.
+        max_steps: number of planned updates.
+
+    Attributes:
+        end: update at which the learning rate is zero.
+        finish_start: update at which the faster decay begins; None before `finish` is called.
     """
 
     def __init__(self, optimizer: Optimizer, warmup_steps: int, max_steps: int) -> None:
@@ -36,33 +41,33 @@ class PlateauSchedule(LRScheduler):
         super().__init__(optimizer)
 
     def finish(self, step: int) -> None:
-        """Let the last updates begin at this one, unless they have begun already."""
+        """Begin the faster decay at an update; further calls change nothing."""
         if self.finish_start is None:
             self.finish_start = step
             self.end = min(self.max_steps, max(step + 1, math.ceil(step / (1 - FINISH_SHARE))))
 
     def get_lr(self) -> list[Any]:
-        """Learning rate of every parameter group."""
+        """Return the learning rate of each parameter group."""
         return [base * self._factor(self.last_epoch) for base in self.base_lrs]
 
     def _factor(self, step: int) -> float:
         if self.finish_start is None or step <= self.finish_start:
-            warm = (step + 1) / max(1, self.warmup_steps)
-            left = (self.max_steps - step) / max(1, self.max_steps - self.warmup_steps)
-            return max(0.0, min(1.0, warm, left))
-        share = (self.end - step) / max(1, self.end - self.finish_start)
-        return self._factor(self.finish_start) * max(0.0, share)
+            warmup = (step + 1) / max(1, self.warmup_steps)
+            decay = (self.max_steps - step) / max(1, self.max_steps - self.warmup_steps)
+            return max(0.0, min(1.0, warmup, decay))
+        finish = (self.end - step) / max(1, self.end - self.finish_start)
+        return self._factor(self.finish_start) * max(0.0, finish)
 
 
 class FinishOnPlateau(TrainerCallback, ExportableState):
-    """Lets a `PlateauSchedule` finish when validation stops improving; ends the training.
+    """Callback that calls `PlateauSchedule.finish` on a plateau, and ends the training.
 
-    A validation improves on those before if the Trainer's `metric_for_best_model` or the
-    cross-entropy has a new best value: models that start at random lower it long before they
-    translate.
+    A validation counts as an improvement if the Trainer's `metric_for_best_model` or the
+    cross-entropy has a new best value. The cross-entropy counts too, because models with random
+    initial weights lower it long before they translate.
 
     Args:
-        patience: validations without an improvement before it finishes.
+        patience: number of validations in a row without improvement that make a plateau.
     """
 
     def __init__(self, patience: int = 1) -> None:
@@ -81,7 +86,7 @@ class FinishOnPlateau(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         """Count validations without improvement."""
-        if lr_scheduler is None:  # a validation outside of a training
+        if lr_scheduler is None:  # `evaluate` was called outside of a training
             return
         value = metrics[f"eval_{args.metric_for_best_model}"]
         value = value if args.greater_is_better else -value
@@ -100,13 +105,13 @@ class FinishOnPlateau(TrainerCallback, ExportableState):
         lr_scheduler: PlateauSchedule,
         **kwargs: Any,
     ) -> None:
-        """End with a last validation and checkpoint once the learning rate is zero."""
+        """End the training with a validation and a checkpoint once the learning rate is zero."""
         if state.global_step >= lr_scheduler.end:
             control.should_log = control.should_evaluate = control.should_save = True
             control.should_training_stop = True
 
     def state(self) -> dict[str, Any]:
-        """What checkpoints keep."""
+        """State that transformers saves in checkpoints."""
         return {
             "args": {"patience": self.patience},
             "attributes": {
@@ -118,14 +123,14 @@ class FinishOnPlateau(TrainerCallback, ExportableState):
 
 
 class TimeLimit(Stopwatch):
-    """Lets a `PlateauSchedule` finish early enough for the training to end in time.
+    """Callback that calls `PlateauSchedule.finish` early enough for a training to end in time.
 
-    Time counts over interruptions. The clock decides how many updates there are, so that a second
-    training with a limit gives another model.
+    Interrupted and resumed parts of a training are added up. The number of updates depends on the
+    clock, so that a repeated training gives another model.
 
     Args:
-        limit: seconds that the whole training may take.
-        seconds: seconds that it has taken.
+        limit: duration that the training may take, in seconds.
+        seconds: duration so far, in seconds.
     """
 
     def __init__(self, limit: float = float("inf"), seconds: float = 0.0) -> None:
@@ -140,14 +145,14 @@ class TimeLimit(Stopwatch):
         lr_scheduler: PlateauSchedule,
         **kwargs: Any,
     ) -> None:
-        """Compare the time with the limit."""
+        """Compare the duration with the limit."""
         self._tick()
         if self.seconds >= self.limit * (1 - FINISH_SHARE):
             lr_scheduler.finish(state.global_step)
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
-        """Leave the log to `Stopwatch`."""
+        """Write nothing: the run's own `Stopwatch` adds the duration to the log."""
 
     def state(self) -> dict[str, Any]:
-        """What checkpoints keep."""
+        """State that transformers saves in checkpoints."""
         return {"args": {"limit": self.limit, "seconds": self.seconds}, "attributes": {}}

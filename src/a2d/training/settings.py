@@ -1,4 +1,4 @@
-"""Settings of a training, each defined once: `A2DConfig` and recipes embed these classes."""
+"""Settings of a training, defined once: `A2DConfig` and recipes embed these classes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from a2d.method.transfer import STARTS
 from a2d.suggestions import nearest
 
 SCHEDULES = ("linear", "cosine", "inverse_sqrt", "constant_with_warmup")
-"""Learning-rate schedules of transformers that need no further arguments."""
+"""Learning-rate schedules of transformers without further arguments."""
 
 
-def _one_of(setting: str, known: Collection[str]) -> AfterValidator:
-    """Validator of a name; it reads `known` when it is called, as names may be registered late."""
+def _one_of(setting: str, names: Collection[str]) -> AfterValidator:
+    """Build a validator that accepts `names`, including names that are added to it later."""
 
     def check(value: str) -> str:
-        if value not in known:
-            raise ValueError(f"unknown {setting} {value!r}{nearest(value, known)}")
+        if value not in names:
+            raise ValueError(f"unknown {setting} {value!r}{nearest(value, names)}")
         return value
 
     return AfterValidator(check)
@@ -45,22 +45,23 @@ class ObjectiveSettings:
     """Settings of the objective.
 
     Attributes:
-        method: `baseline` (references only), `kd` (word-level distillation), `a2d` (with attention
-            transfer), or another of `a2d.method.methods.METHODS`. A term that the method lacks has
-            no weight: `baseline` is α = 0. Methods with `seqkd` expect the teacher's translations
-            as labels.
-        formula: how `a2d` compares attention maps with the teacher's
-            (`a2d.method.formulas.FORMULAS`).
-        alpha: α, weight of word-level distillation against the references.
-        beta: β, weight of attention transfer. A student that starts from its teacher's layers does
+        method: name of the method in `a2d.method.methods.METHODS`, such as `baseline` (references
+            only), `kd` (word-level distillation) or `a2d` (attention transfer). A term that the
+            method lacks has weight 0: for `baseline`, α is 0. Methods with `seqkd` expect the
+            teacher's translations as labels.
+        formula: name of the comparison of attention maps, in `a2d.method.formulas.FORMULAS`. Only
+            `a2d` methods use it.
+        alpha: α, weight of word-level distillation; references have weight 1-α.
+        beta: β, weight of attention transfer. Students that start from their teacher's layers are
             better with 1.
-        decay: factor on β after each epoch.
-        temperature: τ of word-level distillation.
-        groups: the compared kinds of attention, joined by `+`: `encoder` and `decoder`
-            self-attention, `cross`-attention.
-        alignment_start: `uniform` (layers correspond evenly, plus noise) or `random`.
-        alignment_learning_rate: peak learning rate of the alignment, or of whatever else a method
-            learns beside the student; None: `learning_rate`.
+        decay: factor by which β is multiplied after each epoch.
+        temperature: τ, temperature of word-level distillation.
+        groups: compared kinds of attention, joined by `+`: `encoder` and `decoder` self-attention,
+            and `cross`-attention.
+        alignment_start: initial weights of the alignment: `uniform` (layers correspond evenly, plus
+            noise) or `random`.
+        alignment_learning_rate: peak learning rate of the alignment and of other parameters that a
+            method trains beside the student; None: `learning_rate`.
     """
 
     method: MethodName = "a2d"
@@ -76,28 +77,30 @@ class ObjectiveSettings:
 
 @dataclass
 class TrainingSettings:
-    """Settings of a training that are not about distillation, by the names of transformers.
+    """Settings of a training besides the objective, named as in transformers.
 
     Attributes:
-        max_tokens: padded tokens per batch and device, on the source and on the target side
-            (`per_device_train_batch_size` is not used: sentences differ too much in length).
-            Validation takes four times as many.
+        max_tokens: padded tokens per batch and device, for the source and for the target side each.
+            It replaces `per_device_train_batch_size`, because sentences differ in length.
+            Validation batches are four times as large.
         gradient_accumulation_steps: batches per update.
         learning_rate: peak learning rate.
-        lr_scheduler_type: learning-rate schedule, by its name in transformers.
-        warmup_steps: updates of warm-up; a value below 1 is a share of all updates.
-        weight_decay: of AdamW.
-        label_smoothing_factor: of the cross-entropy against the references.
-        max_grad_norm: gradients are clipped to this norm; 0 switches clipping off.
-        plateau_patience: if set, the learning rate decays linearly over all planned updates, and
-            faster, to an early end, once this number of validations brought neither a better
-            `metric_for_best_model` nor a lower cross-entropy (`a2d.training.schedule`). It takes
-            the place of `lr_scheduler_type`.
-        early_stopping_patience: if set, training ends once this number of validations brought no
-            better `metric_for_best_model`.
-        max_hours: with `plateau_patience`, the time that the training may take. The result then
-            depends on the machine's speed.
-        bf16: compute in bfloat16; None: where the hardware makes it pay.
+        lr_scheduler_type: learning-rate schedule, by its name in transformers: `linear`, `cosine`,
+            `inverse_sqrt` or `constant_with_warmup`.
+        warmup_steps: number of warm-up updates; a value below 1 is a share of all updates.
+        weight_decay: weight decay of AdamW.
+        label_smoothing_factor: label smoothing of the cross-entropy with the references.
+        max_grad_norm: largest norm of the gradients, which are clipped to it; 0: no clipping.
+        plateau_patience: number of validations in a row, without a better `metric_for_best_model`
+            or a lower cross-entropy, after which the learning rate decays faster, to an early end
+            (`a2d.training.schedule`). Until then it decays linearly over all planned updates. None:
+            the schedule is `lr_scheduler_type`.
+        early_stopping_patience: number of validations in a row, without a better
+            `metric_for_best_model`, after which training ends; None: no early stopping.
+        max_hours: longest duration of the training, in hours; it needs `plateau_patience`. The
+            result then depends on the speed of the machine.
+        bf16: compute in bfloat16; None: if the hardware multiplies bfloat16.
+        replaces: setting → settings that have no meaning beside it (`a2d.runs.sections`).
     """
 
     replaces: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -121,17 +124,17 @@ class TrainingSettings:
 
 
 def values_of(settings: Any, *owners: type) -> dict[str, Any]:
-    """The values of an object for the fields that `owners` define, by name."""
+    """Return name → value of an object's attributes, for the fields that `owners` define."""
     names = [field.name for owner in owners for field in fields(owner)]
     return {name: getattr(settings, name) for name in names}
 
 
 def validate(settings: Any, *owners: type) -> None:
-    """Check the values of settings against the classes that define them, and convert them.
+    """Check and convert an object's settings by the classes that define them, in place.
 
     Args:
-        settings: an object with the attributes of `owners`.
-        owners: classes like `ObjectiveSettings`.
+        settings: object with the attributes of `owners`.
+        owners: dataclasses such as `ObjectiveSettings`.
 
     Raises:
         UserError: a value is outside its range, of the wrong type, or an unknown name.
@@ -141,11 +144,11 @@ def validate(settings: Any, *owners: type) -> None:
         for field in fields(owner):
             value = getattr(settings, field.name)
             try:
-                checked = TypeAdapter(hints[field.name]).validate_python(value)
+                valid = TypeAdapter(hints[field.name]).validate_python(value)
             except ValidationError as error:
                 message = error.errors()[0]["msg"]
                 if message.startswith("Value error, "):
                     raise UserError(message.removeprefix("Value error, ")) from None
                 message = message.replace("Input should be", "it must be")
                 raise UserError(f"{field.name} is {value!r}: {message}.") from None
-            setattr(settings, field.name, checked)
+            setattr(settings, field.name, valid)

@@ -1,6 +1,6 @@
-"""Signals of a model: its next-token distributions and features for a batch, in one forward pass.
+"""Signals of a model for a batch: next-token distributions and features, from one forward pass.
 
-Student and teacher are run alike, in training and for the teacher's cache.
+The same function runs students and teachers, in training and for the teacher's cache.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from a2d.models.loading import decoder_inputs
 
 
 class Needs(NamedTuple):
-    """Features that a comparison reads.
+    """Features that a comparison needs.
 
     Attributes:
-        hidden_states: the layers' outputs, besides attention maps and value vectors.
-        stacked: maps as tensors however long sentences are.
+        hidden_states: compute the layers' outputs, besides attention maps and value vectors.
+        stacked: store maps as tensors, even for long sentences.
     """
 
     hidden_states: bool = False
@@ -32,8 +32,8 @@ class Signals(NamedTuple):
     """A model's signals for a batch.
 
     Attributes:
-        tokens: its distributions over next tokens at every target position, (B, T, …).
-        features: attention maps, values and hidden states; None if they were not requested.
+        tokens: distributions over next tokens at each target position, (B, T, …).
+        features: attention maps, value vectors and hidden states; None if not requested.
     """
 
     tokens: Prediction | TopTokens
@@ -43,15 +43,16 @@ class Signals(NamedTuple):
 def model_signals(
     model: PreTrainedModel, batch: Mapping[str, Tensor], needs: Needs | None
 ) -> Signals:
-    """Run a model on a batch.
+    """Compute a model's signals for a batch.
 
     Args:
-        model: student or teacher, prepared with `enable_capture`.
-        batch: `input_ids` (B, S), `attention_mask` (B, S) and `labels` (B, T).
-        needs: the features to return; None for none.
+        model: student or teacher, after `enable_capture`.
+        batch: `input_ids` (B, S), `attention_mask` (B, S) and `labels` (B, T), integers.
+        needs: features to return; None: no features.
 
     Returns:
-        Its signals, with a `Prediction`: logits are computed later, where a token counts.
+        The signals. Their distributions are a `Prediction`, because losses compute logits later,
+        without padding.
     """
     inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "labels"}
     inputs["decoder_input_ids"] = decoder_inputs(model, batch["labels"])
@@ -60,17 +61,17 @@ def model_signals(
     head = model.get_output_embeddings()
     outputs: list[Tensor] = []
 
-    def withhold(_: nn.Module, hidden: tuple[Tensor]) -> Tensor:
+    def skip_projection(_: nn.Module, hidden: tuple[Tensor]) -> Tensor:
         outputs.append(hidden[0])
         return hidden[0][:, :0]
 
-    with head.register_forward_pre_hook(withhold):
+    with head.register_forward_pre_hook(skip_projection):
         if needs is None:
             model(**inputs)
         else:
             _, features = capture_attention(model, inputs, **needs._asdict())
     bias = getattr(model, "final_logits_bias", None)
-    # Most models' is zero. On GPU, looking would wait for all kernels.
+    # Most biases are zero. On GPU they are not checked, because that would wait for all kernels.
     if bias is not None and bias.device.type == "cpu" and not bias.any():
         bias = None
     bias = None if bias is None else bias.squeeze(0)

@@ -1,10 +1,13 @@
 """Cache of the teacher's signals for a training corpus: computed once, read in every epoch.
 
-Distributions over next tokens are stored as the `TOP` likeliest tokens, the rest of the probability
-spread evenly over the other tokens; attention maps as float16; hidden states and the last layers'
-value vectors, if requested, as bfloat16: some models' (T5's) exceed the range of float16.
-Memory-mapped NumPy files hold all sentences end to end, in the dataset's order; the lengths say
-where each begins. `cache.json` records what they were made from.
+A distribution over next tokens is stored as its `TOP` likeliest tokens; the remaining probability
+is spread evenly over the other tokens. Attention maps are stored as float16. Hidden states and the
+last layers' value vectors are optional, and stored as bfloat16, because those of T5 exceed the
+range of float16.
+
+Each signal has a memory-mapped NumPy file with all sentences one after the other, in the dataset's
+order. The lengths of the sentences give their offsets. `cache.json` holds checksums of the teacher
+and the dataset.
 """
 
 from __future__ import annotations
@@ -45,84 +48,90 @@ CACHED = "teacher"
 """Key of the cached signals in a batch."""
 
 TOP = 128
-"""Tokens stored of every distribution, fewer where the vocabulary is smaller."""
+"""Number of stored tokens per distribution; smaller vocabularies are stored completely."""
 
 
 class TeacherCache:
-    """Reads what `build` wrote.
+    """Reader of a cache that `build` wrote.
 
     Args:
-        folder: the cache.
-        dataset: the tokenised corpus that it was built from.
-        teacher: the model that it was built from.
+        folder: folder of the cache.
+        dataset: tokenised corpus that the cache was built from.
+        teacher: model that the cache was built from.
 
     Raises:
-        UserError: the files are missing, or belong to other data or another teacher.
+        UserError: the files are missing or damaged, or belong to other data or another teacher.
     """
 
     def __init__(self, folder: Path, dataset: Dataset, teacher: PreTrainedModel) -> None:
-        contents = _contents(folder)
+        contents = _read_contents(folder)
         if contents is None:
-            raise UserError(f"{folder} holds no teacher cache: make one with open_or_build.")
-        if contents["made_from"] != _origin(teacher, dataset):
+            raise UserError(f"{folder} holds no teacher cache: build one with open_or_build.")
+        if contents["made_from"] != _checksums(teacher, dataset):
             raise UserError(
-                f"{folder} was made from another corpus or teacher: choose another folder, or "
+                f"{folder} was built from another corpus or teacher: choose another folder, or "
                 "delete it."
             )
         self._folder = folder
         self._geometry = Geometry.of(teacher.config)
         self._layout = _Layout(lengths(dataset), self._geometry)
         try:
-            self._files = _opened(folder, contents["arrays"])
+            self._files = _open_files(folder, contents["arrays"])
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} is damaged: delete it ({error}).") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process needs: the files' names, not their contents."""
+        """Return the state for another process, with the names of the files only."""
         return {**self.__dict__, "_files": list(self._files)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the files here."""
-        self.__dict__ = {**state, "_files": _opened(state["_folder"], state["_files"])}
+        """Open the files in this process."""
+        self.__dict__ = {**state, "_files": _open_files(state["_folder"], state["_files"])}
 
     def check_states(self) -> None:
-        """Make sure that it holds hidden states and values.
+        """Check that the cache holds hidden states and value vectors.
 
         Raises:
-            UserError: it does not.
+            UserError: it holds none.
         """
         if not _holds_states(self._files):
             raise UserError(
                 f"{self._folder} holds no hidden states, which the method compares: delete it, and "
-                "make it anew with open_or_build(…, states=True)."
+                "build it again with open_or_build(…, states=True)."
             )
 
     def check_sizes(self, sizes: np.ndarray) -> None:
-        """Make sure that a dataset has as many sentences as it, of the same lengths.
+        """Check that a dataset has the sentence lengths of the cached one.
+
+        Args:
+            sizes: source and target tokens of each sentence (N, 2).
 
         Raises:
-            UserError: it has not.
+            UserError: the number of sentences or a length differs.
         """
         if not np.array_equal(sizes, self._layout.lengths):
             raise UserError(
-                f"{self._folder} was made from another dataset than train_dataset: make one from "
-                "that with open_or_build."
+                f"{self._folder} was built from another dataset than train_dataset: build a cache "
+                "of train_dataset with open_or_build."
             )
 
     def read(
         self, rows: Sequence[int], groups: Iterable[str] = GROUPS, *, states: bool = False
     ) -> dict[str, Tensor]:
-        """Read the signals for sentences of the dataset, end to end, as `unpack` takes them.
+        """Read the signals of sentences, without padding.
 
         Args:
-            rows: the sentences' indices.
-            groups: the groups whose maps are read.
-            states: read hidden states and values as well.
+            rows: indices of the sentences in the dataset.
+            groups: groups whose attention maps are read.
+            states: read hidden states and value vectors too.
+
+        Returns:
+            Name → values of all sentences one after the other, for `unpack`.
         """
         names = ["tokens", "log_probabilities", *groups, *(_STATES if states else ())]
-        return {name: self._read(name, rows) for name in names}
+        return {name: self._read_values(name, rows) for name in names}
 
-    def _read(self, name: str, rows: Sequence[int]) -> Tensor:
+    def _read_values(self, name: str, rows: Sequence[int]) -> Tensor:
         file, layout = self._files[name], self._layout
         array = np.concatenate([file[layout.part(name, row)] for row in rows])
         if name == "tokens":  # PyTorch supports few operations on unsigned integers
@@ -131,16 +140,19 @@ class TeacherCache:
         return flat.view(torch.bfloat16) if name in _STATES else flat
 
     def unpack(self, cached: Mapping[str, Tensor], source: Tensor, target: Tensor) -> Signals:
-        """Return the teacher's signals for a batch, on the device of the arguments.
+        """Pad the signals of a batch.
 
         Args:
-            cached: the result of `read` for the batch's sentences.
+            cached: result of `read` for the sentences of the batch, on any device.
             source: True at source tokens (B, S).
             target: True at target tokens (B, T).
+
+        Returns:
+            The teacher's signals, in float32.
         """
-        sides, shape = (source, target), self._geometry
+        sides, geometry = (source, target), self._geometry
         top = TopTokens(
-            _padded(cached["tokens"], target).long(), _padded(cached["log_probabilities"], target)
+            _scatter(cached["tokens"], target).long(), _scatter(cached["log_probabilities"], target)
         )
         maps: dict[str, AttentionMaps] = {}
         hidden, values = {}, {}
@@ -148,26 +160,24 @@ class TeacherCache:
             if group in cached:
                 queries, keys = (sides[side] for side in _SIDES[group])
                 area = queries[:, None, :, None] & keys[:, None, None, :]
-                area = area.expand(-1, shape.channels(group), -1, -1)
-                maps[group] = StackedMaps(_padded(cached[group], area))
+                area = area.expand(-1, geometry.channels(group), -1, -1)
+                maps[group] = StackedMaps(_scatter(cached[group], area))
         for stack, side in (("encoder", source), ("decoder", target)):
             if f"hidden-{stack}" in cached:
-                states = _padded(cached[f"hidden-{stack}"], side)
-                hidden[stack] = list(states.chunk(shape.layers(stack), dim=-1))
-                heads = _padded(cached[f"values-{stack}"], side).unflatten(
-                    2, (shape.heads(stack), -1)
-                )
-                values[stack] = heads.transpose(1, 2)
+                states = _scatter(cached[f"hidden-{stack}"], side)
+                hidden[stack] = list(states.chunk(geometry.layers(stack), dim=-1))
+                vectors = _scatter(cached[f"values-{stack}"], side)
+                values[stack] = vectors.unflatten(2, (geometry.heads(stack), -1)).transpose(1, 2)
         return Signals(top, Features(maps, values, hidden))
 
 
-class ReadingCollator:
-    """Pads a batch's sentences and reads their cached signals, in the loader's processes.
+class CachedSignalsCollator:
+    """Collator that pads sentences and reads their cached signals, in the loader's processes.
 
     Args:
-        pad: makes a batch of sentences.
-        cache: of the dataset that they are from; `ROW` is their index in it.
-        groups, states: of `TeacherCache.read`.
+        pad: collator of the sentences without signals.
+        cache: cache of the dataset; `ROW` is the index of a sentence in it.
+        groups, states: arguments of `TeacherCache.read`.
     """
 
     def __init__(
@@ -194,14 +204,20 @@ def open_or_build(
     states: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> TeacherCache:
-    """Open the cache in a folder; build it if it is missing, damaged, or of other data.
+    """Open the cache in a folder. Build it if it is missing, damaged, or of other data.
 
-    Arguments and errors are those of `build`.
+    Args:
+        folder: folder of the cache.
+        teacher, dataset, max_tokens, states: as in `build`.
+        progress: as in `build`; None: no progress is reported.
+
+    Raises:
+        UserError: as in `build`.
     """
-    contents = _contents(folder)
+    contents = _read_contents(folder)
     usable = (
         contents is not None
-        and contents["made_from"] == _origin(teacher, dataset)
+        and contents["made_from"] == _checksums(teacher, dataset)
         and (_holds_states(contents["arrays"]) or not states)
         and damage(folder) is None
     )
@@ -220,75 +236,92 @@ def build(
     progress: Callable[[int], None],
     states: bool = False,
 ) -> None:
-    """Run the teacher over a corpus and write its cache.
+    """Run the teacher over a corpus, and write the cache of its signals.
 
     Args:
-        folder: where to write.
-        teacher: the model; on whatever device it is.
+        folder: existing folder to write to.
+        teacher: model, which runs on its current device.
         dataset: tokenised sentence pairs with the columns `input_ids` and `labels`.
         max_tokens: padded tokens per batch.
-        progress: called after each batch with the number of sentences done so far.
-        states: store hidden states and values as well, for the methods that compare them.
+        progress: called after each batch with the number of finished sentences.
+        states: store hidden states and value vectors too, for methods that compare them.
 
     Raises:
-        UserError: the disk cannot hold it.
+        UserError: the disk has too little space, or the dataset holds padding.
     """
     model = frozen_teacher(teacher, teacher.device)
     (folder / MANIFEST).unlink(missing_ok=True)
     layout = _Layout(lengths(dataset), Geometry.of(teacher.config))
-    files = _new_files(folder, layout, teacher.config, states)
-    padding, done = teacher.config.pad_token_id, 0
+    files = _create_files(folder, layout, teacher.config, states)
+    padding, finished = teacher.config.pad_token_id, 0
     columns = dataset.with_format(None)
     budget = max(max_tokens, int(layout.lengths.max(initial=0)))
     for rows in TokenBatchSampler(layout.lengths, budget, shuffle=False):
         batch = columns[rows]
-        source, target = (_batch(batch[key], padding) for key in ("input_ids", "labels"))
-        source, target = source.to(teacher.device), target.to(teacher.device)
-        inputs = {
-            "input_ids": source,
-            "attention_mask": _mask(layout.lengths[rows, 0], source),
-            "labels": target,
-        }
-        prediction, features = model_signals(model, inputs, Needs(hidden_states=states))
-        assert isinstance(prediction, Prediction)
-        assert features is not None
-        count = files["tokens"].shape[1]
-        top = prediction.logits.float().log_softmax(-1).topk(count, dim=-1)
-        by_token = {"tokens": top.indices, "log_probabilities": top.values}
-        by_token |= _packed(features) if states else {}
-        maps = {group: features.maps[group].stacked() for group in GROUPS}
-        for place, row in enumerate(rows):
-            for name, tensor in by_token.items():
-                part = layout.part(name, row)
-                files[name][part] = tensor[place, : part.stop - part.start].cpu().numpy()
-            for group in GROUPS:
-                _, queries, keys = layout.shape(group, row)
-                sentence = maps[group][place, :, :queries, :keys]
-                files[group][layout.part(group, row)] = sentence.flatten().cpu().numpy()
-        done += len(rows)
-        progress(done)
+        source, target = (
+            _pad(batch[column], padding).to(teacher.device) for column in ("input_ids", "labels")
+        )
+        mask = _attention_mask(layout.lengths[rows, 0], source)
+        inputs = {"input_ids": source, "attention_mask": mask, "labels": target}
+        _write_signals(
+            files, layout, rows, model_signals(model, inputs, Needs(hidden_states=states))
+        )
+        finished += len(rows)
+        progress(finished)
     for file in files.values():
         file.flush()
-    contents = {"made_from": _origin(teacher, dataset), "arrays": list(files)}
+    contents = {"made_from": _checksums(teacher, dataset), "arrays": list(files)}
     write_text(folder / CONTENTS, json.dumps(contents, indent=1) + "\n")
     seal(folder)
+
+
+def _write_signals(
+    files: Mapping[str, np.ndarray], layout: _Layout, rows: Sequence[int], signals: Signals
+) -> None:
+    """Write the signals of a batch, the sentences `rows`, without padding."""
+    prediction, features = signals
+    assert isinstance(prediction, Prediction)
+    assert features is not None
+    count = files["tokens"].shape[1]
+    top = prediction.logits.float().log_softmax(-1).topk(count, dim=-1)
+    by_token = {"tokens": top.indices, "log_probabilities": top.values}
+    by_token |= _pack_states(features)
+    maps = {group: features.maps[group].stacked() for group in GROUPS}
+    for index, row in enumerate(rows):
+        for name, tensor in by_token.items():
+            part = layout.part(name, row)
+            files[name][part] = tensor[index, : part.stop - part.start].cpu().numpy()
+        for group in GROUPS:
+            _, queries, keys = layout.shape(group, row)
+            sentence = maps[group][index, :, :queries, :keys]
+            files[group][layout.part(group, row)] = sentence.flatten().cpu().numpy()
 
 
 def build_from(
     data: Sequence[Path], teacher: str, folder: Path, max_tokens: int, states: bool, report: Report
 ) -> None:
-    """`build` for a dataset saved in the folders `data` and a teacher's folder or hub name."""
+    """Load a dataset and a teacher, and build the cache of its signals.
+
+    Args:
+        data: folders of a tokenised dataset, concatenated in order.
+        teacher: folder or hub name of the teacher.
+        folder, max_tokens, states: as in `build`.
+        report: receiver of progress events.
+
+    Raises:
+        UserError: as in `build`, or the teacher cannot be loaded.
+    """
     dataset = load_tokens(data)
     name = "teacher's signals: " + "+".join(part.name for part in data)
 
-    def show(done: int) -> None:
-        report(Event(name, done, len(dataset)))
+    def report_sentences(finished: int) -> None:
+        report(Event(name, finished, len(dataset)))
 
-    build(folder, load_to_run(teacher), dataset, max_tokens, show, states)
+    build(folder, load_to_run(teacher), dataset, max_tokens, report_sentences, states)
 
 
 _SIDES = {"encoder": (0, 0), "decoder": (1, 1), "cross": (1, 0)}
-"""Sides (0 source, 1 target) of a group's queries and keys."""
+"""Group → sides (0: source, 1: target) of its queries and keys."""
 
 _BY_TOKEN = {
     "tokens": 1,
@@ -298,7 +331,7 @@ _BY_TOKEN = {
     "hidden-decoder": 1,
     "values-decoder": 1,
 }
-"""Files with a row per token → the side (0 source, 1 target) of these tokens."""
+"""File with one row per token → side (0: source, 1: target) of the tokens."""
 
 _STATES = [name for name in _BY_TOKEN if name.startswith(("hidden", "values"))]
 
@@ -307,16 +340,16 @@ def _holds_states(files: Container[str]) -> bool:
     return all(name in files for name in _BY_TOKEN)
 
 
-def _new_files(
+def _create_files(
     folder: Path, layout: _Layout, config: Any, states: bool
 ) -> dict[str, np.memmap[Any, Any]]:
-    """Files of the size that a corpus needs, empty.
+    """Create the files of a cache, in their final size.
 
     Raises:
-        UserError: the disk cannot hold them.
+        UserError: the disk has too little space.
     """
     top, geometry = min(TOP, config.vocab_size), Geometry.of(config)
-    float16, bfloat16 = np.dtype(np.float16), np.dtype(np.int16)  # NumPy does not know the latter
+    float16, bfloat16 = np.dtype(np.float16), np.dtype(np.int16)  # NumPy has no bfloat16
     formats: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
         "tokens": (np.min_scalar_type(config.vocab_size - 1), (top,)),
         "log_probabilities": (float16, (top,)),
@@ -327,28 +360,33 @@ def _new_files(
         formats[f"hidden-{stack}"] = bfloat16, (geometry.layers(stack) * width,)
         formats[f"values-{stack}"] = bfloat16, (attention_width(config),)
     shapes = {name: (layout.size(name), *columns) for name, (_, columns) in formats.items()}
-    require_space(folder, sum(kind.itemsize * prod(shapes[n]) for n, (kind, _) in formats.items()))
+    sizes = [dtype.itemsize * prod(shapes[name]) for name, (dtype, _) in formats.items()]
+    require_space(folder, sum(sizes))
     files = {}
-    for name, (kind, _) in formats.items():
+    for name, (dtype, _) in formats.items():
         path = folder / f"{name}.npy"
-        files[name] = open_memmap(path, "w+", kind, shapes[name])
-        # Writing into a hole of a mapped file would end the process when the disk is full.
+        files[name] = open_memmap(path, "w+", dtype, shapes[name])
+        # Without reserved space, writing to a mapped file on a full disk would kill the process.
         if hasattr(os, "posix_fallocate"):  # not on macOS
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return files
 
 
-def _packed(features: Features) -> dict[str, Tensor]:
-    """Hidden states and values as (B, positions, columns), the bits of bfloat16 as int16."""
-    packed = {}
+def _pack_states(features: Features) -> dict[str, Tensor]:
+    """Convert hidden states and their stacks' value vectors to files' rows.
+
+    Returns:
+        File → (B, positions, columns), the bits of bfloat16 as int16; empty without hidden states.
+    """
+    columns = {}
     for stack, hidden in features.hidden.items():
-        packed[f"hidden-{stack}"] = torch.cat(hidden, dim=-1)
-        packed[f"values-{stack}"] = features.values[stack].transpose(1, 2).flatten(2)
-    return {name: states.bfloat16().view(torch.int16) for name, states in packed.items()}
+        columns[f"hidden-{stack}"] = torch.cat(hidden, dim=-1)
+        columns[f"values-{stack}"] = features.values[stack].transpose(1, 2).flatten(2)
+    return {name: states.bfloat16().view(torch.int16) for name, states in columns.items()}
 
 
-def _padded(flat: Tensor, mask: Tensor) -> Tensor:
+def _scatter(flat: Tensor, mask: Tensor) -> Tensor:
     """Scatter flat values into a zero-padded tensor where `mask` is True; floats become float32."""
     mask = mask.reshape(*mask.shape, *[1] * (flat.dim() - 1)).expand(*mask.shape, *flat.shape[1:])
     padded = torch.zeros_like(mask, dtype=flat.dtype).masked_scatter_(mask, flat)
@@ -356,45 +394,54 @@ def _padded(flat: Tensor, mask: Tensor) -> Tensor:
 
 
 class _Layout:
-    """Offsets of each sentence in the files."""
+    """Offsets of the sentences in the files.
+
+    Args:
+        sizes: source and target tokens of each sentence (N, 2).
+        geometry: layers and heads of the teacher.
+    """
 
     def __init__(self, sizes: np.ndarray, geometry: Geometry) -> None:
         self.lengths = sizes
         self.channels = {group: geometry.channels(group) for group in GROUPS}
-        self._starts = {name: _starts(sizes[:, side]) for name, side in _BY_TOKEN.items()}
+        self._offsets = {name: _offsets(sizes[:, side]) for name, side in _BY_TOKEN.items()}
         for group, (queries, keys) in _SIDES.items():
             area = sizes[:, queries] * sizes[:, keys]
-            self._starts[group] = _starts(self.channels[group] * area)
+            self._offsets[group] = _offsets(self.channels[group] * area)
 
     def size(self, name: str) -> int:
-        return int(self._starts[name][-1])
+        """Return the number of rows of a file."""
+        return int(self._offsets[name][-1])
 
     def part(self, name: str, row: int) -> slice:
-        return slice(int(self._starts[name][row]), int(self._starts[name][row + 1]))
+        """Return the rows of a file that belong to a sentence."""
+        return slice(int(self._offsets[name][row]), int(self._offsets[name][row + 1]))
 
     def shape(self, group: str, row: int) -> tuple[int, int, int]:
+        """Return channels, queries and keys of a sentence's attention maps."""
         queries, keys = (int(self.lengths[row, side]) for side in _SIDES[group])
         return self.channels[group], queries, keys
 
 
-def _opened(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+def _open_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
 
 
-def _contents(folder: Path) -> dict[str, Any] | None:
+def _read_contents(folder: Path) -> dict[str, Any] | None:
+    """Read `cache.json`; None if it is missing, damaged or incomplete."""
     try:
         contents: dict[str, Any] = json.loads((folder / CONTENTS).read_text("utf-8"))
-        whole = {*contents["arrays"]} >= {"tokens", "log_probabilities", *GROUPS}
-        return contents if whole and "made_from" in contents else None
+        complete = {*contents["arrays"]} >= {"tokens", "log_probabilities", *GROUPS}
+        return contents if complete and "made_from" in contents else None
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return None
 
 
-def _origin(teacher: PreTrainedModel, dataset: Dataset) -> dict[str, int]:
-    """Checksums of a teacher's weights and of a corpus's tokens.
+def _checksums(teacher: PreTrainedModel, dataset: Dataset) -> dict[str, int]:
+    """Compute checksums of a teacher's weights and of a corpus's tokens.
 
     Raises:
-        UserError: there is padding among the tokens.
+        UserError: the dataset holds padding.
     """
     weights = tokens = 0
     for parameter in teacher.state_dict().values():
@@ -407,22 +454,22 @@ def _origin(teacher: PreTrainedModel, dataset: Dataset) -> dict[str, int]:
                 array = numbers.to_numpy(zero_copy_only=False).astype(np.int64)
                 if array.min(initial=0) < 0:
                     raise UserError(
-                        f"a cache needs whole sentences, but the dataset's {column} hold padding "
-                        f"({array.min()}): tokenise without padding."
+                        f"a cache needs sentences without padding, but the dataset's {column} hold "
+                        f"padding ({array.min()}): tokenise without padding."
                     )
                 tokens = zlib.crc32(array, tokens)
     return {"teacher": weights, "corpus": tokens}
 
 
-def _starts(sizes: np.ndarray) -> np.ndarray:
+def _offsets(sizes: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(sizes)])
 
 
-def _batch(sentences: Sequence[Sequence[int]], padding: int) -> Tensor:
+def _pad(sentences: Sequence[Sequence[int]], padding: int) -> Tensor:
     tensors = [torch.tensor(ids) for ids in sentences]
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=padding)
 
 
-def _mask(sizes: np.ndarray, ids: Tensor) -> Tensor:
+def _attention_mask(sizes: np.ndarray, ids: Tensor) -> Tensor:
     mask = torch.arange(ids.shape[1])[None] < torch.from_numpy(sizes)[:, None]
     return mask.long().to(ids.device)

@@ -1,4 +1,4 @@
-"""The stages of a run, in the order in which they are carried out."""
+"""Stages of a run, in the order in which they are executed."""
 
 from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.corpus import Corpus
@@ -13,11 +13,11 @@ from a2d.runs.stages.translations import Translations
 from a2d.runs.stages.vocabulary import Tokens, Vocabulary
 
 PREPARATION: list[type[RunStage]] = [Corpus, PreparedTeacher, Vocabulary, Tokens]
-"""Quick stages. Mistakes in the input show in them."""
+"""Quick stages, which detect mistakes in the input."""
 
 AFTER_PREPARATION: list[type[RunStage]] = [
     Teacher,
-    TeacherScores,  # before what takes long: mistakes of a system elsewhere show here
+    TeacherScores,  # before the slow stages, to detect mistakes of an external system
     Sequences,
     TeacherSignals,
     Student,
@@ -27,6 +27,6 @@ AFTER_PREPARATION: list[type[RunStage]] = [
 
 
 def register_stage(kind: type[RunStage]) -> type[RunStage]:
-    """Add a kind of stage, which is carried out after all others; usable as a decorator."""
+    """Add a kind of stage, to be executed after all others; usable as a decorator."""
     AFTER_PREPARATION.append(kind)
     return kind

@@ -1,4 +1,4 @@
-"""What all kinds of stages have in common."""
+"""Base class of all kinds of stages."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunStage(Stage):
-    """A kind of stage: its settings and its work in one class.
+    """Base class of a kind of stage, with its settings and its work.
 
-    A subclass says in `of` which stages of its kind a run has, with their settings, and in `make`
-    how one is carried out. `a2d.runs.stages` has the order of the kinds.
+    A subclass defines `of`, which lists the run's stages of this kind with their settings, and
+    `make`, which executes a stage. `a2d.runs.stages` defines the order of the kinds.
 
     Attributes:
-        restored_when_needed: `carry_out` compares the files with their checksums, because that
-            takes too long for every run.
+        restored_when_needed: `carry_out` itself compares the files with their checksums, because
+            the comparison takes too long for every run.
     """
 
     restored_when_needed: ClassVar[bool] = False
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """List the stages of this kind that a run has."""
+        """List the stages of this kind in a run."""
         raise NotImplementedError
 
     def make(self, run: Run) -> None:
-        """Carry out the stage: fill its folder."""
+        """Execute the stage: fill its folder."""
         raise NotImplementedError
 
     @classmethod
     def carry_out(cls, run: Run) -> None:
-        """Carry out the stages of this kind that are not done, one after the other."""
+        """Execute the unfinished stages of this kind, one after the other."""
         for stage in run.all(cls):
             if not stage.done:
                 stage.make(run)

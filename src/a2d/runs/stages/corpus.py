@@ -1,4 +1,4 @@
-"""The corpus: held-out sentences and references as plain text, and the counts of cleaning."""
+"""Stage of the corpus: held-out sentences and references, and the counts of cleaning."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Corpus(RunStage):
-    """The held-out sets. Scores, p-values and reports read sources and references from here."""
+    """Held-out sets as plain text, which scores, p-values and reports read."""
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """Name the one corpus stage, which depends on all parallel text."""
+        """List the stage, which depends on all parallel text."""
         return [cls(run.folder / "corpus", {"text": run.corpus.text})]
 
     def make(self, run: Run) -> None:
-        """Write the held-out sets and what cleaning dropped."""
+        """Write the held-out sets and the counts of cleaning."""
         splits = run.splits
         with self.work() as folder:
             counts = json.dumps(splits.cleaning.as_dict(), indent=1) + "\n"

@@ -1,4 +1,4 @@
-"""Models of a run, and the first of them: the teacher."""
+"""Stages of models, and the teacher's stage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from a2d.runs.parts import TOKENS
+from a2d.runs.parts import PARALLEL
 from a2d.runs.settings import MethodEntry, Shape, Training
 from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.vocabulary import Vocabulary
@@ -20,16 +20,17 @@ TEACHER = "teacher"
 
 @dataclass(frozen=True)
 class Model(RunStage):
-    """A model that a run trains, or the teacher that it is given.
+    """A model of a run: a student, or the teacher.
 
     Attributes:
-        name: its folder's name.
-        path: folder or hub name; empty for a teacher of whom only translations are known.
-        shape, training: None for a teacher that the run does not train.
-        method: method and settings.
-        seed: seed of everything random.
-        size: a student's shape in short.
-        learns_from: names of the parts of its training data (`a2d.runs.stages.sequences`).
+        name: name of the model and of its folder.
+        path: folder or hub name; empty for an external system.
+        shape: sizes of a model that the run trains; None for other teachers.
+        training: settings of its training; None for other teachers.
+        method: method and its settings.
+        seed: seed of all random numbers.
+        size: short description of a student's shape.
+        data_parts: names of the parts of its training data (`a2d.runs.parts`).
     """
 
     name: str
@@ -39,56 +40,56 @@ class Model(RunStage):
     method: MethodEntry
     seed: int
     size: str | None = None
-    learns_from: tuple[str, ...] = (TOKENS,)
+    data_parts: tuple[str, ...] = (PARALLEL,)
 
     @property
     def trained(self) -> bool:
-        """Whether the run trains it."""
+        """Check whether the run trains the model."""
         return self.shape is not None
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing to train."""
+        """Check whether nothing is left to train."""
         return not self.trained or super().done
 
     def restore(self) -> str | None:
-        """Set a damaged model aside; a teacher that was not trained here stays as it is."""
+        """Set a damaged model aside, except a teacher that the run does not train."""
         return super().restore() if self.trained else None
 
     @property
-    def taught(self) -> bool:
-        """Whether the teacher has a part in it, be it only its start."""
+    def uses_teacher(self) -> bool:
+        """Check whether the model depends on the teacher, if only by its initial weights."""
         return self.method.definition.uses_teacher or self.method.student_start == "teacher"
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether the teacher runs beside its training, or starts it."""
-        return self.method.definition.asks_teacher or self.method.student_start == "teacher"
+        """Check whether the training loads the teacher, for its signals or initial weights."""
+        return self.method.definition.uses_signals or self.method.student_start == "teacher"
 
     @property
     def foreign(self) -> bool:
-        """Whether it is a system elsewhere, which a2d cannot load."""
+        """Check for an external system, which a2d cannot load."""
         return not self.path
 
     @classmethod
     def carry_out(cls, run: Run) -> None:
-        """Train the models that are not trained yet, as many at once as the recipe allows."""
-        waiting = [model for model in run.all(cls) if not model.done]
-        futures = [run.workers.submit(train_model, model, run.inputs) for model in waiting]
+        """Train the unfinished models, as many at once as the recipe allows."""
+        unfinished = [model for model in run.all(cls) if not model.done]
+        futures = [run.workers.submit(train_model, model, run.inputs) for model in unfinished]
         for future in as_completed(futures):  # an error ends the run at once
             future.result()
         for model in run.all(cls):
             if model.trained:
-                remove_checkpoints(model)  # of a run that was killed before it came to that
+                remove_checkpoints(model)  # in case an earlier run was killed before this point
 
 
 @dataclass(frozen=True)
 class Teacher(Model):
-    """The teacher: trained by the run, pretrained, or a system elsewhere."""
+    """The teacher: trained by the run, pretrained, or an external system."""
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """Describe the one teacher."""
+        """List the one teacher."""
         teacher = run.recipe.teacher
         method = MethodEntry(method="baseline", name=TEACHER)
         settings: dict[str, Any] = {"vocabulary": run.one(Vocabulary).fingerprint}
@@ -108,18 +109,18 @@ class Teacher(Model):
 def training_settings(
     shape: Shape, method: MethodEntry, training: Training, seed: int
 ) -> dict[str, Any]:
-    """List the settings that a training depends on.
+    """Collect the settings that a training depends on, as JSON.
 
-    Settings that a method does not use are left out: a change of theirs makes no other model.
+    Settings that the method does not use are left out, because they do not change the model.
     """
-    used = {"method", *method.definition.settings}
+    names = {"method", *method.definition.settings}
     if method.definition.uses_teacher or method.student_start != "random":
-        used |= {"student_start"}
+        names |= {"student_start"}
     schedule = {name: value for name, value in asdict(training).items() if value is not None}
     del schedule["sized"]
     return {
         "shape": shape.model_dump(exclude_none=True),
-        "method": {name: getattr(method, name) for name in sorted(used)},
+        "method": {name: getattr(method, name) for name in sorted(names)},
         "training": schedule,
         "seed": seed,
     }

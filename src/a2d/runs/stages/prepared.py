@@ -1,4 +1,4 @@
-"""The pretrained teacher, set to the corpus's languages or trimmed to its tokens."""
+"""Stage of a pretrained teacher that is adapted to the corpus's languages or tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from a2d.models.teachers import prepare_teacher
-from a2d.progress import doing
+from a2d.progress import show_activity
 from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.corpus import Corpus
 
@@ -20,7 +20,7 @@ class PreparedTeacher(RunStage):
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """Name the stage, if the recipe asks for any of that."""
+        """List the stage, if the recipe adapts the teacher."""
         teacher = run.recipe.teacher
         if not (teacher.languages or teacher.source_prefix or teacher.trim):
             return []
@@ -38,7 +38,7 @@ class PreparedTeacher(RunStage):
         teacher = run.recipe.teacher
         assert teacher.path is not None
         pairs = run.splits.learnable if teacher.trim else None
-        with doing(run.console, "Preparing the teacher…"), self.work() as folder:
+        with show_activity(run.console, "Preparing the teacher…"), self.work() as folder:
             before, after = prepare_teacher(
                 teacher.path, folder, teacher.languages, teacher.source_prefix, pairs
             )

@@ -1,4 +1,4 @@
-"""Sources with the teacher's translations as references (Kim & Rush 2016, section 3.2)."""
+"""Stages of sequence-level distillation (Kim & Rush 2016, section 3.2)."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sequences(RunStage):
-    """The teacher's translations of the training source or of monolingual text, as tokens.
+    """Sources with the teacher's translations as references, as token ids.
 
     Attributes:
-        part: `distilled` or `monolingual`.
+        part: `distilled` (the training source) or `monolingual` (monolingual text).
     """
 
     part: str
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """Name a stage for each text that students need translated."""
+        """List a stage for each text whose translations students learn from."""
         recipe = run.recipe
         if not any(method.definition.sequences for method in recipe.methods):
             return []
@@ -58,11 +58,11 @@ class Sequences(RunStage):
         return stages
 
     def pairs(self, run: Run) -> Sequence[Pair]:
-        """Look up the pairs whose sources are translated; monolingual text has empty targets."""
+        """Return the pairs whose sources are translated; monolingual text has empty targets."""
         return run.splits.train if self.part == DISTILLED else run.splits.monolingual
 
     def make(self, run: Run) -> None:
-        """Translate, and tokenise sources with their translations.
+        """Translate the sources, and write sources and translations as token ids.
 
         Raises:
             UserError: the teacher has no translation of any source.
@@ -70,19 +70,20 @@ class Sequences(RunStage):
         pairs = self.pairs(run)
         with self.work(keep=SHARDS) as folder:
             translations = translator_of(run)(pairs, folder)
-            translated = zip(pairs, translations, strict=True)
-            learned = StoredPairs(
-                Pair(pair.source, target) for pair, target in translated if target
+            targets = zip(pairs, translations, strict=True)
+            distilled_pairs = StoredPairs(
+                Pair(pair.source, target) for pair, target in targets if target
             )
-            if not learned:
+            count = len(pairs) - len(distilled_pairs)
+            if not distilled_pairs:
                 raise UserError(f"{self.part}: the teacher has no translation of any source.")
-            if len(learned) < len(pairs):
+            if count:
                 run.warn(
-                    f"{self.part}: the teacher has no translation of {len(pairs) - len(learned):,} "
-                    f"of {len(pairs):,} sources, which are left out."
+                    f"{self.part}: the teacher has no translation of {count:,} of {len(pairs):,} "
+                    "sources, which are left out."
                 )
-            data = tokenise(learned, load_tokenizer(run.one(Vocabulary).folder))
-            # Bad teachers write endless translations, which teach nothing and fit in no batch.
+            data = tokenise(distilled_pairs, load_tokenizer(run.one(Vocabulary).folder))
+            # Endless translations of weak teachers are useless, and do not fit into a batch.
             longest = run.recipe.training.max_tokens
-            fitting = np.flatnonzero(lengths(data).max(axis=1) <= longest)
-            data.select(fitting).save_to_disk(str(folder))
+            indices = np.flatnonzero(lengths(data).max(axis=1) <= longest)
+            data.select(indices).save_to_disk(str(folder))

@@ -1,11 +1,11 @@
-"""The teacher's cache: what it says of the data that students learn from."""
+"""Stages of the teacher's caches: its signals for the training data of students."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from a2d.runs.parts import TOKENS
+from a2d.runs.parts import PARALLEL
 from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.models import Teacher
 from a2d.runs.stages.sequences import Sequences
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TeacherSignals(RunStage):
-    """Distributions and attention maps of the teacher for the parts of some training data.
+    """The teacher's distributions and attention maps for some parts of the training data.
 
     Attributes:
-        parts: the parts.
-        states: whether hidden states and value vectors are cached, too.
+        parts: names of the parts.
+        states: cache hidden states and value vectors too.
     """
 
-    restored_when_needed: ClassVar = True  # gigabytes, which most runs need not read
+    restored_when_needed: ClassVar = True  # gigabytes, which most runs do not need
 
     parts: tuple[str, ...]
     states: bool
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """Name a stage for each combination of parts that students ask the teacher about."""
+        """List a stage for each combination of parts that students need signals for."""
         if not run.recipe.teacher.cache:
             return []
-        asked: dict[tuple[str, ...], bool] = {}
+        states_of: dict[tuple[str, ...], bool] = {}
         for student in run.all(Student):
             needs = student.method.definition
-            if needs.asks_teacher:
-                states = asked.get(student.learns_from, False) or needs.states
-                asked[student.learns_from] = states
-        fingerprints = {TOKENS: run.one(Tokens).fingerprint}
+            if needs.uses_signals:
+                states = states_of.get(student.data_parts, False) or needs.states
+                states_of[student.data_parts] = states
+        fingerprints = {PARALLEL: run.one(Tokens).fingerprint}
         fingerprints |= {stage.part: stage.fingerprint for stage in run.all(Sequences)}
         stages = []
-        for parts, states in asked.items():
+        for parts, states in states_of.items():
             data = [fingerprints[part] for part in parts]
             settings: dict[str, Any] = {
                 "teacher": run.one(Teacher).fingerprint,
@@ -59,7 +59,7 @@ class TeacherSignals(RunStage):
 
     @classmethod
     def carry_out(cls, run: Run) -> None:
-        """Build the caches that a student reads which is not trained yet."""
+        """Build the caches that unfinished students need."""
         for stage in run.all(cls):
             if stage._is_needed(run):
                 run.restore(stage)
@@ -68,13 +68,13 @@ class TeacherSignals(RunStage):
 
     def _is_needed(self, run: Run) -> bool:
         return any(
-            student.method.definition.asks_teacher and student.learns_from == self.parts
+            student.method.definition.uses_signals and student.data_parts == self.parts
             for student in run.all(Student)
             if not student.done
         )
 
     def make(self, run: Run) -> None:
-        """Run the teacher over the data."""
+        """Run the teacher over the data, and write its signals."""
         data = [run.data[part] for part in self.parts]
         with self.work() as folder:
             arguments = folder, run.recipe.evaluation.max_tokens, self.states

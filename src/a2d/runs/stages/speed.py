@@ -1,4 +1,4 @@
-"""Speed of each student shape beside the teacher's, measured while the run does nothing else."""
+"""Stages of speed: each student shape is compared with the teacher while nothing else runs."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ FIGURES = "speed.json"
 
 @dataclass(frozen=True)
 class Speed(RunStage):
-    """Speed of a shape: students of another model family count as another shape.
+    """Speed of a shape. Students of different model families have different shapes.
 
     Attributes:
-        student: the first student of the shape, which is measured.
-        names: all students of the shape.
+        student: first student of the shape, which is measured.
+        names: names of all students of the shape.
     """
 
     student: Student
@@ -38,64 +38,66 @@ class Speed(RunStage):
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """Name a stage for every shape."""
+        """List a stage for each shape."""
         recipe, teacher = run.recipe, run.one(Teacher)
         stages: dict[str, Self] = {}
         for student in run.all(Student):
             assert student.shape is not None
             settings = recipe.evaluation.model_dump(include={"beams", "max_tokens"})
-            drawn = {"dropout", "attention_dropout", "activation_dropout"}
-            settings["shape"] = student.shape.model_dump(exclude_none=True, exclude=drawn)
+            dropouts = {"dropout", "attention_dropout", "activation_dropout"}
+            settings["shape"] = student.shape.model_dump(exclude_none=True, exclude=dropouts)
             settings["teacher"] = teacher.fingerprint
             name = str(student.size)
             if student.method.student_start == "marian" and not teacher.trained:
                 settings["marian"], name = True, f"{name}-marian"
-            known = stages.get(name)
-            names = (*(known.names if known else ()), student.name)
+            same = stages.get(name)
+            names = (*(same.names if same else ()), student.name)
             folder = run.folder / "speed" / recipe.evaluation.split / name
-            stages[name] = cls(folder, settings, known.student if known else student, names)
+            stages[name] = cls(folder, settings, same.student if same else student, names)
         return list(stages.values())
 
     @classmethod
     def carry_out(cls, run: Run) -> None:
-        """Measure the shapes that are not measured, one after the other, on one sample."""
-        waiting = [stage for stage in run.all(cls) if not stage.done]
-        if not waiting:
+        """Measure the unfinished shapes, one after the other, on one sample."""
+        unfinished = [stage for stage in run.all(cls) if not stage.done]
+        if not unfinished:
             return
-        run.end_workers()  # which would slow the models down
+        run.end_workers()  # they would slow the models down
         search, pairs, teacher = run.recipe.evaluation, run.evaluated, run.one(Teacher)
-        paths = [stage.student.path for stage in waiting]
+        paths = [stage.student.path for stage in unfinished]
         configs = [load_config(path) for path in paths + [teacher.path] * (not teacher.foreign)]
         positions = min((p for c in configs if (p := positions_of(c)) is not None), default=None)
         tokenizer = load_tokenizer(run.one(Vocabulary).folder)
-        timed = None if teacher.foreign else TimedModel(teacher.path, search.beams)
+        timed_teacher = None if teacher.foreign else TimedModel(teacher.path, search.beams)
         longest = search.max_tokens, positions
-        sample = None if timed is None else sample_for(timed, tokenizer, pairs, *longest)
-        more = {}
+        sample = None
+        if timed_teacher is not None:
+            sample = sample_for(timed_teacher, tokenizer, pairs, *longest)
+        teacher_speed = {}
         if run.recipe.teacher.command is not None:
             sources = [pair.source for pair in pairs]
             speed = sentences_per_second(run.recipe.teacher.command, sources)
-            more["teacher_sentences_per_second"] = speed
-        for stage in waiting:
+            teacher_speed["teacher_sentences_per_second"] = speed
+        for stage in unfinished:
             student = TimedModel(stage.student.path, search.beams)
             batches = sample or sample_for(student, tokenizer, pairs, *longest)
             name = f"speed: {stage.folder.name}"
             with stage.work() as folder:
-                figures = compare(timed, student, batches, name, run.report) | more
-                write_text(folder / FIGURES, json.dumps(figures, indent=1) + "\n")
+                figures = compare(timed_teacher, student, batches, name, run.report)
+                write_text(folder / FIGURES, json.dumps(figures | teacher_speed, indent=1) + "\n")
 
     @property
     def figures(self) -> dict[str, Any]:
-        """What was measured."""
+        """Figures of the measurement (`a2d.runs.speeds.compare`)."""
         figures: dict[str, Any] = json.loads((self.folder / FIGURES).read_text("utf-8"))
         return figures
 
 
 def read_speeds(run: Run) -> dict[str, float]:
-    """Read sentences per second by model name, without models that were not measured.
+    """Read model name → sentences per second, for measured models.
 
-    A student's speed is its shape's speed-up times the teacher's, which is the median over shapes.
-    Beside a teacher that a2d cannot load it is the measured one.
+    The teacher's speed is the median over shapes. A student's speed is the teacher's times the
+    speed-up of its shape. If the teacher is an external system, it is the measured speed.
     """
     figures = {
         name: stage.figures for stage in run.all(Speed) if stage.done for name in stage.names
@@ -103,8 +105,9 @@ def read_speeds(run: Run) -> dict[str, float]:
     if not figures:
         return {}
     order = [student.name for student in run.all(Student) if student.name in figures]
-    measured = [figures[name].get("teacher_sentences_per_second") for name in order]
-    teacher = median(speed for speed in measured if speed is not None) if any(measured) else None
+    teacher_speeds = [figures[name].get("teacher_sentences_per_second") for name in order]
+    known_speeds = [speed for speed in teacher_speeds if speed is not None]
+    teacher = median(known_speeds) if any(known_speeds) else None
     name = run.one(Teacher).name
     if run.one(Teacher).foreign:
         speeds = {student: figures[student]["sentences_per_second"] for student in order}

@@ -10,7 +10,7 @@ from a2d.errors import UserError
 from a2d.method.formulas import FORMULAS
 from a2d.method.methods import METHODS
 from a2d.models.loading import load_config
-from a2d.runs.parts import MONOLINGUAL, TOKENS, parts_for
+from a2d.runs.parts import MONOLINGUAL, PARALLEL, parts_for
 from a2d.runs.settings import MethodEntry, Shape
 from a2d.runs.stages.models import Model, Teacher, training_settings
 from a2d.runs.stages.sequences import Sequences
@@ -59,7 +59,7 @@ class Student(Model):
             settings["teacher"] = teacher.fingerprint
         sequences = {stage.part: stage for stage in run.all(Sequences)}
         for part in parts:
-            if part != TOKENS:
+            if part != PARALLEL:
                 key = MONOLINGUAL if part == MONOLINGUAL else "references"
                 settings[key] = sequences[part].fingerprint
         if needs.sequences and run.corpus.monolingual:
@@ -69,7 +69,7 @@ class Student(Model):
             plugins |= FORMULAS.plugin(method.formula)
         if plugins:
             settings["plugins"] = plugins
-        if needs.asks_teacher and recipe.teacher.cache:
+        if needs.uses_signals and recipe.teacher.cache:
             settings["cache"] = True
         name = f"{method.name}-{size}-seed{seed}"
         folder = run.folder / "models" / name

@@ -1,4 +1,4 @@
-"""The teacher's validation scores, which its students are compared with."""
+"""Stage of the teacher's validation scores, which students are compared with."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TeacherScores(RunStage):
-    """Scores of the teacher's translations of the validation set: greedy ones, if a2d makes them.
+    """Scores of the teacher's translations of the validation set.
 
-    There are none if only some of its translations are known.
+    Models that a2d loads translate greedily. An external system has no scores if some of its
+    translations are missing.
     """
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """Name the one stage."""
+        """List the one stage."""
         settings = {"teacher": run.one(Teacher).fingerprint}
         return [cls(run.folder / "yardstick", settings)]
 
     @classmethod
     def carry_out(cls, run: Run) -> None:
-        """Measure, unless some of a foreign teacher's translations are unknown."""
+        """Execute the stage, unless translations of an external system are missing."""
         if run.has_translations("valid"):
             super().carry_out(run)
 
@@ -43,8 +44,8 @@ class TeacherScores(RunStage):
             run.workers.submit(measure_yardstick, self, *arguments).result()
             return
         with self.work(keep=SHARDS) as folder:
-            begun = time.perf_counter()
+            start = time.perf_counter()
             hypotheses = translator_of(run)(pairs, folder)
-            seconds = time.perf_counter() - begun
+            seconds = time.perf_counter() - start
             quality = quality_of(hypotheses, [pair.target for pair in pairs])
             write_yardstick(folder, quality, pairs, seconds)

@@ -1,4 +1,4 @@
-"""Every model's translations of the evaluated set, and their scores."""
+"""Stages of translations: each model translates the evaluated set, and is scored."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ SCORES = "scores.json"
 
 @dataclass(frozen=True)
 class Translations(RunStage):
-    """A model's translations, one a line, and its scores.
+    """Translations of a model, one per line, and their scores.
 
     Attributes:
-        model: the model.
+        model: model that translates.
     """
 
     model: Model
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """Name a stage for every model."""
+        """List a stage for each model."""
         search = run.recipe.evaluation
         settings = search.model_dump(exclude={"samples"})
         return [
@@ -56,7 +56,7 @@ class Translations(RunStage):
 
     @classmethod
     def carry_out(cls, run: Run) -> None:
-        """Translate with all models, as many at once as the recipe allows."""
+        """Translate with the unfinished models, as many at once as the recipe allows."""
         search, corpus = run.recipe.evaluation, run.one(Corpus)
         data = corpus.sources(search.split), corpus.references(search.split)
         vocabulary = run.one(Vocabulary).folder
@@ -73,7 +73,7 @@ class Translations(RunStage):
             future.result()
 
     def make(self, run: Run) -> None:
-        """Score the translations of a system elsewhere, if it has translated the whole set."""
+        """Write the translations of an external system, with scores if none is missing."""
         split = run.recipe.evaluation.split
         with self.work(keep=f"{split}/{SHARDS}") as folder:
             shards = folder / split
@@ -87,7 +87,7 @@ class Translations(RunStage):
 
     @property
     def hypotheses(self) -> list[str]:
-        """The translations, one line each."""
+        """Translations, one line each."""
         return read_lines(self.folder / HYPOTHESES)
 
     @property
@@ -105,7 +105,16 @@ def translate_and_score(
     search: Evaluation,
     report: Report,
 ) -> None:
-    """Carry out the stage of a model that a2d can load, in any process."""
+    """Translate with a model that a2d can load, and score the translations, in any process.
+
+    Args:
+        stage: stage of the model.
+        tokenizer: folder of the tokenizer.
+        sources: sources of the evaluated set.
+        references: reference of each source.
+        search: settings of the evaluation.
+        report: receiver of progress events.
+    """
     name = f"translating: {stage.model.name}"
     report(Event(name, 0, len(sources)))
     network = load_to_run(stage.model.path)
@@ -115,9 +124,9 @@ def translate_and_score(
         sources,
         beams=search.beams,
         max_tokens=search.max_tokens,
-        progress=lambda done: report(Event(name, done, len(sources))),
+        progress=lambda count: report(Event(name, count, len(sources))),
     )
-    # The written lines are scored, so that anyone can score them again.
+    # The scores are those of the written lines, so that anyone can compute them again.
     scores = score([one_line(text) for text in hypotheses], references)
     geometry = Geometry.of(network.config)
     heads = dict.fromkeys((geometry.encoder_heads, geometry.decoder_heads))
@@ -133,12 +142,12 @@ def translate_and_score(
 
 
 def translations_of(run: Run) -> dict[str, Translations]:
-    """Map models' names to the stages of their translations."""
+    """Return model name → stage of its translations."""
     return {stage.model.name: stage for stage in run.all(Translations)}
 
 
 def teacher_translations(run: Run) -> Translations:
-    """Look up the teacher's stage."""
+    """Return the stage of the teacher's translations."""
     return translations_of(run)[run.one(Teacher).name]
 
 

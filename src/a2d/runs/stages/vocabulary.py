@@ -1,4 +1,4 @@
-"""The vocabulary that teacher and students share, and the corpus as its tokens."""
+"""Stages of the vocabulary that teacher and students share, and of the corpus's token ids."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Vocabulary(RunStage):
-    """The tokenizer: the pretrained teacher's, a given one, or one trained on the corpus."""
+    """Tokenizer: of the pretrained teacher, from the recipe's path, or trained on the corpus."""
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """Name the one vocabulary stage."""
+        """List the one stage."""
         section, teacher = run.recipe.vocabulary, run.recipe.teacher
         prepared = run.all(PreparedTeacher)
         settings: dict[str, Any] = {
@@ -51,7 +51,7 @@ class Vocabulary(RunStage):
         """Save the tokenizer.
 
         Raises:
-            UserError: the recipe's vocabulary is another than the pretrained teacher's, or the
+            UserError: the recipe's vocabulary differs from the pretrained teacher's, or the
                 teacher's does not fit its model.
         """
         teacher = run.teacher_path if run.recipe.teacher.path is not None else None
@@ -63,7 +63,7 @@ class Vocabulary(RunStage):
                 return
             tokenizers = [load_tokenizer(path) for path in paths]
             check_same_vocabulary(tokenizers[-1], tokenizers[0])
-            tokenizer = tokenizers[-1]  # the teacher's has its languages and prefix
+            tokenizer = tokenizers[-1]  # the teacher's tokenizer has its languages and prefix
             if teacher is not None:
                 config = load_config(teacher)
                 check_fits(tokenizer, config, teacher)
@@ -80,12 +80,12 @@ class Tokens(RunStage):
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """Name the one stage of tokens."""
+        """List the one stage."""
         settings = {"vocabulary": run.one(Vocabulary).fingerprint}
         return [cls(run.folder / "tokens", settings)]
 
     def make(self, run: Run) -> None:
-        """Tokenise the corpus."""
+        """Write the pairs as token ids."""
         tokenizer = load_tokenizer(run.one(Vocabulary).folder)
         with self.work() as folder:
             tokens = {
