@@ -34,7 +34,7 @@ def plugin(tmp_path):
         return str(path)
 
     def forget():
-        plugins._loaded.clear()
+        plugins._digests.clear()
         for name in [name for name in sys.modules if name.startswith("a2d_plugin_")]:
             del sys.modules[name]
         for registry, entries in zip(REGISTRIES, before[0], strict=True):

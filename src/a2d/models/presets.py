@@ -1,0 +1,83 @@
+"""Sizes of students by name."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from a2d.errors import UserError
+from a2d.families import sizes_of
+
+PRESETS: dict[str, dict[str, int]] = {
+    "tiny": {
+        "encoder_layers": 6,
+        "decoder_layers": 2,
+        "heads": 8,
+        "width": 256,
+        "feed_forward": 1536,
+    },
+    "base-memory": {
+        "encoder_layers": 6,
+        "decoder_layers": 4,
+        "heads": 8,
+        "width": 384,
+        "feed_forward": 1536,
+    },
+    "base": {
+        "encoder_layers": 6,
+        "decoder_layers": 2,
+        "heads": 8,
+        "width": 512,
+        "feed_forward": 2048,
+    },
+}
+"""Sizes of the students that Firefox ships (github.com/mozilla/translations), by their names there."""
+
+_SHAPE = re.compile(r"(\d{1,9})[x×+](\d{1,9})(?:-(\d{1,9})(?:-(\d{1,9}))?)?")
+
+
+def parse_shape(text: str) -> dict[str, int]:
+    """Read the sizes that a shape names.
+
+    Args:
+        text: a preset, or layers of encoder and decoder, optionally with width and feed-forward
+            width: `6x2`, `6x2-256`, `6x2-256-1024`.
+
+    Raises:
+        UserError: it is neither.
+
+    Example:
+        >>> parse_shape("6x2-256")
+        {'encoder_layers': 6, 'decoder_layers': 2, 'width': 256}
+    """
+    if text in PRESETS:
+        return dict(PRESETS[text])
+    match = _SHAPE.fullmatch(text)
+    if match is None:
+        raise UserError(
+            f"{text!r} is no shape of a student: give the layers of encoder and decoder, as in "
+            f"6x2, with widths, as in 6x2-256-1024, or one of {', '.join(PRESETS)}."
+        )
+    names = ("encoder_layers", "decoder_layers", "width", "feed_forward")
+    return {name: int(size) for name, size in zip(names, match.groups(), strict=True) if size}
+
+
+def complete_shape(teacher: Any, sizes: dict[str, int]) -> dict[str, int]:
+    """Complete a student's sizes by those of its teacher.
+
+    The feed-forward width follows the width where only the latter is given.
+
+    Args:
+        teacher: configuration of the teacher.
+        sizes: the student's, by the names of `a2d.models.students.student_of`.
+    """
+    full = sizes_of(teacher)
+    shape = {"width": full["width"]} | sizes
+    ratio = shape["width"] / full["width"]
+    for size, scale in (("heads", 1), ("feed_forward", ratio)):
+        if size not in sizes:
+            shape[size] = round(scale * full[size])
+            decoder = full.get(f"decoder_{size}", full[size])
+            if decoder != full[size]:
+                shape[f"decoder_{size}"] = round(scale * decoder)
+    return shape

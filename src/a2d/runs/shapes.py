@@ -1,0 +1,201 @@
+"""Sizes and speeds of students of several shapes, before any of them is trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+
+from a2d.errors import UserError
+from a2d.families import sizes_of
+from a2d.models.conversion import LoadedConverter
+from a2d.models.export import require_ctranslate2
+from a2d.models.loading import count_parameters, load_model
+from a2d.models.presets import PRESETS, complete_shape, parse_shape
+from a2d.models.students import student_of
+from a2d.models.tokenizer import load_tokenizer
+from a2d.progress import Bars
+from a2d.runs.speeds import Batch, TimedModel
+from a2d.runs.speeds import compare as measure_speeds
+from a2d.text.storage import temporary_folder
+
+SENTENCES, TOKENS = 16, 20
+"""Sentences of a batch, and tokens of each sentence and of its translation."""
+
+BEAMS = 5
+
+
+class ShapeFigures(NamedTuple):
+    """Figures of one shape.
+
+    Attributes:
+        name: as it was asked for.
+        sizes: by the names of `a2d.models.students.student_of`.
+        parameters: number of parameters.
+        int8_bytes: size of the CTranslate2 model in int8; None if it cannot be exported.
+        speed_up, int8_speed_up: speed in PyTorch and in CTranslate2 with int8, over the teacher's
+            in PyTorch.
+    """
+
+    name: str
+    sizes: dict[str, Any]
+    parameters: int
+    int8_bytes: int | None
+    speed_up: float
+    int8_speed_up: float | None
+
+
+class TimedExport:
+    """A CTranslate2 model that generates translations of fixed length.
+
+    Args:
+        folder: the model.
+        tokenizer: its tokenizer.
+        beams: width of the beam.
+    """
+
+    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase, beams: int) -> None:
+        threads = torch.get_num_threads()
+        self._translator = require_ctranslate2().Translator(str(folder), intra_threads=threads)
+        self._tokenizer, self._beams = tokenizer, beams
+
+    def seconds(self, batches: Sequence[Batch]) -> float:
+        """Measure the seconds that the model takes to translate batches."""
+        start = time.perf_counter()
+        for batch in batches:
+            ids = batch.inputs["input_ids"].tolist()
+            self._translator.translate_batch(
+                [self._tokenizer.convert_ids_to_tokens(row) for row in ids],
+                beam_size=self._beams,
+                min_decoding_length=batch.tokens,
+                max_decoding_length=batch.tokens,
+            )
+        return time.perf_counter() - start
+
+
+def default_shapes(teacher: Any) -> list[str]:
+    """List shapes worth a look: fewer layers, half and a quarter of the width, presets that fit.
+
+    Args:
+        teacher: configuration of the teacher.
+    """
+    sizes = sizes_of(teacher)
+    encoder, decoder, width = sizes["encoder_layers"], sizes["decoder_layers"], sizes["width"]
+    depths = [(encoder, max(1, decoder // 3)), ((encoder + 1) // 2, max(1, decoder // 3))]
+    shapes = [f"{(encoder + 1) // 2}x{(decoder + 1) // 2}"]
+    for share in (1, 2, 4):
+        narrow = width // share
+        if narrow % (2 * sizes["heads"]) == 0:
+            ending = "" if share == 1 else f"-{narrow}"
+            shapes += [f"{layers[0]}x{layers[1]}{ending}" for layers in depths]
+    fitting = [
+        name
+        for name, preset in PRESETS.items()
+        if all(preset[size] <= sizes[size] for size in ("encoder_layers", "decoder_layers", "width"))
+    ]
+    return list(dict.fromkeys([*fitting, *shapes]))
+
+
+def measure_shapes(teacher: str, shapes: Sequence[str], console: Console) -> list[ShapeFigures]:
+    """Measure students of several shapes, with random weights, and print a table.
+
+    Args:
+        teacher: folder or hub name of the teacher.
+        shapes: shapes, as `parse_shape` reads them; empty: `default_shapes`.
+        console: console for the table.
+
+    Raises:
+        UserError: a shape is none, or does not suit the teacher's family.
+    """
+    model, tokenizer = load_model(teacher), load_tokenizer(teacher)
+    names = list(shapes) or default_shapes(model.config)
+    sizes = {name: complete_shape(model.config, parse_shape(name)) for name in names}
+    students = {name: student_of(model, **sizes[name], start="random") for name in names}
+    sample = _sample(model)
+    figures = []
+    with TemporaryDirectory(dir=temporary_folder()) as place, Bars(console) as bars:
+        original = Path(place) / "teacher"
+        _save(model, tokenizer, original)
+        timed = TimedModel(str(original), BEAMS)
+        everything = {"teacher": model, **students}
+        for index, (name, student) in enumerate(everything.items()):
+            folder = Path(place) / str(index)
+            _save(student, tokenizer, folder)
+            pytorch = TimedModel(str(folder), BEAMS)
+            speed = measure_speeds(timed, pytorch, sample, name, bars.show)
+            int8 = _convert(student, tokenizer, folder / "int8")
+            exported = None
+            if int8 is not None:
+                fast = TimedExport(int8, tokenizer, BEAMS)
+                exported = measure_speeds(timed, fast, sample, f"{name}, int8", bars.show)
+            figures.append(
+                ShapeFigures(
+                    name,
+                    sizes.get(name, sizes_of(model.config)),
+                    count_parameters(student),
+                    None if int8 is None else (int8 / "model.bin").stat().st_size,
+                    float(speed["speed_up"] or 0),
+                    None if exported is None else exported["speed_up"],
+                )
+            )
+    sentences = speed["teacher_sentences_per_second"]
+    console.print(_table(figures))
+    console.print(
+        f"Speeds are over the teacher's in PyTorch ({sentences:.1f} sentences/s): {SENTENCES} "
+        f"sentences of {TOKENS} tokens at a time, translations of the same length, beam {BEAMS}, "
+        f"{torch.get_num_threads()} thread(s)."
+    )
+    return figures
+
+
+def _sample(model: PreTrainedModel) -> list[Batch]:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(10, model.config.vocab_size - 10, (SENTENCES, TOKENS), generator=generator)
+    ids[:, -1] = model.config.eos_token_id
+    return [Batch(BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)}), TOKENS)]
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _convert(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> Path | None:
+    """Convert a model to int8; None if CTranslate2 is missing or cannot."""
+    try:
+        require_ctranslate2()
+        LoadedConverter(model, tokenizer).convert(str(folder), quantization="int8")
+    except (UserError, KeyError, ValueError, RuntimeError):
+        return None
+    return folder
+
+
+def _table(figures: Sequence[ShapeFigures]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("shape")
+    for name in ("layers", "width", "params", "share", "int8", "PyTorch", "CTranslate2 int8"):
+        table.add_column(name, justify="right", no_wrap=True)
+    teacher = figures[0]
+    for row in figures:
+        sizes = row.sizes
+        table.add_row(
+            row.name,
+            f"{sizes['encoder_layers']}+{sizes['decoder_layers']}",
+            f"{sizes['width']}/{sizes['feed_forward']}",
+            f"{row.parameters / 1e6:.1f}M",
+            f"{row.parameters / teacher.parameters:.0%}",
+            "–" if row.int8_bytes is None else f"{row.int8_bytes / 1e6:.1f} MB",
+            f"{row.speed_up:.1f}×",
+            "–" if row.int8_speed_up is None else f"{row.int8_speed_up:.1f}×",
+        )
+    return table
