@@ -20,7 +20,7 @@ def _short_measurements(request):
     """Let runs measure their models' speeds in a moment; `test_speeds` tests how it is done."""
     with pytest.MonkeyPatch.context() as patch:
         if request.module.__name__ != "test_speeds":
-            patch.setattr("a2d.runs.speeds._PASS", 0.0)
-            patch.setattr("a2d.runs.speeds._SECONDS", 0.0)
-            patch.setattr("a2d.runs.speeds._FEWEST", 1)
+            patch.setattr("a2d.runs.speeds._MIN_PASS_SECONDS", 0.0)
+            patch.setattr("a2d.runs.speeds._MAX_SECONDS", 0.0)
+            patch.setattr("a2d.runs.speeds._MIN_ROUNDS", 1)
         yield

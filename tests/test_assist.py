@@ -20,7 +20,7 @@ from a2d.runs.stages import sequences
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A run that was killed when it began to translate, and what it was to go on with."""
+    """Recipe, folder and expected translations of a run that was killed before translating."""
     folder = tmp_path_factory.mktemp("stopped")
     model, tokenizer = released("opus", folder / "teacher")
     for name, part in {"train": PAIRS[:40], "valid": PAIRS[40:46], "test": PAIRS[46:52]}.items():
@@ -37,7 +37,7 @@ def stopped(tmp_path_factory):
     ]
     recipe = load_recipe("demo", settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "translate_training_source", interrupt)
+        patch.setattr(shards, "translate_in_shards", interrupt)
         with pytest.raises(KeyboardInterrupt):
             carry_out(recipe, folder / "run", Console(quiet=True))
     sources = [pair.source for pair in PAIRS[:40]]
@@ -60,19 +60,21 @@ def test_processes_of_torchrun_share_the_work_of_a_run(stopped, monkeypatch):
         [*torchrun, "-m", "a2d", "assist", str(run)], check=True, env=os.environ, timeout=300
     )
     monkeypatch.setattr(shards, "n_best", interrupt)  # nothing is left to translate
-    found = []
-    keep = sequences.StoredPairs
+    pairs_read = []
+    stored = sequences.StoredPairs
     monkeypatch.setattr(
-        sequences, "StoredPairs", lambda pairs: keep(found.append(pair) or pair for pair in pairs)
+        sequences,
+        "StoredPairs",
+        lambda pairs: stored(pairs_read.append(pair) or pair for pair in pairs),
     )
     carry_out(recipe, run, Console(quiet=True))
-    assert [pair.target for pair in found] == expected
+    assert [pair.target for pair in pairs_read] == expected
     console = Console(record=True)
     assist(run, console)
-    assert "translated already" in console.export_text()
+    assert "already translated" in console.export_text()
 
 
-def test_what_cannot_be_helped(stopped, tmp_path):
+def test_runs_that_are_not_translating_are_refused(stopped, tmp_path):
     _, run, _ = stopped
     with pytest.raises(UserError, match="holds no run"):
         assist(tmp_path, Console())

@@ -1,4 +1,4 @@
-"""The command line: quick help, mistakes told in one line, exit codes."""
+"""The command line: quick help, mistakes reported in one line, exit codes."""
 
 import errno
 import re
@@ -38,7 +38,7 @@ def unsendable(report):
 
 @pytest.fixture
 def a2d(monkeypatch, capsys):
-    """Runs the command in this process; gives exit code, stdout and stderr."""
+    """Function that runs the command in this process; returns exit code, stdout and stderr."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["a2d", *map(str, arguments)])
@@ -51,7 +51,7 @@ def a2d(monkeypatch, capsys):
 
 @pytest.fixture
 def failing(monkeypatch):
-    """Makes a run end in a given exception."""
+    """Function that makes a run raise an exception."""
 
     def fail(error):
         def run(*_):
@@ -124,7 +124,7 @@ class TestMistakes:
             "long " * 100 + "end.",
         ],
     )
-    def test_are_told_as_they_are_in_one_line(self, a2d, failing, message):
+    def test_are_printed_unchanged_in_one_line(self, a2d, failing, message):
         failing(UserError(message))
         assert a2d("run", "demo") == (2, "", f"Error: {message}\n")
 
@@ -161,16 +161,16 @@ class TestMistakes:
 
 
 class TestDefects:
-    """Errors that nobody foresaw."""
+    """Unexpected errors."""
 
-    def test_end_in_a_sentence_that_says_where_the_traceback_is(self, a2d, failing, tmp_path):
+    def test_are_reported_with_the_place_of_the_traceback(self, a2d, failing, tmp_path):
         failing(RuntimeError("a bug\nwith details"))
         code, out, err = a2d("run", "demo")
         assert (code, out, err.count("\n")) == (1, "", 1)
         assert err.startswith("Error: this is a defect of a2d (RuntimeError: a bug).")
-        written = Path(re.search(r"The traceback is in (\S+\.log): please report", err)[1])
-        text = written.read_text("utf-8")
-        written.unlink()
+        log = Path(re.search(r"The traceback is in (\S+\.log): please report", err)[1])
+        text = log.read_text("utf-8")
+        log.unlink()
         assert "Traceback" in text
         assert "with details" in text
         assert "run demo" in text
@@ -215,22 +215,28 @@ class TestDefects:
             workers.submit(unsendable).result()
 
     @pytest.mark.parametrize(
-        ("error", "said"),
+        ("error", "text"),
         [
             (MemoryError(), "memory ran out: lower training.max_tokens"),
             (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory ran out"),
-            (OSError(errno.ENAMETOOLONG, "File name too long", "xx"), "xx cannot be used (File"),
-            (OSError(errno.EACCES, "Permission denied", b"x\n"), "cannot be used (Permission"),
+            (
+                OSError(errno.ENAMETOOLONG, "File name too long", "xx"),
+                "xx cannot be used (File",
+            ),
+            (
+                OSError(errno.EACCES, "Permission denied", b"x\n"),
+                "cannot be used (Permission",
+            ),
         ],
     )
-    def test_want_of_memory_and_places_are_none(self, error, said, a2d, failing):
+    def test_are_not_missing_memory_or_unusable_paths(self, error, text, a2d, failing):
         failing(error)
         code, _, err = a2d("run", "demo")
         assert (code, err.count("\n")) == (2, 1)
-        assert said in err
+        assert text in err
 
     @pytest.mark.parametrize(
-        ("error", "said"),
+        ("error", "text"),
         [
             (RecursionError("maximum"), "an input is nested too deeply, or this is a defect"),
             (
@@ -241,11 +247,11 @@ class TestDefects:
             (KeyError(), "a defect of a2d (KeyError)."),
         ],
     )
-    def test_of_other_kinds(self, error, said, a2d, failing):
+    def test_of_other_types(self, error, text, a2d, failing):
         failing(error)
         code, _, err = a2d("run", "demo")
         assert (code, err.count("\n")) == (1, 1)
-        assert said in err
+        assert text in err
         Path(re.search(r"\S+\.log", err)[0]).unlink()
 
 
@@ -311,17 +317,17 @@ class TestTranslate:
 
         code, out, _ = a2d("export", model, "--output", model / "fast")
         assert (code, out) == (0, f"wrote {model / 'fast'}\n")
-        found = []
+        outputs = []
         for folder in (model, model / "fast"):
             monkeypatch.setattr(sys, "stdin", io.StringIO("ein Text\n\nzum Lernen\n"))
             code, out, _ = a2d("translate", folder, "--beams", 1)
             assert code == 0
-            found.append(out)
-        assert found[0] == found[1]
-        assert found[0].count("\n") == 3
+            outputs.append(out)
+        assert outputs[0] == outputs[1]
+        assert outputs[0].count("\n") == 3
 
     @pytest.mark.parametrize(("option", "beams"), [([], 3), (["--beams", 2], 2)])
-    def test_beams_are_the_models_unless_given(self, a2d, model, monkeypatch, option, beams):
+    def test_beams_default_to_the_models(self, a2d, model, monkeypatch, option, beams):
         import io
 
         from transformers import GenerationConfig, MarianMTModel
@@ -329,18 +335,18 @@ class TestTranslate:
         settings = GenerationConfig.from_pretrained(model)
         settings.num_beams = 3
         settings.save_pretrained(model)
-        generate, used = MarianMTModel.generate, []
+        generate, beams_used = MarianMTModel.generate, []
         monkeypatch.setattr(
             MarianMTModel,
             "generate",
-            lambda self, **k: used.append(k["num_beams"]) or generate(self, **k),
+            lambda self, **k: beams_used.append(k["num_beams"]) or generate(self, **k),
         )
         monkeypatch.setattr(sys, "stdin", io.StringIO("ein Text\n"))
         assert a2d("translate", model, *option)[0] == 0
-        assert used[-1] == beams
+        assert beams_used[-1] == beams
 
     @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
-    def test_another_encoding_is_told(self, a2d, model, monkeypatch, errors):
+    def test_another_encoding_is_reported(self, a2d, model, monkeypatch, errors):
         import io
 
         text = io.TextIOWrapper(io.BytesIO(b"ja\nn\xf6\n"), "utf-8", errors)
@@ -349,7 +355,7 @@ class TestTranslate:
         assert (code, out) == (2, "")
         assert "standard input, line 2 is not UTF-8: convert it" in err
 
-    def test_a_line_without_end_and_a_closed_input_are_told(self, a2d, model, monkeypatch):
+    def test_a_line_without_end_and_a_closed_input_are_reported(self, a2d, model, monkeypatch):
         with open("/dev/zero", encoding="utf-8") as endless:
             monkeypatch.setattr(sys, "stdin", endless)
             code, out, err = a2d("translate", model)
@@ -360,7 +366,7 @@ class TestTranslate:
         assert (code, out) == (2, "")
         assert "standard input is closed" in err
 
-    def test_endless_input_is_translated_in_portions(self, a2d, model, monkeypatch):
+    def test_endless_input_is_translated_in_batches(self, a2d, model, monkeypatch):
         import io
 
         monkeypatch.setattr("a2d.cli._BATCH_LINES", 3)
@@ -387,7 +393,7 @@ class TestTranslate:
         )
         code, out, _ = a2d("translate", model, "--beams", 1)
         assert code == 0
-        want = [f"<{line}> x y" for line in text.split("\n")] if text else []
+        expected = [f"<{line}> x y" for line in text.split("\n")] if text else []
         if text.endswith("\n"):
-            want.pop()
-        assert out == "".join(f"{line}\n" for line in want)
+            expected.pop()
+        assert out == "".join(f"{line}\n" for line in expected)

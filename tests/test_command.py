@@ -1,4 +1,4 @@
-"""Commands that translate standard input, and what is said of those that do not."""
+"""Commands that translate standard input, and messages about those that fail."""
 
 import sys
 import time
@@ -26,15 +26,15 @@ def refused(command, sentences=("a", "b")):
     return message
 
 
-def test_translates_line_by_line_in_order_and_tells_how_far_it_is():
+def test_translates_line_by_line_in_order_with_progress():
     done = []
     sentences = [f"satz {number}" for number in range(500)]
-    found = translate_by_command(python(SHOUT), sentences, done.append)
-    assert found == [f"SATZ {number}" for number in range(500)]
+    translations = translate_by_command(python(SHOUT), sentences, done.append)
+    assert translations == [f"SATZ {number}" for number in range(500)]
     assert done == list(range(1, 501))
 
 
-def test_a_sentence_is_one_line_whatever_is_in_it():
+def test_every_sentence_is_one_line():
     odd = ["a\nb", "a\r\nb", "a\u2028b\u0085c\x0bd", " a \t b ", "ä\u00a0ö", ""]
     assert translate_by_command("cat", odd) == ["a b", "a b", "a b c d", "a b", "ä ö", ""]
 
@@ -71,11 +71,11 @@ class TestFaults:
     def test_a_line_without_an_end(self):
         assert refused("cat /dev/zero").endswith("a line of more than 1 MB (line 1 of 2).")
 
-    def test_of_endless_errors_the_start_is_kept(self):
+    def test_the_start_of_endless_errors_is_shown(self):
         program = "import sys; sys.stderr.write('bad\\n' + 'x' * 10_000_000); sys.exit(3)"
         assert refused(python(program)).endswith("fails with exit code 3, and says: bad")
 
-    def test_what_it_has_started_ends_with_it(self, tmp_path):
+    def test_children_end_with_the_command(self, tmp_path):
         with pytest.raises(UserError, match="more lines"):
             translate_by_command(f"sh -c 'sleep 60 & echo $! > {tmp_path}/id; yes'", ["a"])
         number = (tmp_path / "id").read_text().strip()
@@ -103,7 +103,7 @@ class TestFaults:
 class TestSpeed:
     @pytest.fixture
     def clock(self, monkeypatch):
-        """A command that needs 3 seconds to start and as many a sentence as are set; its inputs."""
+        """Simulate a command that takes 3 seconds to start and `each` seconds per sentence."""
         sizes = []
 
         def seconds(command, sentences):
@@ -115,7 +115,7 @@ class TestSpeed:
         monkeypatch.setattr(commands, "_seconds", seconds)
         return clock
 
-    def test_is_without_the_start(self, clock):
+    def test_excludes_the_start(self, clock):
         assert sentences_per_second("x", ["a"] * 100) == pytest.approx(2.0)
         assert clock.sizes == [1, 17]
 
@@ -125,6 +125,6 @@ class TestSpeed:
         assert clock.sizes == [1, 17, 33, 65, 129, 257]
 
     @pytest.mark.parametrize("count", [1, 50])
-    def test_is_unknown_where_the_start_takes_the_time(self, clock, count):
+    def test_is_unknown_if_the_start_takes_most_of_the_time(self, clock, count):
         clock.each = 0.001
         assert sentences_per_second("x", ["a"] * count) is None

@@ -1,4 +1,4 @@
-"""What a run remembers of its corpus: enough not to read it again, and nothing that is outdated."""
+"""Record of a run's corpus: it saves a second reading, and outdated ones are ignored."""
 
 import time
 
@@ -9,7 +9,7 @@ from rich.console import Console
 
 from a2d.errors import UserError
 from a2d.runs import run as runs
-from a2d.runs.corpus_record import RECORD, hash_of_inputs, load_record
+from a2d.runs.corpus_record import CORPUS_RECORD, hash_of_inputs, load_record
 from a2d.runs.recipe import load_recipe
 
 PARTS = {"train": PAIRS[:60], "valid": PAIRS[60:70], "test": PAIRS[70:80]}
@@ -28,7 +28,7 @@ class Place:
         more = f"{PAIRS[0].source}\t{PAIRS[0].target}\nno pair\n"  # to drop, and to warn of
         with (folder / "train.tsv").open("a", encoding="utf-8") as file:
             file.write(more)
-        self.record = folder / "run" / RECORD
+        self.record = folder / "run" / CORPUS_RECORD
 
     def recipe(self, *more):
         return load_recipe(
@@ -45,7 +45,7 @@ class Place:
         )
 
     def run(self, *more):
-        """Prepare a run, and give its output."""
+        """Prepare a run; returns its output."""
         console = Console(record=True, width=100)
         runs.carry_out(self.recipe(*more), self.folder / "run", console, dry=True)
         return console.export_text()
@@ -55,11 +55,11 @@ class Place:
 def place(tmp_path, monkeypatch):
     place, read = Place(tmp_path), runs.read_splits
 
-    def counted(recipe):
+    def count_and_read(recipe):
         place.readings += 1
         return read(recipe)
 
-    monkeypatch.setattr(runs, "read_splits", counted)
+    monkeypatch.setattr(runs, "read_splits", count_and_read)
     return place
 
 
@@ -73,7 +73,7 @@ def place(tmp_path, monkeypatch):
         ),
         (
             ["teacher={{translations: {}/train.tsv}}", "methods=[seqkd]"],
-            "teacher.translations has none for 10 of 10 sources of corpus.valid, so that",
+            "teacher.translations has none for 10 of 10 sources of corpus.valid: ",
         ),
     ],
 )
@@ -125,9 +125,9 @@ class TestReadsAgain:
     def test_with_a_damaged_record(self, place, spoil):
         place.run()
         content = place.record.read_bytes()
-        spoiled = spoil(content)
-        assert spoiled != content
-        place.record.write_bytes(spoiled)
+        damaged = spoil(content)
+        assert damaged != content
+        place.record.write_bytes(damaged)
         assert "Corpus: 60 training pairs" in place.run()
         assert place.readings == 2
         assert place.record.read_bytes() == content
@@ -140,7 +140,7 @@ class TestReadsAgain:
         assert place.readings == 2
         assert place.record.read_bytes() == content
 
-    def test_what_a_stage_needs_that_is_lost(self, place):
+    def test_for_a_damaged_stage(self, place):
         place.run()
         file = place.folder / "run/corpus/valid.source.txt"
         content = file.read_bytes()
@@ -151,16 +151,16 @@ class TestReadsAgain:
 
 
 class TestInputs:
-    """Hashes of all that a reading depends on."""
+    """Hashes of the inputs of a reading."""
 
-    def test_are_those_of_folders_too(self, place):
-        data, found = place.folder / "data", []
+    def test_depend_on_files_in_folders(self, place):
+        data, hashes = place.folder / "data", []
         for target in ("jo", "jo", "ně"):
             rows = {"translation": [{"de": "ja", "dsb": target}]}
             Dataset.from_dict(rows).save_to_disk(str(data))
-            found.append(hash_of_inputs(place.recipe(f"corpus.train={data}")))
-        assert None not in found
-        assert found[1] != found[2]
+            hashes.append(hash_of_inputs(place.recipe(f"corpus.train={data}")))
+        assert None not in hashes
+        assert hashes[1] != hashes[2]
 
     @pytest.mark.parametrize(
         "spec",
@@ -176,13 +176,13 @@ class TestInputs:
             "/dev/zero",
         ],
     )
-    def test_are_unknown_where_no_file_is(self, place, spec):
-        begun = time.monotonic()
+    def test_are_unknown_for_other_sources_than_files(self, place, spec):
+        start = time.monotonic()
         assert hash_of_inputs(place.recipe(f"corpus.train={spec}")) is None
-        assert time.monotonic() < begun + 5
+        assert time.monotonic() < start + 5
         assert load_record(place.folder, None) is None
 
-    def test_are_unknown_where_a_file_cannot_be_read(self, place, monkeypatch):
+    def test_are_unknown_for_unreadable_files(self, place, monkeypatch):
         def refuse(path):
             raise PermissionError(13, "Permission denied", str(path))
 
@@ -190,9 +190,9 @@ class TestInputs:
         assert hash_of_inputs(place.recipe()) is None
 
     @pytest.mark.parametrize("change", ["methods=[seqkd]", "evaluation.split=valid"])
-    def test_are_the_methods_and_the_evaluated_set_of_given_translations(self, place, change):
-        said = f"teacher={{translations: {place.folder / 'train.tsv'}}}"
-        recipes = [[said], [said, change], [], [change]]
+    def test_depend_on_methods_and_evaluated_set_with_a_teachers_translations(self, place, change):
+        teacher = f"teacher={{translations: {place.folder / 'train.tsv'}}}"
+        recipes = [[teacher], [teacher, change], [], [change]]
         before, after, *without = (hash_of_inputs(place.recipe(*more)) for more in recipes)
         assert before != after
         assert without[0] == without[1] != before

@@ -58,13 +58,13 @@ def run(teacher, data, output, **options):
 
 
 @pytest.fixture(scope="module")
-def made(teacher, data, tmp_path_factory):
+def distilled(teacher, data, tmp_path_factory):
     output = tmp_path_factory.mktemp("out") / "small"
     return output, run(teacher, data, output, trim=True, licence="mpl-2.0")
 
 
-def test_writes_a_model_that_transformers_reads(made, teacher):
-    output, _ = made
+def test_writes_a_model_that_transformers_reads(distilled, teacher):
+    output, _ = distilled
     model = AutoModelForSeq2SeqLM.from_pretrained(output)
     tokenizer = AutoTokenizer.from_pretrained(output)
     assert Geometry.of(model.config) == (2, 1, 2, 2)
@@ -76,16 +76,16 @@ def test_writes_a_model_that_transformers_reads(made, teacher):
     sources = read_lines(run / "corpus/test.source.txt")
     assert len(sources) >= 20
     student = next((run / "translations/test").glob("a2d*/hypotheses.txt"))
-    found = translate(model, tokenizer, sources, beams=2)
-    assert [" ".join(text.split()) for text in found] == read_lines(student)
+    hypotheses = translate(model, tokenizer, sources, beams=2)
+    assert [" ".join(text.split()) for text in hypotheses] == read_lines(student)
 
 
-def test_the_card_says_what_was_measured(made):
-    output, _ = made
+def test_the_card_has_the_scores(distilled):
+    output, _ = distilled
     card = ModelCard.load(output / "README.md")
     assert card.data.language == ["de", "dsb"]
     assert card.data.license == "mpl-2.0"
-    assert card.data.base_model is None  # a folder of ours is none that others know
+    assert card.data.base_model is None  # a local folder is unknown to others
     run = output.with_name("small.run")
     student = next((run / "translations/test").glob("a2d*/hypotheses.txt"))
     scores = score(read_lines(student), read_lines(run / "corpus/test.reference.txt"))
@@ -116,33 +116,33 @@ def snippet_of(card):
     return re.fullmatch(r".*?```python\n(.*?)```.*", card.read_text("utf-8"), re.DOTALL)[1]
 
 
-def test_the_cards_program_gives_what_was_measured(made):
-    output, _ = made
+def test_the_cards_program_reproduces_the_translations(distilled):
+    output, _ = distilled
     run = output.with_name("small.run")
     sources = read_lines(run / "corpus/test.source.txt")
     student = next((run / "translations/test").glob("a2d*/hypotheses.txt"))
-    found = without_a2d(snippet_of(output / "README.md"), sources, output.parent)
-    assert found == read_lines(student)
+    output_lines = without_a2d(snippet_of(output / "README.md"), sources, output.parent)
+    assert output_lines == read_lines(student)
 
 
-def test_what_exists_is_left_alone(made, teacher, data):
-    output, _ = made
+def test_an_existing_folder_is_not_changed(distilled, teacher, data):
+    output, _ = distilled
     before = (output / "README.md").read_bytes()
     with pytest.raises(UserError, match="small exists already: choose another --output"):
         run(teacher, data, output)
     assert (output / "README.md").read_bytes() == before
 
 
-def test_an_interrupted_one_goes_on(made, teacher, data, tmp_path):
-    finished = made[0].with_name("small.run")
+def test_an_interrupted_distillation_is_resumed(distilled, teacher, data, tmp_path):
+    finished = distilled[0].with_name("small.run")
     shutil.copytree(finished, tmp_path / "small.run")
     text = run(teacher, data, tmp_path / "small", trim=True)
-    assert "Trained already: a2d-2+1x2-seed1." in text
-    weights = [(f / "model.safetensors").read_bytes() for f in (made[0], tmp_path / "small")]
+    assert "Already trained: a2d-2+1x2-seed1." in text
+    weights = [(f / "model.safetensors").read_bytes() for f in (distilled[0], tmp_path / "small")]
     assert weights[0] == weights[1]
 
 
-def test_heads_need_not_divide_the_width_where_the_family_does_not_ask_it(data, tmp_path):
+def test_heads_need_not_divide_the_width_in_families_without_that_rule(data, tmp_path):
     released("t5", tmp_path / "teacher", heads=5)
     run(str(tmp_path / "teacher"), data, tmp_path / "small", source_prefix="go: ")
     config = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "small").config
@@ -170,17 +170,17 @@ def test_a_marian_student_of_another_family(name, data, tmp_path):
     assert (model.config.model_type, model.config.d_model) == ("marian", 16)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "small")
     sources = read_lines(tmp_path / "small.run/corpus/test.source.txt")
-    found = translate(model, tokenizer, sources, beams=2)
+    hypotheses = translate(model, tokenizer, sources, beams=2)
     student = next((tmp_path / "small.run/translations/test").glob("a2d*/hypotheses.txt"))
-    assert [" ".join(text.split()) for text in found] == read_lines(student)
+    assert [" ".join(text.split()) for text in hypotheses] == read_lines(student)
     export(tmp_path / "small", tmp_path / "fast")
-    # Two beams of a student that has learned nothing are often level.
-    found = translate(model, tokenizer, sources, beams=1)
-    assert ExportedModel(tmp_path / "fast").translate(sources, beams=1) == found
+    # Beams of an untrained student often have equal scores.
+    hypotheses = translate(model, tokenizer, sources, beams=1)
+    assert ExportedModel(tmp_path / "fast").translate(sources, beams=1) == hypotheses
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"layers": "6"}, "'6' are no layers of a student"),
         ({"layers": "4x1"}, "a student with 4 encoder layers cannot start from a teacher with 3"),
@@ -193,10 +193,10 @@ def test_a_marian_student_of_another_family(name, data, tmp_path):
         ({"overrides": ["methods=[kd, a2d]"]}, "distill makes one student"),
     ],
 )
-def test_mistakes_are_told_before_training(teacher, data, tmp_path, options, told):
+def test_mistakes_are_reported_before_training(teacher, data, tmp_path, options, message):
     with pytest.raises(UserError) as caught:
         run(teacher, data, tmp_path / "small", **options)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("small.run/models/*/checkpoints"))
 
@@ -213,37 +213,39 @@ class TestGates:
         text = run(teacher, data, tmp_path / "small", dry_run=True, trim=True)
         assert run.verdict is None
         assert not list(tmp_path.iterdir())
-        for part in ("60 to train on", "at most", "of warm-up", "GB free", "nothing is kept"):
+        for part in ("60 training", "at most", "of warm-up", "GB free", "nothing was trained"):
             assert part in text
 
-    def test_a_student_of_a_random_teacher_fails(self, made):
-        output, text = made
+    def test_a_student_of_a_random_teacher_fails(self, distilled):
+        output, text = distilled
         card = ModelCard.load(output / "README.md").text
         assert "**Not fit for use.**" in card
         assert "no better than copying the source" in " ".join(text.split())
-        told = json.loads(output.with_name("small.run").joinpath("verdict.json").read_text())
+        verdict = json.loads(output.with_name("small.run").joinpath("verdict.json").read_text())
         sources, references = (
             read_lines(output.with_name("small.run") / f"corpus/valid.{side}.txt")
             for side in ("source", "reference")
         )
-        copied = score(sources, references)
-        assert told["yardstick"]["copy"] == [copied.bleu, copied.chrf]
+        copy = score(sources, references)
+        assert verdict["yardstick"]["copy"] == [copy.bleu, copy.chrf]
 
     @pytest.mark.parametrize(("force", "uploads"), [(False, []), (True, ["me/small"])])
-    def test_such_a_student_is_uploaded_by_force_alone(
-        self, made, teacher, data, tmp_path, monkeypatch, force, uploads
+    def test_a_failing_student_is_uploaded_only_by_force(
+        self, distilled, teacher, data, tmp_path, monkeypatch, force, uploads
     ):
-        shutil.copytree(made[0].with_name("small.run"), tmp_path / "small.run")
-        asked = []
+        shutil.copytree(distilled[0].with_name("small.run"), tmp_path / "small.run")
+        uploaded = []
         monkeypatch.setattr("a2d.runs.distill.check_hub", lambda name: f"to {name}, as me")
-        monkeypatch.setattr("a2d.runs.distill.push", lambda folder, name: asked.append(name))
+        monkeypatch.setattr("a2d.runs.distill.push", lambda folder, name: uploaded.append(name))
         text = run(teacher, data, tmp_path / "small", trim=True, push_to="me/small", force=force)
-        assert asked == uploads
-        assert ("It was not uploaded" in text) is not force
+        assert uploaded == uploads
+        assert ("was not uploaded" in text) is not force
         assert not run.verdict.passed
 
-    def test_the_command_has_an_exit_code_for_it(self, made, teacher, data, tmp_path, monkeypatch):
-        shutil.copytree(made[0].with_name("small.run"), tmp_path / "small.run")
+    def test_a_failing_student_has_an_exit_code(
+        self, distilled, teacher, data, tmp_path, monkeypatch
+    ):
+        shutil.copytree(distilled[0].with_name("small.run"), tmp_path / "small.run")
         command = ["a2d", "distill", "--teacher", teacher, "--data", data, "--source", "de"]
         command += ["--target", "dsb", "--student-layers", "2x1", "--trim", "--epochs", "1"]
         command += ["--output", str(tmp_path / "small"), *QUICK]
@@ -254,7 +256,7 @@ class TestGates:
         assert (tmp_path / "small/model.safetensors").exists()
 
     @pytest.mark.parametrize(
-        ("student", "least", "passed"),
+        ("student", "least_share", "passed"),
         [
             (Quality(30, 60), 0.75, True),
             (Quality(30, 59), 0.75, False),
@@ -262,55 +264,55 @@ class TestGates:
             (Quality(4, 80), 0.75, False),  # below copying by BLEU
         ],
     )
-    def test_what_passes(self, student, least, passed):
+    def test_quality_that_passes(self, student, least_share, passed):
         yardstick = Yardstick(Quality(40, 80), Quality(5, 20), 1.0)
-        verdict = Verdict(student, yardstick, least)
+        verdict = Verdict(student, yardstick, least_share)
         assert verdict.passed is passed
         assert f"{student.chrf:.1f} of 80.0" in verdict.summary
 
-    def test_no_student_of_nothing_passes(self):
+    def test_a_student_without_scores_fails(self):
         yardstick = Yardstick(Quality(0, 0), Quality(0, 0), 1.0)
         assert not Verdict(Quality(0, 0), yardstick, 0.75).passed
 
 
 class TestUpload:
     @pytest.mark.parametrize(
-        ("name", "token", "told"),
+        ("name", "token", "message"),
         [
             ("no/such/name", "x", "no name of a repository"),
             ("me/small", None, "log in by `hf auth login`"),
             ("me/small", "x", r"refuses the token \(bad token\)"),
         ],
     )
-    def test_is_checked_before_a_training(self, monkeypatch, name, token, told):
+    def test_is_checked_before_a_training(self, monkeypatch, name, token, message):
         def refuse(self):
             raise ValueError("bad token")
 
         monkeypatch.setattr("a2d.runs.hub.get_token", lambda: token)
         monkeypatch.setattr("huggingface_hub.HfApi.whoami", refuse)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             hub.check_hub(name)
 
     def test_uploads_the_folder(self, tmp_path, monkeypatch):
-        asked = []
+        calls = []
         for name in ("create_repo", "upload_folder"):
             monkeypatch.setattr(
-                f"huggingface_hub.HfApi.{name}", lambda self, *a, **k: asked.append((a, k))
+                f"huggingface_hub.HfApi.{name}", lambda self, *a, **k: calls.append((a, k))
             )
         hub.push(tmp_path, "me/small")
-        assert asked == [
+        assert calls == [
             (("me/small",), {"exist_ok": True}),
             ((), {"repo_id": "me/small", "folder_path": tmp_path}),
         ]
 
     @pytest.mark.parametrize(
-        ("error", "told"),
+        ("error", "message"),
         [(ConnectionError("no network\nat all"), "no network"), (TimeoutError(), "TimeoutError")],
     )
-    def test_failure_is_told(self, tmp_path, monkeypatch, error, told):
+    def test_failure_is_reported(self, tmp_path, monkeypatch, error, message):
         def refuse(*_, **__):
             raise error
 
         monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
-        with pytest.raises(UserError, match=rf"uploaded to 'me/small' \({told}\): .*hf upload"):
+        with pytest.raises(UserError, match=rf"uploaded to 'me/small' \({message}\): .*hf upload"):
             hub.push(tmp_path, "me/small")

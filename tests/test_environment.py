@@ -1,4 +1,4 @@
-"""What depends on the machine is settled when a run begins, and stays so on another machine."""
+"""Settings that depend on the machine: a run resolves them once, also for other machines."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from pretrained import released
 
 from a2d.errors import UserError
 from a2d.runs import environment
-from a2d.runs.environment import settle
+from a2d.runs.environment import resolve
 from a2d.runs.recipe import load_recipe
 
 
@@ -22,10 +22,10 @@ def pretrained(folder):
     return recipe(f"teacher={{path: {folder}}}", f"students=[{{{sizes}}}]")
 
 
-def begin(settled, folder):
-    """Leave in a folder what a run leaves there first."""
+def begin(resolved, folder):
+    """Write the resolved recipe, as a run does first."""
     folder.mkdir()
-    text = yaml.safe_dump(settled.model_dump(), sort_keys=False)
+    text = yaml.safe_dump(resolved.model_dump(), sort_keys=False)
     (folder / environment.RECIPE).write_text(text, "utf-8")
 
 
@@ -45,64 +45,64 @@ class TestEngine:
             ("bart", {}, "ctranslate2"),
         ],
     )
-    def test_is_the_fast_one_where_it_finds_the_same(self, name, settings, expected, tmp_path):
+    def test_is_the_fast_one_if_translations_are_the_same(self, name, settings, expected, tmp_path):
         model, _ = released(name, tmp_path / "teacher")
         model.generation_config.update(**settings)
         model.generation_config.save_pretrained(tmp_path / "teacher")
-        asked = pretrained(tmp_path / "teacher")
-        assert settle(asked, tmp_path / "run").sequences.engine == expected
+        unresolved = pretrained(tmp_path / "teacher")
+        assert resolve(unresolved, tmp_path / "run").sequences.engine == expected
 
     def test_of_a_model_without_generation_config(self, tmp_path):
         released("opus", tmp_path / "teacher")
         (tmp_path / "teacher/generation_config.json").unlink()
-        asked = pretrained(tmp_path / "teacher")
-        assert settle(asked, tmp_path / "run").sequences.engine == "ctranslate2"
+        unresolved = pretrained(tmp_path / "teacher")
+        assert resolve(unresolved, tmp_path / "run").sequences.engine == "ctranslate2"
 
     def test_of_teachers_that_are_trained(self, tmp_path):
-        assert settle(recipe(), tmp_path).sequences.engine == "ctranslate2"
+        assert resolve(recipe(), tmp_path).sequences.engine == "ctranslate2"
         unequal = recipe("teacher.shape.decoder_heads=2")
-        assert settle(unequal, tmp_path).sequences.engine == "transformers"
+        assert resolve(unequal, tmp_path).sequences.engine == "transformers"
 
     def test_without_ctranslate2(self, tmp_path, bare):
-        assert settle(recipe(), tmp_path).sequences.engine == "transformers"
+        assert resolve(recipe(), tmp_path).sequences.engine == "transformers"
         with pytest.raises(UserError, match="CTranslate2 is not installed"):
-            settle(recipe("sequences.engine=ctranslate2"), tmp_path)
+            resolve(recipe("sequences.engine=ctranslate2"), tmp_path)
 
-    def test_stays_what_it_was(self, tmp_path, monkeypatch):
-        begin(settle(recipe(), tmp_path / "run"), tmp_path / "run")
+    def test_does_not_change(self, tmp_path, monkeypatch):
+        begin(resolve(recipe(), tmp_path / "run"), tmp_path / "run")
         monkeypatch.setitem(sys.modules, "ctranslate2", None)
         with pytest.raises(UserError, match="CTranslate2 is not installed"):
-            settle(recipe(), tmp_path / "run")
+            resolve(recipe(), tmp_path / "run")
         (tmp_path / "run/distilled").mkdir()  # everything is translated
-        assert settle(recipe(), tmp_path / "run").sequences.engine == "ctranslate2"
-        begin(settle(recipe(), tmp_path / "bare"), tmp_path / "bare")
+        assert resolve(recipe(), tmp_path / "run").sequences.engine == "ctranslate2"
+        begin(resolve(recipe(), tmp_path / "bare"), tmp_path / "bare")
         monkeypatch.delitem(sys.modules, "ctranslate2")
-        assert settle(recipe(), tmp_path / "bare").sequences.engine == "transformers"
-        assert settle(recipe(), tmp_path / "new").sequences.engine == "ctranslate2"
+        assert resolve(recipe(), tmp_path / "bare").sequences.engine == "transformers"
+        assert resolve(recipe(), tmp_path / "new").sequences.engine == "ctranslate2"
 
-    def test_is_not_asked_for_without_need(self, tmp_path, bare):
-        assert settle(load_recipe("demo", []), tmp_path).sequences.engine == "auto"
+    def test_is_not_resolved_without_need(self, tmp_path, bare):
+        assert resolve(load_recipe("demo", []), tmp_path).sequences.engine == "auto"
 
 
 @pytest.mark.parametrize("pays", [True, False])
-def test_precision_stays_what_it_was(pays, tmp_path, monkeypatch):
+def test_precision_does_not_change(pays, tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "bf16_is_fast", lambda: pays)
-    settled = settle(recipe(), tmp_path / "run")
-    assert (settled.training.bf16, settled.teacher.training.bf16) == (pays, pays)
-    begin(settled, tmp_path / "run")
+    resolved = resolve(recipe(), tmp_path / "run")
+    assert (resolved.training.bf16, resolved.teacher.training.bf16) == (pays, pays)
+    begin(resolved, tmp_path / "run")
     monkeypatch.setattr(environment, "bf16_is_fast", lambda: not pays)
-    assert settle(recipe(), tmp_path / "run") == settled
-    assert settle(recipe("training.bf16=true"), tmp_path / "run").training.bf16 is True
+    assert resolve(recipe(), tmp_path / "run") == resolved
+    assert resolve(recipe("training.bf16=true"), tmp_path / "run").training.bf16 is True
 
 
 @pytest.mark.parametrize("text", ["", "{", "name: 3", "\0"])
-def test_a_damaged_recipe_is_settled_anew(text, tmp_path):
+def test_a_damaged_recipe_is_resolved_again(text, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / environment.RECIPE).write_text(text)
-    assert settle(recipe(), tmp_path / "run") == settle(recipe(), tmp_path / "none")
+    assert resolve(recipe(), tmp_path / "run") == resolve(recipe(), tmp_path / "none")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
 def test_a_pipe_in_the_place_of_the_recipe_is_not_read(tmp_path):
     os.mkfifo(tmp_path / environment.RECIPE)
-    assert settle(recipe("training.bf16=null"), tmp_path).training.bf16 in (True, False)
+    assert resolve(recipe("training.bf16=null"), tmp_path).training.bf16 in (True, False)

@@ -1,4 +1,4 @@
-"""Teachers of whom only translations are known, in whole runs, and what other teachers gain."""
+"""Teachers that a2d cannot load, in whole runs; monolingual text with other teachers."""
 
 import csv
 import json
@@ -143,8 +143,8 @@ def test_a_run_from_a_command_to_its_table(place):
     assert teacher["bleu"] == pytest.approx(BLEU().corpus_score(hypotheses, references).score)
     assert teacher["chrf"] == pytest.approx(CHRF().corpus_score(hypotheses, references).score)
     assert (teacher["parameters"], teacher["student"], teacher["device"]) == (None, "–", None)
-    found = results.read_compressed(folder / "results/test/hypotheses/teacher.txt.gz")
-    assert found == hypotheses
+    lines = results.read_compressed(folder / "results/test/hypotheses/teacher.txt.gz")
+    assert lines == hypotheses
     with (folder / "results/test/scores.csv").open(encoding="utf-8") as file:
         assert next(csv.DictReader(file))["parameters"] == ""
     assert [(row["method"], row["setting"]) for row in students] == [
@@ -164,21 +164,21 @@ def test_a_run_from_a_command_to_its_table(place):
     )
     assert yardstick["teacher"][0] == pytest.approx(expected.score)
     calls = place.calls
-    assert "Trained already" in place.run(recipe)
+    assert "Already trained" in place.run(recipe)
     assert place.calls == calls
 
 
 class TestData:
-    def test_is_what_each_method_says(self, place, untrained):
+    def test_is_that_of_each_method(self, place, untrained):
         place.run(place.recipe(methods=f"[baseline, seqkd, {BOTH}]"))
         train = place.parts["train"]
-        own = [tuple(pair) for pair in train]
-        said = [(pair.source, pair.source.swapcase()) for pair in train]
-        more = [(text, text.swapcase()) for text in place.alone]
-        assert place.data(PARALLEL) == own
-        assert place.data(DISTILLED) == said
-        assert place.data(MONOLINGUAL) == more
-        assert place.data(PARALLEL, DISTILLED, MONOLINGUAL) == own + said + more
+        originals = [tuple(pair) for pair in train]
+        distilled = [(pair.source, pair.source.swapcase()) for pair in train]
+        monolingual = [(text, text.swapcase()) for text in place.alone]
+        assert place.data(PARALLEL) == originals
+        assert place.data(DISTILLED) == distilled
+        assert place.data(MONOLINGUAL) == monolingual
+        assert place.data(PARALLEL, DISTILLED, MONOLINGUAL) == originals + distilled + monolingual
         recipe = load_recipe(str(place.folder / "run/recipe.yaml"), [])
         students = run_of(recipe, place.folder / "run", read_splits(recipe)).all(Student)
         assert [student.data_parts for student in students] == [
@@ -192,13 +192,13 @@ class TestData:
     def test_reaches_the_trainer(self, place, untrained, monkeypatch):
         recipe, seen = place.recipe(), []
 
-        def keep(student, teacher, config, train, *rest, **options):
+        def record(student, teacher, config, train, *rest, **options):
             seen.append(Counter(map(tuple, train["input_ids"])))
             raise Stop
 
         place.run(recipe)
         run = run_of(recipe, place.folder / "run", read_splits(recipe))
-        monkeypatch.setattr(training, "A2DTrainer", keep)
+        monkeypatch.setattr(training, "A2DTrainer", record)
         for student in run.all(Student):
             with pytest.raises(Stop):
                 training.train_model(student, run.inputs, lambda event: None)
@@ -207,14 +207,14 @@ class TestData:
         assert set(both.values()) == {2}
         assert len(only) == len(everything) == 90
 
-    def test_empty_translations_are_left_out_and_told(self, place, untrained):
+    def test_empty_translations_are_left_out_with_a_warning(self, place, untrained):
         pairs = place.parts["train"]
         place.write("train.tsv", [*pairs, ("EMPTY one", "x"), ("an EMPTY one", "y")])
         text = " ".join(place.run(place.recipe()).split())
         assert "distilled: the teacher has no translation of 2 of 62 sources" in text
         assert len(place.data(DISTILLED)) == 60
 
-    def test_a_system_that_says_nothing_is_refused(self, place, untrained):
+    def test_a_system_without_any_translation_is_refused(self, place, untrained):
         (place.folder / "system.py").write_text("import sys; [print() for line in sys.stdin]")
         with pytest.raises(UserError, match="distilled: the teacher has no translation of any"):
             place.run(place.recipe())
@@ -240,7 +240,7 @@ class TestResuming:
             pair.source.swapcase() for pair in place.parts["train"]
         ]
 
-    def test_a_command_that_fails_at_once_can_be_mended(self, place, untrained):
+    def test_a_command_that_fails_at_once_can_be_corrected(self, place, untrained):
         with pytest.raises(UserError, match="exit code"):
             place.run(place.recipe(teacher={"command": f"{sys.executable} gone.py"}))
         place.run(place.recipe())
@@ -259,7 +259,7 @@ class TestResuming:
 
     def test_other_processes_help(self, place, untrained, monkeypatch):
         with monkeypatch.context() as patch:
-            patch.setattr(shards, "translate_training_source", lambda *rest: 1 / 0)
+            patch.setattr(shards, "translate_in_shards", lambda *rest: 1 / 0)
             recipe = place.recipe()
             with pytest.raises(ZeroDivisionError):
                 place.run(recipe)
@@ -273,53 +273,55 @@ class TestResuming:
         assert place.calls[3:] == [25, 25, 5]  # validation, and text without references
 
 
-class TestKnown:
-    def said(self, place, *more, without=()):
+class TestExistingTranslations:
+    def translations(self, place, *more, without=()):
         pairs = [pair for part in place.parts.values() for pair in part]
         texts = [pair.source for pair in pairs] + place.alone
         pairs = [(text, text.swapcase()) for text in texts if text not in without]
-        return {"translations": str(place.write("said.tsv", [*pairs, *more]))}
+        return {"translations": str(place.write("translations.tsv", [*pairs, *more]))}
 
-    def test_give_the_data_that_a_command_gives(self, place, untrained, tmp_path_factory):
+    def test_give_the_same_data_as_a_command(self, place, untrained, tmp_path_factory):
         other = Place(tmp_path_factory.mktemp("other"))
         other.run(other.recipe())
-        place.run(place.recipe(teacher=self.said(place)))
+        place.run(place.recipe(teacher=self.translations(place)))
         for part in (DISTILLED, MONOLINGUAL):
             assert place.data(part) == other.data(part)
         yardsticks = [p.folder / "run/yardstick/yardstick.json" for p in (place, other)]
         assert len({json.loads(p.read_text())["teacher"][1] for p in yardsticks}) == 1
 
-    def test_missing_ones_are_left_out_and_told(self, place, untrained):
+    def test_missing_ones_are_left_out_with_a_warning(self, place, untrained):
         train, valid = place.parts["train"], place.parts["valid"]
         without = {pair.source for pair in [*train[:7], valid[3]]} | {place.alone[2]}
-        text = " ".join(place.run(place.recipe(teacher=self.said(place, without=without))).split())
+        text = " ".join(
+            place.run(place.recipe(teacher=self.translations(place, without=without))).split()
+        )
         assert "distilled: the teacher has no translation of 7 of 60 sources" in text
         assert "monolingual: the teacher has no translation of 1 of 30 sources" in text
-        assert "has none for 1 of 25 sources of corpus.valid, so that students are not" in text
+        assert "has none for 1 of 25 sources of corpus.valid: students are not" in text
         assert "corpus.test" not in text
         assert len(place.data(DISTILLED)) == 53
         assert not (place.folder / "run/yardstick").exists()
 
     def test_many_missing_ones_are_refused(self, place):
         without = {pair.source for pair in place.parts["train"][:31]}
-        recipe = place.recipe(teacher=self.said(place, without=without))
-        with pytest.raises(UserError, match="has none for 31 of 60 training sources, as for '"):
+        recipe = place.recipe(teacher=self.translations(place, without=without))
+        with pytest.raises(UserError, match="has none for 31 of 60 training sources, such as '"):
             read_splits(recipe)
         baseline = recipe.model_copy(update={"methods": [_baseline(recipe)]})
-        assert read_splits(baseline).known
+        assert read_splits(baseline).translations
 
     def test_other_translations_are_another_teacher(self, place, untrained):
-        place.run(place.recipe(teacher=self.said(place)))
-        said = self.said(place, ("more", "text"))
+        place.run(place.recipe(teacher=self.translations(place)))
+        teacher = self.translations(place, ("more", "text"))
         with pytest.raises(UserError, match="belongs to another run"):
-            place.run(place.recipe(teacher=said))
+            place.run(place.recipe(teacher=teacher))
 
     @pytest.mark.slow
     def test_without_those_of_the_test_set_the_teacher_has_no_scores(self, place):
-        said = self.said(place, without={place.parts["test"][0].source})
-        text = place.run(place.recipe(teacher=said, methods="[baseline, seqkd]"))
+        teacher = self.translations(place, without={place.parts["test"][0].source})
+        text = place.run(place.recipe(teacher=teacher, methods="[baseline, seqkd]"))
         assert re.search(r"teacher +– +– +– +– +– +–", text)
-        assert "corpus.test, so that the teacher gets no scores" in " ".join(text.split())
+        assert "corpus.test: the teacher gets no scores" in " ".join(text.split())
         folder = place.folder / "run/results/test"
         teacher, *students = results.read(folder)
         assert (teacher.bleu, teacher.chrf, teacher.sentences_per_second) == (None, None, None)
@@ -334,7 +336,7 @@ def _baseline(recipe):
 
 
 class TestRefused:
-    """In one sentence, before anything runs."""
+    """Refused recipes; the message is one sentence."""
 
     def refused(self, *overrides):
         with pytest.raises(UserError) as caught:
@@ -342,24 +344,24 @@ class TestRefused:
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    DOORS = pytest.mark.parametrize("door", ["command: cat", "translations: x.tsv"])
+    FORMS = pytest.mark.parametrize("form", ["command: cat", "translations: x.tsv"])
 
-    @DOORS
+    @FORMS
     @pytest.mark.parametrize("method", ["kd", "seqkd+kd", "a2d", "minilm"])
-    def test_methods_that_ask_a_model(self, door, method):
-        message = self.refused(f"teacher={{{door}}}", f"methods=[{method}]")
+    def test_methods_that_ask_a_model(self, form, method):
+        message = self.refused(f"teacher={{{form}}}", f"methods=[{method}]")
         assert f"method {method!r} compares" in message
         assert "choose among baseline, seqkd, seqkd+references" in message
 
-    @DOORS
-    def test_students_from_its_layers(self, door):
+    @FORMS
+    def test_students_from_its_layers(self, form):
         method = "methods=[{method: seqkd, student_start: teacher}]"
-        assert "student_start: teacher needs" in self.refused(f"teacher={{{door}}}", method)
+        assert "student_start: teacher needs" in self.refused(f"teacher={{{form}}}", method)
 
-    @DOORS
+    @FORMS
     @pytest.mark.parametrize("setting", ["sequences.n_best=2", "sequences.engine=transformers"])
-    def test_ways_to_translate_with_a_model(self, door, setting):
-        message = self.refused(f"teacher={{{door}}}", "methods=[seqkd]", setting)
+    def test_ways_to_translate_with_a_model(self, form, setting):
+        message = self.refused(f"teacher={{{form}}}", "methods=[seqkd]", setting)
         assert "sequences says how a2d translates" in message
 
     @pytest.mark.parametrize(
@@ -380,7 +382,7 @@ class TestRefused:
         message = self.refused("teacher={command: cat}", f"students=[{shape}]", "methods=[seqkd]")
         assert "students.0: width 16 cannot be split into 3 heads" in message
 
-    def test_monolingual_text_that_nobody_learns_from(self):
+    def test_monolingual_text_without_a_method_for_it(self):
         message = self.refused("teacher={path: x}", "corpus.monolingual=a.txt", "methods=[kd]")
         assert "corpus.monolingual is for methods that learn from the teacher's" in message
 
@@ -391,8 +393,8 @@ class TestRefused:
 
     def test_a_recipe_that_extends_one_replaces_its_teacher(self, tmp_path):
         path = tmp_path / "mine.yaml"
-        for door in ("command: cat", "translations: x.tsv"):
-            text = f"extends: demo\nteacher: {{{door}}}\nstudents: [{SHAPE}]\nmethods: [seqkd]\n"
+        for form in ("command: cat", "translations: x.tsv"):
+            text = f"extends: demo\nteacher: {{{form}}}\nstudents: [{SHAPE}]\nmethods: [seqkd]\n"
             path.write_text(text)
             assert load_recipe(str(path)).teacher.foreign
         (tmp_path / "next.yaml").write_text("extends: mine.yaml\nteacher: {path: some/model}\n")
@@ -410,13 +412,13 @@ class TestOrdinaryTeachers:
         methods = "[seqkd+references, seqkd+kd, {method: seqkd+kd, name: less, monolingual: false}]"
         path = str(place.folder / "teacher")
         shape = "sequences.engine=transformers", "training.early_stopping_patience=2"
-        given = {"path": path, "cache": True}
-        text = place.run(place.recipe(*shape, teacher=given, methods=methods))
+        settings = {"path": path, "cache": True}
+        text = place.run(place.recipe(*shape, teacher=settings, methods=methods))
         assert "seqkd+references" in text
-        said = [one_line(t) for t in translate(*teacher, place.alone, beams=1)]
+        expected = [one_line(t) for t in translate(*teacher, place.alone, beams=1)]
         shards = sorted((place.folder / "run/monolingual").glob("shard-*.jsonl"))
         lines = [json.loads(line) for path in shards for line in path.read_text().splitlines()]
-        assert [line["translation"] for line in lines] == said
+        assert [line["translation"] for line in lines] == expected
         caches = {path.name for path in (place.folder / "run/cache").iterdir()}
         assert caches == {"distilled", "distilled+monolingual"}
         monolingual = len(load_from_disk(str(place.folder / "run/monolingual")))

@@ -1,4 +1,4 @@
-"""A run as a whole: what it writes, what it refuses, and that it survives being killed."""
+"""Whole runs: outputs, refused inputs, resumption."""
 
 import json
 import os
@@ -22,7 +22,7 @@ TIMINGS = {"train_seconds", "sentences_per_second"}
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """A few hundred real pairs in the three parts of a corpus."""
+    """Write a few hundred real pairs as the three parts of a corpus."""
     folder = tmp_path_factory.mktemp("corpus")
     pairs = [p for p in read_corpus("builtin:de-dsb/train") if 10 < len(p.source) < 50][:260]
     for name, part in {"train": pairs[:200], "valid": pairs[200:230], "test": pairs[230:]}.items():
@@ -99,7 +99,7 @@ def test_results_hold_one_object_per_model(finished, corpus):
     }
 
 
-def test_corpus_folder_holds_what_models_are_evaluated_on(finished, corpus):
+def test_corpus_folder_has_the_held_out_sets(finished, corpus):
     folder, _ = finished
     for split in ("valid", "test"):
         pairs = read_corpus(corpus / f"{split}.tsv")
@@ -109,7 +109,7 @@ def test_corpus_folder_holds_what_models_are_evaluated_on(finished, corpus):
         assert list(zip(sources, references, strict=True)) == [tuple(pair) for pair in pairs]
 
 
-def test_history_tells_the_seconds_and_the_device_that_they_were_spent_on(finished):
+def test_history_has_seconds_and_device_of_a_training(finished):
     folder, _ = finished
     results = {r["name"]: r for r in json.loads((folder / "results/test/scores.json").read_text())}
     for path in folder.glob("models/*/history.json"):
@@ -138,10 +138,10 @@ def test_output_begins_with_the_log_and_has_lines_of_progress(finished):
     lines = text.splitlines()
     assert lines[:2] == [f"Log: {folder / 'run.log'}", "Reading the corpus…"]
     for task in ("teacher", "kd-1+1x4-seed1", "translating: kd-1+1x4-seed1", "speed: 1+1x4"):
-        told = [line for line in lines if line.startswith(f"{task}: ")]
-        assert "(0%)" in told[0]
-        assert "(100%)" in told[-1]
-        assert len(told) < 20
+        progress = [line for line in lines if line.startswith(f"{task}: ")]
+        assert "(0%)" in progress[0]
+        assert "(100%)" in progress[-1]
+        assert len(progress) < 20
 
 
 def test_run_folder_holds_pictures_and_no_checkpoints(finished):
@@ -166,7 +166,7 @@ def test_tensorboard_shows_each_term_in_training_and_validation(finished):
 
 
 def test_patience_ends_a_training_that_no_longer_improves(corpus, tmp_path):
-    still = [
+    settings_without_progress = [
         "training.learning_rate=1e-12",
         "training.num_train_epochs=20",
         "training.early_stopping_patience=2",
@@ -174,7 +174,7 @@ def test_patience_ends_a_training_that_no_longer_improves(corpus, tmp_path):
     run(
         corpus,
         tmp_path / "run",
-        *still,
+        *settings_without_progress,
         "teacher.training.num_train_epochs=1",
         "methods=[baseline]",
     )
@@ -188,7 +188,7 @@ def test_a_finished_run_is_only_reported_again(finished, corpus, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("a2d.runs.run.read_splits", lambda recipe: 1 / 0)
         again = run(corpus, folder)
-    assert "Trained already: teacher" in again
+    assert "Already trained: teacher" in again
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert again.partition("Test set")[2] == text.partition("Test set")[2] != ""
     (folder / "corpus.json").unlink()
@@ -205,17 +205,17 @@ def test_another_run_in_the_folder_is_refused_before_anything_is_touched(finishe
 
 def test_the_other_split_is_evaluated_beside_the_first(finished, corpus, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
-    kept = ("models", "translations/test", "results/test")
-    before = [contents(tmp_path / "run" / place) for place in kept]
+    folders = ("models", "translations/test", "results/test")
+    before = [contents(tmp_path / "run" / place) for place in folders]
     assert "Validation set" in run(corpus, tmp_path / "run", "evaluation.split=valid")
-    assert [contents(tmp_path / "run" / place) for place in kept] == before
+    assert [contents(tmp_path / "run" / place) for place in folders] == before
     references = [p.target for p in read_corpus(corpus / "valid.tsv")]
     for result in json.loads((tmp_path / "run/results/valid/scores.json").read_text()):
         lines = lines_of(tmp_path / f"run/translations/valid/{result['name']}/hypotheses.txt")
         assert result["bleu"] == pytest.approx(BLEU().corpus_score(lines, [references]).score)
 
 
-def test_more_methods_reuse_what_is_there(finished, corpus):
+def test_more_methods_reuse_finished_stages(finished, corpus):
     folder, _ = finished
     before = (folder / "models/teacher/model.safetensors").stat().st_mtime_ns
     methods = "methods=[baseline, kd, a2d, {name: a2d-official, method: a2d, formula: official}]"
@@ -224,16 +224,16 @@ def test_more_methods_reuse_what_is_there(finished, corpus):
     assert (folder / "models/teacher/model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_cache_is_made_for_students_that_read_it_alone(corpus, tmp_path):
+def test_a_cache_is_made_only_for_students_that_read_it(corpus, tmp_path):
     folder = tmp_path / "run"
     run(corpus, folder, "teacher.cache=true", "methods=[baseline]")
     assert not (folder / "cache").exists()
     run(corpus, folder, "teacher.cache=true", "methods=[baseline, kd]")
-    made = folder / "cache/tokens"
-    assert made.is_dir()
-    shutil.rmtree(made)
+    cache = folder / "cache/tokens"
+    assert cache.is_dir()
+    shutil.rmtree(cache)
     run(corpus, folder, "teacher.cache=true", "methods=[baseline, kd]")
-    assert not made.exists()
+    assert not cache.exists()
     run(corpus, folder, "teacher.cache=true", "methods=[baseline, kd, a2d+hidden]")
     assert (folder / "cache/tokens+states/hidden-encoder.npy").exists()
 
@@ -249,15 +249,15 @@ def test_a_damaged_cache_is_made_again(corpus, tmp_path):
     assert file.read_bytes() == content
 
 
-def test_skipped_entries_are_told_and_change_nothing(finished, corpus, tmp_path):
+def test_skipped_entries_cause_a_warning_and_change_nothing(finished, corpus, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
-    told = tmp_path / "train.tsv"
-    told.write_text((corpus / "train.tsv").read_text("utf-8") + "no pair\n", "utf-8")
-    text = run(corpus, folder, f"corpus.train={told}")
+    data = tmp_path / "train.tsv"
+    data.write_text((corpus / "train.tsv").read_text("utf-8") + "no pair\n", "utf-8")
+    text = run(corpus, folder, f"corpus.train={data}")
     assert "train: 1 of 201 entries are malformed and were skipped" in text
     assert "1 of 201 entries" in (folder / "run.log").read_text("utf-8")
-    assert "Trained already: teacher, baseline" in text
+    assert "Already trained: teacher, baseline" in text
 
 
 def test_bad_input_stops_before_training(corpus, tmp_path):
@@ -310,12 +310,12 @@ def test_a_pretrained_teacher_brings_its_vocabulary(finished, corpus, tmp_path):
 
 
 def outputs(folder):
-    """All that must not depend on whether a run was interrupted."""
+    """Collect outputs that must not depend on interruptions."""
     patterns = ["models/*/*.safetensors", "distilled/shard-*.jsonl", "results/test/**/*.gz"]
     patterns += ["translations/test/*/hypotheses.txt"]
-    found = [list(folder.glob(pattern)) for pattern in patterns]
-    assert all(found)
-    files = [file for matching in found for file in matching]
+    matches = [list(folder.glob(pattern)) for pattern in patterns]
+    assert all(matches)
+    files = [file for match in matches for file in match]
     results = json.loads((folder / "results/test/scores.json").read_text())
     scores = [{k: v for k, v in r.items() if k not in TIMINGS} for r in results]
     return {str(f.relative_to(folder)): f.read_bytes() for f in files}, scores

@@ -1,4 +1,4 @@
-"""What a recipe amounts to: names, what stages depend on, the space they take."""
+"""The plan of a recipe: names of students, dependencies of stages, disk space."""
 
 import pytest
 from pretrained import PAIRS, released
@@ -27,7 +27,7 @@ def teacher(tmp_path_factory):
 
 class TestNames:
     @pytest.mark.parametrize("pretrained", [True, False])
-    def test_tell_students_of_different_widths_apart(self, tmp_path, teacher, pretrained):
+    def test_of_students_of_different_widths_differ(self, tmp_path, teacher, pretrained):
         widths = ("width: 128, feed_forward: 512", "width: 64, feed_forward: 256")
         students = "students=[" + ", ".join(f"{{{SHAPE}, {width}}}" for width in widths) + "]"
         run = plan(tmp_path, students, "methods=[kd]", *([teacher] if pretrained else []))
@@ -37,22 +37,24 @@ class TestNames:
         ]
         assert [student.size for student in run.all(Student)] == ["2+1x4-128-512", "2+1x4-64-256"]
 
-    def test_are_short_where_widths_are_the_teachers(self, tmp_path):
+    def test_omit_widths_that_equal_the_teachers(self, tmp_path):
         run = plan(tmp_path, f"students=[{{{SHAPE}}}]", "methods=[kd]")
         assert [student.name for student in run.all(Student)] == ["kd-2+1x4-seed1"]
 
-    def test_tell_decoders_of_other_heads(self, tmp_path):
+    def test_have_different_heads_of_decoders(self, tmp_path):
         run = plan(tmp_path, f"students=[{{{SHAPE}, decoder_heads: 2}}]", "methods=[kd]")
         assert [student.name for student in run.all(Student)] == ["kd-2+1x4+2-seed1"]
 
 
-def test_held_out_pairs_with_an_empty_side_are_left_out_and_told(tmp_path, caplog):
+def test_held_out_pairs_with_an_empty_side_are_left_out_with_a_warning(tmp_path, caplog):
     lines = ["ja\tjo", "nein\t", "\tně", "gut\tdobry"]
     (tmp_path / "test.tsv").write_text("\n".join(lines))
     recipe = load_recipe("demo", [f"corpus.test={tmp_path}/test.tsv"])
     assert read_splits(recipe).test == [("ja", "jo"), ("gut", "dobry")]
-    warned = [record.getMessage() for record in caplog.records]
-    assert "test: 2 of 4 pairs have an empty side and were left out: the first is pair 2." in warned
+    warnings = [record.getMessage() for record in caplog.records]
+    assert (
+        "test: 2 of 4 pairs have an empty side and were left out: the first is pair 2." in warnings
+    )
     (tmp_path / "test.tsv").write_text("ja\t\n")
     with pytest.raises(UserError, match="test: every pair has an empty side"):
         read_splits(recipe)
@@ -63,8 +65,8 @@ def test_every_pair_is_counted(tmp_path, limit):
     lines = [f"Wort{'a' * number}\tsłowo{'a' * number}" for number in range(500)]
     lines += [f"Wort{'a' * number}!\tsłowo{'a' * number}" for number in range(0, 500, 4)]
     (tmp_path / "train.tsv").write_text("\n".join([*lines, lines[0], "ja\t"]))
-    own = [f"corpus.train={tmp_path}/train.tsv", "corpus.valid=null", "corpus.test=null"]
-    splits = read_splits(load_recipe("demo", [*own, f"corpus.limit={limit}"]))
+    overrides = [f"corpus.train={tmp_path}/train.tsv", "corpus.valid=null", "corpus.test=null"]
+    splits = read_splits(load_recipe("demo", [*overrides, f"corpus.limit={limit}"]))
     counts = splits.cleaning.as_dict()
     parts = len(splits.train), len(splits.valid), len(splits.test)
     assert counts["read"] == len(lines) + 2 == sum(n for k, n in counts.items() if k != "read")
@@ -84,16 +86,16 @@ def test_a_baseline_that_starts_from_a_pretrained_teacher_is_another_model(tmp_p
 
 
 class TestSpace:
-    def test_is_none_for_what_is_done(self, tmp_path):
+    def test_is_not_needed_for_finished_models(self, tmp_path):
         run = plan(tmp_path)
         before = space_needed(run)
         for model in trained_models_of(run):
             model.folder.mkdir(parents=True)
         assert space_needed(run) < before / 2
 
-    def test_grows_with_the_pretrained_vocabulary_and_with_what_runs_at_once(self, tmp_path):
+    def test_grows_with_the_vocabulary_and_with_parallel_trainings(self, tmp_path):
         shape = f"students=[{{{SHAPE}, width: 64, feed_forward: 64}}]"
-        needed = []
+        bytes_needed = []
         for size, parallel in ((1000, 1), (200_000, 1), (200_000, 2)):
             folder = tmp_path / str(size)
             model, _ = released("t5", folder)
@@ -101,7 +103,7 @@ class TestSpace:
             model.config.save_pretrained(folder)
             settings = (f"teacher={{path: {folder}}}", shape, "methods=[kd, a2d]")
             run = plan(tmp_path, *settings, f"compute.parallel={parallel}")
-            needed.append(space_needed(run))
+            bytes_needed.append(space_needed(run))
         weights = 4 * 200_000 * 64
-        assert needed[1] - needed[0] > 10 * weights * 0.99
-        assert needed[2] - needed[1] > 9 * weights * 0.99
+        assert bytes_needed[1] - bytes_needed[0] > 10 * weights * 0.99
+        assert bytes_needed[2] - bytes_needed[1] > 9 * weights * 0.99

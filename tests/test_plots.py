@@ -1,4 +1,4 @@
-"""Pictures are written, of a size that fits what they show."""
+"""Plots: files, sizes and contents."""
 
 import struct
 from dataclasses import replace
@@ -34,10 +34,10 @@ def history(epochs=3, logs=10, bleu=True):
 
 def rows(method, student, *bleu):
     """A row per seed."""
-    unseen = {"setting": "", "parameters": 1, "chrf": 0.0, **dict.fromkeys(COMPARISONS)}
-    unseen |= {"sentences_per_second": 1.0, "train_seconds": None, "device": None}
+    columns = {"setting": "", "parameters": 1, "chrf": 0.0, **dict.fromkeys(COMPARISONS)}
+    columns |= {"sentences_per_second": 1.0, "train_seconds": None, "device": None}
     return [
-        Row("name", "de-dsb", method=method, student=student, seed=seed, bleu=score, **unseen)
+        Row("name", "de-dsb", method=method, student=student, seed=seed, bleu=score, **columns)
         for seed, score in enumerate(bleu, 1)
     ]
 
@@ -53,17 +53,17 @@ GRID = [
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-    """The figures that were saved, before they are closed."""
-    figures = []
+def figures(monkeypatch):
+    """Collect the panels of all saved figures."""
+    panels = []
     save = plots._save
 
-    def keep(figure, path):
-        figures.append([{"lines": len(axis.lines), "axis": axis} for axis in figure.axes])
+    def record(figure, path):
+        panels.append([{"lines": len(axis.lines), "axis": axis} for axis in figure.axes])
         save(figure, path)
 
-    monkeypatch.setattr(plots, "_save", keep)
-    return figures
+    monkeypatch.setattr(plots, "_save", record)
+    return panels
 
 
 class TestAlignment:
@@ -86,17 +86,17 @@ class TestAlignment:
         assert path.stat().st_size > 5000
         assert plt.get_fignums() == []
 
-    def test_layers_are_labelled_and_parted(self, tmp_path, drawn):
+    def test_layers_have_labels_and_lines_between_them(self, tmp_path, figures):
         student, teacher = Geometry(2, 6, 4, 2), Geometry(12, 3, 4, 8)
         plots.alignment(AttentionAlignment(student, teacher), tmp_path / "a.png")
-        want = {  # student layers, teacher layers
+        expected = {  # student layers, teacher layers
             "encoder self-attention": (2, 12),
             "decoder self-attention": (6, 3),
             "cross-attention": (6, 3),
         }
-        panels = {part["axis"].get_title(): part for part in drawn[0] if part["axis"].get_title()}
-        assert panels.keys() == want.keys()
-        for title, (columns, rows) in want.items():
+        panels = {part["axis"].get_title(): part for part in figures[0] if part["axis"].get_title()}
+        assert panels.keys() == expected.keys()
+        for title, (columns, rows) in expected.items():
             axis = panels[title]["axis"]
             assert [t.get_text() for t in axis.get_xticklabels()] == [
                 str(number) for number in range(1, columns + 1)
@@ -104,12 +104,12 @@ class TestAlignment:
             assert len(axis.get_yticks()) == rows
             assert panels[title]["lines"] == columns - 1 + rows - 1
 
-    def test_panels_share_a_scale_that_is_even_around_zero(self, tmp_path, drawn):
+    def test_panels_share_a_symmetric_scale(self, tmp_path, figures):
         alignment = AttentionAlignment(Geometry(1, 1, 2, 2), Geometry(1, 1, 2, 2))
         with torch.no_grad():
             alignment.weights["cross"][0, 0] = -7
         plots.alignment(alignment, tmp_path / "a.png")
-        images = [part["axis"].images for part in drawn[0]]
+        images = [part["axis"].images for part in figures[0]]
         assert [image[0].get_clim() for image in images if image] == [(-7, 7)] * 3
 
     def test_weights_of_zero(self, tmp_path):
@@ -130,21 +130,21 @@ class TestCurves:
         assert 300 < height < 2000
         assert plt.get_fignums() == []
 
-    def test_every_training_is_a_line_of_what_was_logged(self, tmp_path, drawn):
+    def test_every_training_is_a_line_of_its_log(self, tmp_path, figures):
         plots.curves({"teacher": history(6), "kd": history(2)}, tmp_path / "c.png")
-        assert [part["lines"] for part in drawn[0]] == [2, 2, 2]
-        _, losses, scores = (part["axis"] for part in drawn[0])
+        assert [part["lines"] for part in figures[0]] == [2, 2, 2]
+        _, losses, scores = (part["axis"] for part in figures[0])
         assert losses.lines[1].get_xydata().tolist() == [[1, 4.5], [2, 4]]
         assert scores.lines[0].get_ydata().tolist() == [7, 14, 21, 28, 35, 42]
         assert [line.get_label() for line in scores.lines] == ["teacher", "kd"]
 
-    def test_a_single_point_shows(self, tmp_path, drawn):
+    def test_a_single_point_is_visible(self, tmp_path, figures):
         plots.curves({"kd": [{"epoch": 1, "ce": 5.0, "step": 3}]}, tmp_path / "c.png")
-        assert drawn[0][0]["axis"].lines[0].get_marker() == "o"
+        assert figures[0][0]["axis"].lines[0].get_marker() == "o"
 
-    def test_what_was_not_logged_is_left_out(self, tmp_path, drawn):
+    def test_missing_values_are_left_out(self, tmp_path, figures):
         plots.curves({"kd": history(bleu=False), "a2d": history()}, tmp_path / "c.png")
-        scores = drawn[0][2]["axis"]
+        scores = figures[0][2]["axis"]
         points = sum(len(line.get_xdata()) for line in scores.lines)
         assert points == 3
         assert scores.get_ylim()[0] > 0
@@ -159,43 +159,43 @@ class TestScores:
         assert 300 < height < 2000
         assert plt.get_fignums() == []
 
-    def test_every_seed_is_a_dot_and_methods_rise(self, tmp_path, drawn):
+    def test_every_seed_is_a_dot_and_methods_rise(self, tmp_path, figures):
         plots.scores(GRID, tmp_path / "s.png")
-        panels = {part["axis"].get_title(loc="left"): part["axis"] for part in drawn[0]}
-        want = {
+        panels = {part["axis"].get_title(loc="left"): part["axis"] for part in figures[0]}
+        expected = {
             "students 2+1×8": {"baseline": [5, 7], "a2d": [8, 9], "kd": [8, 10]},
             "students 1+1×8": {"a2d": [3], "baseline": [4]},
         }
-        assert panels.keys() == want.keys()
-        for title, methods in want.items():
+        assert panels.keys() == expected.keys()
+        for title, methods in expected.items():
             axis = panels[title]
             names = [label.get_text() for label in axis.get_yticklabels()]
             heights = dict(zip(axis.get_yticks().tolist(), names, strict=True))
             assert [heights[height] for height in sorted(heights)] == list(methods)
             dots = [line for line in axis.lines if line.get_marker() == "o"]
-            shown = {heights[line.get_ydata()[0]]: list(line.get_xdata()) for line in dots}
-            assert shown == methods
+            scores = {heights[line.get_ydata()[0]]: list(line.get_xdata()) for line in dots}
+            assert scores == methods
             bars = {tuple(line.get_xdata()) for line in axis.lines if line.get_linewidth() == 3}
             assert bars == {(sum(bleu) / len(bleu),) * 2 for bleu in methods.values()}
 
-    def test_teacher_and_baseline_are_lines_at_their_means(self, tmp_path, drawn):
+    def test_teacher_and_baseline_are_lines_at_their_means(self, tmp_path, figures):
         plots.scores(GRID, tmp_path / "s.png")
-        first, second = (self.dashed(part["axis"]) for part in drawn[0])
+        first, second = (self.dashed(part["axis"]) for part in figures[0])
         assert first == {"teacher": {12}, "baseline": {6}}
         assert second == {"teacher": {12}, "baseline": {4}}
 
-    @pytest.mark.parametrize("plain", ["", "student_start=random"])
-    def test_the_line_is_the_plainest_baselines(self, tmp_path, drawn, plain):
-        def called(setting, *bleu):
+    @pytest.mark.parametrize("setting", ["", "student_start=random"])
+    def test_the_line_is_the_plainest_baselines(self, tmp_path, figures, setting):
+        def baseline(setting, *bleu):
             return [replace(row, setting=setting) for row in rows("baseline", "1+1x4", *bleu)]
 
-        grid = [*rows("teacher", "3+3x4", 12.0), *called("student_start=teacher decay=0.5", 3.0)]
-        plots.scores([*grid, *called(plain, 5.0, 7.0)], tmp_path / "s.png")
-        assert self.dashed(drawn[0][0]["axis"]) == {"teacher": {12}, "baseline": {6}}
+        grid = [*rows("teacher", "3+3x4", 12.0), *baseline("student_start=teacher decay=0.5", 3.0)]
+        plots.scores([*grid, *baseline(setting, 5.0, 7.0)], tmp_path / "s.png")
+        assert self.dashed(figures[0][0]["axis"]) == {"teacher": {12}, "baseline": {6}}
 
-    def test_without_a_baseline(self, tmp_path, drawn):
+    def test_without_a_baseline(self, tmp_path, figures):
         plots.scores(rows("teacher", "3+3x4", 12.0) + rows("kd", "1+1x4", 5.0), tmp_path / "s.png")
-        assert self.dashed(drawn[0][0]["axis"]) == {"teacher": {12}}
+        assert self.dashed(figures[0][0]["axis"]) == {"teacher": {12}}
 
     def dashed(self, axis):
         lines = [line for line in axis.lines if line.get_linestyle() == "--"]
@@ -211,21 +211,23 @@ class TestWallClock:
         assert 300 < height < 2000
         assert plt.get_fignums() == []
 
-    def test_every_curve_is_a_line_in_minutes(self, tmp_path, drawn):
+    def test_every_curve_is_a_line_in_minutes(self, tmp_path, figures):
         curves = {"kd": [(60.0, 1.0), (150.0, 2.0)], "a2d": [(90.0, 3.0)]}
         plots.wall_clock(curves, tmp_path / "w.png")
-        lines = {line.get_label(): line.get_xydata().tolist() for line in drawn[0][0]["axis"].lines}
+        lines = {
+            line.get_label(): line.get_xydata().tolist() for line in figures[0][0]["axis"].lines
+        }
         assert lines == {"kd": [[1, 1], [2.5, 2]], "a2d": [[1.5, 3]]}
 
 
 class TestTradeOff:
-    def test_methods_are_lines_and_shapes_are_named_once(self, tmp_path, drawn):
+    def test_methods_are_lines_and_shapes_are_named_once(self, tmp_path, figures):
         bleu = {"kd": {"6+2": 8.0, "6+3": 9.0}, "a2d": {"6+3": 8.0, "6+2": 8.5}}
         plots.trade_off(bleu, {"6+3": 1.5, "6+2": 2.0}, 10.0, tmp_path / "t.png")
-        axis = drawn[0][0]["axis"]
+        axis = figures[0][0]["axis"]
         lines = {line.get_label(): line.get_xydata().tolist() for line in axis.lines[1:]}
-        want = {"teacher": [[1, 10]], "kd": [[1.5, 9], [2, 8]], "a2d": [[1.5, 8], [2, 8.5]]}
-        assert lines == want
+        expected = {"teacher": [[1, 10]], "kd": [[1.5, 9], [2, 8]], "a2d": [[1.5, 8], [2, 8.5]]}
+        assert lines == expected
         names = {text.get_text(): text.xy for text in axis.texts}
         assert names == {"6+3": (1.5, 9), "6+2": (2, 8.5)}
         assert size(tmp_path / "t.png")[0] > 600

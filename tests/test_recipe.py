@@ -1,4 +1,4 @@
-"""Recipes: the packaged ones, inheritance, overrides, and what is said of every mistake."""
+"""Recipes: packaged ones, inheritance, overrides, and messages about mistakes."""
 
 import re
 from dataclasses import replace
@@ -32,8 +32,8 @@ def refused(*overrides, recipe="demo"):
 
 
 @pytest.fixture
-def written(tmp_path):
-    """Writes a recipe's text to a file and gives its path."""
+def write_recipe(tmp_path):
+    """Function that writes a recipe to a file and returns its path."""
 
     def write(text):
         path = tmp_path / "mine.yaml"
@@ -45,73 +45,73 @@ def written(tmp_path):
 
 class TestPackaged:
     @pytest.mark.parametrize("name", builtin_recipes())
-    def test_loads_under_its_own_name(self, name):
+    def test_has_the_name_of_its_file(self, name):
         assert load_recipe(name).name == name
 
     def test_demo_is_among_them(self):
         assert "demo" in builtin_recipes()
 
     @pytest.mark.parametrize("name", builtin_recipes())
-    def test_what_a_run_writes_down_loads_again(self, name, written):
+    def test_the_recipe_in_a_runs_folder_loads_again(self, name, write_recipe):
         recipe = load_recipe(name, ["seeds=[7]"])
-        dumped = yaml.safe_dump(recipe.model_dump(), sort_keys=False)
-        assert load_recipe(written(dumped)) == recipe
+        text = yaml.safe_dump(recipe.model_dump(), sort_keys=False)
+        assert load_recipe(write_recipe(text)) == recipe
 
 
 class TestExtends:
-    def test_names_only_what_differs(self, written):
+    def test_names_only_settings_that_differ(self, write_recipe):
         recipe = load_recipe(
-            written("extends: demo\nname: mine\ntraining: {num_train_epochs: 9}\n")
+            write_recipe("extends: demo\nname: mine\ntraining: {num_train_epochs: 9}\n")
         )
         assert recipe == load_recipe("demo", ["name=mine", "training.num_train_epochs=9"])
 
-    def test_lists_replace(self, written):
-        recipe = load_recipe(written("extends: demo\nmethods: [kd]\nseeds: [4, 5]\n"))
+    def test_lists_replace(self, write_recipe):
+        recipe = load_recipe(write_recipe("extends: demo\nmethods: [kd]\nseeds: [4, 5]\n"))
         assert recipe == load_recipe("demo", ["methods=[kd]", "seeds=[4,5]"])
 
-    def test_a_file_beside_it_which_extends_another(self, written, tmp_path):
+    def test_a_file_beside_it_which_extends_another(self, write_recipe, tmp_path):
         (tmp_path / "base.yaml").write_text("extends: demo\nvocabulary: {size: 700}\n")
-        recipe = load_recipe(written("extends: base.yaml\nseeds: [4]\n"), ["name=other"])
+        recipe = load_recipe(write_recipe("extends: base.yaml\nseeds: [4]\n"), ["name=other"])
         assert recipe == load_recipe("demo", ["vocabulary.size=700", "seeds=[4]", "name=other"])
 
     SIZES = "{encoder_layers: 2, decoder_layers: 1, heads: 8, width: 128, feed_forward: 512}"
 
-    def test_a_teachers_path_replaces_how_another_is_trained(self, written):
-        given = f"teacher: {{path: some/model}}\nstudents: [{self.SIZES}]\n"
-        recipe = load_recipe(written(f"extends: demo\n{given}"))
+    def test_a_teachers_path_replaces_shape_and_training(self, write_recipe):
+        changes = f"teacher: {{path: some/model}}\nstudents: [{self.SIZES}]\n"
+        recipe = load_recipe(write_recipe(f"extends: demo\n{changes}"))
         assert (recipe.teacher.path, recipe.teacher.shape) == ("some/model", None)
-        whole = ["teacher={path: some/model}", f"students=[{self.SIZES}]"]
-        assert recipe == load_recipe("demo", whole)
+        overrides = ["teacher={path: some/model}", f"students=[{self.SIZES}]"]
+        assert recipe == load_recipe("demo", overrides)
 
-    def test_students_of_a_teachers_path_must_name_their_sizes(self, written):
-        message = refused(recipe=written("extends: demo\nteacher: {path: some/model}\n"))
+    def test_students_of_a_teachers_path_must_name_their_sizes(self, write_recipe):
+        message = refused(recipe=write_recipe("extends: demo\nteacher: {path: some/model}\n"))
         assert "'students.0.width' is missing: students inherit sizes from a teacher's" in message
 
-    def test_a_teachers_shape_replaces_another(self, written, tmp_path):
+    def test_a_teachers_shape_replaces_another(self, write_recipe, tmp_path):
         base = "teacher: {path: some/model, trim: true, languages: [a, b], cache: true}"
         (tmp_path / "base.yaml").write_text(f"extends: demo\n{base}\nstudents: [{self.SIZES}]\n")
         text = f"extends: base.yaml\nteacher: {{shape: {self.SIZES}}}\n"
-        teacher = load_recipe(written(text)).teacher
+        teacher = load_recipe(write_recipe(text)).teacher
         plain = load_recipe("demo", [f"teacher={{shape: {self.SIZES}, cache: true}}"]).teacher
         assert teacher == plain
 
-    def test_parts_of_a_teachers_shape_are_merged(self, written):
-        recipe = load_recipe(written("extends: demo\nteacher: {shape: {heads: 2}}\n"))
+    def test_parts_of_a_teachers_shape_are_merged(self, write_recipe):
+        recipe = load_recipe(write_recipe("extends: demo\nteacher: {shape: {heads: 2}}\n"))
         assert recipe == load_recipe("demo", ["teacher.shape.heads=2"])
 
     @pytest.mark.parametrize(
-        "own", ["{path: null}", "{cache: true, training: {num_train_epochs: 2}}"]
+        "changes", ["{path: null}", "{cache: true, training: {num_train_epochs: 2}}"]
     )
-    def test_other_settings_of_a_teacher_leave_its_shape(self, own, written):
-        recipe = load_recipe(written(f"extends: demo\nteacher: {own}\n"))
+    def test_other_settings_of_a_teacher_leave_its_shape(self, changes, write_recipe):
+        recipe = load_recipe(write_recipe(f"extends: demo\nteacher: {changes}\n"))
         assert recipe.teacher.shape == load_recipe("demo").teacher.shape
 
-    def test_a_path_and_a_shape_together_are_still_refused(self, written):
+    def test_a_path_and_a_shape_together_are_still_refused(self, write_recipe):
         text = f"extends: demo\nteacher: {{path: some/model, shape: {self.SIZES}}}\n"
-        assert "not both" in refused(recipe=written(text))
+        assert "not both" in refused(recipe=write_recipe(text))
 
-    def test_updates_replace_epochs_and_the_reverse(self, written):
-        training = load_recipe(written("extends: demo\ntraining: {max_steps: 9}\n")).training
+    def test_updates_replace_epochs_and_the_reverse(self, write_recipe):
+        training = load_recipe(write_recipe("extends: demo\ntraining: {max_steps: 9}\n")).training
         assert (training.num_train_epochs, training.max_steps) == (None, 9)
         recipe = load_recipe(
             "demo", ["training.max_steps=9", "teacher.training.num_train_epochs=2"]
@@ -130,23 +130,23 @@ class TestExtends:
             "demo", ["teacher.command=cat", "teacher.path=some/model", sizes]
         )
 
-    def test_a_size_of_the_vocabulary_replaces_a_folder(self, written, tmp_path):
+    def test_a_size_of_the_vocabulary_replaces_a_folder(self, write_recipe, tmp_path):
         (tmp_path / "base.yaml").write_text("extends: demo\nvocabulary: {path: there}\n")
-        recipe = load_recipe(written("extends: base.yaml\nvocabulary: {size: 700}\n"))
+        recipe = load_recipe(write_recipe("extends: base.yaml\nvocabulary: {size: 700}\n"))
         assert (recipe.vocabulary.path, recipe.vocabulary.size) == (None, 700)
 
     @pytest.mark.parametrize("base", ["mine.yaml", "other.yaml"])
-    def test_not_itself(self, base, written, tmp_path):
+    def test_not_itself(self, base, write_recipe, tmp_path):
         (tmp_path / "other.yaml").write_text("extends: mine.yaml\n")
-        message = refused(recipe=written(f"extends: {base}\n"))
+        message = refused(recipe=write_recipe(f"extends: {base}\n"))
         assert "mine.yaml" in message
         assert "which extends it" in message
 
-    def test_not_what_is_missing(self, written, tmp_path):
-        assert str(tmp_path / "gone.yaml") in refused(recipe=written("extends: gone.yaml\n"))
+    def test_not_a_missing_recipe(self, write_recipe, tmp_path):
+        assert str(tmp_path / "gone.yaml") in refused(recipe=write_recipe("extends: gone.yaml\n"))
 
-    def test_not_a_list(self, written):
-        assert "'extends' is ['demo']" in refused(recipe=written("extends: [demo]\n"))
+    def test_not_a_list(self, write_recipe):
+        assert "'extends' is ['demo']" in refused(recipe=write_recipe("extends: [demo]\n"))
 
     @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
     def test_experiments_load(self, path):
@@ -169,7 +169,7 @@ class TestInheritance:
         assert (first.decoder_layers, first.heads, first.feed_forward) == (3, 4, 77)
         assert second == teacher.model_copy(update={"heads": 2})
 
-    def test_teacher_trains_as_the_students_but_for_what_it_names(self):
+    def test_teachers_training_inherits_from_the_students(self):
         recipe = load_recipe(
             "demo", ["training.num_train_epochs=9", "training.label_smoothing_factor=0.2"]
         )
@@ -187,10 +187,10 @@ class TestInheritance:
                 "methods=[kd, {method: a2d, alpha: 0.75}, {method: a2d, name: hot}]",
             ],
         )
-        kd, own, hot = recipe.methods
+        kd, a2d, hot = recipe.methods
         assert [m.alpha for m in recipe.methods] == [0.25, 0.75, 0.25]
         assert {m.temperature for m in recipe.methods} == {3}
-        assert [(m.method, m.name) for m in (kd, own, hot)] == [
+        assert [(m.method, m.name) for m in (kd, a2d, hot)] == [
             ("kd", "kd"),
             ("a2d", "a2d"),
             ("a2d", "hot"),
@@ -200,7 +200,7 @@ class TestInheritance:
         overrides = ["teacher={path: some/model}", "students=[{encoder_layers: 1}]"]
         assert "'students.0.decoder_layers' is missing" in refused(*overrides)
 
-    def test_without_a_distillation_section_defaults_hold(self):
+    def test_without_a_distillation_section_defaults_apply(self):
         (method,) = load_recipe("demo", ["distillation=null", "methods=[a2d]"]).methods
         assert (method.alpha, method.beta, method.decay) == (0.5, 3.0, 1.0)
 
@@ -229,22 +229,22 @@ class TestUnknownKeys:
         assert message.startswith(f"demo: unknown key {key!r}: did you mean {near!r}? Valid: ")
         assert near in message.partition("Valid: ")[2]
 
-    def test_resembling_none_are_told_what_there_is(self):
+    def test_without_a_near_key_all_valid_keys_are_listed(self):
         message = refused("vocabulary.zzz=1")
         assert message.endswith("unknown key 'vocabulary.zzz': Valid: size, path.")
 
     @pytest.mark.parametrize("section", ["vocabulary", "corpus.cleaning", "students.0"])
-    def test_that_are_no_text_are_refused_too(self, section):
+    def test_that_are_no_text_are_refused(self, section):
         assert "the key 5 is not text: write it in quotes" in refused(f"{section}={{5: 3}}")
 
-    def test_that_are_no_text_at_the_top(self, written):
+    def test_that_are_no_text_at_the_top(self, write_recipe):
         line = DEMO.count("\n") + 2
-        message = refused(recipe=written(f"{DEMO}\n5: 3\n"))
+        message = refused(recipe=write_recipe(f"{DEMO}\n5: 3\n"))
         assert f"at line {line}: the key 5 is not text: write it in quotes" in message
 
-    def test_that_occur_twice(self, written):
+    def test_that_occur_twice(self, write_recipe):
         line = DEMO.count("\n") + 1
-        message = refused(recipe=written(f"{DEMO}seeds: [5]\n"))
+        message = refused(recipe=write_recipe(f"{DEMO}seeds: [5]\n"))
         assert f"at line {line}" in message
         assert "'seeds'" in message
 
@@ -297,12 +297,12 @@ class TestValues:
         assert f"'{key}" in message
         assert f"' is {shown}: " in message
 
-    def test_numbers_may_be_written_as_yaml_takes_for_text(self):
+    def test_numbers_that_yaml_reads_as_text(self):
         assert load_recipe("demo", ["training.learning_rate=1e-3"]).training.learning_rate == 1e-3
 
-    def test_missing(self, written):
+    def test_missing(self, write_recipe):
         text = re.sub(r"^  source_language: de\n", "", DEMO, flags=re.MULTILINE)
-        assert "'corpus.source_language' is missing." in refused(recipe=written(text))
+        assert "'corpus.source_language' is missing." in refused(recipe=write_recipe(text))
 
     @pytest.mark.parametrize("override", ["teacher={}", "teacher={path: x, command: cat}"])
     def test_teacher_is_either_pretrained_or_shaped(self, override):
@@ -317,9 +317,9 @@ class TestValues:
             override
         )
 
-    def test_but_one_length(self, written):
+    def test_but_one_length(self, write_recipe):
         text = "extends: demo\ntraining: {num_train_epochs: 2, max_steps: 9}\n"
-        assert "either num_train_epochs or max_steps" in refused(recipe=written(text))
+        assert "either num_train_epochs or max_steps" in refused(recipe=write_recipe(text))
 
     @pytest.mark.parametrize("heads", [3, 256])  # sinusoidal positions want heads of an even size
     def test_heads_must_divide_the_width_evenly(self, heads):
@@ -368,7 +368,7 @@ class TestFolders:
             "methods=[{method: kd, name: ../kd}]",
         ],
     )
-    def test_every_model_has_its_own_or_the_recipe_is_refused(self, tmp_path, override):
+    def test_every_model_has_a_folder_or_the_recipe_is_refused(self, tmp_path, override):
         splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
         try:
             stages = run_of(load_recipe("demo", [override]), tmp_path, splits).stages
@@ -402,8 +402,8 @@ class TestOverrides:
         assert recipe.corpus.cleaning.max_ratio is None
         assert recipe.name == "x.y-z"
 
-    def test_last_one_counts_and_sections_spring_up(self, written):
-        path = written(DEMO.partition("\nevaluation:")[0])
+    def test_the_last_one_counts_and_missing_sections_are_created(self, write_recipe):
+        path = write_recipe(DEMO.partition("\nevaluation:")[0])
         recipe = load_recipe(path, ["evaluation.beams=2", "evaluation.beams=7"])
         assert recipe.evaluation.beams == 7
 
@@ -429,7 +429,7 @@ class TestOverrides:
             ("corpus.train.split.x=1", "corpus.train is 'builtin:de-dsb/train' and has no keys"),
         ],
     )
-    def test_that_name_no_place_are_told_what_there_is(self, override, problem):
+    def test_that_name_no_place_are_refused_with_the_reason(self, override, problem):
         message = refused(override)
         assert message.startswith(f"the override {override!r} names no place in the recipe: ")
         assert message.endswith(f"{problem}.")
@@ -438,8 +438,8 @@ class TestOverrides:
         assert "seeds is a list, numbered from 0, and is empty." in refused("seeds=[]", "seeds.0=1")
 
     def test_that_are_no_yaml(self):
-        said = "the value of the override 'seeds=[' is not valid YAML at line 1: "
-        assert said in refused("seeds=[")
+        message = "the value of the override 'seeds=[' is not valid YAML at line 1: "
+        assert message in refused("seeds=[")
 
 
 class TestFiles:
@@ -460,17 +460,17 @@ class TestFiles:
             ("name: !!python/object/apply:os.system [ls]\n", 1),
         ],
     )
-    def test_malformed(self, written, text, line):
-        path = written(text)
+    def test_malformed(self, write_recipe, text, line):
+        path = write_recipe(text)
         assert f"{path} is not valid YAML at line {line}: " in refused(recipe=path)
 
     @pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n", "text\n"])
-    def test_no_mapping(self, written, text):
-        path = written(text)
+    def test_no_mapping(self, write_recipe, text):
+        path = write_recipe(text)
         assert f"{path} holds no recipe" in refused(recipe=path)
 
-    def test_not_utf8(self, written):
-        assert "not valid UTF-8" in refused(recipe=written("name: ü".encode("latin-1")))
+    def test_not_utf8(self, write_recipe):
+        assert "not valid UTF-8" in refused(recipe=write_recipe("name: ü".encode("latin-1")))
 
-    def test_control_characters(self, written):
-        assert "not valid YAML" in refused(recipe=written("name: x\x01\n"))
+    def test_control_characters(self, write_recipe):
+        assert "not valid YAML" in refused(recipe=write_recipe("name: x\x01\n"))

@@ -1,4 +1,4 @@
-"""Results of a run: complete, comparable, readable by anyone, and what sacreBLEU says they are."""
+"""Results of a run: complete, reproducible, and equal to those of sacreBLEU."""
 
 import csv
 import gc
@@ -22,10 +22,10 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from a2d.models.decoding import n_best
 from a2d.runs import plots, report, results, training
-from a2d.runs.environment import settle
+from a2d.runs.environment import resolve
 from a2d.runs.lines import read_lines
 from a2d.runs.recipe import Recipe, load_recipe
-from a2d.runs.results import Row, grouped
+from a2d.runs.results import Row, group_rows
 from a2d.runs.run import carry_out
 from a2d.runs.splits import Splits, read_splits
 from a2d.runs.stages.corpus import Corpus
@@ -45,8 +45,8 @@ REFERENCES = [pair.target for pair in read_corpus("builtin:de-dsb/test")[:80]]
 METHODS = ["baseline", "kd", "seqkd", "a2d", "a2d"]
 
 
-def damaged(lines, share, seed=0):
-    """Something like translations: a share of the lines has lost a word and gained another."""
+def corrupt(lines, share, seed=0):
+    """Imitate translations: a share of the lines loses its first word and gains another."""
     chance = random.Random(seed)
     return [
         f"{line.partition(' ')[2]} wopaki" if chance.random() < share else line for line in lines
@@ -54,7 +54,7 @@ def damaged(lines, share, seed=0):
 
 
 class TestSignificance:
-    SYSTEMS = tuple(damaged(REFERENCES, *x) for x in ((0.5, 0), (0.4, 1), (0.9, 2), (0.45, 3)))
+    SYSTEMS = tuple(corrupt(REFERENCES, *x) for x in ((0.5, 0), (0.4, 1), (0.9, 2), (0.45, 3)))
 
     def test_equals_the_command_line(self, tmp_path):
         texts = {"references": REFERENCES, **dict(zip("abcd", self.SYSTEMS, strict=True))}
@@ -73,7 +73,7 @@ class TestSignificance:
         systems = dict(zip("bcd", self.SYSTEMS[1:], strict=True))
         assert p_values(self.SYSTEMS[0], systems, REFERENCES) == expected
         assert first["BLEU"]["p_value"] is None
-        # The systems were chosen to differ clearly and hardly.
+        # Some systems differ significantly, others do not.
         assert min(expected.values()) < results.SIGNIFICANT < max(expected.values()) < 1
 
     def test_of_no_systems(self):
@@ -111,7 +111,7 @@ def row(bleu=1.0, **others):
 
 
 class TestGroups:
-    def test_hold_rows_that_differ_in_the_seed_alone(self):
+    def test_have_rows_that_differ_only_in_the_seed(self):
         rows = [
             row(method="teacher"),
             row(seed=1),
@@ -120,7 +120,7 @@ class TestGroups:
             row(seed=2),
             row(setting="beta=2", seed=2),
         ]
-        groups = {(group.label, group.student): group.rows for group in grouped(rows)}
+        groups = {(group.label, group.student): group.rows for group in group_rows(rows)}
         assert list(groups) == [  # in order of appearance
             ("teacher", "2+1x8"),
             ("a2d", "2+1x8"),
@@ -130,30 +130,30 @@ class TestGroups:
         assert [[r.seed for r in group] for group in groups.values()] == [[1], [1, 2], [1, 2], [1]]
 
     def test_mean_and_sample_deviation(self):
-        (group,) = grouped(row(bleu) for bleu in (1.5, 4.0, 2.25))
+        (group,) = group_rows(row(bleu) for bleu in (1.5, 4.0, 2.25))
         assert group.mean("bleu") == pytest.approx(np.mean([1.5, 4.0, 2.25]))
         assert group.deviation("bleu") == pytest.approx(np.std([1.5, 4.0, 2.25], ddof=1))
         assert group.deviation("chrf") == 0
 
     def test_one_seed_does_not_deviate(self):
-        (group,) = grouped([row(3.0)])
+        (group,) = group_rows([row(3.0)])
         assert (group.mean("bleu"), group.deviation("bleu")) == (3.0, 0.0)
 
-    def test_count_significant_seeds_where_something_was_compared(self):
-        (group,) = grouped(row(p_vs_baseline=p) for p in (0.049, 0.05, 0.001))
-        assert group.significant("baseline") == 2
-        assert group.significant("kd") is None
+    def test_count_significant_seeds(self):
+        (group,) = group_rows(row(p_vs_baseline=p) for p in (0.049, 0.05, 0.001))
+        assert group.count_significant("baseline") == 2
+        assert group.count_significant("kd") is None
 
 
 class TestSpeedUp:
     def test_is_over_the_teacher(self):
-        (teacher,) = grouped([row(method="teacher", sentences_per_second=4.0)])
-        (group,) = grouped(row(sentences_per_second=speed) for speed in (8.0, 10.0))
+        (teacher,) = group_rows([row(method="teacher", sentences_per_second=4.0)])
+        (group,) = group_rows(row(sentences_per_second=speed) for speed in (8.0, 10.0))
         assert group.speed_up(teacher) == 9 / 4
 
     @pytest.mark.parametrize("speeds", [(None, 5.0), (5.0, None), (None, None)])
-    def test_of_what_was_not_measured_is_none(self, speeds):
-        teacher, group = (grouped([row(sentences_per_second=speed)])[0] for speed in speeds)
+    def test_is_none_without_a_measurement(self, speeds):
+        teacher, group = (group_rows([row(sentences_per_second=speed)])[0] for speed in speeds)
         assert group.speed_up(teacher) is None
 
 
@@ -164,12 +164,12 @@ class TestTable:
         return console.export_text().splitlines()
 
     def test_of_long_names_several_seeds_and_widths_fits_80_columns(self):
-        unseen = {"parameters": 123_400_000, "gain_vs_baseline": 10.25, "train_seconds": 1e5}
-        unseen |= {"student": "12+12x16+8-1024-4096", "sentences_per_second": 52.0}
-        rows = [row(30.0, method="teacher", **unseen | {"student": "12+12x16-1024-4096"})]
+        columns = {"parameters": 123_400_000, "gain_vs_baseline": 10.25, "train_seconds": 1e5}
+        columns |= {"student": "12+12x16+8-1024-4096", "sentences_per_second": 52.0}
+        rows = [row(30.0, method="teacher", **columns | {"student": "12+12x16-1024-4096"})]
         for setting in ("", "alignment_learning_rate=0.01 student_start=teacher decay=0.7"):
             rows += [
-                row(20.0 + seed, method="seqkd+a2d+hidden", seed=seed, setting=setting, **unseen)
+                row(20.0 + seed, method="seqkd+a2d+hidden", seed=seed, setting=setting, **columns)
                 for seed in (1, 2, 3)
             ]
         lines = self.lines(rows)
@@ -181,7 +181,7 @@ class TestTable:
         assert "1024-4096" in text
         assert any(line.startswith("seqkd+a2d+hidden ") for line in lines)
 
-    def test_dashes_stand_for_what_was_not_measured(self):
+    def test_has_dashes_for_unknown_figures(self):
         teacher = row(method="teacher", train_seconds=None)
         *_, first, second = self.lines([teacher, row(sentences_per_second=None)])
         assert first.split()[-2:] == ["1.00×", "–"]
@@ -191,7 +191,7 @@ class TestTable:
 class TestCompressed:
     LINES = ("a", "", "dolnoserbšćina", "x\u2028y\u0085z")
 
-    def test_reads_what_was_written(self, tmp_path):
+    def test_reads_the_lines_of_a_file(self, tmp_path):
         results.write_compressed(tmp_path / "a.gz", self.LINES)
         assert results.read_compressed(tmp_path / "a.gz") == list(self.LINES)
 
@@ -208,7 +208,7 @@ class TestCompressed:
 
 
 def tiny_recipe(folder, *more):
-    """A grid of every kind of method, two seeds, on a few dozen pairs; validation translations."""
+    """Load a recipe with every kind of method and two seeds, for a few dozen pairs."""
     pairs = [p for p in read_corpus("builtin:de-dsb/train") if 8 < len(p.source) < 20][:84]
     for name, part in {"train": pairs[:60], "valid": pairs[60:72], "test": pairs[72:]}.items():
         text = "".join(f"{pair.source}\t{pair.target}\n" for pair in part)
@@ -232,25 +232,25 @@ def tiny_recipe(folder, *more):
     )
 
 
-class Finished:
-    """A finished run, and the labels that each of its models was trained on."""
+class FinishedRun:
+    """A finished run, with the labels that each of its models was trained on."""
 
     def __init__(self, folder):
         self.folder = folder / "run"
-        self.recipe = settle(tiny_recipe(folder), self.folder)
+        self.recipe = resolve(tiny_recipe(folder), self.folder)
         self.splits = read_splits(self.recipe)
         self.run = run_of(self.recipe, self.folder, self.splits)
-        self.learned = {}
+        self.labels = {}
 
-        class Watched(training.A2DTrainer):
+        class RecordingTrainer(training.A2DTrainer):
             def train(trainer, *args, **kwargs):
                 name = Path(trainer.args.output_dir).parent.name.removesuffix(".partial")
-                self.learned[name] = trainer.train_dataset["labels"][:]
+                self.labels[name] = trainer.train_dataset["labels"][:]
                 return super().train(*args, **kwargs)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training, "A2DTrainer", Watched)
-            for picture in ("curves", "scores", "alignment"):  # they take as long as the rest
+            patch.setattr(training, "A2DTrainer", RecordingTrainer)
+            for picture in ("curves", "scores", "alignment"):  # plots take as long as the rest
                 patch.setattr(plots, picture, lambda *_: None)
             gc.freeze()  # every training collects garbage, which takes as long as the training
             carry_out(self.recipe, self.folder, Console(record=True, width=100))
@@ -260,7 +260,7 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return Finished(tmp_path_factory.mktemp("results"))
+    return FinishedRun(tmp_path_factory.mktemp("results"))
 
 
 def read_csv(path):
@@ -290,18 +290,18 @@ class TestFinishedRun:
         path = translations_of(finished.run)[model.name].folder / HYPOTHESES
         text = path.read_text("utf-8")
         references = [pair.target for pair in finished.splits.valid]
-        found = []
+        rows = []
         try:
             for lines in (references, ["", *[line[:1] for line in references[1:]]]):
                 path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-                found += [r for r in results.collect(finished.run) if r.name == model.name]
+                rows += [r for r in results.collect(finished.run) if r.name == model.name]
         finally:
             path.write_text(text, "utf-8")
-        assert found[0].sentences_per_second == read_speeds(finished.run)[model.name]
-        assert found[1].sentences_per_second is None
+        assert rows[0].sentences_per_second == read_speeds(finished.run)[model.name]
+        assert rows[1].sentences_per_second is None
 
     def test_settings_name_what_differs_between_rows(self, finished):
-        groups = grouped(finished.rows)
+        groups = group_rows(finished.rows)
         assert [group.label for group in groups] == [
             "teacher",
             "baseline",
@@ -332,8 +332,8 @@ class TestFinishedRun:
         references = references.split("\n")[:-1]
         assert references == [pair.target for pair in finished.splits.valid]
         for record in read_csv(folder / "scores.csv"):
-            packed = (folder / "hypotheses" / f"{record['name']}.txt.gz").read_bytes()
-            lines = gzip.decompress(packed).decode().split("\n")[:-1]
+            content = (folder / "hypotheses" / f"{record['name']}.txt.gz").read_bytes()
+            lines = gzip.decompress(content).decode().split("\n")[:-1]
             assert lines == read_lines(
                 finished.folder / f"translations/valid/{record['name']}/{HYPOTHESES}"
             )
@@ -350,26 +350,26 @@ class TestFinishedRun:
         first, second = (float(record["seconds"]) for record in records[:2])
         assert 0 < first < second <= finished.rows[0].train_seconds
 
-    def test_curves_are_drawn_with_every_validation_and_logged_step(self, finished):
-        drawn = report._curves(finished.run)
+    def test_plots_have_every_validation_and_logged_step(self, finished):
+        curves = report._curves(finished.run)
         names = {
             model.name.rpartition("-seed")[0] or model.name
             for model in trained_models_of(finished.run)
         }
-        assert drawn.keys() == names
+        assert curves.keys() == names
         for model in trained_models_of(finished.run):
-            points = drawn[model.name.rpartition("-seed")[0] or model.name]
+            points = curves[model.name.rpartition("-seed")[0] or model.name]
             for key in ("eval_bleu", "eval_ce", "ce"):
-                logged = [e["epoch"] for e in results.history(model)["log"] if key in e]
-                assert [e["epoch"] for e in points if key in e] == logged
+                epochs = [e["epoch"] for e in results.history(model)["log"] if key in e]
+                assert [e["epoch"] for e in points if key in e] == epochs
 
-    def test_tells_its_recipe_signatures_and_versions(self, finished):
+    def test_names_recipe_signatures_and_versions(self, finished):
         record = json.loads((finished.folder / "results/valid/run.json").read_text("utf-8"))
         assert Recipe.model_validate(record["recipe"]) == finished.recipe
         assert record["signatures"] == evaluation.score(["a"], ["a"]).signatures
         assert record["versions"].keys() >= {"a2d", "torch", "transformers", "sacrebleu"}
 
-    def test_written_again_is_the_same_byte_for_byte(self, finished, tmp_path):
+    def test_writing_again_gives_the_same_bytes(self, finished, tmp_path):
         results.write(tmp_path, finished.rows, finished.run)
         assert contents(tmp_path) == contents(finished.folder / "results/valid")
 
@@ -379,7 +379,7 @@ def contents(folder):
 
 
 class TestSettings:
-    """What rows are called, by the methods of a recipe."""
+    """Settings in the labels of rows, for the methods of a recipe."""
 
     @pytest.mark.parametrize(
         ("methods", "labels"),
@@ -416,9 +416,9 @@ class TestSettings:
         recipe = load_recipe("demo", [f"methods={methods}", "seeds=[1, 2]"])
         splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
         students = run_of(recipe, tmp_path, splits).all(Student)
-        settings = results._settings(students, recipe.distillation)
-        found = [f"{model.method.method} {settings[model.name]}".strip() for model in students]
-        assert found == list(np.repeat(labels, 2))
+        settings = results._distinctive_settings(students, recipe.distillation)
+        actual = [f"{model.method.method} {settings[model.name]}".strip() for model in students]
+        assert actual == list(np.repeat(labels, 2))
 
 
 class TestSequenceLevelDistillation:
@@ -427,41 +427,43 @@ class TestSequenceLevelDistillation:
         folder = finished.run.one(Teacher).folder
         tokenizer = AutoTokenizer.from_pretrained(folder)
         teacher = AutoModelForSeq2SeqLM.from_pretrained(folder)
-        found = n_best(teacher, tokenizer, sources, 1, beams=1, max_tokens=4096, cut=True)
-        assert shard(finished) == [" ".join(text.split()) for (text,) in found]
+        hypotheses = n_best(teacher, tokenizer, sources, 1, beams=1, max_tokens=4096, cut=True)
+        assert shard(finished) == [" ".join(text.split()) for (text,) in hypotheses]
         distilled = load_from_disk(str(finished.run.one(Sequences).folder))
-        # An empty translation teaches nothing.
-        taught = [(s, t) for s, t in zip(sources, shard(finished), strict=True) if t]
-        assert distilled["input_ids"][:] == tokenizer([s for s, _ in taught])["input_ids"]
-        assert distilled["labels"][:] == tokenizer([t for _, t in taught])["input_ids"]
+        # Empty translations are left out.
+        pairs = [(s, t) for s, t in zip(sources, shard(finished), strict=True) if t]
+        assert distilled["input_ids"][:] == tokenizer([s for s, _ in pairs])["input_ids"]
+        assert distilled["labels"][:] == tokenizer([t for _, t in pairs])["input_ids"]
 
-    def test_teaches_them_to_its_own_students_alone(self, finished):
+    def test_only_its_students_learn_from_translations(self, finished):
         tokenizer = AutoTokenizer.from_pretrained(finished.run.one(Vocabulary).folder)
         references = [pair.target for pair in finished.splits.train]
         assert shard(finished) != references
-        assert finished.learned.keys() == {model.name for model in trained_models_of(finished.run)}
-        for name, labels in finished.learned.items():
+        assert finished.labels.keys() == {model.name for model in trained_models_of(finished.run)}
+        for name, labels in finished.labels.items():
             translations = [text for text in shard(finished) if text]
             texts = translations if name.startswith("seqkd") else references
             assert labels == tokenizer(texts)["input_ids"], name
 
 
 def shard(finished):
-    """The translations of the training source: so few are in one file."""
+    """Read the translations of the training source, which fit into one shard."""
     (path,) = finished.run.one(Sequences).folder.glob("shard-*.jsonl")
     lines = path.read_text("utf-8").split("\n")[:-1]
     return [json.loads(line)["translation"] for line in lines]
 
 
 class TestComparisons:
-    """Of students of two sizes and two seeds, each of which translates in its own way."""
+    """Comparisons of students of two sizes and two seeds with different translations."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def recipe(cls, tmp_path_factory):
         sizes = "students=[{encoder_layers: 1, heads: 4}, {encoder_layers: 1, heads: 2}]"
-        started = [f"{{method: {m}, name: {m}from, student_start: teacher}}" for m in ("a2d", "kd")]
-        methods = f"methods=[a2d, baseline, kd, {', '.join(started)}]"
+        from_teacher = [
+            f"{{method: {m}, name: {m}from, student_start: teacher}}" for m in ("a2d", "kd")
+        ]
+        methods = f"methods=[a2d, baseline, kd, {', '.join(from_teacher)}]"
         return tiny_recipe(tmp_path_factory.mktemp("recipe"), sizes, methods)
 
     @pytest.fixture(scope="class")
@@ -473,7 +475,7 @@ class TestComparisons:
             translations = translations_of(run)[model.name].folder
             shutil.copytree(finished.run.one(Teacher).folder, model.folder)
             shutil.copytree(teacher_translations(finished.run).folder, translations)
-            lines = damaged([pair.target for pair in finished.splits.valid], 0.5, seed)
+            lines = corrupt([pair.target for pair in finished.splits.valid], 0.5, seed)
             text = "".join(f"{line}\n" for line in lines)
             (translations / HYPOTHESES).write_text(text, "utf-8")
             scores = translations / SCORES
@@ -497,7 +499,7 @@ class TestComparisons:
                 gains[name] = bleu[name] - bleu[f"{opponent}-{same}"]
         assert {row.name: getattr(row, f"p_vs_{rival}") for row in rows} == expected
         assert {row.name: getattr(row, f"gain_vs_{rival}") for row in rows} == gains
-        assert len(set(expected.values())) > 5  # a mix-up would show
+        assert len(set(expected.values())) > 5  # otherwise mixed-up names could pass
 
     def test_are_left_out_without_a_rival(self, run, recipe):
         methods = [method for method in recipe.methods if method.method == "a2d"]

@@ -111,7 +111,7 @@ def test_only_regions_are_filled(page, tmp_path):
 def test_recovered_is_the_share_of_the_teachers_lead(page):
     found = [("baseline", 11.0), ("a2d", 14.0), ("kd", 10.0)]
     rows = [replace(row(f"{name}-1", REFERENCES), bleu=bleu) for name, bleu in found]
-    baseline, a2d, kd = results.grouped(rows)
+    baseline, a2d, kd = results.group_rows(rows)
     assert page.recovered(a2d, baseline, 17.0) == "50%"
     assert page.recovered(kd, baseline, 17.0) == "-17%"
     assert page.recovered(baseline, baseline, 17.0) == ""

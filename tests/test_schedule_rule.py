@@ -1,4 +1,4 @@
-"""The rule that fits a schedule to a corpus, and the warning of students that do not learn."""
+"""Choice of the schedule by the corpus, and the warning about students that do not learn."""
 
 import logging
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from a2d.models.tokenizer import train_tokenizer
-from a2d.runs.schedule import SAMPLE, count_tokens, schedule_for
+from a2d.runs.schedule import SAMPLE_SIZE, estimate_tokens, schedule_for
 from a2d.runs.settings import Training
 from a2d.runs.training import LearningWatch
 from a2d.runs.verdict import Quality, Yardstick
@@ -27,14 +27,14 @@ def test_every_corpus_has_a_schedule_that_recipes_accept(tokens, width, start):
     assert training.plateau_patience
     assert training.max_steps > 200
     assert training.max_steps > 4 * training.warmup_steps or start != "teacher"
-    # Validations: several before patience can end the training, and not all the time.
+    # There are several validations before patience can end the training, but not too many.
     epochs = training.max_steps / max(1, tokens / training.max_tokens)
     validations = epochs / training.evaluate_every
     assert 3 * training.plateau_patience < validations <= 20
 
 
 @given(tokens=st.integers(1000, 10**9), factor=st.floats(1, 100))
-def test_more_text_and_wider_students(tokens, factor):
+def test_schedules_grow_with_text_and_rates_fall_with_width(tokens, factor):
     few, many = (schedule_for(round(t), 128, "teacher") for t in (tokens, tokens * factor))
     assert many["max_steps"] >= few["max_steps"]
     assert many["max_tokens"] >= few["max_tokens"]
@@ -43,13 +43,13 @@ def test_more_text_and_wider_students(tokens, factor):
     assert wide["learning_rate"] >= few["learning_rate"] * 0.99 / factor
 
 
-def test_tokens_are_counted_as_batches_count_them():
+def test_estimated_tokens_agree_with_batches():
     pairs = read_corpus("builtin:de-dsb/train")
     tokenizer = train_tokenizer((text for pair in pairs[:2000] for text in pair), 1000)
-    few = pairs[: SAMPLE // 2]
-    assert count_tokens(few, tokenizer) == lengths(tokenise(few, tokenizer)).max(axis=1).sum()
+    few = pairs[: SAMPLE_SIZE // 2]
+    assert estimate_tokens(few, tokenizer) == lengths(tokenise(few, tokenizer)).max(axis=1).sum()
     exact = lengths(tokenise(pairs, tokenizer)).max(axis=1).sum()
-    assert count_tokens(pairs, tokenizer) == pytest.approx(exact, rel=0.05)
+    assert estimate_tokens(pairs, tokenizer) == pytest.approx(exact, rel=0.05)
 
 
 class TestLearningWatch:
@@ -64,11 +64,11 @@ class TestLearningWatch:
                 watch.on_evaluate(None, state, None, metrics={"eval_chrf": chrf})
         return [record.getMessage() for record in caplog.records]
 
-    def test_a_student_below_copying_is_noticed_once(self, caplog):
+    def test_warns_once_of_a_student_below_copied_sources(self, caplog):
         (warning,) = self.warnings(caplog, 3, 20.5, 20.9, 20.9, 20.9)
         assert "after 20 updates its validation chrF is 20.5" in warning
-        assert "its teacher has 60.0, copying the source 21.0" in warning
+        assert "its teacher has 60.0, copied sources have 21.0" in warning
 
-    def test_one_that_learns_is_left_alone(self, caplog):
+    def test_does_not_warn_of_a_student_that_learns(self, caplog):
         assert not self.warnings(caplog, 3, 30, 40, 10)
         assert not self.warnings(caplog, 25, 3, 3, 3)

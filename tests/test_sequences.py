@@ -16,8 +16,8 @@ from a2d.models.decoding import n_best, translate
 from a2d.runs import shards
 from a2d.runs.lines import one_line
 from a2d.runs.recipe import load_recipe
-from a2d.runs.settings import Evaluation, Sequences
-from a2d.runs.shards import Task, translate_shards, translate_training_source
+from a2d.runs.settings import EvaluationSettings, SequenceSettings
+from a2d.runs.shards import Task, translate_in_shards, translate_shards
 from a2d.runs.workers import Workers
 from a2d.text.corpus import read_corpus
 from a2d.text.evaluation import closest
@@ -26,7 +26,7 @@ from a2d.text.storage import StoredPairs
 
 PAIRS = [pair for pair in read_corpus("builtin:de-dsb/valid") if len(pair.source) < 30][:22]
 SOURCES = [pair.source for pair in PAIRS]
-SEARCH = Evaluation(beams=2, max_tokens=100)
+SEARCH = EvaluationSettings(beams=2, max_tokens=100)
 NUMBERS = [Pair(str(number), f"reference {number}") for number in range(10)]
 EXCLAIMED = [f"{number}!" for number in range(10)]
 ODD = ("a\u2028b", "a\u0085b", "a\x0bb\x0cb", "a\rb", "a\nb", "a\x1cb", " a\t b ", "\n", "")
@@ -34,7 +34,7 @@ ODD = ("a\u2028b", "a\u0085b", "a\x0bb\x0cb", "a\rb", "a\nb", "a\x1cb", " a\t b 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """Folder, model and tokenizer; what it says depends on what it reads."""
+    """Make folder, model and tokenizer; the translations depend on the sources."""
     return talkative([text for pair in PAIRS for text in pair], tmp_path_factory.mktemp("teacher"))
 
 
@@ -45,7 +45,7 @@ def small_shards(monkeypatch):
 
 @pytest.fixture
 def echo(monkeypatch):
-    """Translations of a sentence end in `!`; the sentences that were translated, in order."""
+    """Replace the search: it appends `!` to sentences; returns the list of them, in order."""
     seen = []
 
     def translated(model, tokenizer, sentences, count, **search):
@@ -60,11 +60,11 @@ def echo(monkeypatch):
     return seen
 
 
-def translated(pairs, folder, teacher="nobody", events=None, engine="transformers", **how):
+def translated(pairs, folder, teacher="nobody", events=None, engine="transformers", **options):
     report = print if events is None else events.append
-    how = Sequences(engine=engine, **how)
+    settings = SequenceSettings(engine=engine, **options)
     with Workers(1, folder / "log", report) as workers:
-        return translate_training_source(pairs, folder, Task(teacher, SEARCH, how), workers)
+        return translate_in_shards(pairs, folder, Task(teacher, SEARCH, settings), workers)
 
 
 def shard(folder, number):
@@ -74,10 +74,10 @@ def shard(folder, number):
 def test_are_the_teachers_in_order(teacher, tmp_path):
     folder, model, tokenizer = teacher
     events = []
-    found = translated(PAIRS, tmp_path, folder, events)
+    texts = translated(PAIRS, tmp_path, folder, events)
     expected = translate(model, tokenizer, SOURCES, beams=2, max_tokens=100)
-    assert found == [one_line(text) for text in expected]
-    assert len(set(found)) > len(found) / 2  # an order could be lost
+    assert texts == [one_line(text) for text in expected]
+    assert len(set(texts)) > len(texts) / 2  # an order could be lost
     assert sorted(tmp_path.iterdir()) == [shard(tmp_path, number) for number in range(6)]
     prefix = f"teacher's translations: {tmp_path.name}, "
     names = [f"{prefix}shard-{number:05}" for number in range(6)]
@@ -92,9 +92,9 @@ def test_are_as_many_as_sentences(echo, tmp_path, count):
     assert len(list(tmp_path.iterdir())) == -(-count // 4)
 
 
-def test_keep_a_line_for_every_sentence_whatever_is_in_it(echo, tmp_path):
-    found = translated([Pair(text, "") for text in ODD], tmp_path)
-    assert [line.split() for line in found] == [f"{text}!".split() for text in ODD]
+def test_have_one_line_for_every_sentence(echo, tmp_path):
+    texts = translated([Pair(text, "") for text in ODD], tmp_path)
+    assert [line.split() for line in texts] == [f"{text}!".split() for text in ODD]
     assert echo == list(ODD)  # sources are left as they are
 
 
@@ -165,7 +165,7 @@ class TestSharedWork:
     @staticmethod
     def help_with(pairs, folder, engine="transformers"):
         with Workers(1, folder / "log", print) as workers:
-            task = Task("nobody", SEARCH, Sequences(engine=engine))
+            task = Task("nobody", SEARCH, SequenceSettings(engine=engine))
             translate_shards(pairs, folder, task, workers, wait=False)
 
     def test_no_shard_is_translated_twice(self, echo, tmp_path, monkeypatch):
@@ -180,7 +180,7 @@ class TestSharedWork:
             helper.result()
         assert sorted(echo) == sorted(pair.source for pair in pairs)
 
-    def test_what_another_is_translating_is_waited_for_and_else_done(self, echo, tmp_path):
+    def test_shards_of_another_process_are_awaited(self, echo, tmp_path):
         folder = tmp_path / "shards"
         folder.mkdir()
         with FileLock(tmp_path / "shards.locks" / shard(folder, 1).name):
@@ -204,18 +204,20 @@ class TestNBest:
     def test_the_first_is_the_translation(self, teacher):
         _, model, tokenizer = teacher
         several = n_best(model, tokenizer, ["", *SOURCES], 3, beams=4)
-        assert [found[0] for found in several] == translate(
+        assert [hypotheses[0] for hypotheses in several] == translate(
             model, tokenizer, ["", *SOURCES], beams=4
         )
         assert several[0] == [""] * 3
-        assert sum(len(set(found)) > 1 for found in several[1:]) > len(SOURCES) / 2
+        assert sum(len(set(hypotheses)) > 1 for hypotheses in several[1:]) > len(SOURCES) / 2
 
-    def test_the_closest_to_the_reference_is_learned(self, teacher, tmp_path):
+    def test_the_closest_to_the_reference_is_used(self, teacher, tmp_path):
         folder, model, tokenizer = teacher
         several = n_best(model, tokenizer, SOURCES, 2, beams=2, max_tokens=100)
-        second = [Pair(source, found[1]) for source, found in zip(SOURCES, several, strict=True)]
-        found = translated(second, tmp_path, folder, n_best=2)
-        assert found == [one_line(pair.target) for pair in second]
+        second = [
+            Pair(source, hypotheses[1]) for source, hypotheses in zip(SOURCES, several, strict=True)
+        ]
+        texts = translated(second, tmp_path, folder, n_best=2)
+        assert texts == [one_line(pair.target) for pair in second]
 
     def test_closest(self):
         texts = ["ganz anders", "ein Haus am See", "ein Haus"]
@@ -242,7 +244,7 @@ class TestCTranslate2:
 
     def test_a_damaged_conversion_of_an_interrupted_run_is_made_again(self, tmp_path):
         released("opus", teacher := tmp_path / "opus")
-        task = Task(str(teacher), SEARCH, Sequences(engine="ctranslate2"))
+        task = Task(str(teacher), SEARCH, SequenceSettings(engine="ctranslate2"))
         place = shards._export(task, tmp_path)
         weights = (place / "model.bin").read_bytes()
         (place / "model.bin").write_bytes(weights[:-9] + bytes([weights[-9] ^ 64]) + weights[-8:])
@@ -262,10 +264,10 @@ def test_several_workers_share_a_stored_corpus(teacher, tmp_path, monkeypatch):
     folder, *_ = teacher
     pairs = StoredPairs(PAIRS[number % len(PAIRS)] for number in range(2010))
     (tmp_path / "shards").mkdir()
-    task = Task(folder, Evaluation(beams=1), Sequences(engine="ctranslate2"))
+    task = Task(folder, EvaluationSettings(beams=1), SequenceSettings(engine="ctranslate2"))
     with Workers(2, tmp_path / "log", lambda event: None) as workers:
-        found = translate_training_source(pairs, tmp_path / "shards", task, workers)
-    assert len(found) == 2010
-    assert found[: len(PAIRS)] == found[1980:2002]
-    assert len(set(found)) > len(PAIRS) / 2
+        texts = translate_in_shards(pairs, tmp_path / "shards", task, workers)
+    assert len(texts) == 2010
+    assert texts[: len(PAIRS)] == texts[1980:2002]
+    assert len(set(texts)) > len(PAIRS) / 2
     assert len(list((tmp_path / "shards").iterdir())) == 3

@@ -1,4 +1,4 @@
-"""Speed of shapes: outputs of given lengths, one model after the other, once for each shape."""
+"""Speed of shapes: outputs of fixed length, models in alternation, each shape once."""
 
 import json
 import shutil
@@ -55,7 +55,9 @@ class TestBatches:
 class TestTimedModel:
     @pytest.mark.parametrize("beams", [1, 3])
     @pytest.mark.parametrize("ends", [50.0, -50.0])  # at once, or never
-    def test_writes_as_many_tokens_as_it_is_told(self, model, beams, ends, tmp_path, monkeypatch):
+    def test_generates_the_number_of_tokens_of_the_batch(
+        self, model, beams, ends, tmp_path, monkeypatch
+    ):
         _, network, tokenizer = model
         bias = network.final_logits_bias[0, tokenizer.eos_token_id].item()
         network.final_logits_bias[0, tokenizer.eos_token_id] = ends
@@ -64,20 +66,20 @@ class TestTimedModel:
         timed = TimedModel(str(tmp_path), beams)
         lengths, generate = [], timed._model.generate
 
-        def watched(**options):
+        def record_lengths(**options):
             assert options["num_beams"] == beams
             output = generate(**options)
             lengths.append(output.shape[1] - 1)  # the first token is the decoder's start
             return output
 
-        monkeypatch.setattr(timed._model, "generate", watched)
+        monkeypatch.setattr(timed._model, "generate", record_lengths)
         batches = make_batches(tokenizer, PAIRS[:12], 60, 512)
         assert timed.seconds(batches) > 0
         assert lengths == [batch.tokens for batch in batches]
 
 
 def splits_of(test=()):
-    """A corpus whose evaluated set is this."""
+    """Make a corpus with this evaluated set."""
     return Splits([Pair("a", "b")], [], list(test), CleaningReport(1, {}, 1))
 
 
@@ -91,7 +93,7 @@ RECIPE = [
 class TestMeasuring:
     @pytest.fixture
     def work(self, model, tmp_path, monkeypatch):
-        """Measures; gives the names of the models in the order of their passes, and the events.
+        """Measure; returns the run, the passes of the models in order, and the events.
 
         The teacher needs 8 seconds for each pass, a student 4, 1, 2, 4, 1, 2…
         """
@@ -132,13 +134,13 @@ class TestMeasuring:
 
     def test_speed_ups_are_medians_of_ratios(self, work):
         run, _, _ = work()
-        found = read_speeds(run)
-        teacher = found.pop("teacher")
+        speeds_by_name = read_speeds(run)
+        teacher = speeds_by_name.pop("teacher")
         assert teacher == 16 / 8
-        assert found.keys() == {student.name for student in run.all(Student)}
-        assert set(found.values()) == {teacher * 8 / 2}
+        assert speeds_by_name.keys() == {student.name for student in run.all(Student)}
+        assert set(speeds_by_name.values()) == {teacher * 8 / 2}
 
-    def test_is_kept(self, work):
+    def test_is_measured_once(self, work):
         run, _, _ = work()
         before = read_speeds(run)
         assert work()[1:] == ([], [])
@@ -151,36 +153,36 @@ class TestMeasuring:
         _, passes, _ = work(teacher=0.01)
         assert [count for name, count in passes if name == "teacher"][:3] == [16, 32, len(PAIRS)]
 
-    def test_tells_every_round(self, work):
-        _, _, events = work()
-        told = [event for event in events if event.task == "speed: 2+3x8"]
-        assert [event.completed for event in told[:4]] == [0, 1, 2, 3]
-        assert told[-1].completed == told[-1].total
-        assert all(event.completed < event.total for event in told[:3])
+    def test_reports_every_round(self, work):
+        _, _, all_events = work()
+        events = [event for event in all_events if event.task == "speed: 2+3x8"]
+        assert [event.completed for event in events[:4]] == [0, 1, 2, 3]
+        assert events[-1].completed == events[-1].total
+        assert all(event.completed < event.total for event in events[:3])
 
     def test_students_in_another_class_than_the_teachers_are_another_shape(self, tmp_path):
         shape = "{encoder_layers: 1, decoder_layers: 1, heads: 2, width: 16, feed_forward: 16}"
-        own = "[kd, {method: kd, name: plain, student_start: marian}]"
-        settings = ["teacher={path: x}", f"students=[{shape}]", f"methods={own}"]
+        methods = "[kd, {method: kd, name: plain, student_start: marian}]"
+        settings = ["teacher={path: x}", f"students=[{shape}]", f"methods={methods}"]
         run = run_of(load_recipe("demo", settings), tmp_path, splits_of())
         names = {stage.folder.name: stage.names for stage in run.all(Speed)}
         assert names == {"1+1x2": ("kd-1+1x2-seed1",), "1+1x2-marian": ("plain-1+1x2-seed1",)}
 
-    def test_nothing_is_read_where_nothing_was_measured(self, tmp_path):
+    def test_without_measurements_no_speed_is_read(self, tmp_path):
         assert read_speeds(run_of(load_recipe("demo"), tmp_path, splits_of())) == {}
 
 
-def test_figures_say_how_they_were_measured(model, tmp_path, monkeypatch):
-    """With real models, each of them the same one."""
+def test_figures_describe_the_measurement(model, tmp_path, monkeypatch):
+    """Measure real models, which are all equal."""
     _, _, tokenizer = model
-    monkeypatch.setattr(speeds, "_SECONDS", 0.0)
-    monkeypatch.setattr(speeds, "_FIRST", 4)
-    monkeypatch.setattr(speeds, "_PASS", 1e9)
+    monkeypatch.setattr(speeds, "_MAX_SECONDS", 0.0)
+    monkeypatch.setattr(speeds, "_FIRST_SAMPLE", 4)
+    monkeypatch.setattr(speeds, "_MIN_PASS_SECONDS", 1e9)
     recipe = load_recipe("demo", ["methods=[kd]", "evaluation.beams=1"])
     run = run_of(recipe, tmp_path, splits_of(PAIRS[:10]))
-    for made in models_of(run):
-        tokenizer.save_pretrained(made.folder)
-        talkative([text for pair in PAIRS for text in pair], made.folder)
+    for model in models_of(run):
+        tokenizer.save_pretrained(model.folder)
+        talkative([text for pair in PAIRS for text in pair], model.folder)
     tokenizer.save_pretrained(run.one(Vocabulary).folder)
     Speed.carry_out(run)
     figures = json.loads((run.one(Speed).folder / FIGURES).read_text())

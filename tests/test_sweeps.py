@@ -16,7 +16,7 @@ from a2d.text.corpus import read_corpus
 
 
 def methods(*entries, shared="null"):
-    """The methods of the demo with these in the place of its own."""
+    """Load the demo with other methods; returns them expanded."""
     return load_recipe(
         "demo", [f"distillation={shared}", f"methods=[{', '.join(entries)}]"]
     ).methods
@@ -44,26 +44,26 @@ class TestSweeps:
         ]
 
     def test_of_several_are_their_combinations(self):
-        found = methods("{method: a2d, beta: [1, 2], alpha: [0.1, 0.9], decay: [0, 0.5, 1]}")
-        assert len(found) == len({(m.alpha, m.beta, m.decay) for m in found}) == 12
-        assert {m.beta for m in found} == {1, 2}
-        assert {m.alpha for m in found} == {0.1, 0.9}
-        assert {m.decay for m in found} == {0, 0.5, 1}
-        assert found[1].name == "a2d-beta_1-alpha_0.1-decay_0.5"  # as the entry orders them
-        assert len({m.name for m in found}) == 12
+        expanded = methods("{method: a2d, beta: [1, 2], alpha: [0.1, 0.9], decay: [0, 0.5, 1]}")
+        assert len(expanded) == len({(m.alpha, m.beta, m.decay) for m in expanded}) == 12
+        assert {m.beta for m in expanded} == {1, 2}
+        assert {m.alpha for m in expanded} == {0.1, 0.9}
+        assert {m.decay for m in expanded} == {0, 0.5, 1}
+        assert expanded[1].name == "a2d-beta_1-alpha_0.1-decay_0.5"  # as the entry orders them
+        assert len({m.name for m in expanded}) == 12
 
     def test_leave_the_other_settings_and_methods_alone(self):
-        found = methods("kd", "{method: a2d, beta: [1, 2], decay: 0.3}", "baseline")
-        assert [m.name for m in found] == ["kd", "a2d-beta_1", "a2d-beta_2", "baseline"]
-        assert [m.decay for m in found] == [1, 0.3, 0.3, 1]
+        expanded = methods("kd", "{method: a2d, beta: [1, 2], decay: 0.3}", "baseline")
+        assert [m.name for m in expanded] == ["kd", "a2d-beta_1", "a2d-beta_2", "baseline"]
+        assert [m.decay for m in expanded] == [1, 0.3, 0.3, 1]
 
     def test_keep_a_name_of_their_own(self):
-        found = methods("{method: a2d, name: short, beta: [1, 2]}", "{method: a2d, beta: [3]}")
-        assert [m.name for m in found] == ["short-beta_1", "short-beta_2", "a2d-beta_3"]
+        expanded = methods("{method: a2d, name: short, beta: [1, 2]}", "{method: a2d, beta: [3]}")
+        assert [m.name for m in expanded] == ["short-beta_1", "short-beta_2", "a2d-beta_3"]
 
     def test_of_methods_need_a_name(self):
-        found = methods("{method: [kd, seqkd+kd], name: both, temperature: [1, 2]}")
-        assert [(m.method, m.temperature, m.name) for m in found] == [
+        expanded = methods("{method: [kd, seqkd+kd], name: both, temperature: [1, 2]}")
+        assert [(m.method, m.temperature, m.name) for m in expanded] == [
             ("kd", 1, "both-method_kd-temperature_1"),
             ("kd", 2, "both-method_kd-temperature_2"),
             ("seqkd+kd", 1, "both-method_seqkd+kd-temperature_1"),
@@ -71,11 +71,11 @@ class TestSweeps:
         ]
 
     def test_of_words_and_nothing(self):
-        found = methods(
+        expanded = methods(
             "{method: a2d, groups: [encoder+cross, decoder], formula: [paper, official-mixture]}",
             "{method: a2d, alignment_learning_rate: [null, 0.02], student_start: [teacher]}",
         )
-        assert [m.name for m in found] == [
+        assert [m.name for m in expanded] == [
             "a2d-groups_encoder+cross-formula_paper",
             "a2d-groups_encoder+cross-formula_official-mixture",
             "a2d-groups_decoder-formula_paper",
@@ -83,13 +83,13 @@ class TestSweeps:
             "a2d-alignment_learning_rate_None-student_start_teacher",
             "a2d-alignment_learning_rate_0.02-student_start_teacher",
         ]
-        assert [m.alignment_learning_rate for m in found[-2:]] == [None, 0.02]
+        assert [m.alignment_learning_rate for m in expanded[-2:]] == [None, 0.02]
 
     def test_inherit_what_methods_share(self):
         shared = "{alpha: 0.25, beta: 7, formula: paper}"
-        found = methods("{method: a2d, beta: [1, 2]}", "a2d", shared=shared)
-        assert [m.beta for m in found] == [1, 2, 7]
-        assert {(m.alpha, m.formula) for m in found} == {(0.25, "paper")}
+        expanded = methods("{method: a2d, beta: [1, 2]}", "a2d", shared=shared)
+        assert [m.beta for m in expanded] == [1, 2, 7]
+        assert {(m.alpha, m.formula) for m in expanded} == {(0.25, "paper")}
 
     def test_have_as_many_students_as_combinations_shapes_and_seeds(self, tmp_path):
         recipe = load_recipe(
@@ -111,7 +111,7 @@ class TestSweeps:
         assert type(recipe).model_validate(recipe.model_dump()) == recipe
 
     @pytest.mark.parametrize(
-        ("entry", "told"),
+        ("entry", "message"),
         [
             ("{method: a2d, beta: [1, -1]}", "'methods.1.beta' is -1: "),
             ("{method: a2d, beta: [[1, 2]]}", "'methods.0.beta' is [1, 2]: "),
@@ -124,8 +124,8 @@ class TestSweeps:
             ("{beta: [1, 2]}", "'methods.0.method' is missing"),
         ],
     )
-    def test_with_a_mistake_are_refused(self, entry, told):
-        assert told in refused(f"methods=[{entry}, baseline]")
+    def test_with_a_mistake_are_refused(self, entry, message):
+        assert message in refused(f"methods=[{entry}, baseline]")
 
     def test_belong_to_methods_alone(self):
         assert "'distillation.beta' is [1, 2]: " in refused("distillation={beta: [1, 2]}")
@@ -150,7 +150,7 @@ class TestNames:
 
 class TestObjective:
     @pytest.mark.parametrize(
-        ("setting", "told"),
+        ("setting", "message"),
         [
             (
                 "alignment_start: unifrm",
@@ -164,12 +164,12 @@ class TestObjective:
             ("method: seqkd+kdd", "unknown method 'seqkd+kdd': did you mean 'seqkd+kd'?"),
         ],
     )
-    def test_unknown_words_are_refused_with_the_nearest(self, setting, told):
+    def test_unknown_words_are_refused_with_the_nearest(self, setting, message):
         key = setting.partition(":")[0]
         method = "" if key == "method" else "method: a2d, "
-        assert f"methods.1.{key}: {told}" in refused(f"methods=[kd, {{{method}{setting}}}]")
+        assert f"methods.1.{key}: {message}" in refused(f"methods=[kd, {{{method}{setting}}}]")
         if key != "method":
-            assert f"distillation.{key}: {told}" in refused(f"distillation={{{setting}}}")
+            assert f"distillation.{key}: {message}" in refused(f"distillation={{{setting}}}")
 
     @pytest.mark.parametrize(
         "groups", ["encoder", "cross", "encoder+cross", "cross+decoder+encoder"]
@@ -178,7 +178,7 @@ class TestObjective:
         (method,) = methods(f"{{method: a2d, groups: {groups}}}")
         assert method.groups == groups
 
-    def test_all_groups_are_compared_unless_told_otherwise(self):
+    def test_all_groups_are_compared_by_default(self):
         assert methods("a2d")[0].groups == "encoder+decoder+cross"
 
     def test_unknown_student_start(self):
@@ -189,17 +189,17 @@ class TestObjective:
 
 class TestLimit:
     def test_draws_as_many_training_pairs_the_same_each_time(self):
-        whole, once, again = (
+        full, once, again = (
             read_splits(load_recipe("demo", more))
             for more in ([], ["corpus.limit=500"], ["corpus.limit=500", "seeds=[9]"])
         )
-        whole, once, again = (s._replace(train=list(s.train)) for s in (whole, once, again))
+        full, once, again = (s._replace(train=list(s.train)) for s in (full, once, again))
         assert len(once.train) == len(set(once.train)) == 500
-        assert set(once.train) < set(whole.train)
+        assert set(once.train) < set(full.train)
         assert once.train == again.train
-        assert once.fingerprint == again.fingerprint != whole.fingerprint
+        assert once.fingerprint == again.fingerprint != full.fingerprint
         # Not merely the first ones: neighbours in a corpus resemble each other.
-        assert len(set(once.train) & set(whole.train[: len(whole.train) // 2])) < 300
+        assert len(set(once.train) & set(full.train[: len(full.train) // 2])) < 300
 
     def test_leaves_the_other_parts_alone(self):
         splits = read_splits(load_recipe("demo", ["corpus.limit=3"]))
@@ -207,11 +207,11 @@ class TestLimit:
             assert getattr(splits, name) == read_corpus(f"builtin:de-dsb/{name}")
 
     def test_above_the_size_of_the_corpus_changes_nothing(self):
-        whole = read_splits(load_recipe("demo"))
-        for limit in (len(whole.train), 10_000_000):
-            found = read_splits(load_recipe("demo", [f"corpus.limit={limit}"]))
-            assert list(found.train) == list(whole.train)
-            assert found.fingerprint == whole.fingerprint
+        full = read_splits(load_recipe("demo"))
+        for limit in (len(full.train), 10_000_000):
+            splits = read_splits(load_recipe("demo", [f"corpus.limit={limit}"]))
+            assert list(splits.train) == list(full.train)
+            assert splits.fingerprint == full.fingerprint
 
     @pytest.mark.parametrize(
         ("limit", "shown"), [("0", "0"), ("-3", "-3"), ("few", "'few'"), ("1.5", "1.5")]
@@ -225,7 +225,7 @@ class TestSplit:
         message = refused("evaluation.split=train")
         assert "'evaluation.split' is 'train': it must be 'valid' or 'test'" in message
 
-    def test_test_unless_told_otherwise(self):
+    def test_is_test_by_default(self):
         assert load_recipe("demo").evaluation.split == "test"
 
     def test_changes_translations_and_nothing_before_them(self, tmp_path):

@@ -8,7 +8,7 @@ from toys import talkative
 
 from a2d.models.loading import count_parameters
 from a2d.runs.lines import one_line, read_lines, write_lines
-from a2d.runs.settings import Evaluation, MethodEntry
+from a2d.runs.settings import EvaluationSettings, MethodEntry
 from a2d.runs.stages import translations
 from a2d.runs.stages.models import Model
 from a2d.runs.stages.translations import HYPOTHESES, SCORES, Translations, translate_and_score
@@ -16,7 +16,7 @@ from a2d.text.corpus import read_corpus
 
 TEXTS = [pair.source for pair in read_corpus("builtin:de-dsb/valid")[:200]]
 SOURCES = [text for text in TEXTS if len(text) < 30][:22]
-SEARCH = Evaluation(beams=2, max_tokens=100)
+SEARCH = EvaluationSettings(beams=2, max_tokens=100)
 ODD = ("a\u2028b", "a\u0085b", "a\x0bb\x0cb", "a\rb", "a\nb", "a\x1cb", " a\t b ", "\n", "")
 
 

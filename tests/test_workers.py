@@ -1,4 +1,4 @@
-"""Workers: tasks here or in other processes, their events, errors, logs, cores and cards."""
+"""Workers: tasks here or in other processes, their events, errors, logs, cores and GPUs."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ import torch
 from a2d import UserError
 from a2d.progress import Event
 from a2d.runs import workers
-from a2d.runs.workers import Workers, _card
+from a2d.runs.workers import Workers, _gpu
 
 
 def wait_for(condition):
@@ -24,22 +24,22 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
-def tell(name, report):
-    """Where it runs."""
+def report_place(name, report):
+    """Return process, GPU and number of threads."""
     report(Event(name, 1, 2))
-    logging.getLogger("a2d.test").info("told by %s", name)
+    logging.getLogger("a2d.test").info("reported by %s", name)
     return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), torch.get_num_threads()
 
 
 def meet(folder, mine, other, report):
-    """Where it runs; waits until the other task runs too."""
+    """Do the same while the other task runs, too."""
     (folder / mine).touch()
     wait_for((folder / other).exists)
-    return tell(mine, report)
+    return report_place(mine, report)
 
 
 def start_a_process(folder, mine, other, report):
-    """Start a process that sleeps, and end it whatever comes."""
+    """Do the same with a child process, which ends in any case."""
     process = subprocess.Popen(["sleep", "1000"])
     try:
         (folder / "sleeper").write_text(str(process.pid))
@@ -58,10 +58,10 @@ def leave(path, report):
 
 
 class TestOne:
-    def test_works_where_the_task_is_submitted(self, tmp_path):
+    def test_works_in_the_process_that_submits(self, tmp_path):
         events = []
         with Workers(1, tmp_path / "log", events.append) as pool:
-            future = pool.submit(tell, "a")
+            future = pool.submit(report_place, "a")
             assert events == [Event("a", 1, 2)]
         assert future.done()
         assert future.result()[0] == os.getpid()
@@ -76,37 +76,37 @@ def vanish(report):
 
 
 def use(pool, folder):
-    """Fill and end a pool of two with an error; what came of its tasks is told beforehand."""
-    met = [pool.submit(meet, folder, *names) for names in (("a", "b"), ("b", "a"))]
-    found = SimpleNamespace(places=[future.result() for future in met])
-    found.error = pool.submit(fail).exception()
-    found.afterwards = pool.submit(tell, "c").result()
-    # Both are kept busy, one with a process of its own.
+    """Submit tasks to a pool of two that an error will end; returns their outcome so far."""
+    futures = [pool.submit(meet, folder, *names) for names in (("a", "b"), ("b", "a"))]
+    outcome = SimpleNamespace(places=[future.result() for future in futures])
+    outcome.error = pool.submit(fail).exception()
+    outcome.afterwards = pool.submit(report_place, "c").result()
+    # Both workers are busy, one of them with a child process.
     for task, name in ((meet, "x"), (start_a_process, "y")):
         pool.submit(task, folder, name, "end")
     wait_for(lambda: (folder / "x").exists() and (folder / "y").exists())
-    found.waiting = [pool.submit(leave, folder / f"left{number}") for number in range(20)]
-    return found
+    outcome.waiting = [pool.submit(leave, folder / f"left{number}") for number in range(20)]
+    return outcome
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """What came of tasks for two workers, whose processes start but once."""
+    """Outcome of tasks for two workers, whose processes start only once."""
     folder, events = tmp_path_factory.mktemp("two"), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "_card", lambda number: f"card{number}")
+        patch.setattr(workers, "_gpu", lambda number: f"gpu{number}")
         patch.setattr(torch, "get_num_threads", lambda: 6)
         try:
             with Workers(2, folder / "run.log", events.append) as pool:
-                found = use(pool, folder)
-                raise found.error
+                outcome = use(pool, folder)
+                raise outcome.error
         except UserError:
-            found.folder, found.events = folder, events
-            return found
+            outcome.folder, outcome.events = folder, events
+            return outcome
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_told(tmp_path):
+def test_a_killed_process_is_reported(tmp_path):
     with (
         pytest.raises(UserError, match=r"a process was killed.*lower compute\.parallel"),
         Workers(2, tmp_path / "log", print) as pool,
@@ -115,7 +115,7 @@ def test_a_killed_process_is_told(tmp_path):
 
 
 def end_in_a_finaliser(report):
-    """Be asked to end while a finaliser runs, where Python drops exceptions."""
+    """Receive SIGTERM while a finaliser runs, where Python drops exceptions."""
 
     class Thing:
         pass
@@ -128,7 +128,7 @@ def end_in_a_finaliser(report):
 
 
 @pytest.mark.slow
-def test_a_request_to_end_is_not_lost_in_a_finaliser(tmp_path, capfd):
+def test_sigterm_in_a_finaliser_ends_the_task(tmp_path, capfd):
     with (
         pytest.raises(UserError, match="a process was killed"),
         Workers(2, tmp_path / "log", print) as pool,
@@ -139,65 +139,65 @@ def test_a_request_to_end_is_not_lost_in_a_finaliser(tmp_path, capfd):
 
 @pytest.mark.slow
 class TestTwo:
-    def test_work_at_the_same_time_in_processes_of_their_own(self, two):
+    def test_work_at_the_same_time_in_two_processes(self, two):
         pids = {pid for pid, _, _ in two.places}
         assert len(pids) == 2
         assert os.getpid() not in pids
 
-    def test_have_a_card_each_and_share_the_cores(self, two):
-        assert {card for _, card, _ in two.places} == {"card0", "card1"}
+    def test_have_a_gpu_each_and_share_the_cores(self, two):
+        assert {gpu for _, gpu, _ in two.places} == {"gpu0", "gpu1"}
         assert {threads for _, _, threads in two.places} == {3}
 
-    def test_tell_their_parent_every_event(self, two):
+    def test_send_every_event_to_their_parent(self, two):
         assert sorted(two.events) == [Event(name, 1, 2) for name in "abc"]
 
     def test_log_to_the_file_of_the_run(self, two):
         lines = (two.folder / "run.log").read_text().splitlines()
-        told = [line.partition(" INFO ")[2] for line in lines]
-        assert sorted(told) == [f"told by {name}" for name in "abc"]
+        messages = [line.partition(" INFO ")[2] for line in lines]
+        assert sorted(messages) == [f"reported by {name}" for name in "abc"]
 
-    def test_pass_errors_on_and_go_on(self, two):
+    def test_pass_errors_on_and_continue(self, two):
         assert isinstance(two.error, UserError)
         assert str(two.error) == "this is wrong: mend it."
         assert two.afterwards[0] in {pid for pid, _, _ in two.places}
 
-    def test_do_not_begin_what_an_error_made_useless(self, two):
+    def test_do_not_begin_tasks_after_an_error(self, two):
         assert all(future.done() for future in two.waiting)
         assert two.waiting[-1].cancelled()
         for number, future in enumerate(two.waiting):
             assert not (two.folder / f"left{number}").exists() or not future.cancelled()
 
-    def test_end_with_what_they_started(self, two):
+    def test_end_with_their_children(self, two):
         pids = [pid for pid, _, _ in two.places]
         for pid in [*pids, int((two.folder / "sleeper").read_text())]:
             with pytest.raises(ProcessLookupError):
                 os.kill(pid, 0)
 
 
-class TestCards:
+class TestGPUs:
     @pytest.fixture(autouse=True)
     def machine(self, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
 
-    def cards(self, count):
-        return [_card(number) for number in range(count)]
+    def gpus(self, count):
+        return [_gpu(number) for number in range(count)]
 
-    def test_are_dealt_in_turn(self, monkeypatch):
+    def test_are_assigned_in_turn(self, monkeypatch):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        assert self.cards(7) == ["0", "1", "2", "0", "1", "2", "0"]
+        assert self.gpus(7) == ["0", "1", "2", "0", "1", "2", "0"]
 
     @pytest.mark.parametrize("visible", ["5", "2,0", "7,1,3", "GPU-8932f937,MIG-1-2"])
-    def test_are_those_that_the_user_allows_by_the_names_they_have(self, monkeypatch, visible):
+    def test_are_the_visible_ones_by_name(self, monkeypatch, visible):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         names = visible.split(",")
-        assert self.cards(len(names) * 2) == names * 2
+        assert self.gpus(len(names) * 2) == names * 2
 
-    def test_are_none_without_any(self, monkeypatch):
+    def test_are_none_on_a_machine_without_gpus(self, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
         for visible in ("", "0,1"):
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-            assert self.cards(2) == [None, None]
+            assert self.gpus(2) == [None, None]
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-        assert self.cards(2) == [None, None]
+        assert self.gpus(2) == [None, None]

@@ -92,7 +92,7 @@ def check(folder: Path, rows: list[Row]) -> None:
 
 def table(rows: list[Row], measured: str) -> str:
     """A Markdown table, one line per method, setting and student, the best BLEU in bold."""
-    groups = results.grouped(rows)
+    groups = results.group_rows(rows)
     best: dict[str, Group] = {}
     for group in groups:
         rival = best.get(group.student, group)
@@ -125,7 +125,7 @@ def table(rows: list[Row], measured: str) -> str:
 
 def gain(group: Group, rival: str) -> str:
     """The mean difference, and in how many seeds it is significant."""
-    count = group.significant(rival)
+    count = group.count_significant(rival)
     if count is None:
         return ""
     return f"{group.mean(f'gain_vs_{rival}'):+.2f} ({count}/{len(group.rows)})"
@@ -158,7 +158,7 @@ def duels(folder: Path, rows: list[Row], pairs: list[tuple[str, str]]) -> Iterat
                 gains.append(row.bleu - rival.bleu)
                 found = p_values(hypotheses(rival), {one: hypotheses(row)}, references)
                 chances.append(found[one])
-        wins = results.significant(gains, chances)
+        wins = results.count_significant(gains, chances)
         yield f"`{one}` over `{other}`: {mean(gains):+.2f} ({wins}/{len(gains)})"
 
 

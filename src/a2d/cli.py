@@ -123,7 +123,7 @@ def distill(
     output: Annotated[
         Path,
         typer.Option(
-            help="Folder to write the student to; it must not exist. The run is kept in OUTPUT.run."
+            help="Folder to write the student to; it must not exist. The run is in OUTPUT.run."
         ),
     ],
     overrides: Annotated[
@@ -136,14 +136,14 @@ def distill(
     valid: Annotated[
         list[str] | None,
         typer.Option(
-            help="Validation corpus, given like --data.",
+            help="Validation corpus, in the form of --data.",
             show_default="a twentieth of the data, at most 1,000 pairs",
         ),
     ] = None,
     test: Annotated[
         list[str] | None,
         typer.Option(
-            help="Test corpus, given like --data.",
+            help="Test corpus, in the form of --data.",
             show_default="a twentieth of the data, at most 1,000 pairs",
         ),
     ] = None,

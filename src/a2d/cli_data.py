@@ -234,13 +234,8 @@ def _files_table(inspection: Inspection) -> Table:
     rows: list[tuple[str, tuple[int, ...]]] = []
     for file, remaining in zip(inspection.files, inspection.remaining_by_file, strict=True):
         names = " + ".join(p if ":" in p else Path(p).name for p in file.places)
-        row = (
-            file.pairs,
-            file.malformed,
-            sum(file.omitted.values()),
-            file.entities.pairs,
-            remaining,
-        )
+        omitted = sum(file.omitted.values())
+        row = (file.pairs, file.malformed, omitted, file.entities.pairs, remaining)
         rows.append((shorten(names, 100), row))
     if len(rows) > 1:
         totals = map(sum, zip(*(counts for _, counts in rows), strict=True))

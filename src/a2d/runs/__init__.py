@@ -1,1 +1,1 @@
-"""Experiments: what a recipe asks for, done in stages that can be interrupted, and shown."""
+"""Experiments: recipes, their stages, which can be interrupted and resumed, and reports."""

@@ -1,4 +1,4 @@
-"""Helping a run to translate its training source, from another process or another machine."""
+"""Help for a run that translates its training source, by other processes or machines."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ from a2d.errors import UserError
 from a2d.progress import Bars, silence_libraries
 from a2d.runs.environment import RECIPE
 from a2d.runs.recipe import load_recipe
-from a2d.runs.run import LOG, open_run
+from a2d.runs.run import LOG_FILE, open_run
 from a2d.runs.shards import task_of, translate_shards
 from a2d.runs.stages.sequences import Sequences
 from a2d.runs.workers import Workers
 
 
 def assist(folder: Path, console: Console) -> None:
-    """Translate shards that nobody is translating, one after the other.
+    """Translate the shards that no other process is translating, one after the other.
 
-    The run waits for what is under way here, and does itself what was left. Started by `torchrun`
-    or `accelerate launch`, every process uses its own GPU.
+    The run waits for shards that are in progress here, and translates the remaining ones itself.
+    Each process that `torchrun` or `accelerate launch` starts uses a GPU of its own.
 
     Args:
-        folder: folder of the run; this process sees it and the corpus by the same names.
-        console: where to show progress.
+        folder: folder of the run. This process must see it and the corpus under the same paths.
+        console: console for progress.
 
     Raises:
-        UserError: no run is there, or it is not translating.
+        UserError: the folder holds no run, or the run is not translating.
     """
     silence_libraries()
-    written = folder / RECIPE
-    if not written.is_file():
+    recipe = folder / RECIPE
+    if not recipe.is_file():
         raise UserError(f"{folder} holds no run: give the --output of `a2d run`.")
-    run = open_run(load_recipe(str(written)), folder, console)
-    begun = [stage for stage in run.all(Sequences) if stage.done or stage.partial.exists()]
-    if not begun or run.recipe.teacher.translations is not None:
+    run = open_run(load_recipe(str(recipe)), folder, console)
+    stages = [stage for stage in run.all(Sequences) if stage.done or stage.partial.exists()]
+    if not stages or run.recipe.teacher.translations is not None:
         raise UserError(
-            f"the run in {folder} is not translating its training source: help it when it is."
+            f"the run in {folder} is not translating its training source: start assist "
+            "while it does."
         )
-    for stage in begun:
+    for stage in stages:
         stage.check()
-    if all(stage.done for stage in begun):
-        console.print("Everything is translated already.")
+    if all(stage.done for stage in stages):
+        console.print("Everything is already translated.")
         return
     processes, rank = run.recipe.compute.parallel, os.environ.get("LOCAL_RANK")
     if rank is not None:
@@ -52,8 +53,8 @@ def assist(folder: Path, console: Console) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(rank) % len(gpus)] or rank
     with (
         Bars(console) as bars,
-        Workers(processes, folder / LOG, bars.show, run.recipe.plugins) as workers,
+        Workers(processes, folder / LOG_FILE, bars.show, run.recipe.plugins) as workers,
     ):
-        for stage in begun:
+        for stage in stages:
             translate_shards(stage.pairs(run), stage.partial, task_of(run), workers, wait=False)
-    console.print("Nothing is left to begin.")
+    console.print("No shards are left to translate here.")

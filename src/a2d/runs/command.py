@@ -1,4 +1,4 @@
-"""A teacher that is a command: it translates standard input, one sentence a line."""
+"""Translation by a command that reads standard input, one sentence per line."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from a2d.errors import UserError
 from a2d.runs.lines import one_line
 from a2d.text.bounds import MAX_LINE, format_size
 
-_SAMPLE = 16
-"""Sentences of the first sample that a command is timed with."""
-_ERRORS = 10_000
-"""Bytes of its standard error that are kept."""
-_LAST_WORDS = 1.0
-"""Seconds to wait for the end of its standard error."""
-_LONG_ENOUGH = 2.0
-"""Seconds: the sample is doubled until the command needs as long, beside its start."""
+_FIRST_SAMPLE = 16
+"""Number of sentences of the first sample that a command is timed with."""
+_MIN_SAMPLE_SECONDS = 2.0
+"""The sample is doubled until the command takes this long, without its start."""
+_MAX_STDERR = 10_000
+"""Bytes of standard error that are stored."""
+_STDERR_PATIENCE = 1.0
+"""Seconds to wait for the end of standard error."""
 
 
 def check_command(command: str) -> list[str]:
-    """Split a command as a shell would.
+    """Split a command into its arguments as a shell would.
 
     Raises:
-        UserError: a quote is open, or there is no such program.
+        UserError: a quote is not closed, or the program does not exist.
     """
     try:
         arguments = shlex.split(command)
@@ -51,19 +51,22 @@ def check_command(command: str) -> list[str]:
 def translate_by_command(
     command: str, sentences: Sequence[str], progress: Callable[[int], None] = lambda done: None
 ) -> list[str]:
-    """Let a command translate; it gets all sentences, one a line, and returns as many lines.
+    """Translate with a command, which reads one sentence per line and writes as many lines.
 
     Args:
-        command: what to run, without a shell.
+        command: the command with its arguments; it runs without a shell.
         sentences: sources; line breaks in them become spaces.
-        progress: called with the number of lines that came back so far.
+        progress: called with the number of lines that the command has written so far.
+
+    Returns:
+        A translation for each source.
 
     Raises:
-        UserError: the command is missing or fails, its output is not UTF-8, or it has another
+        UserError: the command does not exist or fails, or its output is not UTF-8 or has another
             number of lines.
     """
     arguments = check_command(command)
-    with TemporaryFile() as source:  # no pipe fills up while another one is read
+    with TemporaryFile() as source:  # a file, because a full pipe would block both processes
         source.write("".join(f"{one_line(text)}\n" for text in sentences).encode())
         source.seek(0)
         try:
@@ -82,46 +85,50 @@ def translate_by_command(
         reader = threading.Thread(target=_drain, args=(process.stderr, errors), daemon=True)
         reader.start()
         try:
-            lines = _lines(process, len(sentences), progress)
+            lines = _read_lines(process, len(sentences), progress)
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+                os.killpg(process.pid, signal.SIGKILL)  # with its children
                 process.wait()
-            reader.join(_LAST_WORDS)  # what it has started may hold it open
-        fault = _fault(process.returncode, lines, len(sentences))
+            reader.join(_STDERR_PATIENCE)  # its children may keep standard error open
+        fault = _find_fault(process.returncode, lines, len(sentences))
         if fault is not None:
-            first = _first_line(errors)
-            said = f", and says: {first}" if first else "."
-            raise UserError(f"teacher.command {command!r} {fault}{said}")
+            message = _first_line(errors)
+            end = f", and says: {message}" if message else "."
+            raise UserError(f"teacher.command {command!r} {fault}{end}")
     return [one_line(line.decode()) for line in lines]
 
 
 def sentences_per_second(command: str, sentences: Sequence[str]) -> float | None:
-    """Speed of a command without its start; None where that takes the time, so that it is unknown.
+    """Measure the speed of a command without its start.
 
     Args:
         command: as in `translate_by_command`.
-        sentences: sources; as many are translated as a while takes.
+        sentences: sources, of which as many are translated as a measurement needs.
+
+    Returns:
+        Sentences per second; None if the start takes most of the time, so that the speed is
+        unknown.
     """
-    count, start = _SAMPLE, _seconds(command, sentences[:1])
+    count, start = _FIRST_SAMPLE, _seconds(command, sentences[:1])
     while True:
         sample = sentences[: count + 1]
         seconds = _seconds(command, sample) - start
-        if seconds >= _LONG_ENOUGH or len(sample) == len(sentences):
+        if seconds >= _MIN_SAMPLE_SECONDS or len(sample) == len(sentences):
             return (len(sample) - 1) / seconds if seconds > start / 4 else None
         count *= 2
 
 
 def _seconds(command: str, sentences: Sequence[str]) -> float:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     translate_by_command(command, sentences)
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
-def _lines(
+def _read_lines(
     process: subprocess.Popen[bytes], count: int, progress: Callable[[int], None]
 ) -> list[bytes]:
-    """The lines that come back; one too many or too long ends the reading: there may be no end."""
+    """Read a command's output; stop after a line too many or too long, as it may be endless."""
     assert process.stdout is not None
     lines: list[bytes] = []
     with process.stdout as output:
@@ -134,8 +141,14 @@ def _lines(
     return lines
 
 
-def _fault(status: int, lines: Sequence[bytes], count: int) -> str | None:
-    """What is wrong with a command that has ended."""
+def _find_fault(status: int, lines: Sequence[bytes], count: int) -> str | None:
+    """Describe the fault of a command that has ended; None if it has none.
+
+    Args:
+        status: exit code, or the negative number of a signal.
+        lines: output of the command.
+        count: expected number of lines.
+    """
     if len(lines) > count:
         return f"returns more lines than the {count:,} that it got"
     if lines and len(lines[-1]) > MAX_LINE:
@@ -156,10 +169,10 @@ def _fault(status: int, lines: Sequence[bytes], count: int) -> str | None:
 
 
 def _drain(stream: IO[bytes], start: bytearray) -> None:
-    """Keep the start of a stream, and read on to its end, so that its writer is not held up."""
+    """Store the start of a stream, and read it to its end, so that its writer is not blocked."""
     with stream:
         while block := stream.read1(2**16):  # type: ignore[attr-defined]
-            start += block[: _ERRORS - len(start)]
+            start += block[: _MAX_STDERR - len(start)]
 
 
 def _first_line(errors: bytearray) -> str:

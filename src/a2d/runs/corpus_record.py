@@ -1,4 +1,4 @@
-"""What a run knows of its corpus without reading it again."""
+"""Record of a run's corpus: hashes and counts, so that a finished run does not read it again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from a2d.text.files import expand_path
 from a2d.text.identification import is_installed
 from a2d.text.records import is_saved
 
-RECORD = "corpus.json"
+CORPUS_RECORD = "corpus.json"
 CHECKSUM = "checksum"
 
 
@@ -28,16 +28,16 @@ class CorpusRecord:
     """Hashes and counts of a corpus that has been read and cleaned.
 
     Attributes:
-        inputs: hash of the files it was read from and of the settings of reading; None if it was
+        inputs: hash of the corpus files and of the settings of reading; None if the corpus was
             not read from files alone.
         text: hash of the cleaned training pairs and the held-out pairs.
         monolingual: hash of the cleaned monolingual text; None without any.
-        translations: hash of the teacher's translations, if the recipe names such; otherwise None.
-        translated: the held-out sets whose sources all have translations among these.
-        sizes: pairs of `train`, `valid` and `test`, sentences of `monolingual`.
-        cleaning, monolingual_cleaning: how many were read and dropped, by rule.
-        shared: held-out sentences that also occur in the training data, by set.
-        warnings: the warnings of the reading.
+        translations: hash of the teacher's translations, if the recipe names any; otherwise None.
+        translated: the held-out sets whose sources all have such translations.
+        sizes: number of pairs in `train`, `valid` and `test`, and of sentences in `monolingual`.
+        cleaning, monolingual_cleaning: numbers of read and of dropped pairs, by rule.
+        shared: number of held-out sentences that also occur in the training data, by set.
+        warnings: warnings of the reading.
     """
 
     inputs: str | None
@@ -55,19 +55,19 @@ class CorpusRecord:
         """Write the record into a run's folder, with a checksum."""
         fields = asdict(self)
         text = json.dumps({**fields, CHECKSUM: _checksum(fields)}, indent=1, ensure_ascii=False)
-        write_text(folder / RECORD, text + "\n")
+        write_text(folder / CORPUS_RECORD, text + "\n")
 
 
 def record_of(splits: Splits, inputs: str | None) -> CorpusRecord:
-    """Sum up a corpus that has been read."""
+    """Make the record of a corpus that has been read."""
     held_out = {"valid": splits.valid, "test": splits.test}
     report = splits.monolingual_cleaning
     return CorpusRecord(
         inputs,
         splits.fingerprint,
         text_hash(splits.monolingual) if splits.monolingual else None,
-        None if splits.known is None else splits.known.fingerprint,
-        [name for name in held_out if splits.known is not None and splits.translated(name)],
+        None if splits.translations is None else splits.translations.fingerprint,
+        [] if splits.translations is None else list(filter(splits.has_translations, held_out)),
         {
             "train": len(splits.train),
             **{name: len(pairs) for name, pairs in held_out.items()},
@@ -84,14 +84,14 @@ def load_record(folder: Path, inputs: str | None) -> CorpusRecord | None:
     """Read the record in a run's folder.
 
     Returns:
-        The record; None if there is none of these inputs, or it is damaged.
+        The record; None if there is none for these inputs, or it is damaged.
     """
     if inputs is None:
         return None
-    if not (folder / RECORD).is_file():  # reading a pipe may have no end
+    if not (folder / CORPUS_RECORD).is_file():  # reading a pipe may never end
         return None
     try:
-        fields = json.loads((folder / RECORD).read_text("utf-8"))
+        fields = json.loads((folder / CORPUS_RECORD).read_text("utf-8"))
         intact = fields.pop(CHECKSUM) == _checksum(fields)
         record = CorpusRecord(**fields)
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
@@ -106,11 +106,12 @@ def _checksum(fields: dict[str, Any]) -> str:
 def hash_of_inputs(recipe: Recipe) -> str | None:
     """Hash everything that the cleaned corpus depends on: files, settings, this version of a2d.
 
-    The checks and warnings of the reading depend on the methods and the evaluated set, too, if the
-    teacher's translations are given.
+    With translations of the teacher, the methods and the evaluated set count, too, because the
+    checks and warnings of the reading depend on them.
 
     Returns:
-        The hash; None if a part of the corpus is no readable file or saved dataset on this machine.
+        The hash; None if a part of the corpus is neither a readable file nor a saved dataset on
+        this machine.
     """
     corpus, teacher = recipe.corpus, recipe.teacher
     specs = [corpus.train, corpus.valid, corpus.test, corpus.monolingual, teacher.translations]
@@ -130,16 +131,16 @@ def hash_of_inputs(recipe: Recipe) -> str | None:
                 return None
             for path in files:
                 total.update(digest(path).encode())
-    except (OSError, UserError):  # the reading tells what is wrong
+    except (OSError, UserError):  # the reading will report it
         return None
     return total.hexdigest()[:16]
 
 
 def _files(place: str) -> list[Path] | None:
-    """List the files at a place of a corpus; None if something else than files may be read."""
+    """List the files of a part of the corpus; None if it may come from elsewhere."""
     if place.startswith(BUILTIN):
-        return []  # of this version
+        return []  # part of this version of a2d
     path = expand_path(place)
     if is_saved(path):
-        return sorted(below for below in path.rglob("*") if below.is_file())
+        return sorted(file for file in path.rglob("*") if file.is_file())
     return [path] if path.is_file() else None

@@ -1,4 +1,4 @@
-"""From a pretrained teacher and parallel text to a small model, in one go."""
+"""Distillation of a student from a pretrained teacher in one call (`a2d distill`)."""
 
 from __future__ import annotations
 
@@ -38,9 +38,8 @@ from a2d.stage import RECORD
 from a2d.text.corpus import from_arguments, places
 from a2d.text.storage import temporary_folder
 
-_OF_THE_RUN = (RECORD, MANIFEST, HISTORY)
-"""What a model's folder holds for the run alone."""
-
+_RUN_FILES = (RECORD, MANIFEST, HISTORY)
+"""Files in a model's folder that only the run uses."""
 
 FAILED = 3
 """Exit code of a distillation whose student is not fit for use."""
@@ -76,46 +75,47 @@ def distill(
 ) -> Verdict | None:
     """Distil a student from a pretrained teacher, score both, and write the student's folder.
 
-    The work is a run (`a2d.runs.run`) of the packaged recipe `distill`, changed as the
-    arguments say, in the folder `output`.run. An interrupted call continues it. The student is
-    copied to `output` at the end, with a model card.
+    The arguments change the packaged recipe `distill`. Its run (`a2d.runs.run`) is in the folder
+    `output`.run; after an interruption, the same call continues it. At the end the student is
+    copied to `output`, with a model card.
 
     Args:
-        teacher: folder or hub name.
+        teacher: folder or hub name of the teacher.
         data: corpora (`a2d.text.corpus.from_arguments`).
-        languages: codes of source and target.
+        languages: language codes of source and target.
         output: folder to write; it must not exist.
-        console: where to show progress.
-        layers: of the student, as in `6x2`: encoder, decoder.
-        heads, width, feed_forward: of the student; None: the teacher's.
-        valid, test: as `data`; empty: some of the data is held out.
-        teacher_languages: the codes of a multilingual teacher's tokenizer.
+        console: console for progress.
+        layers: encoder and decoder layers of the student, such as `6x2`.
+        heads, width, feed_forward: sizes of the student; None: the teacher's.
+        valid, test: held-out corpora, as `data`; empty: some of the data is held out.
+        teacher_languages: language codes in a multilingual teacher's tokenizer.
         source_prefix: text that the teacher expects before every source.
-        method: of `a2d.method.methods.METHODS`.
-        start: the student's: `teacher`, `random` or `marian` (`a2d.models.students.student_of`).
+        method: name of a method (`a2d.method.methods.METHODS`).
+        start: initial weights of the student: `teacher`, `random` or `marian`
+            (`a2d.models.students.student_of`).
         trim: reduce the vocabulary to the tokens of the data.
-        epochs: most passes over the data; None: as the schedule has it.
-        hours: longest training; None: no limit but the schedule's.
-        seed: of everything random.
-        licence: for the model card.
-        overrides: settings of the run's recipe (`training.learning_rate=1e-4`); they win over the
-            schedule's.
+        epochs: largest number of passes over the data; None: as in the schedule.
+        hours: longest training in hours; None: no limit.
+        seed: random seed.
+        licence: licence for the model card.
+        overrides: settings of the run's recipe (`training.learning_rate=1e-4`); they take
+            precedence over the schedule.
         push_to: name of a repository on the hub to upload the folder to.
-        least_share: share of the teacher's validation chrF that the student must keep.
-        force: upload a student that does not.
+        least_share: share of the teacher's validation chrF that the student must keep, 0 to 1.
+        force: upload the student even if it is not fit for use.
         dry_run: show the plan and stop; nothing is written.
 
     Returns:
-        How good the student is; None after a dry run.
+        The verdict on the student; None after a dry run.
 
     Raises:
-        UserError: bad input, before anything is trained.
+        UserError: invalid input; raised before any training starts.
     """
     silence_libraries()
-    if lexists(output):  # a link to nowhere, too
+    if lexists(output):  # also a broken link
         raise UserError(f"{output} exists already: choose another --output, or move it away.")
     hub = None if push_to is None else check_hub(push_to)
-    lengths = {"num_train_epochs": epochs, "max_hours": hours}
+    limits = {"num_train_epochs": epochs, "max_hours": hours}
     changes = {
         "name": re.sub(r"[^\w.+-]", "-", output.name),
         "corpus": {
@@ -134,44 +134,30 @@ def distill(
         "students": [_shape(load_config(teacher), layers, heads, width, feed_forward)],
         "methods": [{"method": method, "student_start": start}],
         "seeds": [seed],
-        "training": {name: limit for name, limit in lengths.items() if limit is not None},
+        "training": {name: limit for name, limit in limits.items() if limit is not None},
     }
     recipe = load_recipe("distill", overrides, changes)
     _check_one_student(recipe)
-    with ExitStack() as stack:
-        folder = output.with_name(output.name + ".run")
-        if dry_run:
-            folder = Path(stack.enter_context(TemporaryDirectory(dir=temporary_folder()))) / "dry"
-
-        def preview(run: Run) -> None:
-            if dry_run or not run.one(Student).done:
-                show_preview(run, output if dry_run else folder, hub)
-
-        run = carry_out(recipe, folder, console, preview, dry_run)
-        if dry_run:
-            console.print("This was a dry run: nothing is trained, nothing is kept.")
-            return None
+    run = _carry_out(recipe, output, console, hub, dry_run)
+    if dry_run:
+        console.print("This was a dry run: nothing was trained or written.")
+        return None
     verdict = _judge(run, least_share)
-    address = push_to or output.name
-    _write_student(run, output, licence, verdict, address)
-    console.print(f"The student is in {escape(str(output))}.")
-    style = "green" if verdict.passed else "bold red"
-    console.print(f"[{style}]{escape(verdict.summary)}[/]")
-    for advice in verdict.advice:
-        console.print(f"[red]- {escape(advice)}[/]")
+    _write_student(run, output, licence, verdict, push_to or output.name)
+    _show_verdict(console, output, verdict)
     if push_to is not None and (verdict.passed or force):
         push(output, push_to)
         console.print(f"Uploaded to https://huggingface.co/{push_to}.")
     elif push_to is not None:
-        console.print("[red]It was not uploaded: --force does so nevertheless.[/]")
+        console.print("[red]The student was not uploaded: give --force to upload it anyway.[/]")
     return verdict
 
 
 def _check_one_student(recipe: Recipe) -> None:
-    """Refuse recipes whose overrides ask for more, or for another kind of teacher.
+    """Check that overrides have not added students or replaced the pretrained teacher.
 
     Raises:
-        UserError: they do.
+        UserError: they have.
     """
     if len(recipe.students) * len(recipe.methods) * len(recipe.seeds) != 1:
         raise UserError(
@@ -183,6 +169,22 @@ def _check_one_student(recipe: Recipe) -> None:
             "distill takes a teacher that a2d can load: describe another one in a recipe for "
             "`a2d run` (docs/foreign-teachers.md)."
         )
+
+
+def _carry_out(
+    recipe: Recipe, output: Path, console: Console, hub: str | None, dry_run: bool
+) -> Run:
+    """Carry out the recipe in the folder `output`.run, or a dry run in a temporary folder."""
+    with ExitStack() as stack:
+        folder = output.with_name(output.name + ".run")
+        if dry_run:
+            folder = Path(stack.enter_context(TemporaryDirectory(dir=temporary_folder()))) / "dry"
+
+        def preview(run: Run) -> None:
+            if dry_run or not run.one(Student).done:
+                show_preview(run, output if dry_run else folder, hub)
+
+        return carry_out(recipe, folder, console, preview, dry_run)
 
 
 def _judge(run: Run, least_share: float) -> Verdict:
@@ -202,42 +204,62 @@ def _judge(run: Run, least_share: float) -> Verdict:
     return verdict
 
 
+def _show_verdict(console: Console, output: Path, verdict: Verdict) -> None:
+    console.print(f"The student is in {escape(str(output))}.")
+    style = "green" if verdict.passed else "bold red"
+    console.print(f"[{style}]{escape(verdict.summary)}[/]")
+    for advice in verdict.advice:
+        console.print(f"[red]- {escape(advice)}[/]")
+
+
 def _write_student(
-    run: Run,
-    output: Path,
-    licence: str | None,
-    verdict: Verdict,
-    address: str,
+    run: Run, output: Path, licence: str | None, verdict: Verdict, address: str
 ) -> None:
+    """Copy the student to `output`, without the run's files, and write its model card.
+
+    Args:
+        run: the finished run.
+        output: folder to write.
+        licence: licence for the model card.
+        verdict: the verdict on the student.
+        address: folder or repository that the model card tells readers to load.
+    """
     recipe = run.recipe
     names = " and ".join(Path(place).name for place in places(recipe.corpus.train))
-    words = f"{run.corpus.sizes['train']:,} sentence pairs ({names})"
-    ignored = shutil.ignore_patterns(*_OF_THE_RUN)
+    data = f"{run.corpus.sizes['train']:,} sentence pairs ({names})"
+    ignored = shutil.ignore_patterns(*_RUN_FILES)
     with atomic_folder(output) as partial:
         shutil.copytree(run.one(Student).folder, partial, ignore=ignored)
-        settings = read_generation_config(partial)
-        # Those of the scores, if other than in training.
-        set_beams(settings, recipe.evaluation.beams)
-        settings.save_pretrained(partial)
+        generation_config = read_generation_config(partial)
+        # The student should be used with the beams that it was scored with.
+        set_beams(generation_config, recipe.evaluation.beams)
+        generation_config.save_pretrained(partial)
         results = run.folder / "results" / recipe.evaluation.split
-        write_card(partial, output.name, recipe, results, licence, words, verdict, address)
+        write_card(partial, output.name, recipe, results, licence, data, verdict, address)
 
 
 def _shape(
     config: Any, layers: str, heads: int | None, width: int | None, feed_forward: int | None
 ) -> dict[str, int]:
-    """The student's, from the teacher's and what differs."""
-    found = re.fullmatch(r"(\d{1,9})[x×+](\d{1,9})", layers)
-    if not found:
+    """Make the shape of the student; None stands for the size of the teacher.
+
+    Args:
+        config: configuration of the teacher.
+        layers: encoder and decoder layers, such as `6x2`.
+        heads, width, feed_forward: other sizes.
+    """
+    match = re.fullmatch(r"(\d{1,9})[x×+](\d{1,9})", layers)
+    if not match:
         raise UserError(
-            f"{layers!r} are no layers of a student: give encoder's and decoder's, as in 6x2."
+            f"{layers!r} are no layers of a student: give those of encoder and decoder, such as "
+            "6x2."
         )
-    theirs = sizes_of(config)
-    depths = {"encoder_layers": int(found[1]), "decoder_layers": int(found[2])}
-    shape = depths | {"width": width or theirs["width"]}
-    for size, own in (("heads", heads), ("feed_forward", feed_forward)):
-        shape[size] = own or theirs[size]
-        decoder = theirs.get(f"decoder_{size}", theirs[size])
-        if own is None and decoder != theirs[size]:
-            shape[f"decoder_{size}"] = decoder
+    teacher = sizes_of(config)
+    depths = {"encoder_layers": int(match[1]), "decoder_layers": int(match[2])}
+    shape = depths | {"width": width or teacher["width"]}
+    for name, size in (("heads", heads), ("feed_forward", feed_forward)):
+        shape[name] = size or teacher[name]
+        decoder = teacher.get(f"decoder_{name}", teacher[name])
+        if size is None and decoder != teacher[name]:
+            shape[f"decoder_{name}"] = decoder
     return shape

@@ -1,4 +1,4 @@
-"""What a run's results take from the machine that it begins on: settled once, and kept."""
+"""Settings that depend on the machine; a run resolves them when it begins, and keeps the values."""
 
 from __future__ import annotations
 
@@ -14,54 +14,58 @@ from a2d.runs.settings import Training
 from a2d.training.config import bf16_is_fast
 
 RECIPE = "recipe.yaml"
-"""The settled recipe of a run, in its folder."""
+"""File of the resolved recipe, in the run's folder."""
 
 
-def settle(recipe: Recipe, folder: Path) -> Recipe:
-    """Replace settings that depend on the machine by what they mean on this one.
+def resolve(recipe: Recipe, folder: Path) -> Recipe:
+    """Replace `sequences.engine: auto` and `bf16: null` by values for this machine.
 
-    These are `sequences.engine: auto`, where the teacher translates, and `bf16: null`. A run that
-    was begun in the folder keeps what it began with, so that another machine goes on as this one
-    would have.
+    The engine is resolved only for a teacher that translates training data. Values of an earlier
+    run in the folder take precedence, so that another machine continues it in the same way.
+
+    Args:
+        recipe: the recipe.
+        folder: folder of the run.
 
     Raises:
-        UserError: the run is to translate by CTranslate2, which is not installed here.
+        UserError: the run needs CTranslate2 to translate, and it is not installed.
     """
-    begun = _begun(folder)
+    earlier = _load_earlier(folder)
     sequences, teacher = recipe.sequences, recipe.teacher
     if any(method.definition.sequences for method in recipe.methods) and not teacher.foreign:
         if sequences.engine == "auto":
-            known = None if begun is None else begun.sequences.engine
-            engine = _engine(recipe) if known in (None, "auto") else known
+            engine: str = "auto" if earlier is None else earlier.sequences.engine
+            if engine == "auto":
+                engine = _choose_engine(recipe)
             sequences = sequences.model_copy(update={"engine": engine})
         parts = [DISTILLED] if recipe.corpus.monolingual is None else [DISTILLED, MONOLINGUAL]
         translated = all((folder / part).is_dir() for part in parts)
         if sequences.engine == "ctranslate2" and not translated:
             require_ctranslate2()
     if teacher.training is not None:
-        own = None if begun is None else begun.teacher.training
-        teacher = teacher.model_copy(update={"training": _precise(teacher.training, own)})
-    training = _precise(recipe.training, None if begun is None else begun.training)
-    settled = {"sequences": sequences, "teacher": teacher, "training": training}
-    return recipe.model_copy(update=settled)
+        before = None if earlier is None else earlier.teacher.training
+        teacher = teacher.model_copy(update={"training": _resolve_bf16(teacher.training, before)})
+    training = _resolve_bf16(recipe.training, None if earlier is None else earlier.training)
+    values = {"sequences": sequences, "teacher": teacher, "training": training}
+    return recipe.model_copy(update=values)
 
 
-def _engine(recipe: Recipe) -> str:
+def _choose_engine(recipe: Recipe) -> str:
     path, shape = recipe.teacher.path, recipe.teacher.shape
-    alike = shape is None or shape.decoder_heads in (None, shape.heads)
-    return "ctranslate2" if alike and can_replace_transformers(path) else "transformers"
+    same_heads = shape is None or shape.decoder_heads in (None, shape.heads)
+    return "ctranslate2" if same_heads and can_replace_transformers(path) else "transformers"
 
 
-def _precise(training: Training, begun: Training | None) -> Training:
+def _resolve_bf16(training: Training, earlier: Training | None) -> Training:
     if training.bf16 is not None:
         return training
-    known = None if begun is None else begun.bf16
-    return replace(training, bf16=bf16_is_fast() if known is None else known)
+    bf16 = None if earlier is None else earlier.bf16
+    return replace(training, bf16=bf16_is_fast() if bf16 is None else bf16)
 
 
-def _begun(folder: Path) -> Recipe | None:
-    """The settled recipe of a run in a folder; None if there is none, or it is damaged."""
-    if not (folder / RECIPE).is_file():  # reading a pipe may have no end
+def _load_earlier(folder: Path) -> Recipe | None:
+    """Read the resolved recipe of an earlier run; None if there is none, or it is damaged."""
+    if not (folder / RECIPE).is_file():  # reading a pipe may never end
         return None
     try:
         return Recipe.model_validate(plain_yaml.parse((folder / RECIPE).read_text("utf-8")))

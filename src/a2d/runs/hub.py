@@ -1,4 +1,4 @@
-"""Uploads to the Hugging Face hub: checked before a training, done after it."""
+"""Uploads to the Hugging Face hub: checked before the training, done after it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from a2d.errors import UserError, first_line
 
 
 def check_hub(name: str) -> str:
-    """Find out before a training whether its upload can succeed; say where it will go.
+    """Check before a training that its upload can succeed.
+
+    Args:
+        name: name of a repository on the hub.
+
+    Returns:
+        The address and the user, in words.
 
     Raises:
-        UserError: the name is none, nobody is logged in, or the hub cannot be reached.
+        UserError: the name is invalid, nobody is logged in, or the hub cannot be reached.
     """
     try:
         validate_repo_id(name)
@@ -25,16 +31,16 @@ def check_hub(name: str) -> str:
         raise UserError("--push-to-hub needs a token of the hub: log in by `hf auth login` first.")
     try:
         user = HfApi().whoami()["name"]
-    except Exception as error:  # whatever the network and the hub raise
+    except Exception as error:  # the network and the hub raise errors of many kinds
         raise UserError(
-            f"the hub does not answer, or refuses the token ({first_line(error)}): mend that, or "
+            f"the hub does not answer, or refuses the token ({first_line(error)}): fix that, or "
             "leave out --push-to-hub and upload later by `hf upload`."
         ) from error
     return f"to https://huggingface.co/{name}, as {user}"
 
 
 def push(folder: Path, name: str) -> None:
-    """Upload a folder to a repository, which is created if need be.
+    """Upload a folder to a repository on the hub; create the repository if it does not exist.
 
     Raises:
         UserError: the upload failed; the folder is complete.
@@ -43,7 +49,7 @@ def push(folder: Path, name: str) -> None:
         api = HfApi()
         api.create_repo(name, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder)
-    except Exception as error:  # whatever the network and the hub raise
+    except Exception as error:  # the network and the hub raise errors of many kinds
         raise UserError(
             f"{folder} could not be uploaded to {name!r} ({first_line(error)}): it is "
             "complete, upload it with `hf upload`."

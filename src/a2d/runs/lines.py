@@ -1,4 +1,4 @@
-"""Text files of one sentence a line."""
+"""Text files with one sentence per line."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from a2d.files import write_text
 
 
 def one_line(text: str) -> str:
-    """Replace all white space, line breaks included, by single spaces."""
+    """Replace white space, line breaks included, by single spaces."""
     return " ".join(text.split())
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read what `write_lines` wrote; characters that other readers break lines at are kept."""
+    """Read the lines of `write_lines`; only "\n" ends a line, as opposed to `str.splitlines`."""
     return path.read_text("utf-8").split("\n")[:-1]
 
 
 def write_lines(path: Path, texts: Sequence[str]) -> None:
-    """Write one sentence a line."""
+    """Write one sentence per line."""
     write_text(path, "".join(f"{one_line(text)}\n" for text in texts))

@@ -7,20 +7,20 @@ from typing import Any
 
 from a2d.errors import UserError
 from a2d.plain_yaml import MAX_DEPTH, parse
-from a2d.runs.sections import AnySection, replaced_by, section_at
+from a2d.runs.sections import AnySection, replaced_keys, section_at
 
 
 def assign(raw: dict[str, Any], assignment: str, section: AnySection) -> None:
-    """Change a recipe by an assignment `dotted.key=value`.
+    """Change a recipe in place by an assignment `dotted.key=value`.
 
     Args:
-        raw: the recipe as it was read; mappings that are missing are made. Keys that have no
-            meaning beside the assigned one are dropped (`Section.replaces`).
-        assignment: its value is YAML, items of lists are numbered from 0.
-        section: of which `raw` holds the keys.
+        raw: the recipe as parsed from YAML. Missing mappings are created. Keys that the assigned
+            key replaces are dropped (`Section.replaces`).
+        assignment: the key with its value in YAML. List items are numbered from 0.
+        section: section that defines the keys of `raw`.
 
     Raises:
-        UserError: no assignment, or no such place.
+        UserError: it is no assignment, or the recipe has no such key.
     """
     key, separator, text = assignment.partition("=")
     if not separator or not key:
@@ -31,43 +31,50 @@ def assign(raw: dict[str, Any], assignment: str, section: AnySection) -> None:
         value = parse(text)
     except UserError as error:
         raise UserError(f"the value of the override {assignment!r} {error}.") from error
-    place: Any = raw
-    inside: AnySection | None = section
     parts = key.split(".")
     if len(parts) > MAX_DEPTH:
         raise UserError(f"the override {assignment!r} names a place more than {MAX_DEPTH} deep.")
-    for number, part in enumerate(parts):
-        where = _where(place, part, parts[:number], assignment)
-        last = number == len(parts) - 1
-        if isinstance(place, dict):
-            if not last and place.get(where) is None:
-                place[where] = {}
-            for other in replaced_by({part: value if last else place[where]}, inside):
-                place.pop(other, None)
+    node: Any = raw
+    node_section: AnySection | None = section
+    for depth, part in enumerate(parts):
+        index = _index(node, part, parts[:depth], assignment)
+        last = depth == len(parts) - 1
+        if isinstance(node, dict):
+            if not last and node.get(index) is None:
+                node[index] = {}
+            for other in replaced_keys({part: value if last else node[index]}, node_section):
+                node.pop(other, None)
         if last:
-            place[where] = value
-        place = place[where]
-        inside = section_at(inside, part) if isinstance(where, str) else inside
+            node[index] = value
+        node = node[index]
+        if isinstance(index, str):
+            node_section = section_at(node_section, part)
 
 
-def _where(place: Any, part: str, above: Sequence[str], assignment: str) -> str | int:
-    """The key or the number by which a mapping or a list, found at `above`, has an override's part.
+def _index(node: Any, part: str, parents: Sequence[str], assignment: str) -> str | int:
+    """Convert a part of a dotted key to the key of a mapping or the index into a list.
+
+    Args:
+        node: the mapping or list.
+        part: the part.
+        parents: the parts before it, which lead to `node`.
+        assignment: the override, for the error message.
 
     Raises:
-        UserError: it has no such part.
+        UserError: `node` has no such item.
     """
-    name = ".".join(above)
-    if isinstance(place, dict):
+    name = ".".join(parents)
+    if isinstance(node, dict):
         return part
-    if isinstance(place, list):
-        if part.isdecimal() and int(part) < len(place):
+    if isinstance(node, list):
+        if part.isdecimal() and int(part) < len(node):
             return int(part)
         count = {0: "is empty", 1: "has only item 0"}.get(
-            len(place), f"has items 0 to {len(place) - 1}"
+            len(node), f"has items 0 to {len(node) - 1}"
         )
         problem = f"{name} is a list, numbered from 0, and {count}"
-    elif above[0] == "methods" and isinstance(place, str):
-        problem = f"{name} is {place!r} alone: write {name}={{method: {place}, {part}: …}}"
+    elif parents[0] == "methods" and isinstance(node, str):
+        problem = f"{name} is {node!r} alone: write {name}={{method: {node}, {part}: …}}"
     else:
-        problem = f"{name} is {place!r} and has no keys"
+        problem = f"{name} is {node!r} and has no keys"
     raise UserError(f"the override {assignment!r} names no place in the recipe: {problem}.")

@@ -1,4 +1,4 @@
-"""Pictures: what an alignment connects (the paper's Figure 2), and how trainings went."""
+"""Plots: weights of an alignment (the paper's Figure 2), learning curves, scores, speeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure  # not pyplot: it would choose a backend fo
 from a2d.errors import UserError
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS
-from a2d.runs.results import Group, Row, grouped
+from a2d.runs.results import Group, Row, group_rows
 
 TITLES = {
     "encoder": "encoder self-attention",
@@ -24,15 +24,19 @@ TITLES = {
     "cross": "cross-attention",
 }
 
-_LABEL = 40
-"""Characters to a line of a method's label: a longer one leaves its scores no room."""
+_LABEL_WIDTH = 40
+"""Longest line of a method's label, in characters; longer labels are wrapped."""
 
 
 def alignment(alignment: AttentionAlignment, path: Path) -> None:
-    """Heat map of an alignment's connection weights, one panel per group.
+    """Plot an alignment's weights as heat maps, one panel per attention group, on one scale.
 
-    Columns are the student's heads, rows the teacher's, layers separated by dashed lines; red
-    adds a student's map, blue takes it away. All panels share one scale.
+    Columns are student heads and rows are teacher heads; dashed lines separate the layers. Red
+    weights are positive, blue ones negative.
+
+    Args:
+        alignment: a trained alignment.
+        path: picture to write (.png, .svg or .pdf).
     """
     weights = {g: alignment.weights[g].detach().float().cpu().numpy() for g in GROUPS}
     limit = max(float(np.abs(w).max()) for w in weights.values())
@@ -46,8 +50,8 @@ def alignment(alignment: AttentionAlignment, path: Path) -> None:
     for axis, (group, weight) in zip(axes, weights.items(), strict=True):
         image = axis.imshow(weight, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
         axis.set_title(TITLES[group], fontsize=10)
-        _layers(axis, "x", weight.shape[1], alignment.student.heads(group))
-        _layers(axis, "y", weight.shape[0], alignment.teacher.heads(group))
+        _mark_layers(axis, "x", weight.shape[1], alignment.student.heads(group))
+        _mark_layers(axis, "y", weight.shape[0], alignment.teacher.heads(group))
     figure.supxlabel("student layer (its heads side by side)", fontsize=10)
     axes[0].set_ylabel("teacher layer (its heads one below the other)")
     figure.colorbar(image, ax=axes, label="connection weight", shrink=0.8)
@@ -55,11 +59,11 @@ def alignment(alignment: AttentionAlignment, path: Path) -> None:
 
 
 def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """Training loss on the references, validation loss and validation BLEU of several trainings.
+    """Plot training cross-entropy, validation cross-entropy and validation BLEU by epochs.
 
     Args:
-        histories: name → the Trainer's log history.
-        path: the picture to write.
+        histories: maps a training's name to the Trainer's log history.
+        path: picture to write (.png, .svg or .pdf).
     """
     panels = (
         ("ce", "training cross-entropy (nats/token)"),
@@ -76,7 +80,7 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> 
             points = [(entry["epoch"], entry[key]) for entry in log if key in entry]
             if not points:
                 continue
-            # A line through a single point would show nothing.
+            # A line through a single point would be invisible.
             marker = "o" if key.startswith("eval") or len(points) == 1 else None
             style = "--" if name == "teacher" else "-"
             epochs, values = zip(*points, strict=True)
@@ -92,35 +96,35 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> 
 def scores(
     rows: Sequence[Row],
     path: Path,
-    measured: str = "test",
+    split: str = "test",
     names: Mapping[str, str] | None = None,
     title: str = "students {}",
 ) -> None:
-    """BLEU of every method: a dot per seed, a bar at their mean; one panel per student size.
+    """Plot BLEU of every method: a dot per seed, a bar at the mean; one panel per student size.
 
-    Dashed lines stand at the teacher's and the baseline's means; methods are sorted.
+    Dashed lines mark the means of teacher and baseline. Methods are sorted by their means.
 
     Args:
-        rows: the teacher's row, and those of the students.
-        path: the picture to write.
-        measured: the set that was scored.
-        names: label of a method → what the picture calls it, if not its label.
-        title: of a panel, with `{}` for the student's size.
+        rows: the teacher's row, then the students'.
+        path: picture to write (.png, .svg or .pdf).
+        split: name of the evaluated set.
+        names: maps a method's label to another text for the plot.
+        title: title of a panel, with `{}` for the student's size.
     """
-    teacher, *groups = grouped(rows)
+    teacher, *groups = group_rows(rows)
     students = list(dict.fromkeys(group.student for group in groups))
     tallest = max(sum(g.student == s for g in groups) for s in students)
     size = (7.5, len(students) * (0.3 * tallest + 1.3))
     figure = Figure(size, layout="constrained")
     axes = np.atleast_1d(figure.subplots(len(students), 1, sharex=True))
     for axis, student in zip(axes, students, strict=True):
-        chosen = [group for group in groups if group.student == student]
-        _dots(axis, sorted(chosen, key=lambda group: group.mean("bleu")), names or {})
+        panel = [group for group in groups if group.student == student]
+        _plot_scores(axis, sorted(panel, key=lambda group: group.mean("bleu")), names or {})
         if teacher.rows[0].bleu is not None:
             score = teacher.mean("bleu")
             axis.axvline(score, color="C3", linestyle="--", linewidth=1, label="teacher")
         axis.set_title(title.format(student.replace("x", "×")), fontsize=10, loc="left")
-    axes[-1].set_xlabel(f"{measured} BLEU\n(dots: seeds; bars: means)")
+    axes[-1].set_xlabel(f"{split} BLEU\n(dots: seeds; bars: means)")
     lines = {
         line.get_label(): line for axis in axes for line in axis.get_legend_handles_labels()[0]
     }
@@ -129,11 +133,11 @@ def scores(
 
 
 def wall_clock(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> None:
-    """Validation BLEU by training time.
+    """Plot validation BLEU by training time.
 
     Args:
-        curves: name → points (seconds, BLEU).
-        path: the picture to write.
+        curves: maps a training's name to points (seconds, BLEU).
+        path: picture to write (.png, .svg or .pdf).
     """
     figure = Figure((7.5, 4), layout="constrained")
     axis = figure.subplots()
@@ -154,25 +158,25 @@ def trade_off(
     teacher: float,
     path: Path,
 ) -> None:
-    """BLEU of students by how much faster than their teacher they translate.
+    """Plot BLEU of students by their speed-up over the teacher.
 
     Args:
-        bleu: method → shape → BLEU.
-        speed: shape → speed-up over the teacher, slowest first.
-        teacher: its BLEU.
-        path: the picture to write.
+        bleu: maps a method and a shape to BLEU.
+        speed: maps a shape to its speed-up over the teacher, slowest first.
+        teacher: BLEU of the teacher.
+        path: picture to write (.png, .svg or .pdf).
     """
     figure = Figure((7.5, 4.5), layout="constrained")
     axis = figure.subplots()
     axis.axhline(teacher, color="C3", linestyle="--", linewidth=1)
     axis.plot([1], [teacher], "o", color="C3", label="teacher")
-    colors = cycle(["C7", "C0", "C1", "C2", "C4", "C5"])  # the teacher's is C3
+    colors = cycle(["C7", "C0", "C1", "C2", "C4", "C5"])  # C3 is the teacher's
     for color, (name, scores) in zip(colors, bleu.items(), strict=False):
         heights = [scores[shape] for shape in speed]
         axis.plot(list(speed.values()), heights, "o-", color=color, markersize=4, label=name)
-    for shape, place in speed.items():
+    for shape, ratio in speed.items():
         top = max(scores[shape] for scores in bleu.values())
-        axis.annotate(shape, (place, top), (0, -16), textcoords="offset points", ha="center")
+        axis.annotate(shape, (ratio, top), (0, -16), textcoords="offset points", ha="center")
     axis.set_xlabel("speed-up over the teacher")
     axis.set_ylabel("BLEU")
     axis.margins(y=0.12)
@@ -181,7 +185,8 @@ def trade_off(
     _save(figure, path)
 
 
-def _dots(axis: Axes, groups: Sequence[Group], names: Mapping[str, str]) -> None:
+def _plot_scores(axis: Axes, groups: Sequence[Group], names: Mapping[str, str]) -> None:
+    """Plot one panel of `scores`, from the bottom up."""
     baselines = [group for group in groups if group.method == "baseline"]
     plain = min(baselines, key=lambda group: len(group.label), default=None)
     for height, group in enumerate(groups):
@@ -193,14 +198,21 @@ def _dots(axis: Axes, groups: Sequence[Group], names: Mapping[str, str]) -> None
             axis.axvline(
                 group.mean("bleu"), color="C7", linestyle="--", linewidth=1, label="baseline"
             )
-    labels = [textwrap.fill(names.get(group.label, group.label), _LABEL) for group in groups]
+    labels = [textwrap.fill(names.get(group.label, group.label), _LABEL_WIDTH) for group in groups]
     axis.set_yticks(range(len(groups)), labels, fontsize=8)
     axis.set_ylim(-0.6, len(groups) - 0.4)
     axis.grid(axis="x", alpha=0.3)
 
 
-def _layers(axis: Axes, side: str, channels: int, heads: int) -> None:
-    """Label layers at their middle and dash the lines between them."""
+def _mark_layers(axis: Axes, side: str, channels: int, heads: int) -> None:
+    """Label every layer at its middle, and draw dashed lines between layers.
+
+    Args:
+        axis: the panel.
+        side: `x` or `y`.
+        channels: number of heads of all layers.
+        heads: number of heads of a layer.
+    """
     starts = range(0, channels, heads)
     line = axis.axvline if side == "x" else axis.axhline
     for start in starts[1:]:

@@ -1,4 +1,4 @@
-"""What a distillation is about to do, shown before it trains: data, sizes, updates, time, disk."""
+"""Plan of a distillation, shown before the training: data, sizes, updates, time, disk space."""
 
 from __future__ import annotations
 
@@ -21,17 +21,13 @@ from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.text.batching import lengths
 
 
-def show_preview(
-    run: Run,
-    folder: Path,
-    hub: str | None,
-) -> None:
-    """Calibrate, and show what is planned for the one student of a run.
+def show_preview(run: Run, folder: Path, hub: str | None) -> None:
+    """Measure teacher and student, and show the plan for the one student of a run.
 
     Args:
         run: the run.
-        folder: where it will write.
-        hub: what was found out about the upload; None if none is asked for.
+        folder: folder that the run will write to.
+        hub: address of the upload in words (`a2d.runs.hub.check_hub`); None without an upload.
     """
     student = run.one(Student)
     TeacherScores.carry_out(run)
@@ -41,7 +37,7 @@ def show_preview(
     table.show_edge = False
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in _rows(run, student, yardstick):
+    for name, text in _rows(run, student, yardstick).items():
         table.add_row(name, text)
     needed, free = space_needed(run), shutil.disk_usage(existing_parent(folder)).free
     table.add_row("disk", f"about {size_in_words(needed)} needed, {size_in_words(free)} free")
@@ -50,67 +46,53 @@ def show_preview(
     run.console.print(table, "")
 
 
-def _rows(run: Run, student: Student, yardstick: Yardstick) -> list[tuple[str, str]]:
+def _rows(run: Run, student: Student, yardstick: Yardstick) -> dict[str, str]:
+    """Estimate the figures of the plan; maps their names to texts."""
     assert student.training is not None
     sizes, inputs, training = run.corpus.sizes, run.inputs, student.training
-    train = _planned(load_from_disk(str(inputs.tokens))["train"], student, sizes["monolingual"])
+    train = load_from_disk(str(inputs.tokens))["train"]
+    train = _training_data(train, student, sizes["monolingual"])
     config = make_config(student.method, training, student.seed, train, Path("unused"))
     epochs = config.max_steps / updates_per_epoch(training, train)
     source, target = lengths(train).sum(axis=0)
     trial = try_updates(student, inputs)
-    teacher = count_parameters(load_model(inputs.teacher))
+    parameters = count_parameters(load_model(inputs.teacher))
     validations = config.max_steps // int(config.eval_steps)
     seconds = config.max_steps * trial.seconds + validations * yardstick.seconds
-    ends = (
-        "fewer if validation stops improving"
-        if training.plateau_patience or training.early_stopping_patience
-        else "no fewer"
-    )
-    start = {"teacher": "the teacher's layers"}.get(student.method.student_start, "random weights")
     if training.max_hours is not None:
         seconds = min(seconds, 3600 * training.max_hours)
-    return [
-        (
-            "pairs",
-            f"{sizes['train']:,} to train on, {sizes['valid']:,} validation, {sizes['test']:,} test"
-            + (f"; {sizes['monolingual']:,} sources alone" if sizes["monolingual"] else ""),
-        ),
-        ("tokens", f"{source:,} source and {target:,} target an epoch"),
-        (
-            "teacher",
-            f"{teacher / 1e6:.2f}M parameters, validation BLEU {yardstick.teacher.bleu:.1f}, chrF "
-            f"{yardstick.teacher.chrf:.1f} (copied sources: {yardstick.copy.bleu:.1f}, "
-            f"{yardstick.copy.chrf:.1f})",
-        ),
-        (
-            "student",
-            f"{student.size}, {trial.parameters / 1e6:.2f}M parameters, from {start}, method "
-            f"{student.method.method}",
-        ),
-        (
-            "updates",
-            f"at most {config.max_steps:,} of {training.max_tokens:,} tokens "
-            f"({epochs:.3g} epochs), {ends}; validation every {int(config.eval_steps):,}",
-        ),
-        (
-            "rate",
-            f"{training.learning_rate:.2g}, after {config.get_warmup_steps(config.max_steps):,} "
-            "updates of warm-up",
-        ),
-        (
-            "time",
-            f"at most {_minutes(seconds)} of training ({trial.seconds:.2f} s an update, "
-            f"{yardstick.seconds:.0f} s a validation, measured on this machine)",
-        ),
-    ]
+    monolingual = f"; {sizes['monolingual']:,} monolingual sources" if sizes["monolingual"] else ""
+    can_end_early = training.plateau_patience or training.early_stopping_patience
+    end = "fewer if validation stops improving" if can_end_early else "no fewer"
+    start = {"teacher": "the teacher's layers"}.get(student.method.student_start, "random weights")
+    return {
+        "pairs": f"{sizes['train']:,} training, {sizes['valid']:,} validation, "
+        f"{sizes['test']:,} test{monolingual}",
+        "tokens": f"{source:,} source and {target:,} target per epoch",
+        "teacher": f"{parameters / 1e6:.2f}M parameters, validation BLEU "
+        f"{yardstick.teacher.bleu:.1f}, chrF {yardstick.teacher.chrf:.1f} (copied sources: "
+        f"{yardstick.copy.bleu:.1f}, {yardstick.copy.chrf:.1f})",
+        "student": f"{student.size}, {trial.parameters / 1e6:.2f}M parameters, from {start}, "
+        f"method {student.method.method}",
+        "updates": f"at most {config.max_steps:,} of {training.max_tokens:,} tokens "
+        f"({epochs:.3g} epochs), {end}; validation every {int(config.eval_steps):,}",
+        "learning rate": f"{training.learning_rate:.2g}, after "
+        f"{config.get_warmup_steps(config.max_steps):,} updates of warm-up",
+        "time": f"at most {_duration(seconds)} of training ({trial.seconds:.2f} s per update, "
+        f"{yardstick.seconds:.0f} s per validation, measured on this machine)",
+    }
 
 
-def _planned(train: Dataset, student: Student, monolingual: int) -> Dataset:
-    """As many pairs as the student will learn from, before the teacher's translations are there."""
+def _training_data(train: Dataset, student: Student, monolingual: int) -> Dataset:
+    """Repeat or cut the training pairs to the size of the student's training data.
+
+    The teacher's translations, which are a part of that data, do not exist yet.
+    """
     count = sum(monolingual if p == MONOLINGUAL else len(train) for p in student.data_parts)
     return train if count == len(train) else train.select(np.arange(count) % len(train))
 
 
-def _minutes(seconds: float) -> str:
+def _duration(seconds: float) -> str:
+    """Format a duration in minutes or hours."""
     minutes = seconds / 60
     return f"{minutes / 60:.1f} hours" if minutes >= 100 else f"{max(1, round(minutes))} min"

@@ -1,4 +1,4 @@
-"""Recipes: the YAML description of an experiment, validated before anything runs."""
+"""Recipes: descriptions of experiments in YAML, validated before anything runs."""
 
 from __future__ import annotations
 
@@ -18,94 +18,98 @@ from a2d.method.methods import METHODS
 from a2d.plain_yaml import MAX_SIZE, parse
 from a2d.plugins import load_plugins
 from a2d.runs.overrides import assign
-from a2d.runs.sections import Section, explain, extended
+from a2d.runs.sections import Section, explain, merge
 from a2d.runs.settings import (
-    Cleaning,
-    Compute,
-    Corpus,
-    Evaluation,
+    CleaningSettings,
+    ComputeSettings,
+    CorpusSettings,
+    EvaluationSettings,
     MethodEntry,
     MethodSettings,
     Name,
-    Sequences,
+    SequenceSettings,
     Shape,
-    Teacher,
+    TeacherSettings,
     Training,
-    Vocabulary,
+    VocabularySettings,
 )
 
 MAX_TRAININGS = 1000
-"""Students of a recipe: shapes × methods × seeds."""
+"""Most students of a recipe: shapes × methods × seeds."""
 MAX_EXTENDED = 20
-"""Recipes that extend one another, one after the other."""
+"""Longest chain of recipes that extend one another."""
 
 
 class Recipe(Section):
-    """An experiment: every student shape is trained with every method and seed.
+    """An experiment, which trains every student shape with every method and seed.
 
     Attributes:
         name: name of the run's folder in `runs/`.
         plugins: Python files that register methods, formulas, model families or stages
             (`a2d.plugins`).
-        corpus: where the parallel text is.
+        corpus: the parallel text.
         vocabulary: the joint subword vocabulary.
-        training: how students are trained.
+        training: training of the students.
         teacher: the teacher.
         students: shapes of the students.
-        distillation: settings that all methods share unless they name their own.
+        distillation: settings that all methods inherit.
         methods: names of methods, or mappings of a method and its settings.
-        seeds: seeds of everything that is random; each gives a student of its own.
-        sequences: how the teacher translates the training data.
-        evaluation: how translations are made and shown.
-        compute: how the machine is used.
+        seeds: random seeds; every seed makes a student.
+        sequences: translation of the training data by the teacher.
+        evaluation: translation, scoring and samples at the end.
+        compute: use of the machine.
     """
 
-    # Sections that others inherit from come first: their mistakes are told as theirs.
+    # Sections that others inherit from come first, because the first mistake is reported.
     name: Name
     plugins: list[str] = Field(default=[])
-    corpus: Corpus
-    vocabulary: Vocabulary = Vocabulary()
+    corpus: CorpusSettings
+    vocabulary: VocabularySettings = VocabularySettings()
     training: Training
-    teacher: Teacher
+    teacher: TeacherSettings
     students: list[Shape] = Field(min_length=1)
     distillation: MethodSettings = MethodSettings()
     methods: list[MethodEntry] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[1], min_length=1)
-    sequences: Sequences = Sequences()
-    evaluation: Evaluation = Evaluation()
-    compute: Compute = Compute()
+    sequences: SequenceSettings = SequenceSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    compute: ComputeSettings = ComputeSettings()
 
-    _source: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _raw: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
-        """Compare settings, whether written out or left to their defaults."""
+        """Compare settings; a setting that equals its default need not be written out."""
         return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
 
-    def filled(self, settings: dict[str, Any]) -> Recipe:
-        """Build the recipe anew with `settings` where it names nothing, no longer `sized`.
+    def with_defaults(self, settings: dict[str, Any]) -> Recipe:
+        """Make a recipe, no longer `sized`, with other values for settings that it does not name.
 
         Args:
-            settings: sections and their keys, as in a file.
+            settings: sections with their settings, as in a file.
 
         Raises:
-            UserError: what the recipe names does not fit the settings.
+            UserError: the recipe's settings contradict these.
         """
-        raw = extended(settings, self._source, Recipe)
-        raw = extended(raw, {"training": {"sized": False}}, Recipe)
+        raw = merge(settings, self._raw, Recipe)
+        raw = merge(raw, {"training": {"sized": False}}, Recipe)
         return make_recipe(raw, (), self.name)
 
     @model_validator(mode="before")
     @classmethod
     def _inherit(cls, raw: Any) -> Any:
-        """Students inherit the teacher's widths, its training the students', methods share."""
+        """Copy inherited settings to the sections that inherit them.
+
+        Students inherit from the teacher's shape, the teacher's training from the students', and
+        methods from `distillation`.
+        """
         if not isinstance(raw, dict):
             return raw
         raw = dict(raw)
         teacher, training = raw.get("teacher"), raw.get("training")
         if isinstance(teacher, dict) and isinstance(training, dict):
-            own = teacher.get("training") or {}
-            if isinstance(own, dict):
-                raw["teacher"] = teacher | {"training": extended(training, own, Training)}
+            changes = teacher.get("training") or {}
+            if isinstance(changes, dict):
+                raw["teacher"] = teacher | {"training": merge(training, changes, Training)}
         shape = teacher.get("shape") if isinstance(teacher, dict) else None
         if isinstance(shape, dict) and isinstance(raw.get("students"), list):
             raw["students"] = [shape | s if isinstance(s, dict) else s for s in raw["students"]]
@@ -113,13 +117,13 @@ class Recipe(Section):
             raw["distillation"] = {}
         shared = raw["distillation"]
         if isinstance(raw.get("methods"), list) and isinstance(shared, dict):
-            cells = [cell for entry in raw["methods"] for cell in _cells(entry)]
-            raw["methods"] = [shared | c if isinstance(c, dict) else c for c in cells]
+            methods = [method for entry in raw["methods"] for method in _expand(entry)]
+            raw["methods"] = [shared | m if isinstance(m, dict) else m for m in methods]
         return raw
 
     @model_validator(mode="after")
-    def _few_enough(self) -> Recipe:
-        """Checked first: others compare all with all."""
+    def _check_number_of_students(self) -> Recipe:
+        """Refuse too many students; the first check, because others compare all pairs."""
         counts = len(self.students), len(self.methods), len(self.seeds)
         if prod(counts) > MAX_TRAININGS:
             raise ValueError(
@@ -129,8 +133,11 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> Recipe:
-        """Marian's do, which are trained from scratch; a pretrained teacher's family has others."""
+    def _check_heads(self) -> Recipe:
+        """Check the heads of Marian models, which are trained from scratch.
+
+        For a pretrained teacher, the rules of its family count, which are checked later.
+        """
         if self.teacher.path is not None:
             return self
         shapes = {f"students.{number}": shape for number, shape in enumerate(self.students)}
@@ -146,7 +153,7 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _enough_beams(self) -> Recipe:
+    def _check_beams(self) -> Recipe:
         if self.sequences.n_best > self.evaluation.beams:
             raise ValueError(
                 f"sequences.n_best is {self.sequences.n_best}: a search with "
@@ -155,39 +162,45 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _translations_suffice(self) -> Recipe:
-        """Of a system elsewhere there is nothing else, and monolingual text needs them."""
-        kinds = [method.definition for method in self.methods]
-        if self.corpus.monolingual is not None and not any(kind.sequences for kind in kinds):
-            known = ", ".join(name for name, kind in METHODS.items() if kind.sequences)
+    def _check_monolingual(self) -> Recipe:
+        """Refuse monolingual text if no method learns from the teacher's translations."""
+        learners = any(method.definition.sequences for method in self.methods)
+        if self.corpus.monolingual is not None and not learners:
+            valid = ", ".join(name for name, method in METHODS.items() if method.sequences)
             raise ValueError(
                 "corpus.monolingual is for methods that learn from the teacher's translations "
-                f"({known}): name one, or leave it out"
-            )
-        if not self.teacher.foreign:
-            return self
-        door = "command" if self.teacher.command is not None else "translations"
-        for method, kind in zip(self.methods, kinds, strict=True):
-            if kind.uses_signals:
-                known = ", ".join(name for name, k in METHODS.items() if not k.uses_signals)
-                raise ValueError(
-                    f"method {method.method!r} compares student and teacher token by token, and of "
-                    f"a teacher.{door} only translations are known: choose among {known}"
-                )
-            if method.student_start == "teacher":
-                raise ValueError(
-                    f"student_start: teacher needs the teacher's layers, and of a teacher.{door} "
-                    "only translations are known: leave it out"
-                )
-        if self.sequences != Sequences():
-            raise ValueError(
-                "sequences says how a2d translates with a teacher: leave it out beside "
-                f"teacher.{door}"
+                f"({valid}): name one, or leave it out"
             )
         return self
 
     @model_validator(mode="after")
-    def _no_training_twice(self) -> Recipe:
+    def _check_foreign_teacher(self) -> Recipe:
+        """Refuse settings that need more than translations of a teacher that a2d cannot load."""
+        if not self.teacher.foreign:
+            return self
+        form = "command" if self.teacher.command is not None else "translations"
+        for method in self.methods:
+            if method.definition.uses_signals:
+                valid = ", ".join(name for name, m in METHODS.items() if not m.uses_signals)
+                raise ValueError(
+                    f"method {method.method!r} compares student and teacher token by token, but a "
+                    f"teacher.{form} gives only translations: choose among {valid}"
+                )
+            if method.student_start == "teacher":
+                raise ValueError(
+                    "student_start: teacher needs the teacher's layers, but a "
+                    f"teacher.{form} gives only translations: leave it out"
+                )
+        if self.sequences != SequenceSettings():
+            raise ValueError(
+                "sequences says how a2d translates with a teacher: leave it out beside "
+                f"teacher.{form}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_duplicates(self) -> Recipe:
+        """Refuse methods of one name, equal methods and equal seeds."""
         names = [method.name for method in self.methods]
         for name in names:
             if names.count(name) > 1:
@@ -201,31 +214,35 @@ class Recipe(Section):
         return self
 
 
-def _cells(entry: Any) -> list[Any]:
-    """A method once for every combination of settings that it gives as lists, each with a name."""
+def _expand(entry: Any) -> list[Any]:
+    """Expand settings that are lists: a method with a name for every combination of their values.
+
+    Args:
+        entry: item of `methods`, not validated yet.
+    """
     if isinstance(entry, str):
         entry = {"method": entry}
     if not isinstance(entry, dict):
         return [entry]
-    varied = {key: values for key, values in entry.items() if isinstance(values, list) and values}
-    count = prod(map(len, varied.values()))
+    lists = {key: values for key, values in entry.items() if isinstance(values, list) and values}
+    count = prod(map(len, lists.values()))
     if count > MAX_TRAININGS:
         raise ValueError(
             f"the lists of a method's settings have {count:,} combinations, and a recipe has "
             f"{MAX_TRAININGS:,} trainings at most: shorten them"
         )
-    cells = []
-    for values in product(*varied.values()):
-        chosen = dict(zip(varied, values, strict=True))
+    methods = []
+    for values in product(*lists.values()):
+        combination = dict(zip(lists, values, strict=True))
         name = entry.get("name", entry.get("method"))
-        if chosen and isinstance(name, str):  # any other is refused as it stands
-            name = "-".join([name, *(f"{key}_{value}" for key, value in chosen.items())])
-        cells.append(entry | chosen | {"name": name})
-    return cells
+        if combination and isinstance(name, str):  # pydantic refuses other names later
+            name = "-".join([name, *(f"{key}_{value}" for key, value in combination.items())])
+        methods.append(entry | combination | {"name": name})
+    return methods
 
 
 def builtin_recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """List the names of the packaged recipes."""
     folder = resources.files("a2d.recipes")
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if ".yaml" in f.name)
 
@@ -233,76 +250,85 @@ def builtin_recipes() -> list[str]:
 def load_recipe(
     name_or_path: str, overrides: Iterable[str] = (), changes: dict[str, Any] | None = None
 ) -> Recipe:
-    """Read a recipe, by a packaged one's name or by its path, and validate it.
+    """Read and validate a recipe.
+
+    A recipe can begin with `extends: NAME`, where NAME is a packaged recipe or a file in the same
+    folder. Then it names only settings that differ. Its lists replace those of the other recipe. A
+    setting also replaces settings that contradict it: the path of a teacher its shape and training,
+    for instance.
 
     Args:
-        name_or_path: `demo`, or the path of a YAML file.
-            A recipe may begin with `extends: NAME`, a packaged recipe or a file beside it: it then
-            names only what differs. Its lists replace the other's, and so does its teacher's path
-            the other's shape and training, or the reverse.
+        name_or_path: name of a packaged recipe, such as `demo`, or path of a YAML file.
         overrides: assignments `dotted.key=value`; values are YAML, list items are numbered from 0.
-        changes: what differs, as a recipe that extends this one would say it.
+        changes: settings that differ, as in a recipe that extends this one.
 
     Raises:
-        UserError: no such recipe, malformed YAML, an unknown or ill-typed key.
+        UserError: the recipe does not exist, is no valid YAML, or has an unknown or invalid
+            setting.
 
     Example:
         >>> load_recipe("demo", ["training.num_train_epochs=2"]).training.num_train_epochs
         2.0
     """
-    raw = extended(_raw(name_or_path, ()), changes or {}, Recipe)
+    raw = merge(_load_raw(name_or_path, ()), changes or {}, Recipe)
     return make_recipe(raw, overrides, name_or_path)
 
 
 def make_recipe(raw: dict[str, Any], overrides: Iterable[str], name: str) -> Recipe:
-    """Validate what a recipe says once overridden; `name` begins what is said of mistakes.
+    """Apply overrides to the settings of a recipe, and validate them.
+
+    Args:
+        raw: the settings, as parsed from YAML; overrides change them in place.
+        overrides: as in `load_recipe`.
+        name: name of the recipe in error messages.
 
     Raises:
-        UserError: an unknown or ill-typed key.
+        UserError: an unknown or invalid setting.
     """
     for assignment in overrides:
         assign(raw, assignment, Recipe)
     plugins = raw.get("plugins") or []
-    # First, since they define names that the recipe uses; malformed lists are refused below.
+    # Plugins come first, because they define names that the recipe uses. Validation refuses other
+    # values than lists of strings.
     load_plugins([p for p in plugins if isinstance(p, str)] if isinstance(plugins, list) else [])
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{name}: {explain(error, Recipe)}") from error
-    recipe._source = raw
+    recipe._raw = raw
     return recipe
 
 
-def make_cleaning(overrides: Iterable[str]) -> Cleaning:
-    """Rules of cleaning outside of a recipe, where `language` is `auto`.
+def make_cleaning(overrides: Iterable[str]) -> CleaningSettings:
+    """Make the cleaning rules of a corpus outside of a recipe; `language` defaults to `auto`.
 
     Args:
         overrides: assignments `key=value`, with or without `corpus.cleaning.` before the key.
 
     Raises:
-        UserError: an unknown or ill-typed key.
+        UserError: an unknown or invalid setting.
     """
     raw: dict[str, Any] = {"language": "auto"}
     for assignment in overrides:
-        assign(raw, assignment.removeprefix("corpus.cleaning."), Cleaning)
+        assign(raw, assignment.removeprefix("corpus.cleaning."), CleaningSettings)
     try:
-        return Cleaning.model_validate(raw)
+        return CleaningSettings.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"cleaning: {explain(error, Cleaning)}") from error
+        raise UserError(f"cleaning: {explain(error, CleaningSettings)}") from error
 
 
-def _raw(name_or_path: str, extenders: tuple[str, ...]) -> dict[str, Any]:
-    """A recipe as it was read, with what it extends.
+def _load_raw(name_or_path: str, extending: tuple[str, ...]) -> dict[str, Any]:
+    """Read the settings of a recipe, merged with those of the recipe that it extends.
 
     Args:
-        name_or_path: of the recipe.
-        extenders: names or real paths of those that extend it.
+        name_or_path: the recipe.
+        extending: names or real paths of the recipes that extend this one.
     """
-    known = builtin_recipes()
-    if name_or_path not in known and not os.path.isfile(name_or_path):
+    packaged = builtin_recipes()
+    if name_or_path not in packaged and not os.path.isfile(name_or_path):
         raise UserError(
             f"no recipe {name_or_path!r}: give the path of a YAML file or one of "
-            f"{', '.join(known)}."
+            f"{', '.join(packaged)}."
         )
     try:
         raw = parse(_read(name_or_path))
@@ -315,17 +341,17 @@ def _raw(name_or_path: str, extenders: tuple[str, ...]) -> dict[str, Any]:
         return raw
     if not isinstance(base, str):
         raise UserError(f"{name_or_path}: 'extends' is {base!r}: name a recipe or a YAML file.")
-    if base not in known:
+    if base not in packaged:
         base = str(Path(name_or_path).parent / base)
-    extenders = (*extenders, _identity(name_or_path))
-    if _identity(base) in extenders:
+    chain = (*extending, _identity(name_or_path))
+    if _identity(base) in chain:
         raise UserError(f"{name_or_path} extends {base}, which extends it: drop one of the two.")
-    if len(extenders) > MAX_EXTENDED:
+    if len(chain) > MAX_EXTENDED:
         raise UserError(
-            f"{name_or_path} is the {len(extenders)}th recipe of those that extend one another: "
-            f"extend {MAX_EXTENDED} at most."
+            f"{name_or_path} is the {len(chain)}th recipe of a chain of recipes that extend one "
+            f"another: use {MAX_EXTENDED} at most."
         )
-    return extended(_raw(base, extenders), raw, Recipe)
+    return merge(_load_raw(base, chain), raw, Recipe)
 
 
 def _identity(name_or_path: str) -> str:
@@ -333,17 +359,17 @@ def _identity(name_or_path: str) -> str:
 
 
 def _read(name_or_path: str) -> str:
-    """The text of a recipe.
+    """Read the text of a recipe.
 
     Raises:
-        UserError: it is no text, or too long for a recipe, as the rest of a sentence.
+        UserError: it is not UTF-8, or too long; the message is the rest of a sentence.
     """
     if name_or_path in builtin_recipes():
         return resources.files("a2d.recipes").joinpath(f"{name_or_path}.yaml").read_text("utf-8")
     with open(name_or_path, "rb") as file:
         content = file.read(MAX_SIZE + 1)
     if len(content) > MAX_SIZE:
-        raise UserError(f"is larger than {MAX_SIZE:,} bytes, which no recipe is")
+        raise UserError(f"is larger than {MAX_SIZE:,} bytes, the limit of a recipe")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""What a run shows at its end: one table, sample translations, pictures."""
+"""Report at the end of a run: table of results, sample translations, plots."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 
 
 def write(run: Run) -> None:
-    """Write results and plots of a finished run; show its table and samples."""
+    """Write results and plots of a finished run; print its table and samples."""
     folder, console, split = run.folder, run.console, run.recipe.evaluation.split
-    place = folder / "results" / split
     with show_activity(console, "Writing results and plots…"):
         rows = results.collect(run)
-        results.write(place, rows, run)
+        results.write(folder / "results" / split, rows, run)
         plots.curves(_curves(run), folder / "plots/curves.png")
         plots.scores(rows, folder / f"plots/scores-{split}.png", split)
         for model in run.all(Student):
@@ -43,15 +42,19 @@ def write(run: Run) -> None:
 
 
 def table(rows: list[Row], title: str) -> Table:
-    """One row per method, setting and student, means over seeds; the teacher's first.
+    """Make a table of means over seeds: the teacher, then every method, setting and student.
 
     `±` is the sample standard deviation of BLEU over seeds. The gain is over the baseline of the
-    same size; a `*` marks p < 0.05 in every seed. It fits 80 columns: methods and sizes take
-    several lines where they are long.
+    same size; a `*` marks p < 0.05 in every seed. The table fits into 80 columns, because long
+    names of methods and sizes are wrapped.
+
+    Args:
+        rows: the teacher's row, then the students'.
+        title: title of the table.
     """
-    teacher, *groups = results.grouped(rows)
+    teacher, *groups = results.group_rows(rows)
     several = any(len(group.rows) > 1 for group in groups)
-    gap = 0 if several else 1  # 80 columns are few
+    gap = 0 if several else 1  # the deviations need the space
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0))
     out.show_edge = False
     out.add_column("method", overflow="fold")
@@ -73,17 +76,23 @@ def table(rows: list[Row], title: str) -> Table:
 
 
 def millions(row: Row) -> str:
-    """A model's parameters in millions; a dash where they are unknown."""
+    """Format a model's parameters in millions; a dash if they are unknown."""
     return UNKNOWN if row.parameters is None else f"{row.parameters / 1e6:.1f}M"
 
 
 def times(ratio: float | None) -> str:
-    """A ratio of speeds; a dash where none was measured."""
+    """Format a ratio of speeds; a dash if it is unknown."""
     return UNKNOWN if ratio is None else f"{ratio:.2f}×"
 
 
 def spread(group: Group, column: str, several: bool) -> str:
-    """A mean, and its deviation where several seeds were run; a dash where it is unknown."""
+    """Format the mean of a column over seeds; a dash if it is unknown.
+
+    Args:
+        group: the rows.
+        column: name of the column.
+        several: whether to add the standard deviation, if the group has several seeds.
+    """
     if getattr(group.rows[0], column) is None:
         return UNKNOWN
     text = f"{group.mean(column):.2f}"
@@ -91,7 +100,7 @@ def spread(group: Group, column: str, several: bool) -> str:
 
 
 def duration(group: Group) -> str:
-    """Mean training time in hours, minutes and seconds; a dash for a pretrained model."""
+    """Format the mean training time (h:mm:ss); a dash for a model that was not trained."""
     if group.rows[0].train_seconds is None:
         return UNKNOWN
     minutes, seconds = divmod(round(group.mean("train_seconds")), 60)
@@ -99,7 +108,7 @@ def duration(group: Group) -> str:
 
 
 def _curves(run: Run) -> dict[str, list[dict[str, float]]]:
-    """The logs of every method and size, averaged over seeds."""
+    """Average the logs of every method and size over seeds."""
     logs: dict[str, list[Any]] = {}
     for model in trained_models_of(run):
         name = model.name.removesuffix(f"-seed{model.seed}")
@@ -108,25 +117,26 @@ def _curves(run: Run) -> dict[str, list[dict[str, float]]]:
 
 
 def _gain(group: Group) -> str:
-    significant = group.significant("baseline")
-    if significant is None:
+    """Format the mean gain over the baseline; empty without a baseline."""
+    count = group.count_significant("baseline")
+    if count is None:
         return ""
-    mark = "*" if significant == len(group.rows) else ""
+    mark = "*" if count == len(group.rows) else ""
     return f"{group.mean('gain_vs_baseline'):+.2f}{mark}"
 
 
 def _show_samples(run: Run) -> None:
-    """Print sentences of middling length, evenly spread over the evaluated set."""
+    """Print translations of medium-length sentences, evenly spread over the evaluated set."""
     search, corpus, console = run.recipe.evaluation, run.one(Corpus), run.console
     count, sources = search.samples, corpus.sources(search.split)
     rows = {"source": sources, "reference": corpus.references(search.split)}
     students = run.all(Student)
-    shown = [run.one(Teacher), *(m for m in students if m.seed == students[0].seed)]
+    models = [run.one(Teacher), *(m for m in students if m.seed == students[0].seed)]
     translations = translations_of(run)
-    rows |= {model.name: translations[model.name].hypotheses for model in shown}
-    middling = [i for i, text in enumerate(sources) if 5 <= len(text.split()) <= 12]
+    rows |= {model.name: translations[model.name].hypotheses for model in models}
+    indices = [i for i, text in enumerate(sources) if 5 <= len(text.split()) <= 12]
     width = max(map(len, rows)) + 2
-    for index in middling[:: max(1, len(middling) // count)][:count] if count else []:
+    for index in indices[:: max(1, len(indices) // count)][:count] if count else []:
         console.print()
         for name, lines in rows.items():
             text = textwrap.shorten(lines[index], 160)

@@ -1,11 +1,11 @@
-"""What a run found, as files that stand alone: scores, learning curves, translations.
+"""Results of a run in a folder of their own: scores, learning curves, translations.
 
 A results folder can be moved, committed and read without the run that wrote it:
 
-    scores.csv, scores.json       one row per student and for the teacher (`Row`)
-    curves.csv                    validation scores during training, with the seconds it had taken
-    hypotheses/NAME.txt.gz        each model's translations, one a line
-    references.txt.gz             what they are compared with
+    scores.csv, scores.json       a row for the teacher and for each student (`Row`)
+    curves.csv                    validation scores during training, with the training time so far
+    hypotheses/NAME.txt.gz        each model's translations, one per line
+    references.txt.gz             the references, one per line
     run.json                      recipe, sacreBLEU signatures, versions
 """
 
@@ -31,28 +31,40 @@ from a2d.runs.stages.speed import read_speeds
 from a2d.runs.stages.students import Student, models_of, trained_models_of
 from a2d.runs.stages.translations import Translations, teacher_translations, translations_of
 from a2d.runs.training import HISTORY
-from a2d.text.evaluation import p_values
+from a2d.text import evaluation
 
 if TYPE_CHECKING:
     from a2d.runs.run import Run
 
 SIGNIFICANT = 0.05
+"""Gains with smaller p-values are significant."""
 UNKNOWN = "–"
+"""Text of an unknown figure in tables."""
 COMPARISONS = ("gain_vs_baseline", "p_vs_baseline", "gain_vs_kd", "p_vs_kd")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model of a grid.
+    """Results of one model.
 
-    `setting` names the settings in which it differs from other rows of the grid. Gains in BLEU and
-    sacreBLEU's p-values, of paired bootstrap resampling, are against the student of the same size
-    and seed, with the recipe's first setting of that method that starts alike, or else its first;
-    None where there is none. `sentences_per_second` is that of the model's shape
-    (`a2d.runs.speeds`); None where it was not measured or the translations are all but empty.
-    `train_seconds` and `device` are None for a pretrained teacher. Of a teacher that a2d cannot
-    load, `parameters` are None and `student` is a dash; so are `bleu` and `chrf` where its
-    translations of the evaluated set are not known.
+    Attributes:
+        name: name of the model.
+        pair: language pair, such as `de-en`.
+        method: name of the method; `teacher` for the teacher.
+        setting: the settings in which it differs from other rows, such as `beta=2`.
+        student: size in short, such as `6+2x8`; a dash for a teacher that a2d cannot load.
+        seed: seed of the training.
+        parameters: number of parameters; None for a teacher that a2d cannot load.
+        bleu, chrf: scores on the evaluated set; None for a teacher whose translations of the set
+            are incomplete.
+        gain_vs_baseline, gain_vs_kd: BLEU minus that of the opponent: the student of the same size
+            and seed with method `baseline` or `kd`. Of several such students the first one with the
+            same start is taken, or else the first one. None without an opponent.
+        p_vs_baseline, p_vs_kd: sacreBLEU's p-values of these gains, by paired bootstrap resampling.
+        sentences_per_second: speed of the model's shape (`a2d.runs.speeds`); None if it was not
+            measured, or the translations are nearly empty.
+        train_seconds: training time; None for a teacher that the run did not train.
+        device: device of the training, in words; None as for `train_seconds`.
     """
 
     name: str
@@ -74,28 +86,32 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The method with its setting."""
+        """Method and setting in one string."""
         return f"{self.method} {self.setting}".strip()
 
 
 class Group(NamedTuple):
-    """The rows that differ in nothing but the seed."""
+    """Rows that differ in the seed only.
+
+    Attributes:
+        rows: the rows, at least one.
+    """
 
     rows: list[Row]
 
     @property
     def method(self) -> str:
-        """Their method."""
+        """Method of the rows."""
         return self.rows[0].method
 
     @property
     def label(self) -> str:
-        """Their method with its setting."""
+        """Method and setting of the rows in one string."""
         return self.rows[0].label
 
     @property
     def student(self) -> str:
-        """Their size."""
+        """Size of the students in short."""
         return self.rows[0].student
 
     def mean(self, column: str) -> float:
@@ -108,28 +124,35 @@ class Group(NamedTuple):
         return stdev(values) if len(values) > 1 else 0.0
 
     def speed_up(self, teacher: Group) -> float | None:
-        """How many times as fast as the teacher they translate; None without either's speed."""
+        """Return the ratio of their speed to the teacher's; None if one of them is unknown."""
         speeds = [row.sentences_per_second for row in (*self.rows, *teacher.rows)]
         if None in speeds:
             return None
         return self.mean("sentences_per_second") / teacher.mean("sentences_per_second")
 
-    def significant(self, rival: str) -> int | None:
-        """In how many seeds the mean gain over a rival shows, p < 0.05; None without a rival."""
-        chances = [getattr(row, f"p_vs_{rival}") for row in self.rows]
-        if None in chances:
+    def count_significant(self, rival: str) -> int | None:
+        """Count the seeds with a significant gain over a rival, as `count_significant` does.
+
+        Args:
+            rival: `baseline` or `kd`.
+
+        Returns:
+            The number of seeds; None without an opponent.
+        """
+        p_values = [getattr(row, f"p_vs_{rival}") for row in self.rows]
+        if None in p_values:
             return None
-        return significant([getattr(row, f"gain_vs_{rival}") for row in self.rows], chances)
+        return count_significant([getattr(row, f"gain_vs_{rival}") for row in self.rows], p_values)
 
 
-def significant(gains: Sequence[float], chances: Sequence[float]) -> int:
-    """How many gains are both significant and on the side of their mean, given their p-values."""
-    pairs = zip(gains, chances, strict=True)
+def count_significant(gains: Sequence[float], p_values: Sequence[float]) -> int:
+    """Count gains that are significant and have the sign of their mean."""
+    pairs = zip(gains, p_values, strict=True)
     return sum(p < SIGNIFICANT and gain * sum(gains) > 0 for gain, p in pairs)
 
 
-def grouped(rows: Iterable[Row]) -> list[Group]:
-    """Rows by method, setting and student, in order of appearance."""
+def group_rows(rows: Iterable[Row]) -> list[Group]:
+    """Group rows by method, setting and student, in order of appearance."""
     groups: dict[tuple[str, str], Group] = {}
     for row in rows:
         groups.setdefault((row.label, row.student), Group([])).rows.append(row)
@@ -137,22 +160,22 @@ def grouped(rows: Iterable[Row]) -> list[Group]:
 
 
 def collect(run: Run) -> list[Row]:
-    """Collect the rows of a finished run, the teacher's first."""
+    """Collect the rows of a finished run: the teacher's, then the students'."""
     recipe, students, models = run.recipe, run.all(Student), models_of(run)
     corpus, references = recipe.corpus, _references(run)
     hypotheses = {name: stage.hypotheses for name, stage in translations_of(run).items()}
     figures = {stage.model.name: _figures(stage) for stage in run.all(Translations)}
-    settings = _settings(students, recipe.distillation)
+    settings = _distinctive_settings(students, recipe.distillation)
     speeds = {
         name: speed
         for name, speed in read_speeds(run).items()
-        if not _all_but_empty(hypotheses[name], references)
+        if not _nearly_empty(hypotheses[name], references)
     }
-    against: dict[str, dict[str, Any]] = {m.name: dict.fromkeys(COMPARISONS) for m in models}
+    comparisons: dict[str, dict[str, Any]] = {m.name: dict.fromkeys(COMPARISONS) for m in models}
     for rival in ("baseline", "kd"):
         for name, opponent, p in _compare(students, rival, hypotheses, references):
             gain = figures[name]["bleu"] - figures[opponent]["bleu"]
-            against[name] |= {f"gain_vs_{rival}": gain, f"p_vs_{rival}": p}
+            comparisons[name] |= {f"gain_vs_{rival}": gain, f"p_vs_{rival}": p}
     return [
         Row(
             name=model.name,
@@ -161,7 +184,7 @@ def collect(run: Run) -> list[Row]:
             setting=settings.get(model.name, ""),
             seed=model.seed,
             sentences_per_second=speeds.get(model.name),
-            **against[model.name],
+            **comparisons[model.name],
             **figures[model.name],
         )
         for model in models
@@ -169,11 +192,11 @@ def collect(run: Run) -> list[Row]:
 
 
 def write(folder: Path, rows: list[Row], run: Run) -> None:
-    """Write a run's results folder anew."""
+    """Write the results of a run into a new folder; an existing one is replaced."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "hypotheses").mkdir(parents=True, exist_ok=True)
-    write_csv(folder / "scores.csv", [asdict(row) for row in rows])
     records = [asdict(row) for row in rows]
+    write_csv(folder / "scores.csv", records)
     write_text(folder / "scores.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     curves = [
         {"name": model.name, **{key: entry.get(key) for key in _CURVE}}
@@ -197,22 +220,25 @@ def write(folder: Path, rows: list[Row], run: Run) -> None:
 
 
 def read(folder: Path) -> list[Row]:
-    """Read the scores that `write` wrote."""
+    """Read the rows of a results folder; columns of other versions of a2d are ignored."""
     columns = {field.name for field in fields(Row)}
     records = json.loads((folder / "scores.json").read_text("utf-8"))
     return [Row(**{k: v for k, v in record.items() if k in columns}) for record in records]
 
 
 def history(model: Model) -> Any:
-    """Seconds, device and log of a training."""
+    """Read `seconds`, `device` and the Trainer's `log` of a model's training."""
     return json.loads((model.folder / HISTORY).read_text("utf-8"))
 
 
 def mean_log(logs: Iterable[Iterable[Mapping[str, Any]]]) -> list[dict[str, float]]:
-    """Average the logs of several seeds: one entry per step that all of them have.
+    """Average the logs of several seeds: one entry per step that all seeds have.
 
-    The Trainer logs training and validation of one step as two entries, and a summary as a third;
-    here they are one. A figure that several of them hold, as the seconds, is the last one's.
+    The Trainer logs training and validation of a step as two entries, and a summary as a third.
+    They are merged into one entry; of a figure in several of them, the last one counts.
+
+    Args:
+        logs: the Trainer's log history of each seed.
     """
     merged: list[dict[float, dict[str, float]]] = []
     for log in logs:
@@ -233,7 +259,7 @@ def mean_log(logs: Iterable[Iterable[Mapping[str, Any]]]) -> list[dict[str, floa
 
 
 def write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write records of the same keys."""
+    """Write records that have the same keys."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
@@ -243,13 +269,13 @@ def write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_compressed(path: Path, lines: Iterable[str]) -> None:
-    """Write gzip'd lines; the same lines give the same bytes."""
+    """Write lines compressed by gzip; equal lines give equal bytes."""
     data = "".join(f"{line}\n" for line in lines).encode()
     path.write_bytes(gzip.compress(data, mtime=0))
 
 
 def read_compressed(path: Path) -> list[str]:
-    """Read what `write_compressed` wrote."""
+    """Read the lines of `write_compressed`."""
     return gzip.decompress(path.read_bytes()).decode().split("\n")[:-1]
 
 
@@ -261,11 +287,12 @@ def _references(run: Run) -> list[str]:
 
 
 def _figures(stage: Translations) -> dict[str, Any]:
+    """Collect scores, sizes and training time of a model, as columns of `Row`."""
     scores, model = stage.figures, stage.model
     layers = ("encoder_layers", "decoder_layers", "heads")
     shape = UNKNOWN if model.foreign else "{}+{}x{}".format(*map(scores.pop, layers))
     del scores["signatures"]
-    scores.pop("sentences_per_second", None)  # of earlier versions, measured side by side
+    scores.pop("sentences_per_second", None)  # earlier versions measured it here
     trained = history(model) if model.trained else {"seconds": None, "device": None}
     return {
         **scores,
@@ -275,45 +302,47 @@ def _figures(stage: Translations) -> dict[str, Any]:
     }
 
 
-def _all_but_empty(hypotheses: Sequence[str], references: Sequence[str]) -> bool:
-    """Whether translations hold less than a tenth of the references' characters."""
+def _nearly_empty(hypotheses: Sequence[str], references: Sequence[str]) -> bool:
+    """Return whether translations have less than a tenth of the references' characters."""
     return 10 * sum(map(len, hypotheses)) < sum(map(len, references))
 
 
 _SETTINGS = [field.name for field in fields(MethodSettings) if field.name != "method"]
 
 
-def _settings(students: Sequence[Model], shared: MethodSettings) -> dict[str, str]:
-    """Names of students → the settings in which they differ from other students.
+def _distinctive_settings(students: Sequence[Model], shared: MethodSettings) -> dict[str, str]:
+    """Describe the settings in which each student differs from other students, by its name.
 
-    A setting that has the recipe's shared value goes without saying, unless it alone tells the
-    method's students apart.
+    A setting with the recipe's shared value is left out, unless it is the only difference between
+    students of one method.
     """
-    varied = {
-        key for key in _SETTINGS if len({_used(student, key) for student in students} - {None}) > 1
+    different = {
+        key
+        for key in _SETTINGS
+        if len({_effective(student, key) for student in students} - {None}) > 1
     }
     labels = {}
     for student in students:
         method = student.method
-        alike = [other.method for other in students if other.method.method == method.method]
-        apart = {k for k in _SETTINGS if len({getattr(m, k) for m in alike}) > 1}
+        siblings = [other.method for other in students if other.method.method == method.method]
+        within = {key for key in _SETTINGS if len({getattr(m, key) for m in siblings}) > 1}
         labels[student.name] = " ".join(
             f"{key}={getattr(method, key)}"
             for key in _SETTINGS
-            if key in apart | varied
-            and (getattr(method, key) != getattr(shared, key) or apart == {key})
-            and (key in apart or _used(student, key) is not None)
+            if key in within | different
+            and (getattr(method, key) != getattr(shared, key) or within == {key})
+            and (key in within or _effective(student, key) is not None)
         )
     return labels
 
 
-def _used(student: Model, key: str) -> Any:
-    """A setting of a student's method; None where its training does not depend on it."""
-    return student.settings["method"].get(key, _UNSAID.get(key))
+def _effective(student: Model, key: str) -> Any:
+    """Look up a setting of a student's method; None if its training does not depend on it."""
+    return student.settings["method"].get(key, _DEFAULTS.get(key))
 
 
-_UNSAID = {"student_start": "random"}
-"""Values that a stage's settings leave out."""
+_DEFAULTS = {"student_start": "random"}
+"""Values that a stage's settings omit."""
 
 
 def _compare(
@@ -322,25 +351,32 @@ def _compare(
     hypotheses: Mapping[str, list[str]],
     references: list[str],
 ) -> Iterator[tuple[str, str, float]]:
-    """Student, opponent and p-value of every comparison with a rival other than oneself."""
-    compared: dict[str, dict[str, list[str]]] = {}
+    """Yield names of student and opponent with the p-value of their difference.
+
+    Args:
+        students: all students.
+        rival: method of the opponents.
+        hypotheses: translations by name of the model.
+        references: references of the evaluated set.
+    """
+    challengers: dict[str, dict[str, list[str]]] = {}
     for student in students:
         opponent = _opponent(student, students, rival)
         if opponent is not None and opponent is not student:
-            compared.setdefault(opponent.name, {})[student.name] = hypotheses[student.name]
-    for against, others in compared.items():
-        for name, p in p_values(hypotheses[against], others, references).items():
-            yield name, against, p
+            challengers.setdefault(opponent.name, {})[student.name] = hypotheses[student.name]
+    for opponent_name, others in challengers.items():
+        for name, p in evaluation.p_values(hypotheses[opponent_name], others, references).items():
+            yield name, opponent_name, p
 
 
 def _opponent(student: Model, students: Sequence[Model], rival: str) -> Model | None:
-    """The rival of the same shape and seed; if it can be, with the same start."""
-    alike = [
+    """Choose the student of method `rival` with the same shape and seed, and start if possible."""
+    candidates = [
         other
         for other in students
         if other.method.method == rival
         and (other.shape, other.seed) == (student.shape, student.seed)
     ]
     start = student.method.student_start
-    same = [other for other in alike if other.method.student_start == start]
-    return next(iter([*same, *alike]), None)
+    same_start = [other for other in candidates if other.method.student_start == start]
+    return next(iter([*same_start, *candidates]), None)

@@ -1,7 +1,7 @@
-"""A run: a recipe that is carried out in a folder, stage by stage.
+"""Runs: recipes that are carried out in a folder, stage by stage.
 
-Finished stages are skipped, half-done ones resumed. `a2d.runs.stages` has the stages and their
-order.
+Finished stages are skipped, and interrupted ones resumed. `a2d.runs.stages` has the stages and
+their order.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from a2d.progress import (
 from a2d.runs import report
 from a2d.runs.command import check_command
 from a2d.runs.corpus_record import CorpusRecord, hash_of_inputs, load_record, record_of
-from a2d.runs.environment import RECIPE, settle
+from a2d.runs.environment import RECIPE, resolve
 from a2d.runs.parts import PARALLEL
 from a2d.runs.recipe import Recipe
-from a2d.runs.schedule import sized
+from a2d.runs.schedule import fill_schedule
 from a2d.runs.splits import Splits, read_splits
 from a2d.runs.stages import AFTER_PREPARATION, PREPARATION
 from a2d.runs.stages.base import RunStage
@@ -50,27 +50,28 @@ from a2d.runs.stages.signals import TeacherSignals
 from a2d.runs.stages.students import space_needed, trained_models_of
 from a2d.runs.stages.teacher_scores import TeacherScores
 from a2d.runs.stages.vocabulary import Tokens, Vocabulary
-from a2d.runs.training import Inputs, check
+from a2d.runs.training import TrainingInputs, check_models
 from a2d.runs.workers import Workers
 from a2d.teachers import model_path
 from a2d.text.pairs import Pair
 
 logger = logging.getLogger(__name__)
 
-LOG = "run.log"
+LOG_FILE = "run.log"
+"""Log file in the run's folder."""
 
 S = TypeVar("S", bound=RunStage)
 
 
 class Run:
-    """What the stages of a run share.
+    """A run; all its stages share this object.
 
     Args:
-        recipe: the recipe, settled (`a2d.runs.environment.settle`).
+        recipe: the recipe, resolved (`a2d.runs.environment.resolve`).
         folder: folder of the run.
-        corpus: what is known of the corpus without reading it.
+        corpus: record of the corpus.
         splits: the corpus, if it has been read.
-        console: where to show progress; by default nowhere.
+        console: console for progress; None: no output.
     """
 
     def __init__(
@@ -102,35 +103,35 @@ class Run:
         return self._stages[kind]  # type: ignore[return-value]
 
     def one(self, kind: type[S]) -> S:
-        """Look up the stage of a kind that has exactly one."""
+        """Look up the only stage of a kind."""
         (stage,) = self.all(kind)
         return stage
 
     @property
     def stages(self) -> list[RunStage]:
-        """All stages, in order."""
+        """All stages, in the order in which they are carried out."""
         return [stage for kind in (*PREPARATION, *AFTER_PREPARATION) for stage in self.all(kind)]
 
     @property
     def splits(self) -> Splits:
-        """The corpus; it is read when first asked for."""
+        """The corpus; the first access reads it."""
         if self._splits is None:
-            self._splits = read_corpus(self.recipe, self.console)
+            self._splits = _read_splits(self.recipe, self.console)
         return self._splits
 
     @property
     def evaluated(self) -> list[Pair]:
-        """The set that models are evaluated on."""
+        """The held-out set that models are evaluated on."""
         pairs: list[Pair] = getattr(self.splits, self.recipe.evaluation.split)
         return pairs
 
     def has_translations(self, split: str) -> bool:
-        """Whether the teacher's translations of a held-out set are known or can be made."""
+        """Return whether the teacher's translations of `valid` or `test` exist or can be made."""
         return self.corpus.translations is None or split in self.corpus.translated
 
     @cached_property
     def pretrained(self) -> str | None:
-        """Identity of the pretrained teacher and its family; None for another teacher."""
+        """Identity of the pretrained teacher and its family; None for other teachers."""
         path = self.recipe.teacher.path
         if path is None:
             return None
@@ -139,7 +140,7 @@ class Run:
 
     @property
     def teacher_path(self) -> str:
-        """Folder or hub name of the teacher that the run works with."""
+        """Folder or hub name of the teacher, adapted if the recipe asks for that."""
         prepared = self.all(PreparedTeacher)
         if prepared:
             return str(prepared[0].folder)
@@ -152,39 +153,39 @@ class Run:
         return {PARALLEL: self.one(Tokens).folder / "train", **folders}
 
     @property
-    def inputs(self) -> Inputs:
-        """The folders that trainings read."""
-        return Inputs(
-            self.one(Vocabulary).folder,
-            self.one(Tokens).folder,
-            self.data,
-            {stage.parts: stage.folder for stage in self.all(TeacherSignals)},
-            "" if self.recipe.teacher.foreign else self.teacher_path,
-            self.recipe.teacher.path is not None,
-            self.one(TeacherScores).folder,
-            self.folder / "tensorboard",
-            self.recipe.evaluation.beams,
+    def inputs(self) -> TrainingInputs:
+        """Inputs of the trainings."""
+        return TrainingInputs(
+            vocabulary=self.one(Vocabulary).folder,
+            tokens=self.one(Tokens).folder,
+            data=self.data,
+            caches={stage.parts: stage.folder for stage in self.all(TeacherSignals)},
+            teacher="" if self.recipe.teacher.foreign else self.teacher_path,
+            pretrained=self.recipe.teacher.path is not None,
+            yardstick=self.one(TeacherScores).folder,
+            tensorboard=self.folder / "tensorboard",
+            beams=self.recipe.evaluation.beams,
         )
 
     @property
     def report(self) -> Report:
-        """Shows progress events."""
+        """Function that shows a progress event."""
         if self._bars is None:
             self._bars = self._resources.enter_context(Bars(self.console))
         return self._bars.show
 
     @property
     def workers(self) -> Workers:
-        """The processes that share the work; they start when first asked for."""
+        """Processes that share the work; the first access makes them."""
         if self._workers is None:
-            count, log = self.recipe.compute.parallel, self.folder / LOG
+            count, log = self.recipe.compute.parallel, self.folder / LOG_FILE
             self._workers = self._resources.enter_context(
                 Workers(count, log, self.report, self.recipe.plugins)
             )
         return self._workers
 
     def end_workers(self) -> None:
-        """End the processes once they have finished their work."""
+        """Wait for the worker processes to finish their tasks, and end them."""
         self._resources.close()
         self._bars = self._workers = None
 
@@ -194,17 +195,17 @@ class Run:
         self.console.print(f"[yellow]Warning:[/] {escape(message)}")
 
     def restore(self, stage: RunStage) -> None:
-        """Set a damaged stage aside, with a warning, so that it is carried out again."""
+        """Set a damaged stage aside with a warning, so that it is carried out again."""
         damage = stage.restore()
         if damage is not None:
             self.warn(damage)
 
     def __enter__(self) -> Run:
-        """Use the run's processes within a block."""
+        """Return the run; its worker processes end with the block."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End the processes; after an error at once."""
+        """End the worker processes; after an error, do not wait for their tasks."""
         self._resources.__exit__(*error)  # type: ignore[arg-type]
         self._bars = self._workers = None
 
@@ -216,28 +217,31 @@ def carry_out(
     preview: Callable[[Run], None] | None = None,
     dry: bool = False,
 ) -> Run:
-    """Carry out a recipe, or what is left of it, and report.
+    """Carry out a recipe and report its results, or continue an interrupted run.
 
     Args:
-        recipe: the experiment.
-        folder: where everything is written; a run of the same recipe there is continued.
-        console: where to show progress, table and samples.
-        preview: called when everything is ready for the trainings.
+        recipe: the recipe.
+        folder: folder of the run. If it holds a run of the same recipe, that one is continued.
+        console: console for progress, table and samples.
+        preview: called before the trainings, when their inputs are ready.
         dry: stop before the trainings.
 
+    Returns:
+        The finished run.
+
     Raises:
-        UserError: bad input; raised before any training starts, with nothing overwritten.
+        UserError: invalid input; raised before any training starts, and nothing is overwritten.
     """
     silence_libraries()
     if recipe.teacher.command is not None:
         check_command(recipe.teacher.command)
     if not dry:
-        console.print(f"Log: {escape(str(folder / LOG))}", highlight=False, soft_wrap=True)
+        console.print(f"Log: {escape(str(folder / LOG_FILE))}", highlight=False, soft_wrap=True)
     run = open_run(recipe, folder, console)
     for stage in run.stages:
         stage.check()
     require_space(folder, space_needed(run))
-    with _locked(folder), log_to(log_file(folder / LOG)), run:
+    with _locked(folder), log_to(log_file(folder / LOG_FILE)), run:
         write_text(folder / RECIPE, yaml.safe_dump(run.recipe.model_dump(), sort_keys=False))
         run.corpus.save(folder)
         for warning in run.corpus.warnings:
@@ -249,11 +253,11 @@ def carry_out(
         with show_activity(console, "Preparing the vocabulary…"):
             for kind in PREPARATION:
                 kind.carry_out(run)
-        check(trained_models_of(run), run.inputs)
+        check_models(trained_models_of(run), run.inputs)
         if preview is not None:
             preview(run)
         if not dry:
-            _show_trained(run)
+            _show_trained_models(run)
             for kind in AFTER_PREPARATION:
                 kind.carry_out(run)
             run.end_workers()
@@ -262,7 +266,9 @@ def carry_out(
 
 
 def open_run(recipe: Recipe, folder: Path, console: Console | None = None) -> Run:
-    """Read a recipe's corpus, unless its record in the folder is up to date, and settle the recipe.
+    """Prepare a run without carrying it out: resolve the recipe, and read the corpus if necessary.
+
+    The corpus is not read if the folder has an up-to-date record of it.
 
     Raises:
         UserError: a part of the corpus is missing, malformed, or empty after cleaning.
@@ -272,18 +278,14 @@ def open_run(recipe: Recipe, folder: Path, console: Console | None = None) -> Ru
     record = load_record(folder, inputs)
     splits = None
     if record is None or recipe.training.sized:
-        splits = read_corpus(recipe, console)
+        splits = _read_splits(recipe, console)
         record = record_of(splits, inputs)
-        recipe = sized(recipe, splits)
-    return Run(settle(recipe, folder), folder, record, splits, console)
+        recipe = fill_schedule(recipe, splits)
+    return Run(resolve(recipe, folder), folder, record, splits, console)
 
 
-def read_corpus(recipe: Recipe, console: Console) -> Splits:
-    """Read and clean a recipe's corpus; keep the warnings for the run's log.
-
-    Raises:
-        UserError: a part is missing, malformed, or empty after cleaning.
-    """
+def _read_splits(recipe: Recipe, console: Console) -> Splits:
+    """Read and clean a recipe's corpus, and collect the warnings for the run's log."""
     events: list[Event] = []
     with (
         show_activity(console, "Reading the corpus…"),
@@ -295,19 +297,19 @@ def read_corpus(recipe: Recipe, console: Console) -> Splits:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second run out of the folder; the system frees the lock of a killed one."""
+    """Lock the folder against a second run; the system releases the lock of a killed one."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield
     except Timeout:
         raise UserError(
-            f"another run is working in {folder}: wait for it, or choose another --output."
+            f"another run is using {folder}: wait for its end, or choose another --output."
         ) from None
 
 
 def _show_corpus(run: Run) -> None:
-    """Print the sizes of the corpus and what cleaning dropped."""
+    """Print the sizes of the corpus, and how many pairs each cleaning rule dropped."""
     sizes, cleaning = run.corpus.sizes, run.corpus.cleaning
     run.console.print(
         f"Corpus: {sizes['train']:,} training pairs ({cleaning['read']:,} read, dropped: "
@@ -332,8 +334,8 @@ def _dropped(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {rule.replace('_', ' ')}" for rule, n in rules.items()) or "none"
 
 
-def _show_trained(run: Run) -> None:
-    """Print which models are trained already."""
+def _show_trained_models(run: Run) -> None:
+    """Print the names of models that are already trained."""
     done = [model.name for model in trained_models_of(run) if model.done]
     if done:
-        run.console.print(f"Trained already: {', '.join(done)}.")
+        run.console.print(f"Already trained: {', '.join(done)}.")

@@ -1,6 +1,7 @@
-"""The schedule that fits a corpus and a student: batch size, updates, warm-up, learning rate.
+"""Choice of a training's schedule by the sizes of corpus and student.
 
-`docs/schedule.md` has the experiments behind every number here.
+The schedule consists of batch size, updates, warm-up and learning rate. `docs/schedule.md` has the
+experiments behind every number.
 """
 
 from __future__ import annotations
@@ -18,41 +19,45 @@ from a2d.runs.splits import Splits
 from a2d.text.batching import encode_sources
 from a2d.text.pairs import Pair
 
-SAMPLE = 2000
-"""Pairs whose tokens are counted; the rest is estimated."""
+SAMPLE_SIZE = 2000
+"""Number of pairs whose tokens are counted, to estimate those of the corpus."""
 
-BATCHES = (512, 1024)
-"""Tokens of a batch: the first for corpora of fewer than `SMALL` tokens, the second for others."""
-SMALL = 100_000
+SMALL_CORPUS = 100_000
+"""A corpus of fewer tokens is small."""
+BATCH_TOKENS = (512, 1024)
+"""Tokens per batch for small corpora and for others."""
 
-RATE, WIDTH = 2e-3, 128
-"""Peak learning rate of a model of that width. Up to `WIDEST` others take it times the square root
-of the inverse ratio; still wider ones, which were not measured, less: in inverse proportion."""
-WIDEST = 256
+LEARNING_RATE, WIDTH = 2e-3, 128
+"""Peak learning rate of a model of this width. Up to `MAX_MEASURED_WIDTH` the rate is proportional
+to the inverse square root of the width. For wider models, which were not measured, it is inversely
+proportional to the width, which is more careful."""
+MAX_MEASURED_WIDTH = 256
 
 UPDATES, BASE_TOKENS = 1000, 12_000
-"""Planned updates for a corpus of that many tokens. Others have more or fewer with the cube root of
-their size, and always `LEAST_EPOCHS`."""
-LEAST_EPOCHS = 3
-RANDOM_START = 2
-"""Times as many updates for a student that starts from random weights."""
+"""Planned updates for a corpus of this many tokens. They grow with the cube root of the number of
+tokens, and are never fewer than `MIN_EPOCHS` passes over the corpus."""
+MIN_EPOCHS = 3
+RANDOM_START_FACTOR = 2
+"""Factor of the updates for a student that starts from random weights."""
 
 VALIDATIONS = 15
-
+"""Planned validations."""
 PATIENCE = 4
+"""Validations without improvement after which the learning rate decays faster."""
 
 
-def sized(recipe: Recipe, splits: Splits) -> Recipe:
-    """Fill in the schedule of a recipe with `training.sized`; what the recipe names stays.
+def fill_schedule(recipe: Recipe, splits: Splits) -> Recipe:
+    """Fill in the schedule of a recipe with `training.sized`.
 
-    Several students share one schedule: that of the widest, from random weights if any starts so.
+    Settings that the recipe names keep their values. Several students share one schedule: that of
+    the widest one, from random weights if any student starts from them.
 
     Args:
         recipe: the recipe.
         splits: its corpus.
 
     Raises:
-        UserError: there is no tokenizer yet to count tokens with.
+        UserError: the teacher is not pretrained, so that no tokenizer exists to count tokens with.
     """
     if not recipe.training.sized:
         return recipe
@@ -64,22 +69,23 @@ def sized(recipe: Recipe, splits: Splits) -> Recipe:
         )
     tokenizer = load_tokenizer(teacher.path, teacher.languages, teacher.source_prefix)
     methods = [method.definition for method in recipe.methods]
-    tokens = count_tokens(splits.train, tokenizer) * (1 + any(m.references for m in methods))
+    tokens = estimate_tokens(splits.train, tokenizer) * (1 + any(m.references for m in methods))
     if any(m.sequences and s.monolingual for m, s in zip(methods, recipe.methods, strict=True)):
-        tokens += count_tokens(splits.monolingual, tokenizer)
+        tokens += estimate_tokens(splits.monolingual, tokenizer)
     starts = {method.student_start for method in recipe.methods}
     start = "teacher" if starts == {"teacher"} else "random"
     width = max(student.width for student in recipe.students)
-    chosen = {
-        "training": schedule_for(tokens, width, start),
-        "distillation": imitation_for(tokens, start),
-    }
-    return recipe.filled(chosen)
+    return recipe.with_defaults(
+        {
+            "training": schedule_for(tokens, width, start),
+            "distillation": objective_for(tokens, start),
+        }
+    )
 
 
-def count_tokens(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Estimate the corpus' tokens, of the longer side of each pair, from a sample."""
-    count = min(SAMPLE, len(pairs))
+def estimate_tokens(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Estimate from a sample how many tokens the longer sides of all pairs have."""
+    count = min(SAMPLE_SIZE, len(pairs))
     numbers = sorted(random.Random(0).sample(range(len(pairs)), count))
     sample = [pairs[number] for number in numbers]
     sources = encode_sources(tokenizer, [pair.source for pair in sample])
@@ -89,28 +95,29 @@ def count_tokens(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> i
 
 
 def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
-    """Choose the settings of a student's training (`a2d.runs.settings.Training`).
+    """Choose settings of a student's training (`a2d.runs.settings.Training`).
 
-    The learning rate decays linearly over the planned updates, or faster once validation stops
-    improving (`a2d.training.schedule`).
+    The learning rate decays linearly over the planned updates, and faster once validation scores
+    stop improving (`a2d.training.schedule`).
 
     Args:
-        tokens: of the training corpus, longer side of each pair.
-        width: of the student.
-        start: `teacher`: from the teacher's layers; otherwise at random.
+        tokens: tokens of the training corpus, longer side of each pair.
+        width: width of the student.
+        start: `teacher` for a student that starts from the teacher's layers; any other value means
+            random weights.
 
     Example:
         >>> schedule_for(12_000, 128, "teacher")["max_tokens"]
         512
     """
-    batch = BATCHES[0] if tokens < SMALL else BATCHES[1]
+    batch = BATCH_TOKENS[0] if tokens < SMALL_CORPUS else BATCH_TOKENS[1]
     per_epoch = max(1.0, tokens / batch)
-    updates = max(UPDATES * (tokens / BASE_TOKENS) ** (1 / 3), LEAST_EPOCHS * per_epoch)
+    updates = max(UPDATES * (tokens / BASE_TOKENS) ** (1 / 3), MIN_EPOCHS * per_epoch)
     if start != "teacher":
-        updates *= RANDOM_START
+        updates *= RANDOM_START_FACTOR
     return {
         "max_tokens": batch,
-        "learning_rate": rate_for(width),
+        "learning_rate": learning_rate_for(width),
         "warmup_steps": 50 if start == "teacher" else 200,
         "max_steps": round(updates),
         "evaluate_every": round(updates / per_epoch / VALIDATIONS, 3),
@@ -118,27 +125,27 @@ def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
     }
 
 
-def rate_for(width: int) -> float:
-    """Choose the peak learning rate.
+def learning_rate_for(width: int) -> float:
+    """Choose the peak learning rate of a student by its width.
 
     Example:
-        >>> [round(rate_for(width), 5) for width in (64, 128, 256, 512)]
+        >>> [round(learning_rate_for(width), 5) for width in (64, 128, 256, 512)]
         [0.00283, 0.002, 0.00141, 0.00071]
     """
-    measured = min(width, WIDEST)
-    return float(RATE * (WIDTH / measured) ** 0.5 * measured / width)
+    measured = min(width, MAX_MEASURED_WIDTH)
+    return float(LEARNING_RATE * (WIDTH / measured) ** 0.5 * measured / width)
 
 
-def imitation_for(tokens: int, start: str) -> dict[str, float]:
+def objective_for(tokens: int, start: str) -> dict[str, float]:
     """Choose the weights of the objective (`a2d.runs.settings.MethodSettings`).
 
-    From a small corpus, a student that starts from its teacher's layers learns the teacher's
-    distributions alone: it would soon know the references by heart.
+    With a small corpus, a student that starts from its teacher's layers learns from the teacher's
+    distributions only, because it would soon memorise the references.
 
     Args:
-        tokens: of the training corpus, longer side of each pair.
-        start: `teacher`: from the teacher's layers; otherwise at random.
+        tokens: tokens of the training corpus, longer side of each pair.
+        start: as in `schedule_for`.
     """
     if start != "teacher":
         return {"alpha": 0.5, "beta": 3.0}
-    return {"alpha": 1.0 if tokens < SMALL else 0.5, "beta": 1.0}
+    return {"alpha": 1.0 if tokens < SMALL_CORPUS else 0.5, "beta": 1.0}

@@ -1,4 +1,4 @@
-"""Sections of recipes: how they inherit from one another, and what is said of mistakes in them."""
+"""Sections of recipes: inheritance, and messages about mistakes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from a2d.suggestions import nearest
 _T = TypeVar("_T")
 
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
-"""Configuration of sections that are dataclasses, as `A2DConfig` embeds their parents."""
+"""Configuration of sections that are dataclasses, because `A2DConfig` embeds their parents."""
 
 AnySection = type[Any]
 """A `Section`, or a pydantic dataclass with `CONFIG`."""
 
 
 def check_numbers(section: _T) -> _T:
-    """Refuse numbers that make no sense anywhere (`a2d.plain_yaml.check_number`).
+    """Refuse numbers that are valid for no setting (`a2d.plain_yaml.check_number`).
 
     Raises:
-        ValueError: a value of the section is not finite, or huge.
+        ValueError: a value of the section is not finite, or too large.
     """
     for name, value in vars(section).items():
         if isinstance(value, int | float):
@@ -34,11 +34,11 @@ def check_numbers(section: _T) -> _T:
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys are refused, values stay as they were read.
+    """A part of a recipe. It refuses unknown keys, and its values do not change.
 
     Attributes:
-        replaces: key → keys of the section that have no meaning beside it. A recipe that extends
-            another and sets the key drops them from the other's section; so does an override.
+        replaces: maps a key to the keys of the section that contradict it. A recipe that extends
+            another one and sets the key drops these keys of the other; an override does the same.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -47,43 +47,52 @@ class Section(BaseModel):
     _bounded = model_validator(mode="after")(check_numbers)
 
 
-def extended(
-    base: dict[str, Any], own: dict[str, Any], section: AnySection | None
+def merge(
+    base: dict[str, Any], changes: dict[str, Any], section: AnySection | None
 ) -> dict[str, Any]:
-    """A section (None: a mapping that is none) as a recipe that extends another changes it."""
-    dropped = replaced_by(own, section)
-    merged = {key: value for key, value in base.items() if key not in dropped} | own
-    for key in merged.keys() & base.keys() & own.keys():
-        if isinstance(base[key], dict) and isinstance(own[key], dict):
-            merged[key] = extended(base[key], own[key], section_at(section, key))
+    """Merge the settings of a recipe into those of the recipe that it extends.
+
+    Args:
+        base: settings of the extended recipe.
+        changes: settings of the recipe that extends it; they take precedence.
+        section: section that defines the settings; None for a mapping that is no section.
+    """
+    replaced = replaced_keys(changes, section)
+    merged = {key: value for key, value in base.items() if key not in replaced} | changes
+    for key in merged.keys() & base.keys() & changes.keys():
+        if isinstance(base[key], dict) and isinstance(changes[key], dict):
+            merged[key] = merge(base[key], changes[key], section_at(section, key))
     return merged
 
 
-def replaced_by(own: dict[str, Any], section: AnySection | None) -> set[str]:
-    """The keys of a section (None: a mapping that is none) that others, once set, replace."""
+def replaced_keys(settings: dict[str, Any], section: AnySection | None) -> set[str]:
+    """List the keys of a section that some settings replace (`Section.replaces`)."""
     replaces = getattr(section, "replaces", {})
-    return {key for name in own if own[name] is not None for key in replaces.get(name, ())}
+    return {
+        replaced
+        for key, value in settings.items()
+        if value is not None
+        for replaced in replaces.get(key, ())
+    }
 
 
 _BRANCHES = ("str", "list[str]", "dict[str,any]", "bool")
-"""Parts of a key's place that tell which of several types a value was tried as."""
+"""Parts of pydantic's locations that are no keys but alternatives of a union type."""
 
 
 def explain(error: ValidationError, root: AnySection) -> str:
-    """One sentence on the first thing wrong, with its dotted key and the mend."""
+    """Describe the first mistake in one sentence, with its dotted key and the remedy."""
     first, *others = error.errors()
     path = [part for part in first["loc"] if part not in _BRANCHES]
     key = ".".join(str(part) for part in path)
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key {key!r}{nearest(str(path[-1]), _keys_beside(path, root))}"
+        return f"unknown key {key!r}{nearest(str(path[-1]), _sibling_keys(path, root))}"
     if first["type"] == "missing":
-        why = (
-            ": students inherit sizes from a teacher's shape only" if path[0] == "students" else ""
-        )
-        return f"{key!r} is missing{why}."
+        note = ": students inherit sizes from a teacher's shape only"
+        return f"{key!r} is missing{note if path[0] == 'students' else ''}."
     message = first["msg"].removeprefix("Value error, ").removesuffix(".")
     message = message.replace("Input should be", "it must be")
-    if first["type"].startswith("bool_"):  # it may take a word, too
+    if first["type"].startswith("bool_"):  # some settings accept a word, too
         words = [e["ctx"]["expected"] for e in others if e["type"] == "literal_error"]
         *most, last = ["true", "false", *words]
         message = f"it must be {', '.join(most)} or {last}"
@@ -93,7 +102,7 @@ def explain(error: ValidationError, root: AnySection) -> str:
 
 
 def section_at(section: AnySection | None, key: str) -> AnySection | None:
-    """The section that is a section's value, or an item of it; None where that is none."""
+    """Look up the section of a key's value, or of its list items; None if the value has none."""
     if section is None or key not in section.__pydantic_fields__:
         return None
     annotation = section.__pydantic_fields__[key].annotation
@@ -103,7 +112,7 @@ def section_at(section: AnySection | None, key: str) -> AnySection | None:
     return None
 
 
-def _keys_beside(path: list[int | str], section: AnySection) -> list[str]:
+def _sibling_keys(path: list[int | str], section: AnySection) -> list[str]:
     for part in path[:-1]:
         if isinstance(part, str):
             section = section_at(section, part) or section

@@ -1,4 +1,4 @@
-"""Sections of a recipe: settings, their defaults, and what they may be."""
+"""Sections of a recipe: settings, their defaults and their valid values."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from a2d.runs.sections import CONFIG, Section, check_numbers
 from a2d.training.settings import MethodName, ObjectiveSettings, TrainingSettings
 
 MAX_NAME = 180
-"""Characters: names of files have 255 at most, and some begin with this one."""
+"""Longest name, in characters: file names have at most 255, and some begin with this name."""
 
 Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$", max_length=MAX_NAME)]
-"""What names a folder."""
+"""Name that is also a folder's."""
 
 MAX_PARALLEL = 256
-"""Processes at once."""
+"""Most processes at once."""
 MAX_VOCABULARY = 1_000_000
-"""Tokens of a vocabulary; its training takes memory for all of them at once."""
+"""Most tokens of a vocabulary, because its training holds all of them in memory."""
 
 CorpusSpec = str | dict[str, Any] | list[str | dict[str, Any] | list[str]]
+"""Corpus in one of the forms that `a2d.text.corpus.read_corpus` lists."""
 
 
-class Cleaning(Section):
+class CleaningSettings(Section):
     """Rules that training pairs must pass (`a2d.text.cleaning.clean`); null switches a rule off.
 
     Attributes:
-        max_words: most words on either side, split at white space.
-        max_ratio: how many times longer, in characters, the longer side may be. Pairs with both
-            sides under 20 characters pass.
-        min_letters: least share of letters among the characters of either side.
+        max_words: largest number of words on either side, split at white space.
+        max_ratio: largest ratio of the two sides' lengths in characters, longer to shorter. Pairs
+            with both sides under 20 characters pass.
+        min_letters: smallest share of letters among the characters of either side.
         drop_copies: drop pairs whose target equals their source.
         consistent: drop pairs whose sides differ in their numbers or placeholders.
         language: drop pairs with a side that is clearly in another language than the corpus's.
-            `auto`: if the language identifier is installed (extra `corpora`).
-        deduplicate: keep the first of equal pairs. `near`: also of pairs that differ only in case,
-            numbers, punctuation and spaces.
+            `auto`: only if the language identifier is installed (extra `corpora`).
+        deduplicate: keep the first of equal pairs only. `near`: also the first of pairs that
+            differ only in case, numbers, punctuation and spaces.
     """
 
     max_words: int | None = Field(default=250, ge=1)
@@ -53,18 +54,18 @@ class Cleaning(Section):
     deduplicate: bool | Literal["near"] = True
 
 
-class Corpus(Section):
-    """Where the parallel text is (`a2d.text.corpus.read_corpus` lists the forms).
+class CorpusSettings(Section):
+    """The parallel text (`a2d.text.corpus.read_corpus` lists the forms of a corpus).
 
     Attributes:
         source_language: language code of the source, such as `de`.
         target_language: language code of the target.
         train: training corpus, or a list of corpora.
-        valid: validation corpus. Without it, a twentieth of the training pairs is held out, 1,000
-            at most.
+        valid: validation corpus. Without it, a twentieth of the training pairs is held out, at
+            most 1,000.
         test: test corpus; held out in the same way.
-        monolingual: plain text files in the source language, one sentence a line, for methods that
-            learn from the teacher's translations (`a2d.text.monolingual`).
+        monolingual: plain text files in the source language, one sentence per line, for methods
+            that learn from the teacher's translations (`a2d.text.monolingual`).
         cleaning: rules that training pairs must pass.
         limit: number of training pairs to use, chosen at random; None: all.
     """
@@ -75,16 +76,16 @@ class Corpus(Section):
     valid: CorpusSpec | None = None
     test: CorpusSpec | None = None
     monolingual: str | list[str] | None = None
-    cleaning: Cleaning = Cleaning()
+    cleaning: CleaningSettings = CleaningSettings()
     limit: int | None = Field(default=None, ge=1)
 
 
-class Vocabulary(Section):
+class VocabularySettings(Section):
     """Joint subword vocabulary of both languages, unless a pretrained teacher brings its own.
 
     Attributes:
-        size: tokens of a vocabulary that is trained on the corpus.
-        path: folder of a tokenizer to use.
+        size: number of tokens of a vocabulary that is trained on the corpus.
+        path: folder of a tokenizer to use instead.
     """
 
     replaces: ClassVar = {"size": ("path",)}
@@ -95,14 +96,14 @@ class Vocabulary(Section):
 
 @dataclass(config=CONFIG)
 class Training(TrainingSettings):
-    """How a model is trained.
+    """Training of a model.
 
     Attributes:
-        num_train_epochs: passes over the data.
-        max_steps: updates, in place of `num_train_epochs`.
+        num_train_epochs: number of passes over the data.
+        max_steps: number of updates, in place of `num_train_epochs`.
         evaluate_every: epochs between two validations.
-        sized: settings that the recipe does not name follow from the corpus and the student
-            (`a2d.runs.schedule`), those of the objective included.
+        sized: choose settings that the recipe does not name by the sizes of the corpus and the
+            student (`a2d.runs.schedule`), those of the objective included.
     """
 
     replaces: ClassVar = TrainingSettings.replaces | {
@@ -118,7 +119,7 @@ class Training(TrainingSettings):
     _bounded = model_validator(mode="after")(check_numbers)
 
     @model_validator(mode="after")
-    def _limited(self) -> Training:
+    def _check_length(self) -> Training:
         lengths = [self.num_train_epochs, self.max_steps]
         if lengths.count(None) != 1 and not (self.sized and lengths.count(None) == 2):
             raise ValueError("give its length, as either num_train_epochs or max_steps")
@@ -129,19 +130,20 @@ class Training(TrainingSettings):
 
 
 class Shape(Section):
-    """Size of a model. Students take what they do not name from the teacher's `shape`.
+    """Size of a model. Students inherit settings that they do not name from the teacher's `shape`.
 
     Attributes:
-        encoder_layers: layers of the encoder.
-        decoder_layers: layers of the decoder.
+        encoder_layers: number of encoder layers.
+        decoder_layers: number of decoder layers.
         heads: attention heads of every layer.
-        decoder_heads: heads of the decoder's layers, if they differ from the encoder's.
+        decoder_heads: attention heads of every decoder layer, if they differ from the encoder's.
         width: size of hidden states.
-        feed_forward: size of the feed-forward layers.
-        decoder_feed_forward: that of the decoder's layers, if it differs from the encoder's.
-        dropout: rate of dropout.
-        attention_dropout: rate of dropout on attention probabilities.
-        activation_dropout: rate of dropout in feed-forward layers.
+        feed_forward: inner size of the feed-forward layers.
+        decoder_feed_forward: inner size of the decoder's feed-forward layers, if it differs from
+            the encoder's.
+        dropout: dropout rate.
+        attention_dropout: dropout rate of attention probabilities.
+        activation_dropout: dropout rate inside feed-forward layers.
     """
 
     encoder_layers: int = Field(ge=1, le=MAX_LAYERS)
@@ -157,34 +159,36 @@ class Shape(Section):
 
 
 _FOREIGN = ("command", "translations")
-_TRAINED = ("languages", "source_prefix", "trim")
-_KINDS = ("path", "shape", *_FOREIGN)
+_ADAPTATION = ("languages", "source_prefix", "trim")
+_FORMS = ("path", "shape", *_FOREIGN)
 
 
-class Teacher(Section):
-    """The teacher, in one of four forms.
+class TeacherSettings(Section):
+    """The teacher, in one of four forms: `path`, `shape`, `command` or `translations`.
 
-    The forms are `path`, `shape`, `command` and `translations`. Of the last two, students get to
-    know translations alone.
+    From the last two, students can learn translations only.
 
     Attributes:
-        path: folder or hub name of a trained model.
-        languages: codes of source and target as its tokenizer has them, if it knows many.
+        path: folder or hub name of a pretrained model.
+        languages: language codes of source and target in its tokenizer, if it is multilingual.
         source_prefix: text that it expects before every source (T5: "translate German to
-            English: "). The students' tokenizer keeps it.
-        trim: reduce its vocabulary, and so the students', to the tokens of the training data.
-        shape: sizes of a teacher to train from scratch.
-        training: how it is trained; what is left out is as in the recipe's `training`.
-        cache: run it over the training data once, and store its outputs on disk for all students.
-        command: a program that translates standard input line by line.
-        translations: a corpus of sources and the translations that some system made of them.
+            English: "). The students' tokenizer adds it, too.
+        trim: reduce its vocabulary, and therefore the students', to the tokens of the training
+            data.
+        shape: size of a teacher to train from scratch.
+        training: training of that teacher. It inherits settings that it does not name from the
+            recipe's `training`.
+        cache: apply the teacher to the training data once, and store its outputs on disk for all
+            students.
+        command: program that translates standard input line by line.
+        translations: corpus of sources with the translations that some system made of them.
     """
 
     replaces: ClassVar = {
         "path": ("shape", "training", *_FOREIGN),
-        "shape": ("path", *_TRAINED, *_FOREIGN),
-        "command": ("shape", "training", "path", *_TRAINED, "cache", "translations"),
-        "translations": ("shape", "training", "path", *_TRAINED, "cache", "command"),
+        "shape": ("path", *_ADAPTATION, *_FOREIGN),
+        "command": ("shape", "training", "path", *_ADAPTATION, "cache", "translations"),
+        "translations": ("shape", "training", "path", *_ADAPTATION, "cache", "command"),
     }
 
     path: str | None = None
@@ -199,40 +203,41 @@ class Teacher(Section):
 
     @property
     def foreign(self) -> bool:
-        """Whether nothing is known of it but translations."""
+        """Return whether a2d cannot load the teacher, so that only its translations are known."""
         return self.command is not None or self.translations is not None
 
     @model_validator(mode="after")
-    def _one_of(self) -> Teacher:
-        given = [kind for kind in _KINDS if getattr(self, kind) is not None]
-        if len(given) != 1:
+    def _check_form(self) -> TeacherSettings:
+        forms = [form for form in _FORMS if getattr(self, form) is not None]
+        if len(forms) != 1:
             message = (
                 "give one of path (pretrained), shape (trained from scratch), command and "
                 "translations (a system elsewhere)"
             )
-            if given:
-                message += f", not both {' and '.join(given)}"
+            if forms:
+                message += f", not both {' and '.join(forms)}"
             raise ValueError(message)
-        if self.path is None and (self.languages or self.source_prefix or self.trim):
+        if self.path is None and any(getattr(self, name) for name in _ADAPTATION):
             raise ValueError(
                 "languages, source_prefix and trim are for a pretrained teacher: give its path"
             )
         if self.foreign and self.cache:
             raise ValueError(
-                f"cache is for a teacher that a2d runs: leave it out beside {given[0]}"
+                f"cache is for a teacher that a2d runs: leave it out beside {forms[0]}"
             )
         return self
 
 
 @dataclass(config=CONFIG)
 class MethodSettings(ObjectiveSettings):
-    """A method and its settings, or those that methods share unless they name their own.
+    """A method with its settings, or the settings that all methods of a recipe inherit.
 
     Attributes:
-        student_start: a student starts at `random`, or from its `teacher`'s layers and embeddings.
-            `marian`: at random, as a plain Transformer in the Marian class, whatever the teacher's
-            family.
-        monolingual: methods with `seqkd` also learn from `corpus.monolingual`, if there is any.
+        student_start: initial weights of the student: `random`, or copied from its `teacher`'s
+            layers and embeddings. `marian`: random weights of a plain Transformer in the Marian
+            class, for a teacher of any family.
+        monolingual: learn from `corpus.monolingual`, too, if there is any; for methods with
+            `seqkd`.
     """
 
     student_start: Start = "random"
@@ -240,7 +245,7 @@ class MethodSettings(ObjectiveSettings):
 
     @property
     def definition(self) -> Method:
-        """The method itself, which says what it needs."""
+        """Look up the method, which says what it needs."""
         return METHODS[self.method]
 
     _bounded = model_validator(mode="after")(check_numbers)
@@ -251,48 +256,50 @@ class MethodEntry(MethodSettings):
     """A method, its settings and its name.
 
     Attributes:
-        method: as in `distillation`. A list gives one student per value, here as for every setting.
-        name: name in tables and folders; the method's, unless given.
+        method: name of the method. Here and for every other setting, a list makes one student for
+            each value.
+        name: name in tables and folders; by default the method's.
     """
 
     method: MethodName = Field()
     name: Name
 
 
-class Sequences(Section):
-    """How the teacher translates the training data for methods with `seqkd`.
+class SequenceSettings(Section):
+    """Translation of the training data by the teacher, for methods with `seqkd`.
 
     Attributes:
-        engine: `ctranslate2` is faster, and finds the same translation in all but one or two of a
-            hundred sentences: its beams end by a rule of its own, and it weighs penalties on
-            repetition otherwise. `auto`: CTranslate2, if it is installed, converts the teacher, and
-            the teacher has no such penalties; otherwise `transformers`. It is settled when a run
-            begins (`a2d.runs.environment`).
-        n_best: take the hypothesis that is closest to the reference by chrF, out of this number.
+        engine: library that translates. `ctranslate2` is faster. One or two of a hundred
+            translations differ from those of `transformers`, because its beam search ends by
+            another rule; penalties on repetition work differently, too. `auto`: `ctranslate2` if
+            it is installed, can convert the teacher, and the teacher has no such penalties;
+            otherwise `transformers`. `auto` is resolved when a run begins (`a2d.runs.environment`).
+        n_best: number of hypotheses per source, of which the closest to the reference by chrF is
+            used.
     """
 
     engine: Literal["auto", "transformers", "ctranslate2"] = "auto"
     n_best: int = Field(default=1, ge=1, le=MAX_BEAMS)
 
 
-class Compute(Section):
-    """How the machine is used; apart from rounding, results do not depend on it.
+class ComputeSettings(Section):
+    """Use of the machine; apart from rounding, results do not depend on it.
 
     Attributes:
-        parallel: models that are trained at once and share the cores.
+        parallel: number of models that are trained at once and share the cores.
     """
 
     parallel: int = Field(default=1, ge=1, le=MAX_PARALLEL)
 
 
-class Evaluation(Section):
-    """How translations are made and shown.
+class EvaluationSettings(Section):
+    """Translation, scoring and samples at the end of a run.
 
     Attributes:
-        split: the set to score: `test`, or `valid` while you choose settings.
+        split: held-out set to score: `test`, or `valid` while you choose settings.
         beams: width of the beam; 1 is greedy search.
-        max_tokens: padded tokens per batch.
-        samples: translations to show at the end.
+        max_tokens: largest number of padded tokens per batch.
+        samples: number of sample translations to show.
     """
 
     split: Literal["valid", "test"] = "test"

@@ -1,7 +1,7 @@
-"""Measuring the speed of models in alternation.
+"""Measurement of teacher's and student's speed, in alternation.
 
-All models write as many tokens as the references have. Otherwise the length of translations would
-count: a student that has learned little ends them early or not at all.
+All models generate as many tokens as the references have. Otherwise the length of the translations
+would count: a student that has learned little ends them too early or not at all.
 """
 
 from __future__ import annotations
@@ -21,27 +21,35 @@ from a2d.progress import Event, Report
 from a2d.text.batching import TokenBatchSampler, encode_sources
 from a2d.text.pairs import Pair
 
-_FIRST = 16
-"""Sentences of the first sample."""
-_PASS = 0.7
-"""Seconds: the sample is doubled until the teacher (a student, beside one that a2d cannot load)
-needs as long, or the set is used up."""
-_SECONDS = 4.0
-"""No round begins later than this after the first; a round is the teacher's pass over the sample
-and the student's, or the student's alone beside a teacher that a2d cannot load."""
-_FEWEST, _MOST = 3, 7
-"""Rounds, however long they take."""
+_FIRST_SAMPLE = 16
+"""Number of sentences of the first sample."""
+_MIN_PASS_SECONDS = 0.7
+"""The sample is doubled until a pass over it takes this long, or it is the whole set."""
+_MAX_SECONDS = 4.0
+"""No further round begins after this time. A round is one pass over the sample by each model."""
+_MIN_ROUNDS, _MAX_ROUNDS = 3, 7
+"""Bounds of the number of rounds; the lower one holds however long the rounds take."""
 
 
 class Batch(NamedTuple):
-    """Padded sources of like length, and how many tokens to write for each."""
+    """Padded sources of similar length.
+
+    Attributes:
+        inputs: the tokenizer's `BatchEncoding` of PyTorch tensors.
+        tokens: number of tokens to generate for each source.
+    """
 
     inputs: Any
     tokens: int
 
 
 class TimedModel:
-    """A model that writes translations of given lengths, by the settings of its own search."""
+    """A model that generates translations of fixed length, with its own generation settings.
+
+    Args:
+        path: folder or hub name.
+        beams: width of the beam.
+    """
 
     def __init__(self, path: str, beams: int) -> None:
         self._model = load_to_run(path).eval()
@@ -50,7 +58,7 @@ class TimedModel:
 
     @torch.inference_mode()
     def seconds(self, batches: Sequence[Batch]) -> float:
-        """Seconds that it needs for some batches."""
+        """Measure the seconds that the model takes to translate batches."""
         start = time.perf_counter()
         for batch in batches:
             self._model.generate(
@@ -68,7 +76,14 @@ def make_batches(
     max_tokens: int,
     positions: int | None,
 ) -> list[Batch]:
-    """Batches as translations are made in, with the tokens of each one's longest reference."""
+    """Make batches as in translation; each generates as many tokens as its longest reference.
+
+    Args:
+        tokenizer: tokenizer of all models.
+        pairs: pairs of source and reference.
+        max_tokens: largest number of padded tokens per batch.
+        positions: largest number of tokens that all models can generate; None: no limit.
+    """
     sources = encode_sources(tokenizer, [pair.source for pair in pairs], positions)
     references = tokenizer(text_target=[pair.target for pair in pairs])["input_ids"]
     sizes = np.array([[len(ids)] * 2 for ids in sources])
@@ -88,46 +103,64 @@ def sample_for(
     max_tokens: int,
     positions: int | None,
 ) -> list[Batch]:
-    """Pairs evenly spread over a set, as many as the teacher, or a model, needs a while for."""
-    count = _FIRST
+    """Choose evenly spaced pairs, as many as a model translates in `_MIN_PASS_SECONDS`.
+
+    Args:
+        model: the model that is timed.
+        tokenizer, pairs, max_tokens, positions: as in `make_batches`.
+
+    Returns:
+        The batches of the chosen pairs.
+    """
+    count = _FIRST_SAMPLE
     while True:
         places = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int)
         chosen = [pairs[place] for place in places]
         batches = make_batches(tokenizer, chosen, max_tokens, positions)
-        if model.seconds(batches) >= _PASS or count >= len(pairs):
+        if model.seconds(batches) >= _MIN_PASS_SECONDS or count >= len(pairs):
             return batches
         count *= 2
 
 
-def compare(
+def measure_speeds(
     teacher: TimedModel | None,
     student: TimedModel,
     sample: Sequence[Batch],
     name: str,
     report: Report,
 ) -> dict[str, float | None]:
-    """Both models' passes in turn, so that what slows the machine for a while slows both.
+    """Measure teacher and student in turn, so that a passing load of the machine slows both.
 
-    Without a teacher it is the student alone.
+    Args:
+        teacher: the teacher; None if a2d cannot load it: then the student is measured alone.
+        student: the student.
+        sample: the batches to translate.
+        name: name of the measurement in progress events.
+        report: receives progress events.
+
+    Returns:
+        `speed_up` and `teacher_sentences_per_second`, medians over the rounds, or without a teacher
+        the student's `sentences_per_second`; and the numbers of `sentences`, `rounds` and
+        `threads`.
     """
-    report(Event(name, 0, _MOST))
-    student.seconds(sample[-1:])  # not timed: first calls are slower
-    end = time.monotonic() + _SECONDS
-    rounds: list[tuple[float, float]] = []
-    slower = student if teacher is None else teacher
-    while len(rounds) < _FEWEST or (len(rounds) < _MOST and time.monotonic() < end):
-        first = slower.seconds(sample)
-        rounds.append((first, first if teacher is None else student.seconds(sample)))
-        report(Event(name, len(rounds), _MOST))
+    report(Event(name, 0, _MAX_ROUNDS))
+    student.seconds(sample[-1:])  # not timed, because first calls are slower
+    end = time.monotonic() + _MAX_SECONDS
+    models = [student] if teacher is None else [teacher, student]
+    rounds: list[list[float]] = []
+    while len(rounds) < _MIN_ROUNDS or (len(rounds) < _MAX_ROUNDS and time.monotonic() < end):
+        rounds.append([model.seconds(sample) for model in models])
+        report(Event(name, len(rounds), _MAX_ROUNDS))
     report(Event(name, len(rounds), len(rounds)))
     sentences = sum(len(batch.inputs["input_ids"]) for batch in sample)
-    speed = sentences / median(slow for slow, _ in rounds)
-    figures = {
-        "speed_up": median(slow / fast for slow, fast in rounds),
-        "teacher_sentences_per_second": speed,
-    }
+    speed = sentences / median(seconds[0] for seconds in rounds)
+    if teacher is None:
+        speeds = {"sentences_per_second": speed}
+    else:
+        ratio = median(teacher_seconds / seconds for teacher_seconds, seconds in rounds)
+        speeds = {"speed_up": ratio, "teacher_sentences_per_second": speed}
     return {
-        **({"sentences_per_second": speed} if teacher is None else figures),
+        **speeds,
         "sentences": sentences,
         "rounds": len(rounds),
         "threads": torch.get_num_threads(),

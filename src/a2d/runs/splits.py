@@ -1,4 +1,4 @@
-"""The text of a run: read, cleaned where models learn from it, and its leaks told."""
+"""Text of a run: reading of the corpus, cleaning of its training part, and checks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import NamedTuple
 from a2d.errors import UserError
 from a2d.quoting import shorten
 from a2d.runs.recipe import Recipe
+from a2d.runs.settings import CorpusSettings
 from a2d.text.cleaning import CleaningReport, clean, hold_out
 from a2d.text.corpus import iterate_corpus, read_corpus
 from a2d.text.identification import count_other_languages, languages_to_check
@@ -22,18 +23,23 @@ from a2d.text.storage import StoredPairs
 
 logger = logging.getLogger(__name__)
 
-_FEWEST = 20
-"""Pairs that a score is worth computing on."""
+_MIN_HELD_OUT = 20
+"""Smallest held-out set, in pairs, that a2d makes."""
 
-_ENOUGH = 0.5
-"""Share of the training sources that existing translations must cover."""
+_MIN_COVERAGE = 0.5
+"""Smallest share of the training sources that existing translations must cover."""
 
 
 class Splits(NamedTuple):
-    """A corpus, cleaned where models learn from it, and the warnings of its reading.
+    """A corpus whose training part is cleaned.
 
-    `monolingual` has pairs with an empty target; `monolingual_cleaning` counts what was dropped of
-    it. `known` holds the translations of a teacher of whom nothing else is known.
+    Attributes:
+        train, valid, test: pairs of source and reference.
+        cleaning: numbers of read and dropped training pairs, by rule.
+        warnings: warnings of the reading.
+        monolingual: cleaned monolingual text, as pairs with an empty target.
+        monolingual_cleaning: the same numbers for it; None without monolingual text.
+        translations: translations by a teacher that a2d cannot load, if the recipe names any.
     """
 
     train: Sequence[Pair]
@@ -43,28 +49,29 @@ class Splits(NamedTuple):
     warnings: tuple[str, ...] = ()
     monolingual: Sequence[Pair] = ()
     monolingual_cleaning: CleaningReport | None = None
-    known: KnownTranslations | None = None
+    translations: KnownTranslations | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all the parallel text."""
+        """Hash of all parallel text."""
         return text_hash(self.train, self.valid, self.test)
 
     @property
     def learnable(self) -> Sequence[Pair]:
-        """All pairs of whose text students read, monolingual text included."""
+        """All text that students learn from, as pairs: training pairs and monolingual text."""
         if not self.monolingual:
             return self.train
         return StoredPairs(chain(self.train, self.monolingual))
 
-    def translated(self, split: str) -> bool:
-        """Whether the teacher's translations of a held-out set are known, or can be made."""
+    def has_translations(self, split: str) -> bool:
+        """Return whether the teacher's translations of `valid` or `test` exist or can be made."""
         pairs: list[Pair] = getattr(self, split)
-        return self.known is None or all(pair.source in self.known for pair in pairs)
+        table = self.translations
+        return table is None or all(pair.source in table for pair in pairs)
 
 
 def text_hash(*splits: Iterable[Pair]) -> str:
-    """Hash of sentence pairs and of where one set of them ends."""
+    """Hash sets of sentence pairs, and the ends of the sets."""
     digest = hashlib.sha256()
     for split in splits:
         for pair in split:
@@ -81,121 +88,129 @@ def read_splits(recipe: Recipe) -> Splits:
     """
     corpus = recipe.corpus
     languages = corpus.source_language, corpus.target_language
-    parts = {
-        name: _whole(read_corpus(spec, name, languages), name)
+    rules = corpus.cleaning.model_dump(exclude={"language"})
+    rules["languages"] = languages_to_check(corpus.cleaning.language, languages)
+    held_out = {
+        name: _complete_pairs(read_corpus(spec, name, languages), name)
         for name in ("valid", "test")
         if (spec := getattr(corpus, name)) is not None
     }
-    rules = corpus.cleaning.model_dump(exclude={"language"})
-    rules["languages"] = languages_to_check(corpus.cleaning.language, languages)
     if rules["languages"] is not None:
-        for name, pairs in parts.items():
+        for name, pairs in held_out.items():
             _check_languages(name, pairs, languages)
     raw = StoredPairs(iterate_corpus(corpus.train, "train", languages))
     train, cleaning = clean(raw, **rules, into=StoredPairs)
-    for name in [name for name in ("test", "valid") if name not in parts]:
+    for name in [name for name in ("test", "valid") if name not in held_out]:
         before = len(train)
-        parts[name], train = _held_out(name, train)
-        cleaning = cleaning.plus("similar_to_held_out", before - len(parts[name]) - len(train))
+        held_out[name], train = _hold_out(name, train)
+        cleaning = cleaning.plus("similar_to_held_out", before - len(held_out[name]) - len(train))
     if corpus.limit is not None and corpus.limit < len(train):
         cleaning = cleaning.plus("beyond_limit", len(train) - corpus.limit)
-        chosen = random.Random(0).sample(range(len(train)), corpus.limit)
-        train = StoredPairs(train[index] for index in chosen)
+        sample = random.Random(0).sample(range(len(train)), corpus.limit)
+        train = StoredPairs(train[index] for index in sample)
     if not train:
         raise UserError(f"train: cleaning leaves no pair ({cleaning.as_dict()}): loosen its rules.")
-    splits = Splits(train, parts["valid"], parts["test"], cleaning)
+    splits = Splits(train, held_out["valid"], held_out["test"], cleaning)
     if corpus.monolingual is not None:
-        asked: tuple[str, str] | None = rules["languages"]
-        text, report = clean_text(
-            iterate_text(corpus.monolingual),
-            training=train,
-            heldout=chain(splits.valid, splits.test),
-            language=None if asked is None else asked[0],
-            max_words=corpus.cleaning.max_words,
-            min_letters=corpus.cleaning.min_letters,
-            deduplicate=corpus.cleaning.deduplicate,
-        )
-        splits = splits._replace(monolingual=text, monolingual_cleaning=report)
+        splits = _add_monolingual(splits, corpus, rules["languages"])
     if recipe.teacher.translations is not None:
-        name = "translations"
-        known = iterate_corpus(recipe.teacher.translations, name, languages)
-        splits = splits._replace(known=KnownTranslations(known))
-        _check_known(splits, recipe)
+        translations = iterate_corpus(recipe.teacher.translations, "translations", languages)
+        splits = splits._replace(translations=KnownTranslations(translations))
+        _check_translations(splits, recipe)
     return splits
 
 
-def _check_known(splits: Splits, recipe: Recipe) -> None:
-    """Refuse translations of too few sources; warn where a held-out set is not covered.
+def _add_monolingual(
+    splits: Splits, corpus: CorpusSettings, languages: tuple[str, str] | None
+) -> Splits:
+    """Read and clean the monolingual text; with `languages`, check that it is in the first one."""
+    assert corpus.monolingual is not None
+    text, report = clean_text(
+        iterate_text(corpus.monolingual),
+        training=splits.train,
+        heldout=chain(splits.valid, splits.test),
+        language=None if languages is None else languages[0],
+        max_words=corpus.cleaning.max_words,
+        min_letters=corpus.cleaning.min_letters,
+        deduplicate=corpus.cleaning.deduplicate,
+    )
+    return splits._replace(monolingual=text, monolingual_cleaning=report)
+
+
+def _check_translations(splits: Splits, recipe: Recipe) -> None:
+    """Refuse translations of too few training sources; warn if a held-out set is incomplete.
 
     Raises:
-        UserError: students are to learn from them, and most training sources have none.
+        UserError: students learn from the translations, and most training sources have none.
     """
-    known = splits.known
-    assert known is not None
+    translations = splits.translations
+    assert translations is not None
     if any(method.definition.sequences for method in recipe.methods):
-        missing = [pair.source for pair in splits.train if pair.source not in known]
-        if len(missing) > (1 - _ENOUGH) * len(splits.train):
+        missing = [pair.source for pair in splits.train if pair.source not in translations]
+        if len(missing) > (1 - _MIN_COVERAGE) * len(splits.train):
             raise UserError(
                 f"teacher.translations has none for {len(missing):,} of {len(splits.train):,} "
-                f"training sources, as for {shorten(missing[0])!r}: are its sources those of "
+                f"training sources, such as {shorten(missing[0])!r}: are its sources those of "
                 "corpus.train, and its columns source and translation?"
             )
-    lost = {"valid": "students are not compared with the teacher while they train"}
-    lost[recipe.evaluation.split] = "the teacher gets no scores"
-    for name, loss in lost.items():
+    effects = {"valid": "students are not compared with the teacher while they train"}
+    effects[recipe.evaluation.split] = "the teacher gets no scores"
+    for name, effect in effects.items():
         pairs: list[Pair] = getattr(splits, name)
-        missing = [pair.source for pair in pairs if pair.source not in known]
-        if missing:
+        count = sum(pair.source not in translations for pair in pairs)
+        if count:
             logger.warning(
-                "teacher.translations has none for %s of %s sources of corpus.%s, so that %s.",
-                f"{len(missing):,}",
+                "teacher.translations has none for %s of %s sources of corpus.%s: %s.",
+                f"{count:,}",
                 f"{len(pairs):,}",
                 name,
-                loss,
+                effect,
             )
 
 
-def _whole(pairs: list[Pair], name: str) -> list[Pair]:
-    """Those with two sides, which scores need."""
-    whole = [pair for pair in pairs if all(pair)]
-    if not whole:
+def _complete_pairs(pairs: list[Pair], name: str) -> list[Pair]:
+    """Drop pairs with an empty side, with a warning, because scores need both sides."""
+    complete = [pair for pair in pairs if all(pair)]
+    if not complete:
         raise UserError(f"{name}: every pair has an empty side: give a corpus with both.")
-    if len(whole) < len(pairs):
+    if len(complete) < len(pairs):
         first = next(number for number, pair in enumerate(pairs, 1) if not all(pair))
         logger.warning(
             "%s: %s of %s pairs have an empty side and were left out: the first is pair %s.",
             name,
-            f"{len(pairs) - len(whole):,}",
+            f"{len(pairs) - len(complete):,}",
             f"{len(pairs):,}",
             f"{first:,}",
         )
-    return whole
+    return complete
 
 
 def _check_languages(name: str, pairs: list[Pair], languages: tuple[str, str]) -> None:
-    """Warn of held-out pairs in other languages, which stay.
+    """Warn of held-out pairs in other languages, which are kept.
 
     Raises:
-        UserError: source and target look swapped.
+        UserError: source and target seem to be swapped.
     """
     try:
-        others = count_other_languages(languages, pairs)
+        count = count_other_languages(languages, pairs)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    if others:
+    if count:
         logger.warning(
             "%s: %s of %s pairs have a side that looks like another language; they are kept.",
             name,
-            f"{others:,}",
+            f"{count:,}",
             f"{len(pairs):,}",
         )
 
 
-def _held_out(name: str, train: StoredPairs) -> tuple[list[Pair], StoredPairs]:
+def _hold_out(name: str, train: StoredPairs) -> tuple[list[Pair], StoredPairs]:
+    """Hold out a twentieth of the training pairs, at most 1,000; returns them and the others."""
     count = min(1000, len(train) // 20)
-    if count < _FEWEST:
+    if count < _MIN_HELD_OUT:
         raise UserError(
             f"{name}: the {len(train):,} training pairs are too few to hold out some of them for "
-            f"it ({20 * _FEWEST:,} would do): give corpus.{name} (`a2d distill --{name}`)."
+            f"it (at least {20 * _MIN_HELD_OUT:,} are needed): give corpus.{name} "
+            f"(`a2d distill --{name}`)."
         )
     return hold_out(train, count, into=StoredPairs)

@@ -1,4 +1,4 @@
-"""Training the models of a run, one at a time or several at once."""
+"""Training of a run's models."""
 
 from __future__ import annotations
 
@@ -50,20 +50,28 @@ if TYPE_CHECKING:
     from a2d.runs.stages.models import Model
 
 CHECKPOINTS = "checkpoints"
+"""Folder of the Trainer's checkpoints, in the model's folder."""
 HISTORY = "history.json"
+"""File of the training time, the device and the Trainer's log, in the model's folder."""
 LEARNING_GRACE = 0.2
-"""Share of the planned updates after which a student must have learnt something."""
+"""Share of the planned updates after which `LearningWatch` checks a student."""
 
 logger = logging.getLogger(__name__)
 
 
-class Inputs(NamedTuple):
-    """What every training of a run reads, and where it logs.
+class TrainingInputs(NamedTuple):
+    """Inputs of all trainings of a run.
 
-    `data` holds the parts of training data by their names, and `caches` are the teacher's, by the
-    parts that they are of (`a2d.runs.parts`). `teacher` is empty for one that a2d cannot load.
-    `pretrained` says that the teacher is at hand, so that students can be of its family; `beams` is
-    the width of the beam that they are judged by.
+    Attributes:
+        vocabulary: folder of the tokenizer.
+        tokens: folder of the tokenised corpus.
+        data: folders of the parts of the training data, by name (`a2d.runs.parts`).
+        caches: folders of the teacher's caches, by the parts that they cover.
+        teacher: folder or hub name of the teacher; empty if a2d cannot load it.
+        pretrained: whether the teacher is pretrained, so that students belong to its family.
+        yardstick: folder of the teacher's validation scores.
+        tensorboard: folder of TensorBoard logs.
+        beams: width of the beam in the final evaluation, for the generation settings of the models.
     """
 
     vocabulary: Path
@@ -77,10 +85,13 @@ class Inputs(NamedTuple):
     beams: int
 
 
-def train_model(model: Model, inputs: Inputs, report: Report) -> None:
-    """Train one model, from its last checkpoint if there is one, and save the best in its folder.
+def train_model(model: Model, inputs: TrainingInputs, report: Report) -> None:
+    """Train one model, or resume its training, and save its best checkpoint in its folder.
 
-    Writes the model and `history.json`, the Trainer's log and the seconds it took.
+    Args:
+        model: the model.
+        inputs: inputs of the run's trainings.
+        report: receives progress events.
 
     Raises:
         UserError: the settings do not fit the data.
@@ -100,7 +111,7 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
         except UserError as error:
             raise UserError(f"{model.name}: {error}") from error
         trainer.save_model(str(folder))
-        # A resumed Trainer puts stateful callbacks from the checkpoint in the place of ours.
+        # A resumed Trainer replaces stateful callbacks by those of the checkpoint.
         watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Stopwatch))
         log = trainer.state.log_history
         history = {"seconds": watch.seconds, "device": _device(trainer.args), "log": log}
@@ -108,14 +119,19 @@ def train_model(model: Model, inputs: Inputs, report: Report) -> None:
 
 
 class Trial(NamedTuple):
-    """Mean seconds of an update, and the model's number of parameters."""
+    """Measurements of a short training.
+
+    Attributes:
+        seconds: mean time of an update.
+        parameters: number of the model's parameters.
+    """
 
     seconds: float
     parameters: int
 
 
-def try_updates(model: Model, inputs: Inputs, updates: int = 8) -> Trial:
-    """Train a model for a few updates, keep nothing, and measure."""
+def try_updates(model: Model, inputs: TrainingInputs, updates: int = 8) -> Trial:
+    """Train a model for a few updates in a temporary folder, and measure their time."""
     clock = _UpdateClock()
     with TemporaryDirectory(dir=temporary_folder()) as folder:
         trainer = _new_trainer(model, inputs, Path(folder), [clock], trial=True)
@@ -127,7 +143,7 @@ def try_updates(model: Model, inputs: Inputs, updates: int = 8) -> Trial:
 
 
 class _UpdateClock(TrainerCallback):
-    """Measures how long each update takes."""
+    """Measures the time of each update, in seconds."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -140,16 +156,16 @@ class _UpdateClock(TrainerCallback):
 
 
 class LearningWatch(TrainerCallback):
-    """Warns, once, of a student whose validation scores stay far from its teacher's.
+    """Logs one warning if a student's validation scores stay far below its teacher's.
 
     Args:
-        yardstick: the teacher's scores, and those of copied sources.
+        yardstick: scores of the teacher and of copied sources.
     """
 
     def __init__(self, yardstick: Yardstick) -> None:
         self._yardstick = yardstick
         self._best = 0.0
-        self._silent = False
+        self._checked = False
 
     def on_evaluate(
         self,
@@ -159,17 +175,17 @@ class LearningWatch(TrainerCallback):
         metrics: dict[str, float],
         **kwargs: Any,
     ) -> None:
-        """Compare, once a fifth of the planned updates is over."""
+        """Compare the best scores once, after `LEARNING_GRACE` of the planned updates."""
         self._best = max(self._best, metrics["eval_chrf"])
-        if self._silent or state.global_step < LEARNING_GRACE * state.max_steps:
+        if self._checked or state.global_step < LEARNING_GRACE * state.max_steps:
             return
-        self._silent = True
+        self._checked = True
         teacher, copy = self._yardstick.teacher.chrf, self._yardstick.copy.chrf
         if self._best <= copy or self._best < teacher / 3:
             logger.warning(
                 "the student hardly learns: after %d updates its validation chrF is %.1f; its "
-                "teacher has %.1f, copying the source %.1f. If that does not change, stop it and "
-                "give it more layers, more data or another training.learning_rate.",
+                "teacher has %.1f, copied sources have %.1f. If that does not change, stop the run "
+                "and use more layers, more data or another training.learning_rate.",
                 state.global_step,
                 self._best,
                 teacher,
@@ -179,15 +195,19 @@ class LearningWatch(TrainerCallback):
 
 def _new_trainer(
     model: Model,
-    inputs: Inputs,
+    inputs: TrainingInputs,
     output: Path,
     callbacks: Sequence[TrainerCallback],
     trial: bool = False,
 ) -> A2DTrainer:
-    """Load data and teacher, make the model, and put them into a Trainer.
+    """Load data and teacher, make the model, and make a Trainer of them.
 
     Args:
-        trial: do without the teacher's cache and translations, which come later.
+        model: the model to train.
+        inputs: inputs of the run's trainings.
+        output: folder of the checkpoints.
+        callbacks: callbacks of the Trainer.
+        trial: train without the teacher's translations and cache, which do not exist yet.
     """
     assert model.training is not None
     tokenizer = load_tokenizer(inputs.vocabulary)
@@ -196,12 +216,12 @@ def _new_trainer(
     train = data["train"] if trial else load_tokens(parts)
     teacher = load_model(inputs.teacher) if model.needs_teacher else None
     cache = None
-    asked = model.method.definition.uses_signals and not trial
-    if asked and model.data_parts in inputs.caches:
+    compares = model.method.definition.uses_signals and not trial
+    if compares and model.data_parts in inputs.caches:
         assert teacher is not None
         cache = TeacherCache(inputs.caches[model.data_parts], train, teacher)
-    original = load_model(inputs.teacher) if inputs.pretrained and teacher is None else teacher
-    student = _new_student(model, tokenizer, original, data["train"])
+    template = load_model(inputs.teacher) if inputs.pretrained and teacher is None else teacher
+    student = _new_student(model, tokenizer, template, data["train"])
     student.generation_config.num_beams = inputs.beams
     trainer = A2DTrainer(
         student,
@@ -223,6 +243,14 @@ def _new_student(
     teacher: PreTrainedModel | None,
     sample: Dataset,
 ) -> PreTrainedModel:
+    """Make an untrained model of the teacher's family, or without a teacher a Marian model.
+
+    Args:
+        model: the model to make.
+        tokenizer: the vocabulary.
+        teacher: the teacher, whose layers the student may start from; None without one.
+        sample: tokenised pairs that a start from a wider teacher is fitted to.
+    """
     assert model.shape is not None
     torch.manual_seed(model.seed)
     shape, start = model.shape.model_dump(), model.method.student_start
@@ -232,7 +260,7 @@ def _new_student(
 
 
 def remove_checkpoints(model: Model) -> None:
-    """Free the space that a finished training no longer needs."""
+    """Delete the checkpoints of a finished training."""
     shutil.rmtree(model.folder / CHECKPOINTS, ignore_errors=True)
 
 
@@ -244,9 +272,19 @@ def make_config(
     output: Path,
     fingerprint: str | None = None,
 ) -> A2DConfig:
-    """Translate recipe settings into training arguments.
+    """Convert settings of a recipe to training arguments.
 
-    Validation falls on equally spaced steps, the last one included; a checkpoint follows each.
+    Validations are equally spaced; the last one is at the last step. Each is followed by a
+    checkpoint.
+
+    Args:
+        method: the method with its settings.
+        training: settings of the training.
+        seed: random seed.
+        train: the tokenised training data.
+        output: folder of the checkpoints.
+        fingerprint: fingerprint of the model's stage, so that checkpoints of another one are
+            refused; None: no check.
     """
     epoch = updates_per_epoch(training, train)
     steps = training.max_steps or max(1, round((training.num_train_epochs or 0) * epoch))
@@ -275,7 +313,7 @@ def make_config(
 
 
 def updates_per_epoch(training: Training, train: Dataset) -> float:
-    """Updates of a pass over the data.
+    """Count the updates of a pass over the data, as a fraction if the last one is incomplete.
 
     Raises:
         UserError: a pair is longer than a batch.
@@ -288,7 +326,7 @@ def updates_per_epoch(training: Training, train: Dataset) -> float:
 
 
 def _device(args: A2DConfig) -> str:
-    """What a training ran on, in words."""
+    """Describe the device of a training, with its precision."""
     precision = "bf16" if args.bf16 else "fp32"
     if args.device.type == "cuda":
         return f"{torch.cuda.get_device_name(args.device)}, {precision}"
@@ -297,7 +335,7 @@ def _device(args: A2DConfig) -> str:
 
 
 def cpu_name() -> str:
-    """Name the CPU, as far as the system knows: virtual machines shorten it."""
+    """Name the CPU as the system does; virtual machines shorten the name."""
     try:
         fields = dict(re.findall(r"(.+?)\s*: (.*)", Path("/proc/cpuinfo").read_text()))
         return f"{fields['model name']}, family {fields['cpu family']}, model {fields['model']}"
@@ -305,17 +343,18 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def check(models: Sequence[Model], inputs: Inputs) -> None:
-    """Find out before the first training what would otherwise end a run after it.
+def check_models(models: Sequence[Model], inputs: TrainingInputs) -> None:
+    """Check the settings of all models, so that mistakes do not end a run after hours of training.
 
     Raises:
-        UserError: the settings of any model do not fit the data, the teacher or its shape.
+        UserError: the settings of a model do not fit the data, the teacher or its shape.
     """
-    waiting = [model for model in models if not model.done]
     train = load_from_disk(str(inputs.tokens))["train"]
     tokenizer = load_tokenizer(inputs.vocabulary)
     teacher = None
-    for model in waiting:
+    for model in models:
+        if model.done:
+            continue
         assert model.training is not None
         assert model.shape is not None
         config = make_config(model.method, model.training, model.seed, train, model.partial)
@@ -333,11 +372,11 @@ def check(models: Sequence[Model], inputs: Inputs) -> None:
 
 
 def _teacher_for_checks(
-    models: Sequence[Model], tokenizer: PreTrainedTokenizerBase, inputs: Inputs
+    models: Sequence[Model], tokenizer: PreTrainedTokenizerBase, inputs: TrainingInputs
 ) -> PreTrainedModel:
-    """The pretrained teacher, or one of the shape that will be trained."""
-    own = next((model for model in models if model.size is None), None)
-    if own is None:
+    """Load the pretrained teacher, or make an untrained one of the recipe's shape."""
+    teacher = next((model for model in models if model.size is None), None)
+    if teacher is None:
         return load_model(inputs.teacher)
-    assert own.shape is not None
-    return new_model(tokenizer, **own.shape.model_dump())
+    assert teacher.shape is not None
+    return new_model(tokenizer, **teacher.shape.model_dump())

@@ -1,4 +1,4 @@
-"""How good a student is: its validation scores beside its teacher's, and beside copied sources."""
+"""Verdict on a student: its validation scores compared with its teacher's and copied sources'."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ LEAST_SHARE = 0.75
 
 
 class Quality(NamedTuple):
-    """BLEU and chrF on the validation set, of greedy translations."""
+    """Scores of greedy translations of the validation set.
+
+    Attributes:
+        bleu, chrf: sacreBLEU's scores, 0 to 100.
+    """
 
     bleu: float
     chrf: float
@@ -36,11 +40,11 @@ class Quality(NamedTuple):
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What validation scores are compared with.
+    """Scores that a student's validation scores are compared with.
 
     Attributes:
         teacher: the teacher's scores.
-        copy: scores of the source itself, as if nothing were translated.
+        copy: scores of the sources themselves, as if nothing were translated.
         seconds: time that the teacher took to translate the validation set.
     """
 
@@ -52,7 +56,15 @@ class Yardstick:
 def measure_yardstick(
     stage: Stage, teacher: str, tokenizer: Path, pairs: Sequence[Pair], report: Report
 ) -> None:
-    """Carry out the stage of the yardstick: translate the validation set with the teacher."""
+    """Carry out the stage of the yardstick: translate the validation set with the teacher.
+
+    Args:
+        stage: the stage.
+        teacher: folder or hub name of the teacher.
+        tokenizer: folder of the tokenizer.
+        pairs: the validation set.
+        report: receives progress events.
+    """
     started = time.perf_counter()
     quality = measure_quality("the teacher", teacher, tokenizer, pairs, report)
     seconds = time.perf_counter() - started
@@ -61,7 +73,7 @@ def measure_yardstick(
 
 
 def write_yardstick(folder: Path, teacher: Quality, pairs: Sequence[Pair], seconds: float) -> None:
-    """Put the teacher's scores on the validation set beside those of copied sources."""
+    """Score copied sources, and write the yardstick into a stage's folder."""
     sources, references = zip(*pairs, strict=True)
     copy = score(sources, references)
     yardstick = Yardstick(teacher, Quality(copy.bleu, copy.chrf), seconds)
@@ -69,7 +81,7 @@ def write_yardstick(folder: Path, teacher: Quality, pairs: Sequence[Pair], secon
 
 
 def read_yardstick(folder: Path) -> Yardstick:
-    """Read what `write_yardstick` wrote into a stage's folder."""
+    """Read the yardstick in a stage's folder."""
     raw: dict[str, Any] = json.loads((folder / YARDSTICK).read_text("utf-8"))
     return Yardstick(Quality(*raw["teacher"]), Quality(*raw["copy"]), raw["seconds"])
 
@@ -77,7 +89,15 @@ def read_yardstick(folder: Path) -> Yardstick:
 def measure_quality(
     name: str, model: str, tokenizer: Path, pairs: Sequence[Pair], report: Report
 ) -> Quality:
-    """Translate the validation set greedily and score it."""
+    """Translate the validation set greedily, and score the translations.
+
+    Args:
+        name: name of the model in progress events.
+        model: folder or hub name of the model.
+        tokenizer: folder of the tokenizer.
+        pairs: the validation set.
+        report: receives progress events.
+    """
     sources, references = zip(*pairs, strict=True)
     task = f"validating: {name}"
     hypotheses = translate(
@@ -98,13 +118,13 @@ def quality_of(hypotheses: Sequence[str], references: Sequence[str]) -> Quality:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a student is fit for use.
+    """Judgement whether a student is fit for use.
 
     Attributes:
-        student: its scores.
-        yardstick: what they are compared with.
-        least_share: share of the teacher's chrF that it must keep.
-        advice: what would help, a sentence each; empty for a student that passes.
+        student: the student's scores.
+        yardstick: scores of the teacher and of copied sources.
+        least_share: share of the teacher's chrF that the student must keep, 0 to 1.
+        advice: sentences with measures against a failure; empty for a student that passes.
     """
 
     student: Quality
@@ -114,23 +134,23 @@ class Verdict:
 
     @property
     def share(self) -> float:
-        """Share of the teacher's validation chrF that the student keeps."""
+        """Share of the teacher's validation chrF that the student keeps, 0 to 1."""
         return self.student.chrf / max(self.yardstick.teacher.chrf, 1e-9)
 
     @property
     def beats_copying(self) -> bool:
-        """Whether the student is better than leaving the source as it is."""
+        """Return whether the student scores better than copied sources."""
         copy = self.yardstick.copy
         return self.student.chrf > copy.chrf and self.student.bleu > copy.bleu
 
     @property
     def passed(self) -> bool:
-        """Whether the student keeps enough and is better than copying."""
+        """Return whether the student keeps enough chrF and is better than copied sources."""
         return self.share >= self.least_share and self.beats_copying
 
     @property
     def summary(self) -> str:
-        """The figures in one sentence."""
+        """Sum up the scores in one sentence."""
         student, teacher = self.student, self.yardstick.teacher
         text = (
             f"The student keeps {self.share:.0%} of its teacher's validation chrF "
@@ -144,22 +164,22 @@ class Verdict:
                 f"{copy.bleu:.1f})."
             )
         if not self.passed:
-            return f"{text}; {self.least_share:.0%} is the least that counts as a success."
+            return f"{text}, less than the required {self.least_share:.0%}."
         return f"{text}."
 
 
 def advise(model: Model, pairs: int, improving: bool) -> tuple[str, ...]:
-    """What would help a student that failed, the most promising first.
+    """List measures against the failure of a student, the most promising first.
 
     Args:
         model: the student.
-        pairs: training pairs.
-        improving: its last validation was its best.
+        pairs: number of training pairs.
+        improving: whether its last validation was its best.
     """
     assert model.training is not None
     advice = []
     if improving and model.training.max_hours is not None:
-        advice.append("It was still improving when its time was up: raise --hours.")
+        advice.append("It was still improving when its time ended: raise --hours.")
     elif improving:
         advice.append("It was still improving at its last update: raise --epochs.")
     if model.method.student_start != "teacher":

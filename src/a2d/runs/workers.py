@@ -1,6 +1,6 @@
-"""Processes that share a machine's cores or graphics cards and tell their parent how far they are.
+"""Worker processes that share the cores or GPUs of a machine and send progress to their parent.
 
-With one worker there is no process: work is done where it is submitted.
+With one worker there is no process: tasks run in the process that submits them.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from a2d.plugins import load_plugins
 from a2d.progress import Report, log_file, log_to, silence_libraries
 
 _PATIENCE = 2.0
-"""Seconds that a process has for its own end."""
+"""Seconds after SIGTERM, before a process is killed."""
 
-_events: Any = None  # a worker's way to its parent
+# In a worker process:
+_events: Any = None  # queue of progress events to the parent
 _log: Path
 _busy = False
 
 
 class Workers:
-    """A pool whose tasks are called as `task(*arguments, report)`.
+    """A pool of processes that call tasks as `task(*arguments, report)`.
 
     Args:
-        count: how many tasks run at once; each gets its share of the cores and, in turn, one of
-            the graphics cards.
-        log: the file that tasks' logging goes to.
-        report: told of every event, in this process.
+        count: number of tasks that run at once. Each gets an equal share of the cores, and one of
+            the GPUs in turn.
+        log: log file of the tasks.
+        report: called with every progress event, in this process.
         plugins: Python files that every process imports (`a2d.plugins`).
     """
 
@@ -51,32 +52,32 @@ class Workers:
         self._pool: ProcessPoolExecutor | None = None
         if count == 1:
             return
-        self._others = multiprocessing.active_children()
+        self._other_children = multiprocessing.active_children()
         context = multiprocessing.get_context("spawn")
         self._events = context.Queue()
         self._reader = threading.Thread(target=self._forward, daemon=True)
-        cards: Any = context.Queue()
+        gpus: Any = context.Queue()
         for number in range(count):
-            cards.put(_card(number))
+            gpus.put(_gpu(number))
         threads = max(1, torch.get_num_threads() // count)
-        arguments = (threads, cards, self._events, log, tuple(plugins))
-        self._pool = ProcessPoolExecutor(count, context, _start, arguments)
+        arguments = (threads, gpus, self._events, log, tuple(plugins))
+        self._pool = ProcessPoolExecutor(count, context, _start_worker, arguments)
         self._reader.start()
 
     def submit(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Start a task; with one worker, finish it, its errors raised at once."""
+        """Start a task; with one worker, finish it and raise its errors at once."""
         if self._pool is not None:
-            return self._pool.submit(_work, task, *arguments)
+            return self._pool.submit(_run_task, task, *arguments)
         future: Future[Any] = Future()
         future.set_result(task(*arguments, self._report))
         return future
 
     def __enter__(self) -> Workers:
-        """Nothing: processes start with the first task."""
+        """Return the pool; its processes start with the first task."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Wait for what runs; after an error end it at once: what it finished is kept.
+        """Wait for the tasks; after an error, end them at once.
 
         Raises:
             UserError: a process was killed.
@@ -91,17 +92,18 @@ class Workers:
             self._end_processes()
         if isinstance(error[1], BrokenProcessPool):
             raise UserError(
-                "a process was killed, most likely for want of memory: lower compute.parallel or "
-                "training.max_tokens; what was finished is kept."
+                "a process was killed, most likely because memory ran out: lower compute.parallel "
+                "or training.max_tokens, and run the command again; finished stages are kept."
             ) from error[1]
 
     def _end_processes(self) -> None:
-        """Ask processes to end, so that they end what they have started; then kill them."""
-        ours = [child for child in multiprocessing.active_children() if child not in self._others]
-        for child in ours:
+        """Ask processes to end, so that they end their children; kill them after a while."""
+        children = multiprocessing.active_children()
+        workers = [child for child in children if child not in self._other_children]
+        for child in workers:
             child.terminate()
         deadline = time.monotonic() + _PATIENCE
-        for child in ours:
+        for child in workers:
             child.join(max(0.0, deadline - time.monotonic()))
             child.kill()
 
@@ -110,24 +112,25 @@ class Workers:
             self._report(event)
 
 
-def _card(number: int) -> str | None:
-    """The graphics card for a worker, by the name that CUDA gives it; None without any."""
+def _gpu(number: int) -> str | None:
+    """Choose the GPU of a worker, as in `CUDA_VISIBLE_DEVICES`; None without a GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    cards = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
-    return cards[number % len(cards)] if torch.cuda.is_available() and cards else None
+    gpus = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
+    return gpus[number % len(gpus)] if torch.cuda.is_available() and gpus else None
 
 
-def _start(threads: int, cards: Any, events: Any, log: Path, plugins: Sequence[str]) -> None:
+def _start_worker(threads: int, gpus: Any, events: Any, log: Path, plugins: Sequence[str]) -> None:
+    """Set up a worker process."""
     global _events, _log
     _events, _log = events, log
-    card = cards.get()
-    if card is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = card
+    gpu = gpus.get()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
     silence_libraries()
     load_plugins(plugins)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes
     signal.signal(signal.SIGTERM, _end)
     sys.unraisablehook = _end_after_finaliser
 
@@ -147,20 +150,20 @@ def _end_after_finaliser(error: sys.UnraisableHookArgs) -> None:
 
 
 def _end_with_parent() -> None:
-    """Leave the folder to a successor when the run is killed."""
+    """Exit when the parent is killed, because the next run needs the folder."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _work(task: Callable[..., Any], *arguments: Any) -> Any:
+def _run_task(task: Callable[..., Any], *arguments: Any) -> Any:
     global _busy
     try:
         _busy = True
         with log_to(log_file(_log)):
             return task(*arguments, _events.put)
-    except SystemExit:  # the pool would go on to the next task
+    except SystemExit:  # otherwise the pool would start the next task
         leave(128 + signal.SIGTERM)
     except Exception as error:
         raise _portable(error) from error
@@ -169,18 +172,18 @@ def _work(task: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _portable(error: Exception) -> Exception:
-    """An error that the parent can read: one that it cannot would break the pool."""
+    """Replace an error that cannot be pickled, because it would break the pool."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever its constructor raises
-        other = RuntimeError(f"{type(error).__name__}: {first_line(error)}")
-        setattr(other, LOG, getattr(error, LOG, None))
-        return other
+    except Exception:  # its constructor can raise errors of any kind
+        replacement = RuntimeError(f"{type(error).__name__}: {first_line(error)}")
+        setattr(replacement, LOG, getattr(error, LOG, None))
+        return replacement
     return error
 
 
 def _end(*_: Any) -> NoReturn:
-    """End the task, and with it what it started; a second request has nothing to add."""
+    """End the task and its children; further signals are ignored."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if not _busy:
         leave(128 + signal.SIGTERM)

@@ -12,7 +12,7 @@ from a2d.files import write_text
 from a2d.models.loading import load_config
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.command import sentences_per_second
-from a2d.runs.speeds import TimedModel, compare, sample_for
+from a2d.runs.speeds import TimedModel, measure_speeds, sample_for
 from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.models import Teacher
 from a2d.runs.stages.students import Student
@@ -83,12 +83,12 @@ class Speed(RunStage):
             batches = sample or sample_for(student, tokenizer, pairs, *longest)
             name = f"speed: {stage.folder.name}"
             with stage.work() as folder:
-                figures = compare(timed_teacher, student, batches, name, run.report)
+                figures = measure_speeds(timed_teacher, student, batches, name, run.report)
                 write_text(folder / FIGURES, json.dumps(figures | teacher_speed, indent=1) + "\n")
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Figures of the measurement (`a2d.runs.speeds.compare`)."""
+        """Figures of the measurement (`a2d.runs.speeds.measure_speeds`)."""
         figures: dict[str, Any] = json.loads((self.folder / FIGURES).read_text("utf-8"))
         return figures
 

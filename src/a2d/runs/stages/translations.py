@@ -14,7 +14,7 @@ from a2d.models.loading import count_parameters, load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report
 from a2d.runs.lines import one_line, read_lines, write_lines
-from a2d.runs.settings import Evaluation
+from a2d.runs.settings import EvaluationSettings
 from a2d.runs.shards import SHARDS, translator_of
 from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.corpus import Corpus
@@ -102,7 +102,7 @@ def translate_and_score(
     tokenizer: Path,
     sources: list[str],
     references: list[str],
-    search: Evaluation,
+    search: EvaluationSettings,
     report: Report,
 ) -> None:
     """Translate with a model that a2d can load, and score the translations, in any process.
