@@ -52,7 +52,7 @@ def data(tmp_path_factory):
 
 def run(teacher, data, output, **options):
     console = Console(record=True, width=120)
-    options = {"layers": "2x1", "epochs": 1, "overrides": QUICK} | options
+    options = {"student": "2x1", "epochs": 1, "overrides": QUICK} | options
     run.verdict = work(teacher, [data], ("de", "dsb"), output, console, **options)
     return console.export_text()
 
@@ -182,8 +182,8 @@ def test_a_marian_student_of_another_family(name, data, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": "6"}, "'6' are no layers of a student"),
-        ({"layers": "4x1"}, "a student with 4 encoder layers cannot start from a teacher with 3"),
+        ({"student": "6"}, "'6' is no shape of a student"),
+        ({"student": "4x1"}, "a student with 4 encoder layers cannot start from a teacher with 3"),
         ({"heads": 5}, "width 24 cannot be split into 5 heads"),
         ({"width": 48}, "a student of width 48 cannot start from a teacher of width 24"),
         ({"method": "a3d"}, "unknown method 'a3d'"),
@@ -247,7 +247,7 @@ class TestGates:
     ):
         shutil.copytree(distilled[0].with_name("small.run"), tmp_path / "small.run")
         command = ["a2d", "distill", "--teacher", teacher, "--data", data, "--source", "de"]
-        command += ["--target", "dsb", "--student-layers", "2x1", "--trim", "--epochs", "1"]
+        command += ["--target", "dsb", "--student", "2x1", "--trim", "--epochs", "1"]
         command += ["--output", str(tmp_path / "small"), *QUICK]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as caught:

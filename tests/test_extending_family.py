@@ -158,7 +158,7 @@ def test_it_is_distilled_trimmed_and_exported(teacher, tmp_path):
         ("de", "dsb"),
         tmp_path / "small",
         Console(quiet=True),
-        layers="2x1",
+        student="2x1",
         epochs=1,
         trim=True,
         overrides=[

@@ -47,7 +47,7 @@ def by_command(place):
         ("de", "dsb"),
         place / "small",
         Console(quiet=True),
-        layers="2x1",
+        student="2x1",
         valid=valid,
         test=test,
         overrides=OVERRIDES,

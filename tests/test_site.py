@@ -75,7 +75,7 @@ def test_every_command_is_on_the_page_of_commands(tables):
     names |= {f"data {name}" for name in typer.main.get_command(cli_data.app).commands}
     text = (DOCS / "commands.md").read_text("utf-8")
     assert set(re.findall(r"<!-- build: command (.*) -->", text)) == names
-    assert "| `--student-layers` | required | " in tables.command("distill")
+    assert "| `--student` | required | " in tables.command("distill")
 
 
 def test_methods_and_formulas_have_rows():

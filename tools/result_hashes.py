@@ -122,7 +122,7 @@ def _distilled(folder: Path) -> Iterator[tuple[str, str]]:
             ("en", "pt"),
             folder,
             Console(file=output),
-            layers="2x1",
+            student="2x1",
             overrides=["training.max_steps=20", "training.bf16=false", "corpus.limit=1500"],
         )
     yield from _of_folder(folder)

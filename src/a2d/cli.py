@@ -116,9 +116,14 @@ def distill(
     ],
     source: Annotated[str, typer.Option(help="Language code of the source, such as de.")],
     target: Annotated[str, typer.Option(help="Language code of the target, such as en.")],
-    student_layers: Annotated[
+    student: Annotated[
         str,
-        typer.Option(help="Layers of the student: 6x2 for 6 encoder and 2 decoder layers."),
+        typer.Option(
+            "--student",
+            help="Shape of the student: 6x2 (6 encoder and 2 decoder layers), 6x2-256-1024 (with "
+            "widths of layers and of feed-forward layers), or tiny, base-memory, base. `a2d "
+            "shapes` shows what they cost.",
+        ),
     ],
     output: Annotated[
         Path,
@@ -149,7 +154,14 @@ def distill(
     ] = None,
     student_heads: Annotated[int | None, _size("Attention heads per layer")] = None,
     student_width: Annotated[int | None, _size("Width of embeddings and layers")] = None,
-    student_feed_forward: Annotated[int | None, _size("Width of feed-forward layers")] = None,
+    student_feed_forward: Annotated[
+        int | None,
+        typer.Option(
+            help="Width of feed-forward layers of the student.",
+            show_default="as many times the width as in the teacher",
+            min=1,
+        ),
+    ] = None,
     start: Annotated[
         str,
         typer.Option(
@@ -222,7 +234,7 @@ def distill(
     sources.
 
     Example: a2d distill --teacher Helsinki-NLP/opus-mt-de-en --data memory.tmx --source de --target
-    en --student-layers 6x2 --output small-de-en
+    en --student 6x2 --output small-de-en
     """
     from a2d.runs.distill import FAILED
     from a2d.runs.distill import distill as work
@@ -233,7 +245,7 @@ def distill(
         (source, target),
         output,
         Console(),
-        layers=student_layers,
+        student=student,
         heads=student_heads,
         width=student_width,
         feed_forward=student_feed_forward,
@@ -256,6 +268,28 @@ def distill(
     )
     if verdict is not None and not verdict.passed:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def shapes(
+    teacher: Annotated[str, typer.Argument(help="Folder or hub name of the teacher.")],
+    shape: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Shapes of students: 6x2, 6x2-256, 6x2-256-1024, tiny, base-memory or base.",
+            show_default="some between the teacher's and a tenth of it",
+        ),
+    ] = None,
+) -> None:
+    """Show sizes and speeds of students on this machine, before any is trained.
+
+    Example: a2d shapes Helsinki-NLP/opus-mt-de-en tiny 6x2 6x1-256
+    """
+    from a2d.progress import silence_libraries
+    from a2d.runs.shapes import measure_shapes
+
+    silence_libraries()
+    measure_shapes(teacher, shape or [], Console())
 
 
 @app.command()

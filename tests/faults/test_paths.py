@@ -37,7 +37,7 @@ NOTHING = "{}/nothing"
 
 def commands(place, nothing):
     """Command lines with a place as each of their paths, which others cannot carry out."""
-    languages = ["--source", "de", "--target", "dsb", "--student-layers", "1x1"]
+    languages = ["--source", "de", "--target", "dsb", "--student", "1x1"]
     given = ["--data", nothing, *languages]
     return [
         ["run", place],
@@ -82,10 +82,10 @@ def test_places(name, tmp_path, ledger, monkeypatch, capfd):
 
 
 VALUES = [
-    ["--student-layers", "9" * 5000 + "x1"],
-    ["--student-layers", "1000000x1"],
-    ["--student-layers", "0x1"],
-    ["--student-layers", "²x1"],
+    ["--student", "9" * 5000 + "x1"],
+    ["--student", "1000000x1"],
+    ["--student", "0x1"],
+    ["--student", "²x1"],
     ["--student-width", "9" * 30],
     ["--student-heads", "9" * 30],
     ["--least-share", "nan"],
@@ -97,7 +97,7 @@ VALUES = [
 
 def test_values(tmp_path, ledger, monkeypatch, capfd):
     rest = ["--output", f"{tmp_path}/x", "--source", "en", "--target", "pt", "--data", "x.tsv"]
-    lines = [["distill", "--teacher", "builtin:en-pt", "--student-layers", "1x1", *rest]]
+    lines = [["distill", "--teacher", "builtin:en-pt", "--student", "1x1", *rest]]
     lines = [[*line, *value] for line in lines for value in VALUES]
     for arguments in [*lines, ["translate", "builtin:en-pt", "--beams", "9" * 20]]:
         monkeypatch.setattr(sys, "argv", ["a2d", *arguments])

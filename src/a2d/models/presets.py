@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, int]] = {
         "feed_forward": 2048,
     },
 }
-"""Sizes of the students that Firefox ships (github.com/mozilla/translations), by their names there."""
+"""Sizes of the students that Firefox ships, by their names in github.com/mozilla/translations."""
 
 _SHAPE = re.compile(r"(\d{1,9})[x×+](\d{1,9})(?:-(\d{1,9})(?:-(\d{1,9}))?)?")
 

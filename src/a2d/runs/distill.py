@@ -11,17 +11,16 @@ from dataclasses import asdict, replace
 from os.path import lexists
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from a2d.errors import UserError
-from a2d.families import sizes_of
 from a2d.files import MANIFEST, atomic_folder, write_text
 from a2d.models.decoding import set_beams
 from a2d.models.folders import read_generation_config
 from a2d.models.loading import load_config
+from a2d.models.presets import complete_shape, parse_shape
 from a2d.progress import Bars, silence_libraries
 from a2d.runs.card import write_card
 from a2d.runs.hub import check_hub, push
@@ -52,7 +51,7 @@ def distill(
     output: Path,
     console: Console,
     *,
-    layers: str,
+    student: str,
     heads: int | None = None,
     width: int | None = None,
     feed_forward: int | None = None,
@@ -85,8 +84,9 @@ def distill(
         languages: language codes of source and target.
         output: folder to write; it must not exist.
         console: console for progress.
-        layers: encoder and decoder layers of the student, such as `6x2`.
-        heads, width, feed_forward: sizes of the student; None: the teacher's.
+        student: shape of the student, such as `6x2` (`a2d.models.presets.parse_shape`).
+        heads, width, feed_forward: further sizes of the student. The teacher's complete them
+            (`a2d.models.presets.complete_shape`).
         valid, test: held-out corpora, as `data`; empty: some of the data is held out.
         teacher_languages: language codes in a multilingual teacher's tokenizer.
         source_prefix: text that the teacher expects before every source.
@@ -115,6 +115,8 @@ def distill(
     if lexists(output):  # also a broken link
         raise UserError(f"{output} exists already: choose another --output, or move it away.")
     hub = None if push_to is None else check_hub(push_to)
+    options = {"heads": heads, "width": width, "feed_forward": feed_forward}
+    chosen = {name: size for name, size in options.items() if size is not None}
     limits = {"num_train_epochs": epochs, "max_hours": hours}
     changes = {
         "name": re.sub(r"[^\w.+-]", "-", output.name),
@@ -131,7 +133,7 @@ def distill(
             "source_prefix": source_prefix,
             "trim": trim,
         },
-        "students": [_shape(load_config(teacher), layers, heads, width, feed_forward)],
+        "students": [complete_shape(load_config(teacher), parse_shape(student) | chosen)],
         "methods": [{"method": method, "student_start": start}],
         "seeds": [seed],
         "training": {name: limit for name, limit in limits.items() if limit is not None},
@@ -236,30 +238,3 @@ def _write_student(
         generation_config.save_pretrained(partial)
         results = run.folder / "results" / recipe.evaluation.split
         write_card(partial, output.name, recipe, results, licence, data, verdict, address)
-
-
-def _shape(
-    config: Any, layers: str, heads: int | None, width: int | None, feed_forward: int | None
-) -> dict[str, int]:
-    """Make the shape of the student; None stands for the size of the teacher.
-
-    Args:
-        config: configuration of the teacher.
-        layers: encoder and decoder layers, such as `6x2`.
-        heads, width, feed_forward: other sizes.
-    """
-    match = re.fullmatch(r"(\d{1,9})[x×+](\d{1,9})", layers)
-    if not match:
-        raise UserError(
-            f"{layers!r} are no layers of a student: give those of encoder and decoder, such as "
-            "6x2."
-        )
-    teacher = sizes_of(config)
-    depths = {"encoder_layers": int(match[1]), "decoder_layers": int(match[2])}
-    shape = depths | {"width": width or teacher["width"]}
-    for name, size in (("heads", heads), ("feed_forward", feed_forward)):
-        shape[name] = size or teacher[name]
-        decoder = teacher.get(f"decoder_{name}", teacher[name])
-        if size is None and decoder != teacher[name]:
-            shape[f"decoder_{name}"] = decoder
-    return shape

@@ -17,20 +17,23 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from a2d.errors import UserError
 from a2d.families import sizes_of
 from a2d.models.conversion import LoadedConverter
-from a2d.models.export import require_ctranslate2
+from a2d.models.export import WEIGHTS, require_ctranslate2
 from a2d.models.loading import count_parameters, load_model
 from a2d.models.presets import PRESETS, complete_shape, parse_shape
 from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Bars
-from a2d.runs.speeds import Batch, TimedModel
-from a2d.runs.speeds import compare as measure_speeds
+from a2d.runs.speeds import Batch, Timed, TimedModel, measure_speeds
 from a2d.text.storage import temporary_folder
 
 SENTENCES, TOKENS = 16, 20
 """Sentences of a batch, and tokens of each sentence and of its translation."""
 
 BEAMS = 5
+
+_TEACHER = "teacher"
+_LIMITS = ("encoder_layers", "decoder_layers", "width")
+"""Sizes in which a student does not exceed its teacher."""
 
 
 class ShapeFigures(NamedTuple):
@@ -99,7 +102,9 @@ def default_shapes(teacher: Any) -> list[str]:
     fitting = [
         name
         for name, preset in PRESETS.items()
-        if all(preset[size] <= sizes[size] for size in ("encoder_layers", "decoder_layers", "width"))
+        if all(
+            preset[size] <= sizes[size] for size in ("encoder_layers", "decoder_layers", "width")
+        )
     ]
     return list(dict.fromkeys([*fitting, *shapes]))
 
@@ -122,35 +127,31 @@ def measure_shapes(teacher: str, shapes: Sequence[str], console: Console) -> lis
     sample = _sample(model)
     figures = []
     with TemporaryDirectory(dir=temporary_folder()) as place, Bars(console) as bars:
-        original = Path(place) / "teacher"
-        _save(model, tokenizer, original)
-        timed = TimedModel(str(original), BEAMS)
-        everything = {"teacher": model, **students}
-        for index, (name, student) in enumerate(everything.items()):
-            folder = Path(place) / str(index)
-            _save(student, tokenizer, folder)
-            pytorch = TimedModel(str(folder), BEAMS)
-            speed = measure_speeds(timed, pytorch, sample, name, bars.show)
-            int8 = _convert(student, tokenizer, folder / "int8")
-            exported = None
-            if int8 is not None:
-                fast = TimedExport(int8, tokenizer, BEAMS)
-                exported = measure_speeds(timed, fast, sample, f"{name}, int8", bars.show)
-            figures.append(
-                ShapeFigures(
-                    name,
-                    sizes.get(name, sizes_of(model.config)),
-                    count_parameters(student),
-                    None if int8 is None else (int8 / "model.bin").stat().st_size,
-                    float(speed["speed_up"] or 0),
-                    None if exported is None else exported["speed_up"],
+        reference = TimedModel(_save(model, tokenizer, Path(place) / "teacher"), BEAMS)
+        for name, student in {_TEACHER: model, **students}.items():
+
+            def compare(timed: Timed, ending: str = "", name: str = name) -> dict[str, Any]:
+                return measure_speeds(reference, timed, sample, name + ending, bars.show)
+
+            with TemporaryDirectory(dir=place) as folder:
+                speed = compare(TimedModel(_save(student, tokenizer, Path(folder)), BEAMS))
+                int8 = _convert(student, tokenizer, Path(folder) / "int8")
+                export = None if int8 is None else TimedExport(int8, tokenizer, BEAMS)
+                figures.append(
+                    ShapeFigures(
+                        name,
+                        sizes.get(name, sizes_of(model.config)),
+                        count_parameters(student),
+                        None if int8 is None else (int8 / WEIGHTS).stat().st_size,
+                        speed["speed_up"],
+                        None if export is None else compare(export, ", int8")["speed_up"],
+                    )
                 )
-            )
-    sentences = speed["teacher_sentences_per_second"]
     console.print(_table(figures))
     console.print(
-        f"Speeds are over the teacher's in PyTorch ({sentences:.1f} sentences/s): {SENTENCES} "
-        f"sentences of {TOKENS} tokens at a time, translations of the same length, beam {BEAMS}, "
+        "Speeds are over the teacher's in PyTorch "
+        f"({speed['teacher_sentences_per_second']:.1f} sentences/s): {SENTENCES} sentences of "
+        f"{TOKENS} tokens at a time, translations of the same length, beam {BEAMS}, "
         f"{torch.get_num_threads()} thread(s)."
     )
     return figures
@@ -160,12 +161,15 @@ def _sample(model: PreTrainedModel) -> list[Batch]:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(10, model.config.vocab_size - 10, (SENTENCES, TOKENS), generator=generator)
     ids[:, -1] = model.config.eos_token_id
-    return [Batch(BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)}), TOKENS)]
+    return [
+        Batch(BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)}), TOKENS)
+    ]
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 def _convert(
@@ -195,7 +199,7 @@ def _table(figures: Sequence[ShapeFigures]) -> Table:
             f"{row.parameters / 1e6:.1f}M",
             f"{row.parameters / teacher.parameters:.0%}",
             "–" if row.int8_bytes is None else f"{row.int8_bytes / 1e6:.1f} MB",
-            f"{row.speed_up:.1f}×",
+            "1×" if row is teacher else f"{row.speed_up:.1f}×",
             "–" if row.int8_speed_up is None else f"{row.int8_speed_up:.1f}×",
         )
     return table

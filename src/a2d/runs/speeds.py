@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -41,6 +41,13 @@ class Batch(NamedTuple):
 
     inputs: Any
     tokens: int
+
+
+class Timed(Protocol):
+    """A model whose speed can be measured."""
+
+    def seconds(self, batches: Sequence[Batch]) -> float:
+        """Measure the seconds that the model takes to translate batches."""
 
 
 class TimedModel:
@@ -97,7 +104,7 @@ def make_batches(
 
 
 def sample_for(
-    model: TimedModel,
+    model: Timed,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[Pair],
     max_tokens: int,
@@ -123,8 +130,8 @@ def sample_for(
 
 
 def measure_speeds(
-    teacher: TimedModel | None,
-    student: TimedModel,
+    teacher: Timed | None,
+    student: Timed,
     sample: Sequence[Batch],
     name: str,
     report: Report,
@@ -146,7 +153,7 @@ def measure_speeds(
     report(Event(name, 0, _MAX_ROUNDS))
     student.seconds(sample[-1:])  # not timed, because first calls are slower
     end = time.monotonic() + _MAX_SECONDS
-    models = [student] if teacher is None else [teacher, student]
+    models: list[Timed] = [student] if teacher is None else [teacher, student]
     rounds: list[list[float]] = []
     while len(rounds) < _MIN_ROUNDS or (len(rounds) < _MAX_ROUNDS and time.monotonic() < end):
         rounds.append([model.seconds(sample) for model in models])

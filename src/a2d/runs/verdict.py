@@ -187,7 +187,7 @@ def advise(model: Model, pairs: int, improving: bool) -> tuple[str, ...]:
             "It started from random weights: start it from its teacher's (--start teacher)."
         )
     else:
-        advice.append("Give it more of its teacher's layers (--student-layers).")
+        advice.append("Give it more of its teacher: more layers or a greater width (--student).")
     if pairs < 20_000:
         advice.append(
             f"{pairs:,} pairs are few: add parallel text of the same kind (--data may be given "

@@ -1,0 +1,101 @@
+"""Shapes of students by name, and what they cost before any is trained."""
+
+import re
+
+import pytest
+import torch
+from pretrained import released
+from rich.console import Console
+
+from a2d.errors import UserError
+from a2d.families import sizes_of
+from a2d.models.loading import load_config, load_model
+from a2d.models.presets import PRESETS, complete_shape, parse_shape
+from a2d.models.students import student_of
+from a2d.runs.shapes import default_shapes, measure_shapes
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("text", "sizes"),
+        [
+            ("6x2", {"encoder_layers": 6, "decoder_layers": 2}),
+            ("6+2", {"encoder_layers": 6, "decoder_layers": 2}),
+            ("12x1-384", {"encoder_layers": 12, "decoder_layers": 1, "width": 384}),
+            ("base", {**PRESETS["base"], "width": 512, "feed_forward": 2048}),
+        ],
+    )
+    def test_of_layers_widths_and_presets(self, text, sizes):
+        assert parse_shape(text) == sizes
+
+    def test_of_everything(self):
+        shape = {"encoder_layers": 6, "decoder_layers": 2, "width": 64, "feed_forward": 99}
+        assert parse_shape("6x2-64-99") == shape
+
+    @pytest.mark.parametrize("text", ["", "6", "6x", "x2", "6x2-", "6x2-64-99-1", "Tiny", "6x2 "])
+    def test_others_are_refused_in_a_sentence(self, text):
+        with pytest.raises(UserError, match=r"is no shape of a student: .* or one of tiny, base"):
+            parse_shape(text)
+
+    def test_presets_are_not_shared(self):
+        parse_shape("tiny")["width"] = 1
+        assert parse_shape("tiny")["width"] == 256
+
+
+class TestCompletion:
+    teacher = load_config("builtin:en-pt")
+
+    def test_the_feed_forward_width_follows_the_width(self):
+        shape = complete_shape(self.teacher, parse_shape("5x2-80"))
+        assert shape == {**parse_shape("5x2-80"), "heads": 4, "feed_forward": 320}
+
+    def test_sizes_that_are_named_stay(self):
+        named = {"encoder_layers": 1, "decoder_layers": 1, "width": 32, "heads": 2}
+        assert complete_shape(self.teacher, named | {"feed_forward": 9}) == named | {
+            "feed_forward": 9
+        }
+
+    def test_stacks_of_the_teacher_may_differ(self):
+        config = load_config("builtin:en-pt")
+        config.decoder_ffn_dim, config.decoder_attention_heads = 320, 8
+        shape = complete_shape(config, parse_shape("2x1-80"))
+        assert (shape["feed_forward"], shape["decoder_feed_forward"]) == (320, 160)
+        assert (shape["heads"], shape["decoder_heads"]) == (4, 8)
+
+
+def test_default_shapes_fit_the_teacher():
+    for name in ("builtin:en-pt",):
+        config = load_config(name)
+        for shape in default_shapes(config):
+            sizes = complete_shape(config, parse_shape(shape))
+            limits = sizes_of(config)
+            assert all(sizes[size] <= limits[size] for size in ("encoder_layers", "width"))
+    config.d_model, config.encoder_layers = 512, 6
+    assert {"tiny", "base"} < set(default_shapes(config))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["opus", "t5"])
+def test_the_table_has_what_students_of_the_shapes_have(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("a2d.runs.speeds._MAX_SECONDS", 0.0)
+    released(name, tmp_path / "teacher")
+    console = Console(record=True, width=80)
+    figures = measure_shapes(str(tmp_path / "teacher"), ["2x1", "2x1-12"], console)
+    assert [row.name for row in figures] == ["teacher", "2x1", "2x1-12"]
+    teacher = load_model(tmp_path / "teacher")
+    student = student_of(
+        teacher, encoder_layers=2, decoder_layers=1, width=12, feed_forward=20, start="random"
+    )
+    parameters = {weight.data_ptr(): weight.numel() for weight in student.parameters()}
+    positions = getattr(student.get_encoder(), "embed_positions", None)
+    fixed = [] if positions is None else [p.numel() for p in positions.parameters()]
+    assert figures[2].parameters in (
+        sum(parameters.values()),
+        sum(parameters.values()) - 2 * sum(fixed),
+    )
+    assert figures[2].int8_bytes < figures[1].int8_bytes < figures[0].int8_bytes
+    assert all(row.speed_up > 0 and row.int8_speed_up > 0 for row in figures)
+    text = console.export_text()
+    assert re.search(r"^2x1-12 +2\+1 +12/20 ", text, re.M)
+    assert f"{torch.get_num_threads()} thread(s)" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
