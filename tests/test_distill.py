@@ -97,8 +97,8 @@ def test_the_card_has_the_scores(distilled):
         assert part in card.text
 
 
-def test_the_card_shows_names_and_data_as_they_are(made, tmp_path):
-    folder = made[0].with_name("small.run")
+def test_the_card_shows_names_and_data_as_they_are(distilled, tmp_path):
+    folder = distilled[0].with_name("small.run")
     recipe, quality = load_recipe(folder / "recipe.yaml"), Quality(30.0, 60.0)
     verdict = Verdict(quality, Yardstick(quality, Quality(1.0, 2.0), 1.0), 0.75)
     name, text, address = "{{ 1/0 }}", "{% raw %} <a> & b", "{% if x %}<é>"
