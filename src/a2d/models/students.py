@@ -24,11 +24,13 @@ from a2d.families import (
 from a2d.models.activations import sample_text
 from a2d.models.decoding import inherited_settings
 from a2d.models.loading import new_model
-from a2d.models.narrowing import narrow
+from a2d.models.pruning import prune
 
 Start = Literal["teacher", "random", "marian"]
 _WIDTHS = ("width", "heads", "feed_forward", "decoder_heads", "decoder_feed_forward")
 """Sizes in which a student that takes layers whole equals its teacher."""
+
+_DEPTHS = ("encoder_layers", "decoder_layers")
 
 _AT_RANDOM = "or start it at random (a2d distill: --start random; recipes: student_start: random)"
 
@@ -57,12 +59,13 @@ def student_of(
             teacher's.
         dropout, attention_dropout, activation_dropout: rates of dropout; None: the teacher's.
         decoder_heads, decoder_feed_forward: sizes of the decoder; None: `heads`, `feed_forward`.
-        start: `teacher` copies embeddings and layers (`copy_layers`), or parts of them for a
-            narrower student (`a2d.models.narrowing.narrow`). `random` uses transformers'
-            initialisation of the teacher's family. `marian` is a random model in the Marian class
-            for any teacher (`a2d.models.loading.new_model`).
-        sample: tokenised pairs (`a2d.text.batching.tokenise`), by which a narrower student chooses
-            what it keeps. Other students do not need it.
+        start: `teacher` starts from the teacher's layers, or parts of them, and fits them to its
+            activations (`a2d.models.pruning.prune`). `random` uses transformers' initialisation of
+            the teacher's family. `marian` is a random model in the Marian class for any teacher
+            (`a2d.models.loading.new_model`).
+        sample: tokenised pairs (`a2d.text.batching.tokenise`), by which a student that starts from
+            the teacher chooses what it keeps. Without them, a student of the teacher's widths and
+            heads gets copies of layers as they are (`copy_layers`); others are refused.
 
     Returns:
         The student in float32, on the CPU.
@@ -94,29 +97,29 @@ def student_of(
     student = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
     student.generation_config = inherited_settings(teacher.generation_config)
     if start == "teacher":
-        _start_from_layers(teacher, student, sample)
+        _start_from(teacher, student, sample)
     return student
 
 
-def _start_from_layers(
-    teacher: PreTrainedModel, student: PreTrainedModel, sample: Dataset | None
-) -> None:
-    """Copy a teacher's layers, or the parts of them that a narrower student keeps.
+def _start_from(teacher: PreTrainedModel, student: PreTrainedModel, sample: Dataset | None) -> None:
+    """Copy a teacher's layers, or the parts of them that a student keeps.
 
     Raises:
         UserError: the student is wider or deeper than its teacher, or has another activation, or
-            there is no sample.
+            it has other widths or heads and there is no sample.
     """
     check_start(student.config, teacher.config)
     shapes = [sizes_of(model.config) for model in (student, teacher)]
+    projections = family_of(student.config).projections
     if all(shapes[0].get(size) == shapes[1].get(size) for size in _WIDTHS):
-        return copy_layers(teacher, student)
-    family = family_of(student.config)
-    if not family.projections:
+        same = all(shapes[0][size] == shapes[1][size] for size in _DEPTHS)
+        if same or sample is None or not projections:
+            return copy_layers(teacher, student)
+    if not projections:
         raise UserError(
-            f"the family {family.model_type!r} does not name its linear modules, so that a student "
-            "cannot start from a teacher of other widths or heads: fill in the record's "
-            f"projections, {_AT_RANDOM}."
+            f"models of type {student.config.model_type!r} do not name their linear modules, so "
+            "that a student cannot start from a teacher of other widths or heads: fill in "
+            f"`projections` in the record of the family, {_AT_RANDOM}."
         )
     if sample is None:
         raise UserError(
@@ -124,7 +127,7 @@ def _start_from_layers(
             "text: give sample=tokenise(pairs, tokenizer)."
         )
     text = sample_text(sample, teacher.config.pad_token_id)
-    narrow(teacher, student, name_layers(teacher, student), text)
+    prune(teacher, student, name_layers(teacher, student), text)
 
 
 def check_start(student: Any, teacher: Any) -> None:

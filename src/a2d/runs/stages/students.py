@@ -57,6 +57,8 @@ class Student(Model):
         settings |= training_settings(shape, method, recipe.training, seed)
         if needs.uses_teacher or method.student_start == "teacher":
             settings["teacher"] = teacher.fingerprint
+        if method.student_start == "teacher":
+            settings["start"] = "pruned"  # copies of layers before
         sequences = {stage.part: stage for stage in run.all(Sequences)}
         for part in parts:
             if part != PARALLEL:

@@ -13,7 +13,7 @@ from a2d.errors import UserError
 from a2d.families import FAMILIES as RECORDS
 from a2d.families import sizes_of
 from a2d.models.activations import projections, sample_text
-from a2d.models.narrowing import choose_subspaces, narrow, take_weights
+from a2d.models.pruning import choose_subspaces, prune, take_weights
 from a2d.models.students import name_layers, student_of
 from a2d.models.subspaces import HeadMoments, choose_channels, map_heads, share_heads
 from a2d.text.batching import tokenise
@@ -67,7 +67,7 @@ SHAPES = [
 class TestEveryFamily:
     def test_all_parts_together_compute_what_the_teacher_computes(self, release):
         student = release.random()
-        narrow(release.teacher, student, name_layers(release.teacher, student), release.batch)
+        prune(release.teacher, student, name_layers(release.teacher, student), release.batch)
         assert release.divergence(student) < 1e-6
 
     @pytest.mark.parametrize("shape", SHAPES)

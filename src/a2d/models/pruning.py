@@ -1,6 +1,6 @@
-"""Students narrower than their teacher that start from its weights.
+"""Students that start from a part of their teacher: structured pruning with reconstruction.
 
-`narrow` works in three steps. It chooses what the student keeps (`a2d.models.subspaces`), copies
+`prune` works in three steps. It chooses what the student keeps (`a2d.models.subspaces`), copies
 these parts of the teacher's weights, and fits the student's modules to the teacher's activations:
 modules that read only a part of their former input, or follow a layer that is gone, would compute
 something else.
@@ -49,13 +49,13 @@ class Subspaces(NamedTuple):
     heads: dict[str, list[list[int]]]
 
 
-def narrow(
+def prune(
     teacher: PreTrainedModel,
     student: PreTrainedModel,
     teacher_name: Callable[[str], str],
     batch: Batch,
 ) -> None:
-    """Start a narrower student from its teacher's weights, in place.
+    """Start a smaller student from its teacher's weights, in place.
 
     Args:
         teacher: a model of the student's family, at least as wide.
