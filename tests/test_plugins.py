@@ -1,5 +1,7 @@
 """Python files of the user's that a recipe names."""
 
+import pickle
+import re
 import sys
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ from a2d.errors import UserError
 from a2d.families import FAMILIES
 from a2d.method.formulas import FORMULAS
 from a2d.method.methods import METHODS
+from a2d.plugin_errors import plugin_error
 from a2d.plugins import load_plugins
 from a2d.runs.recipe import load_recipe
 from a2d.runs.splits import Splits
@@ -64,13 +67,30 @@ def test_a_change_after_the_import_is_noticed(plugin):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("1 / 0", "ZeroDivisionError: division by zero"), ("x = (", "SyntaxError: ")],
+    [
+        ("1 / 0", "fails in line 1 (ZeroDivisionError: division by zero)"),
+        ("x = (", "fails (SyntaxError: "),
+        ("\nraise SystemExit", "fails in line 2 (SystemExit)"),
+        (
+            "from a2d.method.methods import METHODS, register_method\n"
+            "register_method(METHODS['kd'])",
+            ", line 2: a method 'kd' exists already: choose another name.",
+        ),
+        ("import no_such_module_", "fails in line 1 (ModuleNotFoundError: "),
+    ],
 )
 def test_that_fail_are_named(plugin, text, message):
     path = plugin(text, f"failing{len(text)}.py")
     with pytest.raises(UserError, match="plugins: ") as caught:
         load_recipe("demo", [f"plugins=[{path}]"])
-    assert f"{path} fails ({message}" in str(caught.value)
+    assert f"{path}{'' if message[0] == ',' else ' '}{message}" in str(caught.value)
+
+
+def test_that_import_a_file_beside_them_are_refused(plugin):
+    plugin("", "beside.py")
+    path = plugin("import beside", "importing.py")
+    with pytest.raises(UserError, match=r"importing\.py imports beside\.py, which lies beside it"):
+        load_plugins([path])
 
 
 def test_of_one_name_are_refused(plugin, tmp_path):
@@ -189,6 +209,65 @@ def _modules(report):
 
 
 def test_workers_import_them(plugin, tmp_path):
-    path = plugin("x = 1", "shared.py")
-    with Workers(2, tmp_path / "log", print, [path]) as workers:
-        assert workers.submit(_modules).result() == ["a2d_plugin_shared"]
+    load_plugins([plugin("x = 1", "shared.py")])
+    with Workers(2, tmp_path / "log", print) as workers:
+        assert "a2d_plugin_shared" in workers.submit(_modules).result()
+
+
+def test_workers_refuse_them_if_they_have_changed(plugin, tmp_path):
+    load_plugins([plugin("x = 1", "edited.py")])
+    plugin("x = 2", "edited.py")
+    with (
+        Workers(2, tmp_path / "log", print) as workers,
+        pytest.raises(UserError, match=r"edited\.py has changed since it was imported"),
+    ):
+        workers.submit(_modules).result()
+
+
+def test_that_fail_in_workers_are_named(plugin, tmp_path):
+    path = plugin(
+        "import multiprocessing as m\nif m.parent_process(): raise RuntimeError('not here')",
+        "shy.py",
+    )
+    load_plugins([path])
+    with (
+        Workers(2, tmp_path / "log", print) as workers,
+        pytest.raises(UserError, match=r"shy\.py fails in line 2 \(RuntimeError: not here\)"),
+    ):
+        workers.submit(_modules).result()
+
+
+_FAILING = """
+import sys
+def work(report=None):
+    raise KeyError("encoder")
+def end(report=None):
+    sys.exit()
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [("work", r"in line 4 \(KeyError: 'encoder'\)"), ("end", r"in line 6 \(SystemExit\)")],
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_errors_of_their_code_name_file_and_line(plugin, tmp_path, function, message, count):
+    path = plugin(_FAILING, f"raising_{function}{count}.py")
+    load_plugins([path])
+    task = getattr(sys.modules[f"a2d_plugin_raising_{function}{count}"], function)
+    try:
+        with Workers(count, tmp_path / "log", print) as workers:
+            workers.submit(task).result()
+    except BaseException as error:
+        described = plugin_error(error)
+    assert isinstance(described, UserError)
+    assert re.match(rf"the plugin {re.escape(path)} fails {message}", str(described))
+    assert pickle.loads(pickle.dumps(described)).args == described.args
+
+
+def test_errors_of_other_code_are_not_theirs():
+    for error in (ValueError("x"), SystemExit(2), UserError("x")):
+        try:
+            raise error
+        except BaseException as caught:
+            assert plugin_error(caught) is None

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
 
-from a2d.errors import UserError, first_line
+from a2d.errors import UserError
 from a2d.files import digest
+from a2d.plugin_errors import PREFIX, import_error, packages
 
 GROUP = "a2d.plugins"
 
@@ -64,19 +65,43 @@ def load_plugins(paths: Sequence[str] = ()) -> None:
         _load(Path(path).expanduser().absolute())
 
 
+def loaded_files() -> dict[Path, str]:
+    """SHA-256 of the plugin files that this process has imported, by their paths."""
+    return dict(_digests)
+
+
+def load_same(files: Mapping[Path, str]) -> None:
+    """Import the plugins that another process has imported.
+
+    Args:
+        files: the other process's `loaded_files`.
+
+    Raises:
+        UserError: as `load_plugins`, or a file has changed since the other process imported it.
+    """
+    _load_installed()
+    for path, content in files.items():
+        if path.is_file() and digest(path) != content:
+            raise _changed(path)
+        _load(path)
+
+
+def _changed(path: Path) -> UserError:
+    return UserError(f"plugins: {path} has changed since it was imported: repeat the command.")
+
+
 @cache
 def _load_installed() -> None:
     """Import the plugins of installed packages."""
     for entry in entry_points(group=GROUP):
-        with _report_errors(
-            f"the installed plugin {entry.name!r} ({entry.value})", "uninstall or correct"
-        ):
+        packages.add(entry.value.split(":")[0].split(".")[0])
+        with _report_errors(f"the installed plugin {entry.name!r} ({entry.value})"):
             entry.load()
 
 
 def _module(path: Path) -> str:
     """Name of the module that a plugin file is imported as."""
-    return f"a2d_plugin_{path.stem}"
+    return f"{PREFIX}{path.stem}"
 
 
 def _load(path: Path) -> None:
@@ -86,9 +111,7 @@ def _load(path: Path) -> None:
     content = digest(path)
     if path in _digests:
         if _digests[path] != content:
-            raise UserError(
-                f"plugins: {path} has changed since it was imported: repeat the command."
-            )
+            raise _changed(path)
         return
     name = _module(path)
     if name in sys.modules:
@@ -100,7 +123,7 @@ def _load(path: Path) -> None:
     sys.modules[name] = module  # so that workers can unpickle objects of its classes
     _importing = name
     try:
-        with _report_errors(str(path), "correct"):
+        with _report_errors(str(path), path.parent):
             specification.loader.exec_module(module)
     except UserError:
         del sys.modules[name]
@@ -111,12 +134,20 @@ def _load(path: Path) -> None:
 
 
 @contextmanager
-def _report_errors(plugin: str, remedy: str) -> Iterator[None]:
-    """Turn an error of a plugin's code into a sentence that names the plugin."""
+def _report_errors(plugin: str, folder: Path | None = None) -> Iterator[None]:
+    """Turn an error of a plugin's code into a sentence that names the plugin.
+
+    Args:
+        plugin: name or path of the plugin.
+        folder: folder of a plugin that is one file.
+    """
     try:
         yield
-    except Exception as error:
-        kind = type(error).__name__
-        raise UserError(
-            f"plugins: {plugin} fails ({kind}: {first_line(error)}): {remedy} it."
-        ) from error
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if folder is not None and missing and (folder / f"{missing}.py").exists():
+            raise UserError(
+                f"plugins: {plugin} imports {missing}.py, which lies beside it: a plugin is one "
+                "file. Put both into one file or into an installed package."
+            ) from error
+        raise import_error(plugin, error) from error

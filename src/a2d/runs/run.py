@@ -180,7 +180,7 @@ class Run:
         if self._workers is None:
             count, log = self.recipe.compute.parallel, self.folder / LOG_FILE
             self._workers = self._resources.enter_context(
-                Workers(count, log, self.report, self.recipe.plugins)
+                Workers(count, log, self.report)
             )
         return self._workers
 
