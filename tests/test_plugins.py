@@ -267,7 +267,6 @@ def test_errors_of_their_code_name_file_and_line(plugin, tmp_path, function, mes
 
 def test_errors_of_other_code_are_not_theirs():
     for error in (ValueError("x"), SystemExit(2), UserError("x")):
-        try:
+        with pytest.raises(type(error)) as caught:
             raise error
-        except BaseException as caught:
-            assert plugin_error(caught) is None
+        assert plugin_error(caught.value) is None

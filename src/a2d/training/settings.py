@@ -57,7 +57,7 @@ class ObjectiveSettings:
         decay: factor by which β is multiplied after each epoch.
         temperature: τ, temperature of word-level distillation.
         groups: compared kinds of attention, joined by `+`: `encoder` and `decoder` self-attention,
-            and `cross`-attention.
+            and `cross`-attention. Groups that the method cannot compare are left out.
         alignment_start: initial weights of the alignment: `uniform` (layers correspond evenly, plus
             noise) or `random`.
         alignment_learning_rate: peak learning rate of the alignment and of other parameters that a
