@@ -175,7 +175,8 @@ def register_family(family: Family) -> Family:
             f"the sizes of the family {kind!r} are incomplete or misspelt: it {problem}; give "
             f"{', '.join(SIZES)} and, where the family has them, {', '.join(OPTIONAL_SIZES)}."
         )
-    for size, settings in family.sizes.items():
+    sizes: Mapping[str, object] = family.sizes
+    for size, settings in sizes.items():
         if isinstance(settings, str):
             raise UserError(
                 f"the size {size!r} of the family {kind!r} is the text {settings!r}: give a tuple "

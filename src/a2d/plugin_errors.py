@@ -11,8 +11,8 @@ from a2d.errors import UserError, disk_is_full, first_line, memory_is_full
 PREFIX = "a2d_plugin_"
 """Start of the names of the modules that plugin files are imported as."""
 
-packages: set[str] = set()
-"""Names of the packages, without their subpackages, that hold installed plugins."""
+packages: dict[str, str] = {}
+"""Versions of the packages that hold installed plugins, by their names without subpackages."""
 
 
 class PluginError(UserError):

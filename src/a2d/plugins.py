@@ -1,6 +1,6 @@
-"""Plugins: Python files of users that add methods, formulas, model families or stages.
+"""Plugins: Python files of users that add methods, formulas, families, formats or stages.
 
-A recipe names plugin files under `plugins`. Installed packages register plugin modules in the
+A recipe names plugin files under `plugins`, and `a2d --plugin FILE` names one for every command. Installed packages register plugin modules in the
 entry point group `a2d.plugins`. A stage of a run depends on the content of the plugin files that it
 uses: `Registry.plugin` and `plugin_of` look up the file of an entry and of a class.
 """
@@ -24,13 +24,16 @@ GROUP = "a2d.plugins"
 
 Entry = TypeVar("Entry")
 
+named: list[str] = []
+"""Plugin files that the command line names."""
+
 _digests: dict[Path, str] = {}
 _importing: str | None = None
-"""Module of the plugin file that is being imported."""
+"""Module of the plugin that is being imported."""
 
 
 class Registry(dict[str, Entry]):
-    """Entries by name; it remembers the plugin file that added each."""
+    """Entries by name; it remembers the plugin that added each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,17 +44,25 @@ class Registry(dict[str, Entry]):
         self._modules[name] = _importing
 
     def plugin(self, name: str) -> dict[str, str]:
-        """SHA-256 of the plugin file that added an entry, by the file's name; otherwise empty."""
+        """Name and content of the plugin that added an entry, as `plugin_of`."""
         return plugin_of(self._modules.get(name))
 
 
 def plugin_of(module: str | None) -> dict[str, str]:
-    """SHA-256 of the plugin file that was imported as a module, by its name; otherwise empty."""
+    """Name and content of the plugin that a module belongs to.
+
+    Returns:
+        The file's name and the SHA-256 of its content, or an installed plugin's package and
+        version; empty for other modules.
+    """
+    package = (module or "").partition(".")[0]
+    if package in packages:
+        return {package: packages[package]}
     return {path.name: content for path, content in _digests.items() if _module(path) == module}
 
 
 def load_plugins(paths: Sequence[str] = ()) -> None:
-    """Import the plugins of installed packages and the files `paths`, each once in a process.
+    """Import installed plugins, those of the command line, and `paths`, each once in a process.
 
     Args:
         paths: paths of Python files.
@@ -61,7 +72,7 @@ def load_plugins(paths: Sequence[str] = ()) -> None:
             the name of another plugin.
     """
     _load_installed()
-    for path in paths:
+    for path in (*named, *paths):
         _load(Path(path).expanduser().absolute())
 
 
@@ -93,10 +104,15 @@ def _changed(path: Path) -> UserError:
 @cache
 def _load_installed() -> None:
     """Import the plugins of installed packages."""
+    global _importing
     for entry in entry_points(group=GROUP):
-        packages.add(entry.value.split(":")[0].split(".")[0])
-        with _report_errors(f"the installed plugin {entry.name!r} ({entry.value})"):
-            entry.load()
+        _importing = entry.value.partition(":")[0]
+        packages[_importing.partition(".")[0]] = entry.dist.version if entry.dist else "unknown"
+        try:
+            with _report_errors(f"the installed plugin {entry.name!r} ({entry.value})"):
+                entry.load()
+        finally:
+            _importing = None
 
 
 def _module(path: Path) -> str:
