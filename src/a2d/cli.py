@@ -307,6 +307,7 @@ def shapes(
     from a2d.runs.shapes import measure_shapes
 
     silence_libraries()
+    plugins.load_plugins()
     measure_shapes(teacher, shape or [], Console())
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from a2d.errors import UserError
+from a2d.plugin_errors import NAME_THE_FILE
 from a2d.plugins import Registry
 
 SIZES = ("encoder_layers", "decoder_layers", "heads", "width", "feed_forward", "dropout")
@@ -202,7 +203,8 @@ def family_of(config: Any) -> Family:
     if family is None:
         raise UserError(
             f"models of type {config.model_type!r} are not supported: attention capture is "
-            f"verified for {', '.join(FAMILIES)} only; add others by a2d.families.register_family."
+            f"verified for {', '.join(FAMILIES)} only; a family of your own needs its "
+            f"file: {NAME_THE_FILE}"
         )
     return family
 

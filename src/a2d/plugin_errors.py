@@ -15,6 +15,10 @@ packages: dict[str, str] = {}
 """Versions of the packages that hold installed plugins, by their names without subpackages."""
 
 
+NAME_THE_FILE = "a2d --plugin FILE …, or `plugins` in a recipe (docs/extend.md)."
+"""How a plugin is found, as the end of messages about names that a plugin may define."""
+
+
 class PluginError(UserError):
     """An error in a plugin's code. `a2d --debug` shows its traceback."""
 

@@ -1,8 +1,9 @@
 """Plugins: Python files of users that add methods, formulas, families, formats or stages.
 
-A recipe names plugin files under `plugins`, and `a2d --plugin FILE` names one for every command. Installed packages register plugin modules in the
-entry point group `a2d.plugins`. A stage of a run depends on the content of the plugin files that it
-uses: `Registry.plugin` and `plugin_of` look up the file of an entry and of a class.
+A recipe names plugin files under `plugins`, and `a2d --plugin FILE` names one for any command.
+Installed packages register plugin modules in the entry point group `a2d.plugins`. A stage of a run
+depends on the plugins that it uses: `Registry.plugin` looks up the plugin of an entry, `plugin_of`
+that of a class.
 """
 
 from __future__ import annotations

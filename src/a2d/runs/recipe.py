@@ -305,7 +305,7 @@ def load_plugins_of(name_or_path: str, overrides: Iterable[str] = ()) -> None:
         name_or_path: as in `load_recipe`.
         overrides: as in `load_recipe`; others than those of `plugins` are ignored.
     """
-    raw = _raw(name_or_path, ())
+    raw = _load_raw(name_or_path, ())
     for assignment in overrides:
         if re.match(r"plugins\b", assignment):
             assign(raw, assignment, Recipe)

@@ -23,6 +23,7 @@ from a2d.errors import UserError
 from a2d.families import FAMILIES
 from a2d.files import identity, require_space, write_text
 from a2d.models.loading import load_config
+from a2d.plugin_errors import packages
 from a2d.plugins import plugin_of
 from a2d.progress import (
     Bars,
@@ -135,7 +136,9 @@ class Run:
         path = self.recipe.teacher.path
         if path is None:
             return None
-        family = FAMILIES.plugin(load_config(path).model_type) if self.recipe.plugins else {}
+        family = (
+            FAMILIES.plugin(load_config(path).model_type) if self.recipe.plugins or packages else {}
+        )
         return " ".join([identity(model_path(path)), *family.values()])
 
     @property
