@@ -2,14 +2,18 @@
 
 import pickle
 import re
+import signal
 import sys
 from types import SimpleNamespace
 
 import pytest
 from pretrained import PAIRS, released
 from runs import run_of
+from typer.testing import CliRunner
 
 from a2d import plugins
+from a2d.__main__ import main
+from a2d.cli import app
 from a2d.errors import UserError
 from a2d.families import FAMILIES
 from a2d.method.formulas import FORMULAS
@@ -113,6 +117,87 @@ def test_installed_ones_that_fail_are_named(monkeypatch):
         UserError, match=r"'broken' \(broken\.module\) fails \(ImportError: no such"
     ):
         load_plugins()
+
+
+COMMANDS = {
+    "translate": ["translate", "/no/model"],
+    "export": ["export", "/no/model", "--output", "out"],
+    "inspect": ["data", "inspect", "/no/corpus.tsv"],
+    "convert": ["data", "convert", "/no/corpus.tsv", "-o", "out.tsv"],
+    "run": ["run", "demo", "corpus.train=/no/corpus.tsv", "--output", "out"],
+    "shapes": ["shapes", "--teacher", "/no/model"],
+    "distill": [
+        *("distill", "--teacher", "/no/model", "--data", "/no/corpus.tsv", "--source", "de"),
+        *("--target", "en", "--student", "1x1", "--output", "out"),
+    ],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("installed", [False, True])
+def test_are_imported_by_every_command_before_its_work(
+    plugin, tmp_path, monkeypatch, command, installed
+):
+    monkeypatch.chdir(tmp_path)
+    path = plugin("from pathlib import Path\nPath('imported').touch()")
+    options = ["--plugin", path]
+    if installed:
+
+        class Installed:
+            name, value, dist, load = "mine", "mine.plugin", None, (tmp_path / "imported").touch
+
+        monkeypatch.setattr(plugins, "entry_points", lambda group: [Installed()])
+        plugins._load_installed.cache_clear()
+        options = []
+    result = CliRunner().invoke(app, [*options, *COMMANDS[command]])
+    plugins.named.clear()
+    plugins.packages.pop("mine", None)
+    assert isinstance(result.exception, UserError), result.output
+    assert "/no/" in str(result.exception)
+    assert (tmp_path / "imported").exists()
+
+
+def test_of_the_command_line_belong_to_the_recipe(plugin):
+    first, second = plugin("x = 1"), plugin("x = 2", "second.py")
+    plugins.named[:] = [first, second]
+    try:
+        assert load_recipe("demo", [f"plugins=[{second}]"]).plugins == [second, first]
+    finally:
+        plugins.named.clear()
+
+
+def test_installed_ones_are_recorded_by_their_version(monkeypatch):
+    class Installed:
+        name, value, dist = "mine", "mine.plugin:setup", SimpleNamespace(version="1.2")
+
+        def load(self):
+            METHODS["of-mine"] = METHODS["kd"]
+
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [Installed()])
+    plugins._load_installed.cache_clear()
+    load_plugins()
+    assert METHODS.plugin("of-mine") == {"mine": "1.2"}
+    assert METHODS.plugin("kd") == {}
+    assert plugins.plugin_of("mine.stages") == {"mine": "1.2"}
+    del METHODS["of-mine"], plugins.packages["mine"]
+
+
+@pytest.mark.parametrize("function", ["work", "end"])
+@pytest.mark.parametrize("debug", [False, True])
+def test_errors_of_their_code_end_a_command(plugin, monkeypatch, capsys, function, debug):
+    load_plugins([plugin(_FAILING)])
+    monkeypatch.setattr("a2d.cli.app", getattr(sys.modules["a2d_plugin_mine"], function))
+    monkeypatch.setattr("sys.argv", ["a2d"])
+    monkeypatch.setattr("a2d.endings.debugging", debug)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyError if debug and function == "work" else SystemExit) as caught:
+        main()
+    signal.signal(signal.SIGINT, handler)
+    if not debug:
+        assert caught.value.code == 2
+        assert re.search(
+            r"Error: the plugin .*mine\.py fails in line \d \(", capsys.readouterr().err
+        )
 
 
 @pytest.mark.parametrize("value", ["[none.py]", "[/tmp]", "[a2d]"])

@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import constants, get_session, try_to_load_from_cache
-
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
