@@ -158,7 +158,7 @@ class Misnamed(Transfer):
         (lambda s, t, o: Compares(lambda m: m.log().sum()), "the value for .* is not finite"),
         (
             lambda s, t, o: Compares(lambda m: torch.where(m > 0, m.sqrt(), m).sum()),
-            "method 'odd': the gradient for the group 'encoder' is not finite where",
+            "method 'odd': the gradient for the group 'encoder' is not finite for a",
         ),
     ],
 )

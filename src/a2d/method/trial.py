@@ -56,9 +56,9 @@ def try_transfer(
                 if tensor is not None and not tensor.isfinite().all():
                     kind = "value" if tensor is value else "gradient"
                     raise UserError(
-                        f"{name}: the {kind} for the group {group!r} is not finite where keys or "
-                        "rows are padding: attention probabilities are 0 there, and a logarithm or "
-                        "a division needs its argument masked beforehand."
+                        f"{name}: the {kind} for the group {group!r} is not finite for a "
+                        "random batch with padding: probabilities of masked keys are 0, so that "
+                        "a logarithm or a division needs its argument masked beforehand."
                     )
 
 
