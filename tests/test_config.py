@@ -71,17 +71,23 @@ def test_limits_themselves_are_allowed(config, name, value):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"method": "a2dd"}, f"unknown method 'a2dd': did you mean 'a2d'? Valid: {NAMES}."),
-        ({"method": "base"}, f"unknown method 'base': did you mean 'baseline'? Valid: {NAMES}."),
-        ({"method": "zzz"}, f"unknown method 'zzz': Valid: {NAMES}."),
-        ({"formula": "papper"}, "unknown formula 'papper': did you mean 'paper'? Valid: paper, "),
-        ({"alignment_start": "even"}, "unknown alignment_start 'even': Valid: random, uniform."),
+        ({"method": "a2dd"}, f"unknown method 'a2dd': did you mean 'a2d'? Valid are {NAMES}."),
+        ({"method": "base"}, f"unknown method 'base': did you mean 'baseline'? Valid are {NAMES}."),
+        ({"method": "zzz"}, f"unknown method 'zzz': valid are {NAMES}."),
+        (
+            {"formula": "papper"},
+            "unknown formula 'papper': did you mean 'paper'? Valid are paper, ",
+        ),
+        ({"alignment_start": "even"}, "unknown alignment_start 'even': valid are random, uniform."),
         (
             {"lr_scheduler_type": "cosin"},
             "unknown lr_scheduler_type 'cosin': did you mean 'cosine'?",
         ),
-        ({"groups": "encoder+cros"}, "unknown group 'cros': did you mean 'cross'? Valid: encoder"),
-        ({"groups": ""}, "unknown group '': Valid: encoder, decoder, cross."),
+        (
+            {"groups": "encoder+cros"},
+            "unknown group 'cros': did you mean 'cross'? Valid are encoder",
+        ),
+        ({"groups": ""}, "unknown group '': valid are encoder, decoder, cross."),
     ],
 )
 def test_unknown_names_get_a_suggestion(config, setting, message):

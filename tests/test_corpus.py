@@ -77,7 +77,7 @@ class TestPackaged:
 
     def test_unknown(self) -> None:
         fails("builtin:de-dsb/tset", "no packaged corpus 'de-dsb/tset'", "mean 'de-dsb/test'?")
-        fails("builtin:xx", "Valid: de-dsb/test, de-dsb/train, de-dsb/valid")
+        fails("builtin:xx", "de-dsb/test, de-dsb/train, de-dsb/valid")
         with pytest.raises(KeyError):
             corpora.locate("../de-dsb/train")
 
@@ -430,7 +430,10 @@ class TestSpec:
             ([], "[] is not a corpus"),
             ({}, "either 'path' or 'dataset'"),
             ({"path": "x.tsv", "dataset": "x"}, "either 'path' or 'dataset'"),
-            ({"path": "x.tsv", "config": "de"}, "unknown key 'config': Valid: path, split, source"),
+            (
+                {"path": "x.tsv", "config": "de"},
+                "unknown key 'config': valid are path, split, source",
+            ),
             ({"dataset": "x", "trust_remote_code": True}, "unknown key 'trust_remote_code'"),
             ({"dataset": "x", "split": 1}, "'split' is 1"),
             ({"path": ["x.de", "x.dsb"]}, "'path' is ['x.de', 'x.dsb']"),

@@ -81,3 +81,14 @@ def test_a_model_with_nan_is_not_saved(tmp_path, tokenizer, data):  # noqa: F811
     with pytest.raises(UserError, match="nothing is saved"):
         distiller.save_model(str(tmp_path / "saved"))
     assert not (tmp_path / "saved").exists()
+
+
+def test_a_gradient_that_is_not_finite_ends_the_training(tmp_path, tokenizer, data):  # noqa: F811
+    distiller = trainer(tmp_path, tokenizer, data, max_steps=12)
+    weight = next(distiller.student.parameters())
+    weight.register_hook(
+        lambda gradient: gradient * (torch.nan if distiller.state.global_step == 2 else 1)
+    )
+    with pytest.raises(UserError, match="loss of update 3 is finite, but its gradient is not"):
+        distiller.train()
+    assert distiller.state.global_step == 3

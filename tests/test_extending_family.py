@@ -117,8 +117,24 @@ def test_maps_and_predictions_are_the_librarys():
 
 def test_a_misspelt_setting_is_refused_in_a_sentence(teacher, monkeypatch):
     monkeypatch.setitem(FAMILIES, "toy", replace(TOY, positions="seats"))
-    with pytest.raises(UserError, match=r"config\.json of .* lacks a size \(.*'seats'"):
+    with pytest.raises(UserError, match=r"record of the family 'toy' .* lacks \(.*'seats'"):
         load_model(teacher)
+
+
+def test_a_record_with_other_layers_is_refused(teacher, monkeypatch):
+    model = load_model(teacher)
+    monkeypatch.setitem(FAMILIES, "toy", replace(TOY, layers="block"))
+    message = r"layers='block', but the encoder keeps its 3 layers elsewhere \(its lists: layers\)"
+    with pytest.raises(UserError, match=message):
+        load_model(teacher)
+    with pytest.raises(UserError, match=message):
+        student_of(model, encoder_layers=2)
+
+
+def test_a_record_with_text_as_a_size_is_refused():
+    sizes = {**TOY.sizes, "width": "outer_width"}
+    with pytest.raises(UserError, match="the size 'width' of the family 'toy' is the text"):
+        register_family(replace(TOY, sizes=sizes))
 
 
 def test_its_group_function_is_asked(monkeypatch):

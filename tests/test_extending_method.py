@@ -11,7 +11,7 @@ from test_trainer import data, tokenizer, trainer  # noqa: F401
 from toys import assert_close
 
 from a2d import UserError
-from a2d.method.formulas import FORMULAS, Formula, register_formula
+from a2d.method.formulas import FORMULAS, Formula, RowWise, register_formula
 from a2d.method.losses import map_distance
 from a2d.method.methods import METHODS, Method, register_method
 from a2d.method.transfer import Transfer
@@ -129,3 +129,136 @@ def test_a_formula_is_named_in_configurations(formula):
     assert recipe.methods[0].formula == formula.name
     with pytest.raises(UserError, match="a formula 'naive-paper' exists already"):
         register_formula(formula)
+
+
+class Compares(Transfer):
+    """Compares by a function."""
+
+    def __init__(self, function, groups=("encoder", "decoder", "cross")):
+        super().__init__(groups)
+        self.function = function
+
+    def compare(self, group, student, teacher, keys, rows):
+        return self.function(student.maps[group].stacked())
+
+
+class Misnamed(Transfer):
+    def compare(self, student, teacher):
+        return student
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda s, t, o: None, "build of method 'odd' returns a NoneType: it must return"),
+        (lambda s, t, o: Compares(torch.sum, ("cross",)), "compares the groups cross, but the"),
+        (lambda s, t, o: Misnamed(o.groups), "compare of Misnamed .* takes .* called with 5 arg"),
+        (lambda s, t, o: Compares(print), "compare of Compares .* returns a NoneType"),
+        (lambda s, t, o: Compares(torch.ravel), r"returns a Tensor of shape \(\d+,\)"),
+        (lambda s, t, o: Compares(lambda m: m.log().sum()), "the value for .* is not finite"),
+        (
+            lambda s, t, o: Compares(lambda m: torch.where(m > 0, m.sqrt(), m).sum()),
+            "method 'odd': the gradient for the group 'encoder' is not finite for a",
+        ),
+    ],
+)
+def test_a_method_that_cannot_train_is_refused_before(
+    tmp_path,
+    tokenizer,  # noqa: F811
+    data,  # noqa: F811
+    build,
+    message,
+):
+    register_method(Method("odd", "fails", build=build))
+    try:
+        with pytest.raises(UserError, match=message):
+            trainer(tmp_path, tokenizer, data, method="odd")
+    finally:
+        del METHODS["odd"]
+
+
+def test_the_trial_moves_no_random_number(tmp_path, tokenizer, data, method):  # noqa: F811
+    trained = trainer(tmp_path, tokenizer, data, method=method.name)
+    after = torch.rand(3)
+    torch.manual_seed(trained.args.seed)
+    trainer(tmp_path, tokenizer, data, method="kd")
+    assert torch.equal(after, torch.rand(3))
+
+
+def test_a_method_for_one_group_has_its_terms_alone(tmp_path, tokenizer, data):  # noqa: F811
+    register_method(
+        Method("one", "cross", build=lambda s, t, o: MeanMaps(o.groups), groups=("cross",))
+    )
+    try:
+        distiller = trainer(tmp_path, tokenizer, data, method="one", logging_steps=1, max_steps=2)
+        for entry in logs(distiller):
+            assert entry.keys().isdisjoint({"encoder", "decoder"})
+            assert entry["loss"] == pytest.approx(
+                entry["ce"] + distiller.args.beta * entry["cross"] / 2, rel=1e-3
+            )
+        with pytest.raises(UserError, match="method 'one' compares cross only, but groups is"):
+            trainer(tmp_path, tokenizer, data, method="one", groups="encoder")
+    finally:
+        del METHODS["one"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"build": lambda student, teacher: None}, r"<lambda> \(.*called with 3 arguments"),
+        ({"build": "kd"}, "is no function"),
+        ({"groups": ()}, r"the groups of method 'odd' are \(\)"),
+        ({"groups": "cross"}, "the groups of method 'odd' are 'cross': give a tuple"),
+    ],
+)
+def test_a_malformed_method_is_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        register_method(Method("odd", "fails", **settings))
+    assert "odd" not in METHODS
+
+
+class Overridden(RowWise):
+    def divergence(self, student_maps, teacher_maps, keys, rows):
+        raise AssertionError
+
+
+class Combined(RowWise):
+    def combine(self, connections, maps):
+        raise AssertionError
+
+
+class TwoArguments(Formula):
+    def divergence(self, a, b):
+        return (a - b).square().sum()
+
+
+class Whole(Formula):
+    """It calls `divergence`, which a subclass may replace."""
+
+    def loss(self, student, teacher, keys, rows, connections):
+        return self.divergence(student.stacked(), teacher.stacked(), keys, rows)
+
+
+class Replaced(Whole):
+    def divergence(self, student_maps, teacher_maps, keys, rows):
+        return student_maps.sum() * 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Formula, "formula 'odd' compares nothing: define divergence"),
+        (Overridden, r"divergence of Overridden \(.*test_extending_method.py.* never be called"),
+        (Combined, "combine of Combined .* never be called"),
+        (TwoArguments, "divergence of TwoArguments .* takes .* called with 4 arguments: student_m"),
+    ],
+)
+def test_a_formula_without_effect_is_refused(kind, message):
+    with pytest.raises(UserError, match=message):
+        register_formula(kind("odd", "fails"))
+    assert "odd" not in FORMULAS
+
+
+def test_a_formula_may_replace_what_another_one_calls():
+    register_formula(Replaced("odd", "zero"))
+    del FORMULAS["odd"]

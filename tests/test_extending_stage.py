@@ -1,8 +1,11 @@
 """A kind of stage that is added from outside the package, as CONTRIBUTING.md says."""
 
+import sys
 from dataclasses import dataclass
+from types import ModuleType
 
 import pytest
+from pages import ROOT, blocks
 from pretrained import PAIRS, released
 from rich.console import Console
 
@@ -39,18 +42,27 @@ class WordCount(RunStage):
 
     def make(self, run):
         """Count."""
-        earlier = [stage for stage in run.stages if not isinstance(stage, WordCount)]
+        earlier = [s for s in run.stages if type(s).__module__.startswith("a2d.")]
         made[self.translations.model.name] = all(stage.done for stage in earlier)
         count = sum(len(line.split()) for line in self.translations.hypotheses)
         with self.work() as folder:
             write_text(folder / "count.txt", f"{count}\n")
 
 
+(GUIDE,) = [b.text for b in blocks(ROOT / "docs/extend.md") if "register_stage\n" in b.text]
+
+
 @pytest.fixture(scope="module")
 def registered():
+    """Two kinds of stages: the one above, and that of docs/extend.md."""
+    before = list(AFTER_PREPARATION)
     register_stage(WordCount)
+    guide = ModuleType("guide")
+    sys.modules["guide"] = guide
+    exec(GUIDE, vars(guide))
     yield
-    AFTER_PREPARATION.remove(WordCount)
+    AFTER_PREPARATION[:] = before
+    del sys.modules["guide"]
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +104,7 @@ def test_is_carried_out_after_all_others_for_every_model(finished):
     for name in names:
         text = (folder / f"translations/test/{name}/hypotheses.txt").read_text("utf-8")
         assert (folder / f"words/{name}/count.txt").read_text() == f"{len(text.split())}\n"
+        assert (folder / f"count/{name}/words.txt").read_text() == f"{len(text.split())}\n"
 
 
 def test_is_skipped_when_it_is_done(finished):
@@ -114,3 +127,66 @@ def test_is_refused_with_other_settings(finished, monkeypatch):
     monkeypatch.setattr("test_extending_stage.UNIT", "letters")
     with pytest.raises(UserError, match=r"another run \(unit is 'words' there, 'letters' here\)"):
         finished()
+
+
+class Lazy(RunStage):
+    """Its `make` fills nothing, and its `of` returns what a test sets."""
+
+    stages = None
+
+    @classmethod
+    def of(cls, run):
+        return cls.stages(run)
+
+    def make(self, run):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (
+            lambda run: [Lazy(run.folder / "lazy", {})],
+            r"stage Lazy \(.* has left nothing in .*lazy:",
+        ),
+        (lambda run: Lazy(run.folder / "lazy", {}), "returns Lazy.* it must return a list of Lazy"),
+        (lambda run: [Lazy(run.folder / "x", {"at": run.folder})], "not serialisable as JSON"),
+        (
+            lambda run: [Lazy(run.folder / "corpus", {})],
+            "stages Corpus and Lazy .* have one folder",
+        ),
+    ],
+)
+def test_that_does_not_do_its_part_is_refused(finished, monkeypatch, stages, message):
+    monkeypatch.setattr(Lazy, "stages", stages)
+    register_stage(Lazy)
+    try:
+        with pytest.raises(UserError, match=message):
+            finished()
+    finally:
+        AFTER_PREPARATION.remove(Lazy)
+
+
+class Plain:
+    """No stage."""
+
+
+class Unmade(RunStage):
+    """It has no `make`."""
+
+    @classmethod
+    def of(cls, run):
+        return []
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Plain, "no subclass of RunStage"),
+        (Unmade, "must define the methods of and make"),
+        (WordCount, "is registered twice"),
+    ],
+)
+def test_what_is_no_stage_is_refused(registered, kind, message):
+    with pytest.raises(UserError, match=message):
+        register_stage(kind)

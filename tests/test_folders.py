@@ -15,6 +15,7 @@ from transformers import ByT5Tokenizer
 
 import a2d
 from a2d.errors import UserError
+from a2d.models import folders
 from a2d.models.loading import load_config, load_model
 from a2d.models.tokenizer import check_fits, load_tokenizer
 
@@ -254,3 +255,29 @@ def test_nothing_else_loads_models():
     }
     assert loading.keys() == {"models/folders.py"}
     assert not any("torch.load" in str(matches) for matches in calls.values())
+
+
+@pytest.mark.parametrize("place", ["./none", "/none/x", "a/b/c", "~/none", "none/"])
+def test_a_path_without_a_folder_is_not_looked_up_on_the_hub(place, monkeypatch):
+    monkeypatch.setattr(folders, "cached_file", pytest.fail)
+    monkeypatch.setattr(folders, "get_session", pytest.fail)
+    with pytest.raises(UserError, match=r"no model at .* \(there is no such folder\)"):
+        load_config(place)
+
+
+def test_a_name_is_looked_up_once_without_a_network(monkeypatch):
+    class Session:
+        calls = 0
+
+        def head(self, url, timeout):
+            assert timeout < 10
+            Session.calls += 1
+            raise ConnectionError("no network")
+
+    monkeypatch.setattr(folders.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(folders, "get_session", Session)
+    monkeypatch.setattr(folders, "cached_file", pytest.fail)
+    folders._check_hub.cache_clear()
+    with pytest.raises(UserError, match=r"no model at 'no-such-model' .* cannot be reached"):
+        load_config("no-such-model")
+    assert Session.calls == 1

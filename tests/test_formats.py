@@ -53,9 +53,9 @@ def warning(caplog):
 
 class TestTableOfFormats:
     def test_suffixes_are_unique(self):
-        suffixes = [suffix for form in FORMATS for suffix in form.suffixes]
+        suffixes = [suffix for form in FORMATS.values() for suffix in form.suffixes]
         assert len(suffixes) == len(set(suffixes))
-        assert all(form.read or form.read_two for form in FORMATS)
+        assert all(form.read or form.read_two for form in FORMATS.values())
 
     @pytest.mark.parametrize(
         ("name", "form"), [("x.tmx.gz", "translation memory"), ("x.de", "plain text")]

@@ -1,17 +1,24 @@
 """Python files of the user's that a recipe names."""
 
+import pickle
+import re
+import signal
 import sys
 from types import SimpleNamespace
 
 import pytest
 from pretrained import PAIRS, released
 from runs import run_of
+from typer.testing import CliRunner
 
 from a2d import plugins
+from a2d.__main__ import main
+from a2d.cli import app
 from a2d.errors import UserError
 from a2d.families import FAMILIES
 from a2d.method.formulas import FORMULAS
 from a2d.method.methods import METHODS
+from a2d.plugin_errors import plugin_error
 from a2d.plugins import load_plugins
 from a2d.runs.recipe import load_recipe
 from a2d.runs.splits import Splits
@@ -64,13 +71,30 @@ def test_a_change_after_the_import_is_noticed(plugin):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("1 / 0", "ZeroDivisionError: division by zero"), ("x = (", "SyntaxError: ")],
+    [
+        ("1 / 0", "fails in line 1 (ZeroDivisionError: division by zero)"),
+        ("x = (", "fails (SyntaxError: "),
+        ("\nraise SystemExit", "fails in line 2 (SystemExit)"),
+        (
+            "from a2d.method.methods import METHODS, register_method\n"
+            "register_method(METHODS['kd'])",
+            ", line 2: a method 'kd' exists already: choose another name.",
+        ),
+        ("import no_such_module_", "fails in line 1 (ModuleNotFoundError: "),
+    ],
 )
 def test_that_fail_are_named(plugin, text, message):
     path = plugin(text, f"failing{len(text)}.py")
     with pytest.raises(UserError, match="plugins: ") as caught:
         load_recipe("demo", [f"plugins=[{path}]"])
-    assert f"{path} fails ({message}" in str(caught.value)
+    assert f"{path}{'' if message[0] == ',' else ' '}{message}" in str(caught.value)
+
+
+def test_that_import_a_file_beside_them_are_refused(plugin):
+    plugin("", "beside.py")
+    path = plugin("import beside", "importing.py")
+    with pytest.raises(UserError, match=r"importing\.py imports beside\.py, which lies beside it"):
+        load_plugins([path])
 
 
 def test_of_one_name_are_refused(plugin, tmp_path):
@@ -93,6 +117,87 @@ def test_installed_ones_that_fail_are_named(monkeypatch):
         UserError, match=r"'broken' \(broken\.module\) fails \(ImportError: no such"
     ):
         load_plugins()
+
+
+COMMANDS = {
+    "translate": ["translate", "/no/model"],
+    "export": ["export", "/no/model", "--output", "out"],
+    "inspect": ["data", "inspect", "/no/corpus.tsv"],
+    "convert": ["data", "convert", "/no/corpus.tsv", "-o", "out.tsv"],
+    "run": ["run", "demo", "corpus.train=/no/corpus.tsv", "--output", "out"],
+    "shapes": ["shapes", "--teacher", "/no/model"],
+    "distill": [
+        *("distill", "--teacher", "/no/model", "--data", "/no/corpus.tsv", "--source", "de"),
+        *("--target", "en", "--student", "1x1", "--output", "out"),
+    ],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("installed", [False, True])
+def test_are_imported_by_every_command_before_its_work(
+    plugin, tmp_path, monkeypatch, command, installed
+):
+    monkeypatch.chdir(tmp_path)
+    path = plugin("from pathlib import Path\nPath('imported').touch()")
+    options = ["--plugin", path]
+    if installed:
+
+        class Installed:
+            name, value, dist, load = "mine", "mine.plugin", None, (tmp_path / "imported").touch
+
+        monkeypatch.setattr(plugins, "entry_points", lambda group: [Installed()])
+        plugins._load_installed.cache_clear()
+        options = []
+    result = CliRunner().invoke(app, [*options, *COMMANDS[command]])
+    plugins.named.clear()
+    plugins.packages.pop("mine", None)
+    assert isinstance(result.exception, UserError), result.output
+    assert "/no/" in str(result.exception)
+    assert (tmp_path / "imported").exists()
+
+
+def test_of_the_command_line_belong_to_the_recipe(plugin):
+    first, second = plugin("x = 1"), plugin("x = 2", "second.py")
+    plugins.named[:] = [first, second]
+    try:
+        assert load_recipe("demo", [f"plugins=[{second}]"]).plugins == [second, first]
+    finally:
+        plugins.named.clear()
+
+
+def test_installed_ones_are_recorded_by_their_version(monkeypatch):
+    class Installed:
+        name, value, dist = "mine", "mine.plugin:setup", SimpleNamespace(version="1.2")
+
+        def load(self):
+            METHODS["of-mine"] = METHODS["kd"]
+
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [Installed()])
+    plugins._load_installed.cache_clear()
+    load_plugins()
+    assert METHODS.plugin("of-mine") == {"mine": "1.2"}
+    assert METHODS.plugin("kd") == {}
+    assert plugins.plugin_of("mine.stages") == {"mine": "1.2"}
+    del METHODS["of-mine"], plugins.packages["mine"]
+
+
+@pytest.mark.parametrize("function", ["work", "end"])
+@pytest.mark.parametrize("debug", [False, True])
+def test_errors_of_their_code_end_a_command(plugin, monkeypatch, capsys, function, debug):
+    load_plugins([plugin(_FAILING)])
+    monkeypatch.setattr("a2d.cli.app", getattr(sys.modules["a2d_plugin_mine"], function))
+    monkeypatch.setattr("sys.argv", ["a2d"])
+    monkeypatch.setattr("a2d.endings.debugging", debug)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyError if debug and function == "work" else SystemExit) as caught:
+        main()
+    signal.signal(signal.SIGINT, handler)
+    if not debug:
+        assert caught.value.code == 2
+        assert re.search(
+            r"Error: the plugin .*mine\.py fails in line \d \(", capsys.readouterr().err
+        )
 
 
 @pytest.mark.parametrize("value", ["[none.py]", "[/tmp]", "[a2d]"])
@@ -189,6 +294,64 @@ def _modules(report):
 
 
 def test_workers_import_them(plugin, tmp_path):
-    path = plugin("x = 1", "shared.py")
-    with Workers(2, tmp_path / "log", print, [path]) as workers:
-        assert workers.submit(_modules).result() == ["a2d_plugin_shared"]
+    load_plugins([plugin("x = 1", "shared.py")])
+    with Workers(2, tmp_path / "log", print) as workers:
+        assert "a2d_plugin_shared" in workers.submit(_modules).result()
+
+
+def test_workers_refuse_them_if_they_have_changed(plugin, tmp_path):
+    load_plugins([plugin("x = 1", "edited.py")])
+    plugin("x = 2", "edited.py")
+    with (
+        Workers(2, tmp_path / "log", print) as workers,
+        pytest.raises(UserError, match=r"edited\.py has changed since it was imported"),
+    ):
+        workers.submit(_modules).result()
+
+
+def test_that_fail_in_workers_are_named(plugin, tmp_path):
+    path = plugin(
+        "import multiprocessing as m\nif m.parent_process(): raise RuntimeError('not here')",
+        "shy.py",
+    )
+    load_plugins([path])
+    with (
+        Workers(2, tmp_path / "log", print) as workers,
+        pytest.raises(UserError, match=r"shy\.py fails in line 2 \(RuntimeError: not here\)"),
+    ):
+        workers.submit(_modules).result()
+
+
+_FAILING = """
+import sys
+def work(report=None):
+    raise KeyError("encoder")
+def end(report=None):
+    sys.exit()
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [("work", r"in line 4 \(KeyError: 'encoder'\)"), ("end", r"in line 6 \(SystemExit\)")],
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_errors_of_their_code_name_file_and_line(plugin, tmp_path, function, message, count):
+    path = plugin(_FAILING, f"raising_{function}{count}.py")
+    load_plugins([path])
+    task = getattr(sys.modules[f"a2d_plugin_raising_{function}{count}"], function)
+    try:
+        with Workers(count, tmp_path / "log", print) as workers:
+            workers.submit(task).result()
+    except BaseException as error:
+        described = plugin_error(error)
+    assert isinstance(described, UserError)
+    assert re.match(rf"the plugin {re.escape(path)} fails {message}", str(described))
+    assert pickle.loads(pickle.dumps(described)).args == described.args
+
+
+def test_errors_of_other_code_are_not_theirs():
+    for error in (ValueError("x"), SystemExit(2), UserError("x")):
+        with pytest.raises(type(error)) as caught:
+            raise error
+        assert plugin_error(caught.value) is None

@@ -226,12 +226,12 @@ class TestUnknownKeys:
     )
     def test_are_refused_with_the_nearest_valid_one(self, override, key, near):
         message = refused(override)
-        assert message.startswith(f"demo: unknown key {key!r}: did you mean {near!r}? Valid: ")
-        assert near in message.partition("Valid: ")[2]
+        assert message.startswith(f"demo: unknown key {key!r}: did you mean {near!r}? Valid are ")
+        assert near in message.partition("Valid are ")[2]
 
     def test_without_a_near_key_all_valid_keys_are_listed(self):
         message = refused("vocabulary.zzz=1")
-        assert message.endswith("unknown key 'vocabulary.zzz': Valid: size, path.")
+        assert message.endswith("unknown key 'vocabulary.zzz': valid are size, path.")
 
     @pytest.mark.parametrize("section", ["vocabulary", "corpus.cleaning", "students.0"])
     def test_that_are_no_text_are_refused(self, section):
@@ -335,7 +335,7 @@ class TestMethods:
     def test_unknown_are_refused_with_the_nearest(self, entry, near):
         message = refused(f"methods=[kd, {entry}]")
         assert "methods.1.method: unknown method" in message
-        assert f"did you mean {near!r}? Valid: {', '.join(METHODS)}." in message
+        assert f"did you mean {near!r}? Valid are {', '.join(METHODS)}." in message
 
     def test_unknown_formula(self):
         message = refused("methods=[{method: a2d, formula: papr}]")

@@ -159,8 +159,8 @@ class TestObjective:
             ("formula: oficial", "unknown formula 'oficial': did you mean 'official'?"),
             ("groups: encoder+cros", "unknown group 'cros': did you mean 'cross'?"),
             ("groups: encoder cross", "unknown group 'encoder cross': did you mean "),
-            ("groups: encoder+", "unknown group '': Valid: encoder, decoder, cross."),
-            ("groups: ''", "unknown group '': Valid: encoder, decoder, cross."),
+            ("groups: encoder+", "unknown group '': valid are encoder, decoder, cross."),
+            ("groups: ''", "unknown group '': valid are encoder, decoder, cross."),
             ("method: seqkd+kdd", "unknown method 'seqkd+kdd': did you mean 'seqkd+kd'?"),
         ],
     )

@@ -12,6 +12,7 @@ def main() -> None:
     from a2d import endings
     from a2d.errors import UserError
     from a2d.interruptions import MESSAGE, Interrupted, interruptible, leave
+    from a2d.plugin_errors import plugin_error
 
     with interruptible():
         try:
@@ -22,12 +23,13 @@ def main() -> None:
         except Interrupted as interruption:
             print(MESSAGE, file=sys.stderr)
             leave(interruption.code)
-        except SystemExit:
-            raise
         except BaseException as error:  # panics of Rust libraries are not an `Exception`
-            if endings.debugging and not isinstance(error, UserError):
+            plugin = plugin_error(error)
+            if isinstance(error, SystemExit) and plugin is None:
                 raise
-            _fail(*endings.ending_of(error))
+            if endings.debugging and (plugin or not isinstance(error, UserError)):
+                raise
+            _fail(*endings.ending_of(plugin or error))
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from a2d import __version__, cli_data, endings
+from a2d import __version__, cli_data, endings, plugins
 from a2d.errors import UserError
 from a2d.text.bounds import MAX_LINE
 from a2d.text.entities import printable
@@ -35,6 +35,10 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
+def _plugins(files: list[Path] | None) -> None:
+    plugins.named[:] = map(str, files or ())
+
+
 def _debug(show_tracebacks: bool) -> None:
     endings.debugging = show_tracebacks
 
@@ -46,8 +50,22 @@ def _about(
     ] = False,
     debug: Annotated[
         bool,
-        typer.Option("--debug", help="Show the traceback of a defect of a2d.", callback=_debug),
+        typer.Option(
+            "--debug",
+            help="Show the traceback of a defect of a2d or of a plugin.",
+            callback=_debug,
+        ),
     ] = False,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--plugin",
+            help="Python file that adds methods, formulas, model families, corpus formats or "
+            "stages (docs/extend.md). Repeat the option for more files.",
+            metavar="FILE",
+            callback=_plugins,
+        ),
+    ] = None,
 ) -> None:
     """Define the options of `a2d` itself."""
 
@@ -289,6 +307,7 @@ def shapes(
     from a2d.runs.shapes import measure_shapes
 
     silence_libraries()
+    plugins.load_plugins()
     measure_shapes(teacher, shape or [], Console())
 
 
@@ -333,6 +352,7 @@ def translate(
     from a2d.progress import silence_libraries
 
     silence_libraries()
+    plugins.load_plugins()
     if beams is not None:
         decoding.check_beams(beams, "--beams")
     if is_exported(Path(model)):
@@ -369,6 +389,7 @@ def export(
     from a2d.progress import silence_libraries
 
     silence_libraries()
+    plugins.load_plugins()
     exporting.export(model, output, quantization)
     typer.echo(f"wrote {output}")
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from a2d.errors import UserError
+from a2d.plugins import load_plugins
 from a2d.quoting import escaped, shorten
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def _corpus_and_rules(
     from a2d.text.corpus import from_arguments
     from a2d.text.identification import languages_to_check
 
+    load_plugins()
     overrides = [a for a in arguments if _OVERRIDE.fullmatch(a) and not os.path.exists(a)]
     cleaning = make_cleaning(overrides)
     spec = from_arguments([argument for argument in arguments if argument not in overrides])

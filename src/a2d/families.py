@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from a2d.errors import UserError
+from a2d.plugin_errors import NAME_THE_FILE
 from a2d.plugins import Registry
 
 SIZES = ("encoder_layers", "decoder_layers", "heads", "width", "feed_forward", "dropout")
@@ -175,6 +176,13 @@ def register_family(family: Family) -> Family:
             f"the sizes of the family {kind!r} are incomplete or misspelt: it {problem}; give "
             f"{', '.join(SIZES)} and, where the family has them, {', '.join(OPTIONAL_SIZES)}."
         )
+    sizes: Mapping[str, object] = family.sizes
+    for size, settings in sizes.items():
+        if isinstance(settings, str):
+            raise UserError(
+                f"the size {size!r} of the family {kind!r} is the text {settings!r}: give a tuple "
+                f"of settings, ({settings!r},)."
+            )
     if kind not in FAMILIES:
         FAMILIES[kind] = family
     elif FAMILIES[kind] != family:
@@ -195,7 +203,8 @@ def family_of(config: Any) -> Family:
     if family is None:
         raise UserError(
             f"models of type {config.model_type!r} are not supported: attention capture is "
-            f"verified for {', '.join(FAMILIES)} only; add others by a2d.families.register_family."
+            f"verified for {', '.join(FAMILIES)} only; a family of your own needs its "
+            f"file: {NAME_THE_FILE}"
         )
     return family
 

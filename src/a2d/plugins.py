@@ -1,35 +1,40 @@
-"""Plugins: Python files of users that add methods, formulas, model families or stages.
+"""Plugins: Python files of users that add methods, formulas, families, formats or stages.
 
-A recipe names plugin files under `plugins`. Installed packages register plugin modules in the
-entry point group `a2d.plugins`. A stage of a run depends on the content of the plugin files that it
-uses: `Registry.plugin` and `plugin_of` look up the file of an entry and of a class.
+A recipe names plugin files under `plugins`, and `a2d --plugin FILE` names one for any command.
+Installed packages register plugin modules in the entry point group `a2d.plugins`. A stage of a run
+depends on the plugins that it uses: `Registry.plugin` looks up the plugin of an entry, `plugin_of`
+that of a class.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
 
-from a2d.errors import UserError, first_line
+from a2d.errors import UserError
 from a2d.files import digest
+from a2d.plugin_errors import PREFIX, import_error, packages
 
 GROUP = "a2d.plugins"
 
 Entry = TypeVar("Entry")
 
+named: list[str] = []
+"""Plugin files that the command line names."""
+
 _digests: dict[Path, str] = {}
 _importing: str | None = None
-"""Module of the plugin file that is being imported."""
+"""Module of the plugin that is being imported."""
 
 
 class Registry(dict[str, Entry]):
-    """Entries by name; it remembers the plugin file that added each."""
+    """Entries by name; it remembers the plugin that added each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,17 +45,25 @@ class Registry(dict[str, Entry]):
         self._modules[name] = _importing
 
     def plugin(self, name: str) -> dict[str, str]:
-        """SHA-256 of the plugin file that added an entry, by the file's name; otherwise empty."""
+        """Name and content of the plugin that added an entry, as `plugin_of`."""
         return plugin_of(self._modules.get(name))
 
 
 def plugin_of(module: str | None) -> dict[str, str]:
-    """SHA-256 of the plugin file that was imported as a module, by its name; otherwise empty."""
+    """Name and content of the plugin that a module belongs to.
+
+    Returns:
+        The file's name and the SHA-256 of its content, or an installed plugin's package and
+        version; empty for other modules.
+    """
+    package = (module or "").partition(".")[0]
+    if package in packages:
+        return {package: packages[package]}
     return {path.name: content for path, content in _digests.items() if _module(path) == module}
 
 
 def load_plugins(paths: Sequence[str] = ()) -> None:
-    """Import the plugins of installed packages and the files `paths`, each once in a process.
+    """Import installed plugins, those of the command line, and `paths`, each once in a process.
 
     Args:
         paths: paths of Python files.
@@ -60,23 +73,52 @@ def load_plugins(paths: Sequence[str] = ()) -> None:
             the name of another plugin.
     """
     _load_installed()
-    for path in paths:
+    for path in (*named, *paths):
         _load(Path(path).expanduser().absolute())
+
+
+def loaded_files() -> dict[Path, str]:
+    """SHA-256 of the plugin files that this process has imported, by their paths."""
+    return dict(_digests)
+
+
+def load_same(files: Mapping[Path, str]) -> None:
+    """Import the plugins that another process has imported.
+
+    Args:
+        files: the other process's `loaded_files`.
+
+    Raises:
+        UserError: as `load_plugins`, or a file has changed since the other process imported it.
+    """
+    _load_installed()
+    for path, content in files.items():
+        if path.is_file() and digest(path) != content:
+            raise _changed(path)
+        _load(path)
+
+
+def _changed(path: Path) -> UserError:
+    return UserError(f"plugins: {path} has changed since it was imported: repeat the command.")
 
 
 @cache
 def _load_installed() -> None:
     """Import the plugins of installed packages."""
+    global _importing
     for entry in entry_points(group=GROUP):
-        with _report_errors(
-            f"the installed plugin {entry.name!r} ({entry.value})", "uninstall or correct"
-        ):
-            entry.load()
+        _importing = entry.value.partition(":")[0]
+        packages[_importing.partition(".")[0]] = entry.dist.version if entry.dist else "unknown"
+        try:
+            with _report_errors(f"the installed plugin {entry.name!r} ({entry.value})"):
+                entry.load()
+        finally:
+            _importing = None
 
 
 def _module(path: Path) -> str:
     """Name of the module that a plugin file is imported as."""
-    return f"a2d_plugin_{path.stem}"
+    return f"{PREFIX}{path.stem}"
 
 
 def _load(path: Path) -> None:
@@ -86,9 +128,7 @@ def _load(path: Path) -> None:
     content = digest(path)
     if path in _digests:
         if _digests[path] != content:
-            raise UserError(
-                f"plugins: {path} has changed since it was imported: repeat the command."
-            )
+            raise _changed(path)
         return
     name = _module(path)
     if name in sys.modules:
@@ -100,7 +140,7 @@ def _load(path: Path) -> None:
     sys.modules[name] = module  # so that workers can unpickle objects of its classes
     _importing = name
     try:
-        with _report_errors(str(path), "correct"):
+        with _report_errors(str(path), path.parent):
             specification.loader.exec_module(module)
     except UserError:
         del sys.modules[name]
@@ -111,12 +151,20 @@ def _load(path: Path) -> None:
 
 
 @contextmanager
-def _report_errors(plugin: str, remedy: str) -> Iterator[None]:
-    """Turn an error of a plugin's code into a sentence that names the plugin."""
+def _report_errors(plugin: str, folder: Path | None = None) -> Iterator[None]:
+    """Turn an error of a plugin's code into a sentence that names the plugin.
+
+    Args:
+        plugin: name or path of the plugin.
+        folder: folder of a plugin that is one file.
+    """
     try:
         yield
-    except Exception as error:
-        kind = type(error).__name__
-        raise UserError(
-            f"plugins: {plugin} fails ({kind}: {first_line(error)}): {remedy} it."
-        ) from error
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if folder is not None and missing and (folder / f"{missing}.py").exists():
+            raise UserError(
+                f"plugins: {plugin} imports {missing}.py, which lies beside it: a plugin is one "
+                "file. Put both into one file or into an installed package."
+            ) from error
+        raise import_error(plugin, error) from error

@@ -11,11 +11,13 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
     Example:
         >>> nearest("kdd", ["baseline", "kd", "a2d"])
-        ": did you mean 'kd'? Valid: baseline, kd, a2d."
+        ": did you mean 'kd'? Valid are baseline, kd, a2d."
     """
     names = list(valid)
     if not names:
         return ": there are none."
     matches = get_close_matches(name, names, n=1, cutoff=0.5)
-    question = f" did you mean {matches[0]!r}?" if matches else ""
-    return f":{question} Valid: {', '.join(names)}."
+    listed = ", ".join(names)
+    if not matches:
+        return f": valid are {listed}."
+    return f": did you mean {matches[0]!r}? Valid are {listed}."

@@ -14,6 +14,7 @@ from a2d.errors import UserError
 from a2d.method.alignment import combine
 from a2d.method.losses import attention_transfer, official_attention_transfer
 from a2d.method.maps import AttentionMaps
+from a2d.plugin_errors import check_call, defined_at
 from a2d.plugins import Registry
 
 
@@ -22,7 +23,8 @@ class Formula:
     """Rule by which attention transfer combines the student's maps and compares them.
 
     A subclass defines `divergence`; autograd derives the gradient. It may also define `combine`, or
-    replace the whole `loss` to save memory.
+    replace the whole `loss` to save memory. Such a
+    `loss` calls neither of the two.
 
     Attributes:
         name: name in configurations and recipes.
@@ -146,12 +148,43 @@ def register_formula(formula: Formula) -> Formula:
     """Add a formula to `FORMULAS`, so that configurations and recipes can name it.
 
     Raises:
-        UserError: another formula has this name.
+        UserError: another formula has this name, or it lacks a method, defines one that is never
+            called, or has one that does not take the arguments it is called with.
     """
     if formula.name in FORMULAS:
         raise UserError(f"a formula {formula.name!r} exists already: choose another name.")
+    _check_methods(formula)
     FORMULAS[formula.name] = formula
     return formula
+
+
+_CALLS = {
+    "loss": ("student", "teacher", "keys", "rows", "connections"),
+    "combine": ("connections", "maps"),
+    "divergence": ("student_maps", "teacher_maps", "keys", "rows"),
+}
+"""Methods of a formula, and the arguments that they are called with."""
+
+
+def _check_methods(formula: Formula) -> None:
+    """Refuse a formula whose `divergence` or `combine` is missing or has no effect."""
+    kind = type(formula)
+    definers = {name: next(c for c in kind.__mro__ if name in vars(c)) for name in _CALLS}
+    loss = definers["loss"]
+    if loss is Formula is definers["divergence"]:
+        raise UserError(
+            f"formula {formula.name!r} compares nothing: define divergence in a subclass of "
+            "Formula."
+        )
+    called = vars(loss)["loss"].__code__.co_names
+    for name, arguments in _CALLS.items():
+        overrides = definers[name] is not loss and issubclass(definers[name], loss)
+        if overrides and not {name, "loss"} & set(called):
+            raise UserError(
+                f"{name} of {defined_at(kind)} would never be called: the loss of {loss.__name__} "
+                "calls neither divergence nor combine. Derive it from Formula, or define loss, too."
+            )
+        check_call(getattr(formula, name), arguments, of=kind)
 
 
 _PAPER = "Jin et al. 2024 (arXiv 2403.01479), section 3.2"

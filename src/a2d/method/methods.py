@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from a2d.errors import UserError
 from a2d.families import Geometry
+from a2d.method.attention import GROUPS
 from a2d.method.formulas import FORMULAS, Formula
 from a2d.method.hidden_states import A2DHidden
 from a2d.method.mappings import Combination, LayerMapping, MiniLM, TinyBert
 from a2d.method.transfer import A2D, Transfer
+from a2d.plugin_errors import check_call
 from a2d.plugins import Registry
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class Method:
         distribution: learn from the teacher's next-token distributions (word-level distillation).
         build: builder of the comparison of features; None if the method compares no features.
         build_settings: settings of the objective that `build` reads, besides `groups`.
+        groups: the groups of attention that it can compare. It compares those of them that the
+            setting `groups` names, `Objective.groups`.
         hidden_states: the comparison reads the layers' outputs.
         values: the comparison reads the last layers' value vectors.
     """
@@ -64,6 +68,7 @@ class Method:
     distribution: bool = False
     build: Build | None = None
     build_settings: tuple[str, ...] = ()
+    groups: tuple[str, ...] = GROUPS
     hidden_states: bool = False
     values: bool = False
 
@@ -109,10 +114,18 @@ def register_method(method: Method) -> Method:
     """Add a method to `METHODS`, so that configurations and recipes can name it.
 
     Raises:
-        UserError: another method has this name.
+        UserError: another method has this name, `build` does not take three arguments, or `groups`
+            is not a tuple of groups.
     """
     if method.name in METHODS:
         raise UserError(f"a method {method.name!r} exists already: choose another name.")
+    if method.build is not None:
+        check_call(method.build, ("student", "teacher", "objective"))
+    if not method.groups or not set(method.groups) <= set(GROUPS):
+        raise UserError(
+            f"the groups of method {method.name!r} are {method.groups!r}: give a tuple of some of "
+            f"{', '.join(GROUPS)}."
+        )
     METHODS[method.name] = method
     return method
 

@@ -19,6 +19,7 @@ from a2d.method.alignment import FILE_NAME, AttentionAlignment
 from a2d.method.attention import GROUPS, Features
 from a2d.method.formulas import Formula
 from a2d.method.maps import StackedMaps
+from a2d.plugin_errors import defined_at
 
 STARTS = ("random", "uniform")
 """Kinds of initial weights of an alignment."""
@@ -33,7 +34,7 @@ class Transfer(nn.Module):
     Its parameters are trained together with the student.
 
     Args:
-        groups: compared groups; other groups have no terms.
+        groups: compared groups, those of the objective.
 
     Attributes:
         stacked: the comparison needs complete maps, so that the forward pass stores them, even for
@@ -47,10 +48,22 @@ class Transfer(nn.Module):
         self.groups = groups
 
     def forward(self, student: Features, teacher: Features, masks: Masks) -> dict[str, Tensor]:
-        """Compare all groups; return group → scalar, summed over query rows."""
-        return {
+        """Compare all groups; return group → scalar, summed over query rows.
+
+        Raises:
+            UserError: `compare` returns something else than a scalar.
+        """
+        terms = {
             group: self.compare(group, student, teacher, *masks[group]) for group in self.groups
         }
+        for value in terms.values():
+            if not isinstance(value, Tensor) or value.dim():
+                shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+                raise UserError(
+                    f"compare of {defined_at(type(self))} returns a {type(value).__name__}{shape}: "
+                    "it must return a scalar tensor, summed over query rows."
+                )
+        return terms
 
     def compare(
         self, group: str, student: Features, teacher: Features, keys: Tensor, rows: Tensor

@@ -6,12 +6,14 @@ All configurations, tokenizers and weights that a2d loads are read by this modul
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from huggingface_hub import constants, get_session, try_to_load_from_cache
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
@@ -38,6 +40,10 @@ _MAX_NAMES = 10_000
 """Largest number of names that a setting may make libraries build."""
 _MAX_JSON = 100_000_000
 """Largest file of settings, in bytes."""
+_HUB_NAME = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*")
+"""Names of models on the hub; those of other folders have more slashes, or begin otherwise."""
+_HUB_PATIENCE = 5.0
+"""Seconds to wait for the hub's first answer."""
 _FORMATS = (".json", ".jinja", ".model", ".safetensors", ".spm", ".txt")
 """Suffixes of the files that libraries open in a model's folder."""
 
@@ -155,13 +161,39 @@ def tensor_shapes(place: str | Path) -> list[tuple[int, ...]]:
 
 
 def _safe(place: str | Path) -> str:
-    """Resolve the place of a model, and check it with `refuse_code`."""
+    """Resolve the place of a model, and check it with `refuse_code`.
+
+    Raises:
+        UserError: as `refuse_code`.
+        OSError: the place is neither a folder nor a hub name, or the hub cannot be reached.
+    """
     path = model_path(place)
     if Path(path).is_dir():
         refuse_code(path)
+    elif not _HUB_NAME.fullmatch(path):
+        raise OSError("there is no such folder")
     else:
+        if not isinstance(try_to_load_from_cache(path, CONFIG), str):
+            _check_hub()
         _refuse_code_once(path)
     return path
+
+
+@cache
+def _check_hub() -> None:
+    """Check once that the hub answers. Its client would try again for half a minute.
+
+    Raises:
+        OSError: it does not.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_PATIENCE)
+    except Exception as error:  # of the client or of the network
+        raise OSError(
+            f"there is no such folder, and {constants.ENDPOINT} cannot be reached"
+        ) from error
 
 
 def refuse_code(path: str) -> None:

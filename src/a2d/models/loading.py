@@ -146,7 +146,10 @@ def _check_sizes(config: Any, path: str | Path) -> None:
         limited = family_of(config).positions is not None
         positions: Any = positions_of(config) if limited else 1
     except AttributeError as error:
-        raise UserError(f"the config.json of {path} lacks a size ({first_line(error)}).") from error
+        raise UserError(
+            f"the record of the family {config.model_type!r} (a2d.families) names a setting that "
+            f"the configuration of {path} lacks ({first_line(error)}): correct the record."
+        ) from error
     problem = None
     sizes = (*shape, vocabulary, width, positions)
     dropouts = {name: value for name, value in config.to_dict().items() if "drop" in name}
@@ -215,8 +218,29 @@ def load_model(path: str | Path) -> PreTrainedModel:
             f"({infinite[0]}, …): the training diverged, or the file is damaged; use another model."
         )
     check_search(model.generation_config, model.config.vocab_size, path)
+    check_layers(model)
     _check_runs(model, path)
     return model
+
+
+def check_layers(model: PreTrainedModel) -> None:
+    """Check that a model's layers are where the record of its family says.
+
+    Raises:
+        UserError: they are not.
+    """
+    family, shape = family_of(model.config), Geometry.of(model.config)
+    for stack in ("encoder", "decoder"):
+        module: Any = getattr(model, f"get_{stack}")()
+        layers = getattr(module, family.layers, ())
+        if not isinstance(layers, nn.ModuleList) or len(layers) != shape.layers(stack):
+            children = module.named_children()
+            lists = [name for name, child in children if isinstance(child, nn.ModuleList)]
+            raise UserError(
+                f"the record of the family {family.model_type!r} (a2d.families) has layers="
+                f"{family.layers!r}, but the {stack} keeps its {shape.layers(stack)} layers "
+                f"elsewhere (its lists: {', '.join(lists) or 'none'}): correct the record."
+            )
 
 
 _MAX_RATIO = 2

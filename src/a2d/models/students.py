@@ -23,7 +23,7 @@ from a2d.families import (
 )
 from a2d.models.activations import sample_text
 from a2d.models.decoding import inherited_settings
-from a2d.models.loading import new_model
+from a2d.models.loading import check_layers, new_model
 from a2d.models.pruning import prune
 
 Start = Literal["teacher", "random", "marian"]
@@ -245,7 +245,10 @@ def name_layers(teacher: PreTrainedModel, student: PreTrainedModel) -> Callable[
     Returns:
         Function from the names of a student's weights to those of its teacher's.
 
+    Raises:
+        UserError: the record of the family does not say where the layers are.
     """
+    check_layers(teacher)
     family = family_of(student.config)
     shapes = [Geometry.of(m.config) for m in (student, teacher)]
     layers = {

@@ -53,7 +53,7 @@ def assist(folder: Path, console: Console) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(rank) % len(gpus)] or rank
     with (
         Bars(console) as bars,
-        Workers(processes, folder / LOG_FILE, bars.show, run.recipe.plugins) as workers,
+        Workers(processes, folder / LOG_FILE, bars.show) as workers,
     ):
         for stage in stages:
             translate_shards(stage.pairs(run), stage.partial, task_of(run), workers, wait=False)

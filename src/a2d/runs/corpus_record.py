@@ -16,6 +16,7 @@ from a2d.runs.splits import Splits, text_hash
 from a2d.text.cleaning import overlap
 from a2d.text.corpus import BUILTIN, places
 from a2d.text.files import expand_path
+from a2d.text.formats import FORMATS, format_of
 from a2d.text.identification import is_installed
 from a2d.text.records import is_saved
 
@@ -131,6 +132,8 @@ def hash_of_inputs(recipe: Recipe) -> str | None:
                 return None
             for path in files:
                 total.update(digest(path).encode())
+                plugin = FORMATS.plugin(format_of(path).name)
+                total.update("".join(plugin.values()).encode())
     except (OSError, UserError):  # the reading will report it
         return None
     return total.hexdigest()[:16]

@@ -25,7 +25,7 @@ from a2d.progress import Bars, silence_libraries
 from a2d.runs.card import write_card
 from a2d.runs.hub import check_hub, push
 from a2d.runs.preview import show_preview
-from a2d.runs.recipe import Recipe, load_recipe
+from a2d.runs.recipe import Recipe, load_plugins_of, load_recipe
 from a2d.runs.results import history
 from a2d.runs.run import Run, carry_out
 from a2d.runs.stages.students import Student
@@ -117,6 +117,7 @@ def distill(
     hub = None if push_to is None else check_hub(push_to)
     options = {"heads": heads, "width": width, "feed_forward": feed_forward}
     chosen = {name: size for name, size in options.items() if size is not None}
+    load_plugins_of("distill", overrides)
     limits = {"num_train_epochs": epochs, "max_hours": hours}
     changes = {
         "name": re.sub(r"[^\w.+-]", "-", output.name),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from importlib import resources
@@ -16,7 +17,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from a2d.errors import UserError
 from a2d.method.methods import METHODS
 from a2d.plain_yaml import MAX_SIZE, parse
-from a2d.plugins import load_plugins
+from a2d.plugins import load_plugins, named
 from a2d.runs.overrides import assign
 from a2d.runs.sections import Section, explain, merge
 from a2d.runs.settings import (
@@ -287,16 +288,40 @@ def make_recipe(raw: dict[str, Any], overrides: Iterable[str], name: str) -> Rec
     """
     for assignment in overrides:
         assign(raw, assignment, Recipe)
-    plugins = raw.get("plugins") or []
-    # Plugins come first, because they define names that the recipe uses. Validation refuses other
-    # values than lists of strings.
-    load_plugins([p for p in plugins if isinstance(p, str)] if isinstance(plugins, list) else [])
+    # Plugins come first, because they define names that the recipe uses.
+    _load_plugins(raw)
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{name}: {explain(error, Recipe)}") from error
     recipe._raw = raw
     return recipe
+
+
+def load_plugins_of(name_or_path: str, overrides: Iterable[str] = ()) -> None:
+    """Import the plugins of a recipe alone, before the rest of it is known.
+
+    Args:
+        name_or_path: as in `load_recipe`.
+        overrides: as in `load_recipe`; others than those of `plugins` are ignored.
+    """
+    raw = _load_raw(name_or_path, ())
+    for assignment in overrides:
+        if re.match(r"plugins\b", assignment):
+            assign(raw, assignment, Recipe)
+    _load_plugins(raw)
+
+
+def _load_plugins(raw: dict[str, Any]) -> None:
+    """Import a recipe's plugins, and add those of the command line to it.
+
+    Validation refuses other values than lists of strings, which are ignored here.
+    """
+    plugins = raw.get("plugins") or []
+    if isinstance(plugins, list):
+        load_plugins([plugin for plugin in plugins if isinstance(plugin, str)])
+        if named:
+            raw["plugins"] = [*plugins, *(plugin for plugin in named if plugin not in plugins)]
 
 
 def make_cleaning(overrides: Iterable[str]) -> CleaningSettings:

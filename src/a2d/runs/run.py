@@ -23,6 +23,7 @@ from a2d.errors import UserError
 from a2d.families import FAMILIES
 from a2d.files import identity, require_space, write_text
 from a2d.models.loading import load_config
+from a2d.plugin_errors import packages
 from a2d.plugins import plugin_of
 from a2d.progress import (
     Bars,
@@ -43,7 +44,7 @@ from a2d.runs.recipe import Recipe
 from a2d.runs.schedule import fill_schedule
 from a2d.runs.splits import Splits, read_splits
 from a2d.runs.stages import AFTER_PREPARATION, PREPARATION
-from a2d.runs.stages.base import RunStage
+from a2d.runs.stages.base import RunStage, check_folders, check_made, listed
 from a2d.runs.stages.prepared import PreparedTeacher
 from a2d.runs.stages.sequences import Sequences
 from a2d.runs.stages.signals import TeacherSignals
@@ -98,7 +99,7 @@ class Run:
             plugin = plugin_of(kind.__module__)
             self._stages[kind] = [
                 replace(stage, settings={**stage.settings, "plugins": plugin}) if plugin else stage
-                for stage in kind.of(self)
+                for stage in listed(kind, self)
             ]
         return self._stages[kind]  # type: ignore[return-value]
 
@@ -135,7 +136,9 @@ class Run:
         path = self.recipe.teacher.path
         if path is None:
             return None
-        family = FAMILIES.plugin(load_config(path).model_type) if self.recipe.plugins else {}
+        family = (
+            FAMILIES.plugin(load_config(path).model_type) if self.recipe.plugins or packages else {}
+        )
         return " ".join([identity(model_path(path)), *family.values()])
 
     @property
@@ -179,9 +182,7 @@ class Run:
         """Processes that share the work; the first access makes them."""
         if self._workers is None:
             count, log = self.recipe.compute.parallel, self.folder / LOG_FILE
-            self._workers = self._resources.enter_context(
-                Workers(count, log, self.report, self.recipe.plugins)
-            )
+            self._workers = self._resources.enter_context(Workers(count, log, self.report))
         return self._workers
 
     def end_workers(self) -> None:
@@ -238,6 +239,7 @@ def carry_out(
     if not dry:
         console.print(f"Log: {escape(str(folder / LOG_FILE))}", highlight=False, soft_wrap=True)
     run = open_run(recipe, folder, console)
+    check_folders(run.stages)
     for stage in run.stages:
         stage.check()
     require_space(folder, space_needed(run))
@@ -253,6 +255,7 @@ def carry_out(
         with show_activity(console, "Preparing the vocabulary…"):
             for kind in PREPARATION:
                 kind.carry_out(run)
+                check_made(kind, run.all(kind))
         check_models(trained_models_of(run), run.inputs)
         if preview is not None:
             preview(run)
@@ -260,6 +263,7 @@ def carry_out(
             _show_trained_models(run)
             for kind in AFTER_PREPARATION:
                 kind.carry_out(run)
+                check_made(kind, run.all(kind))
             run.end_workers()
             report.write(run)
     return run

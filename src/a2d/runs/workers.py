@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -23,7 +23,8 @@ import torch
 from a2d.endings import LOG
 from a2d.errors import UserError, first_line
 from a2d.interruptions import leave
-from a2d.plugins import load_plugins
+from a2d.plugin_errors import plugin_error
+from a2d.plugins import load_same, loaded_files
 from a2d.progress import Report, log_file, log_to, silence_libraries
 
 _PATIENCE = 2.0
@@ -33,20 +34,22 @@ _PATIENCE = 2.0
 _events: Any = None  # queue of progress events to the parent
 _log: Path
 _busy = False
+_failure: UserError | None = None  # of the start, raised by the first task
 
 
 class Workers:
     """A pool of processes that call tasks as `task(*arguments, report)`.
+
+    Every process imports the plugins that this process has imported (`a2d.plugins`).
 
     Args:
         count: number of tasks that run at once. Each gets an equal share of the cores, and one of
             the GPUs in turn.
         log: log file of the tasks.
         report: called with every progress event, in this process.
-        plugins: Python files that every process imports (`a2d.plugins`).
     """
 
-    def __init__(self, count: int, log: Path, report: Report, plugins: Sequence[str] = ()) -> None:
+    def __init__(self, count: int, log: Path, report: Report) -> None:
         self.count = count
         self._report = report
         self._pool: ProcessPoolExecutor | None = None
@@ -60,7 +63,7 @@ class Workers:
         for number in range(count):
             gpus.put(_gpu(number))
         threads = max(1, torch.get_num_threads() // count)
-        arguments = (threads, gpus, self._events, log, tuple(plugins))
+        arguments = (threads, gpus, self._events, log, loaded_files())
         self._pool = ProcessPoolExecutor(count, context, _start_worker, arguments)
         self._reader.start()
 
@@ -119,16 +122,21 @@ def _gpu(number: int) -> str | None:
     return gpus[number % len(gpus)] if torch.cuda.is_available() and gpus else None
 
 
-def _start_worker(threads: int, gpus: Any, events: Any, log: Path, plugins: Sequence[str]) -> None:
+def _start_worker(
+    threads: int, gpus: Any, events: Any, log: Path, plugins: Mapping[Path, str]
+) -> None:
     """Set up a worker process."""
-    global _events, _log
+    global _events, _log, _failure
     _events, _log = events, log
     gpu = gpus.get()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
     silence_libraries()
-    load_plugins(plugins)
+    try:
+        load_same(plugins)
+    except UserError as error:  # raised here, it would break the pool
+        _failure = error
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes
     signal.signal(signal.SIGTERM, _end)
@@ -159,14 +167,18 @@ def _end_with_parent() -> None:
 
 def _run_task(task: Callable[..., Any], *arguments: Any) -> Any:
     global _busy
+    if _failure is not None:
+        raise _failure
     try:
         _busy = True
         with log_to(log_file(_log)):
             return task(*arguments, _events.put)
-    except SystemExit:  # otherwise the pool would start the next task
+    except SystemExit as error:  # otherwise the pool would start the next task
+        if plugin := plugin_error(error):
+            raise plugin from error
         leave(128 + signal.SIGTERM)
     except Exception as error:
-        raise _portable(error) from error
+        raise _portable(plugin_error(error) or error) from error
     finally:
         _busy = False
 

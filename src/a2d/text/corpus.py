@@ -9,26 +9,20 @@ from typing import Any
 
 from a2d import corpora, plain_yaml
 from a2d.errors import UserError, first_line
+from a2d.plugin_errors import NAME_THE_FILE
 from a2d.quoting import quoted
 from a2d.suggestions import nearest
 from a2d.text import records, tables
 from a2d.text.files import STANDARD_INPUT, expand_path, missing_file
-from a2d.text.formats import are_two_sides, format_of, holds_one_language
+from a2d.text.formats import are_two_sides, describe_formats, format_of, holds_one_language
 from a2d.text.languages import base_code, check_codes, names_language
 from a2d.text.pairs import Entries, Keys, Languages, Pair, Selection, Threshold
-from a2d.text.reading import Part, ReadingReport, no_pairs_message
+from a2d.text.reading import Reader, ReadingReport, no_pairs_message
 
 logger = logging.getLogger(__name__)
 
 BUILTIN = "builtin:"
 _SACREBLEU = "sacrebleu:"
-_ACCEPTED_FORMS = (
-    "a table (.tsv, .txt, .csv), JSON lines or an array (.jsonl, .json), Parquet, a translation "
-    "memory (.tmx), XLIFF (.xlf, .xliff, .sdlxliff…) or gettext (.po, .mo), each optionally as "
-    ".gz, .bz2, .xz or .zst; a list of two plain-text, gettext or Fluent (.ftl) files; a folder of "
-    f"datasets.save_to_disk; '{BUILTIN}NAME', '{_SACREBLEU}TEST SET', '{STANDARD_INPUT}' for a "
-    "table on standard input; a mapping with 'path' or 'dataset'; or a list of such corpora"
-)
 _SCORE_OPTIONS = ("score", "min_score")
 _PATH_OPTIONS = ("path", "split", "source", "target", *_SCORE_OPTIONS)
 _DATASET_OPTIONS = ("dataset", "config", "split", "source", "target", *_SCORE_OPTIONS)
@@ -59,18 +53,10 @@ def read_corpus(
         spec: One of
 
             - `"builtin:de-dsb/train"`: a corpus that comes with the package;
-            - the path of a table (`.tsv`, `.txt`, `.csv`): two columns, or several below a first
-              row that names `source` and `target` or both languages; `-` reads a table with tabs
-              from standard input;
-            - two paths: plain text files, source and target, aligned line by line;
-            - the path of JSON lines, a JSON array (`.jsonl`, `.json`) or a Parquet file: objects
-              with `source` and `target`, or with texts by language, which a `translation` object
-              may hold (of two keys that are not languages, the first is the source);
-            - the path of a translation memory (`.tmx`), of XLIFF 1.2 or 2 (`.xlf`, `.xliff`; from
-              Trados, memoQ and Phrase: `.sdlxliff`, `.mqxliff`, `.mxliff`), or of a gettext
-              catalogue (`.po`, `.mo`; fuzzy and obsolete messages are skipped);
-            - two paths of gettext or Fluent (`.ftl`) files: the translations of the same messages
-              in both languages;
+            - the path of a file that holds pairs, in any format of `a2d.text.formats.FORMATS`; `-`
+              reads a table with tabs from standard input;
+            - two paths: files of one language each, source and target, such as plain text, aligned
+              line by line;
             - the path of a folder written by `datasets.save_to_disk`;
             - `"sacrebleu:wmt22"`: a test set that sacreBLEU has, or can download;
             - `{"path": ..., "split": ..., "source": ..., "target": ...}`: a path as above, the
@@ -111,10 +97,10 @@ def iterate_corpus(
     """Yield the pairs of `read_corpus`; errors and warnings about a whole file come at its end."""
     readings = []
     try:
-        for part in parts(spec, name, languages):
-            reading = ReadingReport(part.places)
+        for reader in readers(spec, name, languages):
+            reading = ReadingReport(reader.places)
             readings.append(reading)
-            yield from part.read(reading)
+            yield from reader.read(reading)
             if reading.refusal:
                 raise UserError(reading.refusal)
             if warnings := reading.warnings():
@@ -125,8 +111,8 @@ def iterate_corpus(
         raise UserError(f"{name}: {error}") from error
 
 
-def parts(spec: Spec, name: str, languages: tuple[str, str] | None) -> list[Part]:
-    """List the parts of a corpus, in order.
+def readers(spec: Spec, name: str, languages: tuple[str, str] | None) -> list[Reader]:
+    """List the readers of a corpus, in order: one for each file, two aligned files or dataset.
 
     Args:
         spec: the corpus, in any form of `read_corpus`.
@@ -140,7 +126,7 @@ def parts(spec: Spec, name: str, languages: tuple[str, str] | None) -> list[Part
     codes = Languages(*languages) if languages else None
     check_codes(languages or ())
     if isinstance(spec, str | Path | Mapping) or not isinstance(spec, Sequence) or not spec:
-        return [_part(spec, name, codes)]
+        return [_reader(spec, name, codes)]
     result, remaining = [], list(spec)
     while remaining:
         first, second = remaining.pop(0), next(iter(remaining), None)
@@ -151,7 +137,7 @@ def parts(spec: Spec, name: str, languages: tuple[str, str] | None) -> list[Part
         elif len(spec) > 1 and _is_file(first) and holds_one_language(expand_path(first)):
             raise _lone_file(expand_path(first))
         else:
-            result.append(_part(first, name, codes))
+            result.append(_reader(first, name, codes))
     return result
 
 
@@ -198,15 +184,25 @@ def places(spec: object) -> list[str]:
     return [repr(spec)]
 
 
-def _part(spec: object, name: str, languages: Languages | None) -> Part:
+def _accepted_forms() -> str:
+    """Describe the forms of a corpus, for messages."""
+    return (
+        f"{describe_formats()}; a folder of datasets.save_to_disk; '{BUILTIN}NAME', "
+        f"'{_SACREBLEU}TEST SET', '{STANDARD_INPUT}' for a table on standard input; a mapping with "
+        "'path' or 'dataset'; or a list of such corpora. A format of your own needs its file: "
+        f"{NAME_THE_FILE}"
+    )
+
+
+def _reader(spec: object, name: str, languages: Languages | None) -> Reader:
     if isinstance(spec, Mapping):
-        return _part_of_mapping(spec, name, languages)
+        return _reader_of_mapping(spec, name, languages)
     if isinstance(spec, str | Path):
-        return _part_at(spec, name, Selection(languages))
-    raise UserError(f"{quoted(spec)} is not a corpus: give {_ACCEPTED_FORMS}")
+        return _reader_at(spec, name, Selection(languages))
+    raise UserError(f"{quoted(spec)} is not a corpus: give {_accepted_forms()}")
 
 
-def _part_of_mapping(spec: Mapping[str, Any], name: str, languages: Languages | None) -> Part:
+def _reader_of_mapping(spec: Mapping[str, Any], name: str, languages: Languages | None) -> Reader:
     if ("path" in spec) == ("dataset" in spec):
         raise UserError(f"{quoted(dict(spec))} is not a corpus: give either 'path' or 'dataset'")
     options = _PATH_OPTIONS if "path" in spec else _DATASET_OPTIONS
@@ -233,10 +229,10 @@ def _part_of_mapping(spec: Mapping[str, Any], name: str, languages: Languages | 
     split = spec.get("split", name)
     if "path" not in spec:
         dataset, config = spec["dataset"], spec.get("config")
-        return Part([dataset], lambda: records.dataset(dataset, config, split, selection))
+        return Reader([dataset], lambda: records.dataset(dataset, config, split, selection))
     if "split" in spec and not expand_path(spec["path"]).is_dir():
         raise UserError(f"{spec['path']} is not a folder of splits: remove 'split'")
-    return _part_at(spec["path"], split, selection)
+    return _reader_at(spec["path"], split, selection)
 
 
 def _check_sides(spec: Mapping[str, Any], languages: Languages | None) -> None:
@@ -263,21 +259,21 @@ def _check_value(key: str, value: object) -> None:
         raise UserError(f"{quoted(key)} is {quoted(value)}: write text, in quotes if necessary")
 
 
-def _part_at(spec: str | Path, split: str, selection: Selection) -> Part:
-    """Return the part in a file, in a folder, or with a `builtin:` or `sacrebleu:` name."""
+def _reader_at(spec: str | Path, split: str, selection: Selection) -> Reader:
+    """Return the reader of a file, of a folder, or of a `builtin:` or `sacrebleu:` name."""
     places = [str(spec)]
     if isinstance(spec, str) and spec.startswith(BUILTIN):
         builtin = _builtin_name(spec.removeprefix(BUILTIN))
-        return Part(places, lambda: _read_builtin(builtin, selection), repair_texts=False)
+        return Reader(places, lambda: _read_builtin(builtin, selection), repair_texts=False)
     if isinstance(spec, str) and spec.startswith(_SACREBLEU):
         test_set = spec.removeprefix(_SACREBLEU)
-        return Part(places, lambda: _read_test_set(test_set, selection), repair_texts=False)
+        return Reader(places, lambda: _read_test_set(test_set, selection), repair_texts=False)
     path = expand_path(spec)
     if path.is_dir():
-        return Part(places, lambda: records.folder(path, split, selection))
+        return Reader(places, lambda: records.folder(path, split, selection))
     if str(spec) == STANDARD_INPUT:
-        return Part(places, lambda: tables.table(path, selection))
-    return Part(places, lambda: _read_file(path, selection))
+        return Reader(places, lambda: tables.table(path, selection))
+    return Reader(places, lambda: _read_file(path, selection))
 
 
 def _read_file(path: Path, selection: Selection) -> Entries:
@@ -286,7 +282,8 @@ def _read_file(path: Path, selection: Selection) -> Entries:
         if file_format.suffixes or not path.exists():
             raise _lone_file(path)
         raise UserError(
-            f"{path} has an unknown type, or is one of two plain-text files: give {_ACCEPTED_FORMS}"
+            f"{path} has an unknown type, or is one of two plain-text files: give "
+            f"{_accepted_forms()}"
         )
     if selection.keys and file_format.keys is None:
         raise UserError(f"{path} has no keys: remove 'source' and 'target'")
@@ -301,10 +298,10 @@ def _read_file(path: Path, selection: Selection) -> Entries:
     return file_format.read(path, selection)
 
 
-def _two_files(files: Sequence[Any], languages: Languages | None) -> Part:
-    """Return the part in two files, source and target."""
+def _two_files(files: Sequence[Any], languages: Languages | None) -> Reader:
+    """Return the reader of what is in two files, source and target."""
     if not all(isinstance(file, str | Path) for file in files):
-        raise UserError(f"{quoted(list(files))} is not a corpus: give {_ACCEPTED_FORMS}")
+        raise UserError(f"{quoted(list(files))} is not a corpus: give {_accepted_forms()}")
     if len(files) != 2:
         raise UserError(f"an inner list has {len(files)} files: list two, source and target")
     source, target = map(expand_path, files)
@@ -318,7 +315,7 @@ def _two_files(files: Sequence[Any], languages: Languages | None) -> Part:
     read = formats[0].read_two
     if read is None or read is not formats[1].read_two:
         raise UserError(f"{source} and {target} have different types: list two files of one type")
-    return Part(list(map(str, files)), lambda: read(source, target, Selection(languages)))
+    return Reader(list(map(str, files)), lambda: read(source, target, Selection(languages)))
 
 
 def _is_file(spec: object) -> bool:

@@ -1,4 +1,8 @@
-"""Table of corpus formats. To add a format, write its reader and add a row to `FORMATS`."""
+"""Table of corpus formats.
+
+`FORMATS` holds one row per format; `register_format` adds one from outside the package. Everything
+else asks the table.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from a2d.errors import UserError
+from a2d.plugin_errors import check_call
+from a2d.plugins import Registry
 from a2d.text import localisation, records, tables
-from a2d.text.files import suffix_of
+from a2d.text.files import COMPRESSED, suffix_of
 from a2d.text.languages import same_language
 from a2d.text.pairs import Entries, Languages, Selection
 
@@ -20,11 +26,15 @@ class Format:
     Attributes:
         name: name of the format.
         suffixes: file suffixes in lower case, without those of compression.
-        read: reader of one file that holds pairs; None if a file holds one language.
-        read_two: reader of two files, source and target; None if a file holds pairs.
+        read: reader of one file that holds pairs, called as `read(path, selection)`; None if a file
+            holds one language. Readers yield `Pair` (`a2d.text.pairs.normal_pair` makes one),
+            `Malformed` for a damaged entry and `Omitted` for one that is left out.
+        read_two: reader of two files, called as `read_two(source, target, selection)`; None if a
+            file holds pairs.
         keys: meaning of `source` and `target` in a corpus given as a mapping: `columns` (numbers or
-            names), `keys`, `languages`, or None if the format has no such choice.
-        scores: whether pairs may have scores.
+            names), `keys`, `languages`, or None if the format has no such choice. The reader then
+            finds them in `selection.keys`.
+        scores: whether pairs may have scores: the reader then applies `selection.threshold`.
         extra: optional dependencies of the reader (`pip install align-to-distill[…]`).
     """
 
@@ -46,7 +56,53 @@ PLAIN = Format("plain text", (), None, _aligned)
 
 TABLE = Format("table", (".tsv", ".tab"), tables.table, keys="columns", scores=True)
 
-FORMATS = (
+FORMATS: Registry[Format] = Registry()
+"""All formats by name."""
+
+_ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
+_SHEETS = (".xlsx", ".xls", ".ods")
+
+
+def register_format(file_format: Format) -> Format:
+    """Add a format to `FORMATS`, so that corpora in it are read wherever a2d reads corpora.
+
+    Raises:
+        UserError: another format has this name or one of its suffixes, a suffix is malformed or
+            means compression, an archive or a spreadsheet, or a reader is missing or does not take
+            the arguments that it is called with.
+    """
+    name, reserved = file_format.name, (*COMPRESSED, *_ARCHIVES, *_SHEETS)
+    if name in (PLAIN.name, *FORMATS):
+        raise UserError(f"a format {name!r} exists already: choose another name.")
+    suffixes: object = file_format.suffixes
+    if not isinstance(suffixes, tuple) or not suffixes:
+        raise UserError(
+            f"the suffixes of format {name!r} are {suffixes!r}: give a tuple, such as ('.moses',)."
+        )
+    for suffix in file_format.suffixes:
+        other = next((row.name for row in FORMATS.values() if suffix in row.suffixes), None)
+        if other is not None:
+            raise UserError(f"format {name!r}: {suffix} is a suffix of {other!r}: choose another.")
+        if (
+            suffix in reserved
+            or suffix != suffix.lower()
+            or suffix != suffix_of(Path(f"x{suffix}"))
+        ):
+            raise UserError(
+                f"format {name!r}: {suffix!r} cannot be its suffix: give one in lower case with "
+                "one dot, at its start, that means no compression, archive or spreadsheet."
+            )
+    if file_format.read is None and file_format.read_two is None:
+        raise UserError(f"format {name!r} has no reader: give read or read_two.")
+    if file_format.read is not None:
+        check_call(file_format.read, ("path", "selection"))
+    if file_format.read_two is not None:
+        check_call(file_format.read_two, ("source", "target", "selection"))
+    FORMATS[name] = file_format
+    return file_format
+
+
+for _format in (
     TABLE,
     # Two files without tabs are plain text; any other file is a table.
     Format("table or plain text", (".txt",), tables.table, _aligned, keys="columns", scores=True),
@@ -77,10 +133,8 @@ FORMATS = (
         extra="corpora",
     ),
     Format("Fluent", localisation.FLUENT, None, localisation.message_pairs, extra="corpora"),
-)
-
-_ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
-_SHEETS = (".xlsx", ".xls", ".ods")
+):
+    register_format(_format)
 
 
 def format_of(path: Path) -> Format:
@@ -98,7 +152,23 @@ def format_of(path: Path) -> Format:
         raise UserError(f"{path} is an archive: unpack it and give the files in it")
     if suffix in _SHEETS:
         raise UserError(f"{path} is a spreadsheet: save it as comma-separated values (.csv)")
-    return next((row for row in FORMATS if suffix in row.suffixes), PLAIN)
+    return next((row for row in FORMATS.values() if suffix in row.suffixes), PLAIN)
+
+
+def describe_formats() -> str:
+    """List the formats and their suffixes, for messages."""
+    one, two = (
+        ", ".join(
+            f"{row.name} ({', '.join(row.suffixes)})" if row.suffixes else row.name
+            for row in (*FORMATS.values(), PLAIN)
+            if getattr(row, reader) is not None
+        )
+        for reader in ("read", "read_two")
+    )
+    return (
+        f"a file ({one}) or a list of two files, source and target ({two}), each optionally as "
+        f"{', '.join(COMPRESSED)}"
+    )
 
 
 def are_two_sides(first: Path, second: Path, languages: Languages | None) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from a2d.errors import UserError
 from a2d.text import identification
 from a2d.text.cleaning import leaks, make_rules
-from a2d.text.corpus import Spec, parts
+from a2d.text.corpus import Spec, readers
 from a2d.text.pairs import Pair
 from a2d.text.reading import ReadingReport, no_pairs_message
 from a2d.text.storage import StoredPairs
@@ -212,11 +212,11 @@ def _reading_dict(reading: ReadingReport) -> dict[str, Any]:
 def _read(
     spec: Spec, name: str, languages: tuple[str, str] | None, readings: list[ReadingReport]
 ) -> Iterator[Pair]:
-    """Yield the pairs of a corpus; append the counts of each part to `readings`."""
+    """Yield the pairs of a corpus; append the counts of each reader to `readings`."""
     try:
-        for part in parts(spec, name, languages):
-            readings.append(ReadingReport(part.places))
-            yield from part.read(readings[-1])
+        for reader in readers(spec, name, languages):
+            readings.append(ReadingReport(reader.places))
+            yield from reader.read(readings[-1])
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
 

@@ -12,7 +12,7 @@ from a2d.text.cleaning import CleaningReport, clean, gist
 from a2d.text.files import expand_path, lines, missing_file
 from a2d.text.formats import PLAIN, format_of, holds_one_language
 from a2d.text.pairs import Entries, Malformed, Pair, normal_pair
-from a2d.text.reading import Part, ReadingReport
+from a2d.text.reading import Reader, ReadingReport
 from a2d.text.storage import StoredPairs
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def _texts(path: Path) -> Iterator[str]:
     if not (plain and holds_one_language(path)):
         raise UserError(f"{path} is not plain text: give files of one sentence per line, no tabs")
     reading = ReadingReport([str(path)])
-    for pair in Part(reading.places, lambda: _entries(path)).read(reading):
+    for pair in Reader(reading.places, lambda: _entries(path)).read(reading):
         yield pair.source
     if reading.refusal:
         raise UserError(reading.refusal)

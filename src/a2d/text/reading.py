@@ -146,12 +146,12 @@ def no_pairs_message(readings: Sequence[ReadingReport]) -> str:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Part of a corpus that is read as a whole: a file, two aligned files or a dataset.
+class Reader:
+    """Reader of a file, of two aligned files or of a dataset.
 
     Attributes:
         places: paths of the files, or name of the dataset.
-        entries: reader.
+        entries: function that reads the entries.
         repair_texts: unescape HTML entities and remove control characters. Off for published test
             sets and packaged corpora, which stay as they are.
     """
@@ -175,6 +175,11 @@ class Part:
             if isinstance(entry, Omitted):
                 reading.omitted[entry.reason] += 1
                 continue
+            if not isinstance(entry, Pair):
+                raise UserError(
+                    f"the reader of {reading.place} yields a {type(entry).__name__}: it must yield "
+                    "Pair, Malformed or Omitted (a2d.text.pairs)"
+                )
             reading.pairs += 1
             if self.repair_texts and any("&" in text for text in entry):
                 entry = reading.entities.apply(entry, unescape_entities)

@@ -10,6 +10,7 @@ from transformers import Seq2SeqTrainingArguments
 
 from a2d.errors import UserError
 from a2d.method.attention import GROUPS
+from a2d.method.methods import METHODS
 from a2d.method.objective import Objective
 from a2d.training.settings import ObjectiveSettings, TrainingSettings, validate
 
@@ -84,8 +85,18 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
 
     @property
     def objective(self) -> Objective:
-        """Settings of the objective."""
-        groups = self.groups.split("+")
+        """Settings of the objective.
+
+        Raises:
+            UserError: the method compares none of the groups.
+        """
+        able = METHODS[self.method].groups
+        groups = [group for group in self.groups.split("+") if group in able]
+        if not groups:
+            raise UserError(
+                f"method {self.method!r} compares {'+'.join(able)} only, but groups is "
+                f"{self.groups!r}: leave groups out."
+            )
         return Objective(
             self.method,
             self.formula,

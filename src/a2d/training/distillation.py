@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from a2d.errors import UserError
 from a2d.families import Geometry, sizes_of
 from a2d.method.alignment import AttentionAlignment
+from a2d.method.formulas import FORMULAS
 from a2d.method.methods import ModelSize
 from a2d.method.objective import Objective
 from a2d.method.token_losses import Prediction, token_losses
 from a2d.method.transfer import A2D, Transfer
+from a2d.method.trial import try_transfer
 from a2d.training.signals import Needs, Signals, model_signals
 
 IGNORE_INDEX = -100
@@ -181,7 +184,8 @@ def build_transfer(
         The comparison; None if the method compares no features.
 
     Raises:
-        UserError: the method does not fit the shapes of the models.
+        UserError: the method does not fit the shapes of the models, or a method or formula of a
+            plugin fails.
     """
     build = objective.definition.build
     if build is None:
@@ -191,4 +195,36 @@ def build_transfer(
         ModelSize(Geometry.of(config), sizes_of(config)["width"])
         for config in (student_config, teacher_config)
     )
-    return build(student, teacher, objective)
+    transfer = build(student, teacher, objective)
+    _check_transfer(transfer, objective, (student, teacher))
+    return transfer
+
+
+def _check_transfer(
+    transfer: Transfer, objective: Objective, sizes: tuple[ModelSize, ModelSize]
+) -> None:
+    """Check what a method's `build` returns; try it, unless the package brings all of it.
+
+    Raises:
+        UserError: it is no `Transfer`, compares other groups than the objective, or fails.
+    """
+    method, name = objective.definition, f"method {objective.method!r}"
+    if not isinstance(transfer, Transfer):
+        raise UserError(
+            f"build of {name} returns a {type(transfer).__name__}: it must return a Transfer."
+        )
+    if set(transfer.groups) != set(objective.groups):
+        raise UserError(
+            f"{name} compares the groups {'+'.join(transfer.groups)}, but the objective has "
+            f"{'+'.join(objective.groups)}: pass objective.groups on to the Transfer, and name the "
+            "groups that the method is for in Method(groups=…)."
+        )
+    parts: list[Any] = [transfer]
+    if "formula" in method.settings:
+        parts.append(FORMULAS[objective.formula])
+        name += f" with formula {objective.formula!r}"
+    if all(type(part).__module__.startswith("a2d.") for part in parts):
+        return
+    padded = torch.tensor([[1, 1, 1], [1, 1, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    masks = group_masks(*(tokens.bool() for tokens in padded))
+    try_transfer(name, transfer, sizes, masks, method.hidden_states)

@@ -1,4 +1,4 @@
-"""Detection of divergence: a training ends at the first loss or weight that is not finite."""
+"""Detection of divergence: a training ends at the first loss, gradient or weight not finite."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _REMEDY = (
 
 
 class DivergenceWatch(TrainerCallback):
-    """Callback that ends a training whose loss is infinite or NaN.
+    """Callback that ends a training whose loss or gradient is infinite or NaN.
 
     On CPU it checks after every update. On GPU a check waits for all kernels, so it checks only
-    before logs, validations and checkpoints. Under fp16, single losses overflow and the gradient
-    scaler skips their updates. The training then diverges only if all losses since the last check
-    are infinite or NaN.
+    before logs, validations and checkpoints. Under fp16, single losses and gradients overflow and
+    the gradient scaler skips their updates. The training then diverges only if all losses, or all
+    gradients, since the last check are infinite or NaN.
 
     Args:
         names: names of the terms, in the order of their sums.
@@ -35,6 +35,7 @@ class DivergenceWatch(TrainerCallback):
         self._first_step: Tensor | None = None
         self._first_sums = torch.empty(0)
         self._all_infinite = torch.empty(0)
+        self._norms: dict[int, Tensor] = {}
 
     def record(self, step: int, sums: Tensor, loss: Tensor) -> None:
         """Record a micro-batch, without waiting for the device.
@@ -53,6 +54,15 @@ class DivergenceWatch(TrainerCallback):
         self._first_sums = torch.where(is_first, sums, self._first_sums)
         self._all_infinite = self._all_infinite & infinite
 
+    def record_gradient(self, step: int, norm: Tensor | float) -> None:
+        """Record the norm of an update's gradient, without waiting for the device.
+
+        Args:
+            step: number of the update.
+            norm: norm before clipping, a scalar.
+        """
+        self._norms[step] = torch.as_tensor(norm).detach()
+
     def on_step_end(
         self,
         args: TrainingArguments,
@@ -60,7 +70,7 @@ class DivergenceWatch(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Check the losses since the last check.
+        """Check the losses and gradients since the last check.
 
         Raises:
             UserError: the training diverged.
@@ -79,6 +89,13 @@ class DivergenceWatch(TrainerCallback):
                 f"terms: {terms}). " + _REMEDY.format(rate=args.learning_rate)
             )
         self._first_step = None
+        infinite = [step for step, norm in self._norms.items() if not norm.isfinite()]
+        if infinite and (not args.fp16 or len(infinite) == len(self._norms)):
+            raise UserError(
+                f"the training diverged: the loss of update {infinite[0]:,} is finite, but its "
+                "gradient is not. " + _REMEDY.format(rate=args.learning_rate)
+            )
+        self._norms.clear()
 
 
 def check_weights(model: nn.Module, step: int, rate: float) -> None:

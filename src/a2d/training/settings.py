@@ -13,6 +13,8 @@ from a2d.method.attention import GROUPS
 from a2d.method.formulas import FORMULAS
 from a2d.method.methods import METHODS
 from a2d.method.transfer import STARTS
+from a2d.plugin_errors import NAME_THE_FILE
+from a2d.plugins import Registry
 from a2d.suggestions import nearest
 
 SCHEDULES = ("linear", "cosine", "inverse_sqrt", "constant_with_warmup")
@@ -21,12 +23,14 @@ SCHEDULES = ("linear", "cosine", "inverse_sqrt", "constant_with_warmup")
 
 def _one_of(setting: str, names: Collection[str]) -> AfterValidator:
     """Build a validator that accepts `names`, including names that are added to it later."""
+    extensible = isinstance(names, Registry)
 
     def check(value: str) -> str:
         if value not in names:
-            raise ValueError(f"unknown {setting} {value!r}{nearest(value, names)}")
+            raise ValueError(f"unknown {setting} {value!r}{nearest(value, names)}{hint}")
         return value
 
+    hint = f" A {setting} of your own needs its file: {NAME_THE_FILE}" if extensible else ""
     return AfterValidator(check)
 
 
@@ -57,7 +61,7 @@ class ObjectiveSettings:
         decay: factor by which β is multiplied after each epoch.
         temperature: τ, temperature of word-level distillation.
         groups: compared kinds of attention, joined by `+`: `encoder` and `decoder` self-attention,
-            and `cross`-attention.
+            and `cross`-attention. Groups that the method cannot compare are left out.
         alignment_start: initial weights of the alignment: `uniform` (layers correspond evenly, plus
             noise) or `random`.
         alignment_learning_rate: peak learning rate of the alignment and of other parameters that a

@@ -277,6 +277,12 @@ class A2DTrainer(ResumingTrainer):
         with self.accelerator.autocast() if needs_autocast else nullcontext():
             return model_signals(self.teacher, inputs, needs)
 
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Tensor | float | None:
+        norm: Tensor | float | None = super()._get_grad_norm(*args, **kwargs)
+        if norm is not None:
+            self._divergence.record_gradient(self.state.global_step + 1, norm)
+        return norm
+
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device
     ) -> Tensor | None:

@@ -1,6 +1,8 @@
 """Stages of a run, in the order in which they are executed."""
 
-from a2d.runs.stages.base import RunStage
+from a2d.errors import UserError
+from a2d.plugin_errors import defined_at
+from a2d.runs.stages.base import RunStage, check_kind
 from a2d.runs.stages.corpus import Corpus
 from a2d.runs.stages.models import Teacher
 from a2d.runs.stages.prepared import PreparedTeacher
@@ -27,6 +29,14 @@ AFTER_PREPARATION: list[type[RunStage]] = [
 
 
 def register_stage(kind: type[RunStage]) -> type[RunStage]:
-    """Add a kind of stage, to be executed after all others; usable as a decorator."""
+    """Add a kind of stage, to be executed after all others; usable as a decorator.
+
+    Raises:
+        UserError: it is not a subclass of `RunStage` with the methods `of` and `make`, or has been
+            added already.
+    """
+    check_kind(kind)
+    if kind in AFTER_PREPARATION:
+        raise UserError(f"the stage {defined_at(kind)} is registered twice: remove one of the two.")
     AFTER_PREPARATION.append(kind)
     return kind

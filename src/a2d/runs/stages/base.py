@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
+from a2d.errors import UserError, first_line
+from a2d.plugin_errors import check_call, defined_at
 from a2d.stage import Stage
 
 if TYPE_CHECKING:
     from a2d.runs.run import Run
+
+S = TypeVar("S", bound="RunStage")
 
 
 @dataclass(frozen=True)
@@ -40,3 +47,76 @@ class RunStage(Stage):
         for stage in run.all(cls):
             if not stage.done:
                 stage.make(run)
+
+
+def check_kind(kind: type) -> None:
+    """Check that a class is a kind of stage.
+
+    Raises:
+        UserError: it is no subclass of `RunStage`, or lacks `of`, or both `make` and `carry_out`.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, RunStage)):
+        raise UserError(f"the stage {defined_at(kind)} is no subclass of RunStage: derive it.")
+    missing = [name for name in ("of", "make", "carry_out") if _inherits(kind, name)]
+    if "of" in missing or len(missing) == 2:
+        raise UserError(f"the stage {defined_at(kind)} must define the methods of and make.")
+    check_call(kind.of, ("run",), of=kind)
+    check_call(kind.make, ("self", "run"), of=kind)
+
+
+def _inherits(kind: type[RunStage], name: str) -> bool:
+    """Check whether a class has a method of `RunStage` that no class between them overrides."""
+    return next(each for each in kind.__mro__ if name in vars(each)) is RunStage
+
+
+def listed(kind: type[S], run: Run) -> list[S]:
+    """List the stages of a kind, after a check of what its `of` returns.
+
+    Raises:
+        UserError: it is no list of stages of this kind, or the settings of one are no JSON.
+    """
+    stages: Any = kind.of(run)
+    if not isinstance(stages, list) or not all(isinstance(stage, kind) for stage in stages):
+        raise UserError(
+            f"the method of, of the stage {defined_at(kind)}, returns {stages!r}: it must return "
+            f"a list of {kind.__name__}."
+        )
+    for stage in stages:
+        try:
+            json.dumps(stage.settings)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"the settings of the stage {defined_at(kind)} are not serialisable as JSON "
+                f"({first_line(error)}): give text, numbers, lists and mappings."
+            ) from error
+    return stages
+
+
+def check_made(kind: type[RunStage], stages: Sequence[RunStage]) -> None:
+    """Check that a kind of stage has left its outputs.
+
+    Raises:
+        UserError: the folder of a stage is missing.
+    """
+    for stage in stages:
+        if not stage.done:
+            raise UserError(
+                f"the stage {defined_at(kind)} has left nothing in {stage.folder}: fill the folder "
+                "in make, in a block `with self.work() as folder:`."
+            )
+
+
+def check_folders(stages: Sequence[RunStage]) -> None:
+    """Check that no two stages of a run have one folder.
+
+    Raises:
+        UserError: two have.
+    """
+    kinds: dict[Path, type[RunStage]] = {}
+    for stage in stages:
+        other = kinds.setdefault(stage.folder, type(stage))
+        if other is not type(stage):
+            raise UserError(
+                f"the stages {other.__name__} and {defined_at(type(stage))} have one folder, "
+                f"{stage.folder}: give the latter another one."
+            )

@@ -1,0 +1,89 @@
+"""Trial of a comparison on made-up features, before a training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from a2d.errors import UserError
+from a2d.families import Geometry
+from a2d.method.attention import Features
+from a2d.method.maps import StackedMaps
+from a2d.method.methods import ModelSize
+from a2d.method.transfer import Masks, Transfer
+from a2d.plugin_errors import check_call
+
+_COMPARE = ("group", "student", "teacher", "keys", "rows")
+
+
+def try_transfer(
+    name: str,
+    transfer: Transfer,
+    sizes: tuple[ModelSize, ModelSize],
+    masks: Masks,
+    hidden_states: bool,
+) -> None:
+    """Compare random features of two models with these sizes, and compute the gradients.
+
+    Args:
+        name: of method and formula, for messages.
+        transfer: the comparison; its parameters and the state of the random generators stay as
+            they are.
+        sizes: of student and teacher.
+        masks: as for `Transfer.forward`; some keys and rows are padding.
+        hidden_states: the features hold hidden states.
+
+    Raises:
+        UserError: the comparison does not take these arguments, or its results or gradients are
+            not what training needs.
+    """
+    check_call(transfer.compare, _COMPARE, of=type(transfer))
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        student, teacher = (_features(size, masks, hidden_states) for size in sizes)
+        leaves = [tensor.requires_grad_() for tensor in _tensors(student)]
+        leaves += [parameter for parameter in transfer.parameters() if parameter.requires_grad]
+        for group, value in transfer(student, teacher, masks).items():
+            gradients = (
+                torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+                if value.requires_grad
+                else ()
+            )
+            for tensor in (value, *gradients):
+                if tensor is not None and not tensor.isfinite().all():
+                    kind = "value" if tensor is value else "gradient"
+                    raise UserError(
+                        f"{name}: the {kind} for the group {group!r} is not finite for a "
+                        "random batch with padding: probabilities of masked keys are 0, so that "
+                        "a logarithm or a division needs its argument masked beforehand."
+                    )
+
+
+def _features(
+    size: ModelSize, masks: Mapping[str, tuple[Tensor, Tensor]], hidden: bool
+) -> Features:
+    """Random features of a model; those of a masked key are 0, as after a softmax."""
+    geometry, maps, values = size.geometry, {}, {}
+    for group, (keys, rows) in masks.items():
+        heads = geometry.heads(group)
+        shape = len(rows), geometry.channels(group), rows.shape[1], keys.shape[2]
+        scores = torch.randn(shape).masked_fill(~keys.unsqueeze(1), -torch.inf)
+        maps[group] = StackedMaps(scores.softmax(-1))
+        values[group] = torch.randn(len(rows), heads, keys.shape[2], max(1, size.width // heads))
+    states = _hidden_states(geometry, size.width, masks) if hidden else {}
+    return Features(dict(maps), values, states)
+
+
+def _hidden_states(geometry: Geometry, width: int, masks: Masks) -> dict[str, list[Tensor]]:
+    return {
+        stack: [torch.randn(*masks[stack][1].shape, width) for _ in range(geometry.layers(stack))]
+        for stack in ("encoder", "decoder")
+    }
+
+
+def _tensors(features: Features) -> list[Tensor]:
+    maps = [tensor for each in features.maps.values() for tensor in each.inputs]
+    return [*maps, *features.values.values(), *chain(*features.hidden.values())]

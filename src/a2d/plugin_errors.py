@@ -1,0 +1,122 @@
+"""Errors in the code of plugins: one sentence with the plugin's file, the line and the error."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from typing import Any
+
+from a2d.errors import UserError, disk_is_full, first_line, memory_is_full
+
+PREFIX = "a2d_plugin_"
+"""Start of the names of the modules that plugin files are imported as."""
+
+packages: dict[str, str] = {}
+"""Versions of the packages that hold installed plugins, by their names without subpackages."""
+
+
+NAME_THE_FILE = "a2d --plugin FILE …, or `plugins` in a recipe (docs/extend.md)."
+"""How a plugin is found, as the end of messages about names that a plugin may define."""
+
+
+class PluginError(UserError):
+    """An error in a plugin's code. `a2d --debug` shows its traceback."""
+
+
+def plugin_error(error: BaseException) -> PluginError | None:
+    """Describe an error that was raised in a plugin's code, or in code that the plugin called.
+
+    Returns:
+        The description; None for errors of other code, for a `UserError`, and where memory or disk
+        space ran out.
+    """
+    if isinstance(error, PluginError):
+        return error
+    if isinstance(error, UserError) or disk_is_full(error) or memory_is_full(error):
+        return None
+    place = _place(error)
+    if place is None or not isinstance(error, Exception | SystemExit):
+        return None
+    return PluginError(
+        f"the plugin {place[0]} fails in line {place[1]:,} ({_kind(error)}): correct it; "
+        "`a2d --debug …` shows the traceback."
+    )
+
+
+def import_error(plugin: str, error: BaseException) -> PluginError:
+    """Describe an error that ended the import of a plugin.
+
+    Args:
+        plugin: path of its file, or name and module of an installed plugin.
+        error: the error.
+    """
+    place = _place(error)
+    if isinstance(error, UserError):
+        where = "" if place is None else f", line {place[1]:,}"
+        return PluginError(f"plugins: {plugin}{where}: {error}")
+    where = "" if place is None else f" in line {place[1]:,}"
+    return PluginError(f"plugins: {plugin} fails{where} ({_kind(error)}): correct it.")
+
+
+def is_plugin(module: str) -> bool:
+    """Check whether a module belongs to a plugin."""
+    return module.startswith(PREFIX) or module.partition(".")[0] in packages
+
+
+def defined_at(code: Any) -> str:
+    """Name of a function or class, and where it is defined, for messages."""
+    name = getattr(code, "__qualname__", repr(code))
+    try:
+        file = inspect.getsourcefile(code)
+        line = inspect.getsourcelines(code)[1]
+    except (TypeError, OSError):
+        return str(name)
+    return f"{name} ({file}, line {line:,})"
+
+
+def check_call(function: Any, arguments: tuple[str, ...], of: Any = None) -> None:
+    """Check that a function of a plugin takes the arguments that a2d calls it with.
+
+    Args:
+        function: a function, a bound method or a class.
+        arguments: names of the positional arguments.
+        of: the class whose name the message gives; None: the function's own name.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not callable(function):
+        raise UserError(f"{function!r} is no function: it is called with {', '.join(arguments)}.")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of some built-in functions, it is unknown
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        name = defined_at(of or function)
+        if of is not None:
+            name = f"{function.__name__} of {name}"
+        raise UserError(
+            f"{name} takes {signature}, but it is called with {len(arguments)} arguments: "
+            f"{', '.join(arguments)}."
+        ) from error
+
+
+def _place(error: BaseException) -> tuple[str, int] | None:
+    """File and line of the innermost frame in a plugin; None if there is none.
+
+    A SystemExit must come from the plugin itself: the handlers of signals raise it, too.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if isinstance(error, SystemExit):
+        frames = frames[-1:]
+    for frame, line in reversed(frames):
+        if is_plugin(str(frame.f_globals.get("__name__"))):
+            return frame.f_code.co_filename, line
+    return None
+
+
+def _kind(error: BaseException) -> str:
+    kind, message = type(error).__name__, first_line(error)
+    return kind if message == kind else f"{kind}: {message}"

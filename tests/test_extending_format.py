@@ -1,0 +1,134 @@
+"""A corpus format that is added from outside the package: the one of docs/extend.md."""
+
+import gzip
+import sys
+
+import pytest
+from pages import ROOT, blocks
+from rich.console import Console
+from typer.testing import CliRunner
+
+from a2d import plugins
+from a2d.cli import app
+from a2d.errors import UserError
+from a2d.runs.corpus_record import hash_of_inputs
+from a2d.runs.distill import distill
+from a2d.runs.recipe import load_recipe
+from a2d.runs.splits import read_splits
+from a2d.text.corpus import read_corpus
+from a2d.text.formats import FORMATS, PLAIN, Format, format_of, register_format
+from a2d.text.pairs import Pair
+
+(TEXT,) = [block.text for block in blocks(ROOT / "docs/extend.md") if "Format(" in block.text]
+LINES = "".join(f"Satz {n} ||| sada {n}\n" for n in range(30))
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """Path of the plugin; its format is forgotten after the test."""
+    path = tmp_path / "bars.py"
+    path.write_text(TEXT)
+    yield str(path)
+    plugins.named.clear()
+    plugins._digests.clear()
+    sys.modules.pop("a2d_plugin_bars", None)
+    FORMATS.pop("bars", None)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "train.BARS.gz"
+    path.write_bytes(gzip.compress(LINES.encode()))
+    return str(path)
+
+
+def test_is_read_with_its_damage_counted(plugin, tmp_path, caplog):
+    plugins.load_plugins([plugin])
+    path = tmp_path / "x.bars"
+    path.write_bytes(b"a b ||| c\r\n\nbroken\nd|||e\n\xff ||| f\ng ||| h")
+    assert read_corpus(path) == [Pair("a b", "c"), Pair("d", "e"), Pair("g", "h")]
+    assert "2 of 5 entries are malformed" in caplog.text
+    assert "x.bars, line 3 has 1 sides: write SOURCE ||| TARGET" in caplog.text
+
+
+@pytest.mark.parametrize("command", ["inspect", "convert"])
+def test_a2d_data_reads_it(plugin, corpus, tmp_path, command):
+    output = ["-o", str(tmp_path / "out.tsv")] if command == "convert" else []
+    result = CliRunner().invoke(app, ["--plugin", plugin, "data", command, corpus, *output])
+    assert result.exception is None, result.output
+    assert "30" in result.output
+    if output:
+        assert len(read_corpus(output[1])) == 30
+
+
+def test_a_run_reads_it_and_its_record_depends_on_the_plugin(plugin, corpus):
+    settings = [f"corpus.train={corpus}", "corpus.valid=null", "corpus.test=null"]
+    before = hash_of_inputs(load_recipe("demo", settings))
+    recipe = load_recipe("demo", [*settings, f"plugins=[{plugin}]"])
+    assert sum(map(len, read_splits(recipe)[:3])) == 30
+    assert hash_of_inputs(recipe) != before
+
+
+def test_distill_reads_it(plugin, corpus, tmp_path):
+    console = Console(record=True, width=200)
+    distill(
+        "builtin:en-pt",
+        [corpus],
+        ("en", "pt"),
+        tmp_path / "student",
+        console,
+        student="1x1",
+        overrides=[f"plugins=[{plugin}]", "training={max_steps: 1}"],
+        dry_run=True,
+    )
+    assert "28 training pairs (28 read" in console.export_text()
+
+
+def test_messages_list_it(plugin, tmp_path):
+    (tmp_path / "x.unknown").write_text("x")
+    with pytest.raises(UserError, match=r"a2d --plugin FILE") as caught:
+        read_corpus(tmp_path / "x.unknown")
+    assert "bars" not in str(caught.value)
+    plugins.load_plugins([plugin])
+    with pytest.raises(UserError, match=r"Fluent \(\.ftl\), plain text") as caught:
+        read_corpus(tmp_path / "x.unknown")
+    assert "bars (.bars)" in str(caught.value)
+    assert format_of(tmp_path / "x.bars.zst").name == "bars"
+
+
+def reader(path, selection):
+    yield "a", "b"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "table"}, "a format 'table' exists already"),
+        ({"name": PLAIN.name}, "exists already"),
+        ({"suffixes": (".tsv",)}, r"\.tsv is a suffix of 'table': choose another"),
+        ({"suffixes": ".odd"}, "give a tuple"),
+        ({"suffixes": ()}, "give a tuple"),
+        ({"suffixes": (".gz",)}, "'.gz' cannot be its suffix"),
+        ({"suffixes": (".zip",)}, "cannot be its suffix"),
+        ({"suffixes": ("odd",)}, "cannot be its suffix"),
+        ({"suffixes": (".a.b",)}, "cannot be its suffix"),
+        ({"suffixes": (".ODD",)}, "cannot be its suffix"),
+        ({"read": None}, "has no reader"),
+        ({"read": lambda path: iter(())}, "called with 2 arguments: path, selection"),
+        ({"read_two": reader}, "called with 3 arguments: source, target, selection"),
+    ],
+)
+def test_a_malformed_one_is_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        register_format(Format(**{"name": "odd", "suffixes": (".odd",), "read": reader} | settings))
+    assert "odd" not in FORMATS
+
+
+def test_a_reader_of_other_things_is_named(tmp_path):
+    (tmp_path / "x.odd").write_text("x")
+    register_format(Format("odd", (".odd",), reader))
+    try:
+        with pytest.raises(UserError, match=r"reader of .*x\.odd yields a tuple: it must yield Pa"):
+            read_corpus(tmp_path / "x.odd")
+    finally:
+        del FORMATS["odd"]
