@@ -78,6 +78,7 @@ def test_in_python(place, by_command):
     weights, run = by_command
     teacher = AutoModelForSeq2SeqLM.from_pretrained(place / "teacher")
     tokenizer = AutoTokenizer.from_pretrained(place / "teacher")
+    data = load_from_disk(str(run / "tokens"))
     student = student_of(
         teacher,
         encoder_layers=2,
@@ -89,8 +90,8 @@ def test_in_python(place, by_command):
         attention_dropout=0.0,
         activation_dropout=0.0,
         start="teacher",
+        sample=data["train"],
     )
-    data = load_from_disk(str(run / "tokens"))
     (history,) = run.glob("models/a2d-*/history.json")
     interval = updates_between_validations(history)
     config = A2DConfig(
