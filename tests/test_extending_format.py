@@ -20,7 +20,11 @@ from a2d.text.formats import FORMATS, PLAIN, Format, format_of, register_format
 from a2d.text.pairs import Pair
 
 (TEXT,) = [block.text for block in blocks(ROOT / "docs/extend.md") if "Format(" in block.text]
-LINES = "".join(f"Satz {n} ||| sada {n}\n" for n in range(30))
+WORDS = [first + second for first in "abcde" for second in "klmnop"]
+
+
+def content(noun):
+    return "".join(f"{noun} {word} ||| {word} {noun}\n" for word in WORDS)
 
 
 @pytest.fixture
@@ -38,7 +42,9 @@ def plugin(tmp_path):
 @pytest.fixture
 def corpus(tmp_path):
     path = tmp_path / "train.BARS.gz"
-    path.write_bytes(gzip.compress(LINES.encode()))
+    path.write_bytes(gzip.compress(content("Satz").encode()))
+    for name, noun in {"valid": "Haus", "test": "Baum"}.items():
+        (tmp_path / f"{name}.bars").write_text(content(noun))
     return str(path)
 
 
@@ -61,11 +67,12 @@ def test_a2d_data_reads_it(plugin, corpus, tmp_path, command):
         assert len(read_corpus(output[1])) == 30
 
 
-def test_a_run_reads_it_and_its_record_depends_on_the_plugin(plugin, corpus):
-    settings = [f"corpus.train={corpus}", "corpus.valid=null", "corpus.test=null"]
+def test_a_run_reads_it_and_its_record_depends_on_the_plugin(plugin, corpus, tmp_path):
+    held_out = [f"corpus.{name}={tmp_path / name}.bars" for name in ("valid", "test")]
+    settings = [f"corpus.train={corpus}", *held_out]
     before = hash_of_inputs(load_recipe("demo", settings))
     recipe = load_recipe("demo", [*settings, f"plugins=[{plugin}]"])
-    assert sum(map(len, read_splits(recipe)[:3])) == 30
+    assert list(map(len, read_splits(recipe)[:3])) == [30, 30, 30]
     assert hash_of_inputs(recipe) != before
 
 
@@ -78,10 +85,12 @@ def test_distill_reads_it(plugin, corpus, tmp_path):
         tmp_path / "student",
         console,
         student="1x1",
+        valid=[str(tmp_path / "valid.bars")],
+        test=[str(tmp_path / "test.bars")],
         overrides=[f"plugins=[{plugin}]", "training={max_steps: 1}"],
         dry_run=True,
     )
-    assert "28 training pairs (28 read" in console.export_text()
+    assert "30 training pairs (30 read" in console.export_text()
 
 
 def test_messages_list_it(plugin, tmp_path):

@@ -106,7 +106,7 @@ def test_of_one_name_are_refused(plugin, tmp_path):
 
 def test_installed_ones_that_fail_are_named(monkeypatch):
     class Broken:
-        name, value = "broken", "broken.module"
+        name, value, dist = "broken", "broken.module", None
 
         def load(self):
             raise ImportError("no such thing")
@@ -125,7 +125,7 @@ COMMANDS = {
     "inspect": ["data", "inspect", "/no/corpus.tsv"],
     "convert": ["data", "convert", "/no/corpus.tsv", "-o", "out.tsv"],
     "run": ["run", "demo", "corpus.train=/no/corpus.tsv", "--output", "out"],
-    "shapes": ["shapes", "--teacher", "/no/model"],
+    "shapes": ["shapes", "/no/model"],
     "distill": [
         *("distill", "--teacher", "/no/model", "--data", "/no/corpus.tsv", "--source", "de"),
         *("--target", "en", "--student", "1x1", "--output", "out"),
@@ -243,6 +243,9 @@ class Mine(RunStage):
     @classmethod
     def of(cls, run):
         return [cls(run.folder / "mine", {})]
+
+    def make(self, run):
+        pass
 """
 
 
