@@ -1,12 +1,13 @@
-"""Train one student with each of several schedules, and write what validation says of each.
+"""Train a student with each of several schedules, and write what validation says of each.
 
     python tools/schedule_search.py --teacher FOLDER --train FILE --valid FILE --pairs 1000 \\
-        --layers 2x1 --start teacher --out results.jsonl tokens=512,lr=1e-3,updates=400 …
+        --out results.jsonl student=2x1,tokens=512,lr=1e-3,updates=400 …
 
-A trial names `tokens` a batch, peak `lr` and `updates`; `patience` (validations; 0: a linear decay
-over all updates), `warmup` (updates), `every` (updates between validations), `method`, `beta`,
-`alpha` and `seed` have defaults. Every trial
-is one line of JSON: its settings, the best validation BLEU and chrF, seconds, and the curve.
+A trial names the shape of its `student` (as `a2d distill --student` does), its `start` (`teacher`:
+pruned and fitted; `sliced`: pruned, not fitted; `random`), `tokens` a batch, peak `lr` and
+`updates`. `patience` (validations; 0: a linear decay over all updates), `warmup` (updates), `every`
+(updates between validations), `method`, `beta`, `alpha` and `seed` have defaults. Every trial is one
+line of JSON: its settings, the best validation BLEU and chrF, seconds, and the curve.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback
+from transformers import PreTrainedModel, PrinterCallback
 
 from a2d.families import sizes_of
+from a2d.models.activations import sample_text
 from a2d.models.loading import count_parameters, load_model, new_model
-from a2d.models.students import student_of
+from a2d.models.presets import complete_shape, parse_shape
+from a2d.models.pruning import choose_subspaces, take_weights
+from a2d.models.students import name_layers, student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import silence_libraries
 from a2d.text.batching import tokenise
@@ -44,6 +48,8 @@ DEFAULTS: dict[str, Any] = {
     "beta": 1.0,
     "alpha": 0.5,
     "seed": 1,
+    "student": "2x1",
+    "start": "teacher",
 }
 
 
@@ -56,16 +62,27 @@ def parse_trial(text: str) -> dict[str, Any]:
     return trial
 
 
+def start_student(
+    teacher: PreTrainedModel, trial: dict[str, Any], inputs: dict[str, Any]
+) -> PreTrainedModel:
+    """Make the student of a trial."""
+    shape = complete_shape(teacher.config, parse_shape(trial["student"]))
+    if trial["start"] == "random":
+        return new_model(inputs["tokenizer"], **(sizes_of(teacher.config) | shape))
+    if trial["start"] == "teacher":
+        return student_of(teacher, **shape, sample=inputs["train"])
+    student = student_of(teacher, **shape, start="random")
+    names = name_layers(teacher, student)
+    text = sample_text(inputs["train"], teacher.config.pad_token_id)
+    take_weights(teacher, student, names, choose_subspaces(teacher, student, names, text))
+    return student
+
+
 def train(trial: dict[str, Any], inputs: dict[str, Any], options: argparse.Namespace) -> Any:
     """Train a student; its best validation scores and its curve."""
     teacher = load_model(options.teacher)
     torch.manual_seed(trial["seed"])
-    encoder, decoder = map(int, options.layers.split("x"))
-    if options.start == "teacher":
-        student = student_of(teacher, encoder_layers=encoder, decoder_layers=decoder)
-    else:
-        depths = {"encoder_layers": encoder, "decoder_layers": decoder}
-        student = new_model(inputs["tokenizer"], **(sizes_of(teacher.config) | depths))
+    student = start_student(teacher, trial, inputs)
     with tempfile.TemporaryDirectory() as folder:
         config = A2DConfig(
             output_dir=folder,
@@ -118,8 +135,6 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--pairs", type=int, required=True)
     parser.add_argument("--held-out", type=int, default=500)
-    parser.add_argument("--layers", default="2x1")
-    parser.add_argument("--start", choices=("teacher", "random"), default="teacher")
     parser.add_argument("trials", nargs="+", type=parse_trial)
     options = parser.parse_args()
     silence_libraries()
@@ -138,8 +153,6 @@ def main() -> None:
         line = {
             "pairs": options.pairs,
             "target_tokens": tokens,
-            "layers": options.layers,
-            "start": options.start,
             "corpus": Path(options.train).parent.name,
             **trial,
             **result,

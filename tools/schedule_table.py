@@ -42,6 +42,17 @@ METHODS = {
     "BLEU": lambda t: f"{t['bleu']:.1f}",
     "chrF": lambda t: f"{t['chrf']:.1f}",
 }
+STARTS = {
+    "pairs": lambda t: f"{t['pairs']:,}",
+    "student": lambda t: t["student"],
+    "start": lambda t: START_NAMES[t["start"]],
+    "rate": lambda t: f"{t['lr']:g}",
+    "a quarter": lambda t: f"{t['curve'][len(t['curve']) // 4 - 1][1]:.1f}",
+    "half": lambda t: f"{t['curve'][len(t['curve']) // 2 - 1][1]:.1f}",
+    "all": lambda t: f"{t['curve'][-1][1]:.1f}",
+    "chrF": lambda t: f"{t['curve'][-1][2]:.1f}",
+}
+START_NAMES = {"teacher": "pruned and fitted", "sliced": "pruned", "random": "random"}
 
 
 def table(trials: list[dict[str, Any]], columns: dict[str, Any]) -> str:
@@ -56,13 +67,16 @@ def read(name: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Fill the three tables."""
+    """Fill the tables."""
     trials = read("de-dsb.jsonl")
     trials.sort(key=lambda t: (t["decoder"] == "random", t["teacher_width"], t["pairs"]))
     tables = {"trials": table(trials, COLUMNS), "layers": table(read("en-pt.jsonl"), LAYERS)}
     methods = read("methods.jsonl")
     methods.sort(key=lambda t: (t["corpus"], t["method"], t["seed"]))
     tables["methods"] = table(methods, METHODS)
+    starts = read("starts.jsonl")
+    starts.sort(key=lambda t: (t["pairs"], t["student"], t["start"]))
+    tables["starts"] = table(starts, STARTS)
     regions.fill(PAGE, tables.get)
 
 

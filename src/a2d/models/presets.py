@@ -62,7 +62,7 @@ def parse_shape(text: str) -> dict[str, int]:
     return {name: int(size) for name, size in zip(names, match.groups(), strict=True) if size}
 
 
-def complete_shape(teacher: Any, sizes: dict[str, int]) -> dict[str, int]:
+def complete_shape(teacher: Any, sizes: dict[str, int]) -> dict[str, Any]:
     """Complete a student's sizes by those of its teacher.
 
     The feed-forward width follows the width where only the latter is given.
