@@ -42,6 +42,7 @@ METHODS = {
     "BLEU": lambda t: f"{t['bleu']:.1f}",
     "chrF": lambda t: f"{t['chrf']:.1f}",
 }
+START_NAMES = {"teacher": "pruned and fitted", "sliced": "pruned", "random": "random"}
 STARTS = {
     "pairs": lambda t: f"{t['pairs']:,}",
     "student": lambda t: t["student"],
@@ -52,7 +53,6 @@ STARTS = {
     "all": lambda t: f"{t['curve'][-1][1]:.1f}",
     "chrF": lambda t: f"{t['curve'][-1][2]:.1f}",
 }
-START_NAMES = {"teacher": "pruned and fitted", "sliced": "pruned", "random": "random"}
 
 
 def table(trials: list[dict[str, Any]], columns: dict[str, Any]) -> str:
