@@ -6,8 +6,8 @@
 A trial names the shape of its `student` (as `a2d distill --student` does), its `start` (`teacher`:
 pruned and fitted; `sliced`: pruned, not fitted; `random`), `tokens` a batch, peak `lr` and
 `updates`. `patience` (validations; 0: a linear decay over all updates), `warmup` (updates),
-`every` (updates between validations), `method`, `beta`, `alpha` and `seed` have defaults. Every trial is a line
-of JSON: its settings, the best validation BLEU and chrF, seconds, and the curve.
+`every` (updates between validations), `method`, `beta`, `alpha` and `seed` have defaults. Every
+trial is a line of JSON: its settings, the best validation BLEU and chrF, seconds, and the curve.
 """
 
 from __future__ import annotations
