@@ -278,6 +278,6 @@ def test_a_name_is_looked_up_once_without_a_network(monkeypatch):
     monkeypatch.setattr(folders, "get_session", Session)
     monkeypatch.setattr(folders, "cached_file", pytest.fail)
     folders._check_hub.cache_clear()
-    with pytest.raises(UserError, match=r"no model at 'no-such-model' .* cannot be reached"):
+    with pytest.raises(UserError, match=r"no model at 'no-such-model': .* cannot be reached"):
         load_config("no-such-model")
     assert Session.calls == 1
