@@ -30,6 +30,13 @@ REGISTRIES = METHODS, FORMULAS, FAMILIES
 SPLITS = Splits(PAIRS[:5], PAIRS[5:7], PAIRS[7:9], CleaningReport(5, {}, 5))
 
 
+@pytest.fixture(autouse=True)
+def no_packages():
+    """Forgets the packages of installed plugins after each test."""
+    yield
+    plugins.packages.clear()
+
+
 @pytest.fixture
 def plugin(tmp_path):
     """Writes a plugin and gives its path; all that it did is undone after the test."""
@@ -151,7 +158,6 @@ def test_are_imported_by_every_command_before_its_work(
         options = []
     result = CliRunner().invoke(app, [*options, *COMMANDS[command]])
     plugins.named.clear()
-    plugins.packages.pop("mine", None)
     assert isinstance(result.exception, UserError), result.output
     assert "/no/" in str(result.exception)
     assert (tmp_path / "imported").exists()
@@ -179,7 +185,7 @@ def test_installed_ones_are_recorded_by_their_version(monkeypatch):
     assert METHODS.plugin("of-mine") == {"mine": "1.2"}
     assert METHODS.plugin("kd") == {}
     assert plugins.plugin_of("mine.stages") == {"mine": "1.2"}
-    del METHODS["of-mine"], plugins.packages["mine"]
+    del METHODS["of-mine"]
 
 
 @pytest.mark.parametrize("function", ["work", "end"])

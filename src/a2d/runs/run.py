@@ -44,7 +44,7 @@ from a2d.runs.recipe import Recipe
 from a2d.runs.schedule import fill_schedule
 from a2d.runs.splits import Splits, read_splits
 from a2d.runs.stages import AFTER_PREPARATION, PREPARATION
-from a2d.runs.stages.base import RunStage, check_folders, check_made, listed
+from a2d.runs.stages.base import RunStage, check_folders, listed
 from a2d.runs.stages.prepared import PreparedTeacher
 from a2d.runs.stages.sequences import Sequences
 from a2d.runs.stages.signals import TeacherSignals
@@ -255,7 +255,6 @@ def carry_out(
         with show_activity(console, "Preparing the vocabulary…"):
             for kind in PREPARATION:
                 kind.carry_out(run)
-                check_made(kind, run.all(kind))
         check_models(trained_models_of(run), run.inputs)
         if preview is not None:
             preview(run)
@@ -263,7 +262,6 @@ def carry_out(
             _show_trained_models(run)
             for kind in AFTER_PREPARATION:
                 kind.carry_out(run)
-                check_made(kind, run.all(kind))
             run.end_workers()
             report.write(run)
     return run

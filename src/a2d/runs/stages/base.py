@@ -43,10 +43,19 @@ class RunStage(Stage):
 
     @classmethod
     def carry_out(cls, run: Run) -> None:
-        """Execute the unfinished stages of this kind, one after the other."""
+        """Execute the unfinished stages of this kind, one after the other.
+
+        Raises:
+            UserError: a stage leaves nothing in its folder.
+        """
         for stage in run.all(cls):
             if not stage.done:
                 stage.make(run)
+                if not stage.done:
+                    raise UserError(
+                        f"the stage {defined_at(cls)} has left nothing in {stage.folder}: fill the "
+                        "folder in make, in a block `with self.work() as folder:`."
+                    )
 
 
 def check_kind(kind: type) -> None:
@@ -90,20 +99,6 @@ def listed(kind: type[S], run: Run) -> list[S]:
                 f"({first_line(error)}): give text, numbers, lists and mappings."
             ) from error
     return stages
-
-
-def check_made(kind: type[RunStage], stages: Sequence[RunStage]) -> None:
-    """Check that a kind of stage has left its outputs.
-
-    Raises:
-        UserError: the folder of a stage is missing.
-    """
-    for stage in stages:
-        if not stage.done:
-            raise UserError(
-                f"the stage {defined_at(kind)} has left nothing in {stage.folder}: fill the folder "
-                "in make, in a block `with self.work() as folder:`."
-            )
 
 
 def check_folders(stages: Sequence[RunStage]) -> None:
