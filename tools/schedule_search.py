@@ -1,9 +1,9 @@
 """Train a student with each of several schedules, and write what validation says of each.
 
     python tools/schedule_search.py --teacher FOLDER --train FILE --valid FILE --pairs 1000 \\
-        --out results.jsonl student=2x1,tokens=512,lr=1e-3,updates=400 …
+        --out results.jsonl shape=2x1,tokens=512,lr=1e-3,updates=400 …
 
-A trial names the shape of its `student` (as `a2d distill --student` does), its `start` (`teacher`:
+A trial names the student's `shape` (as `a2d distill --student` does), its `start` (`teacher`:
 pruned and fitted; `sliced`: pruned, not fitted; `random`), `tokens` a batch, peak `lr` and
 `updates`. `patience` (validations; 0: a linear decay over all updates), `warmup` (updates),
 `every` (updates between validations), `method`, `beta`, `alpha` and `seed` have defaults. Every
@@ -48,7 +48,7 @@ DEFAULTS: dict[str, Any] = {
     "beta": 1.0,
     "alpha": 0.5,
     "seed": 1,
-    "student": "2x1",
+    "shape": "2x1",
     "start": "teacher",
 }
 
@@ -66,7 +66,7 @@ def start_student(
     teacher: PreTrainedModel, trial: dict[str, Any], inputs: dict[str, Any]
 ) -> PreTrainedModel:
     """Make the student of a trial."""
-    shape = complete_shape(teacher.config, parse_shape(trial["student"]))
+    shape = complete_shape(teacher.config, parse_shape(trial["shape"]))
     if trial["start"] == "random":
         return new_model(inputs["tokenizer"], **(sizes_of(teacher.config) | shape))
     if trial["start"] == "teacher":

@@ -45,7 +45,8 @@ METHODS = {
 START_NAMES = {"teacher": "pruned and fitted", "sliced": "pruned", "random": "random"}
 STARTS = {
     "pairs": lambda t: f"{t['pairs']:,}",
-    "student": lambda t: t["student"],
+    "student": lambda t: t["shape"],
+    "method": lambda t: f"`{t['method']}`",
     "start": lambda t: START_NAMES[t["start"]],
     "rate": lambda t: f"{t['lr']:g}",
     "a quarter": lambda t: f"{t['curve'][len(t['curve']) // 4 - 1][1]:.1f}",
@@ -75,7 +76,7 @@ def main() -> None:
     methods.sort(key=lambda t: (t["corpus"], t["method"], t["seed"]))
     tables["methods"] = table(methods, METHODS)
     starts = read("starts.jsonl")
-    starts.sort(key=lambda t: (t["pairs"], t["student"], t["start"]))
+    starts.sort(key=lambda t: (t["pairs"], t["shape"], t["method"], t["start"]))
     tables["starts"] = table(starts, STARTS)
     regions.fill(PAGE, tables.get)
 
