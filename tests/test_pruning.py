@@ -12,7 +12,7 @@ from pretrained import FAMILIES, PAIRS, released
 from a2d.errors import UserError
 from a2d.families import FAMILIES as RECORDS
 from a2d.families import sizes_of
-from a2d.models.activations import projections, sample_text
+from a2d.models.activations import Recorder, projections, sample_text
 from a2d.models.pruning import choose_subspaces, prune, take_weights
 from a2d.models.students import name_layers, student_of
 from a2d.models.subspaces import HeadMoments, choose_channels, map_heads, share_heads
@@ -28,7 +28,7 @@ class Release:
     def __init__(self, name):
         self.teacher, self.tokenizer = released(name, mkdtemp())
         self.data = tokenise(PAIRS[:160], self.tokenizer)
-        self.batch = sample_text(self.data, self.tokenizer.pad_token_id)
+        self.batch = sample_text(self.data, self.teacher)
 
     @torch.inference_mode()
     def divergence(self, student):
@@ -234,3 +234,16 @@ class TestSample:
 def test_every_record_names_its_linear_modules():
     roles = {"query", "key", "value", "output", "expand", "contract"}
     assert all(set(family.projections.values()) == roles for family in RECORDS.values())
+
+
+@pytest.mark.parametrize("name", ["bart", "opus", "t5"])
+def test_little_memory_records_the_teacher_in_several_passes(release, monkeypatch):
+    shape = {"width": 16, "feed_forward": 24, "decoder_layers": 1}
+    at_once = release.narrowed(**shape).state_dict()
+    passes = []
+    run = Recorder.run
+    monkeypatch.setattr(Recorder, "run", lambda self: (passes.append(self.model), run(self))[1])
+    monkeypatch.setattr("a2d.models.pruning._MAX_FLOATS", 100_000)
+    in_turn = release.narrowed(**shape).state_dict()
+    assert all(in_turn[name].equal(weight) for name, weight in at_once.items())
+    assert sum(model is release.teacher for model in passes) > 4

@@ -73,7 +73,7 @@ def start_student(
         return student_of(teacher, **shape, sample=inputs["train"])
     student = student_of(teacher, **shape, start="random")
     names = name_layers(teacher, student)
-    text = sample_text(inputs["train"], teacher.config.pad_token_id)
+    text = sample_text(inputs["train"], teacher)
     take_weights(teacher, student, names, choose_subspaces(teacher, student, names, text))
     return student
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from a2d.families import family_of
+from a2d.families import family_of, sizes_of
 from a2d.models.loading import decoder_inputs
 
 Batch = Mapping[str, Tensor]
@@ -21,30 +21,31 @@ Batch = Mapping[str, Tensor]
 
 
 _SENTENCES = 2000
-_POSITIONS = 2**16
-"""Most sentence pairs, and most padded positions on a side, of sample text."""
+_FLOATS = 2**26
+"""Most sentence pairs of sample text, and largest size of an activation (256 MB in float32)."""
 
 
-def sample_text(data: Dataset, padding: int) -> Batch:
+def sample_text(data: Dataset, model: PreTrainedModel) -> Batch:
     """Draw a batch of sample text: pairs at equal distances, without the longest twentieth.
 
     Args:
         data: columns ``input_ids`` and ``labels`` (`a2d.text.batching.tokenise`).
-        padding: id of the padding token.
+        model: the model to run on the text.
     """
     count = min(_SENTENCES, len(data))
     rows = [data[index * len(data) // count] for index in range(count)]
     lengths = [max(len(row["input_ids"]), len(row["labels"])) for row in rows]
     longest = sorted(lengths)[math.ceil(0.95 * count) - 1]
     rows = [row for row, length in zip(rows, lengths, strict=True) if length <= longest]
-    rows = rows[: max(1, _POSITIONS // longest)]
+    widest = max(sizes_of(model.config)[size] for size in ("width", "feed_forward"))
+    rows = rows[: max(1, _FLOATS // (longest * widest))]
 
     def pad(name: str, value: int) -> Tensor:
         return pad_sequence([torch.tensor(row[name]) for row in rows], True, value)
 
     sources = [torch.ones(len(row["input_ids"]), dtype=torch.long) for row in rows]
     return {
-        "input_ids": pad("input_ids", padding),
+        "input_ids": pad("input_ids", model.config.pad_token_id),
         "attention_mask": pad_sequence(sources, batch_first=True),
         "labels": pad("labels", -100),
     }

@@ -9,7 +9,7 @@ something else.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +25,9 @@ from a2d.models.subspaces import HeadMoments, choose_channels, map_heads, share_
 _RIDGE = 1e-3
 """Strength of the pull towards the weights before reconstruction, as a share of the inputs' mean
 square."""
+
+_MAX_FLOATS = 2**28
+"""Largest number of the teacher's activations that are kept at a time: 1 GB in float32."""
 
 _WRITERS = ("output", "contract")
 """Roles of the modules that write to the residual stream."""
@@ -240,41 +243,78 @@ def reconstruct(
     _Reconstruction(teacher, student, subspaces, batch).run()
 
 
+class _Targets:
+    """The teacher's activations, as far as a student keeps them, recorded when they are needed.
+
+    A pass over the sample text records those of several modules, but no more than fit into
+    `_MAX_FLOATS`; reading them forgets them.
+    """
+
+    def __init__(
+        self, teacher: PreTrainedModel, student: PreTrainedModel, subspaces: Subspaces, batch: Batch
+    ) -> None:
+        self._teacher, self._subspaces, self._batch = teacher, subspaces, batch
+        self._roles, self._norms = projections(student), norms(student)
+        tokens = int(max(batch["attention_mask"].sum(), (batch["labels"] != -100).sum()))
+        self._groups: list[list[str]] = [[]]
+        floats = 0
+        for name, module in student.named_modules():
+            if name not in subspaces.names or self._roles.get(name) in _WRITERS:
+                continue
+            width = 2 * len(subspaces.channels)  # of a norm
+            if name in self._roles:
+                width = module.out_features
+            if floats and floats + width * tokens > _MAX_FLOATS:
+                self._groups.append([])
+                floats = 0
+            self._groups[-1].append(name)
+            floats += width * tokens
+        self._recorded: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def take(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return what the teacher's module reads and computes.
+
+        Args:
+            name: the student's module: a norm, or one that reads the stream.
+
+        Returns:
+            Kept channels of the inputs of a norm (tokens, channels), otherwise nothing; kept
+            outputs (tokens, outputs).
+        """
+        if name not in self._recorded:
+            self._record(next(group for group in self._groups if name in group))
+        return self._recorded.pop(name)
+
+    def _record(self, group: Sequence[str]) -> None:
+        students = {self._subspaces.names[name]: name for name in group}
+        channels = self._subspaces.channels
+
+        def keep(there: str, inputs: Tensor, outputs: Tensor) -> None:
+            name = students[there]
+            if name in self._norms:
+                self._recorded[name] = inputs[:, channels], outputs[:, channels]
+                return
+            rows = self._subspaces.rows[name]
+            kept = outputs.double() @ rows.T if rows.is_floating_point() else outputs[:, rows]
+            self._recorded[name] = inputs[:0], kept.to(outputs.dtype)
+
+        recorder = Recorder(self._teacher, self._batch)
+        for there in students:
+            recorder.after(there, keep)
+        recorder.run()
+
+
 class _Reconstruction:
     """One pass of the student over the sample text, which fits each module before it runs."""
 
     def __init__(
         self, teacher: PreTrainedModel, student: PreTrainedModel, subspaces: Subspaces, batch: Batch
     ) -> None:
-        self._student, self._subspaces = student, subspaces
+        self._student = student
         self._roles, self._norms = projections(student), norms(student)
-        self._outputs: dict[str, Tensor] = {}
-        self._streams: dict[str, Tensor] = {}
+        self._targets = _Targets(teacher, student, subspaces, batch)
         self._writer: tuple[str, Tensor] | None = None
-        self._record(Recorder(teacher, batch))
         self._recorder = Recorder(student, batch)
-
-    def _record(self, recorder: Recorder) -> None:
-        """Record the teacher's activations, as far as the student keeps them."""
-        students: dict[str, list[str]] = {}
-        for name, there in self._subspaces.names.items():
-            students.setdefault(there, []).append(name)
-
-        def keep(there: str, inputs: Tensor, outputs: Tensor) -> None:
-            for name in students[there]:
-                if name in self._norms:
-                    self._streams[name] = inputs[:, self._subspaces.channels]
-                    self._outputs[name] = outputs[:, self._subspaces.channels]
-                elif self._roles[name] not in _WRITERS:
-                    rows = self._subspaces.rows[name]
-                    kept = (
-                        outputs.double() @ rows.T if rows.is_floating_point() else outputs[:, rows]
-                    )
-                    self._outputs[name] = kept.to(outputs.dtype)
-
-        for there in students:
-            recorder.after(there, keep)
-        recorder.run()
 
     def run(self) -> None:
         """Fit all modules."""
@@ -286,7 +326,7 @@ class _Reconstruction:
 
     def _fit_reader(self, name: str, inputs: Tensor) -> None:
         module = self._student.get_submodule(name)
-        states, kept = inputs[self._recorder.text(name)], self._outputs[name]
+        states, (_, kept) = inputs[self._recorder.text(name)], self._targets.take(name)
         missing = kept - linear(states, module.weight, module.bias)[:, : kept.shape[1]]
         _regress(module, states, missing)
 
@@ -296,13 +336,14 @@ class _Reconstruction:
 
     def _fit_norm(self, name: str, inputs: Tensor) -> None:
         text, norm = self._recorder.text(name), self._norms[name]
+        stream, outputs = self._targets.take(name)
         if self._writer is not None:
             writer, read = self._writer
             module = self._student.get_submodule(writer)
-            missing = self._streams[name] - inputs[text]
+            missing = stream - inputs[text]
             inputs[text] += _regress(module, read[text], missing).to(inputs.dtype)
             self._writer = None
-        states, kept = normalise(norm, inputs[text].double()), self._outputs[name].double()
+        states, kept = normalise(norm, inputs[text].double()), outputs.double()
         if has_bias(norm):
             centred = states - states.mean(0)
             gain = (centred * kept).sum(0) / centred.square().sum(0)
@@ -353,7 +394,7 @@ def _measure(model: PreTrainedModel, batch: Batch) -> tuple[dict[str, Tensor], d
     products: dict[str, Tensor] = {}
 
     def add(name: str, inputs: Tensor, outputs: Tensor) -> None:
-        squares[name] = inputs.double().square().sum(0)
+        squares[name] = inputs.square().sum(0, dtype=torch.float64)
         if roles[name] in ("query", "key", "output"):
             states = (inputs if roles[name] == "output" else outputs).double()
             heads = states.unflatten(-1, (head_count(model, name), -1))

@@ -126,7 +126,7 @@ def _start_from(teacher: PreTrainedModel, student: PreTrainedModel, sample: Data
             "a student of other widths or heads than its teacher's chooses what it keeps by sample "
             "text: give sample=tokenise(pairs, tokenizer)."
         )
-    text = sample_text(sample, teacher.config.pad_token_id)
+    text = sample_text(sample, teacher)
     prune(teacher, student, name_layers(teacher, student), text)
 
 
