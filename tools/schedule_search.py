@@ -68,7 +68,8 @@ def start_student(
     """Make the student of a trial."""
     shape = complete_shape(teacher.config, parse_shape(trial["shape"]))
     if trial["start"] == "random":
-        return new_model(inputs["tokenizer"], **(sizes_of(teacher.config) | shape))
+        dropout = sizes_of(teacher.config)["dropout"]
+        return new_model(inputs["tokenizer"], **shape, dropout=dropout)
     if trial["start"] == "teacher":
         return student_of(teacher, **shape, sample=inputs["train"])
     student = student_of(teacher, **shape, start="random")
