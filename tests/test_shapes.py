@@ -32,7 +32,23 @@ class TestNames:
         shape = {"encoder_layers": 6, "decoder_layers": 2, "width": 64, "feed_forward": 99}
         assert parse_shape("6x2-64-99") == shape
 
-    @pytest.mark.parametrize("text", ["", "6", "6x", "x2", "6x2-", "6x2-64-99-1", "Tiny", "6x2 "])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "6",
+            "6x",
+            "x2",
+            "6x2-",
+            "6x2-64-99-1",
+            "Tiny",
+            "6x2 ",
+            "0x1",
+            "6x2-0",
+            "²x1",
+            "1000000x1",
+        ],
+    )
     def test_others_are_refused_in_a_sentence(self, text):
         with pytest.raises(UserError, match=r"is no shape of a student: .* or one of tiny, base"):
             parse_shape(text)
@@ -61,6 +77,19 @@ class TestCompletion:
         shape = complete_shape(config, parse_shape("2x1-80"))
         assert (shape["feed_forward"], shape["decoder_feed_forward"]) == (320, 160)
         assert (shape["heads"], shape["decoder_heads"]) == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ("9x1", "with 9 encoder layers cannot start from a teacher with 5"),
+        ("3x1-320", "a student of width 320 cannot start from a teacher of width 160"),
+        ("3x1-42", "width 42 cannot be split into 4 heads"),
+    ],
+)
+def test_shapes_that_no_student_can_have_are_refused_at_once(shape, message):
+    with pytest.raises(UserError, match=message):
+        measure_shapes("builtin:en-pt", ["3x1", shape], Console(quiet=True))
 
 
 def test_default_shapes_fit_the_teacher():

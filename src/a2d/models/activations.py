@@ -33,7 +33,7 @@ def sample_text(data: Dataset, model: PreTrainedModel) -> Batch:
         model: the model to run on the text.
     """
     count = min(_SENTENCES, len(data))
-    rows = [data[index * len(data) // count] for index in range(count)]
+    rows = data.select([index * len(data) // count for index in range(count)]).to_list()
     lengths = [max(len(row["input_ids"]), len(row["labels"])) for row in rows]
     longest = sorted(lengths)[math.ceil(0.95 * count) - 1]
     rows = [row for row, length in zip(rows, lengths, strict=True) if length <= longest]

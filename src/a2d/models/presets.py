@@ -33,7 +33,8 @@ PRESETS: dict[str, dict[str, int]] = {
 }
 """Sizes of the students that Firefox ships, by their names in github.com/mozilla/translations."""
 
-_SHAPE = re.compile(r"(\d{1,9})[x×+](\d{1,9})(?:-(\d{1,9})(?:-(\d{1,9}))?)?")
+_SIZE = r"([1-9][0-9]{0,4})"
+_SHAPE = re.compile(f"{_SIZE}[x×+]{_SIZE}(?:-{_SIZE}(?:-{_SIZE})?)?")
 
 
 def parse_shape(text: str) -> dict[str, int]:

@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from a2d.errors import UserError
-from a2d.families import family_of, sizes_of
+from a2d.families import Geometry, family_of, sizes_of
 from a2d.models.activations import Batch, Recorder, has_bias, normalise, norms, projections
 from a2d.models.subspaces import HeadMoments, choose_channels, map_heads, share_heads
 
@@ -409,9 +409,8 @@ def _measure(model: PreTrainedModel, batch: Batch) -> tuple[dict[str, Tensor], d
 
 def head_count(model: PreTrainedModel, name: str) -> int:
     """Number of heads of the attention module that a linear module belongs to."""
-    attention = model.get_submodule(_place(name))
-    count: int = attention.num_heads if hasattr(attention, "num_heads") else attention.n_heads
-    return count
+    group = family_of(model.config).group(model.get_submodule(_place(name)))
+    return Geometry.of(model.config).heads(group)
 
 
 def _embeddings(model: PreTrainedModel) -> set[int]:

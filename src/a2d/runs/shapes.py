@@ -16,11 +16,10 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from a2d.errors import UserError
 from a2d.families import sizes_of
-from a2d.models.conversion import LoadedConverter
-from a2d.models.export import WEIGHTS, require_ctranslate2
+from a2d.models.export import WEIGHTS, export, require_ctranslate2
 from a2d.models.loading import count_parameters, load_model
 from a2d.models.presets import PRESETS, complete_shape, parse_shape
-from a2d.models.students import student_of
+from a2d.models.students import check_start, student_config, student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Bars
 from a2d.runs.speeds import Batch, Timed, TimedModel, measure_speeds
@@ -102,9 +101,7 @@ def default_shapes(teacher: Any) -> list[str]:
     fitting = [
         name
         for name, preset in PRESETS.items()
-        if all(
-            preset[size] <= sizes[size] for size in ("encoder_layers", "decoder_layers", "width")
-        )
+        if all(preset[size] <= sizes[size] for size in _LIMITS)
     ]
     return list(dict.fromkeys([*fitting, *shapes]))
 
@@ -123,20 +120,22 @@ def measure_shapes(teacher: str, shapes: Sequence[str], console: Console) -> lis
     model, tokenizer = load_model(teacher), load_tokenizer(teacher)
     names = list(shapes) or default_shapes(model.config)
     sizes = {name: complete_shape(model.config, parse_shape(name)) for name in names}
-    students = {name: student_of(model, **sizes[name], start="random") for name in names}
+    for shape in sizes.values():
+        check_start(student_config(model.config, **shape), model.config)
     sample = _sample(model)
     figures = []
     with TemporaryDirectory(dir=temporary_folder()) as place, Bars(console) as bars:
         reference = TimedModel(_save(model, tokenizer, Path(place) / "teacher"), BEAMS)
-        for name, student in {_TEACHER: model, **students}.items():
+        for name in (_TEACHER, *sizes):
+            student = student_of(model, **sizes[name], start="random") if name in sizes else model
 
             def compare(timed: Timed, ending: str = "", name: str = name) -> dict[str, Any]:
                 return measure_speeds(reference, timed, sample, name + ending, bars.show)
 
             with TemporaryDirectory(dir=place) as folder:
                 speed = compare(TimedModel(_save(student, tokenizer, Path(folder)), BEAMS))
-                int8 = _convert(student, tokenizer, Path(folder) / "int8")
-                export = None if int8 is None else TimedExport(int8, tokenizer, BEAMS)
+                int8 = _int8(Path(folder))
+                exported = None if int8 is None else TimedExport(int8, tokenizer, BEAMS)
                 figures.append(
                     ShapeFigures(
                         name,
@@ -144,7 +143,7 @@ def measure_shapes(teacher: str, shapes: Sequence[str], console: Console) -> lis
                         count_parameters(student),
                         None if int8 is None else (int8 / WEIGHTS).stat().st_size,
                         speed["speed_up"],
-                        None if export is None else compare(export, ", int8")["speed_up"],
+                        None if exported is None else compare(exported, ", int8")["speed_up"],
                     )
                 )
     console.print(_table(figures))
@@ -172,16 +171,13 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     return str(folder)
 
 
-def _convert(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> Path | None:
-    """Convert a model to int8; None if CTranslate2 is missing or cannot."""
+def _int8(folder: Path) -> Path | None:
+    """Export a model to int8 in its folder; None if CTranslate2 is missing or cannot take it."""
     try:
-        require_ctranslate2()
-        LoadedConverter(model, tokenizer).convert(str(folder), quantization="int8")
-    except (UserError, KeyError, ValueError, RuntimeError):
+        export(folder, folder / "int8", "int8")
+    except UserError:
         return None
-    return folder
+    return folder / "int8"
 
 
 def _table(figures: Sequence[ShapeFigures]) -> Table:
