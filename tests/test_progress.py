@@ -1,6 +1,8 @@
 """Progress: bars on a terminal, plain lines elsewhere."""
 
 import io
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -104,3 +106,18 @@ def test_a_training_ends_after_its_last_validation():
     callback.on_train_end(None, state, None)
     assert [event.completed for event in events] == [0, 1, 1, 1, 1, 2]
     assert events[-1] == Event("kd", 2, 2, "loss 5.00  BLEU 7.00")
+
+
+def test_bars_of_libraries_make_no_named_semaphore():
+    """A killed process would leave it behind, and Python would warn at the end of a run."""
+    code = """
+from multiprocessing import resource_tracker, set_start_method
+set_start_method("spawn")  # as in workers
+resource_tracker.register = lambda *what: print("registered", *what)
+from a2d.progress import silence_libraries
+silence_libraries()
+from tqdm.contrib.concurrent import thread_map
+print(thread_map(abs, [-1], disable=True))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "[1]\n", result.stderr

@@ -25,6 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging as transformers_logging
@@ -260,6 +261,8 @@ def silence_libraries() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
     disable_progress_bars()
+    # By default tqdm makes a named semaphore, which a killed process leaves behind.
+    tqdm.set_lock(threading.RLock())
     # Marian's tokenizers recommend sacremoses for a normalisation that they never apply.
     warnings.filterwarnings("ignore", "Recommended: pip install sacremoses")
     threading.excepthook = _show_thread_error
