@@ -9,6 +9,7 @@ from transformers import SchedulerType, Seq2SeqTrainingArguments
 from a2d import A2DConfig
 from a2d.errors import UserError
 from a2d.method.methods import METHODS
+from a2d.method.objective import TrainingProgress
 from a2d.runs.settings import MethodSettings, Training
 from a2d.training.settings import ObjectiveSettings, TrainingSettings, values_of
 
@@ -97,14 +98,15 @@ def test_unknown_names_get_a_suggestion(config, setting, message):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("epoch", [None, 1, 2, 5])
-def test_weights_of_terms(config, method, epoch):
+@pytest.mark.parametrize("epoch", [1, 2, 5])
+@pytest.mark.parametrize(("until", "factor"), [(None, 1), (1.0, 0.6), (0.5, 0.2), (0.3, 0)])
+def test_weights_of_terms(config, method, epoch, until, factor):
     """(1-α)·CE + α·KD + β·decay^(epoch-1)·[A_encoder + ½(A_decoder + A_cross)]"""
-    args = config(method=method, alpha=0.3, beta=2.0, decay=0.8)
+    args = config(method=method, alpha=0.3, beta=2.0, decay=0.8, beta_until=until)
     references_alone = ("baseline", "seqkd", "seqkd+references")
     alpha = 0 if method in references_alone else 0.3
     beta = 0 if method in (*references_alone, "kd", "seqkd+kd") else 2.0
-    decayed = beta if epoch is None else beta * 0.8 ** (epoch - 1)
+    decayed = beta * 0.8 ** (epoch - 1) * factor
     expected = {
         "ce": 1 - alpha,
         "kd": alpha,
@@ -112,8 +114,11 @@ def test_weights_of_terms(config, method, epoch):
         "decoder": decayed / 2,
         "cross": decayed / 2,
     }
-    weights = {term.name: term.weight_in(epoch) for term in args.objective.terms}
-    assert weights == pytest.approx({name: weight for name, weight in expected.items() if weight})
+    progress = TrainingProgress(epoch, share=0.4)
+    weights = {term.name: term.weight_at(progress) for term in args.objective.terms}
+    assert {k: w for k, w in weights.items() if w} == pytest.approx(
+        {name: weight for name, weight in expected.items() if weight}
+    )
 
 
 def test_objective_has_the_settings_of_the_losses(config):
@@ -121,10 +126,10 @@ def test_objective_has_the_settings_of_the_losses(config):
         method="kd", formula="official", alpha=0.7, temperature=2.0, label_smoothing_factor=0.2
     ).objective
     groups = ("encoder", "decoder", "cross")
-    assert objective == ("kd", "official", 0.7, 2.0, 0.2, groups, "uniform", 3.0, 1.0)
+    assert objective == ("kd", "official", 0.7, 2.0, 0.2, groups, "uniform", 3.0, 1.0, None)
     objective = config(groups="cross+encoder", alignment_start="uniform").objective
     groups = ("encoder", "cross")
-    assert objective == ("a2d", "geometric", 0.5, 1.0, 0.1, groups, "uniform", 3.0, 1.0)
+    assert objective == ("a2d", "geometric", 0.5, 1.0, 0.1, groups, "uniform", 3.0, 1.0, None)
 
 
 def test_recipes_have_the_same_defaults(config):

@@ -99,7 +99,7 @@ def test_a_method_needs_a_teacher_and_is_named_in_configurations(tmp_path, token
     with pytest.raises(UserError, match="unknown method 'mean-map': did you mean 'mean-maps'"):
         trainer(tmp_path, tokenizer, data, method="mean-map")
     assert load_recipe("demo", ["methods=[mean-maps]"]).methods[0].method == "mean-maps"
-    assert method.settings == {"beta", "decay", "groups", "alignment_learning_rate"}
+    assert method.settings == {"beta", "decay", "beta_until", "groups", "alignment_learning_rate"}
     with pytest.raises(UserError, match="a method 'mean-maps' exists already"):
         register_method(method)
 

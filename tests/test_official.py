@@ -12,7 +12,7 @@ from a2d.method import losses
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS
 from a2d.method.maps import StackedMaps
-from a2d.method.objective import Objective
+from a2d.method.objective import Objective, TrainingProgress
 from a2d.training.distillation import IGNORE_INDEX, Distillation
 from a2d.training.signals import Signals, model_signals
 
@@ -140,7 +140,9 @@ def test_plain_cross_entropy(student):
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_term_weights(tmp_path, epoch):
     config = A2DConfig(str(tmp_path), alpha=ALPHA, beta=BETA, decay=DECAY, bf16=False)
-    term_weights = {term.name: term.weight_in(epoch) for term in config.objective.terms}
+    term_weights = {
+        term.name: term.weight_at(TrainingProgress(epoch, 0.5)) for term in config.objective.terms
+    }
     assert term_weights == pytest.approx(weights(epoch))
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
@@ -392,22 +393,49 @@ def test_epoch_reaches_a_wrapped_sampler(tmp_path, tokenizer, data):
 
 
 def test_attention_transfer_decays_epoch_by_epoch(tmp_path, tokenizer, data, monkeypatch):
-    epochs = []
-    weight_in = Term.weight_in
-
-    def record_epoch(term, epoch):
-        if term.name == "encoder" and epoch is not None:
-            epochs.append(epoch)
-        return weight_in(term, epoch)
-
-    monkeypatch.setattr(Term, "weight_in", record_epoch)
+    weights = record_weights(monkeypatch, "encoder")
     settings = {"max_tokens": 512, "gradient_accumulation_steps": 2, "decay": 0.5}
     distiller = trainer(tmp_path, tokenizer, data, **settings, max_steps=-1, num_train_epochs=3)
     distiller.train()
     batches = len(distiller.get_train_dataloader())
-    assert epochs == [epoch for epoch in (1, 2, 3) for _ in range(batches)]
-    encoder = next(term for term in distiller.objective.terms if term.name == "encoder")
-    assert weight_in(encoder, 3) == distiller.args.beta / 4
+    beta = distiller.args.beta
+    assert weights == [weight for weight in (beta, beta / 2, beta / 4) for _ in range(batches)]
+
+
+def test_attention_transfer_falls_to_zero_update_by_update(tmp_path, tokenizer, data, monkeypatch):
+    weights = record_weights(monkeypatch, "cross")
+    settings = {"gradient_accumulation_steps": 2, "beta": 2.0, "beta_until": 0.5, "max_steps": 8}
+    trainer(tmp_path, tokenizer, data, **settings).train()
+    assert weights == pytest.approx(np.repeat([1, 0.75, 0.5, 0.25, 0, 0, 0, 0], 2))
+
+
+def test_attention_transfer_falls_faster_on_a_plateau(tmp_path, tokenizer, data):
+    """β reaches zero with the learning rate, although the training ends early."""
+    settings = {"beta_until": 1.0, "max_steps": 8, "plateau_patience": 1}
+    settings |= {"metric_for_best_model": "loss", "eval_strategy": "steps", "eval_steps": 2}
+    distiller = trainer(tmp_path, tokenizer, data, **settings, save_strategy="steps", save_steps=2)
+    schedule = distiller.create_scheduler(8, distiller.create_optimizer())
+    distiller.state.global_step, distiller.state.max_steps = 3, 8
+    (weight,) = {t.weight_at(distiller._progress) for t in distiller.objective.terms[2:3]}
+    assert weight == pytest.approx(distiller.args.beta * 5 / 8)
+    schedule.finish(3)  # a third of 3 updates are left
+    assert schedule.end == 4
+    (weight,) = {t.weight_at(distiller._progress) for t in distiller.objective.terms[2:3]}
+    assert weight == pytest.approx(distiller.args.beta / 4)
+
+
+def record_weights(monkeypatch, name):
+    """The list of a term's weights in the batches that are trained."""
+    weights, weight_at = [], Term.weight_at
+
+    def record(term, progress):
+        weight = weight_at(term, progress)
+        if term.name == name:
+            weights.append(weight)
+        return weight
+
+    monkeypatch.setattr(Term, "weight_at", record)
+    return weights
 
 
 def test_several_validation_sets_by_name(tmp_path, tokenizer, data):

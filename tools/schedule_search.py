@@ -6,8 +6,10 @@
 A trial names the student's `shape` (as `a2d distill --student` does), its `start` (`teacher`:
 pruned and fitted; `sliced`: pruned, not fitted; `random`), `tokens` a batch, peak `lr` and
 `updates`. `patience` (validations; 0: a linear decay over all updates), `warmup` (updates),
-`every` (updates between validations), `method`, `beta`, `alpha` and `seed` have defaults. Every
-trial is a line of JSON: its settings, the best validation BLEU and chrF, seconds, and the curve.
+`every` (updates between validations), `method`, `beta`, `decay`, `until` (`beta_until`; 0: β does
+not fall), `alpha` and `seed` have defaults. `release=1` sets β to zero at the first validation
+whose attention loss is not 1% below the least one before. Every trial is a line of JSON: its
+settings, the best validation BLEU and chrF, seconds, and the curve.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PrinterCallback
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 
 from a2d.families import sizes_of
+from a2d.method.attention import GROUPS
 from a2d.models.activations import sample_text
 from a2d.models.loading import count_parameters, load_model, new_model
 from a2d.models.presets import complete_shape, parse_shape
@@ -46,6 +49,9 @@ DEFAULTS: dict[str, Any] = {
     "patience": 0,
     "method": "a2d",
     "beta": 1.0,
+    "decay": 1.0,
+    "until": 0.0,
+    "release": 0,
     "alpha": 0.5,
     "seed": 1,
     "shape": "2x1",
@@ -79,6 +85,22 @@ def start_student(
     return student
 
 
+class ReleaseAttention(TrainerCallback):
+    """Callback that sets β to zero once the attention loss on validation has stopped falling."""
+
+    def __init__(self, trainer: A2DTrainer) -> None:
+        self.trainer = trainer
+        self.least = float("inf")
+
+    def on_evaluate(self, *arguments: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        """Compare the attention loss with the least one so far."""
+        terms = [term for term in self.trainer.objective.terms if term.name in GROUPS]
+        loss = sum(term.weight * metrics[f"eval_{term.name}"] for term in terms)
+        if loss > 0.99 * self.least:
+            self.trainer.objective = self.trainer.objective._replace(beta=0.0)
+        self.least = min(self.least, loss)
+
+
 def train(trial: dict[str, Any], inputs: dict[str, Any], options: argparse.Namespace) -> Any:
     """Train a student; its best validation scores and its curve."""
     teacher = load_model(options.teacher)
@@ -90,6 +112,8 @@ def train(trial: dict[str, Any], inputs: dict[str, Any], options: argparse.Names
             method=trial["method"],
             alpha=trial["alpha"],
             beta=trial["beta"],
+            decay=trial["decay"],
+            beta_until=trial["until"] or None,
             max_tokens=trial["tokens"],
             learning_rate=trial["lr"],
             max_steps=trial["updates"],
@@ -110,6 +134,8 @@ def train(trial: dict[str, Any], inputs: dict[str, Any], options: argparse.Names
             student, teacher, config, inputs["train"], inputs["valid"], inputs["tokenizer"]
         )
         trainer.remove_callback(PrinterCallback)
+        if trial["release"]:
+            trainer.add_callback(ReleaseAttention(trainer))
         started = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - started

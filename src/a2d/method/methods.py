@@ -102,7 +102,7 @@ class Method:
         if self.distribution:
             names += ["alpha", "temperature"]
         if self.compares:
-            names += ["beta", "decay", "groups", "alignment_learning_rate"]
+            names += ["beta", "decay", "beta_until", "groups", "alignment_learning_rate"]
         return frozenset([*names, *self.build_settings])
 
 

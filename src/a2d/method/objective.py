@@ -2,6 +2,7 @@
 
 With S and T the student's and the teacher's attention maps, it is (Jin et al. 2024, Eq. 12)
 ``(1-α)·CE + α·KD + β·decay^(epoch-1)·[A_encoder + ½(A_decoder + A_cross)]``.
+`beta_until` lets β fall linearly to zero beside or instead of the paper's decay.
 """
 
 from __future__ import annotations
@@ -25,13 +26,27 @@ class Divisor(IntEnum):
     TARGET_TOKENS = 1
 
 
+class TrainingProgress(NamedTuple):
+    """How far a training has come.
+
+    Attributes:
+        epoch: epoch, counted from 1.
+        share: updates so far, as a share of all updates.
+    """
+
+    epoch: int
+    share: float
+
+
 class Term(NamedTuple):
     """One term of the objective.
 
     Attributes:
         name: name in logs, and in the dict that `Distillation` returns.
-        weight: factor in the objective, in the first epoch.
+        weight: factor in the objective at the first update.
         decay: factor by which the weight is multiplied after each epoch.
+        until: share of all updates over which the weight falls linearly to zero; None: it does not
+            fall.
         divisor: token count that the sum is divided by.
         batch_mean: divide the sum over a batch first by the batch's target positions, including
             padding.
@@ -40,16 +55,16 @@ class Term(NamedTuple):
     name: str
     weight: float
     decay: float = 1.0
+    until: float | None = None
     divisor: Divisor = Divisor.TARGET_TOKENS
     batch_mean: bool = False
 
-    def weight_in(self, epoch: int | None) -> float:
-        """Return the weight in an epoch, counted from 1.
-
-        None returns the weight without decay. Validation uses it, so that losses of different
-        epochs are comparable.
-        """
-        return self.weight if epoch is None else self.weight * self.decay ** (epoch - 1)
+    def weight_at(self, progress: TrainingProgress) -> float:
+        """Return the factor of the term at a moment of the training."""
+        weight = self.weight * self.decay ** (progress.epoch - 1)
+        if self.until is None:
+            return weight
+        return weight * max(0.0, 1 - progress.share / self.until)
 
 
 TOKEN_LOSS = "tokens"
@@ -74,6 +89,7 @@ class Objective(NamedTuple):
     alignment_start: str = "uniform"
     beta: float = 1.0
     decay: float = 1.0
+    beta_until: float | None = None
 
     @property
     def definition(self) -> Method:
@@ -92,7 +108,11 @@ class Objective(NamedTuple):
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """Terms that are logged; the sum of their weighted means is the validation loss."""
+        """Terms that are logged.
+
+        The validation loss is the sum of their means by `weight`, which is the same throughout the
+        training, so that losses are comparable.
+        """
         released = self.released_normalisation
         alpha = self.alpha if self.definition.distribution else 0.0
         terms = [Term("ce", 1 - alpha, batch_mean=released)]
@@ -115,6 +135,7 @@ class Objective(NamedTuple):
                 group,
                 self.beta * _GROUP_SHARES[group],
                 self.decay,
+                self.beta_until,
                 divisors.get(group, Divisor.TARGET_TOKENS),
             )
             for group in self.groups
@@ -143,20 +164,22 @@ class Objective(NamedTuple):
             return self.label_smoothing * vocabulary / (vocabulary - 1)
         return self.label_smoothing
 
-    def loss(self, sums: Mapping[str, Tensor], counts: Tensor, epoch: int) -> Tensor:
+    def loss(
+        self, sums: Mapping[str, Tensor], counts: Tensor, progress: TrainingProgress
+    ) -> Tensor:
         """Compute the training loss.
 
         Args:
             sums: name of a term → sum over a batch, a scalar.
             counts: source and target tokens (2,) of the whole optimisation step.
-            epoch: epoch, counted from 1.
+            progress: how far the training has come.
 
         Returns:
             A scalar.
         """
         terms = self.trained_terms
         values = torch.stack([sums[term.name] for term in terms])
-        weights = torch.tensor([term.weight_in(epoch) for term in terms], dtype=torch.float64)
+        weights = torch.tensor([term.weight_at(progress) for term in terms], dtype=torch.float64)
         return (weights.to(values) * means(terms, values, counts)).sum()
 
 

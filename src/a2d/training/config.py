@@ -107,4 +107,5 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
             self.alignment_start,
             self.beta,
             self.decay,
+            self.beta_until,
         )

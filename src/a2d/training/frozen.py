@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from a2d.errors import UserError
 from a2d.families import family_of
 from a2d.method.attention import enable_capture
 from a2d.method.token_losses import Prediction, TopTokens, token_losses
+from a2d.models.loading import check_same_ids
+from a2d.training.config import A2DConfig
 from a2d.training.distillation import IGNORE_INDEX
 
 logger = logging.getLogger(__name__)
@@ -49,6 +52,22 @@ def frozen_teacher(
     if frozen.device.type == "cpu":
         pack(frozen)
     return frozen
+
+
+def teacher_for(
+    student: PreTrainedModel, teacher: PreTrainedModel | None, args: A2DConfig
+) -> PreTrainedModel | None:
+    """Freeze a copy of a student's teacher; None if the method needs no teacher.
+
+    Raises:
+        UserError: the method needs a teacher and there is none, or their vocabularies differ.
+    """
+    if not args.objective.definition.uses_signals:
+        return None
+    if teacher is None:
+        raise UserError(f"method {args.method!r} needs a teacher: pass teacher=…")
+    check_same_ids(teacher, student)
+    return frozen_teacher(teacher, args.device, bf16=bool(args.teacher_bf16))
 
 
 def warn_if_untrained(batches: Iterable[tuple[Prediction | TopTokens, Tensor]]) -> None:

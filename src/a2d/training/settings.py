@@ -59,6 +59,8 @@ class ObjectiveSettings:
         beta: β, weight of attention transfer. Students that start from their teacher's layers are
             better with 1.
         decay: factor by which β is multiplied after each epoch.
+        beta_until: share of all updates over which β falls linearly to zero; None: it does not
+            fall. It multiplies with `decay`.
         temperature: τ, temperature of word-level distillation.
         groups: compared kinds of attention, joined by `+`: `encoder` and `decoder` self-attention,
             and `cross`-attention. Groups that the method cannot compare are left out.
@@ -73,6 +75,7 @@ class ObjectiveSettings:
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     beta: Annotated[float, Field(ge=0)] = 3.0
     decay: Annotated[float, Field(ge=0, le=1)] = 1.0
+    beta_until: Annotated[float, Field(gt=0, le=1)] | None = None
     temperature: Annotated[float, Field(ge=1e-3)] = 1.0
     groups: Annotated[str, AfterValidator(_check_groups)] = "+".join(GROUPS)
     alignment_start: Annotated[str, _one_of("alignment_start", STARTS)] = "uniform"

@@ -29,10 +29,10 @@ from a2d.errors import UserError
 from a2d.families import family_of, positions_of
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import enable_capture
-from a2d.method.objective import TOKEN_LOSS, detached_sums
+from a2d.method.objective import TOKEN_LOSS, TrainingProgress, detached_sums
 from a2d.models.decoding import generation_limit, searching, set_generation_defaults
 from a2d.models.folders import read_checkpoint
-from a2d.models.loading import check_same_ids, freeze_padding_row
+from a2d.models.loading import freeze_padding_row
 from a2d.models.tokenizer import check_same_vocabulary, mark_languages
 from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.text.evaluation import score
@@ -47,7 +47,7 @@ from a2d.training.config import A2DConfig
 from a2d.training.cpu import fast_dropout, tune_process
 from a2d.training.distillation import IGNORE_INDEX, Distillation
 from a2d.training.divergence import DivergenceWatch, check_weights
-from a2d.training.frozen import frozen_teacher, warn_if_untrained
+from a2d.training.frozen import teacher_for, warn_if_untrained
 from a2d.training.schedule import FinishOnPlateau, PlateauSchedule, TimeLimit
 from a2d.training.signals import Needs, Signals, model_signals
 from a2d.training.teacher_cache import CACHED, ROW, CachedSignalsCollator, TeacherCache
@@ -66,7 +66,7 @@ class A2DTrainer(ResumingTrainer):
 
     Args:
         model: student, which is trained in place.
-        teacher: teacher, which is not changed, because a copy of it runs (`frozen_teacher`). None
+        teacher: teacher, which is not changed, because a copy of it runs (`frozen_teacher`); None
             for methods without a teacher.
         args: settings.
         train_dataset: tokenised sentence pairs with the columns `input_ids` and `labels`.
@@ -106,7 +106,7 @@ class A2DTrainer(ResumingTrainer):
             if tokenizer is not None:
                 mark_languages(tokenizer)
         self.objective = args.objective
-        self.teacher = _prepare_teacher(teacher, model, args)
+        self.teacher = teacher_for(model, teacher, args)
         if teacher_processing_class is not None and processing_class is not None:
             check_same_vocabulary(teacher_processing_class, processing_class)
         family_of(model.config)  # refuses families that are not supported
@@ -253,11 +253,18 @@ class A2DTrainer(ResumingTrainer):
         totals = counts if num_items_in_batch is None else num_items_in_batch
         logged = detached_sums(self.objective.terms, sums)
         self._train_terms.add(logged, counts)
-        loss = self.objective.loss(sums, totals, int(self.state.epoch or 0) + 1)
+        loss = self.objective.loss(sums, totals, self._progress)
         # Distributed wrappers average gradients over processes, but the totals are sums over them.
         loss = loss * self.accelerator.num_processes
         self._divergence.record(self.state.global_step + 1, logged, loss)
         return (loss, {}) if return_outputs else loss
+
+    @property
+    def _progress(self) -> TrainingProgress:
+        """How far the training has come; a `PlateauSchedule` may end it earlier than planned."""
+        last = getattr(self.lr_scheduler, "end", self.state.max_steps)
+        share = self.state.global_step / last if last > 0 else 0.0
+        return TrainingProgress(int(self.state.epoch or 0) + 1, share)
 
     def _sums(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
         """Compute the sums of the terms over a batch, and its source and target tokens (2,)."""
@@ -388,7 +395,7 @@ class A2DTrainer(ResumingTrainer):
             output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
         averages = self._eval_terms.take(self.accelerator)
-        weighted = (term.weight_in(None) * averages[term.name] for term in self.objective.terms)
+        weighted = (term.weight * averages[term.name] for term in self.objective.terms)
         output.metrics[f"{prefix}_loss"] = sum(weighted)
         output.metrics.update({f"{prefix}_{name}": value for name, value in averages.items()})
         return output
@@ -488,15 +495,3 @@ def _callbacks(args: A2DConfig) -> Iterator[TrainerCallback]:
         yield EarlyStoppingCallback(args.early_stopping_patience)
     if args.max_hours is not None:
         yield TimeLimit(3600 * args.max_hours)
-
-
-def _prepare_teacher(
-    teacher: PreTrainedModel | None, student: PreTrainedModel, args: A2DConfig
-) -> PreTrainedModel | None:
-    """Freeze a copy of the teacher; None if the method needs none."""
-    if not args.objective.definition.uses_signals:
-        return None
-    if teacher is None:
-        raise UserError(f"method {args.method!r} needs a teacher: pass teacher=…")
-    check_same_ids(teacher, student)
-    return frozen_teacher(teacher, args.device, bf16=bool(args.teacher_bf16))
