@@ -26,6 +26,17 @@ def test_positions_that_releases_of_pegasus_lack_are_computed(tmp_path):
     assert all(loaded[name].equal(weight) for name, weight in model.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["opus", "pegasus", "bart", "t5"])
+def test_loaded_models_train_the_same_weights_as_new_ones(name, tmp_path):
+    """transformers would train the positions that new models compute."""
+    model, _ = released(name, tmp_path)
+    new, loaded = (
+        {name: parameter.requires_grad for name, parameter in each.named_parameters()}
+        for each in (type(model)(model.config), load_model(tmp_path))
+    )
+    assert loaded == new
+
+
 @pytest.mark.parametrize("name", ["opus", "bart", "t5"])
 def test_missing_weights_are_refused(name, tmp_path):
     released(name, tmp_path)

@@ -217,6 +217,9 @@ def load_model(path: str | Path) -> PreTrainedModel:
             f"{len(infinite)} of the tensors in {path} hold values that are not finite numbers "
             f"({infinite[0]}, …): the training diverged, or the file is damaged; use another model."
         )
+    for name, parameter in model.named_parameters():
+        if _computed(model, name):  # new models exclude it from training, loaded ones do not
+            parameter.requires_grad_(False)
     check_search(model.generation_config, model.config.vocab_size, path)
     check_layers(model)
     _check_runs(model, path)

@@ -48,6 +48,7 @@ from a2d.training.trainer import A2DTrainer
 
 if TYPE_CHECKING:
     from a2d.runs.stages.models import Model
+    from a2d.runs.stages.students import StudentStart
 
 CHECKPOINTS = "checkpoints"
 """Folder of the Trainer's checkpoints, in the model's folder."""
@@ -116,6 +117,16 @@ def train_model(model: Model, inputs: TrainingInputs, report: Report) -> None:
         log = trainer.state.log_history
         history = {"seconds": watch.seconds, "device": _device(trainer.args), "log": log}
         write_text(folder / HISTORY, json.dumps(history, indent=1) + "\n")
+
+
+def save_start(stage: StudentStart, inputs: TrainingInputs, report: Report) -> None:
+    """Prune the teacher to a shape, and save the model in the stage's folder."""
+    sample = load_from_disk(str(inputs.tokens))["train"]
+    torch.manual_seed(0)
+    with log_to(WarningEvents(f"start {stage.size}", report)), stage.work() as folder:
+        shape = stage.shape.model_dump()
+        student = student_of(load_model(inputs.teacher), **shape, start="teacher", sample=sample)
+        student.save_pretrained(folder)
 
 
 class Trial(NamedTuple):
@@ -207,21 +218,25 @@ def _new_trainer(
         inputs: inputs of the run's trainings.
         output: folder of the checkpoints.
         callbacks: callbacks of the Trainer.
-        trial: train without the teacher's translations and cache, which do not exist yet.
+        trial: train without the teacher's translations, its cache and the initial weights from it,
+            which do not exist yet.
     """
     assert model.training is not None
     tokenizer = load_tokenizer(inputs.vocabulary)
     data = load_from_disk(str(inputs.tokens))
     parts = [inputs.data[part] for part in model.data_parts]
     train = data["train"] if trial else load_tokens(parts)
-    teacher = load_model(inputs.teacher) if model.needs_teacher else None
+    teacher = load_model(inputs.teacher) if model.method.definition.uses_signals else None
     cache = None
     compares = model.method.definition.uses_signals and not trial
     if compares and model.data_parts in inputs.caches:
         assert teacher is not None
         cache = TeacherCache(inputs.caches[model.data_parts], train, teacher)
-    template = load_model(inputs.teacher) if inputs.pretrained and teacher is None else teacher
-    student = _new_student(model, tokenizer, template, data["train"])
+    if model.start is not None and not trial:
+        student = load_model(model.start)
+    else:
+        template = load_model(inputs.teacher) if inputs.pretrained and teacher is None else teacher
+        student = _new_student(model, tokenizer, template)
     student.generation_config.num_beams = inputs.beams
     trainer = A2DTrainer(
         student,
@@ -238,25 +253,16 @@ def _new_trainer(
 
 
 def _new_student(
-    model: Model,
-    tokenizer: PreTrainedTokenizerBase,
-    teacher: PreTrainedModel | None,
-    sample: Dataset,
+    model: Model, tokenizer: PreTrainedTokenizerBase, teacher: PreTrainedModel | None
 ) -> PreTrainedModel:
-    """Make an untrained model of the teacher's family, or without a teacher a Marian model.
-
-    Args:
-        model: the model to make.
-        tokenizer: the vocabulary.
-        teacher: the teacher, whose layers the student may start from; None without one.
-        sample: tokenised pairs that a start from a wider teacher is fitted to.
-    """
+    """Make a model with random weights: of the teacher's family, or without a teacher Marian."""
     assert model.shape is not None
     torch.manual_seed(model.seed)
     shape, start = model.shape.model_dump(), model.method.student_start
-    if teacher is None or (start != "teacher" and family_of(teacher.config).scratch):
+    from_teacher = start == "teacher"
+    if teacher is None or (not from_teacher and family_of(teacher.config).scratch):
         return new_model(tokenizer, **shape)
-    return student_of(teacher, **shape, start=start, sample=sample)
+    return student_of(teacher, **shape, start="random" if from_teacher else start)
 
 
 def remove_checkpoints(model: Model) -> None:
@@ -362,11 +368,9 @@ def check_models(models: Sequence[Model], inputs: TrainingInputs) -> None:
             continue
         if teacher is None:
             teacher = _teacher_for_checks(models, tokenizer, inputs)
-        if model.method.student_start == "teacher":
-            student = student_of(teacher, **model.shape.model_dump(), start="random")
+        student = _new_student(model, tokenizer, teacher)
+        if model.start is not None:
             check_start(student.config, teacher.config)
-        else:
-            student = _new_student(model, tokenizer, teacher, train)
         check_same_ids(teacher, student)
         build_transfer(config.objective, student.config, teacher.config)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from a2d.runs.parts import PARALLEL
@@ -31,6 +32,7 @@ class Model(RunStage):
         seed: seed of all random numbers.
         size: short description of a student's shape.
         data_parts: names of the parts of its training data (`a2d.runs.parts`).
+        start: folder of its initial weights, if they are the teacher's.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Model(RunStage):
     seed: int
     size: str | None = None
     data_parts: tuple[str, ...] = (PARALLEL,)
+    start: Path | None = None
 
     @property
     def trained(self) -> bool:
@@ -59,12 +62,7 @@ class Model(RunStage):
     @property
     def uses_teacher(self) -> bool:
         """Check whether the model depends on the teacher, if only by its initial weights."""
-        return self.method.definition.uses_teacher or self.method.student_start == "teacher"
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Check whether the training loads the teacher, for its signals or initial weights."""
-        return self.method.definition.uses_signals or self.method.student_start == "teacher"
+        return self.method.definition.uses_teacher or self.start is not None
 
     @property
     def foreign(self) -> bool:

@@ -1,8 +1,8 @@
-"""The students of a run: one for every shape, method and seed."""
+"""The students of a run, one for every shape, method and seed, and the weights they start from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,14 +10,61 @@ from a2d.errors import UserError
 from a2d.method.formulas import FORMULAS
 from a2d.method.methods import METHODS
 from a2d.models.loading import load_config
+from a2d.progress import show_activity
 from a2d.runs.parts import MONOLINGUAL, PARALLEL, parts_for
 from a2d.runs.settings import MethodEntry, Shape
+from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.models import Model, Teacher, training_settings
 from a2d.runs.stages.sequences import Sequences
-from a2d.runs.stages.vocabulary import Vocabulary
+from a2d.runs.stages.vocabulary import Tokens, Vocabulary
+from a2d.runs.training import save_start
 
 if TYPE_CHECKING:
     from a2d.runs.run import Run
+
+
+@dataclass(frozen=True)
+class StudentStart(RunStage):
+    """The teacher, pruned to the shape of students that start from it (`a2d.models.pruning`).
+
+    Attributes:
+        shape: sizes of the students.
+        size: short description of the shape.
+    """
+
+    shape: Shape
+    size: str
+
+    @classmethod
+    def of(cls, run: Run) -> list[Self]:
+        """List a stage for each shape, if students start from their teacher."""
+        if all(method.student_start != "teacher" for method in run.recipe.methods):
+            return []
+        origin = {
+            "teacher": run.one(Teacher).fingerprint,
+            "sample": run.one(Tokens).fingerprint,
+        }
+        stages = {}
+        for shape in run.recipe.students:
+            size = _size(shape, run)
+            settings = {**origin, "shape": shape.model_dump(exclude_none=True)}
+            stages[size] = cls(run.folder / "starts" / size, settings, shape, size)
+        return list(stages.values())
+
+    @classmethod
+    def carry_out(cls, run: Run) -> None:
+        """Make the weights that unfinished students need."""
+        needed = [stage for stage in run.all(cls) if not stage.done and stage._is_needed(run)]
+        if needed:
+            with show_activity(run.console, "Pruning the teacher…"):
+                futures = [run.workers.submit(save_start, each, run.inputs) for each in needed]
+                for future in as_completed(futures):
+                    future.result()
+
+    def _is_needed(self, run: Run) -> bool:
+        return any(
+            student.start == self.folder and not student.done for student in run.all(Student)
+        )
 
 
 @dataclass(frozen=True)
@@ -51,14 +98,16 @@ class Student(Model):
     def _of(cls, run: Run, shape: Shape, method: MethodEntry, seed: int) -> Self:
         recipe, needs = run.recipe, method.definition
         teacher = run.one(Teacher)
-        size = _size(shape, [other for other in (teacher.shape, *recipe.students) if other])
+        size = _size(shape, run)
+        start = None
         parts = parts_for(method, bool(run.corpus.monolingual))
         settings: dict[str, Any] = {"vocabulary": run.one(Vocabulary).fingerprint}
         settings |= training_settings(shape, method, recipe.training, seed)
         if needs.uses_teacher or method.student_start == "teacher":
             settings["teacher"] = teacher.fingerprint
         if method.student_start == "teacher":
-            settings["start"] = "pruned"  # copies of layers before
+            (start,) = [stage for stage in run.all(StudentStart) if stage.size == size]
+            settings["start"] = start.fingerprint
         sequences = {stage.part: stage for stage in run.all(Sequences)}
         for part in parts:
             if part != PARALLEL:
@@ -76,7 +125,9 @@ class Student(Model):
         name = f"{method.name}-{size}-seed{seed}"
         folder = run.folder / "models" / name
         training = recipe.training
-        return cls(folder, settings, name, str(folder), shape, training, method, seed, size, parts)
+        origin = None if start is None else start.folder
+        model = name, str(folder), shape, training, method, seed, size, parts, origin
+        return cls(folder, settings, *model)
 
 
 def models_of(run: Run) -> list[Model]:
@@ -89,12 +140,13 @@ def trained_models_of(run: Run) -> list[Model]:
     return [model for model in models_of(run) if model.trained]
 
 
-def _size(shape: Shape, others: Sequence[Shape]) -> str:
-    """Describe layers and heads in short; widths too, if there are several."""
+def _size(shape: Shape, run: Run) -> str:
+    """Describe layers and heads in short; widths too, if the run's models have several."""
     size = f"{shape.encoder_layers}+{shape.decoder_layers}x{shape.heads}"
     if shape.decoder_heads not in (None, shape.heads):
         size += f"+{shape.decoder_heads}"
-    widths = {(other.width, other.feed_forward) for other in others}
+    shapes = [run.recipe.teacher.shape, *run.recipe.students]
+    widths = {(other.width, other.feed_forward) for other in shapes if other is not None}
     return f"{size}-{shape.width}-{shape.feed_forward}" if len(widths) > 1 else size
 
 
