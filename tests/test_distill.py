@@ -163,7 +163,7 @@ def test_a_marian_student_of_another_family(name, data, tmp_path):
         tmp_path / "small",
         start="marian",
         trim=True,
-        width=16,
+        student="2x1-16",
         teacher_languages=LANGUAGES.get(name),
     )
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "small")

@@ -31,6 +31,7 @@ class TestNames:
     def test_of_everything(self):
         shape = {"encoder_layers": 6, "decoder_layers": 2, "width": 64, "feed_forward": 99}
         assert parse_shape("6x2-64-99") == shape
+        assert parse_shape("6x2-64-99-8") == {**shape, "heads": 8}
 
     @pytest.mark.parametrize(
         "text",
@@ -40,7 +41,7 @@ class TestNames:
             "6x",
             "x2",
             "6x2-",
-            "6x2-64-99-1",
+            "6x2-64-99-1-1",
             "Tiny",
             "6x2 ",
             "0x1",

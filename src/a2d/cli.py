@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -117,10 +117,6 @@ def assist(
     work(folder, Console(quiet=not first))
 
 
-def _size(meaning: str) -> Any:
-    return typer.Option(help=f"{meaning} of the student.", show_default="as the teacher", min=1)
-
-
 @app.command()
 def distill(
     teacher: Annotated[str, typer.Option(help="Folder or hub name of the pretrained teacher.")],
@@ -138,9 +134,9 @@ def distill(
         str,
         typer.Option(
             "--student",
-            help="Shape of the student: 6x2 (6 encoder and 2 decoder layers), 6x2-256-1024 (with "
-            "widths of layers and of feed-forward layers), or tiny, base-memory, base. `a2d "
-            "shapes` shows what they cost.",
+            help="Shape of the student: 6x2 (6 encoder and 2 decoder layers), 6x2-256-1024-8 (with "
+            "width, feed-forward width and heads), or tiny, base-memory, base. Other sizes are as "
+            "in the teacher. `a2d shapes` shows what they cost.",
         ),
     ],
     output: Annotated[
@@ -168,16 +164,6 @@ def distill(
         typer.Option(
             help="Test corpus, in the form of --data.",
             show_default="a twentieth of the data, at most 1,000 pairs",
-        ),
-    ] = None,
-    student_heads: Annotated[int | None, _size("Attention heads per layer")] = None,
-    student_width: Annotated[int | None, _size("Width of embeddings and layers")] = None,
-    student_feed_forward: Annotated[
-        int | None,
-        typer.Option(
-            help="Width of feed-forward layers of the student.",
-            show_default="as many times the width as in the teacher",
-            min=1,
         ),
     ] = None,
     start: Annotated[
@@ -264,9 +250,6 @@ def distill(
         output,
         Console(),
         student=student,
-        heads=student_heads,
-        width=student_width,
-        feed_forward=student_feed_forward,
         valid=valid or (),
         test=test or (),
         teacher_languages=teacher_languages,
@@ -294,7 +277,7 @@ def shapes(
     shape: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Shapes of students: 6x2, 6x2-256, 6x2-256-1024, tiny, base-memory or base.",
+            help="Shapes of students, as for `a2d distill --student`: 6x2-256, tiny, ….",
             show_default="some between the teacher's and a tenth of it",
         ),
     ] = None,

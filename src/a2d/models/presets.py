@@ -34,15 +34,15 @@ PRESETS: dict[str, dict[str, int]] = {
 """Sizes of the students that Firefox ships, by their names in github.com/mozilla/translations."""
 
 _SIZE = r"([1-9][0-9]{0,4})"
-_SHAPE = re.compile(f"{_SIZE}[x×+]{_SIZE}(?:-{_SIZE}(?:-{_SIZE})?)?")
+_SHAPE = re.compile(f"{_SIZE}[x×+]{_SIZE}(?:-{_SIZE}(?:-{_SIZE}(?:-{_SIZE})?)?)?")
 
 
 def parse_shape(text: str) -> dict[str, int]:
     """Read the sizes that a shape names.
 
     Args:
-        text: a preset, or layers of encoder and decoder, optionally with width and feed-forward
-            width: `6x2`, `6x2-256`, `6x2-256-1024`.
+        text: a preset, or layers of encoder and decoder, optionally with width, feed-forward width
+            and heads: `6x2`, `6x2-256`, `6x2-256-1024`, `6x2-256-1024-8`.
 
     Raises:
         UserError: it is neither.
@@ -57,9 +57,10 @@ def parse_shape(text: str) -> dict[str, int]:
     if match is None:
         raise UserError(
             f"{text!r} is no shape of a student: give the layers of encoder and decoder, as in "
-            f"6x2, with widths, as in 6x2-256-1024, or one of {', '.join(PRESETS)}."
+            "6x2, with width, feed-forward width and heads, as in 6x2-256-1024-8, or one of "
+            f"{', '.join(PRESETS)}."
         )
-    names = ("encoder_layers", "decoder_layers", "width", "feed_forward")
+    names = ("encoder_layers", "decoder_layers", "width", "feed_forward", "heads")
     return {name: int(size) for name, size in zip(names, match.groups(), strict=True) if size}
 
 

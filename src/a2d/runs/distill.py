@@ -52,9 +52,6 @@ def distill(
     console: Console,
     *,
     student: str,
-    heads: int | None = None,
-    width: int | None = None,
-    feed_forward: int | None = None,
     valid: Sequence[str] = (),
     test: Sequence[str] = (),
     teacher_languages: tuple[str, str] | None = None,
@@ -84,9 +81,8 @@ def distill(
         languages: language codes of source and target.
         output: folder to write; it must not exist.
         console: console for progress.
-        student: shape of the student, such as `6x2` (`a2d.models.presets.parse_shape`).
-        heads, width, feed_forward: further sizes of the student. The teacher's complete them
-            (`a2d.models.presets.complete_shape`).
+        student: shape of the student, such as `6x2` (`a2d.models.presets.parse_shape`). The
+            teacher's sizes complete it.
         valid, test: held-out corpora, as `data`; empty: some of the data is held out.
         teacher_languages: language codes in a multilingual teacher's tokenizer.
         source_prefix: text that the teacher expects before every source.
@@ -115,8 +111,6 @@ def distill(
     if lexists(output):  # also a broken link
         raise UserError(f"{output} exists already: choose another --output, or move it away.")
     hub = None if push_to is None else check_hub(push_to)
-    options = {"heads": heads, "width": width, "feed_forward": feed_forward}
-    chosen = {name: size for name, size in options.items() if size is not None}
     load_plugins_of("distill", overrides)
     limits = {"num_train_epochs": epochs, "max_hours": hours}
     changes = {
@@ -134,7 +128,7 @@ def distill(
             "source_prefix": source_prefix,
             "trim": trim,
         },
-        "students": [complete_shape(load_config(teacher), parse_shape(student) | chosen)],
+        "students": [complete_shape(load_config(teacher), parse_shape(student))],
         "methods": [{"method": method, "student_start": start}],
         "seeds": [seed],
         "training": {name: limit for name, limit in limits.items() if limit is not None},
