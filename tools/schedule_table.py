@@ -55,6 +55,25 @@ STARTS = {
     "chrF": lambda t: f"{t['curve'][-1][2]:.1f}",
 }
 
+BETAS = {
+    "student": lambda t: t["shape"],
+    "start": lambda t: {"teacher": "teacher", "random": "random"}[t["start"]],
+    "updates": lambda t: f"{t['updates']:,}",
+    "method": lambda t: f"`{t['method']}`",
+    "β": lambda t: describe_beta(t) if t["method"] != "kd" else "–",
+    **{name: STARTS[name] for name in ("a quarter", "half", "all", "chrF")},
+}
+
+
+def describe_beta(trial: dict[str, Any]) -> str:
+    """How a trial weights attention transfer."""
+    beta = f"{trial['beta']:g}"
+    if trial["release"]:
+        return f"{beta}, 0 once the attention loss stops falling"
+    if trial["until"]:
+        return f"{beta} → 0 after {trial['until']:.0%}"
+    return beta if trial["decay"] == 1 else f"{beta} · {trial['decay']:g} per epoch"
+
 
 def table(trials: list[dict[str, Any]], columns: dict[str, Any]) -> str:
     """The trials as a table in Markdown."""
@@ -78,6 +97,9 @@ def main() -> None:
     starts = read("starts.jsonl")
     starts.sort(key=lambda t: (t["pairs"], t["shape"], t["method"], t["start"]))
     tables["starts"] = table(starts, STARTS)
+    betas = read("betas.jsonl")
+    betas.sort(key=lambda t: (t["shape"], t["start"], t["updates"], t["method"] != "kd"))
+    tables["betas"] = table(betas, BETAS)
     regions.fill(PAGE, tables.get)
 
 
