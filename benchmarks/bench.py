@@ -151,7 +151,15 @@ def memory_settings(full: bool) -> Iterator[Setting]:
 
 def measure(setting: Setting, rounds: int, threads: int, console: Console) -> Figures:
     """Measure the seconds of all steps and the ratios between them: median, lowest, highest."""
-    seconds, profiles = _alternate(setting, rounds, threads, console)
+    return summarise(setting, *_alternate(setting, rounds, threads, console))
+
+
+def summarise(
+    setting: Setting,
+    seconds: dict[str, list[float]],
+    profiles: dict[str, dict[str, float]],
+) -> Figures:
+    """Summarise seconds by step and round, and shares of steps by kind of work."""
     figures: Figures = {f"seconds: {name}": spread(values) for name, values in seconds.items()}
     pairs = [pair for pair in RATIOS if pair[0] in seconds]
     figures |= {f"{one} ÷ {other}": ratio(seconds[one], seconds[other]) for one, other in pairs}
@@ -176,7 +184,7 @@ def _alternate(
     setting: Setting, rounds: int, threads: int, console: Console
 ) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
     """Measure seconds of all steps, round by round, and profiles of the deciding ones."""
-    names = [name for name in MEMBERS if _applies(name, setting)]
+    names = [name for name in MEMBERS if applies(name, setting)]
     plain, package = ([n for n in names if (n in PLAIN) == side] for side in (True, False))
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -196,7 +204,7 @@ def _alternate(
         return seconds, {name: teams[name].profile(name) for name in profiled}
 
 
-def _applies(name: str, setting: Setting) -> bool:
+def applies(name: str, setting: Setting) -> bool:
     """Check whether a step differs from the others in a setting."""
     if name == "a2d, bf16 teacher":
         return not setting.bf16

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -119,6 +121,48 @@ def _shares_of_batch(step: Step, batch: Batch) -> dict[str, float]:
     return {
         kind: sum(times.get(name, 0) for name in names) / 1e6 / seconds
         for kind, names in KINDS.items()
+    }
+
+
+def kernel_profile(step: Step, batch: Batch, seconds: float) -> dict[str, Any]:
+    """Profile one step on GPU: time with and without a running kernel, and the longest kernels.
+
+    On CPU, PyTorch's operations take the place of kernels, to try the program.
+
+    Args:
+        step: the step, after a warm-up.
+        batch: the batch.
+        seconds: duration of the step without a profiler, which slows launches down.
+    """
+    cuda = batch["labels"].is_cuda
+    activities = [ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]
+    with profile(activities=activities) as profiler:
+        step(batch)
+        if cuda:
+            torch.cuda.synchronize()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text("utf-8"))["traceEvents"]
+    categories = ("kernel", "gpu_memcpy", "gpu_memset") if cuda else ("cpu_op",)
+    kernels = [event for event in events if event.get("cat") in categories]
+    busy, end = 0.0, 0.0  # microseconds
+    by_name: dict[str, list[float]] = {}
+    for kernel in sorted(kernels, key=lambda event: event["ts"]):
+        by_name.setdefault(kernel["name"], []).append(kernel["dur"])
+        stop = kernel["ts"] + kernel["dur"]
+        busy += max(0.0, stop - max(end, kernel["ts"]))
+        end = max(end, stop)
+    longest = sorted(by_name.items(), key=lambda item: -sum(item[1]))[:10]
+    return {
+        "seconds": seconds,
+        "seconds in kernels": busy / 1e6,
+        "seconds waiting": max(0.0, seconds - busy / 1e6),
+        "kernel launches": len(kernels),
+        "longest kernels": [
+            {"name": name[:200], "seconds": sum(durations) / 1e6, "launches": len(durations)}
+            for name, durations in longest
+        ],
     }
 
 

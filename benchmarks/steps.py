@@ -196,7 +196,7 @@ def _maps(output: Any, group: str) -> tuple[Tensor, ...]:
 
 # This package
 
-_prepared_students = ExitStack()
+prepared_students = ExitStack()
 """Students that stay prepared for attention capture until the process ends."""
 
 
@@ -230,7 +230,7 @@ def trainer_step(method: str, cached: bool = False, teacher_bf16: bool | None = 
         trainer = A2DTrainer(student, teacher, config, sentences, teacher_cache=cache)
         trainer.model = trainer.accelerator.prepare_model(trainer.model)  # adds autocast
         trainer.create_optimizer()
-        _prepared_students.enter_context(trainer.prepare_student())
+        prepared_students.enter_context(trainer.prepare_student())
         starts = torch.tensor([0, *[len(batch["labels"]) for batch in data]]).cumsum(0).tolist()
         rows = {id(batch): range(*starts[i : i + 2]) for i, batch in enumerate(data)}
 

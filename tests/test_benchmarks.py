@@ -1,6 +1,11 @@
 """Benchmarks: every module can be imported, and the steps that they compare compute the same."""
 
+import json
+import os
+import subprocess
 import sys
+import tarfile
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -11,6 +16,7 @@ from toys import assert_close
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
+import gpu  # noqa: E402
 import parts  # noqa: E402
 import steps  # noqa: E402
 import teams  # noqa: E402
@@ -68,3 +74,116 @@ def test_shares_of_a_step_by_kind_of_work(tmp_path):
     shares = parts.shares_by_kind(steps.STEPS["vanilla kd"](TINY, data, tmp_path), data)
     assert set(shares) == set(parts.KINDS)
     assert 0 < shares["matrix products"] < 1
+
+
+def test_the_profile_of_a_step_adds_up(tmp_path):
+    data = steps.batches(TINY, 1)
+    step = steps.STEPS["student"](TINY, data, tmp_path)
+    step(data[0])
+    profile = parts.kernel_profile(step, data[0], 100.0)
+    assert profile["seconds in kernels"] + profile["seconds waiting"] == pytest.approx(100)
+    longest = [kernel["seconds"] for kernel in profile["longest kernels"]]
+    assert len(longest) == 10
+    assert longest == sorted(longest, reverse=True)
+    assert any("addmm" in kernel["name"] for kernel in profile["longest kernels"])
+
+
+class TestGpu:
+    """The prepared programme for a machine with a GPU."""
+
+    @pytest.fixture
+    def no_gpu(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    @pytest.mark.parametrize("options", [[], ["--smoke"], ["--device", "cpu"]])
+    def test_without_a_gpu_it_refuses_in_one_sentence(self, tmp_path, no_gpu, options):
+        with pytest.raises(SystemExit, match="--smoke") as error:
+            gpu.main(["--out", str(tmp_path / "out"), *options])
+        assert str(error.value).count(".") == 1
+        assert not (tmp_path / "out").exists()
+
+    def test_a_missing_package_disables_only_the_parts_that_need_it(
+        self, tmp_path, monkeypatch, capsys
+    ):
+        needs = {"tests": gpu.Part(0.1, ("no_such_module",)), "steps": gpu.Part(0.1)}
+        monkeypatch.setattr(gpu, "PARTS", needs)
+        monkeypatch.setattr(gpu, "PACKAGES", ())
+        monkeypatch.setattr(gpu, "command_of", lambda *_: ["-c", "print('ran')"])
+        run_here(tmp_path, "tests", "steps")
+        assert statuses(tmp_path) == {
+            "tests": "skipped: Python has no module no_such_module",
+            "steps": "ok",
+        }
+        assert "no_such_module" in (tmp_path / "tests.log").read_text()
+        assert (tmp_path / "steps.log").read_text() == "ran\n"
+
+    def test_a_part_is_ended_with_its_children_and_keeps_what_it_wrote(self, tmp_path):
+        program = (
+            "import subprocess, sys\n"
+            "sleep = 'import time; time.sleep(600)'\n"
+            "child = subprocess.Popen([sys.executable, '-c', sleep])\n"
+            "print(child.pid)\n"
+            "child.wait()\n"
+        )
+        log = tmp_path / "log"
+        status = gpu.run_command(["-c", program], log, 10.0, "cpu")
+        assert status.startswith("stopped")
+        child = int(log.read_text().split()[0])
+        time.sleep(0.5)
+        state = Path(f"/proc/{child}/stat")
+        assert not state.exists() or state.read_text().split()[2] == "Z"
+
+    def test_large_files_and_checkpoints_are_not_packed_but_named(self, tmp_path):
+        run = tmp_path / "run"
+        (run / "models/checkpoints").mkdir(parents=True)
+        (run / "models/history.json").write_text("{}")
+        (run / "models/checkpoints/optimizer.pt").write_text("state")
+        (run / "models/small.safetensors").write_bytes(os.urandom(10 * 2**20))
+        (run / "models/large.safetensors").write_bytes(os.urandom(11 * 2**20))
+        dropped = gpu.pack(run, tmp_path / "training.tar.gz")
+        assert dropped == [
+            "models/checkpoints/optimizer.pt (state of a training)",
+            "models/large.safetensors (11.0 MiB)",
+        ]
+        with tarfile.open(tmp_path / "training.tar.gz") as archive:
+            names = set(archive.getnames())
+        assert names == {"training/models/history.json", "training/models/small.safetensors"}
+
+    @pytest.mark.slow
+    def test_the_smoke_run(self, tmp_path):
+        smoke(tmp_path, "--minutes", "30")
+        assert statuses(tmp_path) == dict.fromkeys(("tests", "steps", "training"), "ok")
+        files = [path.name for path in tmp_path.iterdir()]
+        assert len(files) <= 8
+        summary = json.loads((tmp_path / "summary.json").read_text())
+        named = [file for part in summary["parts"].values() for file in part["files"]]
+        assert sorted(files) == sorted([*named, "summary.json"])
+        kernels = json.loads((tmp_path / "steps.kernels.json").read_text())
+        assert [set(profiles) for profiles in kernels.values()] == [{"our kd", "a2d"}]
+        with tarfile.open(tmp_path / "training.tar.gz") as archive:
+            scores = json.load(archive.extractfile("training/results/scores.json"))
+        methods = {row["name"].split("-")[0] for row in scores}
+        assert {"teacher", "baseline", "kd", "uniform", "tinybert", "a2d", "paper"} <= methods
+
+    @pytest.mark.slow
+    def test_a_failing_part_does_not_end_the_others(self, tmp_path):
+        smoke(tmp_path, "--parts", "training", "steps", "--recipe", "missing.yaml")
+        training, steps_status = statuses(tmp_path).values()
+        assert training.startswith("failed: ")
+        assert "missing.yaml" in training
+        assert steps_status == "ok"
+
+
+def run_here(folder, *names):
+    gpu.main(["--out", str(folder), "--device", "cpu", "--smoke", "--parts", *names])
+
+
+def smoke(folder, *options):
+    command = [sys.executable, BENCHMARKS / "gpu.py", "--device", "cpu", "--smoke"]
+    command += ["--parallel", "1", "--out", folder, *options]
+    subprocess.run(command, check=True)
+
+
+def statuses(folder):
+    parts_of_run = json.loads((folder / "summary.json").read_text())["parts"]
+    return {name: record["status"] for name, record in parts_of_run.items()}
