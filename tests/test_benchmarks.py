@@ -14,11 +14,14 @@ import torch
 from toys import assert_close
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-sys.path.append(str(BENCHMARKS))
+sys.path += [str(BENCHMARKS), str(BENCHMARKS.parent / "tools")]
 
+import bench  # noqa: E402
 import gpu  # noqa: E402
 import parts  # noqa: E402
+import speed  # noqa: E402
 import steps  # noqa: E402
+import tables  # noqa: E402
 import teams  # noqa: E402
 
 TINY = steps.Setting((1, 1, 2, 32, 64), (1, 1, 4, 32, 64), 100, 6, 64, dropout=0.0)
@@ -76,16 +79,42 @@ def test_shares_of_a_step_by_kind_of_work(tmp_path):
     assert 0 < shares["matrix products"] < 1
 
 
-def test_the_profile_of_a_step_adds_up(tmp_path):
-    data = steps.batches(TINY, 1)
-    step = steps.STEPS["student"](TINY, data, tmp_path)
-    step(data[0])
-    profile = parts.kernel_profile(step, data[0], 100.0)
+def test_a_profile_names_the_longest_operations():
+    factors = torch.randn(2, 600, 600)
+
+    def three_products(batch):
+        return sum(factors[0].mm(factors[1]).sum() for _ in range(3))
+
+    profile = parts.kernel_profile(three_products, {"labels": factors}, 100.0)
     assert profile["seconds in kernels"] + profile["seconds waiting"] == pytest.approx(100)
-    longest = [kernel["seconds"] for kernel in profile["longest kernels"]]
-    assert len(longest) == 10
-    assert longest == sorted(longest, reverse=True)
-    assert any("addmm" in kernel["name"] for kernel in profile["longest kernels"])
+    assert profile["kernel launches"] >= 6
+    first = profile["longest kernels"][0]
+    assert (first["name"], first["launches"]) == ("aten::mm", 3)
+
+
+@pytest.mark.slow
+def test_the_benchmark_writes_its_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "PAPER", TINY)
+    monkeypatch.setattr(bench, "AUTHORS", {64: (2.0, 1.0)})
+    monkeypatch.setattr(bench, "applies", lambda name, setting: True)
+    monkeypatch.setattr(parts, "PAIRS", 40)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(bench, "RESULTS", tmp_path)
+    monkeypatch.setattr(
+        bench, "settings", lambda full: [TINY._replace(bf16=bf16) for bf16 in (False, True)]
+    )
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--busy", "--rounds", "1", "--name", "tiny"])
+    bench.main()
+    figures = json.loads((tmp_path / "tiny.json").read_text())
+    views = {view: speed.VIEWS[view](figures) for view in ("ratios", "seconds", "profile")}
+    for name in teams.MEMBERS:
+        assert f"| {name} |" in views["seconds"]
+    assert "| authors' code ÷ a2d |" in views["ratios"]
+    assert "| matrix products |" in views["profile"]
+    others = speed.VIEWS["others"](figures)
+    assert "| peak: a2d ÷ vanilla kd |" in others
+    assert "| epoch: a2d ÷ kd |" in others
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.json"]
 
 
 class TestGpu:
