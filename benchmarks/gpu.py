@@ -60,7 +60,7 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "tests": Part(0.15, ("hypothesis", "pytest")),
+    "tests": Part(0.2, ("hypothesis", "pytest")),
     "steps": Part(0.25),
     "training": Part(1.0, ("jinja2", "matplotlib", "typer")),
 }
