@@ -43,7 +43,7 @@ PACKAGES = (
 GRACE = 5.0
 """Seconds that a part has to end by itself after its time is over."""
 
-STATES = {"checkpoints", "optimizer.pt", "scheduler.pt", "rng_state.pth", ".lock"}
+STATES = {"checkpoints", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
 """Files and folders of a run that are never packed."""
 
 
@@ -273,7 +273,7 @@ def pack(folder: Path, archive: Path) -> list[str]:
     Returns:
         Names of the files that were left out.
     """
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
     if not files:
         return []
     dropped, room = [], LIMIT

@@ -136,10 +136,11 @@ def kernel_profile(step: Step, batch: Batch, seconds: float) -> dict[str, Any]:
     """
     cuda = batch["labels"].is_cuda
     activities = [ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]
-    with profile(activities=activities) as profiler:
-        step(batch)
-        if cuda:
-            torch.cuda.synchronize()
+    for _ in range(2):  # the first profile of a process loads the profiler's libraries
+        with profile(activities=activities) as profiler:
+            step(batch)
+            if cuda:
+                torch.cuda.synchronize()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))

@@ -190,7 +190,7 @@ class TestGpu:
         kernels = json.loads((tmp_path / "steps.kernels.json").read_text())
         assert [set(profiles) for profiles in kernels.values()] == [{"our kd", "a2d"}]
         with tarfile.open(tmp_path / "training.tar.gz") as archive:
-            scores = json.load(archive.extractfile("training/results/scores.json"))
+            scores = json.load(archive.extractfile("training/results/test/scores.json"))
         methods = {row["name"].split("-")[0] for row in scores}
         assert {"teacher", "baseline", "kd", "uniform", "tinybert", "a2d", "paper"} <= methods
 
