@@ -160,9 +160,9 @@ def carry_out(
         return sentence
     if seconds < 1:
         return "skipped: no time is left"
-    begin = time.monotonic()
+    end = time.monotonic() + seconds
     command = command_of(name, arguments, out, folder, seconds)
-    return run_command(command, log, seconds - (time.monotonic() - begin), arguments.device)
+    return run_command(command, log, end - time.monotonic(), arguments.device)
 
 
 def command_of(
@@ -192,8 +192,7 @@ def command_of(
         f"teacher.training.max_hours={0.3 * seconds / 3600:.5f}",
         f"training.max_hours={0.4 * seconds / rounds / 3600:.5f}",
     ]
-    output = str(folder / "run")
-    return ["-m", "a2d", "run", arguments.recipe, *settings, "--output", output]
+    return ["-m", "a2d", "run", arguments.recipe, *settings, "--output", str(folder / "run")]
 
 
 def smoke_settings(folder: Path) -> list[str]:

@@ -45,7 +45,7 @@ def losses(tmp_path_factory):
 @pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
 def test_every_module_can_be_imported(path):
     pytest.importorskip("ctranslate2" if path.stem == "decoding" else "torch")
-    import_module(path.stem)
+    assert import_module(path.stem).__file__ == str(path)
 
 
 @pytest.mark.parametrize(("plain", "package"), EQUAL_STEPS)
