@@ -2,6 +2,7 @@
 # make docs     the documentation as a site in build/site; without a network once it is installed
 # make results  the tables and pictures of the results' pages, from the files in results/
 # make bench    measure what distillation costs on this machine, and fill docs/speed.md
+# make gpu      on a machine with a GPU: CUDA tests, steps, trainings; results in build/gpu
 # make test     every check: lint, format, types, tests (slow ones too)
 # make faults   the whole campaign of faults: kills, full disks, damaged and hostile files
 # make format   rewrite the code in the house style
@@ -11,13 +12,14 @@
 #
 # PYTHON=python3.12     another interpreter (3.11 or later) for .venv
 # TORCH_INDEX=URL       where to find CPU builds of PyTorch (asked on Linux without an NVIDIA GPU)
+# GPU="--minutes 20"    make gpu with other options of benchmarks/gpu.py
 # FAULTS_SEED=7         make faults with other random moments, bytes and inputs
 # ALLOW_CUDA=1          take a CUDA build of PyTorch without a GPU to run it on
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo docs results bench test faults format clean
+.PHONY: demo docs results bench gpu test faults format clean
 
 demo: .venv/.installed
 	$(BIN)/a2d run demo
@@ -33,6 +35,9 @@ results: .venv/.installed
 bench: .venv/.installed
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python tools/speed.py
+
+gpu: .venv/.installed-dev
+	$(BIN)/python benchmarks/gpu.py --out build/gpu $(GPU)
 
 test: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -1,9 +1,9 @@
-"""What a teacher cache costs on disk, and what its compression changes in losses and gradients.
+"""Measure the size of a teacher cache, and the errors of its compression in losses and gradients.
 
     python benchmarks/cache.py runs/NAME  # a finished run with an a2d student
 
-Losses and gradients of that student, without dropout, with the live teacher's signals and with
-cached ones, on batches drawn at random from the run's training data.
+The losses and gradients of that student are computed without dropout, once with the signals of the
+teacher itself and once with cached ones, on random batches of the run's training data.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from tables import show, spread, write
 from torch import Tensor
 from transformers import DataCollatorForSeq2Seq
 
-from a2d.method.attention import GROUPS, enable_capture
+from a2d.method.attention import enable_capture
+from a2d.method.objective import Objective
 from a2d.models.loading import load_model
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import silence_libraries
 from a2d.text.batching import TokenBatchSampler, lengths
-from a2d.training.distillation import IGNORED, METHODS, TERMS, Distillation, Objective, Signals, run
+from a2d.training.distillation import IGNORE_INDEX, Distillation
+from a2d.training.signals import Signals, model_signals
 from a2d.training.teacher_cache import open_or_build
 
 FORMULA = "geometric"
+TOKENS = 512
 
 
 def main() -> None:
@@ -37,19 +40,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("--batches", type=int, default=12)
-    given = parser.parse_args()
+    parser.add_argument("--name", default="cache", help="name of the file in results")
+    arguments = parser.parse_args()
     silence_libraries()
+    figures = run_figures(arguments.run, arguments.batches)
+    show("teacher cache", figures, Console())
+    write(arguments.name, figures)
+
+
+def run_figures(run: Path, count: int) -> dict[str, Any]:
+    """Compare on `count` batches of a run's training data."""
     torch.manual_seed(0)
-    models = given.run / "models"
+    models = run / "models"
     teacher = load_model(models / "teacher").eval().requires_grad_(False)
     student = load_model(next(iter(sorted(models.glob("a2d-*"))))).eval()
     for model in (teacher, student):
         enable_capture(model)
-    data = load_from_disk(str(given.run / "tokens"))["train"]
-    batches = list(TokenBatchSampler(lengths(data), 512))
-    chosen = np.random.default_rng(0).choice(len(batches), given.batches, replace=False)
-    data = data.select([row for number in chosen for row in batches[number]])
-    collate = DataCollatorForSeq2Seq(load_tokenizer(models / "teacher"), label_pad_token_id=IGNORED)
+    data = load_from_disk(str(run / "tokens"))["train"]
+    batches = list(TokenBatchSampler(lengths(data), TOKENS))
+    sample = np.random.default_rng(0).choice(len(batches), count, replace=False)
+    data = data.select([row for number in sample for row in batches[number]])
+    collate = DataCollatorForSeq2Seq(
+        load_tokenizer(models / "teacher"), label_pad_token_id=IGNORE_INDEX
+    )
     tokens = lengths(data).mean(axis=0)
     figures: dict[str, Any] = {}
     figures["source tokens per sentence"], figures["target tokens per sentence"] = tokens.tolist()
@@ -57,48 +70,48 @@ def main() -> None:
         module = Distillation(student, Objective(method, FORMULA, 0.5, 1.0, 0.1), teacher.config)
         for name, figure in measure(module, teacher, data, collate).items():
             figures[f"{method}: {name}"] = figure
-    show("teacher cache", figures, Console())
-    write("cache", figures)
+    return figures
 
 
 def measure(module: Distillation, teacher: Any, data: Dataset, collate: Any) -> dict[str, Any]:
-    """Size of the cache that a method reads, and the errors it adds, batch by batch."""
-    states = METHODS[module.objective.method].states
+    """Measure the size of the cache that a method reads, and its errors, batch by batch."""
+    states = module.objective.definition.states
     errors: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         cache = open_or_build(Path(folder), teacher, data, states=states)
         size = sum(file.stat().st_size for file in Path(folder).glob("*.npy"))
-        for rows in TokenBatchSampler(lengths(data), 512):
+        for rows in TokenBatchSampler(lengths(data), TOKENS):
             inputs = dict(collate([data[row] for row in rows]))
-            tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORED)
+            tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORE_INDEX)
             signals = cache.unpack(cache.read(rows, states=states), *tokens)
             for name, error in compare(module, teacher, signals, inputs).items():
                 errors.setdefault(name, []).append(error)
-    figures = {f"relative error of {name}": spread(found) for name, found in errors.items()}
+    figures = {f"relative error of {name}": spread(values) for name, values in errors.items()}
     return {"KB per sentence": size / len(data) / 1000, **figures}
 
 
 def compare(module: Distillation, teacher: Any, cached: Signals, inputs: Any) -> dict[str, float]:
-    """Relative errors that cached signals make in the terms, in their sum and in its gradient."""
+    """Compute relative errors from cached signals in the terms, in the loss and its gradient."""
     with torch.no_grad():
-        live = run(teacher, inputs, module.transfer)
-    found = []
+        live = model_signals(teacher, inputs, module.needs)
+    values, gradients = [], []
     for signals in (live, cached):
         module.zero_grad()
-        terms = module(**inputs, teacher=signals)
-        loss = sum(terms[name] for name in ("tokens", *GROUPS))
+        sums = module(**inputs, teacher=signals)
+        loss = sum(sums[term.name] for term in module.objective.trained_terms)
         loss.backward()
-        gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
-        values = {name: terms[name].item() for name in TERMS} | {"the loss": loss.item()}
-        found.append((values, torch.cat(gradients)))
-    (expected, slope), (values, other) = found
-    errors = {name: abs(value / expected[name] - 1) for name, value in values.items()}
-    return errors | {"the gradient": relative(other, slope)}
+        terms = {term.name: sums[term.name].item() for term in module.objective.terms}
+        values.append({**terms, "the loss": loss.item()})
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+        )
+    errors = {name: abs(values[1][name] / value - 1) for name, value in values[0].items()}
+    return errors | {"the gradient": relative_error(gradients[1], gradients[0])}
 
 
-def relative(one: Tensor, other: Tensor) -> float:
-    """Length of the difference over the length of `other`."""
-    return float((one - other).norm() / other.norm())
+def relative_error(value: Tensor, reference: Tensor) -> float:
+    """Divide the length of the difference by the length of the reference."""
+    return float((value - reference).norm() / reference.norm())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What manifests cost: seconds that a run spends on checksums, of all that it takes.
+"""Measure the seconds of a run that checksums take.
 
     python benchmarks/checksums.py [RECIPE [KEY=VALUE …]]
 
-The recipe is `demo` by default. The run goes to a temporary folder, twice: once from the beginning,
-and once more when it is finished, which compares every file with its manifest.
+The default recipe is `demo`. The run is carried out in a temporary folder, and then repeated, which
+compares all files with their manifests.
 """
 
 from __future__ import annotations
@@ -18,43 +18,44 @@ from typing import Any
 from rich.console import Console
 
 from a2d import stage
+from a2d.runs import shards
 from a2d.runs.recipe import load_recipe
 from a2d.runs.run import carry_out
-from a2d.training import checkpoints
+from a2d.training import checkpoints, teacher_cache
 
 SECONDS: list[float] = []
 
 
 def timed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, its seconds kept."""
+    """Wrap a function so that its seconds are added to `SECONDS`."""
 
     def call(*arguments: Any, **options: Any) -> Any:
-        started = time.perf_counter()
+        start = time.perf_counter()
         try:
             return function(*arguments, **options)
         finally:
-            SECONDS.append(time.perf_counter() - started)
+            SECONDS.append(time.perf_counter() - start)
 
     return call
 
 
 def main() -> None:
-    """Run twice, and print both shares."""
+    """Carry out a run twice, and print the share of checksums."""
     name, *overrides = sys.argv[1:] or ["demo"]
-    recipe = load_recipe(name, [*overrides, "compute.parallel=1"])
-    for module in (stage, checkpoints):
+    recipe = load_recipe(name, [*overrides, "compute.parallel=1"])  # all in this process
+    for module in (stage, checkpoints, shards, teacher_cache):
         for function in ("seal", "damage"):
             setattr(module, function, timed(getattr(module, function)))
     lines = []
     with tempfile.TemporaryDirectory() as folder:
-        for what in ("a run", "the finished run, once more"):
+        for title in ("a run", "the finished run, repeated"):
             SECONDS.clear()
-            started = time.perf_counter()
+            start = time.perf_counter()
             carry_out(recipe, Path(folder) / "run", Console())
-            total, sums = time.perf_counter() - started, sum(SECONDS)
+            total, checksums = time.perf_counter() - start, sum(SECONDS)
             lines.append(
-                f"{what}: {total:.1f} s, of which {sums:.2f} s for {len(SECONDS)} manifests "
-                f"({sums / total:.2%})"
+                f"{title}: {total:.1f} s, of which {checksums:.2f} s for {len(SECONDS)} manifests "
+                f"({checksums / total:.2%})"
             )
     print(*lines, sep="\n")
 

@@ -1,13 +1,14 @@
-"""Training steps to compare: with the library's own means, and with this package's.
+"""Training steps to compare: plain PyTorch and transformers, and this package.
 
-Every step is a forward and a backward pass of the student, what it needs of the teacher, and the
-optimiser's update, for one batch.
+A step is the forward and backward pass of the student for one batch, everything it needs of the
+teacher, and the optimiser's update. It returns its loss.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -18,44 +19,61 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from a2d import A2DConfig, A2DTrainer
+from a2d.families import Geometry
 from a2d.method.alignment import AttentionAlignment
-from a2d.method.attention import GROUPS, Geometry
+from a2d.method.attention import GROUPS
+from a2d.method.formulas import FORMULAS
 from a2d.models.loading import decoder_inputs, new_model
-from a2d.training.distillation import IGNORED, group_masks
-from a2d.training.teacher_cache import KEPT, open_or_build
+from a2d.training.distillation import IGNORE_INDEX, group_masks
+from a2d.training.teacher_cache import CACHED, TeacherCache, open_or_build
 
-ALPHA, SMOOTHING = 0.5, 0.1
+ALPHA, BETA, SMOOTHING = 0.5, 3.0, 0.1
+FORMULA = "geometric"
+LEARNING_RATE = 1e-5
+SEED = 1
+"""Seed of the initial alignments, which are the same in `naive_a2d` and in `A2DTrainer`."""
 
 Batch = dict[str, Tensor]
-Step = Callable[[Batch], Any]
+Step = Callable[[Batch], Tensor]
+MakeStep = Callable[["Setting", list[Batch], Path], Step]
+"""Function that builds a step from a setting, the batches to come, and a folder for files."""
+
+Shape = tuple[int, int, int, int, int]
+"""Encoder layers, decoder layers, heads, width, feed-forward width."""
 
 
 class Setting(NamedTuple):
-    """One configuration to be measured.
+    """A configuration to measure.
 
-    sizes: encoder layers, decoder layers, heads, width, feed-forward width.
-    length: mean tokens of a sentence.
-    tokens: padded tokens of a batch, on each side.
+    Attributes:
+        teacher, student: shapes of the models.
+        vocabulary: number of tokens.
+        length: mean tokens of a sentence.
+        tokens: padded tokens of a batch, on each side.
+        bf16: compute in bfloat16.
+        device: `cpu` or `cuda`.
+        dropout: dropout rate of the student.
     """
 
-    teacher: tuple[int, int, int, int, int]
-    student: tuple[int, int, int, int, int]
-    vocabulary: int
-    length: int
-    tokens: int
-    bf16: bool
-    device: str
+    teacher: Shape
+    student: Shape
+    vocabulary: int = 8000
+    length: int = 25
+    tokens: int = 1024
+    bf16: bool = False
+    device: str = "cpu"
+    dropout: float = 0.3
 
     @property
     def name(self) -> str:
-        """In short."""
+        """Short description."""
         precision = "bf16" if self.bf16 else "fp32"
         return f"{precision} {self.tokens} tokens of {self.length}, vocabulary {self.vocabulary}"
 
 
 def batches(setting: Setting, count: int) -> list[Batch]:
-    """Random sentences around the mean length, as padded as random batches of a corpus are."""
-    found = []
+    """Make batches of random sentences, with as much padding as batches of a real corpus."""
+    data = []
     for seed in range(count):
         generator = torch.Generator().manual_seed(seed)
         longest = setting.length if setting.length >= 256 else round(setting.length * 4 / 3)
@@ -65,152 +83,165 @@ def batches(setting: Setting, count: int) -> list[Batch]:
         )
         sizes[:, 0] = longest
         ids = torch.randint(1, setting.vocabulary - 1, (2, sentences, longest), generator=generator)
-        real = torch.arange(longest) < sizes.unsqueeze(-1)
-        found.append(
-            {
-                "input_ids": ids[0].masked_fill(~real[0], setting.vocabulary - 1),
-                "attention_mask": real[0].long(),
-                "labels": ids[1].masked_fill(~real[1], IGNORED),
-            }
-        )
-    return [{k: v.to(setting.device) for k, v in batch.items()} for batch in found]
+        valid = torch.arange(longest) < sizes.unsqueeze(-1)
+        batch = {
+            "input_ids": ids[0].masked_fill(~valid[0], setting.vocabulary - 1),
+            "attention_mask": valid[0].long(),
+            "labels": ids[1].masked_fill(~valid[1], IGNORE_INDEX),
+        }
+        data.append({name: tensor.to(setting.device) for name, tensor in batch.items()})
+    return data
 
 
-# With the library's own means
+# Plain PyTorch and transformers
 
 
 def student_alone(setting: Setting, data: list[Batch], folder: Path) -> Step:
-    """SDPA and the library's cross-entropy."""
+    """Train on references with SDPA and PyTorch's cross-entropy."""
     student = _model(setting, "student").train()
-    return _library_step(setting, student, student.parameters(), lambda batch: _ce(student, batch))
+
+    def loss(batch: Batch) -> Tensor:
+        logits = student(**_model_inputs(student, batch)).logits
+        return _cross_entropy(logits.flatten(0, 1).float(), batch["labels"].flatten())
+
+    return _plain_step(setting, student.parameters(), loss)
 
 
 def vanilla_kd(setting: Setting, data: list[Batch], folder: Path) -> Step:
-    """Word-level distillation as one writes it with SDPA and the library's losses."""
+    """Distil word by word with SDPA and PyTorch's losses."""
     student, teacher = _model(setting, "student").train(), _model(setting, "teacher").eval()
 
     def loss(batch: Batch) -> Tensor:
         with torch.no_grad():
-            told = teacher(**_feed(teacher, batch)).logits
-        logits = student(**_feed(student, batch)).logits
-        return _token_losses(logits, told, batch["labels"])
+            teacher_logits = teacher(**_model_inputs(teacher, batch)).logits
+        logits = student(**_model_inputs(student, batch)).logits
+        return _token_losses(logits, teacher_logits, batch["labels"])
 
-    return _library_step(setting, student, student.parameters(), loss)
+    return _plain_step(setting, student.parameters(), loss)
 
 
 def naive_a2d(setting: Setting, data: list[Batch], folder: Path) -> Step:
-    """The same with maps from `eager` attention, a 1×1 convolution and `kl_div`."""
+    """Distil as `vanilla_kd`, with maps of `eager` attention, a 1×1 convolution and `kl_div`."""
     student, teacher = _model(setting, "student").train(), _model(setting, "teacher").eval()
     for model in (student, teacher):
         model.set_attn_implementation("eager")
-    shapes = Geometry.of(student.config), Geometry.of(teacher.config)
-    alignment = AttentionAlignment(*shapes).to(setting.device)
+    torch.manual_seed(SEED)
+    alignment = AttentionAlignment(Geometry.of(student.config), Geometry.of(teacher.config))
+    alignment.start_uniform(FORMULAS[FORMULA].uniform_start)
+    alignment.to(setting.device)
 
     def loss(batch: Batch) -> Tensor:
         with torch.no_grad():
-            told = teacher(**_feed(teacher, batch), output_attentions=True)
-        output = student(**_feed(student, batch), output_attentions=True)
-        total = _token_losses(output.logits, told.logits, batch["labels"])
-        masks = group_masks(batch["attention_mask"].bool(), batch["labels"].ne(IGNORED))
+            reference = teacher(**_model_inputs(teacher, batch), output_attentions=True)
+        output = student(**_model_inputs(student, batch), output_attentions=True)
+        total = _token_losses(output.logits, reference.logits, batch["labels"])
+        masks = group_masks(batch["attention_mask"].bool(), batch["labels"].ne(IGNORE_INDEX))
         for group, share in zip(GROUPS, (1.0, 0.5, 0.5), strict=True):
-            kept, wanted = (torch.cat(_maps(o, group), 1) for o in (output, told))
-            weight = alignment.convolutions[group].weight.flatten(1)
-            found = naive_attention_loss(kept, wanted, *masks[group], weight=weight)
-            total = total + share * found / masks[group][1].sum()
+            maps, teacher_maps = (torch.cat(_maps(o, group), 1) for o in (output, reference))
+            keys, rows = masks[group]
+            weight = alignment.weights[group]
+            term = naive_attention_loss(maps, teacher_maps, keys, rows, weight=weight)
+            total = total + BETA * share * term / rows.sum()
         return total
 
-    parameters = [*student.parameters(), *alignment.parameters()]
-    return _library_step(setting, student, parameters, loss)
+    return _plain_step(setting, [*student.parameters(), *alignment.parameters()], loss)
 
 
 def naive_attention_loss(
     maps: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor, *, weight: Tensor
 ) -> Tensor:
-    """`a2d.method.losses.attention_transfer` of maps (B, C, Q, K), by nothing but library calls."""
+    """Compute the formula `geometric` for maps (B, C, Q, K) with calls of PyTorch only."""
     logarithms = (maps + 1e-6).log()
-    mixed = functional.conv2d(logarithms, weight[..., None, None]).float()
-    scores = mixed.masked_fill(~keys.unsqueeze(1), torch.finfo(mixed.dtype).min)
+    combined = functional.conv2d(logarithms, weight[..., None, None]).float()
+    scores = combined.masked_fill(~keys.unsqueeze(1), torch.finfo(combined.dtype).min)
     divergence = functional.kl_div(scores.log_softmax(-1), teacher.float(), reduction="none")
     return divergence.sum(-1).masked_fill(~rows.unsqueeze(1), 0.0).sum() / teacher.shape[1]
 
 
-def _library_step(
-    setting: Setting, student: nn.Module, parameters: Any, loss: Callable[[Batch], Tensor]
+def _plain_step(
+    setting: Setting, parameters: Iterable[nn.Parameter], loss: Callable[[Batch], Tensor]
 ) -> Step:
-    optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, fused=True)
 
-    def step(batch: Batch) -> None:
+    def step(batch: Batch) -> Tensor:
         with torch.autocast(setting.device, torch.bfloat16, enabled=setting.bf16):
             value = loss(batch)
         value.backward()
         optimizer.step()
         optimizer.zero_grad()
+        return value.detach()
 
     return step
 
 
-def _ce(student: Any, batch: Batch) -> Tensor:
-    logits = student(**_feed(student, batch)).logits
-    return functional.cross_entropy(
-        logits.flatten(0, 1).float(), batch["labels"].flatten(), label_smoothing=SMOOTHING
-    )
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
 
 
-def _token_losses(logits: Tensor, told: Tensor, labels: Tensor) -> Tensor:
+def _token_losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
     logits, labels = logits.flatten(0, 1).float(), labels.flatten()
-    ce = functional.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
-    wanted = told.flatten(0, 1).float().softmax(-1)
-    kd = functional.cross_entropy(logits, wanted, reduction="none")
-    valid = labels.ne(IGNORED)
-    return (1 - ALPHA) * ce + ALPHA * kd.masked_fill(~valid, 0.0).sum() / valid.sum()
+    teacher_probabilities = teacher_logits.flatten(0, 1).float().softmax(-1)
+    kd = functional.cross_entropy(logits, teacher_probabilities, reduction="none")
+    valid = labels.ne(IGNORE_INDEX)
+    kd_mean = kd.masked_fill(~valid, 0.0).sum() / valid.sum()
+    return (1 - ALPHA) * _cross_entropy(logits, labels) + ALPHA * kd_mean
 
 
 def _maps(output: Any, group: str) -> tuple[Tensor, ...]:
-    if group == "cross":
-        return output.cross_attentions
-    return getattr(output, f"{group}_attentions")
+    maps: tuple[Tensor, ...] = getattr(
+        output, "cross_attentions" if group == "cross" else f"{group}_attentions"
+    )
+    return maps
 
 
-# With this package's
+# This package
+
+prepared_students = ExitStack()
+"""Students that stay prepared for attention capture until the process ends."""
 
 
-def ours(
-    method: str, cached: bool = False, teacher_bf16: bool | None = None
-) -> Callable[[Setting, list[Batch], Path], Step]:
-    """A step of `A2DTrainer`."""
+def trainer_step(method: str, cached: bool = False, teacher_bf16: bool | None = None) -> MakeStep:
+    """Make a builder of steps of `A2DTrainer`."""
 
     def make(setting: Setting, data: list[Batch], folder: Path) -> Step:
         teacher = _model(setting, "teacher") if method != "baseline" else None
         sentences = _sentences(data)
-        cache = None
+        cache: TeacherCache | None = None
         if cached:
             assert teacher is not None
             cache = open_or_build(folder / "cache", teacher, sentences, max_tokens=setting.tokens)
         config = A2DConfig(
             tempfile.mkdtemp(dir=folder),
             method=method,
+            formula=FORMULA,
+            alpha=ALPHA,
+            beta=BETA,
+            alignment_learning_rate=None,
+            label_smoothing_factor=SMOOTHING,
             bf16=setting.bf16,
             teacher_bf16=teacher_bf16,
             max_tokens=max(setting.tokens, setting.length),
             max_steps=1,
-            learning_rate=1e-5,
+            learning_rate=LEARNING_RATE,
+            seed=SEED,
             report_to=[],
         )
         student = _model(setting, "student")
         trainer = A2DTrainer(student, teacher, config, sentences, teacher_cache=cache)
-        trainer.model = trainer.accelerator.prepare_model(trainer.model)  # autocast is in there
+        trainer.model = trainer.accelerator.prepare_model(trainer.model)  # adds autocast
         trainer.create_optimizer()
-        trainer.prepared_student().__enter__()  # never left: it serves this benchmark alone
+        prepared_students.enter_context(trainer.prepare_student())
         starts = torch.tensor([0, *[len(batch["labels"]) for batch in data]]).cumsum(0).tolist()
-        rows = {id(batch): starts[i : i + 2] for i, batch in enumerate(data)}
+        rows = {id(batch): range(*starts[i : i + 2]) for i, batch in enumerate(data)}
 
-        def step(batch: Batch) -> None:
-            inputs = dict(batch)
-            if cached:
-                inputs[KEPT] = cache.read(range(*rows[id(batch)]))
-            trainer.training_step(trainer.model, inputs)
+        def step(batch: Batch) -> Tensor:
+            inputs: dict[str, Any] = dict(batch)
+            if cache is not None:
+                inputs[CACHED] = cache.read(rows[id(batch)])
+            loss = trainer.training_step(trainer.model, inputs)
             trainer.optimizer.step()
             trainer.optimizer.zero_grad()
+            return loss
 
         return step
 
@@ -218,17 +249,19 @@ def ours(
 
 
 def _sentences(data: list[Batch]) -> Dataset:
-    """The batches' sentences without their padding, in order."""
+    """Return the batches' sentences in order, without padding."""
     ids, labels = [], []
     for batch in data:
         for source, mask, target in zip(*batch.values(), strict=True):
             ids.append(source[mask.bool()].tolist())
-            labels.append(target[target.ne(IGNORED)].tolist())
+            labels.append(target[target.ne(IGNORE_INDEX)].tolist())
     return Dataset.from_dict({"input_ids": ids, "labels": labels})
 
 
 class _Vocabulary(SimpleNamespace):
-    """What `new_model` asks of a tokenizer."""
+    """The attributes of a tokenizer that `new_model` reads."""
+
+    size: int
 
     def __len__(self) -> int:
         return self.size
@@ -236,18 +269,18 @@ class _Vocabulary(SimpleNamespace):
 
 def _model(setting: Setting, role: str) -> Any:
     size = setting.vocabulary
-    tokenizer = _Vocabulary(size=size, pad_token_id=size - 1, eos_token_id=0)
+    tokenizer: Any = _Vocabulary(size=size, pad_token_id=size - 1, eos_token_id=0)
     names = ("encoder_layers", "decoder_layers", "heads", "width", "feed_forward")
-    shape = dict(zip(names, getattr(setting, role), strict=True))
+    shape: dict[str, Any] = dict(zip(names, getattr(setting, role), strict=True))
     torch.manual_seed(0)
-    longest = max(512, 2 * setting.length)
-    model = new_model(tokenizer, **shape, dropout=0.3, max_positions=longest)
+    positions = max(512, 2 * setting.length)
+    model = new_model(tokenizer, **shape, dropout=setting.dropout, max_positions=positions)
     if role == "teacher":
         model.requires_grad_(False)
     return model.to(setting.device)
 
 
-def _feed(model: Any, batch: Batch) -> dict[str, Any]:
+def _model_inputs(model: Any, batch: Batch) -> dict[str, Any]:
     return {
         "input_ids": batch["input_ids"],
         "attention_mask": batch["attention_mask"],
@@ -256,13 +289,13 @@ def _feed(model: Any, batch: Batch) -> dict[str, Any]:
     }
 
 
-STEPS = {
+STEPS: dict[str, MakeStep] = {
     "student": student_alone,
     "vanilla kd": vanilla_kd,
     "naive a2d": naive_a2d,
-    "our student": ours("baseline"),
-    "our kd": ours("kd"),
-    "a2d": ours("a2d"),
-    "a2d, bf16 teacher": ours("a2d", teacher_bf16=True),
-    "a2d, cached": ours("a2d", cached=True),
+    "our student": trainer_step("baseline"),
+    "our kd": trainer_step("kd"),
+    "a2d": trainer_step("a2d"),
+    "a2d, bf16 teacher": trainer_step("a2d", teacher_bf16=True),
+    "a2d, cached": trainer_step("a2d", cached=True),
 }

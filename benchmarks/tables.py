@@ -1,4 +1,4 @@
-"""How figures are summed up and shown, and what machine they are from."""
+"""Summaries and tables of figures, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+import a2d
 from a2d.runs.training import cpu_name
 
 RESULTS = Path(__file__).parent / "results"
 
 BUSY = 0.25
-"""Processor time of others, in cores, above which nothing is judged."""
+"""CPU time of other processes, in cores, above which nothing is measured."""
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median, lowest and highest."""
+    """Return median, lowest and highest value."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
@@ -47,42 +48,47 @@ def show(title: str, figures: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def alone(anyway: bool) -> float:
-    """Cores that others keep busy; ends the program where they are too many to judge."""
-    others = busy()
-    if others > BUSY and not anyway:
+def require_idle(busy: bool) -> float:
+    """Return the cores that other processes keep busy; exit if they are too many.
+
+    Args:
+        busy: measure on a busy machine, too.
+    """
+    cores = busy_cores()
+    if cores > BUSY and not busy:
         sys.exit(
-            f"other processes keep {others:.1f} cores busy: ratios would say little. Wait, or "
-            "measure all the same with --busy."
+            f"other processes keep {cores:.1f} cores busy, so that ratios would say little. Wait, "
+            "or measure nevertheless with --busy."
         )
-    return others
+    return cores
 
 
-def busy(seconds: float = 2.0) -> float:
-    """Cores that other processes keep busy, watched for some seconds; 0 where it cannot be seen."""
+def busy_cores(seconds: float = 2.0) -> float:
+    """Measure for some seconds how many cores are busy; 0 if the system does not tell."""
     try:
-        start = _working()
+        start = _busy_ticks()
         time.sleep(seconds)
-        return (_working() - start) / os.sysconf("SC_CLK_TCK") / seconds
+        return (_busy_ticks() - start) / os.sysconf("SC_CLK_TCK") / seconds
     except OSError:
         return 0.0
 
 
-def _working() -> int:
-    """Ticks that all processors have spent working."""
+def _busy_ticks() -> int:
+    """Read the ticks that all cores have been busy for."""
     user, nice, system, *_ = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:])
     return user + nice + system
 
 
-def machine(threads: int, rounds: int, others: float) -> dict[str, Any]:
-    """What the figures were measured on."""
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+def machine(threads: int, rounds: int, busy: float) -> dict[str, Any]:
+    """Describe the machine and the circumstances of a measurement."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    versions = {name: version(name) for name in ("torch", "transformers")}
     return {
-        "processor": cpu_name(),
+        "cpu": cpu_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "card": card,
+        "gpu": gpu,
         "threads": threads,
         "rounds": rounds,
-        "cores busy with other things": round(others, 2),
-        "versions": {name: version(name) for name in ("torch", "transformers", "align-to-distill")},
+        "cores busy with other things": round(busy, 2),
+        "versions": {**versions, "align-to-distill": a2d.__version__},
     }

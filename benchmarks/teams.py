@@ -1,7 +1,7 @@
-"""Processes that take steps when told to: the library's steps in one, ours in another.
+"""Processes that carry out steps on request: plain steps in one, steps of this package in another.
 
-A training has its memory to itself, and how it is used is part of what is compared: what
-`A2DTrainer` does for its process must neither help nor hinder the library's steps.
+Both sides need a process of their own, because `A2DTrainer` tunes its process, which must neither
+help nor hinder the plain steps.
 """
 
 from __future__ import annotations
@@ -9,49 +9,68 @@ from __future__ import annotations
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from parts import attention_loss, profiled
-from steps import STEPS, Batch, Setting, Step, batches, naive_attention_loss, student_alone
+from parts import attention_loss, shares_by_kind
+from steps import (
+    STEPS,
+    Batch,
+    MakeStep,
+    Setting,
+    Step,
+    batches,
+    naive_attention_loss,
+    student_alone,
+)
+from torch import Tensor
 
 from a2d.method.losses import attention_transfer
+from a2d.method.maps import StackedMaps
 from a2d.progress import silence_libraries
 
 BATCHES = 2
-"""Different ones, in turn: memory comes to rest, as it does in a long training."""
+"""Different batches, in turn: memory settles, as in a long training."""
 
 YARDSTICK = "student in fp32"
-"""What the authors' code was once measured together with."""
+"""Step that was once measured together with the authors' code."""
 
 
 def student_in_fp32(setting: Setting, data: list[Batch], folder: Path) -> Step:
-    """*student* without autocast."""
+    """Train as `student_alone`, without autocast."""
     return student_alone(setting._replace(bf16=False), data, folder)
 
 
-MEMBERS = {
+def package_attention_loss(
+    maps: Tensor, teacher: Tensor, keys: Tensor, rows: Tensor, *, weight: Tensor
+) -> Tensor:
+    """Compute the same as `naive_attention_loss`, with this package."""
+    return attention_transfer(
+        StackedMaps(maps), StackedMaps(teacher), keys, rows, weight=weight, log_maps=True
+    )
+
+
+MEMBERS: dict[str, MakeStep] = {
     **STEPS,
     "naive attention loss": attention_loss(naive_attention_loss),
-    "attention loss": attention_loss(partial(attention_transfer, formula="geometric")),
+    "attention loss": attention_loss(package_attention_loss),
     YARDSTICK: student_in_fp32,
 }
 
-LIBRARY = ("student", "vanilla kd", "naive a2d", "naive attention loss", YARDSTICK)
-"""Those that owe nothing to this package; the others make up our team."""
+PLAIN = ("student", "vanilla kd", "naive a2d", "naive attention loss", YARDSTICK)
+"""Steps without this package."""
 
 
 class Team(AbstractContextManager["Team"]):
-    """Steps in a process of their own, which waits while it is told nothing.
+    """Steps in a process of their own, which sleeps between requests.
 
     Args:
-        setting: what to measure.
-        names: of steps, among `MEMBERS`.
-        threads: on a processor.
-        folder: for what they write.
+        setting: configuration to measure.
+        names: names of steps in `MEMBERS`.
+        threads: number of CPU threads.
+        folder: folder for files of the steps.
     """
 
     def __init__(self, setting: Setting, names: list[str], threads: int, folder: Path) -> None:
@@ -59,11 +78,11 @@ class Team(AbstractContextManager["Team"]):
         self._pool.submit(_prepare, setting, names, threads, folder).result()
 
     def seconds(self, name: str, number: int) -> float:
-        """What step number `number` takes."""
+        """Carry out a step on batch `number`, and return its seconds."""
         return self._pool.submit(_timed, name, number).result()
 
     def profile(self, name: str) -> dict[str, float]:
-        """Parts of a step's time by kind of work (`parts.profiled`)."""
+        """Measure shares of a step's time by kind of work (`parts.shares_by_kind`)."""
         return self._pool.submit(_profile, name).result()
 
     def __exit__(self, *_: Any) -> None:
@@ -84,18 +103,22 @@ def _prepare(setting: Setting, names: list[str], threads: int, folder: Path) -> 
 
 
 def _timed(name: str, number: int) -> float:
-    step, batch = _steps[name], _data[number % BATCHES]
-    _finished()
-    start = time.perf_counter()
-    step(batch)
-    _finished()
-    return time.perf_counter() - start
+    return seconds_of(_steps[name], _data[number % BATCHES])
 
 
 def _profile(name: str) -> dict[str, float]:
-    return profiled(_steps[name], 2 * _data)
+    return shares_by_kind(_steps[name], 2 * _data)
 
 
-def _finished() -> None:
+def seconds_of(step: Step, batch: Batch) -> float:
+    """Carry out a step, and return its seconds; on GPU, wait for its kernels."""
+    _synchronize()
+    start = time.perf_counter()
+    step(batch)
+    _synchronize()
+    return time.perf_counter() - start
+
+
+def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -204,9 +204,7 @@ def machine(figures: Figures) -> str:
     """What the figures were measured on, in a line."""
     facts = figures["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    place = facts["card"] or (
-        f"{facts['processor']} ({facts['capability']}), {facts['threads']} thread"
-    )
+    place = facts["gpu"] or (f"{facts['cpu']} ({facts['capability']}), {facts['threads']} thread")
     return f"Measured on {place}; {facts['rounds']} rounds; {versions}."
 
 
