@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -30,6 +31,10 @@ class Unsendable(Exception):
 
 def broken(message, report):
     raise RuntimeError(message)
+
+
+def refuse(message, report):
+    raise UserError(message)
 
 
 def unsendable(report):
@@ -206,6 +211,29 @@ class TestDefects:
         text = (tmp_path / "run.log").read_text("utf-8")
         assert text.count("Traceback") >= 1
         assert "deep inside" in text
+
+    def test_of_a_run_whose_log_is_temporary_have_a_file_of_their_own(self, a2d, monkeypatch):
+        def run(*_):
+            with TemporaryDirectory() as folder, log_to(log_file(Path(folder) / "run.log")):
+                broken("deep inside")
+
+        monkeypatch.setattr("a2d.runs.run.carry_out", run)
+        _, _, err = a2d("run", "demo")
+        log = Path(re.search(r"The traceback is in (\S+\.log): please", err)[1])
+        assert "deep inside" in log.read_text("utf-8")
+        log.unlink()
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_mistakes_are_in_the_log_of_a_run(self, count, a2d, monkeypatch, tmp_path):
+        def run(*_):
+            log = tmp_path / "run.log"
+            with log_to(log_file(log)), Workers(count, log, print) as workers:
+                workers.submit(refuse, "yours").result()
+
+        monkeypatch.setattr("a2d.runs.run.carry_out", run)
+        assert a2d("run", "demo") == (2, "", "Error: yours\n")
+        (line,) = (tmp_path / "run.log").read_text("utf-8").splitlines()
+        assert line.endswith(" ERROR yours")
 
     def test_a_worker_passes_on_what_cannot_be_sent(self, tmp_path):
         with (

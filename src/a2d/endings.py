@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ debugging = False
 """True if the user set `--debug`: defects then end in a traceback."""
 
 LOG = "a2d_log"
-"""Name of an attribute of errors: the file that `a2d.progress.log_to` wrote the traceback to."""
+"""Name of an attribute of errors: the file that `a2d.progress.log_to` wrote the error to."""
 
 
 class Ending(NamedTuple):
@@ -81,7 +82,9 @@ def _problem(error: BaseException) -> str:
 
 def _report(error: BaseException) -> str:
     """Say where the traceback is and where to report the defect."""
-    place = getattr(error, LOG, None) or _write_traceback(error)
+    place = getattr(error, LOG, None)
+    if place is None or not Path(place).exists():  # the log of a dry run is temporary
+        place = _write_traceback(error)
     if place is None:
         return "`a2d --debug …` shows the traceback: please report the defect with it."
     tracker = _issue_tracker()

@@ -278,7 +278,8 @@ def _show_thread_error(error: threading.ExceptHookArgs) -> None:
 def log_to(handler: logging.Handler) -> Iterator[None]:
     """Send log records of this package to one handler only, inside a `with` block.
 
-    If the handler writes a file, tracebacks of errors other than `UserError` are logged too.
+    If the handler writes a file, the error that ends the block is logged too; with its traceback,
+    unless it is a `UserError`.
     """
     package = logging.getLogger("a2d")
     level, propagate = package.level, package.propagate
@@ -289,8 +290,11 @@ def log_to(handler: logging.Handler) -> Iterator[None]:
         yield
     except Exception as error:
         file = getattr(handler, "baseFilename", None)
-        if file is not None and not isinstance(error, UserError) and not hasattr(error, LOG):
-            package.exception("an error ended the work:")
+        if file is not None and not hasattr(error, LOG):
+            if isinstance(error, UserError):
+                package.error("%s", error)
+            else:
+                package.exception("an error ended the work:")
             setattr(error, LOG, file)
         raise
     finally:
