@@ -145,7 +145,7 @@ class TestReadsAgain:
         file = place.folder / "run/corpus/valid.source.txt"
         content = file.read_bytes()
         file.write_bytes(content[:-2])
-        assert "is made again" in place.run().replace("\n", " ")
+        assert "is done again" in place.run().replace("\n", " ")
         assert place.readings == 2
         assert file.read_bytes() == content
 

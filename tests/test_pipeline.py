@@ -245,7 +245,7 @@ def test_a_damaged_cache_is_made_again(corpus, tmp_path):
     content = file.read_bytes()
     file.write_bytes(content[:-1] + b"?")
     text = run(corpus, folder, "teacher.cache=true", "methods=[kd, a2d]")
-    assert "is made again" in text.replace("\n", " ")
+    assert "is done again" in text.replace("\n", " ")
     assert file.read_bytes() == content
 
 

@@ -193,7 +193,7 @@ class TestRestore:
         spoiled = path.read_bytes()[:-2] + b"?"
         path.write_bytes(spoiled)
         stage.check()  # nobody else's
-        assert f"{stage.folder}: {name} is damaged. The stage is made again" in stage.restore()
+        assert f"{stage.folder}: {name} is damaged. The stage is done again" in stage.restore()
         assert not stage.done
         assert (tmp_path / "a.damaged" / name).read_bytes() == spoiled
         fill(stage, output="x")
