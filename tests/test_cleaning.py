@@ -150,7 +150,10 @@ class TestLanguages:
         assert message.startswith("corpus.cleaning.language is off for the target: only ")
         assert "'dsb'" in message
         assert "like 'de'" in message
-        assert (report.dropped["language"], remaining) == (1, self.pairs())  # the source is judged
+        assert (report.dropped["language"], remaining) == (
+            1,
+            self.pairs(),
+        )  # the rule applies to the source
         caplog.clear()
         report = clean(self.pairs(), **OFF, languages=("xx", "yy"))[1]
         assert [r.getMessage().split(":")[0] for r in caplog.records] == [

@@ -19,11 +19,11 @@ def tokenizer():
 
 @pytest.fixture
 def model(tokenizer):
-    """Makes models that have no number in common."""
+    """Function that makes models without equal weights."""
     torch.manual_seed(0)
 
     def make(encoder_layers, decoder_layers, heads=2, width=16, feed_forward=24):
-        made = new_model(
+        result = new_model(
             tokenizer,
             encoder_layers=encoder_layers,
             decoder_layers=decoder_layers,
@@ -31,11 +31,11 @@ def model(tokenizer):
             width=width,
             feed_forward=feed_forward,
         )
-        with torch.no_grad():  # biases and layer norms start equal everywhere
-            for name, tensor in made.state_dict().items():
+        with torch.no_grad():  # biases and layer norms start with equal values in every model
+            for name, tensor in result.state_dict().items():
                 if "embed_positions" not in name:
                     tensor.add_(torch.randn_like(tensor) / 4)
-        return made.eval()
+        return result.eval()
 
     return make
 
@@ -47,7 +47,7 @@ def layer(model, stack, index):
 
 
 def copied(teacher, student, stack):
-    """Which of the teacher's layers each of the student's equals; None: none."""
+    """For each student layer, the teacher layer that it equals, or None."""
     depths = [getattr(m.config, f"{stack}_layers") for m in (student, teacher)]
     theirs = [layer(teacher, stack, index) for index in range(depths[1])]
     return [
@@ -140,7 +140,7 @@ def test_padding_stays_the_teacher_s_in_training(model, tokenizer, tmp_path):
     teacher, student = model(2, 2), model(1, 1)
     copy_layers(teacher, student)
     weight = student.get_input_embeddings().weight
-    assert weight[tokenizer.pad_token_id].any()  # as pretrained teachers may have it
+    assert weight[tokenizer.pad_token_id].any()  # as in some pretrained teachers
     trainer = A2DTrainer(
         student,
         teacher,

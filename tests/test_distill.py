@@ -1,4 +1,4 @@
-"""`a2d distill`: from a teacher's folder and a translation memory to a model with its card."""
+"""`a2d distill`: a teacher and a translation memory become a model with a card."""
 
 import json
 import re
@@ -85,7 +85,7 @@ def test_the_card_has_the_scores(distilled):
     card = ModelCard.load(output / "README.md")
     assert card.data.language == ["de", "dsb"]
     assert card.data.license == "mpl-2.0"
-    assert card.data.base_model is None  # a local folder is unknown to others
+    assert card.data.base_model is None  # a local folder means nothing to other users
     run = output.with_name("small.run")
     student = next((run / "translations/test").glob("a2d*/hypotheses.txt"))
     scores = score(read_lines(student), read_lines(run / "corpus/test.reference.txt"))
@@ -261,7 +261,7 @@ class TestGates:
             (Quality(30, 60), 0.75, True),
             (Quality(30, 59), 0.75, False),
             (Quality(30, 59), 0.7, True),
-            (Quality(4, 80), 0.75, False),  # below copying by BLEU
+            (Quality(4, 80), 0.75, False),  # its BLEU is below that of copied sources
         ],
     )
     def test_quality_that_passes(self, student, least_share, passed):
