@@ -1,4 +1,4 @@
-"""Imports between packages follow the layers of CONTRIBUTING.md."""
+"""Packages import only from the layers below them."""
 
 import ast
 from pathlib import Path
@@ -19,7 +19,7 @@ def imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", ORDER)
-def test_imports_go_up_the_readme_s_list(package: str) -> None:
+def test_imports_go_downwards(package: str) -> None:
     packages = set().union(*map(imports, (Path(a2d.__file__).parent / package).glob("*.py")))
     assert package in packages
     assert not packages & {*ORDER[ORDER.index(package) + 1 :], "cli"}

@@ -206,9 +206,9 @@ def test_another_run_in_the_folder_is_refused_before_anything_is_touched(finishe
 def test_the_other_split_is_evaluated_beside_the_first(finished, corpus, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     folders = ("models", "translations/test", "results/test")
-    before = [contents(tmp_path / "run" / place) for place in folders]
+    before = [contents(tmp_path / "run" / name) for name in folders]
     assert "Validation set" in run(corpus, tmp_path / "run", "evaluation.split=valid")
-    assert [contents(tmp_path / "run" / place) for place in folders] == before
+    assert [contents(tmp_path / "run" / name) for name in folders] == before
     references = [p.target for p in read_corpus(corpus / "valid.tsv")]
     for result in json.loads((tmp_path / "run/results/valid/scores.json").read_text()):
         lines = lines_of(tmp_path / f"run/translations/valid/{result['name']}/hypotheses.txt")
@@ -310,7 +310,7 @@ def test_a_pretrained_teacher_brings_its_vocabulary(finished, corpus, tmp_path):
 
 
 def outputs(folder):
-    """Collect outputs that must not depend on interruptions."""
+    """Collect the outputs that interruptions must not change."""
     patterns = ["models/*/*.safetensors", "distilled/shard-*.jsonl", "results/test/**/*.gz"]
     patterns += ["translations/test/*/hypotheses.txt"]
     matches = [list(folder.glob(pattern)) for pattern in patterns]

@@ -248,7 +248,7 @@ class FinishedRun:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(training, "A2DTrainer", RecordingTrainer)
-            for picture in ("curves", "scores", "alignment"):  # plots take half of the time
+            for picture in ("curves", "scores", "alignment"):  # drawing is slow
                 patch.setattr(plots, picture, lambda *_: None)
             gc.freeze()  # every training collects garbage, which takes as long as the training
             carry_out(self.recipe, self.folder, Console(record=True, width=100))

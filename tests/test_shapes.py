@@ -1,4 +1,4 @@
-"""Shapes of students by name, and what they cost before any is trained."""
+"""Shapes of students by name, and their estimated costs."""
 
 import re
 
