@@ -122,7 +122,10 @@ def test_a_student_that_learns_does_not_change_its_teacher(model):
         ({"encoder_layers": 3}, "a student with 3 encoder layers cannot start from a teacher with"),
         ({"decoder_layers": 4}, "a student with 4 decoder layers cannot start from a teacher with"),
         ({"width": 32}, "or start it at random (a2d distill: --start random; "),
-        ({"width": 8}, "cannot take the teacher's layers whole: model.shared.weight differs in"),
+        (
+            {"width": 8},
+            "cannot copy the teacher's layers: the shapes of model.shared.weight differ",
+        ),
         ({"feed_forward": 25}, "layers.0.fc1.weight differs in shape"),
     ],
 )

@@ -73,7 +73,7 @@ def setup(tmp_path, monkeypatch):
         ),
         (
             ["teacher={{translations: {}/train.tsv}}", "methods=[seqkd]"],
-            "teacher.translations has none for 10 of 10 sources of corpus.valid: ",
+            "teacher.translations lacks 10 of 10 sources of corpus.valid: ",
         ),
     ],
 )

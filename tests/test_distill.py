@@ -182,7 +182,7 @@ def test_a_marian_student_of_another_family(name, data, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"student": "6"}, "'6' is no shape of a student"),
+        ({"student": "6"}, "'6' is not a shape of a student"),
         ({"student": "4x1"}, "a student with 4 encoder layers cannot start from a teacher with 3"),
         ({"heads": 5}, "width 24 cannot be split into 5 heads"),
         ({"width": 48}, "a student of width 48 cannot start from a teacher of width 24"),
@@ -279,7 +279,7 @@ class TestUpload:
     @pytest.mark.parametrize(
         ("name", "token", "message"),
         [
-            ("no/such/name", "x", "no name of a repository"),
+            ("no/such/name", "x", "not the name of a repository"),
             ("me/small", None, "log in by `hf auth login`"),
             ("me/small", "x", r"refuses the token \(bad token\)"),
         ],

@@ -206,7 +206,7 @@ def test_a_method_for_one_group_has_its_terms_alone(tmp_path, tokenizer, data): 
     ("settings", "message"),
     [
         ({"build": lambda student, teacher: None}, r"<lambda> \(.*called with 3 arguments"),
-        ({"build": "kd"}, "is no function"),
+        ({"build": "kd"}, "is not a function"),
         ({"groups": ()}, r"the groups of method 'odd' are \(\)"),
         ({"groups": "cross"}, "the groups of method 'odd' are 'cross': give a tuple"),
     ],

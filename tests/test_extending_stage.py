@@ -147,13 +147,13 @@ class Lazy(RunStage):
     [
         (
             lambda run: [Lazy(run.folder / "lazy", {})],
-            r"stage Lazy \(.* has left nothing in .*lazy:",
+            r"stage Lazy \(.* did not fill .*lazy:",
         ),
         (lambda run: Lazy(run.folder / "lazy", {}), "returns Lazy.* it must return a list of Lazy"),
         (lambda run: [Lazy(run.folder / "x", {"at": run.folder})], "not serialisable as JSON"),
         (
             lambda run: [Lazy(run.folder / "corpus", {})],
-            "stages Corpus and Lazy .* have one folder",
+            "stages Corpus and Lazy .* have the same folder",
         ),
     ],
 )
@@ -183,7 +183,7 @@ class Unmade(RunStage):
     ("kind", "message"),
     [
         (Plain, "no subclass of RunStage"),
-        (Unmade, "must define the methods of and make"),
+        (Unmade, "must define the methods `of` and `make`"),
         (WordCount, "is registered twice"),
     ],
 )

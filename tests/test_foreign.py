@@ -302,7 +302,7 @@ class TestExistingTranslations:
         )
         assert "distilled: the teacher has no translation of 7 of 60 sources" in text
         assert "monolingual: the teacher has no translation of 1 of 30 sources" in text
-        assert "has none for 1 of 25 sources of corpus.valid: students are not" in text
+        assert "lacks 1 of 25 sources of corpus.valid: students are not" in text
         assert "corpus.test" not in text
         assert len(setup.data(DISTILLED)) == 53
         assert not (setup.folder / "run/yardstick").exists()
@@ -310,7 +310,7 @@ class TestExistingTranslations:
     def test_many_missing_ones_are_refused(self, setup):
         without = {pair.source for pair in setup.parts["train"][:31]}
         recipe = setup.recipe(teacher=self.translations(setup, without=without))
-        with pytest.raises(UserError, match="has none for 31 of 60 training sources, such as '"):
+        with pytest.raises(UserError, match="lacks 31 of 60 training sources, such as '"):
             read_splits(recipe)
         baseline = recipe.model_copy(update={"methods": [_baseline(recipe)]})
         assert read_splits(baseline).translations

@@ -120,7 +120,7 @@ class TestLists:
         assert read([one, german, other]) == [("Ja", "Jo"), ("Nicht doch", "Ně")]
         assert read([german, other]) == [("Nicht doch", "Ně")]
         refused([other, german], f"{german} translates into 'de'", "the target is 'dsb'")
-        refused([[other, german]], f"{other} is in 'dsb'", "its place is for 'de'")
+        refused([[other, german]], f"{other} is in 'dsb'", "but is listed as 'de'")
 
 
 class TestArguments:

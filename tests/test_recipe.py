@@ -413,7 +413,7 @@ class TestOverrides:
     @pytest.mark.parametrize("override", ["training.num_train_epochs", "=3", ""])
     def test_that_assign_nothing(self, override):
         message = refused(override)
-        assert f"{override!r} is no override" in message
+        assert f"{override!r} is not an override" in message
         assert "training.num_train_epochs=3" in message
 
     @pytest.mark.parametrize(
@@ -431,7 +431,7 @@ class TestOverrides:
     )
     def test_that_name_no_place_are_refused_with_the_reason(self, override, problem):
         message = refused(override)
-        assert message.startswith(f"the override {override!r} names no place in the recipe: ")
+        assert message.startswith(f"the override {override!r} does not fit the recipe: ")
         assert message.endswith(f"{problem}.")
 
     def test_of_an_empty_list(self):

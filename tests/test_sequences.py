@@ -226,7 +226,7 @@ class TestNBest:
         assert closest(["allein"], "x") == "allein"
 
     def test_more_than_beams_is_refused(self):
-        with pytest.raises(UserError, match=r"n_best is 6: a search with 5 beams does not find"):
+        with pytest.raises(UserError, match=r"n_best is 6: a search with 5 beams finds fewer"):
             load_recipe("demo", ["sequences.n_best=6"])
 
 

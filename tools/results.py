@@ -84,8 +84,8 @@ def check(folder: Path, rows: list[Row]) -> None:
         actual = score(hypotheses, references)
         if abs(actual.bleu - row.bleu) > 1e-9 or abs(actual.chrf - row.chrf) > 1e-9:
             sys.exit(
-                f"{folder}: {row.name} scores {actual.bleu:.4f} BLEU and {actual.chrf:.4f} chrF, but "
-                f"scores.json says {row.bleu:.4f} and {row.chrf:.4f}."
+                f"{folder}: {row.name} scores {actual.bleu:.4f} BLEU and {actual.chrf:.4f} chrF; "
+                f"scores.json has {row.bleu:.4f} and {row.chrf:.4f}."
             )
 
 
