@@ -125,9 +125,9 @@ class TestConsistent:
 class TestLanguages:
     GOOD = tuple(p for p in read_corpus("builtin:de-dsb/train")[:400] if len(p.source) > 30)
 
-    def pairs(self, *more):
+    def pairs(self, *additional):
         english = "The quick brown fox jumps over the lazy dog."
-        return [*(Pair(english, p.source) for p in self.GOOD), *more]
+        return [*(Pair(english, p.source) for p in self.GOOD), *additional]
 
     def test_drops_texts_in_another_language(self):
         dropped_pairs = [

@@ -79,7 +79,7 @@ class Setup:
         """Number of sentences of each call of the system."""
         return [int(n) for n in (self.folder / "calls").read_text().split()]
 
-    def recipe(self, *more, teacher=None, methods=f"[seqkd, {BOTH}]"):
+    def recipe(self, *overrides, teacher=None, methods=f"[seqkd, {BOTH}]"):
         return load_recipe(
             "demo",
             [
@@ -93,7 +93,7 @@ class Setup:
                 "warmup_steps: 0}",
                 "evaluation={beams: 1, samples: 1}",
                 "compute.parallel=1",
-                *more,
+                *overrides,
             ],
         )
 
@@ -264,7 +264,7 @@ class TestResuming:
 
     def test_other_processes_help(self, setup, untrained, monkeypatch):
         with monkeypatch.context() as patch:
-            patch.setattr(shards, "translate_in_shards", lambda *rest: 1 / 0)
+            patch.setattr(shards, "translate_in_shards", lambda *_: 1 / 0)
             recipe = setup.recipe()
             with pytest.raises(ZeroDivisionError):
                 setup.run(recipe)
@@ -279,11 +279,11 @@ class TestResuming:
 
 
 class TestExistingTranslations:
-    def translations(self, setup, *more, without=()):
+    def translations(self, setup, *additional, without=()):
         pairs = [pair for part in setup.parts.values() for pair in part]
         texts = [pair.source for pair in pairs] + setup.monolingual
         pairs = [(text, text.swapcase()) for text in texts if text not in without]
-        return {"translations": str(setup.write("translations.tsv", [*pairs, *more]))}
+        return {"translations": str(setup.write("translations.tsv", [*pairs, *additional]))}
 
     def test_give_the_same_data_as_a_command(self, setup, untrained, tmp_path_factory):
         other = Setup(tmp_path_factory.mktemp("other"))

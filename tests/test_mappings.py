@@ -183,20 +183,14 @@ def products(vectors, n):
 
 def distance_of_fusion(c, group, weight, maps):
     """Squared distance of student maps from weighted sums of the teacher maps in their share."""
-    (layers, heads), (teacher_layers, teacher_heads) = (
-        (g.layers(group), g.heads(group)) for g in c.shapes
-    )
+    (layers, heads), (depth, teacher_heads) = ((g.layers(group), g.heads(group)) for g in c.shapes)
     teacher = c.teacher.maps[group].tolist()
     total = 0.0
     for b in range(len(maps)):
         visible = naive.visible(group, c.source[b].tolist(), c.target[b].tolist())
         for channel in range(layers * heads):
-            layers_of_share = [
-                t
-                for t in range(teacher_layers)
-                if share(t, layers, teacher_layers) == channel // heads
-            ]
-            inputs = [t * teacher_heads + h for t in layers_of_share for h in range(teacher_heads)]
+            in_share = [t for t in range(depth) if share(t, layers, depth) == channel // heads]
+            inputs = [t * teacher_heads + h for t in in_share for h in range(teacher_heads)]
             for q, k in ((q, k) for q, keys in visible.items() for k in keys):
                 fusion = sum(weight[channel][f] * teacher[b][f][q][k] for f in inputs)
                 total += (maps[b][channel][q][k] - fusion) ** 2 / (layers * heads)
@@ -356,26 +350,21 @@ def test_different_models_have_a_distance(method):
 @given(cases(shallow=True), every_group)
 @settings(max_examples=25, deadline=None)
 def test_ckd_starts_near_the_mean_of_each_share(c, group):
-    (layers, heads), (teacher_layers, teacher_heads) = (
-        (g.layers(group), g.heads(group)) for g in c.shapes
-    )
+    (layers, heads), (depth, teacher_heads) = ((g.layers(group), g.heads(group)) for g in c.shapes)
     transfer = method_for("ckd", c)
     weight = transfer.weights[group]
-    assert weight.shape == (layers * heads, teacher_layers * teacher_heads)
-    owners = [share(t, layers, teacher_layers) for t in range(teacher_layers)]
+    assert weight.shape == (layers * heads, depth * teacher_heads)
+    owners = [share(t, layers, depth) for t in range(depth)]
     assert owners == sorted(owners)
-    assert {owners.count(s) for s in range(layers)} <= {
-        teacher_layers // layers,
-        -(-teacher_layers // layers),
-    }
+    assert {owners.count(s) for s in range(layers)} <= {depth // layers, -(-depth // layers)}
     for channel in range(layers * heads):
         inputs = [
             t * teacher_heads + h
-            for t in range(teacher_layers)
+            for t in range(depth)
             if owners[t] == channel // heads
             for h in range(teacher_heads)
         ]
-        for f in range(teacher_layers * teacher_heads):
+        for f in range(depth * teacher_heads):
             expected = 1 / len(inputs) if f in inputs else 0
             assert abs(weight[channel, f] - expected) <= 0.6 * expected
 
@@ -392,11 +381,11 @@ def test_ckd_heads_have_different_initial_weights():
 @pytest.mark.parametrize("side", ["encoder", "decoder"])
 def test_a_student_that_is_too_deep_is_refused(method, side):
     student, teacher = Geometry(2, 2, 2, 2), Geometry(3, 3, 2, 2)
-    teacher_layers = student._replace(**{f"{side}_layers": 4})
+    deep = student._replace(**{f"{side}_layers": 4})
     with pytest.raises(UserError, match=rf"method '{method}'.*\b[34]\b.*\b[34]\b.*method"):
-        METHODS[method](teacher_layers, teacher, groups=GROUPS)
+        METHODS[method](deep, teacher, groups=GROUPS)
     other = tuple(group for group in GROUPS if (group == "encoder") != (side == "encoder"))
-    METHODS[method](teacher_layers, teacher, groups=other)
+    METHODS[method](deep, teacher, groups=other)
 
 
 @pytest.mark.parametrize("method", ["uniform", "tinybert", "minilm"])

@@ -55,8 +55,8 @@ def command(corpus, output):
     return [sys.executable, "-m", "a2d", "run", "demo", *settings(corpus), "--output", str(output)]
 
 
-def run(corpus, output, *more):
-    recipe = load_recipe("demo", [*settings(corpus), "compute.parallel=1", *more])
+def run(corpus, output, *overrides):
+    recipe = load_recipe("demo", [*settings(corpus), "compute.parallel=1", *overrides])
     console = Console(record=True, width=100)
     carry_out(recipe, Path(output), console)
     return console.export_text()

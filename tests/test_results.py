@@ -205,7 +205,7 @@ class TestCompressed:
         assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
 
 
-def tiny_recipe(folder, *more):
+def tiny_recipe(folder, *overrides):
     """Load a recipe with every kind of method and two seeds, for a few dozen pairs."""
     pairs = [p for p in read_corpus("builtin:de-dsb/train") if 8 < len(p.source) < 20][:84]
     for name, part in {"train": pairs[:60], "valid": pairs[60:72], "test": pairs[72:]}.items():
@@ -225,7 +225,7 @@ def tiny_recipe(folder, *more):
             "training={num_train_epochs: 1, max_tokens: 512, learning_rate: 0.01, warmup_steps: 0}",
             "compute.parallel=1",
             "evaluation={split: valid, beams: 1}",
-            *more,
+            *overrides,
         ],
     )
 

@@ -137,9 +137,9 @@ class TestSweeps:
 
 class TestNames:
     @pytest.mark.parametrize("name", ["off", "5", "null", "1.5", "{a: b}"])
-    @pytest.mark.parametrize("more", ["", ", temperature: 2", ", temperature: [1, 2]"])
-    def test_that_yaml_takes_for_something_else_are_refused(self, name, more):
-        message = refused(f"methods=[{{method: kd, name: {name}{more}}}]")
+    @pytest.mark.parametrize("settings", ["", ", temperature: 2", ", temperature: [1, 2]"])
+    def test_that_yaml_takes_for_something_else_are_refused(self, name, settings):
+        message = refused(f"methods=[{{method: kd, name: {name}{settings}}}]")
         assert message.startswith("demo: 'methods.0.name' is ")
         assert "valid string" in message
 

@@ -55,10 +55,8 @@ def remaining_tokens(tokenizer, small_tokenizer, small):
 def test_hidden_states_and_remaining_logits_are_equal(trimmed, name):
     model, tokenizer, small, small_tokenizer, _ = trimmed(name)
     with torch.no_grad():
-        full, small_output = (
-            model(**feed(tokenizer, SAMPLE)),
-            small(**feed(small_tokenizer, SAMPLE)),
-        )
+        full = model(**feed(tokenizer, SAMPLE))
+        small_output = small(**feed(small_tokenizer, SAMPLE))
     assert full.encoder_last_hidden_state.equal(small_output.encoder_last_hidden_state)
     tokens = remaining_tokens(tokenizer, small_tokenizer, small)
     torch.testing.assert_close(small_output.logits, full.logits[..., tokens])
@@ -99,10 +97,8 @@ def test_translations_are_equal_with_remaining_tokens(trimmed, name):
 @every_release
 def test_is_read_by_transformers(trimmed, name):
     _, _, small, small_tokenizer, folder = trimmed(name)
-    loaded, loaded_tokenizer = (
-        AutoModelForSeq2SeqLM.from_pretrained(folder),
-        AutoTokenizer.from_pretrained(folder),
-    )
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    loaded_tokenizer = AutoTokenizer.from_pretrained(folder)
     assert type(loaded_tokenizer) is type(small_tokenizer)
     with torch.no_grad():
         logits = [

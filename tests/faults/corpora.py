@@ -61,12 +61,12 @@ def xliff():
 
 
 def catalogue(translations=PAIRS, language="en"):
-    made = polib.POFile()
-    made.metadata = {"Content-Type": "text/plain; charset=utf-8", "Language": language}
+    file = polib.POFile()
+    file.metadata = {"Content-Type": "text/plain; charset=utf-8", "Language": language}
     for number, (a, b) in enumerate(translations):
-        made.append(polib.POEntry(msgid=a, msgstr=b, msgctxt="c" if number % 2 else None))
-    made.append(polib.POEntry(msgid="ein", msgid_plural="viele", msgstr_plural={0: "1", 1: "n"}))
-    return made
+        file.append(polib.POEntry(msgid=a, msgstr=b, msgctxt="c" if number % 2 else None))
+    file.append(polib.POEntry(msgid="ein", msgid_plural="viele", msgstr_plural={0: "1", 1: "n"}))
+    return file
 
 
 def fluent(texts):
@@ -151,10 +151,10 @@ def po_of(charset):
 
 def mo_of(charset):
     texts = {"": f"Content-Type: text/plain; charset={charset}\n", "größer": "bigger"}
-    made = polib.POFile()
-    made.metadata = {"Content-Type": texts[""].partition(": ")[2].strip()}
-    made.append(polib.POEntry(msgid="größer", msgstr="bigger"))
-    return made.to_binary()
+    file = polib.POFile()
+    file.metadata = {"Content-Type": texts[""].partition(": ")[2].strip()}
+    file.append(polib.POEntry(msgid="größer", msgstr="bigger"))
+    return file.to_binary()
 
 
 def mo_with(count, length):
