@@ -182,7 +182,7 @@ class Unmade(RunStage):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Plain, "no subclass of RunStage"),
+        (Plain, "not a subclass of RunStage"),
         (Unmade, "must define the methods `of` and `make`"),
         (WordCount, "is registered twice"),
     ],
