@@ -184,8 +184,8 @@ def test_a_marian_student_of_another_family(name, data, tmp_path):
     [
         ({"student": "6"}, "'6' is not a shape of a student"),
         ({"student": "4x1"}, "a student with 4 encoder layers cannot start from a teacher with 3"),
-        ({"heads": 5}, "width 24 cannot be split into 5 heads"),
-        ({"width": 48}, "a student of width 48 cannot start from a teacher of width 24"),
+        ({"student": "2x1-24-40-5"}, "width 24 cannot be split into 5 heads"),
+        ({"student": "2x1-48"}, "a student of width 48 cannot start from a teacher of width 24"),
         ({"method": "a3d"}, "unknown method 'a3d'"),
         ({"overrides": ["training.epoch=3"]}, "unknown key 'training.epoch'"),
         ({"teacher_languages": ("de", "cs")}, "knows one language pair only"),
