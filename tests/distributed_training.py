@@ -1,4 +1,4 @@
-"""Run by test_distributed.py in one or two processes: a short training, its student saved."""
+"""Short training that saves its student; test_distributed.py runs it in one or two processes."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Random features of a student and a teacher, and the check of a loss against its naive twin."""
+"""Random features of a student and a teacher, and a check of losses against naive twins."""
 
 import math
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from a2d.method.maps import StackedMaps
 from a2d.training.distillation import group_masks
 
 WIDTHS = 6, 12
-"""Of student and teacher: each can be cut into 1, 2 or 3 heads."""
+"""Widths of student and teacher, divisible by 1, 2 and 3 heads."""
 
 
 class Case(NamedTuple):
-    """Two models' features of one batch, their maps as tensors, and which positions are tokens."""
+    """Features of two models on one batch, with maps as tensors, and masks of tokens."""
 
     shapes: tuple[Geometry, Geometry]
     source: Tensor
@@ -32,7 +32,7 @@ class Case(NamedTuple):
 
 
 def token_masks(batch):
-    """Which of (B, N) positions are tokens: any number of them, padding on either side."""
+    """Masks of tokens (B, N): any number of tokens, padding on either side."""
     return st.integers(1, 4).flatmap(
         lambda width: st.lists(
             st.tuples(st.integers(0, width), st.integers(0, width)).map(
@@ -49,9 +49,9 @@ counts = st.integers(1, 3)
 
 @st.composite
 def cases(draw, *, shallow=False):
-    """Any layers and heads; with `shallow`, a student that is nowhere deeper than its teacher."""
+    """Any layers and heads; with `shallow`, no student stack is deeper than the teacher's."""
     deep = draw(counts), draw(counts)
-    layers = [draw(st.integers(1, most)) if shallow else draw(counts) for most in deep]
+    layers = [draw(st.integers(1, limit)) if shallow else draw(counts) for limit in deep]
     heads = [draw(counts) for _ in range(4)]
     batch = draw(st.integers(1, 2))
     return case(
@@ -72,7 +72,7 @@ def example(student=(2, 1, 2, 3), teacher=(3, 2, 2, 1), **settings):
 
 
 def case(student, teacher, source, target, sharpness=1, seed=0):
-    """Positions that must not matter hold garbage."""
+    """Random features; positions that must not influence the loss hold other random values."""
     torch.manual_seed(seed)
     shapes = Geometry(*student), Geometry(*teacher)
     source, target = torch.as_tensor(source).bool(), torch.as_tensor(target).bool()
@@ -80,7 +80,7 @@ def case(student, teacher, source, target, sharpness=1, seed=0):
         features(geometry, width, source, target, sharpness)
         for geometry, width in zip(shapes, WIDTHS, strict=True)
     ]
-    return refilled(Case(shapes, source, target, *models))
+    return refill(Case(shapes, source, target, *models))
 
 
 def features(geometry, width, source, target, sharpness):
@@ -106,18 +106,18 @@ def features(geometry, width, source, target, sharpness):
 
 
 def visible(group, source, target):
-    """(B, Q, K) from the naive rule; False at rows of padding."""
+    """Visible keys (B, Q, K) by the naive rule; False in rows of padding."""
     queries = source if group == "encoder" else target
     keys = target if group == "decoder" else source
     is_visible = torch.zeros(len(source), queries.shape[1], keys.shape[1], dtype=torch.bool)
     for b in range(len(source)):
-        for q, at in naive.visible(group, source[b].tolist(), target[b].tolist()).items():
-            is_visible[b, q, at] = True
+        for q, keys in naive.visible(group, source[b].tolist(), target[b].tolist()).items():
+            is_visible[b, q, keys] = True
     return is_visible
 
 
-def matters(c):
-    """Masks of features, broadcastable to them: True at positions that may influence the loss."""
+def relevant(c):
+    """Masks that broadcast to features: True at positions that may influence the loss."""
     tokens = {"encoder": c.source, "decoder": c.target, "cross": c.source}
     return Features(
         {group: visible(group, c.source, c.target)[:, None] for group in GROUPS},
@@ -126,39 +126,36 @@ def matters(c):
     )
 
 
-def refilled(c):
-    """The same case with new random values at all positions that must not matter."""
+def refill(c):
+    """Copy a case with new random values at all positions that must not influence the loss."""
 
-    def refill(tensor, matters_at, largest):
+    def draw(tensor, mask, largest):
         noise = torch.rand_like(tensor)
-        chance = torch.rand_like(tensor)
-        noise = noise.masked_fill(chance < 0.2, 0.0).masked_fill(chance > 0.8, 1.0)
-        return torch.where(matters_at, tensor.detach(), largest * noise)
+        draws = torch.rand_like(tensor)
+        noise = noise.masked_fill(draws < 0.2, 0.0).masked_fill(draws > 0.8, 1.0)
+        return torch.where(mask, tensor.detach(), largest * noise)
 
-    matters_at = matters(c)
+    mask = relevant(c)
     models = [
         Features(
-            {g: refill(m, matters_at.maps[g], 1) for g, m in model.maps.items()},
-            {g: refill(v, matters_at.values[g], 1000) for g, v in model.values.items()},
-            {
-                s: [refill(h, matters_at.hidden[s], 1000) for h in hs]
-                for s, hs in model.hidden.items()
-            },
+            {g: draw(m, mask.maps[g], 1) for g, m in model.maps.items()},
+            {g: draw(v, mask.values[g], 1000) for g, v in model.values.items()},
+            {s: [draw(h, mask.hidden[s], 1000) for h in hs] for s, hs in model.hidden.items()},
         )
         for model in (c.student, c.teacher)
     ]
     return c._replace(student=models[0], teacher=models[1])
 
 
-def alone(c, index):
-    """One sentence, without its padding."""
+def one_sentence(c, index):
+    """Copy one sentence of a case, without padding."""
     source, target = c.source[index], c.target[index]
-    at = {"encoder": (source, source), "decoder": (target, target), "cross": (target, source)}
+    tokens = {"encoder": (source, source), "decoder": (target, target), "cross": (target, source)}
     models = [
         Features(
-            {g: m[index, :, at[g][0]][:, :, at[g][1]][None] for g, m in model.maps.items()},
-            {g: v[index, :, at[g][1]][None] for g, v in model.values.items()},
-            {s: [h[index, at[s][0]][None] for h in hs] for s, hs in model.hidden.items()},
+            {g: m[index, :, tokens[g][0]][:, :, tokens[g][1]][None] for g, m in model.maps.items()},
+            {g: v[index, :, tokens[g][1]][None] for g, v in model.values.items()},
+            {s: [h[index, tokens[s][0]][None] for h in hs] for s, hs in model.hidden.items()},
         )
         for model in (c.student, c.teacher)
     ]
@@ -166,23 +163,23 @@ def alone(c, index):
 
 
 def losses_of(transfer, c):
-    """The terms of a transfer."""
-    return transfer(typed(c.student), typed(c.teacher), c.masks)
+    """Terms of a transfer."""
+    return transfer(wrap_maps(c.student), wrap_maps(c.teacher), c.masks)
 
 
-def typed(features):
-    """The same features with maps of the package's type."""
+def wrap_maps(features):
+    """Wrap maps in the package's type."""
     return features._replace(maps={group: StackedMaps(m) for group, m in features.maps.items()})
 
 
 def tensors(features):
-    """All of a model's features."""
+    """List all features of a model."""
     hidden = [layer for layers in features.hidden.values() for layer in layers]
     return [*features.maps.values(), *features.values.values(), *hidden]
 
 
 def cast(features, dtype):
-    """The same features in another precision."""
+    """Convert features to another dtype."""
     return Features(
         {group: m.to(dtype) for group, m in features.maps.items()},
         {group: v.to(dtype) for group, v in features.values.items()},
@@ -236,8 +233,8 @@ def kl(target, scores):
     return sum(p * (math.log(p) - log) for p, log in zip(target, logs, strict=True) if p > 0)
 
 
-def squares(one_vector, other_vector):
-    return sum((one - other) ** 2 for one, other in zip(one_vector, other_vector, strict=True))
+def squares(a, b):
+    return sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
 
 
 def distance_of_hidden(c, stack, mapping, projection, hidden):
@@ -256,8 +253,8 @@ def distance_of_hidden(c, stack, mapping, projection, hidden):
     return total
 
 
-def watched(c):
-    """The same case, its student's features with gradients."""
+def with_gradients(c):
+    """Record gradients of the student's features, in place."""
     for tensor in tensors(c.student):
         tensor.requires_grad_()
     return c

@@ -30,7 +30,7 @@ def word_level_kd(student, teacher, temperature):
 
 
 def visible(group, source, target):
-    """Return valid query position → keys that it may attend to, for one sentence."""
+    """Map each query position of a sentence to the keys that it may attend to."""
     if group == "encoder":
         return {q: [k for k in range(len(source)) if source[k]] for q in positions(source)}
     if group == "cross":

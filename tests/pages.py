@@ -1,4 +1,4 @@
-"""Code blocks and links of README and docs, for the tests that try them."""
+"""Code blocks and links of README and docs, for the tests of the docs."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ _BLOCK = re.compile(
 
 
 class Block(NamedTuple):
-    """A code block; `reason` says why no test runs it, if none does."""
+    """A code block; `reason` is set if no test can run it."""
 
     page: Path
     language: str
@@ -39,7 +39,7 @@ def links(page):
 
 
 def anchors(page):
-    """Anchors of a page's headings, as GitHub and the site make them."""
+    """Anchors of a page's headings, as on GitHub and the site."""
     headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
     return {heading.replace(" ", "-") for heading in plain}

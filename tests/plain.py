@@ -11,9 +11,9 @@ _SERVER.set_forkserver_preload(["torch", "transformers"])
 
 
 def without_a2d(program, lines, folder):
-    """Run a program, unable to import a2d, in a folder; give what it prints for lines of input.
+    """Run a program in a folder, without a2d; return its output for lines of input.
 
-    Each call has a process of its own, forked from one that has imported PyTorch and transformers.
+    Each call forks a process that has imported PyTorch and transformers.
     """
     text = "".join(f"{line}\n" for line in lines)
     with ProcessPoolExecutor(1, _SERVER) as pool:

@@ -1,4 +1,4 @@
-"""Small stand-ins for released models: random weights, but their tokenizers' real classes."""
+"""Small stand-ins for released models: random weights, tokenizers of the real classes."""
 
 import json
 from functools import cache
@@ -49,12 +49,12 @@ LANGUAGES = {
     "m2m100": ("de", "cs"),
     "nllb": ("deu_Latn", "ces_Latn"),
 }
-"""Codes of those that know many; Czech stands in for Lower Sorbian, which few of them know."""
+"""Language codes of multilingual models; Czech replaces Lower Sorbian, which few models know."""
 
 
 @cache
 def _sentencepiece():
-    """A unigram model's file and its pieces with their scores, without the special ones."""
+    """File of a unigram model, and its pieces and scores without special pieces."""
     folder = Path(mkdtemp())
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=(text for pair in PAIRS for text in pair),
@@ -119,13 +119,13 @@ def tokenizer_of(name):
         return MBart50Tokenizer(vocab=unigram("<unk>", "<s>", "</s>"))
     if name == "pegasus":
         return PegasusTokenizer(vocab=unigram("<pad>", "</s>", "<mask_1>", "<mask_2>", "<unk>"))
-    if "t5" not in name:  # a family that nothing is known of but its record
+    if "t5" not in name:  # a family outside of this file
         return train_tokenizer((text for pair in PAIRS for text in pair), 500)
     return T5Tokenizer(vocab=unigram("<pad>", "</s>", "<unk>"), extra_ids=10)
 
 
 def nllb_with_ordinary_codes(plain):
-    """NLLB's tokenizer with two languages that are no special tokens, but added or plain ones."""
+    """NLLB's tokenizer with one language code as an added token and one as an ordinary token."""
     vocabulary, merges = _merges(pre_tokenizers.Metaspace())
     codes = ["deu_Latn", "ces_Latn"]
     names = ["<s>", "<pad>", "</s>", "<unk>", *vocabulary, "<mask>", *(codes if plain else ())]
@@ -136,20 +136,20 @@ def nllb_with_ordinary_codes(plain):
 
 
 def config_of(family, sizes, *, head_width, **settings):
-    """A configuration of any family, without dropout, of sizes named as in its record.
+    """Configuration of any family, without dropout; sizes have the names of its record.
 
     The width of a head is for families that have such a setting.
     """
     record = RECORDS[family]
     sizes = dict.fromkeys(("dropout", "attention_dropout"), 0.0) | sizes
-    own = {name: size for key, size in sizes.items() for name in record.sizes.get(key, ())}
-    own |= dict.fromkeys(record.layerdrops, 0.0)
-    own |= {} if record.head_width is None else {record.head_width: head_width}
-    return AutoConfig.for_model(family, **own, **settings)
+    family_sizes = {name: size for key, size in sizes.items() for name in record.sizes.get(key, ())}
+    family_sizes |= dict.fromkeys(record.layerdrops, 0.0)
+    family_sizes |= {} if record.head_width is None else {record.head_width: head_width}
+    return AutoConfig.for_model(family, **family_sizes, **settings)
 
 
 def model_of(name, tokenizer, *, layers=(3, 2), heads=2, seed=0):
-    """A random model of that family, set up as its releases are."""
+    """A random model of a family, configured like its releases."""
     ids = [*tokenizer.get_vocab().values(), *getattr(tokenizer, "id_to_lang_token", {})]
     size = max(ids) + (9 if name in ("m2m100", "t5") else 1)  # these have more rows than tokens
     start = "eos" if name in (*LANGUAGES, "bart") else "pad"
@@ -180,7 +180,7 @@ def model_of(name, tokenizer, *, layers=(3, 2), heads=2, seed=0):
 
 
 def released(name, folder, **sizes):
-    """A folder that looks like a release of `name`; gives its model and tokenizer too."""
+    """Save a release of `name` in a folder; return its model and tokenizer."""
     tokenizer = tokenizer_of(name)
     model = model_of(name, tokenizer, **sizes)
     model.save_pretrained(folder)

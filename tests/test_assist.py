@@ -1,4 +1,4 @@
-"""`a2d assist`: further processes that translate the training source of a run."""
+"""`a2d assist`: more processes that translate the training source of a run."""
 
 import os
 import subprocess

@@ -183,7 +183,7 @@ def test_maps_are_captured_before_dropout():
     torch.manual_seed(0)
     dropped, maps = captured(model.train(), inputs)
 
-    assert not torch.allclose(dropped, logits)  # dropout is at work
+    assert not torch.allclose(dropped, logits)  # dropout is active
     for group in GROUPS:
         assert_close(maps[group].sum(-1), torch.ones(maps[group].shape[:3]), 1e-6)
     first_layer = slice(0, 2)
@@ -208,7 +208,7 @@ def test_without_capture_logits_equal_sdpa(left, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_boolean_masks(dtype):
-    """A caller may pass one: transformers does not change masks of four dimensions."""
+    """Callers may pass boolean masks: transformers does not convert four-dimensional masks."""
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 2, 4, 5, 8, dtype=dtype).unbind()
     mask = torch.rand(2, 1, 5, 5) < 0.5

@@ -1,4 +1,4 @@
-"""Losses on attention maps: against naive twins, with padding, in half precision."""
+"""Losses on attention maps: naive twins, padding, half precision."""
 
 import math
 from typing import NamedTuple
@@ -21,13 +21,13 @@ from a2d.method.maps import Block, RecomputedMaps, StackedMaps, additive_mask
 from a2d.training.distillation import group_masks
 
 FLAGS = {"paper": {}, "geometric": {"log_maps": True}, "combined": {"log_combined": True}}
-"""Formula → arguments of the loss for its logarithms."""
+"""Formula → arguments of the loss that set its logarithms."""
 
 every_group = pytest.mark.parametrize("group", GROUPS)
 
 
 class Case(NamedTuple):
-    """A batch: maps of a group, and masks of tokens."""
+    """Maps of a group on a batch, and masks of tokens."""
 
     group: str
     alignment: AttentionAlignment
@@ -38,7 +38,7 @@ class Case(NamedTuple):
 
 
 def visibility(group, source, target):
-    """(B, Q, K) from the naive rule; False at rows of padding."""
+    """Visible keys (B, Q, K) by the naive rule; False in rows of padding."""
     queries = source if group == "encoder" else target
     keys = target if group == "decoder" else source
     visible_keys = torch.zeros(len(source), queries.shape[1], keys.shape[1], dtype=torch.bool)
@@ -49,7 +49,7 @@ def visibility(group, source, target):
 
 
 def case(group, source, target, student=(2, 1, 2, 2), teacher=(2, 2, 2, 1), seed=0):
-    """Random maps, with random values also at positions that must not matter."""
+    """Random maps; positions that must not influence the loss are random, too."""
     torch.manual_seed(seed)
     student, teacher = Geometry(*student), Geometry(*teacher)
     source, target = torch.as_tensor(source), torch.as_tensor(target)
@@ -66,7 +66,7 @@ def case(group, source, target, student=(2, 1, 2, 2), teacher=(2, 2, 2, 1), seed
 
 
 def token_masks(batch):
-    """Which of (B, N) positions are tokens: any number of them, padding on either side."""
+    """Masks of tokens (B, N): any number of tokens, padding on either side."""
     return st.integers(1, 5).flatmap(
         lambda width: st.lists(
             st.tuples(st.integers(0, width), st.integers(0, width)).map(
@@ -117,7 +117,7 @@ def dense(entries, like):
 
 
 def close(value, reference):
-    """To 1e-10, relative to the largest value where that is above 1."""
+    """Compare to 1e-10, relative to the largest value if that exceeds 1."""
     reference = torch.as_tensor(reference, dtype=torch.float64)
     return (value.detach() - reference).abs().max() <= 1e-10 * max(1.0, reference.abs().max())
 
@@ -278,7 +278,7 @@ def test_order_of_sentences_changes_nothing(c, random):
 @every_group
 def test_zero_if_intermediate_rows_equal_the_teachers(group):
     c = example(group)
-    intermediate = c.teacher.log().add(5).requires_grad_()  # a row's constant does not matter
+    intermediate = c.teacher.log().add(5).requires_grad_()  # constants of rows have no effect
     loss = transfer(c, intermediate)
     loss.backward()
     assert abs(loss) < 1e-12

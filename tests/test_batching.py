@@ -17,7 +17,7 @@ SIZES = st.lists(st.tuples(*[st.integers(1, LONGEST)] * 2), min_size=1, max_size
 BUDGETS = st.integers(LONGEST, 5 * LONGEST)
 EPOCHS = st.integers(0, 2**31)
 
-anything = settings(deadline=None)  # other work may share the machine
+anything = settings(deadline=None)  # the machine may be busy
 
 
 def epoch(sampler, number):

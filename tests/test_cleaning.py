@@ -125,9 +125,9 @@ class TestConsistent:
 class TestLanguages:
     GOOD = tuple(p for p in read_corpus("builtin:de-dsb/train")[:400] if len(p.source) > 30)
 
-    def pairs(self, *more):
+    def pairs(self, *additional):
         english = "The quick brown fox jumps over the lazy dog."
-        return [*(Pair(english, p.source) for p in self.GOOD), *more]
+        return [*(Pair(english, p.source) for p in self.GOOD), *additional]
 
     def test_drops_texts_in_another_language(self):
         dropped_pairs = [
@@ -150,7 +150,10 @@ class TestLanguages:
         assert message.startswith("corpus.cleaning.language is off for the target: only ")
         assert "'dsb'" in message
         assert "like 'de'" in message
-        assert (report.dropped["language"], remaining) == (1, self.pairs())  # the source is judged
+        assert (report.dropped["language"], remaining) == (
+            1,
+            self.pairs(),
+        )  # the rule applies to the source
         caplog.clear()
         report = clean(self.pairs(), **OFF, languages=("xx", "yy"))[1]
         assert [r.getMessage().split(":")[0] for r in caplog.records] == [

@@ -1,4 +1,4 @@
-"""The command line: quick help, mistakes reported in one line, exit codes."""
+"""The command line: quick help, one-line errors, exit codes."""
 
 import errno
 import re
@@ -19,11 +19,11 @@ from a2d.runs.workers import Workers
 
 
 class Panic(BaseException):
-    """As Rust's, which is no Exception."""
+    """Like the panic of a Rust extension, a BaseException but no Exception."""
 
 
 class Unsendable(Exception):
-    """Cannot be unpickled."""
+    """Exception that cannot be unpickled."""
 
     def __init__(self, one, two):
         super().__init__(one)
@@ -104,11 +104,11 @@ class TestHelp:
 
 class TestMistakes:
     def test_end_to_end(self, tmp_path):
-        done = python("-m", "a2d", "run", "dmo", cwd=tmp_path)
-        assert done.returncode == 2
-        assert done.stdout == ""
-        assert done.stderr.startswith("Error: no recipe 'dmo': ")
-        assert done.stderr.count("\n") == 1
+        process = python("-m", "a2d", "run", "dmo", cwd=tmp_path)
+        assert process.returncode == 2
+        assert process.stdout == ""
+        assert process.stderr.startswith("Error: no recipe 'dmo': ")
+        assert process.stderr.count("\n") == 1
         assert list(tmp_path.iterdir()) == []
 
     def test_unknown_key(self, a2d, tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ def test_recipes_have_the_same_defaults(config):
 
 
 def test_defaults_equal_those_of_transformers(config):
-    """Only defaults that `TrainingSettings` changes on purpose differ."""
+    """Only defaults that `TrainingSettings` sets on purpose may differ."""
     library_defaults = {field.name: field.default for field in fields(Seq2SeqTrainingArguments)}
     defaults = {field.name: field.default for field in fields(TrainingSettings)}
     differing = {

@@ -19,11 +19,11 @@ def tokenizer():
 
 @pytest.fixture
 def model(tokenizer):
-    """Makes models that have no number in common."""
+    """Function that makes models without equal weights."""
     torch.manual_seed(0)
 
     def make(encoder_layers, decoder_layers, heads=2, width=16, feed_forward=24):
-        made = new_model(
+        result = new_model(
             tokenizer,
             encoder_layers=encoder_layers,
             decoder_layers=decoder_layers,
@@ -31,11 +31,11 @@ def model(tokenizer):
             width=width,
             feed_forward=feed_forward,
         )
-        with torch.no_grad():  # biases and layer norms start equal everywhere
-            for name, tensor in made.state_dict().items():
+        with torch.no_grad():  # biases and layer norms start with equal values in every model
+            for name, tensor in result.state_dict().items():
                 if "embed_positions" not in name:
                     tensor.add_(torch.randn_like(tensor) / 4)
-        return made.eval()
+        return result.eval()
 
     return make
 
@@ -47,7 +47,7 @@ def layer(model, stack, index):
 
 
 def copied(teacher, student, stack):
-    """Which of the teacher's layers each of the student's equals; None: none."""
+    """For each student layer, the teacher layer that it equals, or None."""
     depths = [getattr(m.config, f"{stack}_layers") for m in (student, teacher)]
     theirs = [layer(teacher, stack, index) for index in range(depths[1])]
     return [
@@ -122,8 +122,11 @@ def test_a_student_that_learns_does_not_change_its_teacher(model):
         ({"encoder_layers": 3}, "a student with 3 encoder layers cannot start from a teacher with"),
         ({"decoder_layers": 4}, "a student with 4 decoder layers cannot start from a teacher with"),
         ({"width": 32}, "or start it at random (a2d distill: --start random; "),
-        ({"width": 8}, "cannot take the teacher's layers whole: model.shared.weight differs in"),
-        ({"feed_forward": 25}, "layers.0.fc1.weight differs in shape"),
+        (
+            {"width": 8},
+            "cannot copy the teacher's layers: the shapes of model.shared.weight differ",
+        ),
+        ({"feed_forward": 25}, "layers.0.fc1.weight differ"),
     ],
 )
 def test_other_shapes_are_refused_without_changes(model, shape, message):
@@ -140,7 +143,7 @@ def test_padding_stays_the_teacher_s_in_training(model, tokenizer, tmp_path):
     teacher, student = model(2, 2), model(1, 1)
     copy_layers(teacher, student)
     weight = student.get_input_embeddings().weight
-    assert weight[tokenizer.pad_token_id].any()  # as pretrained teachers may have it
+    assert weight[tokenizer.pad_token_id].any()  # as in some pretrained teachers
     trainer = A2DTrainer(
         student,
         teacher,

@@ -1,4 +1,4 @@
-"""Reading of corpora in every form, and of invalid ones."""
+"""Reading of valid and invalid corpora in every form."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def fails(spec: Any, *words: object) -> None:
-    """Expect one sentence which begins with the corpus's name and holds all of `words`."""
+    """Expect one error sentence that starts with the corpus's name and contains all `words`."""
     with pytest.raises(UserError) as caught:
         read_corpus(spec, "valid")
     message = str(caught.value)
@@ -124,12 +124,12 @@ class TestTable:
     def test_shows_the_first_entry_of_every_problem(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        more = "".join("\t".join("x" * count) + "\n" for count in (1, 1, 3, 4, 5, 1, 3))
-        path = write(tmp_path / "x.tsv", TABLE * 9 + more)
+        malformed = "".join("\t".join("x" * count) + "\n" for count in (1, 1, 3, 4, 5, 1, 3))
+        path = write(tmp_path / "x.tsv", TABLE * 9 + malformed)
         assert read_corpus(path) == PAIRS * 9
         message = caplog.records[0].getMessage()
-        shown = re.findall(r"line (\d+) has (\d) column.*?(\(and \d more\))?[;.] ?", message)
-        assert [(line, columns) for line, columns, _ in shown] == [
+        reported = re.findall(r"line (\d+) has (\d) column.*?(\(and \d more\))?[;.] ?", message)
+        assert [(line, columns) for line, columns, _ in reported] == [
             ("19", "1"),
             ("21", "3"),
             ("22", "4"),
@@ -162,11 +162,11 @@ class TestTable:
     @pytest.mark.parametrize("ending", PACK)
     def test_damaged(self, tmp_path: Path, ending: str) -> None:
         path = write(tmp_path / f"x.tsv{ending}", TABLE * 1000)
-        whole = path.read_bytes()
-        middle = len(whole) // 2
-        flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+        data = path.read_bytes()
+        middle = len(data) // 2
+        flipped = data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
         unchecked = ending == ".zst"  # pyarrow writes no checksum
-        for damaged in (TABLE.encode(), whole[:-5], whole[:middle], *[flipped] * (not unchecked)):
+        for damaged in (TABLE.encode(), data[:-5], data[:middle], *[flipped] * (not unchecked)):
             path.write_bytes(damaged)
             fails(path, path, f"a damaged {ending[1:]} file", "again")
 
@@ -179,7 +179,7 @@ class TestTable:
         path = write(tmp_path / "x.tsv", TABLE)
         fails({"path": path, "split": "train"}, path, "remove 'split'")
 
-    @settings(deadline=None)  # other work may share the machine
+    @settings(deadline=None)  # the machine may be busy
     @given(st.lists(st.tuples(*[st.text(PLAIN)] * 2), min_size=1))
     def test_round_trip(
         self, tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
@@ -246,7 +246,7 @@ class TestJsonLines:
         [
             ({"dsb": "b", "de": "a"}, Pair("a", "b")),
             ({"de_DE": "a", "dsb": "b"}, Pair("a", "b")),
-            ({"other": "b", "de": "a"}, Pair("a", "b")),  # one language places both
+            ({"other": "b", "de": "a"}, Pair("a", "b")),  # one language determines both sides
             ({"dsb": "b", "deu_Latn": "a"}, Pair("a", "b")),
             ({"x": "a", "y": "b"}, Pair("a", "b")),
             ({"en": "c", "dsb": "b", "fr": "d", "de": "a"}, Pair("a", "b")),
@@ -386,17 +386,17 @@ class TestSacreBleu:
             name: write(tmp_path / name, "".join(f"{pair[n]}\n" for pair in PAIRS))
             for n, name in enumerate(("source", "reference"))
         }
-        asked = []
+        requests = []
 
         def find(name: str) -> Any:
-            return lambda *args: asked.append(args) or paths[name]
+            return lambda *args: requests.append(args) or paths[name]
 
         monkeypatch.setattr("sacrebleu.utils.get_source_file", find("source"))
         monkeypatch.setattr(
             "sacrebleu.utils.get_reference_files", lambda *args: [find("reference")(*args)]
         )
         assert read_corpus("sacrebleu:wmt22", languages=("de", "en")) == PAIRS
-        assert asked == [("wmt22", "de-en")] * 2
+        assert requests == [("wmt22", "de-en")] * 2
 
     def test_unknown_test_set(self) -> None:
         with pytest.raises(UserError, match=r"no de-dsb test set 'wmt99'.*No such test set wmt99"):

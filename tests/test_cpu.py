@@ -42,7 +42,7 @@ def test_values_and_gradients_are_zero_or_scaled(dtype, shape, p, seed):
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.3, 0.5, 0.9])
 def test_values_are_dropped_independently_at_the_rate(p):
-    """Against the binomial distribution, by rows of words, of columns, and by neighbours."""
+    """Counts of rows, columns and neighbours follow the binomial distribution."""
     torch.manual_seed(0)
     mask = (dropout(torch.ones(1000, 403), p) != 0).double()
     deviation = math.sqrt(p * (1 - p))
@@ -51,7 +51,7 @@ def test_values_are_dropped_independently_at_the_rate(p):
         standard = (mask.mean(axis) - (1 - p)) / (deviation / math.sqrt(count))
         assert 0.85 < standard.std() < 1.15
     flat = (mask.flatten() - (1 - p)) / deviation
-    for distance in (1, 2, 3, 4, 403):  # four share a word
+    for distance in (1, 2, 3, 4, 403):  # four values share a word
         correlation = (flat[distance:] * flat[:-distance]).mean()
         assert abs(correlation) < 4 / math.sqrt(len(flat))
 
@@ -118,7 +118,7 @@ print([faults() for _ in range(4)][-1])
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others have ways of their own")
 def test_freed_memory_is_reused():
-    """Pages that the system has to clear for 160 MB, when as much was just freed."""
+    """Count the pages that the system clears for 160 MB after 160 MB were freed."""
     page_faults = {
         way: int(subprocess.check_output([sys.executable, "-c", MEMORY, way]))
         for way in ("kept", "handed back")
@@ -162,9 +162,9 @@ print(resident() - before)
 @pytest.mark.skipif(not bf16_is_fast(), reason="nothing is multiplied in bf16 here")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system has no /proc")
 def test_kernel_cache_is_limited():
-    # Temporary tensors are not to count.
+    # Temporary tensors must not count.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
-    environment.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)  # as other tests leave it
+    environment.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)  # other tests may have set it
     growth = {
         way: int(subprocess.check_output([sys.executable, "-c", KERNELS, way], env=environment))
         for way in ("few", "many")

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a g
 DEVICES = "cpu", "cuda"
 
 LONG_BATCH = [LONG + 40, LONG + 9], [LONG + 1, LONG + 30]
-"""Sentences so long that a processor, too, computes maps in the loss."""
+"""Sentences so long that the loss recomputes maps on CPU, too."""
 
 
 def moved(inputs, device):
@@ -37,7 +37,7 @@ def moved(inputs, device):
 
 
 def terms_and_gradients(method, formula, device, sizes):
-    """Of one batch, with models of the same weights on either device."""
+    """Terms and gradients of one batch on CPU and GPU, with the same weights."""
     positions = {"max_position_embeddings": 512, "init_std": 0.2}
     student, wise = marian(2, 1, 2, 3, **positions), marian(3, 2, 4, 3, seed=1, **positions)
     for network in (student, wise):
@@ -165,8 +165,10 @@ def test_every_method_trains(tmp_path, method, bf16, workers):
     wise, cache = model(tokenizer, seed=1, layers=(3, 2), heads=4), None
     if workers is not None:
         cache = open_or_build(tmp_path / "cache", wise.cuda(), data, states=True)
-    few = data.select(range(24))
-    trainer = A2DTrainer(model(tokenizer), wise, config, data, few, tokenizer, teacher_cache=cache)
+    heldout = data.select(range(24))
+    trainer = A2DTrainer(
+        model(tokenizer), wise, config, data, heldout, tokenizer, teacher_cache=cache
+    )
     trainer.train()
     assert {p.device.type for p in trainer.student.parameters()} == {"cuda"}
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -181,11 +183,11 @@ def test_translations_equal_those_of_the_cpu(beams):
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.dim() == 2:
-                parameter.mul_(4)  # what it says depends on what it reads
+                parameter.mul_(4)  # large weights: the translation depends on the source
     results = [
         translate(copy.deepcopy(network).to(device), tokenizer, texts[:24], beams=beams)
         for device in DEVICES
     ]
-    same = sum(on_cpu == on_gpu for on_cpu, on_gpu in zip(*results, strict=True))
-    assert same >= 22  # near ties may end otherwise
+    equal = sum(on_cpu == on_gpu for on_cpu, on_gpu in zip(*results, strict=True))
+    assert equal >= 22  # near ties may be decided differently
     assert len(set(results[1])) > 12

@@ -1,4 +1,4 @@
-"""Translation in batches gives what one sentence at a time gives."""
+"""Batched translation equals translation of single sentences."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def random_model(tokenizer):
-    """Untrained, with weights so large that what it says depends on what it reads."""
+    """An untrained model; large weights make translations depend on the source."""
     torch.manual_seed(0)
     model = new_model(
         tokenizer, encoder_layers=1, decoder_layers=1, heads=2, width=16, feed_forward=16
@@ -34,7 +34,7 @@ def random_model(tokenizer):
 
 @pytest.fixture
 def endless(random_model, tokenizer):
-    """Never ends a translation by itself."""
+    """A model that never ends a translation by itself."""
     random_model.generation_config.suppress_tokens = [tokenizer.eos_token_id]
     yield random_model
     random_model.generation_config.suppress_tokens = None
@@ -42,14 +42,14 @@ def endless(random_model, tokenizer):
 
 @pytest.fixture
 def ending(random_model):
-    """Ends translations after a few tokens, some sooner than others."""
+    """A model that ends translations after different small numbers of tokens."""
     random_model.generation_config.exponential_decay_length_penalty = (1, 2.0)
     yield random_model
     random_model.generation_config.exponential_decay_length_penalty = None
 
 
 def one_at_a_time(model, tokenizer, sentences, beams):
-    """Plain `generate`, without padding; also, how many translations were cut at their limit."""
+    """Translate by plain `generate` without padding; also count translations cut at their limit."""
     translations, cut = [], 0
     for sentence in sentences:
         inputs = tokenizer(sentence, return_tensors="pt")
@@ -65,18 +65,20 @@ def one_at_a_time(model, tokenizer, sentences, beams):
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize("max_tokens", [1, 90, 4096])
 def test_batches_change_nothing(ending, tokenizer, beams, max_tokens):
-    want, cut = one_at_a_time(ending, tokenizer, SENTENCES, beams)
+    expected, cut = one_at_a_time(ending, tokenizer, SENTENCES, beams)
     assert cut == 0
-    assert len(set(want)) > 10, "translations must differ, or their order could not be seen"
-    got = translate(ending, tokenizer, SENTENCES, beams=beams, max_tokens=max_tokens)
-    assert got == want
+    assert len(set(expected)) > 10, (
+        "translations must differ, or a wrong order would not be noticed"
+    )
+    translations = translate(ending, tokenizer, SENTENCES, beams=beams, max_tokens=max_tokens)
+    assert translations == expected
 
 
 @pytest.mark.parametrize("beams", [1, 4])
 def test_how_long_it_may_get_does_not_depend_on_the_batch(endless, tokenizer, beams):
-    want, cut = one_at_a_time(endless, tokenizer, SENTENCES[:5], beams)
+    expected, cut = one_at_a_time(endless, tokenizer, SENTENCES[:5], beams)
     assert cut == 5
-    assert translate(endless, tokenizer, SENTENCES[:5], beams=beams) == want
+    assert translate(endless, tokenizer, SENTENCES[:5], beams=beams) == expected
 
 
 class TestLimitsOfTheModel:
@@ -87,7 +89,7 @@ class TestLimitsOfTheModel:
 
     @pytest.fixture
     def endless(self, random_model, monkeypatch):
-        """Ends some translations within the usual limit of their source, some later, some never."""
+        """A model that ends some translations before the usual limit, some later, some never."""
         settings = random_model.generation_config
         monkeypatch.setattr(settings, "exponential_decay_length_penalty", (5, 1.05))
         monkeypatch.setattr(settings, "max_length", self.LIMIT)
@@ -194,11 +196,11 @@ class TestGenerationDefaults:
     ],
 )
 def test_sampling_settings_do_not_change_the_search(random_model, tokenizer, release, monkeypatch):
-    want = translate(random_model, tokenizer, SENTENCES, beams=4)
+    expected = translate(random_model, tokenizer, SENTENCES, beams=4)
     for name, value in release.items():
         monkeypatch.setattr(random_model.generation_config, name, value, raising=False)
-    assert translate(random_model, tokenizer, SENTENCES, beams=4) == want
-    assert translate(random_model, tokenizer, SENTENCES, beams=4, max_tokens=1) == want
+    assert translate(random_model, tokenizer, SENTENCES, beams=4) == expected
+    assert translate(random_model, tokenizer, SENTENCES, beams=4, max_tokens=1) == expected
 
 
 def test_order_stays(ending, tokenizer):
@@ -207,9 +209,9 @@ def test_order_stays(ending, tokenizer):
 
 
 def test_empty_sentences_stay_empty(endless, tokenizer):
-    got = translate(endless, tokenizer, ["", "Datei", " \t"], beams=1)
-    assert (got[0], got[2]) == ("", "")
-    assert got[1]
+    translations = translate(endless, tokenizer, ["", "Datei", " \t"], beams=1)
+    assert (translations[0], translations[2]) == ("", "")
+    assert translations[1]
 
 
 def test_no_sentences(endless, tokenizer):
@@ -224,11 +226,11 @@ def test_evaluation_mode(endless, tokenizer):
 
 
 def test_progress_rises_to_the_number_of_sentences(ending, tokenizer):
-    seen = []
-    translate(ending, tokenizer, SENTENCES, beams=1, max_tokens=60, progress=seen.append)
-    assert len(seen) > 2
-    assert seen == sorted(set(seen))
-    assert seen[-1] == len(SENTENCES)
+    counts = []
+    translate(ending, tokenizer, SENTENCES, beams=1, max_tokens=60, progress=counts.append)
+    assert len(counts) > 2
+    assert counts == sorted(set(counts))
+    assert counts[-1] == len(SENTENCES)
 
 
 def test_sources_and_translations_fit_the_positions(tokenizer):

@@ -1,4 +1,4 @@
-"""`a2d distill`: from a teacher's folder and a translation memory to a model with its card."""
+"""`a2d distill`: a teacher and a translation memory become a model with a card."""
 
 import json
 import re
@@ -85,7 +85,7 @@ def test_the_card_has_the_scores(distilled):
     card = ModelCard.load(output / "README.md")
     assert card.data.language == ["de", "dsb"]
     assert card.data.license == "mpl-2.0"
-    assert card.data.base_model is None  # a local folder is unknown to others
+    assert card.data.base_model is None  # a local folder means nothing to other users
     run = output.with_name("small.run")
     student = next((run / "translations/test").glob("a2d*/hypotheses.txt"))
     scores = score(read_lines(student), read_lines(run / "corpus/test.reference.txt"))
@@ -182,10 +182,10 @@ def test_a_marian_student_of_another_family(name, data, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"student": "6"}, "'6' is no shape of a student"),
+        ({"student": "6"}, "'6' is not a shape of a student"),
         ({"student": "4x1"}, "a student with 4 encoder layers cannot start from a teacher with 3"),
-        ({"heads": 5}, "width 24 cannot be split into 5 heads"),
-        ({"width": 48}, "a student of width 48 cannot start from a teacher of width 24"),
+        ({"student": "2x1-24-40-5"}, "width 24 cannot be split into 5 heads"),
+        ({"student": "2x1-48"}, "a student of width 48 cannot start from a teacher of width 24"),
         ({"method": "a3d"}, "unknown method 'a3d'"),
         ({"overrides": ["training.epoch=3"]}, "unknown key 'training.epoch'"),
         ({"teacher_languages": ("de", "cs")}, "knows one language pair only"),
@@ -261,7 +261,7 @@ class TestGates:
             (Quality(30, 60), 0.75, True),
             (Quality(30, 59), 0.75, False),
             (Quality(30, 59), 0.7, True),
-            (Quality(4, 80), 0.75, False),  # below copying by BLEU
+            (Quality(4, 80), 0.75, False),  # its BLEU is below that of copied sources
         ],
     )
     def test_quality_that_passes(self, student, least_share, passed):
@@ -279,7 +279,7 @@ class TestUpload:
     @pytest.mark.parametrize(
         ("name", "token", "message"),
         [
-            ("no/such/name", "x", "no name of a repository"),
+            ("no/such/name", "x", "not the name of a repository"),
             ("me/small", None, "log in by `hf auth login`"),
             ("me/small", "x", r"refuses the token \(bad token\)"),
         ],

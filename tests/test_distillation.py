@@ -72,7 +72,7 @@ def sentence(inputs, index):
 
 
 def total(terms):
-    """Sum of the terms with gradients."""
+    """Sum of the terms that have gradients."""
     return sum(terms[name] for name in TRAINED_TERMS)
 
 
@@ -230,7 +230,7 @@ def test_it_has_the_interface_of_the_student():
 
 def test_train_switches_all_modules():
     module = distillation()
-    for switched in (module, module.student):  # switching one switches the other
+    for switched in (module, module.student):  # one switch serves both
         for mode in (False, True):
             switched.train(mode)
             module.train(mode)

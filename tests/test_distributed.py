@@ -1,4 +1,4 @@
-"""Two processes take the same steps as one that accumulates two batches."""
+"""Two processes take the same steps as one process that accumulates two batches."""
 
 import json
 import os

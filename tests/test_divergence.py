@@ -1,4 +1,4 @@
-"""Diverging trainings end at once, with one sentence, and intact checkpoints stay."""
+"""Diverging trainings end at once, in one sentence, and keep intact checkpoints."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every code block of README and docs is run, or at least parsed by what would run it."""
+"""Every code block of README and docs is run, or at least parsed."""
 
 import os
 import re
@@ -19,11 +19,11 @@ from a2d.runs.recipe import Recipe, load_recipe, make_cleaning
 from a2d.runs.sections import section_at
 
 LANGUAGES = {"bash", "python", "yaml", "text"}
-"""Languages of blocks; `text` is output of commands."""
+"""Languages of code blocks; `text` is the output of commands."""
 
 SHAPE = {"encoder_layers": 2, "decoder_layers": 1, "heads": 8, "width": 128, "feed_forward": 512}
 BASE = {"extends": "demo", "name": "docs", "students": [SHAPE], "methods": ["seqkd"]}
-"""Recipe that fragments of recipes are read into."""
+"""Recipe that fragments of recipes are merged into."""
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
@@ -39,7 +39,7 @@ PROGRAMS = {
     page: [b.text for b in blocks(page) if b.language == "python" and not b.reason]
     for page in PAGES
 }
-"""The programs of each page."""
+"""Python programs of each page."""
 
 
 def run_python(folder, *arguments):
@@ -61,7 +61,7 @@ def run_python(folder, *arguments):
 
 
 def commands(text):
-    """The commands of a shell block, without comments, one after the other."""
+    """Yield the commands of a shell block, without comments."""
     text = re.sub(r"(?:^|\s)# .*$", "", text.replace("\\\n", " "), flags=re.MULTILINE)
     lexer = shlex.shlex(text, posix=True, punctuation_chars="|<>;&\n")
     lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
@@ -76,12 +76,12 @@ def commands(text):
 
 
 def without_redirections(words):
-    places = [i for i, word in enumerate(words) if word in ("<", ">")]
-    return [word for i, word in enumerate(words) if i not in places and i - 1 not in places]
+    redirections = [i for i, word in enumerate(words) if word in ("<", ">")]
+    return [word for i, word in enumerate(words) if not {i, i - 1} & set(redirections)]
 
 
 def check_a2d(words):
-    """Parse the arguments as the command does; read recipes and rules that they name."""
+    """Parse arguments as the command does; read the recipes and rules that they name."""
     command, path = typer.main.get_command(cli.app), []
     while hasattr(command, "commands"):
         command = command.commands[words[len(path)]]
@@ -99,20 +99,20 @@ def check_a2d(words):
 
 def check_command(words):
     words = without_redirections(words)
-    program, *rest = words
+    program, *arguments = words
     if program == "torchrun":
-        program, *rest = rest[rest.index("-m") + 1 :]
+        program, *arguments = arguments[arguments.index("-m") + 1 :]
     if program == "a2d":
-        check_a2d(rest)
+        check_a2d(arguments)
     elif program == "make":
         targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
-        assert rest[0] in targets
+        assert arguments[0] in targets
     elif program == "python":
-        script = (ROOT / rest[0]).read_text("utf-8")
-        for flag in (word for word in rest if word.startswith("--")):
+        script = (ROOT / arguments[0]).read_text("utf-8")
+        for flag in (word for word in arguments if word.startswith("--")):
             assert f'"{flag}"' in script
     elif program == "pip":
-        extras = re.search(r"\[(.*)\]", " ".join(rest))
+        extras = re.search(r"\[(.*)\]", " ".join(arguments))
         assert set(extras[1].split(",") if extras else []) <= set(PROJECT["optional-dependencies"])
     else:
         assert program == "echo", f"no test knows how to try {program!r}"
@@ -153,7 +153,7 @@ RECIPES = [b for page in PAGES for b in blocks(page) if b.language == "yaml" and
     "block", RECIPES, ids=lambda b: f"{b.page.stem}: {b.text.split(chr(10))[0]}"
 )
 def test_recipes_load(block, tmp_path):
-    """In a process of its own where a recipe has plugins, the programs of its page."""
+    """Each recipe loads in a new process, with the page's programs as its plugins."""
     recipe = yaml.safe_load(block.text)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(BASE | recipe))
     if "plugins" not in recipe:
@@ -162,14 +162,14 @@ def test_recipes_load(block, tmp_path):
     for name in recipe["plugins"]:
         (tmp_path / name).write_text("\n".join(PROGRAMS[block.page]))
     load = "from a2d.runs.recipe import load_recipe; load_recipe('recipe.yaml')"
-    done = run_python(tmp_path, "-c", load)
-    assert done.returncode == 0, done.stderr
+    process = run_python(tmp_path, "-c", load)
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_settings_in_prose_exist(page):
-    places = "|".join(name for name in Recipe.model_fields if name not in ("name", "seeds"))
-    for path in re.findall(rf"`((?:{places})(?:\.\w+)+)(?:[:=][^`]*)?`", prose(page)):
+    sections = "|".join(name for name in Recipe.model_fields if name not in ("name", "seeds"))
+    for path in re.findall(rf"`((?:{sections})(?:\.\w+)+)(?:[:=][^`]*)?`", prose(page)):
         if path.endswith(".json"):  # a file of a run
             continue
         section = Recipe
@@ -183,7 +183,7 @@ def test_settings_in_prose_exist(page):
 
 
 def prepare(folder):
-    """What the programs of the docs find: models that other steps made, a system elsewhere."""
+    """Prepare the inputs of the docs' programs: models of earlier steps, a translation system."""
     teacher = teachers.model_path("builtin:en-pt")
     shutil.copytree(teacher, folder / "runs/demo/models/a2d-2+1x8-seed1")
     export(folder / "runs/demo/models/a2d-2+1x8-seed1", folder / "small-de-en-int8", "int8")
@@ -193,13 +193,13 @@ def prepare(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if PROGRAMS[p]], ids=lambda page: page.name)
 def test_programs_run(page, tmp_path):
-    """The programs of a page run one after the other; trainings end after two updates."""
+    """The programs of a page run in order; trainings end after two updates."""
     pytest.importorskip("ctranslate2")
     prepare(tmp_path)
     program = "\n".join(PROGRAMS[page]).replace("max_steps=200", "max_steps=2")
     (tmp_path / "program.py").write_text(program)
-    done = run_python(tmp_path, "program.py")
-    assert done.returncode == 0, done.stderr
+    process = run_python(tmp_path, "program.py")
+    assert process.returncode == 0, process.stderr
 
 
 # Links
@@ -213,7 +213,7 @@ def test_links_lead_somewhere(page):
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), link
-        if page.parent.name == "docs":  # the site has nothing else
+        if page.parent.name == "docs":  # the site contains no other files
             assert target.is_relative_to(ROOT / "docs"), link
         if anchor:
             assert anchor in anchors(target), link

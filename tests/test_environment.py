@@ -1,4 +1,4 @@
-"""Settings that depend on the machine: a run resolves them once, also for other machines."""
+"""Settings that depend on the machine: a run fixes them when it begins."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ def pretrained(folder):
 
 
 def begin(resolved, folder):
-    """Write the resolved recipe, as a run does first."""
+    """Write the resolved recipe, as a run does at its begin."""
     folder.mkdir()
     text = yaml.safe_dump(resolved.model_dump(), sort_keys=False)
     (folder / environment.RECIPE).write_text(text, "utf-8")
@@ -73,7 +73,7 @@ class TestEngine:
         monkeypatch.setitem(sys.modules, "ctranslate2", None)
         with pytest.raises(UserError, match="CTranslate2 is not installed"):
             resolve(recipe(), tmp_path / "run")
-        (tmp_path / "run/distilled").mkdir()  # everything is translated
+        (tmp_path / "run/distilled").mkdir()  # all translations exist
         assert resolve(recipe(), tmp_path / "run").sequences.engine == "ctranslate2"
         begin(resolve(recipe(), tmp_path / "bare"), tmp_path / "bare")
         monkeypatch.delitem(sys.modules, "ctranslate2")

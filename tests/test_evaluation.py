@@ -15,14 +15,14 @@ REFERENCES = [pair.target for pair in read_corpus("builtin:de-dsb/test")[:200]]
 
 
 def damaged(references):
-    """Something like translations: words lost, doubled and swapped, odd spacing, an empty line."""
-    chance = random.Random(0)
+    """Imitate translations: words lost, doubled and swapped, odd spacing, an empty line."""
+    rng = random.Random(0)
     lines = []
     for line in references:
-        words = [w for w in line.split() for _ in range(chance.choice([0, 1, 1, 1, 1, 2]))]
-        if chance.random() < 0.3:
+        words = [w for w in line.split() for _ in range(rng.choice([0, 1, 1, 1, 1, 2]))]
+        if rng.random() < 0.3:
             words.reverse()
-        lines.append("  ".join(words) + chance.choice(["", " ", " ."]))
+        lines.append("  ".join(words) + rng.choice(["", " ", " ."]))
     return [*lines[:-1], ""]
 
 

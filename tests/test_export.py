@@ -1,4 +1,4 @@
-"""Exported students translate as before; models that cannot be exported are refused."""
+"""Exported models translate as before; models that cannot be exported are refused."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def student(tmp_path_factory):
     model = new_model(
         tokenizer, encoder_layers=2, decoder_layers=1, heads=2, width=32, feed_forward=64
     )
-    with torch.no_grad():  # so that sentences end, and differ
+    with torch.no_grad():  # makes sentences end and differ
         model.final_logits_bias[0, tokenizer.eos_token_id] = 2.0
         for weight in model.parameters():
             weight.mul_(1.7)
@@ -63,13 +63,13 @@ def test_every_family_translates_as_before(name, tmp_path):
     for beams in (1, 4):
         expected = translate(model, tokenizer, sources, beams=beams)
         assert len(set(expected)) > 8
-        found = fast.translate(sources, beams=beams)
-        assert sum(a == b for a, b in zip(found, expected, strict=True)) >= {1: 20, 4: 18}[beams]
+        outputs = fast.translate(sources, beams=beams)
+        assert sum(a == b for a, b in zip(outputs, expected, strict=True)) >= {1: 20, 4: 18}[beams]
 
 
 @pytest.mark.parametrize("scaled", [True, False])
 def test_t5_scales_its_outputs_or_not(scaled, tmp_path):
-    """Which beams show: greedy search does not mind."""
+    """Beam search notices the scale, greedy search does not."""
     model, tokenizer = released("t5", tmp_path / "model")
     model.config.scale_decoder_outputs = model.config.tie_word_embeddings = scaled
     model.config.save_pretrained(tmp_path / "model")
@@ -77,13 +77,13 @@ def test_t5_scales_its_outputs_or_not(scaled, tmp_path):
     assert model.config.scale_decoder_outputs == scaled
     export(tmp_path / "model", tmp_path / "fast")
     expected = translate(model, tokenizer, SENTENCES[:20], beams=4)
-    found = ExportedModel(tmp_path / "fast").translate(SENTENCES[:20], beams=4)
-    assert sum(a == b for a, b in zip(found, expected, strict=True)) >= 18
+    translations = ExportedModel(tmp_path / "fast").translate(SENTENCES[:20], beams=4)
+    assert sum(a == b for a, b in zip(translations, expected, strict=True)) >= 18
 
 
 @pytest.mark.parametrize("beams", [1, 4])
 def test_of_a_model_whose_padding_is_not_zero(student, tmp_path, beams):
-    """As it is in what transformers' Trainer has trained: tied output weights teach it."""
+    """With tied output weights, transformers' Trainer trains the padding row, too."""
     model = load_model(student)
     zero = translate(model, load_tokenizer(student), SENTENCES, beams=beams)
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_padding_is_never_generated(exported, student):
 
     tokenizer = load_tokenizer(student)
     tokens = tokenizer.convert_ids_to_tokens(tokenizer(SENTENCES[1])["input_ids"])
-    plain = ctranslate2.Translator(str(exported))  # without what `ExportedModel` rules out
+    plain = ctranslate2.Translator(str(exported))  # without options that `ExportedModel` rules out
     (best,) = plain.translate_batch([tokens], sampling_topk=0, num_hypotheses=50, beam_size=1)
     assert not any(tokenizer.pad_token in hypothesis for hypothesis in best.hypotheses)
 

@@ -1,6 +1,6 @@
-"""A model family of the user's own: one record, and everything else works as for ours.
+"""A model family from outside the package needs one record, and then works like the others.
 
-This is the guide "Add a model family" in CONTRIBUTING.md, followed from outside the package.
+This is the guide "Add a model family" in CONTRIBUTING.md.
 """
 
 from dataclasses import replace
@@ -30,7 +30,7 @@ from a2d.text.corpus import read_corpus
 
 
 class ToyConfig(Config):
-    """Names of its own for everything; the model that computes is BART's, and reads these."""
+    """BART's configuration with other names for all sizes."""
 
     model_type = "toy"
     attribute_map = {  # noqa: RUF012
@@ -94,7 +94,7 @@ TOY = replace(
 
 @pytest.fixture(scope="module", autouse=True)
 def registered():
-    """What a user's file does on import, and its undoing for the other tests."""
+    """Register the family as a user's file does; unregister it after the test."""
     AutoConfig.register("toy", ToyConfig)
     AutoModelForSeq2SeqLM.register(ToyConfig, ToyForTranslation)
     register_family(TOY)

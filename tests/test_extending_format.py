@@ -1,4 +1,4 @@
-"""A corpus format that is added from outside the package: the one of docs/extend.md."""
+"""A corpus format from outside the package: the one of docs/extend.md."""
 
 import gzip
 import sys
@@ -29,7 +29,7 @@ def content(noun):
 
 @pytest.fixture
 def plugin(tmp_path):
-    """Path of the plugin; its format is forgotten after the test."""
+    """Path of the plugin; its format is unregistered after the test."""
     path = tmp_path / "bars.py"
     path.write_text(TEXT)
     yield str(path)

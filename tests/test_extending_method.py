@@ -1,6 +1,6 @@
-"""A method and a formula from outside the package are registered and trained as our own are.
+"""A method and a formula from outside the package work like those of the package.
 
-CONTRIBUTING.md ("Add a method", "Add a formula") describes what is done here.
+CONTRIBUTING.md ("Add a method", "Add a formula") describes these steps.
 """
 
 import math
@@ -32,7 +32,7 @@ class MeanMaps(Transfer):
 
 
 class NaivePaper(Formula):
-    """The paper's formula in three lines, without a gradient of its own."""
+    """The paper's formula in three lines, without its own gradient."""
 
     def divergence(self, student_maps, teacher_maps, keys, rows):
         allowed = keys.unsqueeze(1)
@@ -132,7 +132,7 @@ def test_a_formula_is_named_in_configurations(formula):
 
 
 class Compares(Transfer):
-    """Compares by a function."""
+    """Transfer that compares by a function."""
 
     def __init__(self, function, groups=("encoder", "decoder", "cross")):
         super().__init__(groups)
@@ -206,7 +206,7 @@ def test_a_method_for_one_group_has_its_terms_alone(tmp_path, tokenizer, data): 
     ("settings", "message"),
     [
         ({"build": lambda student, teacher: None}, r"<lambda> \(.*called with 3 arguments"),
-        ({"build": "kd"}, "is no function"),
+        ({"build": "kd"}, "is not a function"),
         ({"groups": ()}, r"the groups of method 'odd' are \(\)"),
         ({"groups": "cross"}, "the groups of method 'odd' are 'cross': give a tuple"),
     ],
@@ -232,14 +232,14 @@ class TwoArguments(Formula):
         return (a - b).square().sum()
 
 
-class Whole(Formula):
-    """It calls `divergence`, which a subclass may replace."""
+class CallsDivergence(Formula):
+    """Formula whose `loss` calls `divergence`, which subclasses may replace."""
 
     def loss(self, student, teacher, keys, rows, connections):
         return self.divergence(student.stacked(), teacher.stacked(), keys, rows)
 
 
-class Replaced(Whole):
+class Replaced(CallsDivergence):
     def divergence(self, student_maps, teacher_maps, keys, rows):
         return student_maps.sum() * 0
 

@@ -1,4 +1,4 @@
-"""A kind of stage that is added from outside the package, as CONTRIBUTING.md says."""
+"""A kind of stage from outside the package, as in CONTRIBUTING.md."""
 
 import sys
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.translations import Translations
 
 UNIT = "words"
-made = {}
-"""Names of the models whose stages were made → whether all other stages were done then."""
+finished_before = {}
+"""Model whose words were counted → True if all stages of a2d were finished before."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class WordCount(RunStage):
 
     @classmethod
     def of(cls, run):
-        """Name a stage for every model."""
+        """Return a stage for every model."""
         return [
             cls(
                 run.folder / "words" / stage.model.name,
@@ -41,9 +41,9 @@ class WordCount(RunStage):
         ]
 
     def make(self, run):
-        """Count."""
+        """Count the words."""
         earlier = [s for s in run.stages if type(s).__module__.startswith("a2d.")]
-        made[self.translations.model.name] = all(stage.done for stage in earlier)
+        finished_before[self.translations.model.name] = all(stage.done for stage in earlier)
         count = sum(len(line.split()) for line in self.translations.hypotheses)
         with self.work() as folder:
             write_text(folder / "count.txt", f"{count}\n")
@@ -54,7 +54,7 @@ class WordCount(RunStage):
 
 @pytest.fixture(scope="module")
 def registered():
-    """Two kinds of stages: the one above, and that of docs/extend.md."""
+    """Register two kinds of stages: the one above and the one of docs/extend.md."""
     before = list(AFTER_PREPARATION)
     register_stage(WordCount)
     guide = ModuleType("guide")
@@ -67,7 +67,7 @@ def registered():
 
 @pytest.fixture(scope="module")
 def finished(registered, tmp_path_factory):
-    """A function that carries out a finished run again, and gives its folder and its output."""
+    """Function that repeats a finished run; returns folder and output."""
     folder = tmp_path_factory.mktemp("run")
     released("opus", folder / "teacher")
     for name, part in {"train": PAIRS[:40], "valid": PAIRS[40:46], "test": PAIRS[46:52]}.items():
@@ -85,13 +85,13 @@ def finished(registered, tmp_path_factory):
     recipe = load_recipe("demo", settings)
 
     def run():
-        made.clear()
+        finished_before.clear()
         console = Console(record=True, width=100)
         carry_out(recipe, folder / "run", console)
         return folder / "run", console.export_text()
 
     run()
-    run.first = dict(made)
+    run.first = dict(finished_before)
     return run
 
 
@@ -109,17 +109,17 @@ def test_is_carried_out_after_all_others_for_every_model(finished):
 
 def test_is_skipped_when_it_is_done(finished):
     finished()
-    assert made == {}
+    assert finished_before == {}
 
 
-def test_is_made_again_when_it_is_damaged(finished):
+def test_is_done_again_when_it_is_damaged(finished):
     folder, _ = finished()
     path = folder / "words/teacher/count.txt"
     content = path.read_bytes()
     path.write_bytes(content + b"0")
     _, text = finished()
     assert "words/teacher: " in text.replace("\n", "")
-    assert made == {"teacher": True}
+    assert finished_before == {"teacher": True}
     assert path.read_bytes() == content
 
 
@@ -147,13 +147,13 @@ class Lazy(RunStage):
     [
         (
             lambda run: [Lazy(run.folder / "lazy", {})],
-            r"stage Lazy \(.* has left nothing in .*lazy:",
+            r"stage Lazy \(.* did not fill .*lazy:",
         ),
         (lambda run: Lazy(run.folder / "lazy", {}), "returns Lazy.* it must return a list of Lazy"),
         (lambda run: [Lazy(run.folder / "x", {"at": run.folder})], "not serialisable as JSON"),
         (
             lambda run: [Lazy(run.folder / "corpus", {})],
-            "stages Corpus and Lazy .* have one folder",
+            "stages Corpus and Lazy .* have the same folder",
         ),
     ],
 )
@@ -168,11 +168,11 @@ def test_that_does_not_do_its_part_is_refused(finished, monkeypatch, stages, mes
 
 
 class Plain:
-    """No stage."""
+    """A class that is no stage."""
 
 
 class Unmade(RunStage):
-    """It has no `make`."""
+    """A stage without `make`."""
 
     @classmethod
     def of(cls, run):
@@ -182,8 +182,8 @@ class Unmade(RunStage):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Plain, "no subclass of RunStage"),
-        (Unmade, "must define the methods of and make"),
+        (Plain, "not a subclass of RunStage"),
+        (Unmade, "must define the methods `of` and `make`"),
         (WordCount, "is registered twice"),
     ],
 )

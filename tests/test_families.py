@@ -1,4 +1,4 @@
-"""Every family with a record: its maps and predictions are those of transformers itself."""
+"""Every family with a record: maps and predictions equal those of transformers."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 def tiny(family, *, seed=0, **sizes):
-    """A random model with peaked attention; depths and, where the family knows it, heads differ."""
+    """A random model with peaked attention, and different depths and (if possible) heads."""
     positions = FAMILIES[family].positions
     defaults = {
         "encoder_layers": 3,
@@ -108,11 +108,13 @@ def test_maps_and_predictions_are_the_librarys(family, sizes, seed):
 
 @every_family
 def test_maps_of_random_models_are_far_from_even(family):
-    """Or else any maps would pass above. Short sentences' may be even, of one word twice."""
+    """Even maps would pass any comparison. Maps of short sentences may be even: one word twice."""
     with torch.no_grad():
         reference = eager(tiny(family), batch([7], [6]))
     for field in FIELDS.values():
-        rows = torch.cat(getattr(reference, field), dim=1)[:, :, -1]  # the last may see all keys
+        rows = torch.cat(getattr(reference, field), dim=1)[
+            :, :, -1
+        ]  # the last query may see all keys
         assert (rows - 1 / rows.shape[-1]).abs().max() > 0.02
 
 
@@ -157,7 +159,7 @@ def test_a_student_is_distilled_and_read_by_transformers(family, tmp_path):
 
 
 class TestRecords:
-    """Every record says what transformers' own models do."""
+    """Every record agrees with the models of transformers."""
 
     @every_family
     def test_sizes_are_those_of_the_modules(self, family):
@@ -179,7 +181,7 @@ class TestRecords:
 
     @every_family
     def test_positions_are_the_longest_sentence(self, family):
-        """Longer ones are beyond the table of positions, unless the model extends it itself."""
+        """Longer sentences exceed the table of positions, unless the model extends it."""
         model = tiny(family)
         positions = positions_of(model.config)
         model_signals(model, batch([positions or 500], [2]), None)

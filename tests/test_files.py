@@ -1,4 +1,4 @@
-"""Files all there or not at all; manifests that notice any change; space in words."""
+"""Files are written completely or not at all; manifests notice any change; messages about space."""
 
 import os
 import shutil
@@ -47,9 +47,9 @@ class TestManifest:
     def test_every_bit_counts(self, folder, name):
         path = folder / name
         content = path.read_bytes()
-        for place in range(0, 8 * len(content), 97):
+        for bit in range(0, 8 * len(content), 97):
             flipped = bytearray(content)
-            flipped[place // 8] ^= 1 << place % 8
+            flipped[bit // 8] ^= 1 << bit % 8
             path.write_bytes(flipped)
             assert damage(folder) == f"{name} is damaged"
         path.write_bytes(content)
@@ -148,15 +148,15 @@ class TestWriteText:
 class TestSpace:
     @pytest.fixture
     def queries(self, monkeypatch):
-        """A disk with 5 GB free; records the folders whose disks are queried."""
-        places = []
+        """Simulate 5 GB of free space; list the folders whose disks are queried."""
+        folders = []
 
-        def disk_usage(place):
-            places.append(place)
+        def disk_usage(folder):
+            folders.append(folder)
             return namedtuple("Usage", "total used free")(10**10, 5 * 10**9, 5 * 10**9)
 
         monkeypatch.setattr(module.shutil, "disk_usage", disk_usage)
-        return places
+        return folders
 
     def test_enough(self, tmp_path, queries):
         require_space(tmp_path / "not" / "there", 5 * 10**9)
@@ -187,9 +187,9 @@ with atomic_folder(Path(sys.argv[1])) as partial:
     print(*os.listdir(partial.parent), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = run([sys.executable, "-c", script, tmp_path / "whole"], stdout=PIPE, text=True)
-    assert done.returncode == -9
-    assert done.stdout.startswith(".whole.")
+    process = run([sys.executable, "-c", script, tmp_path / "whole"], stdout=PIPE, text=True)
+    assert process.returncode == -9
+    assert process.stdout.startswith(".whole.")
     for _ in range(200):
         if not any(tmp_path.iterdir()):
             break

@@ -1,4 +1,4 @@
-"""Model folders that want code, files elsewhere, or are no models: refused, and nothing runs."""
+"""Folders with code, with files elsewhere or without a model are refused; no code runs."""
 
 import ast
 import json
@@ -41,18 +41,18 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
-def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
-    asked = []
+def test_a_hub_that_cannot_be_reached_is_called_once(monkeypatch):
+    requests = []
 
     def unreachable(*arguments):
-        asked.append(arguments)
+        requests.append(arguments)
         raise OSError("no network")
 
     monkeypatch.setattr("a2d.models.folders.cached_file", unreachable)
     for load in (load_config, load_model, load_tokenizer):
         with pytest.raises(UserError, match=r"at 'some/model': give .*\(no network\)"):
             load("some/model")
-    assert asked == [("some/model", "config.json")] * 3
+    assert requests == [("some/model", "config.json")] * 3
 
 
 WANTS_CODE = {
@@ -81,24 +81,24 @@ def test_code_is_refused_and_never_runs(name, folder, monkeypatch):
 def test_a_text_of_yes_is_translated_not_obeyed(folder):
     file, settings = WANTS_CODE["configuration"]
     change(folder, file, **settings)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "a2d", "translate", str(folder)],
         input="yes\n" * 5,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 2
-    assert "asks to run code that comes with it" in " ".join(done.stderr.split())
+    assert process.returncode == 2
+    assert "asks to run code that comes with it" in " ".join(process.stderr.split())
     assert not (folder / "ran").exists()
 
 
-@pytest.mark.parametrize("place", ["../other.safetensors", "/tmp/x.safetensors", "weights.bin", ""])
-def test_weights_elsewhere_and_pickles_are_refused(place, folder):
+@pytest.mark.parametrize("path", ["../other.safetensors", "/tmp/x.safetensors", "weights.bin", ""])
+def test_weights_elsewhere_and_pickles_are_refused(path, folder):
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").rename(folder.parent / "other.safetensors")
     torch.save(weights, folder / "weights.bin")
-    change(folder, "model.safetensors.index.json", weight_map=dict.fromkeys(weights, place))
+    change(folder, "model.safetensors.index.json", weight_map=dict.fromkeys(weights, path))
     with pytest.raises(UserError, match="a2d reads safetensors files in the model's folder only"):
         load_model(folder)
 
@@ -243,7 +243,7 @@ def test_releases_pass(name, tmp_path):
 
 
 def test_nothing_else_loads_models():
-    """Only `a2d.models.folders` calls what may run a model's code."""
+    """Only `a2d.models.folders` calls functions that may run a model's code."""
     package = Path(a2d.__file__).parent
     calls = {}
     for path in package.rglob("*.py"):
@@ -251,18 +251,18 @@ def test_nothing_else_loads_models():
             if isinstance(node, ast.Attribute) and node.attr in ("from_pretrained", "load"):
                 calls.setdefault(path.relative_to(package).as_posix(), []).append(ast.unparse(node))
     loading = {
-        place: matches for place, matches in calls.items() if "from_pretrained" in str(matches)
+        name: matches for name, matches in calls.items() if "from_pretrained" in str(matches)
     }
     assert loading.keys() == {"models/folders.py"}
     assert not any("torch.load" in str(matches) for matches in calls.values())
 
 
-@pytest.mark.parametrize("place", ["./none", "/none/x", "a/b/c", "~/none", "none/"])
-def test_a_path_without_a_folder_is_not_looked_up_on_the_hub(place, monkeypatch):
+@pytest.mark.parametrize("path", ["./none", "/none/x", "a/b/c", "~/none", "none/"])
+def test_a_path_without_a_folder_is_not_looked_up_on_the_hub(path, monkeypatch):
     monkeypatch.setattr(folders, "cached_file", pytest.fail)
     monkeypatch.setattr(folders, "get_session", pytest.fail)
     with pytest.raises(UserError, match=r"no model at .* \(there is no such folder\)"):
-        load_config(place)
+        load_config(path)
 
 
 def test_a_name_is_looked_up_once_without_a_network(monkeypatch):

@@ -47,20 +47,25 @@ BOTH = "{method: seqkd+references, monolingual: [false, true]}"
 
 
 class Stop(Exception):
-    """Ends a run before its students are trained."""
+    """Exception that ends a run before its students are trained."""
 
 
-class Place:
-    """A corpus of 60 training pairs, text without references, and a system that swaps the case."""
+class Setup:
+    """60 training pairs, monolingual text, and a translation system that swaps the case."""
 
     def __init__(self, folder):
         self.folder = folder
         self.parts = {"train": PAIRS[:60], "valid": PAIRS[60:85], "test": PAIRS[85:110]}
         for name, part in self.parts.items():
             self.write(f"{name}.tsv", part)
-        self.alone = [pair.source for pair in PAIRS[110:140]]
-        more = [PAIRS[0].source, PAIRS[60].source.upper(), PAIRS[85].source, self.alone[0]]
-        (folder / "alone.txt").write_text("\n".join([*self.alone, *more]), "utf-8")
+        self.monolingual = [pair.source for pair in PAIRS[110:140]]
+        repeated = [
+            PAIRS[0].source,
+            PAIRS[60].source.upper(),
+            PAIRS[85].source,
+            self.monolingual[0],
+        ]
+        (folder / "alone.txt").write_text("\n".join([*self.monolingual, *repeated]), "utf-8")
         (folder / "system.py").write_text(SYSTEM)
         self.command = f"{sys.executable} {folder / 'system.py'}"
 
@@ -71,10 +76,10 @@ class Place:
 
     @property
     def calls(self):
-        """Sentences of each call of the system, up to now."""
+        """Number of sentences of each call of the system."""
         return [int(n) for n in (self.folder / "calls").read_text().split()]
 
-    def recipe(self, *more, teacher=None, methods=f"[seqkd, {BOTH}]"):
+    def recipe(self, *overrides, teacher=None, methods=f"[seqkd, {BOTH}]"):
         return load_recipe(
             "demo",
             [
@@ -88,7 +93,7 @@ class Place:
                 "warmup_steps: 0}",
                 "evaluation={beams: 1, samples: 1}",
                 "compute.parallel=1",
-                *more,
+                *overrides,
             ],
         )
 
@@ -101,23 +106,23 @@ class Place:
     def data(self, *parts):
         """The pairs that students learn from."""
         tokenizer = load_tokenizer(self.folder / "run/vocabulary")
-        places = {name: self.folder / "run" / name for name in parts}
-        if PARALLEL in places:
-            places[PARALLEL] = self.folder / "run/tokens/train"
-        data = load_tokens(list(places.values()))
+        folders = {name: self.folder / "run" / name for name in parts}
+        if PARALLEL in folders:
+            folders[PARALLEL] = self.folder / "run/tokens/train"
+        data = load_tokens(list(folders.values()))
         sides = [list(data["input_ids"]), list(data["labels"])]
         texts = [tokenizer.batch_decode(s, skip_special_tokens=True) for s in sides]
         return list(zip(*texts, strict=True))
 
 
 @pytest.fixture
-def place(tmp_path):
-    return Place(tmp_path)
+def setup(tmp_path):
+    return Setup(tmp_path)
 
 
 @pytest.fixture
 def untrained(monkeypatch):
-    """Runs end when students are to be trained."""
+    """Runs end before the training of students."""
     monkeypatch.setattr(shards, "SHARD", SHARD)
     rounds = []
 
@@ -130,12 +135,12 @@ def untrained(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_from_a_command_to_its_table(place):
-    recipe = place.recipe(methods=f"[baseline, {{method: seqkd, monolingual: false}}, {BOTH}]")
-    text = place.run(recipe)
+def test_a_run_from_a_command_to_its_table(setup):
+    recipe = setup.recipe(methods=f"[baseline, {{method: seqkd, monolingual: false}}, {BOTH}]")
+    text = setup.run(recipe)
     assert "Monolingual text: 30 sentences (34 read, dropped: 1 duplicates, 2 held out" in text
-    folder = place.folder / "run"
-    test = place.parts["test"]
+    folder = setup.folder / "run"
+    test = setup.parts["test"]
     scores = json.loads((folder / "results/test/scores.json").read_text())
     teacher, *students = scores
     hypotheses = [pair.source.swapcase() for pair in test]
@@ -158,29 +163,29 @@ def test_a_run_from_a_command_to_its_table(place):
     speed = json.loads(next((folder / "speed/test").glob("*/speed.json")).read_text())
     assert speed["sentences_per_second"] > 0
     yardstick = json.loads((folder / "yardstick/yardstick.json").read_text())
-    valid = place.parts["valid"]
+    valid = setup.parts["valid"]
     expected = BLEU().corpus_score(
         [pair.source.swapcase() for pair in valid], [[pair.target for pair in valid]]
     )
     assert yardstick["teacher"][0] == pytest.approx(expected.score)
-    calls = place.calls
-    assert "Already trained" in place.run(recipe)
-    assert place.calls == calls
+    calls = setup.calls
+    assert "Already trained" in setup.run(recipe)
+    assert setup.calls == calls
 
 
 class TestData:
-    def test_is_that_of_each_method(self, place, untrained):
-        place.run(place.recipe(methods=f"[baseline, seqkd, {BOTH}]"))
-        train = place.parts["train"]
+    def test_is_that_of_each_method(self, setup, untrained):
+        setup.run(setup.recipe(methods=f"[baseline, seqkd, {BOTH}]"))
+        train = setup.parts["train"]
         originals = [tuple(pair) for pair in train]
         distilled = [(pair.source, pair.source.swapcase()) for pair in train]
-        monolingual = [(text, text.swapcase()) for text in place.alone]
-        assert place.data(PARALLEL) == originals
-        assert place.data(DISTILLED) == distilled
-        assert place.data(MONOLINGUAL) == monolingual
-        assert place.data(PARALLEL, DISTILLED, MONOLINGUAL) == originals + distilled + monolingual
-        recipe = load_recipe(str(place.folder / "run/recipe.yaml"), [])
-        students = run_of(recipe, place.folder / "run", read_splits(recipe)).all(Student)
+        monolingual = [(text, text.swapcase()) for text in setup.monolingual]
+        assert setup.data(PARALLEL) == originals
+        assert setup.data(DISTILLED) == distilled
+        assert setup.data(MONOLINGUAL) == monolingual
+        assert setup.data(PARALLEL, DISTILLED, MONOLINGUAL) == originals + distilled + monolingual
+        recipe = load_recipe(str(setup.folder / "run/recipe.yaml"), [])
+        students = run_of(recipe, setup.folder / "run", read_splits(recipe)).all(Student)
         assert [student.data_parts for student in students] == [
             (PARALLEL,),
             (DISTILLED, MONOLINGUAL),
@@ -189,140 +194,140 @@ class TestData:
         ]
         assert len({student.fingerprint for student in students}) == 4
 
-    def test_reaches_the_trainer(self, place, untrained, monkeypatch):
-        recipe, seen = place.recipe(), []
+    def test_reaches_the_trainer(self, setup, untrained, monkeypatch):
+        recipe, datasets = setup.recipe(), []
 
-        def record(student, teacher, config, train, *rest, **options):
-            seen.append(Counter(map(tuple, train["input_ids"])))
+        def record(student, teacher, config, train, *_, **options):
+            datasets.append(Counter(map(tuple, train["input_ids"])))
             raise Stop
 
-        place.run(recipe)
-        run = run_of(recipe, place.folder / "run", read_splits(recipe))
+        setup.run(recipe)
+        run = run_of(recipe, setup.folder / "run", read_splits(recipe))
         monkeypatch.setattr(training, "A2DTrainer", record)
         for student in run.all(Student):
             with pytest.raises(Stop):
                 training.train_model(student, run.inputs, lambda event: None)
-        only, both, everything = seen
-        assert [sum(counts.values()) for counts in seen] == [90, 120, 150]
+        monolingual, both, all_parts = datasets
+        assert [sum(counts.values()) for counts in datasets] == [90, 120, 150]
         assert set(both.values()) == {2}
-        assert len(only) == len(everything) == 90
+        assert len(monolingual) == len(all_parts) == 90
 
-    def test_empty_translations_are_left_out_with_a_warning(self, place, untrained):
-        pairs = place.parts["train"]
-        place.write("train.tsv", [*pairs, ("EMPTY one", "x"), ("an EMPTY one", "y")])
-        text = " ".join(place.run(place.recipe()).split())
+    def test_empty_translations_are_left_out_with_a_warning(self, setup, untrained):
+        pairs = setup.parts["train"]
+        setup.write("train.tsv", [*pairs, ("EMPTY one", "x"), ("an EMPTY one", "y")])
+        text = " ".join(setup.run(setup.recipe()).split())
         assert "distilled: the teacher has no translation of 2 of 62 sources" in text
-        assert len(place.data(DISTILLED)) == 60
+        assert len(setup.data(DISTILLED)) == 60
 
-    def test_a_system_without_any_translation_is_refused(self, place, untrained):
-        (place.folder / "system.py").write_text("import sys; [print() for line in sys.stdin]")
+    def test_a_system_without_any_translation_is_refused(self, setup, untrained):
+        (setup.folder / "system.py").write_text("import sys; [print() for line in sys.stdin]")
         with pytest.raises(UserError, match="distilled: the teacher has no translation of any"):
-            place.run(place.recipe())
+            setup.run(setup.recipe())
 
-    def test_the_vocabulary_knows_monolingual_text(self, place, untrained):
-        (place.folder / "alone.txt").write_text("жжж жжжж жжж\nжжж жжж\n" * 5, "utf-8")
-        place.run(place.recipe("corpus.cleaning.deduplicate=false"))
-        tokens = load_tokenizer(place.folder / "run/vocabulary").tokenize("жжж")
+    def test_the_vocabulary_knows_monolingual_text(self, setup, untrained):
+        (setup.folder / "alone.txt").write_text("жжж жжжж жжж\nжжж жжж\n" * 5, "utf-8")
+        setup.run(setup.recipe("corpus.cleaning.deduplicate=false"))
+        tokens = load_tokenizer(setup.folder / "run/vocabulary").tokenize("жжж")
         assert any("ж" in token for token in tokens)
 
 
 class TestResuming:
-    def test_finished_shards_are_used_again(self, place, untrained):
-        fails = place.folder / "fails-at"
+    def test_finished_shards_are_used_again(self, setup, untrained):
+        fails = setup.folder / "fails-at"
         fails.write_text("4")  # one call for the validation set, two for training sources
         with pytest.raises(UserError, match="exit code 1, and says: out of order"):
-            place.run(place.recipe())
-        assert place.calls == [25, 25, 25, 10]
+            setup.run(setup.recipe())
+        assert setup.calls == [25, 25, 25, 10]
         fails.unlink()
-        place.run(place.recipe())
-        assert place.calls[4:] == [10, 25, 5]  # the rest, and text without references
-        assert [target for _, target in place.data(DISTILLED)] == [
-            pair.source.swapcase() for pair in place.parts["train"]
+        setup.run(setup.recipe())
+        assert setup.calls[4:] == [10, 25, 5]  # the rest, and text without references
+        assert [target for _, target in setup.data(DISTILLED)] == [
+            pair.source.swapcase() for pair in setup.parts["train"]
         ]
 
-    def test_a_command_that_fails_at_once_can_be_corrected(self, place, untrained):
+    def test_a_command_that_fails_at_once_can_be_corrected(self, setup, untrained):
         with pytest.raises(UserError, match="exit code"):
-            place.run(place.recipe(teacher={"command": f"{sys.executable} gone.py"}))
-        place.run(place.recipe())
-        assert place.data(DISTILLED)
+            setup.run(setup.recipe(teacher={"command": f"{sys.executable} gone.py"}))
+        setup.run(setup.recipe())
+        assert setup.data(DISTILLED)
 
-    def test_a_command_that_fails_does_so_before_any_training(self, place, untrained):
-        (place.folder / "fails-at").write_text("4")  # the last but one for training sources
+    def test_a_command_that_fails_does_so_before_any_training(self, setup, untrained):
+        (setup.folder / "fails-at").write_text("4")  # the last but one for training sources
         with pytest.raises(UserError, match="out of order"):
-            place.run(place.recipe(methods="[baseline, seqkd]"))
+            setup.run(setup.recipe(methods="[baseline, seqkd]"))
         assert untrained == []
 
-    def test_another_command_is_another_teacher(self, place, untrained):
-        place.run(place.recipe())
+    def test_another_command_is_another_teacher(self, setup, untrained):
+        setup.run(setup.recipe())
         with pytest.raises(UserError, match="belongs to another run"):
-            place.run(place.recipe(teacher={"command": place.command + " --better"}))
+            setup.run(setup.recipe(teacher={"command": setup.command + " --better"}))
 
-    def test_other_processes_help(self, place, untrained, monkeypatch):
+    def test_other_processes_help(self, setup, untrained, monkeypatch):
         with monkeypatch.context() as patch:
-            patch.setattr(shards, "translate_in_shards", lambda *rest: 1 / 0)
-            recipe = place.recipe()
+            patch.setattr(shards, "translate_in_shards", lambda *_: 1 / 0)
+            recipe = setup.recipe()
             with pytest.raises(ZeroDivisionError):
-                place.run(recipe)
-        stage, _ = run_of(recipe, place.folder / "run", read_splits(recipe)).all(Sequences)
+                setup.run(recipe)
+        stage, _ = run_of(recipe, setup.folder / "run", read_splits(recipe)).all(Sequences)
         with pytest.raises(Stop), stage.work():
             raise Stop
-        assist(place.folder / "run", Console(quiet=True))
-        assert place.calls == [25, 25, 10]
+        assist(setup.folder / "run", Console(quiet=True))
+        assert setup.calls == [25, 25, 10]
         assert len(list(stage.partial.glob("shard-*.jsonl"))) == 3
-        place.run(recipe)
-        assert place.calls[3:] == [25, 25, 5]  # validation, and text without references
+        setup.run(recipe)
+        assert setup.calls[3:] == [25, 25, 5]  # validation, and text without references
 
 
 class TestExistingTranslations:
-    def translations(self, place, *more, without=()):
-        pairs = [pair for part in place.parts.values() for pair in part]
-        texts = [pair.source for pair in pairs] + place.alone
+    def translations(self, setup, *additional, without=()):
+        pairs = [pair for part in setup.parts.values() for pair in part]
+        texts = [pair.source for pair in pairs] + setup.monolingual
         pairs = [(text, text.swapcase()) for text in texts if text not in without]
-        return {"translations": str(place.write("translations.tsv", [*pairs, *more]))}
+        return {"translations": str(setup.write("translations.tsv", [*pairs, *additional]))}
 
-    def test_give_the_same_data_as_a_command(self, place, untrained, tmp_path_factory):
-        other = Place(tmp_path_factory.mktemp("other"))
+    def test_give_the_same_data_as_a_command(self, setup, untrained, tmp_path_factory):
+        other = Setup(tmp_path_factory.mktemp("other"))
         other.run(other.recipe())
-        place.run(place.recipe(teacher=self.translations(place)))
+        setup.run(setup.recipe(teacher=self.translations(setup)))
         for part in (DISTILLED, MONOLINGUAL):
-            assert place.data(part) == other.data(part)
-        yardsticks = [p.folder / "run/yardstick/yardstick.json" for p in (place, other)]
+            assert setup.data(part) == other.data(part)
+        yardsticks = [p.folder / "run/yardstick/yardstick.json" for p in (setup, other)]
         assert len({json.loads(p.read_text())["teacher"][1] for p in yardsticks}) == 1
 
-    def test_missing_ones_are_left_out_with_a_warning(self, place, untrained):
-        train, valid = place.parts["train"], place.parts["valid"]
-        without = {pair.source for pair in [*train[:7], valid[3]]} | {place.alone[2]}
+    def test_missing_ones_are_left_out_with_a_warning(self, setup, untrained):
+        train, valid = setup.parts["train"], setup.parts["valid"]
+        without = {pair.source for pair in [*train[:7], valid[3]]} | {setup.monolingual[2]}
         text = " ".join(
-            place.run(place.recipe(teacher=self.translations(place, without=without))).split()
+            setup.run(setup.recipe(teacher=self.translations(setup, without=without))).split()
         )
         assert "distilled: the teacher has no translation of 7 of 60 sources" in text
         assert "monolingual: the teacher has no translation of 1 of 30 sources" in text
-        assert "has none for 1 of 25 sources of corpus.valid: students are not" in text
+        assert "lacks 1 of 25 sources of corpus.valid: students are not" in text
         assert "corpus.test" not in text
-        assert len(place.data(DISTILLED)) == 53
-        assert not (place.folder / "run/yardstick").exists()
+        assert len(setup.data(DISTILLED)) == 53
+        assert not (setup.folder / "run/yardstick").exists()
 
-    def test_many_missing_ones_are_refused(self, place):
-        without = {pair.source for pair in place.parts["train"][:31]}
-        recipe = place.recipe(teacher=self.translations(place, without=without))
-        with pytest.raises(UserError, match="has none for 31 of 60 training sources, such as '"):
+    def test_many_missing_ones_are_refused(self, setup):
+        without = {pair.source for pair in setup.parts["train"][:31]}
+        recipe = setup.recipe(teacher=self.translations(setup, without=without))
+        with pytest.raises(UserError, match="lacks 31 of 60 training sources, such as '"):
             read_splits(recipe)
         baseline = recipe.model_copy(update={"methods": [_baseline(recipe)]})
         assert read_splits(baseline).translations
 
-    def test_other_translations_are_another_teacher(self, place, untrained):
-        place.run(place.recipe(teacher=self.translations(place)))
-        teacher = self.translations(place, ("more", "text"))
+    def test_other_translations_are_another_teacher(self, setup, untrained):
+        setup.run(setup.recipe(teacher=self.translations(setup)))
+        teacher = self.translations(setup, ("more", "text"))
         with pytest.raises(UserError, match="belongs to another run"):
-            place.run(place.recipe(teacher=teacher))
+            setup.run(setup.recipe(teacher=teacher))
 
     @pytest.mark.slow
-    def test_without_those_of_the_test_set_the_teacher_has_no_scores(self, place):
-        teacher = self.translations(place, without={place.parts["test"][0].source})
-        text = place.run(place.recipe(teacher=teacher, methods="[baseline, seqkd]"))
+    def test_without_those_of_the_test_set_the_teacher_has_no_scores(self, setup):
+        teacher = self.translations(setup, without={setup.parts["test"][0].source})
+        text = setup.run(setup.recipe(teacher=teacher, methods="[baseline, seqkd]"))
         assert re.search(r"teacher +– +– +– +– +– +–", text)
         assert "corpus.test: the teacher gets no scores" in " ".join(text.split())
-        folder = place.folder / "run/results/test"
+        folder = setup.folder / "run/results/test"
         teacher, *students = results.read(folder)
         assert (teacher.bleu, teacher.chrf, teacher.sentences_per_second) == (None, None, None)
         assert all(student.bleu is not None for student in students)
@@ -336,7 +341,7 @@ def _baseline(recipe):
 
 
 class TestRefused:
-    """Refused recipes; the message is one sentence."""
+    """Recipes that are refused in one sentence."""
 
     def refused(self, *overrides):
         with pytest.raises(UserError) as caught:
@@ -386,10 +391,10 @@ class TestRefused:
         message = self.refused("teacher={path: x}", "corpus.monolingual=a.txt", "methods=[kd]")
         assert "corpus.monolingual is for methods that learn from the teacher's" in message
 
-    def test_a_missing_program(self, place):
+    def test_a_missing_program(self, setup):
         with pytest.raises(UserError, match="there is no program 'no-such-program'"):
-            place.run(place.recipe(teacher={"command": "no-such-program -x"}))
-        assert not (place.folder / "run").exists()
+            setup.run(setup.recipe(teacher={"command": "no-such-program -x"}))
+        assert not (setup.folder / "run").exists()
 
     def test_a_recipe_that_extends_one_replaces_its_teacher(self, tmp_path):
         path = tmp_path / "mine.yaml"
@@ -403,30 +408,30 @@ class TestRefused:
 
 class TestOrdinaryTeachers:
     @pytest.fixture
-    def teacher(self, place):
-        model, tokenizer = released("opus", place.folder / "teacher")
+    def teacher(self, setup):
+        model, tokenizer = released("opus", setup.folder / "teacher")
         return model, tokenizer
 
     @pytest.mark.slow
-    def test_translate_text_without_references_too(self, place, teacher):
+    def test_translate_text_without_references_too(self, setup, teacher):
         methods = "[seqkd+references, seqkd+kd, {method: seqkd+kd, name: less, monolingual: false}]"
-        path = str(place.folder / "teacher")
+        path = str(setup.folder / "teacher")
         shape = "sequences.engine=transformers", "training.early_stopping_patience=2"
         settings = {"path": path, "cache": True}
-        text = place.run(place.recipe(*shape, teacher=settings, methods=methods))
+        text = setup.run(setup.recipe(*shape, teacher=settings, methods=methods))
         assert "seqkd+references" in text
-        expected = [one_line(t) for t in translate(*teacher, place.alone, beams=1)]
-        shards = sorted((place.folder / "run/monolingual").glob("shard-*.jsonl"))
+        expected = [one_line(t) for t in translate(*teacher, setup.monolingual, beams=1)]
+        shards = sorted((setup.folder / "run/monolingual").glob("shard-*.jsonl"))
         lines = [json.loads(line) for path in shards for line in path.read_text().splitlines()]
         assert [line["translation"] for line in lines] == expected
-        caches = {path.name for path in (place.folder / "run/cache").iterdir()}
+        caches = {path.name for path in (setup.folder / "run/cache").iterdir()}
         assert caches == {"distilled", "distilled+monolingual"}
-        monolingual = len(load_from_disk(str(place.folder / "run/monolingual")))
+        monolingual = len(load_from_disk(str(setup.folder / "run/monolingual")))
         assert 0 < monolingual <= 30
 
-    def test_without_it_stages_depend_on_what_they_did(self, place):
-        recipe = place.recipe("corpus.monolingual=null", teacher={"path": "x"}, methods="[seqkd]")
-        run = run_of(recipe, place.folder, read_splits(recipe))
+    def test_without_it_stages_depend_on_what_they_did(self, setup):
+        recipe = setup.recipe("corpus.monolingual=null", teacher={"path": "x"}, methods="[seqkd]")
+        run = run_of(recipe, setup.folder, read_splits(recipe))
         student, distilled = run.one(Student), run.one(Sequences)
         assert distilled.part == DISTILLED
         assert distilled.settings.keys() == {

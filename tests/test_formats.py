@@ -76,7 +76,7 @@ class TestLists:
         ]
         want = ["ab", "cd", "CD", "ef", "gh", "ij"]
         assert read(mixed) == [Pair(*pair) for pair in want]
-        names = [place.rpartition("/")[2] for place in places(mixed)]
+        names = [path.rpartition("/")[2] for path in places(mixed)]
         assert names == ["a.tsv", "c.de", "d.dsb", "e.csv", "g.txt", "h.txt", "i.json"]
 
     def test_text_files_without_tabs_are_paired_and_others_are_tables(self, tmp_path):
@@ -120,7 +120,7 @@ class TestLists:
         assert read([one, german, other]) == [("Ja", "Jo"), ("Nicht doch", "Ně")]
         assert read([german, other]) == [("Nicht doch", "Ně")]
         refused([other, german], f"{german} translates into 'de'", "the target is 'dsb'")
-        refused([[other, german]], f"{other} is in 'dsb'", "its place is for 'de'")
+        refused([[other, german]], f"{other} is in 'dsb'", "but is listed as 'de'")
 
 
 class TestArguments:
@@ -153,7 +153,7 @@ class TestColumns:
     )
     def test_round_trip(self, tmp_path_factory, rows, delimiter):
         path = tmp_path_factory.getbasetemp() / "x.csv"
-        header = [("source", "target")]  # names the delimiter
+        header = [("source", "target")]  # declares the delimiter
         write_file(path, table(header + rows, delimiter))
         want = [tuple(" ".join(t.split()) if "\n" in t else t.strip() for t in row) for row in rows]
         assert read({"path": str(path), "source": "source", "target": "target"}) == want
@@ -412,8 +412,8 @@ class TestLanguages:
         transformers = pytest.importorskip("transformers.models.whisper.tokenization_whisper")
         for code, name in transformers.LANGUAGES.items():
             if is_language(code) and len(code) == 2 and code not in ("nn",):
-                same = names_language(name, code) or not is_language(name)
-                assert same, (code, name)
+                equal = names_language(name, code) or not is_language(name)
+                assert equal, (code, name)
 
     @pytest.mark.parametrize("keys", [("fr", "it"), ("de", "fr"), ("hsb", "de")])
     def test_records_in_other_languages(self, tmp_path, keys):
@@ -474,6 +474,6 @@ class TestPackaged:
     def test_any_format(self):
         assert corpora.names() == ["de-dsb/entities", "de-dsb/memory"]
         assert read("builtin:de-dsb/memory") == [("ja", "jo"), ("nein", "ně")]
-        both = ["builtin:de-dsb/memory", "builtin:de-dsb/entities"]
-        assert read(both)[2:] == [("a &amp;amp;", "b")]  # as it came
+        names = ["builtin:de-dsb/memory", "builtin:de-dsb/entities"]
+        assert read(names)[2:] == [("a &amp;amp;", "b")]  # unchanged
         refused("builtin:de-dsb/memory", "no unit in both", languages=("de", "en"))

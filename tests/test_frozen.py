@@ -1,4 +1,4 @@
-"""Frozen teachers: packing does not change their signals, and the original is not changed."""
+"""Frozen teachers: packing changes neither signals nor the original model."""
 
 import platform
 from copy import deepcopy

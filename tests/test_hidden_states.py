@@ -1,8 +1,8 @@
-"""A2D with hidden states: the distance that they add, and saved parameters."""
+"""A2D with hidden states: additional distance, saved parameters."""
 
 import naive
 import torch
-from features import WIDTHS, agree, cases, dot, losses_of, squares, watched
+from features import WIDTHS, agree, cases, dot, losses_of, squares, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +20,7 @@ def test_hidden_states_add_their_distance(c, group, formula):
     arguments = *c.shapes, FORMULAS[formula], GROUPS, "random"
     without, with_states = A2D(*arguments).double(), A2DHidden(*arguments, WIDTHS).double()
     without.alignment.load_state_dict(with_states.alignment.state_dict())
-    watched(c)
+    with_gradients(c)
     loss, loss_without = (losses_of(transfer, c)[group] for transfer in (with_states, without))
     if group == "cross":
         assert loss == loss_without

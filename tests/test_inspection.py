@@ -1,4 +1,4 @@
-"""Commands of `a2d data`: counts of planted faults, and files that read as the cleaned pairs."""
+"""Commands of `a2d data`: counts of known faults, and files with the cleaned pairs."""
 
 import gzip
 import json
@@ -33,12 +33,12 @@ FRENCH = "Le rapide renard brun saute par-dessus le chien paresseux"
 
 
 def letters(number):
-    """A word of its own for every number: near repetitions differ in no letter."""
+    """Write a number as a word: near repetitions have the same letters."""
     return "".join(chr(ord("a") + int(digit)) for digit in str(number))
 
 
-def planted(folder):
-    """A corpus of two files with known faults, and the counts of these."""
+def write_faults(folder):
+    """Write a corpus of two files with known faults; return its paths and number of pairs."""
     good = [(f"{ENGLISH} {letters(n)}", f"{GERMAN} {letters(n)}") for n in range(1000, 1200)]
     rows = list(good)
     rows += [(f"{ENGLISH} {letters(n)}", "") for n in range(7)]
@@ -64,8 +64,8 @@ def planted(folder):
 
 @pytest.fixture(scope="module")
 def inspection(tmp_path_factory) -> Inspection:
-    folder = tmp_path_factory.mktemp("planted")
-    spec, count = planted(folder)
+    folder = tmp_path_factory.mktemp("faults")
+    spec, count = write_faults(folder)
     rules = RULES | {"languages": ("en", "de")}
     inspection = inspect(spec, rules, ("en", "de"), str(folder / "test.tsv"))
     assert inspection.pairs == count
@@ -83,7 +83,7 @@ class TestCounts:
         assert breaking == {
             "empty": 7,
             "too_long": 5,
-            "ratio": 16,  # the long ones too
+            "ratio": 16,  # the long pairs too
             "letters": 0,
             "copies": 0,
             "inconsistent": 6,
@@ -117,8 +117,8 @@ class TestCounts:
     def test_examples_name_file_and_number(self, inspection):
         for name, finding in inspection.rules.items():
             for example in finding.examples:
-                place = read_corpus(example.place, languages=("en", "de"))
-                assert place[example.number - 1] == (example.source, example.target), name
+                pairs = read_corpus(example.place, languages=("en", "de"))
+                assert pairs[example.number - 1] == (example.source, example.target), name
 
     def test_lengths_and_languages(self, inspection):
         assert inspection.lengths["target"]["words"]["longest"] == 251
@@ -127,7 +127,7 @@ class TestCounts:
         assert 0.8 < inspection.languages["target"]["de"] < 1
 
 
-MORE = {"drop_copies": True, "consistent": True, "min_letters": 0.7}
+EXTRA_RULES = {"drop_copies": True, "consistent": True, "min_letters": 0.7}
 
 
 @pytest.mark.parametrize("deduplicate", [False, True, "near"])
@@ -158,7 +158,7 @@ def test_files_that_a_training_refuses_are_reported(tmp_path):
 
 
 class TestLeakage:
-    """Held-out pairs as a training takes them, against what cleaning keeps."""
+    """Held-out pairs as a training reads them, compared with pairs after cleaning."""
 
     def inspected(self, folder, data, heldout, **rules):
         (folder / "data.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in data), "utf-8")
@@ -260,7 +260,7 @@ class TestCommands:
     LANGUAGES = ("--source", "en", "--target", "de")
 
     def test_inspect(self, tmp_path):
-        files, count = planted(tmp_path)
+        files, count = write_faults(tmp_path)
         output = self.run(
             "inspect", *files, *self.LANGUAGES, "--against", tmp_path / "test.tsv", "max_words=200"
         )
@@ -284,7 +284,7 @@ class TestCommands:
         assert names == "".join(path.name for path in files)
 
     def test_json(self, tmp_path):
-        files, count = planted(tmp_path)
+        files, count = write_faults(tmp_path)
         inspection = json.loads(self.run("inspect", *files, *self.LANGUAGES, "--json"))
         assert (inspection["pairs"], inspection["kept"]) == (count, count - 45)
         assert inspection["rules"]["language"]["dropped"] == 13
@@ -296,7 +296,7 @@ class TestCommands:
         assert "[red]a[/] →" in self.run("inspect", tmp_path / "x.tsv")
 
     def test_convert(self, tmp_path):
-        files, count = planted(tmp_path)
+        files, count = write_faults(tmp_path)
         arguments = ("convert", *files, *self.LANGUAGES, "-o", tmp_path / "clean.parquet")
         output = " ".join(self.run(*arguments).split())
         assert f"{count} pairs read, dropped: empty 7, too_long 5, ratio 11, language 13" in output

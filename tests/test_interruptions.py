@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, to one process or to all, at any moment: everything ends, and can go on."""
+"""Ctrl-C and SIGTERM, to one process or to all: everything ends, and can be continued."""
 
 import os
 import signal
@@ -8,14 +8,14 @@ import time
 
 
 def start(program, *arguments, **options):
-    """A process in a group of its own."""
+    """Start a process in a new group."""
     command = [sys.executable, *program, *map(str, arguments)]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     return subprocess.Popen(command, text=True, start_new_session=True, **pipes, **options)
 
 
 def end(process, number, whole_group):
-    """Send a signal and wait; what is left of the group and of standard error."""
+    """Send a signal and wait; return remaining processes of the group, and standard error."""
     (os.killpg if whole_group else os.kill)(process.pid, number)
     _, errors = process.communicate(timeout=30)
     deadline = time.monotonic() + 5  # Python's tracker of shared memory ends after its parent
@@ -59,7 +59,7 @@ main()
 def test_a_long_computation_is_ended_from_outside(tmp_path):
     process = start(["-c", LATE], "run", "demo", cwd=tmp_path)
     assert process.stdout.readline() == "begun\n"
-    # A thread takes the signal: the main thread's sleep goes on.
+    # A thread receives the signal: the main thread keeps sleeping.
     errors = end(process, signal.SIGTERM, whole_group=False)
     assert process.returncode == 143
     assert errors == "Interrupted: repeat the command to continue a run.\n"
@@ -101,7 +101,7 @@ def test_other_commands_end_too(tmp_path):
 
 
 def loaded(process):
-    """Whether PyTorch is in a process's memory."""
+    """Check whether a process has loaded PyTorch."""
     with open(f"/proc/{process.pid}/maps") as file:
         return "libtorch" in file.read()
 

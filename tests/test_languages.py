@@ -1,4 +1,4 @@
-"""Language codes stay out of texts, also where a tokenizer holds them as ordinary tokens."""
+"""Language codes stay out of texts, even if they are ordinary tokens of a tokenizer."""
 
 import pytest
 from plain import without_a2d
@@ -31,7 +31,7 @@ every_kind = pytest.mark.parametrize("kind", CODES)
 
 
 def ordinary(kind, folder):
-    """A release whose codes are no special tokens: transformers 5 makes M2M100's so by itself."""
+    """A release whose language codes are not special tokens, as for M2M100 in transformers 5."""
     plain = kind == "plain"
     tokenizer = tokenizer_of("m2m100") if kind == "m2m100" else nllb_with_ordinary_codes(plain)
     model = model_of("m2m100" if kind == "m2m100" else "nllb", tokenizer)
@@ -105,7 +105,7 @@ def test_validation_scores_texts_without_codes(kind, tmp_path, monkeypatch):
 
 
 def test_of_a_tokenizer_of_one_pair():
-    """That knows its code by nothing but the pattern that it wraps texts in."""
+    """Such a tokenizer knows its code only from the template around texts."""
     base = train_tokenizer([text for pair in PAIRS for text in pair], 500)
     base.add_tokens(["2cs"])
     code = base.convert_tokens_to_ids("2cs")

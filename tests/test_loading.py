@@ -1,4 +1,4 @@
-"""Folders of models that lack something: refused in a sentence, unless it can be computed."""
+"""Model folders that lack weights are refused in a sentence, unless they can be computed."""
 
 import json
 
@@ -14,7 +14,7 @@ WEIGHTS = "model.safetensors"
 
 
 def without(folder, *names):
-    """Take weights out of a saved model."""
+    """Remove weights from a saved model."""
     remaining = {k: w for k, w in load_file(folder / WEIGHTS).items() if not k.endswith(names)}
     save_file(remaining, folder / WEIGHTS, metadata={"format": "pt"})
 
@@ -28,7 +28,7 @@ def test_positions_that_releases_of_pegasus_lack_are_computed(tmp_path):
 
 @pytest.mark.parametrize("name", ["opus", "pegasus", "bart", "t5"])
 def test_loaded_models_train_the_same_weights_as_new_ones(name, tmp_path):
-    """transformers would train the positions that new models compute."""
+    """transformers would train the computed positions of loaded models."""
     model, _ = released(name, tmp_path)
     new, loaded = (
         {name: parameter.requires_grad for name, parameter in each.named_parameters()}

@@ -38,7 +38,7 @@ def refused(spec, *words, languages=LANGUAGES):
 
 
 def skipped(caplog):
-    """Return the message of the only warning."""
+    """Return the only warning's message."""
     (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
     return record.getMessage()
 
@@ -53,7 +53,7 @@ def expected(rows):
 
 
 FAULTS = ("R&D", "a < b", "wenn x<5", "&nbsp", "\x01", "</seg>", "<bpt>", "</tuv>")
-"""Texts that make no XML of their unit."""
+"""Texts that are invalid XML in their unit."""
 
 
 def unit(**texts):
@@ -262,18 +262,18 @@ class TestXliff:
         text = path.read_text("utf-8")
         if "trgLang" in text:  # one document, one pair
             return
-        kept = text[text.index("<file") : text.index("</xliff>")]
-        french = kept.replace('"dsb"', '"fr"')
-        marked = kept.replace("<trans-unit", '<trans-unit translate="no"')
-        path.write_text(text.replace(kept, french + kept + marked + french), "utf-8")
+        file = text[text.index("<file") : text.index("</xliff>")]
+        french = file.replace('"dsb"', '"fr"')
+        marked = file.replace("<trans-unit", '<trans-unit translate="no"')
+        path.write_text(text.replace(file, french + file + marked + french), "utf-8")
         assert read(path) == [("Hallo Welt", "Witaj swět")]
 
     def test_broken_segments_are_skipped_and_reported(self, path, caplog):
         text = path.read_text("utf-8")
         name = "segment" if "trgLang" in text else "trans-unit"
         start, end = text.index(f"<{name}"), text.index(f"</{name}>") + len(name) + 3
-        whole = text[start:end]
-        text = text.replace(whole, whole + whole.replace("Hallo", "R&D <x") + whole)
+        unit = text[start:end]
+        text = text.replace(unit, unit + unit.replace("Hallo", "R&D <x") + unit)
         path.write_text(text, "utf-8")
         assert read(path, ("dsb", "de")) == [("Witaj swět", "Hallo Welt")] * 2
         left_out = 1 if name == "segment" else 2
@@ -310,7 +310,7 @@ msgstr ""
 #~ msgid "old"
 #~ msgstr "stary"
 """
-FOUND = [
+ENTRIES = [
     ("File", "Dataja"),
     ("File", "Zapołožyś"),
     ("one file", "jadna dataja"),
@@ -326,12 +326,12 @@ class TestGettext:
         return path
 
     def test_translated_messages(self, path):
-        assert read(path) == FOUND
+        assert read(path) == ENTRIES
 
     def test_compiled(self, path):
         polib.pofile(str(path)).save_as_mofile(str(path.with_suffix(".mo")))
-        assert sorted(read(path.with_suffix(".mo"))) == sorted(FOUND)
-        with path.with_suffix(".mo").open("rb") as file:  # another reader agrees
+        assert sorted(read(path.with_suffix(".mo"))) == sorted(ENTRIES)
+        with path.with_suffix(".mo").open("rb") as file:  # an independent reader agrees
             assert gettext.GNUTranslations(file).pgettext("verb", "File") == "Zapołožyś"
 
     def test_two_catalogues_by_message(self, path, tmp_path):
@@ -361,26 +361,26 @@ class TestGettext:
     @pytest.mark.parametrize("name", ["CHARSET", "utf8"])
     def test_undeclared_encoding(self, path, name):
         path.write_text("\ufeff" + CATALOGUE.replace("UTF-8", name), "utf-8")
-        assert read(path) == FOUND
+        assert read(path) == ENTRIES
 
     def test_bytes_of_another_encoding_spoil_their_message_alone(self, path, caplog):
         path.write_bytes(path.read_bytes() + b'\nmsgid "Caf\xe9"\nmsgstr "x"\n')
-        assert read(path) == FOUND
+        assert read(path) == ENTRIES
         assert "1 of 7 entries are malformed" in skipped(caplog)
 
     @pytest.mark.parametrize("fault", ['msgid "Open\nmsgstr "Wócyń"', "msgstr nothing", "Hallo!"])
     def test_broken_messages_are_skipped_and_reported(self, path, fault, caplog):
         head, _, tail = CATALOGUE.partition("\n\nmsgctxt")
         path.write_text(f"{head}\n\n{fault}\n\nmsgctxt{tail}", "utf-8")
-        assert read(path) == FOUND
+        assert read(path) == ENTRIES
         assert f"1 of 7 entries are malformed and were skipped: {path}, line 7" in skipped(caplog)
 
     def test_damaged_compiled_catalogue(self, tmp_path):
         catalogue = polib.POFile()
         catalogue.extend(polib.POEntry(msgid=f"m{n}", msgstr="x" * 50) for n in range(20))
         catalogue.save_as_mofile(str(tmp_path / "x.mo"))
-        whole = (tmp_path / "x.mo").read_bytes()
-        for damaged in (b"nothing", b"", whole[:3], whole[:40], whole[: len(whole) // 2]):
+        content = (tmp_path / "x.mo").read_bytes()
+        for damaged in (b"nothing", b"", content[:3], content[:40], content[: len(content) // 2]):
             (tmp_path / "x.mo").write_bytes(damaged)
             refused(tmp_path / "x.mo", "is a damaged gettext catalogue")
 

@@ -1,4 +1,4 @@
-"""The methods that A2D is compared with: each against its naive twin; mappings, refusals, files."""
+"""Methods that A2D is compared with: naive twins, mappings, refusals, files."""
 
 import math
 from functools import partial
@@ -9,7 +9,6 @@ import torch
 from features import (
     WIDTHS,
     agree,
-    alone,
     case,
     cases,
     cast,
@@ -19,12 +18,13 @@ from features import (
     example,
     kl,
     losses_of,
-    matters,
-    refilled,
+    one_sentence,
+    refill,
+    relevant,
     squares,
     tensors,
-    typed,
-    watched,
+    with_gradients,
+    wrap_maps,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -124,18 +124,18 @@ def rows_of_maps(c, group, mapping, maps):
         visible = naive.visible(group, c.source[b].tolist(), c.target[b].tolist())
         for q, keys in visible.items():
             for s, t in enumerate(mapping):
-                one = [
+                student_rows = [
                     [maps[b][s * student_heads + h][q][k] for k in keys]
                     for h in range(student_heads)
                 ]
-                other = [
+                teacher_rows = [
                     [teacher[b][t * teacher_heads + h][q][k] for k in keys]
                     for h in range(teacher_heads)
                 ]
                 if student_heads != teacher_heads:
-                    one, other = [mean(one)], [mean(other)]
-                for pair in zip(one, other, strict=True):
-                    yield *pair, 1 / (len(one) * len(mapping))
+                    student_rows, teacher_rows = [mean(student_rows)], [mean(teacher_rows)]
+                for pair in zip(student_rows, teacher_rows, strict=True):
+                    yield *pair, 1 / (len(student_rows) * len(mapping))
 
 
 def mean(rows):
@@ -182,15 +182,15 @@ def products(vectors, n):
 
 
 def distance_of_fusion(c, group, weight, maps):
-    """Squared distance of student maps from the weighted sum of the teacher maps of their share."""
-    (layers, heads), (deep, many) = ((g.layers(group), g.heads(group)) for g in c.shapes)
+    """Squared distance of student maps from weighted sums of the teacher maps in their share."""
+    (layers, heads), (depth, teacher_heads) = ((g.layers(group), g.heads(group)) for g in c.shapes)
     teacher = c.teacher.maps[group].tolist()
     total = 0.0
     for b in range(len(maps)):
         visible = naive.visible(group, c.source[b].tolist(), c.target[b].tolist())
         for channel in range(layers * heads):
-            layers_of_share = [t for t in range(deep) if share(t, layers, deep) == channel // heads]
-            inputs = [t * many + h for t in layers_of_share for h in range(many)]
+            in_share = [t for t in range(depth) if share(t, layers, depth) == channel // heads]
+            inputs = [t * teacher_heads + h for t in in_share for h in range(teacher_heads)]
             for q, k in ((q, k) for q, keys in visible.items() for k in keys):
                 fusion = sum(weight[channel][f] * teacher[b][f][q][k] for f in inputs)
                 total += (maps[b][channel][q][k] - fusion) ** 2 / (layers * heads)
@@ -198,7 +198,7 @@ def distance_of_fusion(c, group, weight, maps):
 
 
 def share(layer, student, teacher):
-    """The student layer s whose interval [s/S, (s+1)/S) of depth holds where this layer begins."""
+    """Student layer s whose interval [s/S, (s+1)/S) of depth contains the start of a layer."""
     return next(s for s in range(student) if layer * student < (s + 1) * teacher)
 
 
@@ -221,7 +221,7 @@ def test_layer_mapping_equals_its_twin(rule, data, group):
 @given(cases(), every_group)
 @settings(max_examples=50, deadline=None)
 def test_tinybert_equals_its_twin(c, group):
-    loss = losses_of(transfer := method_for("tinybert", c), watched(c))[group]
+    loss = losses_of(transfer := method_for("tinybert", c), with_gradients(c))[group]
     mapping = uniform_mapping(*(shape.layers(group) for shape in c.shapes))
     maps = c.student.maps[group]
     if group == "cross":
@@ -240,12 +240,12 @@ def test_tinybert_equals_its_twin(c, group):
 @given(cases(), every_group)
 @settings(max_examples=50, deadline=None)
 def test_minilm_equals_its_twin(c, group):
-    loss = losses_of(method_for("minilm", c), watched(c))[group]
-    heads, deep = c.shapes[0].heads(group), c.shapes[1].layers(group)
+    loss = losses_of(method_for("minilm", c), with_gradients(c))[group]
+    heads, teacher_layers = c.shapes[0].heads(group), c.shapes[1].layers(group)
 
     def twin(maps, values=None):
         lasts = [sentence[-heads:] for sentence in maps]
-        divergence = divergence_of_maps(c, group, [deep - 1], lasts)
+        divergence = divergence_of_maps(c, group, [teacher_layers - 1], lasts)
         return divergence + (divergence_of_relations(c, group, values) if values else 0)
 
     inputs = [c.student.maps[group], c.student.values[group]][: 1 if group == "cross" else 2]
@@ -256,8 +256,8 @@ def test_minilm_equals_its_twin(c, group):
 @settings(max_examples=50, deadline=None)
 def test_ckd_equals_its_twin(c, group):
     transfer = method_for("ckd", c)
-    torch.nn.init.normal_(transfer.weights[group])  # also weights outside of the shares
-    loss = losses_of(transfer, watched(c))[group]
+    torch.nn.init.normal_(transfer.weights[group])  # weights outside of the shares, too
+    loss = losses_of(transfer, with_gradients(c))[group]
     twin = partial(distance_of_fusion, c, group)
     assert agree(loss, twin, [transfer.weights[group], c.student.maps[group]])
 
@@ -272,7 +272,7 @@ def test_padding_and_future_positions_have_no_influence(method, data):
     c = cases_for(data, method)
     transfer = method_for(method, c)
     terms = losses_of(transfer, c)
-    other = watched(refilled(c))
+    other = with_gradients(refill(c))
     for group, term in losses_of(transfer, other).items():
         assert close(term, terms[group], 1e-12)
         gradients = torch.autograd.grad(term, tensors(other.student), materialize_grads=True)
@@ -281,8 +281,8 @@ def test_padding_and_future_positions_have_no_influence(method, data):
 
 
 def masks_of(c):
-    """`matters`, one for each of the student's `tensors`."""
-    masks = matters(c)
+    """Masks from `relevant`, one for each of the student's `tensors`."""
+    masks = relevant(c)
     hidden = [masks.hidden[stack] for stack, layers in c.student.hidden.items() for _ in layers]
     return [*masks.maps.values(), *masks.values.values(), *hidden]
 
@@ -291,7 +291,7 @@ def masks_of(c):
 def test_terms_are_sums_over_sentences_without_padding(method):
     c = example()
     transfer = method_for(method, c)
-    parts = [losses_of(transfer, alone(c, index)) for index in range(len(c.source))]
+    parts = [losses_of(transfer, one_sentence(c, index)) for index in range(len(c.source))]
     for group, term in losses_of(transfer, c).items():
         assert close(sum(part[group] for part in parts), term)
 
@@ -309,7 +309,7 @@ def test_no_gradient_reaches_the_teacher(method):
     c = example()
     for tensor in tensors(c.teacher):
         tensor.requires_grad_()
-    sum(losses_of(method_for(method, watched(c)), c).values()).backward()
+    sum(losses_of(method_for(method, with_gradients(c)), c).values()).backward()
     assert all(tensor.grad is None for tensor in tensors(c.teacher))
 
 
@@ -329,7 +329,7 @@ def test_equal_models_have_no_distance(method, sharpness):
 
 
 def equal(sharpness=1):
-    """A student that is its own teacher, heads unequal between encoder and decoder."""
+    """A student equal to its teacher; encoder and decoder have different numbers of heads."""
     c = example((2, 3, 3, 2), (2, 3, 3, 2), sharpness=sharpness)
     return c._replace(teacher=c.student)
 
@@ -350,18 +350,21 @@ def test_different_models_have_a_distance(method):
 @given(cases(shallow=True), every_group)
 @settings(max_examples=25, deadline=None)
 def test_ckd_starts_near_the_mean_of_each_share(c, group):
-    (layers, heads), (deep, many) = ((g.layers(group), g.heads(group)) for g in c.shapes)
+    (layers, heads), (depth, teacher_heads) = ((g.layers(group), g.heads(group)) for g in c.shapes)
     transfer = method_for("ckd", c)
     weight = transfer.weights[group]
-    assert weight.shape == (layers * heads, deep * many)
-    owners = [share(t, layers, deep) for t in range(deep)]
+    assert weight.shape == (layers * heads, depth * teacher_heads)
+    owners = [share(t, layers, depth) for t in range(depth)]
     assert owners == sorted(owners)
-    assert {owners.count(s) for s in range(layers)} <= {deep // layers, -(-deep // layers)}
+    assert {owners.count(s) for s in range(layers)} <= {depth // layers, -(-depth // layers)}
     for channel in range(layers * heads):
         inputs = [
-            t * many + h for t in range(deep) if owners[t] == channel // heads for h in range(many)
+            t * teacher_heads + h
+            for t in range(depth)
+            if owners[t] == channel // heads
+            for h in range(teacher_heads)
         ]
-        for f in range(deep * many):
+        for f in range(depth * teacher_heads):
             expected = 1 / len(inputs) if f in inputs else 0
             assert abs(weight[channel, f] - expected) <= 0.6 * expected
 
@@ -406,7 +409,7 @@ def test_groups_are_the_terms(method, groups):
     c = example()
     all_terms = losses_of(method_for(method, c), c)
     only = [
-        typed(model._replace(maps={group: model.maps[group] for group in groups}))
+        wrap_maps(model._replace(maps={group: model.maps[group] for group in groups}))
         for model in (c.student, c.teacher)
     ]
     transfer = method_for(method, c, groups)
@@ -437,7 +440,7 @@ def test_parameters_are_saved(method, groups, names, tmp_path):
     transfer = method_for(method, c, groups).float()
     assert {name for name, _ in transfer.named_parameters()} == names
     for parameter in transfer.parameters():
-        parameter.data.add_(0.1)  # as if it had been trained
+        parameter.data.add_(0.1)  # as after a training
     transfer.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["transfer.safetensors"] * bool(names)
     copy = method_for(method, c, groups).float()
@@ -466,7 +469,7 @@ def test_a_method_names_the_features_that_it_reads(method):
     transfer = method_for(method, c)
     entry = REGISTERED[method]
     bare = [
-        typed(
+        wrap_maps(
             Features(
                 model.maps,
                 model.values if entry.values else {},
@@ -475,8 +478,8 @@ def test_a_method_names_the_features_that_it_reads(method):
         )
         for model in (c.student, c.teacher)
     ]
-    whole = losses_of(transfer, c)
-    assert all(close(term, whole[group]) for group, term in transfer(*bare, c.masks).items())
+    expected = losses_of(transfer, c)
+    assert all(close(term, expected[group]) for group, term in transfer(*bare, c.masks).items())
 
 
 # Precision
@@ -491,7 +494,7 @@ def test_bf16_autocast_stays_near_float64(method):
     exact = losses_of(transfer, c)
     low = c._replace(student=cast(c.student, torch.float32), teacher=cast(c.teacher, torch.float32))
     with torch.autocast("cpu", torch.bfloat16):
-        terms = losses_of(transfer.float(), watched(low))
+        terms = losses_of(transfer.float(), with_gradients(low))
     for group, term in terms.items():
         assert term.dtype == torch.float32
         rounded = method in ("tinybert", "minilm") and group != "cross"  # in a matrix product
@@ -507,7 +510,7 @@ def test_maps_with_zeros_and_empty_sentences_stay_finite(method):
     c = case((2, 1, 2, 3), (3, 2, 2, 1), tokens, tokens, sharpness=1000)
     c = c._replace(student=cast(c.student, torch.float32), teacher=cast(c.teacher, torch.float32))
     transfer = method_for(method, c).float()
-    terms = losses_of(transfer, watched(c))
+    terms = losses_of(transfer, with_gradients(c))
     assert all(term.isfinite() for term in terms.values())
     sum(terms.values()).backward()
     gradients = [tensor.grad for tensor in (*tensors(c.student), *transfer.parameters())]

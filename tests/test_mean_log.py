@@ -4,7 +4,7 @@ from a2d.runs.results import mean_log
 
 
 def logged(bleu, seconds):
-    """What the Trainer logs of four steps with validations after the second and the fourth."""
+    """Trainer log of four steps with validations after the second and the fourth."""
 
     def entry(step, time, **figures):
         return {**figures, "epoch": step / 4, "step": step, "seconds": seconds * time}

@@ -1,4 +1,4 @@
-"""Text without references, and translations that exist already."""
+"""Monolingual text, and existing translations."""
 
 import gzip
 
@@ -57,8 +57,8 @@ class TestCleaning:
         texts = ["a b", "a b", "one two three four five six", "new", "In Training", "Held  out 7!"]
         training = [Pair("In Training", "x"), Pair("x", "new")]
         heldout = [Pair("held out", "y"), Pair("y", "new")]
-        kept, counts = cleaned(texts, training, heldout)
-        assert kept == ["a b", "new"]
+        sentences, counts = cleaned(texts, training, heldout)
+        assert sentences == ["a b", "new"]
         assert counts == {
             "read": 6,
             "empty": 0,
@@ -106,7 +106,7 @@ class TestKnown:
         ]
 
     def test_fingerprints_differ_between_texts(self):
-        one, same, other = (
+        first, again, changed = (
             KnownTranslations([Pair("a", target)]).fingerprint for target in ("x", "x", "y")
         )
-        assert one == same != other
+        assert first == again != changed

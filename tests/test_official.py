@@ -20,7 +20,7 @@ KINDS = {"encoder": "enc_self", "decoder": "dec_self", "cross": "cross"}
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
 ALPHA, BETA, DECAY, SMOOTHING = 0.5, 1.0, 0.9, 0.1
 
-# The authors' teacher brings an alignment of its own, which their code leaves out (traw) or not
+# The authors' teacher has its own alignment, which their code leaves out (traw) or applies
 # (taam); here the test applies it, bias and all, to the teacher's maps, or `official-mixture` does.
 VARIANTS = {"traw": "traw", "taam": "taam", "mixture": "taam"}  # → the reference's
 
@@ -51,7 +51,7 @@ def weights(epoch):
 
 
 def aligned(student, features, dtype):
-    """The teacher's maps sent through the alignment that the authors' teacher brings."""
+    """Apply the alignment of the authors' teacher to the teacher's maps."""
     maps = {}
     for group, kind in KINDS.items():
         name = f"{student}teacher_aam_{kind}_"
@@ -108,7 +108,7 @@ def test_losses(student, variant, epoch, dtype):
     for group, kind in KINDS.items():
         assert_close(weighted[group], array(f"{prefix}attn_loss_{kind}"), TOLERANCES[dtype])
     assert_close(sum(weighted.values()), array(f"{prefix}total_loss"), TOLERANCES[dtype])
-    # The losses on tokens know nothing of the teacher's maps: they are stored once.
+    # Token losses do not depend on the teacher's maps: they are stored once.
     prefix = f"{student}traw_ep{epoch}_"
     assert_close(weighted["ce"] / (1 - ALPHA), array(f"{prefix}golden_loss"), TOLERANCES[dtype])
     assert_close(weighted["kd"] / ALPHA, array(f"{prefix}kd_loss"), TOLERANCES[dtype])
@@ -147,7 +147,7 @@ def test_term_weights(tmp_path, epoch):
 
 
 def test_authors_settings_but_for_attention_are_the_defaults_of_config(tmp_path):
-    """Other weights of attention served better (docs/results.md)."""
+    """The default weights of attention differ: they give better results (docs/results.md)."""
     objective = A2DConfig(str(tmp_path), formula="official", bf16=False).objective
     authors = Objective("a2d", "official", ALPHA, 1.0, SMOOTHING)
     assert objective._replace(beta=authors.beta, decay=authors.decay) == authors

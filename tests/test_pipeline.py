@@ -55,8 +55,8 @@ def command(corpus, output):
     return [sys.executable, "-m", "a2d", "run", "demo", *settings(corpus), "--output", str(output)]
 
 
-def run(corpus, output, *more):
-    recipe = load_recipe("demo", [*settings(corpus), "compute.parallel=1", *more])
+def run(corpus, output, *overrides):
+    recipe = load_recipe("demo", [*settings(corpus), "compute.parallel=1", *overrides])
     console = Console(record=True, width=100)
     carry_out(recipe, Path(output), console)
     return console.export_text()
@@ -206,9 +206,9 @@ def test_another_run_in_the_folder_is_refused_before_anything_is_touched(finishe
 def test_the_other_split_is_evaluated_beside_the_first(finished, corpus, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     folders = ("models", "translations/test", "results/test")
-    before = [contents(tmp_path / "run" / place) for place in folders]
+    before = [contents(tmp_path / "run" / name) for name in folders]
     assert "Validation set" in run(corpus, tmp_path / "run", "evaluation.split=valid")
-    assert [contents(tmp_path / "run" / place) for place in folders] == before
+    assert [contents(tmp_path / "run" / name) for name in folders] == before
     references = [p.target for p in read_corpus(corpus / "valid.tsv")]
     for result in json.loads((tmp_path / "run/results/valid/scores.json").read_text()):
         lines = lines_of(tmp_path / f"run/translations/valid/{result['name']}/hypotheses.txt")
@@ -245,7 +245,7 @@ def test_a_damaged_cache_is_made_again(corpus, tmp_path):
     content = file.read_bytes()
     file.write_bytes(content[:-1] + b"?")
     text = run(corpus, folder, "teacher.cache=true", "methods=[kd, a2d]")
-    assert "is made again" in text.replace("\n", " ")
+    assert "is done again" in text.replace("\n", " ")
     assert file.read_bytes() == content
 
 
@@ -310,7 +310,7 @@ def test_a_pretrained_teacher_brings_its_vocabulary(finished, corpus, tmp_path):
 
 
 def outputs(folder):
-    """Collect outputs that must not depend on interruptions."""
+    """Collect the outputs that interruptions must not change."""
     patterns = ["models/*/*.safetensors", "distilled/shard-*.jsonl", "results/test/**/*.gz"]
     patterns += ["translations/test/*/hypotheses.txt"]
     matches = [list(folder.glob(pattern)) for pattern in patterns]

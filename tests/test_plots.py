@@ -33,7 +33,7 @@ def history(epochs=3, logs=10, bleu=True):
 
 
 def rows(method, student, *bleu):
-    """A row per seed."""
+    """Results of one model, one row per seed."""
     columns = {"setting": "", "parameters": 1, "chrf": 0.0, **dict.fromkeys(COMPARISONS)}
     columns |= {"sentences_per_second": 1.0, "train_seconds": None, "device": None}
     return [
@@ -54,7 +54,7 @@ GRID = [
 
 @pytest.fixture
 def figures(monkeypatch):
-    """Collect the panels of all saved figures."""
+    """List that collects the panels of all saved figures."""
     panels = []
     save = plots._save
 

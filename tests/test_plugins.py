@@ -1,4 +1,4 @@
-"""Python files of the user's that a recipe names."""
+"""Python files of users that a recipe names."""
 
 import pickle
 import re
@@ -32,14 +32,14 @@ SPLITS = Splits(PAIRS[:5], PAIRS[5:7], PAIRS[7:9], CleaningReport(5, {}, 5))
 
 @pytest.fixture(autouse=True)
 def no_packages():
-    """Forgets the packages of installed plugins after each test."""
+    """Unload the packages of installed plugins after each test."""
     yield
     plugins.packages.clear()
 
 
 @pytest.fixture
 def plugin(tmp_path):
-    """Writes a plugin and gives its path; all that it did is undone after the test."""
+    """Function that writes a plugin and returns its path; registrations end with the test."""
     before = [dict(registry) for registry in REGISTRIES], list(AFTER_PREPARATION)
 
     def write(text, name="mine.py"):
@@ -231,7 +231,7 @@ def test_define_names_that_the_recipe_uses(plugin):
     assert recipe.methods[0].name == "other-kd"
 
 
-EVERYTHING = """
+PLUGIN_OF_ALL_KINDS = """
 from dataclasses import dataclass, replace
 from a2d.families import FAMILIES, register_family
 from a2d.method.formulas import FORMULAS, register_formula
@@ -269,7 +269,7 @@ def test_count_for_the_stages_that_use_them(plugin, tmp_path):
             (stage.folder.parent.name, stage.folder.name): stage.fingerprint for stage in stages
         }
 
-    one, other = fingerprints(EVERYTHING), fingerprints(EVERYTHING + "# changed")
+    one, other = fingerprints(PLUGIN_OF_ALL_KINDS), fingerprints(PLUGIN_OF_ALL_KINDS + "# changed")
     changed = {name for name in one if one[name] != other[name]}
     models = {name for kind, name in changed if kind == "models"}
     assert {model.split("-2+1")[0] for model in models} == {"my-method", "aligned"}
@@ -294,8 +294,8 @@ def test_count_for_a_pretrained_teacher_of_their_family(plugin, tmp_path, monkey
         ]
         return run_of(load_recipe("demo", settings), tmp_path / "run", SPLITS).pretrained
 
-    same = identity(EVERYTHING) == identity(EVERYTHING + "# changed")
-    assert same == (family == "marian")
+    equal = identity(PLUGIN_OF_ALL_KINDS) == identity(PLUGIN_OF_ALL_KINDS + "# changed")
+    assert equal == (family == "marian")
 
 
 def _modules(report):

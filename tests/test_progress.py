@@ -15,14 +15,14 @@ from a2d.progress import Bars, Event, TrainingProgress, show_activity
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time, to be moved by hand."""
+    """Clock that tests set by hand."""
     now = SimpleNamespace(seconds=1000.0)
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now.seconds))
     return now
 
 
 def make_console(terminal=False, width=80):
-    """A console, and what it has written."""
+    """A console and its output."""
     file = io.StringIO()
     return Console(file=file, force_terminal=terminal, width=width), file
 
@@ -109,11 +109,11 @@ def test_a_training_ends_after_its_last_validation():
 
 
 def test_bars_of_libraries_make_no_named_semaphore():
-    """A killed process would leave it behind, and Python would warn at the end of a run."""
+    """A killed process would leak the semaphore: Python warns of it when the run ends."""
     code = """
 from multiprocessing import resource_tracker, set_start_method
 set_start_method("spawn")  # as in workers
-resource_tracker.register = lambda *what: print("registered", *what)
+resource_tracker.register = lambda *name: print("registered", *name)
 from a2d.progress import silence_libraries
 silence_libraries()
 from tqdm.contrib.concurrent import thread_map

@@ -32,18 +32,18 @@ class Release:
 
     @torch.inference_mode()
     def divergence(self, student):
-        """Mean KL divergence of a student's predictions from its teacher's, in nats a token."""
+        """Mean KL divergence of a student's predictions from its teacher's, in nats per token."""
         text = self.batch["labels"] != -100
-        ours, theirs = (
+        student_logits, teacher_logits = (
             model.eval()(**self.batch).logits[text].double().log_softmax(-1)
             for model in (student, self.teacher)
         )
-        return (theirs.exp() * (theirs - ours)).sum(-1).mean().item()
+        return (teacher_logits.exp() * (teacher_logits - student_logits)).sum(-1).mean().item()
 
     def random(self, **sizes):
         return student_of(self.teacher, start="random", **sizes)
 
-    def narrowed(self, **sizes):
+    def narrow(self, **sizes):
         return student_of(self.teacher, sample=self.data, **sizes)
 
 
@@ -74,7 +74,7 @@ class TestEveryFamily:
     @pytest.mark.parametrize("shape", SHAPES)
     def test_a_fitted_student_is_nearer_than_a_sliced_or_a_random_one(self, release, shape):
         teacher = release.teacher
-        student = release.narrowed(**shape)
+        student = release.narrow(**shape)
         assert {k: sizes_of(student.config)[k] for k in shape} == shape
         sliced = release.random(**shape)
         names = name_layers(teacher, sliced)
@@ -94,13 +94,13 @@ class TestEveryFamily:
                     if role == "contract":
                         weight = teacher.get_submodule(name).weight
                         weight[:, torch.randperm(weight.shape[1], generator=rng)[:16]] = 0
-            assert release.divergence(release.narrowed(feed_forward=24)) < 1e-6
+            assert release.divergence(release.narrow(feed_forward=24)) < 1e-6
             assert release.divergence(release.random(feed_forward=24)) > 1e-2
         finally:
             teacher.load_state_dict(before)
 
     def test_new_neurons_change_nothing_and_learn(self, release):
-        student = release.narrowed(feed_forward=64)
+        student = release.narrow(feed_forward=64)
         assert release.divergence(student) < 1e-6
         student(**release.batch).loss.backward()
         for name, role in projections(student).items():
@@ -108,7 +108,7 @@ class TestEveryFamily:
                 assert student.get_submodule(name).weight.grad[:, 40:].any(0).all()
 
     def test_more_heads_within_their_means_compute_what_the_teacher_computes(self, release):
-        """Scores of rank 6 fit into heads of width 6; the values are divided among them."""
+        """Scores of rank 6 fit into heads of width 6, which divide the values."""
         teacher = release.teacher
         before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
         try:
@@ -120,24 +120,24 @@ class TestEveryFamily:
                             module.weight[start : start + 6] = 0
                             if module.bias is not None:
                                 module.bias[start : start + 6] = 0
-            assert release.divergence(release.narrowed(heads=4)) < 1e-6
+            assert release.divergence(release.narrow(heads=4)) < 1e-6
         finally:
             teacher.load_state_dict(before)
 
     def test_the_teacher_stays_as_it_is(self, release):
         before = {name: weight.clone() for name, weight in release.teacher.state_dict().items()}
-        release.narrowed(width=16)
+        release.narrow(width=16)
         after = release.teacher.state_dict()
         assert all(after[name].equal(weight) for name, weight in before.items())
 
     def test_embeddings_stay_tied_and_padding_the_teachers(self, release):
-        student, teacher = release.narrowed(width=16), release.teacher
+        student, teacher = release.narrow(width=16), release.teacher
         ours = [m.weight.data_ptr() for m in (student.get_input_embeddings(), student.lm_head)]
         theirs = [m.weight.data_ptr() for m in (teacher.get_input_embeddings(), teacher.lm_head)]
         assert (ours[0] == ours[1]) == (theirs[0] == theirs[1])
         padding = teacher.get_input_embeddings().weight[teacher.config.pad_token_id]
-        kept = student.get_input_embeddings().weight[student.config.pad_token_id]
-        assert padding.any() == kept.any()
+        student_padding = student.get_input_embeddings().weight[student.config.pad_token_id]
+        assert padding.any() == student_padding.any()
 
 
 class TestRefusals:
@@ -151,7 +151,7 @@ class TestRefusals:
     )
     def test_larger_students(self, release, shape, message):
         with pytest.raises(UserError, match=message):
-            release.narrowed(**shape)
+            release.narrow(**shape)
 
     @pytest.mark.parametrize("name", ["opus"])
     def test_no_sample(self, release):
@@ -170,7 +170,7 @@ class TestChannels:
         assert channels.sort().values.equal(channels)
         for part in range(2):
             for index in range(width // 2):
-                # exponents of the frequencies: nearer than one of the student's steps
+                # exponents of the frequencies differ by less than one step of the student's
                 theirs = (int(channels[part * width // 2 + index]) - part * total // 2) / total
                 assert abs(theirs - index / width) <= 1 / width
 
@@ -198,7 +198,7 @@ class TestHeads:
 
     @pytest.mark.parametrize("rank", [1, 3, 6])
     def test_directions_lose_as_little_as_any_can(self, rank):
-        """Against the best approximation of all scores, and of all outputs, by NumPy."""
+        """Compare with the best approximation of all scores, and of all outputs, by NumPy."""
         rng = np.random.default_rng(rank)
         mix = rng.normal(size=(2, 8, 8))
         queries, keys = rng.normal(size=(50, 8)) @ mix[0], rng.normal(size=(70, 8)) @ mix[1]
@@ -239,11 +239,11 @@ def test_every_record_names_its_linear_modules():
 @pytest.mark.parametrize("name", ["bart", "opus", "t5"])
 def test_little_memory_records_the_teacher_in_several_passes(release, monkeypatch):
     shape = {"width": 16, "feed_forward": 24, "decoder_layers": 1}
-    at_once = release.narrowed(**shape).state_dict()
+    at_once = release.narrow(**shape).state_dict()
     passes = []
     run = Recorder.run
     monkeypatch.setattr(Recorder, "run", lambda self: (passes.append(self.model), run(self))[1])
     monkeypatch.setattr("a2d.models.pruning._MAX_FLOATS", 100_000)
-    in_turn = release.narrowed(**shape).state_dict()
+    in_turn = release.narrow(**shape).state_dict()
     assert all(in_turn[name].equal(weight) for name, weight in at_once.items())
     assert sum(model is release.teacher for model in passes) > 4

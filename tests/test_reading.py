@@ -39,7 +39,10 @@ class TestControlCharacters:
         ("text", "plain"),
         [
             ("a\x00b\x07c\x1b[31m\x7f", "abc[31m"),
-            ("it\x92s \x93so\x94 \x96 \x80 5\x81", "it’s “so” – € 5"),  # 0x81 is none of theirs
+            (
+                "it\x92s \x93so\x94 \x96 \x80 5\x81",
+                "it’s “so” – € 5",
+            ),  # none of these encodings has 0x81
             ("a\tb\nc\u0085d\u2028e\u00a0f\u00adg\u200dh", None),
         ],
     )
@@ -84,7 +87,7 @@ def test_skipped_entries_count_as_entries(tmp_path, caplog):
 
 
 class TestNull:
-    """Databases export what is not translated yet as null."""
+    """Databases export missing translations as null."""
 
     def test_json(self, tmp_path, caplog):
         records = [{"en": f"a{n}", "de": None if n % 3 else f"b{n}"} for n in range(9)]
@@ -151,7 +154,7 @@ class TestTables:
 
 
 class TestHeldOut:
-    """Languages of validation and test data, which no rule drops."""
+    """Validation and test pairs in other languages are counted; no rule drops them."""
 
     def splits(self, folder, test, *overrides):
         pairs = [(f"{ENGLISH} {n}", f"{GERMAN} {n}") for n in range(30)]

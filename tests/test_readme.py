@@ -1,4 +1,4 @@
-"""README's first distillation, typed as it stands."""
+"""README's first distillation, run as it is printed."""
 
 import json
 import os
@@ -18,9 +18,9 @@ from a2d.text.evaluation import score
 
 
 def shell(command, folder):
-    """Run a block as a user's shell would, without a network.
+    """Run a code block in a shell, without a network.
 
-    On one core: beside other tests, a second thread would make everything many times slower.
+    It runs on one core: a second thread is many times slower beside other tests.
     """
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     settings = {"PATH": path, "HF_HUB_OFFLINE": "1", "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
@@ -39,13 +39,13 @@ def shell(command, folder):
 def test_the_first_distillation(tmp_path):
     texts = [block.text for block in blocks(ROOT / "README.md")]
     (command,) = (text for text in texts if "a2d distill --teacher builtin:en-pt" in text)
-    done = shell(command, tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    translation = done.stdout.rstrip().rpartition("\n")[2]
+    process = shell(command, tmp_path)
+    assert process.returncode == 0, process.stdout + process.stderr
+    translation = process.stdout.rstrip().rpartition("\n")[2]
     assert "navegador" in translation
     verdict = json.loads((tmp_path / "small-en-pt.run/verdict.json").read_text())
     assert verdict["student"][1] > 0.75 * verdict["yardstick"]["teacher"][1]
-    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert max(map(len, process.stdout.splitlines())) <= 80
 
 
 class TestPackagedTeacher:

@@ -22,7 +22,7 @@ EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.yaml
 
 
 def refused(*overrides, recipe="demo"):
-    """Load, expect one sentence, return it."""
+    """Load a recipe, expect one error sentence and return it."""
     with pytest.raises(UserError) as caught:
         load_recipe(str(recipe), overrides)
     message = str(caught.value)
@@ -321,7 +321,7 @@ class TestValues:
         text = "extends: demo\ntraining: {num_train_epochs: 2, max_steps: 9}\n"
         assert "either num_train_epochs or max_steps" in refused(recipe=write_recipe(text))
 
-    @pytest.mark.parametrize("heads", [3, 256])  # sinusoidal positions want heads of an even size
+    @pytest.mark.parametrize("heads", [3, 256])  # sinusoidal positions need heads of even width
     def test_heads_must_divide_the_width_evenly(self, heads):
         message = refused(f"students.0.heads={heads}")
         assert "students.0: width 128 " in message
@@ -356,7 +356,7 @@ class TestMethods:
 
 
 class TestFolders:
-    """Models that a run trains must not write to the same place, nor outside the run."""
+    """Models of a run must not share a folder, nor write outside the run."""
 
     @pytest.mark.parametrize(
         "override",
@@ -413,7 +413,7 @@ class TestOverrides:
     @pytest.mark.parametrize("override", ["training.num_train_epochs", "=3", ""])
     def test_that_assign_nothing(self, override):
         message = refused(override)
-        assert f"{override!r} is no override" in message
+        assert f"{override!r} is not an override" in message
         assert "training.num_train_epochs=3" in message
 
     @pytest.mark.parametrize(
@@ -431,7 +431,7 @@ class TestOverrides:
     )
     def test_that_name_no_place_are_refused_with_the_reason(self, override, problem):
         message = refused(override)
-        assert message.startswith(f"the override {override!r} names no place in the recipe: ")
+        assert message.startswith(f"the override {override!r} does not fit the recipe: ")
         assert message.endswith(f"{problem}.")
 
     def test_of_an_empty_list(self):

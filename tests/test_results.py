@@ -1,4 +1,4 @@
-"""Results of a run: complete, reproducible, and equal to those of sacreBLEU."""
+"""Results of a run are complete, reproducible and equal to those of sacreBLEU."""
 
 import csv
 import gc
@@ -46,11 +46,9 @@ METHODS = ["baseline", "kd", "seqkd", "a2d", "a2d"]
 
 
 def corrupt(lines, share, seed=0):
-    """Imitate translations: a share of the lines loses its first word and gains another."""
-    chance = random.Random(seed)
-    return [
-        f"{line.partition(' ')[2]} wopaki" if chance.random() < share else line for line in lines
-    ]
+    """Imitate translations: in a share of the lines, another word replaces the first."""
+    rng = random.Random(seed)
+    return [f"{line.partition(' ')[2]} wopaki" if rng.random() < share else line for line in lines]
 
 
 class TestSignificance:
@@ -68,8 +66,8 @@ class TestSignificance:
             check=True,
             cwd=tmp_path,
         ).stdout
-        first, *others = json.loads(output)
-        expected = {system["system"]: system["BLEU"]["p_value"] for system in others}
+        first, *rivals = json.loads(output)
+        expected = {system["system"]: system["BLEU"]["p_value"] for system in rivals}
         systems = dict(zip("bcd", self.SYSTEMS[1:], strict=True))
         assert p_values(self.SYSTEMS[0], systems, REFERENCES) == expected
         assert first["BLEU"]["p_value"] is None
@@ -81,15 +79,15 @@ class TestSignificance:
 
     def test_does_not_depend_on_the_other_systems(self):
         first, second, third, _ = self.SYSTEMS
-        both = p_values(first, {"second": second, "third": third}, REFERENCES)
-        assert both == {
+        together = p_values(first, {"second": second, "third": third}, REFERENCES)
+        assert together == {
             **p_values(first, {"second": second}, REFERENCES),
             **p_values(first, {"third": third}, REFERENCES),
         }
 
 
-def row(bleu=1.0, **others):
-    values = {
+def row(bleu=1.0, **values):
+    defaults = {
         "name": "n",
         "pair": "de-dsb",
         "method": "a2d",
@@ -107,7 +105,7 @@ def row(bleu=1.0, **others):
         "train_seconds": 60.0,
         "device": "cpu",
     }
-    return Row(**values | others)
+    return Row(**defaults | values)
 
 
 class TestGroups:
@@ -207,7 +205,7 @@ class TestCompressed:
         assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
 
 
-def tiny_recipe(folder, *more):
+def tiny_recipe(folder, *overrides):
     """Load a recipe with every kind of method and two seeds, for a few dozen pairs."""
     pairs = [p for p in read_corpus("builtin:de-dsb/train") if 8 < len(p.source) < 20][:84]
     for name, part in {"train": pairs[:60], "valid": pairs[60:72], "test": pairs[72:]}.items():
@@ -227,13 +225,13 @@ def tiny_recipe(folder, *more):
             "training={num_train_epochs: 1, max_tokens: 512, learning_rate: 0.01, warmup_steps: 0}",
             "compute.parallel=1",
             "evaluation={split: valid, beams: 1}",
-            *more,
+            *overrides,
         ],
     )
 
 
 class FinishedRun:
-    """A finished run, with the labels that each of its models was trained on."""
+    """A finished run and the labels that each of its models was trained on."""
 
     def __init__(self, folder):
         self.folder = folder / "run"
@@ -250,7 +248,7 @@ class FinishedRun:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(training, "A2DTrainer", RecordingTrainer)
-            for picture in ("curves", "scores", "alignment"):  # plots take as long as the rest
+            for picture in ("curves", "scores", "alignment"):  # drawing is slow
                 patch.setattr(plots, picture, lambda *_: None)
             gc.freeze()  # every training collects garbage, which takes as long as the training
             carry_out(self.recipe, self.folder, Console(record=True, width=100))
@@ -491,15 +489,15 @@ class TestComparisons:
         bleu = {row.name: row.bleu for row in rows}
         expected, gains = dict.fromkeys(texts), dict.fromkeys(texts)
         for name in texts:
-            method, _, same = name.partition("-")
+            method, _, suffix = name.partition("-")
             opponent = "kdfrom" if rival == "kd" and "from" in method else rival
             if method not in ("teacher", opponent):
-                other = texts[f"{opponent}-{same}"]
-                expected[name], *_ = p_values(other, {"": texts[name]}, references).values()
-                gains[name] = bleu[name] - bleu[f"{opponent}-{same}"]
+                baseline = texts[f"{opponent}-{suffix}"]
+                expected[name], *_ = p_values(baseline, {"": texts[name]}, references).values()
+                gains[name] = bleu[name] - bleu[f"{opponent}-{suffix}"]
         assert {row.name: getattr(row, f"p_vs_{rival}") for row in rows} == expected
         assert {row.name: getattr(row, f"gain_vs_{rival}") for row in rows} == gains
-        assert len(set(expected.values())) > 5  # otherwise mixed-up names could pass
+        assert len(set(expected.values())) > 5  # otherwise confused names would pass
 
     def test_are_left_out_without_a_rival(self, run, recipe):
         methods = [method for method in recipe.methods if method.method == "a2d"]

@@ -1,4 +1,4 @@
-"""docs/results.md says what the files in results/ bear out, and nothing else."""
+"""docs/results.md contains exactly the figures of the files in results/."""
 
 import importlib.util
 import json
@@ -93,8 +93,8 @@ def test_an_experiment_has_every_figure(page, folder, monkeypatch, tmp_path):
 
 def test_every_experiment_has_its_regions(page):
     folders = {path.parent.name for path in (ROOT / "results").glob("*/about.yaml")}
-    wanted = folders | {f"{name} command" for name in folders}
-    assert sorted(page.regions.names(page.PAGE)) == sorted(wanted)
+    expected = folders | {f"{name} command" for name in folders}
+    assert sorted(page.regions.names(page.PAGE)) == sorted(expected)
 
 
 def test_only_regions_are_filled(page, tmp_path):
@@ -109,13 +109,13 @@ def test_only_regions_are_filled(page, tmp_path):
 
 
 def test_recovered_is_the_share_of_the_teachers_lead(page):
-    found = [("baseline", 11.0), ("a2d", 14.0), ("kd", 10.0)]
-    rows = [replace(row(f"{name}-1", REFERENCES), bleu=bleu) for name, bleu in found]
+    scores = [("baseline", 11.0), ("a2d", 14.0), ("kd", 10.0)]
+    rows = [replace(row(f"{name}-1", REFERENCES), bleu=bleu) for name, bleu in scores]
     baseline, a2d, kd = results.group_rows(rows)
     assert page.recovered(a2d, baseline, 17.0) == "50%"
     assert page.recovered(kd, baseline, 17.0) == "-17%"
     assert page.recovered(baseline, baseline, 17.0) == ""
-    assert page.recovered(a2d, baseline, 11.0) == ""  # a teacher without a lead
+    assert page.recovered(a2d, baseline, 11.0) == ""  # a teacher no better than the students
     assert page.recovered(a2d, None, 17.0) == page.recovered(a2d, baseline, None) == ""
 
 
@@ -130,10 +130,10 @@ def test_translations_that_score_otherwise_stop_it(page, folder):
 
 
 def test_duels_are_between_students_of_one_seed(page, folder):
-    found = [replace(r, name=r.name.replace("-", "-3+3x8-seed")) for r in results.read(folder)]
+    rows = [replace(r, name=r.name.replace("-", "-3+3x8-seed")) for r in results.read(folder)]
     for path in (folder / "hypotheses").glob("*-*"):
         path.rename(path.with_name(path.name.replace("-", "-3+3x8-seed")))
-    (line,) = page.duels(folder, found, [("a2d", "kd")])
+    (line,) = page.duels(folder, rows, [("a2d", "kd")])
     gain = score(HYPOTHESES["a2d-1"], REFERENCES).bleu - score(HYPOTHESES["kd-1"], REFERENCES).bleu
     assert line.startswith(f"`a2d` over `kd`: {gain:+.2f} (")
     assert line.endswith("/1)")

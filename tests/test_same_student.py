@@ -1,4 +1,4 @@
-"""The same settings give the same student, whichever way they are given."""
+"""Command, recipe and Python train the same student from the same settings."""
 
 import json
 
@@ -26,9 +26,9 @@ OVERRIDES = [
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def folder(tmp_path_factory):
     """A folder with a teacher and the three parts of a corpus."""
-    folder = tmp_path_factory.mktemp("place")
+    folder = tmp_path_factory.mktemp("folder")
     released("opus", folder / "teacher", layers=(3, 2))
     for name, pairs in {"train": PAIRS[:80], "valid": PAIRS[80:95], "test": PAIRS[95:110]}.items():
         text = "".join(f"{pair.source}\t{pair.target}\n" for pair in pairs)
@@ -37,47 +37,47 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def by_command(place):
-    """The weights of a student of `a2d distill`, and the folder of its run."""
-    parts = ([str(place / f"{name}.tsv")] for name in ("train", "valid", "test"))
+def by_command(folder):
+    """Weights of a student of `a2d distill`, and the folder of its run."""
+    parts = ([str(folder / f"{name}.tsv")] for name in ("train", "valid", "test"))
     train, valid, test = parts
     distill(
-        str(place / "teacher"),
+        str(folder / "teacher"),
         train,
         ("de", "dsb"),
-        place / "small",
+        folder / "small",
         Console(quiet=True),
         student="2x1",
         valid=valid,
         test=test,
         overrides=OVERRIDES,
     )
-    return load_file(place / "small/model.safetensors"), place / "small.run"
+    return load_file(folder / "small/model.safetensors"), folder / "small.run"
 
 
-def differing(first, second):
+def differences(first, second):
     assert first.keys() == second.keys()
     return [name for name in first if not first[name].equal(second[name])]
 
 
-def test_by_a_recipe(place, by_command):
-    corpus = [f"corpus.{name}={place / name}.tsv" for name in ("train", "valid", "test")]
-    own = [
+def test_by_a_recipe(folder, by_command):
+    corpus = [f"corpus.{name}={folder / name}.tsv" for name in ("train", "valid", "test")]
+    student = [
         "corpus.source_language=de",
         "corpus.target_language=dsb",
-        f"teacher.path={place / 'teacher'}",
+        f"teacher.path={folder / 'teacher'}",
         "students=[{encoder_layers: 2, decoder_layers: 1, heads: 2, width: 24, feed_forward: 40}]",
     ]
-    recipe = load_recipe("distill", [*corpus, *own, *OVERRIDES])
-    carry_out(recipe, place / "run", Console(quiet=True))
-    (weights,) = (place / "run/models").glob("a2d-*/model.safetensors")
-    assert differing(load_file(weights), by_command[0]) == []
+    recipe = load_recipe("distill", [*corpus, *student, *OVERRIDES])
+    carry_out(recipe, folder / "run", Console(quiet=True))
+    (weights,) = (folder / "run/models").glob("a2d-*/model.safetensors")
+    assert differences(load_file(weights), by_command[0]) == []
 
 
-def test_in_python(place, by_command):
+def test_in_python(folder, by_command):
     weights, run = by_command
-    teacher = AutoModelForSeq2SeqLM.from_pretrained(place / "teacher")
-    tokenizer = AutoTokenizer.from_pretrained(place / "teacher")
+    teacher = AutoModelForSeq2SeqLM.from_pretrained(folder / "teacher")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "teacher")
     data = load_from_disk(str(run / "tokens"))
     student = student_of(
         teacher,
@@ -95,7 +95,7 @@ def test_in_python(place, by_command):
     (history,) = run.glob("models/a2d-*/history.json")
     interval = updates_between_validations(history)
     config = A2DConfig(
-        str(place / "out"),
+        str(folder / "out"),
         alpha=1.0,  # what `a2d distill` chooses for a small corpus
         beta=1.0,
         max_steps=12,
@@ -117,8 +117,8 @@ def test_in_python(place, by_command):
         student, teacher, config, data["train"], data["valid"], processing_class=tokenizer
     )
     trainer.train()
-    trainer.save_model(str(place / "python"))
-    assert differing(load_file(place / "python/model.safetensors"), weights) == []
+    trainer.save_model(str(folder / "python"))
+    assert differences(load_file(folder / "python/model.safetensors"), weights) == []
 
 
 def updates_between_validations(history):

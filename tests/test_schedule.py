@@ -90,7 +90,7 @@ SETTINGS = {
 
 
 class Stop(TrainerCallback):
-    """Callback that ends a training as if it were killed."""
+    """Callback that simulates a killed training."""
 
     def __init__(self, step):
         self.step = step

@@ -1,4 +1,4 @@
-"""The teacher's translations: in shards that survive interruptions and cannot be mixed up."""
+"""Shards of the teacher's translations survive interruptions and cannot be confused."""
 
 import json
 import random
@@ -34,7 +34,7 @@ ODD = ("a\u2028b", "a\u0085b", "a\x0bb\x0cb", "a\rb", "a\nb", "a\x1cb", " a\t b 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """Make folder, model and tokenizer; the translations depend on the sources."""
+    """Folder, model and tokenizer; translations depend on the source."""
     return talkative([text for pair in PAIRS for text in pair], tmp_path_factory.mktemp("teacher"))
 
 
@@ -45,19 +45,19 @@ def small_shards(monkeypatch):
 
 @pytest.fixture
 def echo(monkeypatch):
-    """Replace the search: it appends `!` to sentences; returns the list of them, in order."""
-    seen = []
+    """Replace translation by appending `!`; returns the list of translated sentences."""
+    translated = []
 
-    def translated(model, tokenizer, sentences, count, **search):
+    def append(model, tokenizer, sentences, count, **search):
         if "trouble" in sentences:
             raise RuntimeError("trouble")
-        seen.extend(sentences)
+        translated.extend(sentences)
         return [[f"{sentence}!"] for sentence in sentences]
 
-    monkeypatch.setattr(shards, "n_best", translated)
+    monkeypatch.setattr(shards, "n_best", append)
     monkeypatch.setattr(shards, "load_to_run", lambda path: None)
     monkeypatch.setattr(shards, "load_tokenizer", lambda path: None)
-    return seen
+    return translated
 
 
 def translated(pairs, folder, teacher="nobody", events=None, engine="transformers", **options):
@@ -77,7 +77,7 @@ def test_are_the_teachers_in_order(teacher, tmp_path):
     texts = translated(PAIRS, tmp_path, folder, events)
     expected = translate(model, tokenizer, SOURCES, beams=2, max_tokens=100)
     assert texts == [one_line(text) for text in expected]
-    assert len(set(texts)) > len(texts) / 2  # an order could be lost
+    assert len(set(texts)) > len(texts) / 2  # a wrong order would be noticed
     assert sorted(tmp_path.iterdir()) == [shard(tmp_path, number) for number in range(6)]
     prefix = f"teacher's translations: {tmp_path.name}, "
     names = [f"{prefix}shard-{number:05}" for number in range(6)]
@@ -95,7 +95,7 @@ def test_are_as_many_as_sentences(echo, tmp_path, count):
 def test_have_one_line_for_every_sentence(echo, tmp_path):
     texts = translated([Pair(text, "") for text in ODD], tmp_path)
     assert [line.split() for line in texts] == [f"{text}!".split() for text in ODD]
-    assert echo == list(ODD)  # sources are left as they are
+    assert echo == list(ODD)  # sources stay unchanged
 
 
 class TestShards:
@@ -127,8 +127,8 @@ class TestShards:
     def test_mixed_up_or_damaged_ones_are_made_again(self, echo, tmp_path, seed):
         translated(NUMBERS, tmp_path)
         dice = random.Random(seed)
-        one, other = dice.sample(range(3), 2)
-        path = shard(tmp_path, one)
+        number, other = dice.sample(range(3), 2)
+        path = shard(tmp_path, number)
         lines = path.read_text().splitlines(keepends=True)
         damages = (
             lambda: shutil.copy(shard(tmp_path, other), path),
@@ -144,7 +144,7 @@ class TestShards:
         damages[seed]()
         echo.clear()
         assert translated(NUMBERS, tmp_path) == EXCLAIMED
-        assert echo == [pair.source for pair in NUMBERS[4 * one : 4 * one + 4]]
+        assert echo == [pair.source for pair in NUMBERS[4 * number : 4 * number + 4]]
 
     def test_of_other_sentences_are_made_again(self, echo, tmp_path):
         translated(NUMBERS, tmp_path)
@@ -155,7 +155,7 @@ class TestShards:
 
 
 class TestSharedWork:
-    """Several processes on one folder; here threads, between which locks hold as well."""
+    """Several processes share one folder. The tests use threads, to which locks apply as well."""
 
     @staticmethod
     def start(work, *arguments, **options):
@@ -226,7 +226,7 @@ class TestNBest:
         assert closest(["allein"], "x") == "allein"
 
     def test_more_than_beams_is_refused(self):
-        with pytest.raises(UserError, match=r"n_best is 6: a search with 5 beams does not find"):
+        with pytest.raises(UserError, match=r"n_best is 6: a search with 5 beams finds fewer"):
             load_recipe("demo", ["sequences.n_best=6"])
 
 
@@ -245,11 +245,11 @@ class TestCTranslate2:
     def test_a_damaged_conversion_of_an_interrupted_run_is_made_again(self, tmp_path):
         released("opus", teacher := tmp_path / "opus")
         task = Task(str(teacher), SEARCH, SequenceSettings(engine="ctranslate2"))
-        place = shards._export(task, tmp_path)
-        weights = (place / "model.bin").read_bytes()
-        (place / "model.bin").write_bytes(weights[:-9] + bytes([weights[-9] ^ 64]) + weights[-8:])
-        assert shards._export(task, tmp_path) == place
-        assert (place / "model.bin").read_bytes() == weights
+        folder = shards._export(task, tmp_path)
+        weights = (folder / "model.bin").read_bytes()
+        (folder / "model.bin").write_bytes(weights[:-9] + bytes([weights[-9] ^ 64]) + weights[-8:])
+        assert shards._export(task, tmp_path) == folder
+        assert (folder / "model.bin").read_bytes() == weights
 
     def test_models_that_it_cannot_take(self, tmp_path):
         model, _ = released("bart", tmp_path / "bart")
@@ -260,7 +260,7 @@ class TestCTranslate2:
 
 
 def test_several_workers_share_a_stored_corpus(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "SHARD", 1000)  # what it is in other processes
+    monkeypatch.setattr(shards, "SHARD", 1000)  # the value in other processes
     folder, *_ = teacher
     pairs = StoredPairs(PAIRS[number % len(PAIRS)] for number in range(2010))
     (tmp_path / "shards").mkdir()

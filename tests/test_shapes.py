@@ -1,4 +1,4 @@
-"""Shapes of students by name, and what they cost before any is trained."""
+"""Shapes of students by name, and their estimated costs."""
 
 import re
 
@@ -51,7 +51,9 @@ class TestNames:
         ],
     )
     def test_others_are_refused_in_a_sentence(self, text):
-        with pytest.raises(UserError, match=r"is no shape of a student: .* or one of tiny, base"):
+        with pytest.raises(
+            UserError, match=r"is not a shape of a student: .* or one of tiny, base"
+        ):
             parse_shape(text)
 
     def test_presets_are_not_shared(self):

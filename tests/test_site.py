@@ -1,4 +1,4 @@
-"""The documentation site: tables that are built from docstrings, and the whole build."""
+"""The documentation site: tables from docstrings, and the build."""
 
 import os
 import re
@@ -34,27 +34,27 @@ def first_cells(table):
     return [line.split("|")[1].strip(" `") for line in table.splitlines()[2:]]
 
 
-def sections(section=Recipe, place=""):
-    """All sections of a recipe by their place."""
-    found = {place or "recipe": section}
+def sections(section=Recipe, path=""):
+    """Map paths in a recipe to sections."""
+    result = {path or "recipe": section}
     for key in section.__pydantic_fields__:
         if (inner := section_at(section, key)) is not None:
-            found |= sections(inner, f"{place}.{key}".lstrip("."))
-    return found
+            result |= sections(inner, f"{path}.{key}".lstrip("."))
+    return result
 
 
-@pytest.mark.parametrize("place", sections())
-def test_every_setting_is_explained(tables, place):
-    section = sections()[place]
-    assert set(first_cells(tables.settings(place))) == set(section.__pydantic_fields__)
+@pytest.mark.parametrize("path", sections())
+def test_every_setting_is_explained(tables, path):
+    section = sections()[path]
+    assert set(first_cells(tables.settings(path))) == set(section.__pydantic_fields__)
 
 
 def test_every_section_is_on_the_page_of_settings():
-    shown = set(
+    documented = set(
         re.findall(r"<!-- build: settings ([\w.]+) -->", (DOCS / "settings.md").read_text())
     )
-    same = {"teacher.shape": "students", "teacher.training": "training", "distillation": "methods"}
-    assert {same.get(place, place) for place in sections()} == shown
+    page = {"teacher.shape": "students", "teacher.training": "training", "distillation": "methods"}
+    assert {page.get(path, path) for path in sections()} == documented
 
 
 def test_a_table_has_defaults_and_values(tables):
@@ -114,7 +114,7 @@ def test_the_site_builds_and_asks_no_other_host(tmp_path):
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("*.gz", "*.pyc"))
     shutil.copy(ROOT / "zensical.toml", tmp_path)
     paths = os.pathsep.join([str(ROOT / "tools"), str(ROOT / "src"), *sys.path])
-    done = subprocess.run(
+    process = subprocess.run(
         [Path(sys.executable).parent / "zensical", "build", "--strict"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": paths},
@@ -122,7 +122,7 @@ def test_the_site_builds_and_asks_no_other_host(tmp_path):
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
     pages = {p.name: p.read_text("utf-8") for p in (tmp_path / "build/site").glob("*.html")}
     assert 'id="a2d.A2DTrainer"' in pages["api.html"]
     assert "plateau_patience" in pages["settings.html"]

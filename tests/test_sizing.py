@@ -41,7 +41,7 @@ def test_settings_that_the_recipe_names_stay(splits):
         "methods.0.alpha=0.5",
     ]
     recipe = fill_schedule(load_recipe("distill", overrides), splits)
-    assert recipe.training.learning_rate == 5e-4  # equals the default, but the recipe names it
+    assert recipe.training.learning_rate == 5e-4  # the default value, but named in the recipe
     assert (recipe.training.num_train_epochs, recipe.training.max_steps) == (2, None)
     assert recipe.methods[0].alpha == 0.5
     assert recipe.methods[0].beta == objective_for(1, "teacher")["beta"]

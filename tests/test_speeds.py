@@ -1,4 +1,4 @@
-"""Speed of shapes: outputs of fixed length, models in alternation, each shape once."""
+"""Speed measurement: outputs of fixed length, alternating models, each shape once."""
 
 import json
 import shutil
@@ -37,14 +37,14 @@ class TestBatches:
         batches = make_batches(tokenizer, PAIRS, 60, None)
         assert len(batches) > 3
         references = {pair.source: pair.target for pair in PAIRS}
-        seen = []
+        translated = []
         for batch in batches:
             assert batch.inputs["input_ids"].numel() <= 60
             sources = tokenizer.batch_decode(batch.inputs["input_ids"], skip_special_tokens=True)
             targets = [references[source] for source in sources]
             assert batch.tokens == max(len(tokenizer(text)["input_ids"]) for text in targets)
-            seen += sources
-        assert sorted(seen) == sorted(references)
+            translated += sources
+        assert sorted(translated) == sorted(references)
 
     def test_are_cut_at_the_positions(self, model):
         for batch in make_batches(model[2], [Pair("ein Satz " * 30, "sada " * 30)], 20, 12):
@@ -54,7 +54,7 @@ class TestBatches:
 
 class TestTimedModel:
     @pytest.mark.parametrize("beams", [1, 3])
-    @pytest.mark.parametrize("ends", [50.0, -50.0])  # at once, or never
+    @pytest.mark.parametrize("ends", [50.0, -50.0])  # end immediately, or never
     def test_generates_the_number_of_tokens_of_the_batch(
         self, model, beams, ends, tmp_path, monkeypatch
     ):
@@ -79,7 +79,7 @@ class TestTimedModel:
 
 
 def splits_of(test=()):
-    """Make a corpus with this evaluated set."""
+    """Make a corpus with the given evaluated set."""
     return Splits([Pair("a", "b")], [], list(test), CleaningReport(1, {}, 1))
 
 
@@ -93,9 +93,9 @@ RECIPE = [
 class TestMeasuring:
     @pytest.fixture
     def work(self, model, tmp_path, monkeypatch):
-        """Measure; returns the run, the passes of the models in order, and the events.
+        """Measure speeds; return the run, the order of the models' passes, and the events.
 
-        The teacher needs 8 seconds for each pass, a student 4, 1, 2, 4, 1, 2…
+        Each pass takes 8 seconds with the teacher, and 4, 1, 2, 4, 1, 2… with a student.
         """
         monkeypatch.setattr(speed, "load_config", lambda path: None)
         monkeypatch.setattr(speed, "positions_of", lambda config: None)
@@ -173,7 +173,7 @@ class TestMeasuring:
 
 
 def test_figures_describe_the_measurement(model, tmp_path, monkeypatch):
-    """Measure real models, which are all equal."""
+    """Measure real models of equal size."""
     _, _, tokenizer = model
     monkeypatch.setattr(speeds, "_MAX_SECONDS", 0.0)
     monkeypatch.setattr(speeds, "_FIRST_SAMPLE", 4)

@@ -1,4 +1,4 @@
-"""Stages: done, half done, somebody else's; files all there or not at all."""
+"""Stages: finished, interrupted, of another run, damaged."""
 
 import json
 import os
@@ -41,7 +41,7 @@ class TestWork:
 
     def test_an_interrupted_stage_is_not_done_and_continues(self, tmp_path):
         stage = Stage(tmp_path / "stage", SETTINGS)
-        with pytest.raises(UnicodeEncodeError):  # any exception, somewhere in the work
+        with pytest.raises(UnicodeEncodeError):  # any exception during the work
             fill(stage, half="x", rest="\ud800")
         assert not stage.done
         assert not stage.folder.exists()
@@ -192,8 +192,8 @@ class TestRestore:
         path = stage.folder / name
         spoiled = path.read_bytes()[:-2] + b"?"
         path.write_bytes(spoiled)
-        stage.check()  # nobody else's
-        assert f"{stage.folder}: {name} is damaged. The stage is made again" in stage.restore()
+        stage.check()  # no other stage's
+        assert f"{stage.folder}: {name} is damaged. The stage is done again" in stage.restore()
         assert not stage.done
         assert (tmp_path / "a.damaged" / name).read_bytes() == spoiled
         fill(stage, output="x")

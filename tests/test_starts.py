@@ -1,4 +1,4 @@
-"""Students that start from their teacher: one stage for each shape."""
+"""Stage that makes the start of all students of a shape."""
 
 import shutil
 
@@ -34,7 +34,7 @@ def test_there_is_one_stage_for_each_shape(folder):
 
 
 def test_students_start_from_it(folder):
-    """Their learning rate is so low that they stay where they start."""
+    """The learning rate is so low that students stay at their start."""
     start = load_file(folder / "starts/1+1x2-8-16/model.safetensors")
     for method in ("from", "references"):
         trained = load_file(folder / f"models/{method}-1+1x2-8-16-seed1/model.safetensors")

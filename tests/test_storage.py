@@ -1,4 +1,4 @@
-"""Stored corpora behave like lists, but do not fill memory."""
+"""Stored corpora behave like lists, without using memory."""
 
 import os
 import signal
@@ -43,10 +43,10 @@ def test_holds_more_than_a_batch():
 
 def test_leaves_no_file_behind():
     stored = StoredPairs(PAIRS)
-    place = Path(stored._folder.name)
-    assert len(list(place.rglob("*.arrow"))) == 1
+    folder = Path(stored._folder.name)
+    assert len(list(folder.rglob("*.arrow"))) == 1
     del stored
-    assert not place.exists()
+    assert not folder.exists()
 
 
 STORE = """
@@ -74,9 +74,9 @@ def test_a_killed_process_leaves_no_file_behind(number, tmp_path):
 def test_cleaning_equals_that_of_a_list():
     rules = {"max_words": 6, "consistent": True, "deduplicate": "near"}
     stored_result, report = clean(StoredPairs(PAIRS), **rules, into=StoredPairs)
-    expected, same = clean(PAIRS, **rules)
+    expected, expected_report = clean(PAIRS, **rules)
     assert isinstance(stored_result, StoredPairs)
-    assert (list(stored_result), report) == (expected, same)
+    assert (list(stored_result), report) == (expected, expected_report)
     heldout, training = hold_out(stored_result, 40, into=StoredPairs)
     assert (heldout, list(training)) == hold_out(expected, 40)
 
@@ -94,7 +94,7 @@ def test_tokenisation_equals_that_of_a_list():
 
 @pytest.mark.parametrize("step", ["read", "clean", "hold out"])
 def test_memory_does_not_grow_with_the_corpus(tmp_path, step, monkeypatch):
-    """A pair costs a hash, to find duplicates by, and no text."""
+    """A pair takes the memory of a hash (for duplicates), not of its text."""
     monkeypatch.setattr(storage, "_BATCH_PAIRS", 100)
     path = tmp_path / "corpus.tsv"
     with path.open("w") as file:
@@ -124,5 +124,5 @@ def test_needs_no_standard_output():
         from a2d.text.storage import StoredPairs
         assert len(StoredPairs([Pair("ja", "jo")])) == 1
     """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr

@@ -38,7 +38,7 @@ def logits(model):
 
 
 def block(model, stack, index):
-    """A layer's weights by name, but for those that some layers alone have."""
+    """Weights of a layer by name, without those that only some layers have."""
     layers = model.get_encoder() if stack == "encoder" else model.get_decoder()
     layer = getattr(layers, RECORDS[model.config.model_type].layers)[index]
     return {n: w for n, w in layer.state_dict().items() if "relative_attention_bias" not in n}
@@ -55,13 +55,13 @@ def test_of_the_same_shape_computes_what_the_teacher_computes(name):
 
 
 @pytest.mark.parametrize("start", ["teacher", "marian"])
-def test_neither_chance_nor_limits_of_the_teacher_are_inherited(start):
+def test_sampling_and_limits_of_the_teacher_are_not_inherited(start):
     teacher = teacher_of("bart")
     dropped = {"do_sample": True, "top_k": 9, "max_length": 200, "max_new_tokens": 30}
-    kept = {"length_penalty": 0.6, "num_beams": 4, "no_repeat_ngram_size": 3}
-    teacher.generation_config.update(**kept, **dropped, num_return_sequences=2)
+    inherited = {"length_penalty": 0.6, "num_beams": 4, "no_repeat_ngram_size": 3}
+    teacher.generation_config.update(**inherited, **dropped, num_return_sequences=2)
     rules = student_of(teacher, start=start).generation_config
-    assert {name: getattr(rules, name) for name in kept} == kept
+    assert {name: getattr(rules, name) for name in inherited} == inherited
     assert not any(getattr(rules, name) for name in [*dropped, "num_return_sequences"])
     assert teacher.generation_config.max_length == 200
 

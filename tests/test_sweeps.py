@@ -1,4 +1,4 @@
-"""Grids of settings in a recipe, and the settings beside them: limit, split, objective."""
+"""Grids of settings in a recipe; corpus limit, evaluated split, objective."""
 
 import math
 
@@ -16,14 +16,14 @@ from a2d.text.corpus import read_corpus
 
 
 def methods(*entries, shared="null"):
-    """Load the demo with other methods; returns them expanded."""
+    """Load the demo with other methods; return the expanded methods."""
     return load_recipe(
         "demo", [f"distillation={shared}", f"methods=[{', '.join(entries)}]"]
     ).methods
 
 
 def refused(*overrides):
-    """Load the demo, expect one sentence, return it."""
+    """Load the demo, expect one error sentence and return it."""
     with pytest.raises(UserError) as caught:
         load_recipe("demo", overrides)
     message = str(caught.value)
@@ -49,7 +49,7 @@ class TestSweeps:
         assert {m.beta for m in expanded} == {1, 2}
         assert {m.alpha for m in expanded} == {0.1, 0.9}
         assert {m.decay for m in expanded} == {0, 0.5, 1}
-        assert expanded[1].name == "a2d-beta_1-alpha_0.1-decay_0.5"  # as the entry orders them
+        assert expanded[1].name == "a2d-beta_1-alpha_0.1-decay_0.5"  # in the entry's order
         assert len({m.name for m in expanded}) == 12
 
     def test_leave_the_other_settings_and_methods_alone(self):
@@ -137,9 +137,9 @@ class TestSweeps:
 
 class TestNames:
     @pytest.mark.parametrize("name", ["off", "5", "null", "1.5", "{a: b}"])
-    @pytest.mark.parametrize("more", ["", ", temperature: 2", ", temperature: [1, 2]"])
-    def test_that_yaml_takes_for_something_else_are_refused(self, name, more):
-        message = refused(f"methods=[{{method: kd, name: {name}{more}}}]")
+    @pytest.mark.parametrize("settings", ["", ", temperature: 2", ", temperature: [1, 2]"])
+    def test_that_yaml_takes_for_something_else_are_refused(self, name, settings):
+        message = refused(f"methods=[{{method: kd, name: {name}{settings}}}]")
         assert message.startswith("demo: 'methods.0.name' is ")
         assert "valid string" in message
 
@@ -183,22 +183,22 @@ class TestObjective:
 
     def test_unknown_student_start(self):
         message = refused("methods=[{method: kd, student_start: techer}]")
-        known = "'teacher', 'random' or 'marian'"
-        assert f"'methods.0.student_start' is 'techer': it must be {known}" in message
+        values = "'teacher', 'random' or 'marian'"
+        assert f"'methods.0.student_start' is 'techer': it must be {values}" in message
 
 
 class TestLimit:
     def test_draws_as_many_training_pairs_the_same_each_time(self):
         full, once, again = (
-            read_splits(load_recipe("demo", more))
-            for more in ([], ["corpus.limit=500"], ["corpus.limit=500", "seeds=[9]"])
+            read_splits(load_recipe("demo", overrides))
+            for overrides in ([], ["corpus.limit=500"], ["corpus.limit=500", "seeds=[9]"])
         )
         full, once, again = (s._replace(train=list(s.train)) for s in (full, once, again))
         assert len(once.train) == len(set(once.train)) == 500
         assert set(once.train) < set(full.train)
         assert once.train == again.train
         assert once.fingerprint == again.fingerprint != full.fingerprint
-        # Not merely the first ones: neighbours in a corpus resemble each other.
+        # The sample is not the start of the corpus: neighbours resemble each other.
         assert len(set(once.train) & set(full.train[: len(full.train) // 2])) < 300
 
     def test_leaves_the_other_parts_alone(self):
@@ -214,10 +214,10 @@ class TestLimit:
             assert splits.fingerprint == full.fingerprint
 
     @pytest.mark.parametrize(
-        ("limit", "shown"), [("0", "0"), ("-3", "-3"), ("few", "'few'"), ("1.5", "1.5")]
+        ("limit", "value"), [("0", "0"), ("-3", "-3"), ("few", "'few'"), ("1.5", "1.5")]
     )
-    def test_out_of_range(self, limit, shown):
-        assert f"'corpus.limit' is {shown}: " in refused(f"corpus.limit={limit}")
+    def test_out_of_range(self, limit, value):
+        assert f"'corpus.limit' is {value}: " in refused(f"corpus.limit={limit}")
 
 
 class TestSplit:
@@ -232,12 +232,12 @@ class TestSplit:
         valid, test = (load_recipe("demo", [f"evaluation.split={s}"]) for s in ("valid", "test"))
         splits = read_splits(valid)
         chosen, reported = (run_of(recipe, tmp_path, splits) for recipe in (valid, test))
-        places = translations_of(chosen), translations_of(reported)
-        for one, other in zip(models_of(chosen), models_of(reported), strict=True):
-            assert one == other
-            before, after = (place[one.name] for place in places)
-            assert before.folder == tmp_path / "translations/valid" / one.name
-            assert after.folder == tmp_path / "translations/test" / one.name
+        stages = translations_of(chosen), translations_of(reported)
+        for model, reported_model in zip(models_of(chosen), models_of(reported), strict=True):
+            assert model == reported_model
+            before, after = (by_name[model.name] for by_name in stages)
+            assert before.folder == tmp_path / "translations/valid" / model.name
+            assert after.folder == tmp_path / "translations/test" / model.name
             assert before.fingerprint != after.fingerprint
         assert chosen.all(TeacherScores) == reported.all(TeacherScores)
         assert chosen.all(Sequences) == reported.all(Sequences)

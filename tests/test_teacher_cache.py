@@ -1,4 +1,4 @@
-"""Cached signals equal the live teacher's, up to float16 and the unlikeliest tokens."""
+"""Cached signals equal the live teacher's, except for float16 rounding and unlikely tokens."""
 
 import json
 import pickle
@@ -43,7 +43,7 @@ def build_cache(folder, model, states=False):
 
 
 def padded_batch(rows):
-    """The sentences `rows` of the corpus as a batch, padded to the longest of them."""
+    """Batch of the sentences `rows` of the corpus, padded to the longest."""
     inputs = batch(SOURCES, TARGETS)
     widths = {
         "input_ids": max(SOURCES[r] for r in rows),
@@ -54,7 +54,7 @@ def padded_batch(rows):
 
 
 def signals(cache, rows, states=False):
-    """The cached signals of the sentences `rows`, padded like `padded_batch`."""
+    """Cached signals of the sentences `rows`, padded like `padded_batch`."""
     inputs = padded_batch(rows)
     tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORE_INDEX)
     return cache.unpack(cache.read(rows, states=states), *tokens)
@@ -66,7 +66,7 @@ def signals(cache, rows, states=False):
 )
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4], [3], [4, 2]])
 def test_terms_and_gradients_equal_the_live_teacher(tmp_path, method, states, rows):
-    model = teacher()  # its 13 tokens all fit
+    model = teacher()  # all 13 tokens fit
     cached = signals(build_cache(tmp_path / "cache", model, states), rows, states)
     student = marian(2, 1, 2, 3)
     enable_capture(student)
@@ -81,18 +81,18 @@ def test_terms_and_gradients_equal_the_live_teacher(tmp_path, method, states, ro
         sum(terms[t.name] for t in module.objective.trained_terms).backward()
         gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
         results.append((torch.stack(list(terms.values())), torch.cat(gradients)))
-    tolerance = 5e-3 if states else 1e-3  # of bfloat16, and of float16
+    tolerance = 5e-3 if states else 1e-3  # rounding of bfloat16, and of float16
     assert_close(results[1][0], results[0][0], tolerance)
     assert_close(results[1][1], results[0][1], tolerance)
 
 
 def test_a_bf16_teacher(tmp_path):
     exact, rounded = teacher(), teacher().bfloat16()
-    both = [
+    caches = [
         signals(build_cache(tmp_path / n, m), [0, 3]) for n, m in (("1", exact), ("2", rounded))
     ]
     for group in GROUPS:
-        exact_maps, rounded_maps = (cached.features.maps[group].stacked() for cached in both)
+        exact_maps, rounded_maps = (cached.features.maps[group].stacked() for cached in caches)
         assert (exact_maps - rounded_maps).norm() < 0.05 * exact_maps.norm()
 
 
@@ -105,9 +105,9 @@ def test_padding_is_refused(tmp_path):
 def test_training_on_another_dataset_is_refused(tmp_path):
     cache = build_cache(tmp_path / "cache", teacher())
     config = A2DConfig(str(tmp_path / "out"), max_tokens=32, bf16=False, report_to=[])
-    few = corpus().select([1, 0, 2, 3, 4])
+    subset = corpus().select([1, 0, 2, 3, 4])
     collator = SimpleNamespace(pad_token_id=12, padding_side="right")
-    trainer = A2DTrainer(marian(), teacher(), config, few, teacher_cache=cache)
+    trainer = A2DTrainer(marian(), teacher(), config, subset, teacher_cache=cache)
     trainer.processing_class = collator
     with pytest.raises(UserError, match="built from another dataset than train_dataset"):
         trainer.get_train_dataloader()
@@ -119,7 +119,7 @@ def test_another_process_opens_the_files(tmp_path):
     for name, values in pickle.loads(pickled).read([2, 0], states=True).items():
         assert torch.equal(values, cache.read([2, 0], states=True)[name])
     (tmp_path / "cache/cross.npy").unlink()
-    with pytest.raises(FileNotFoundError):  # the pickle has no contents
+    with pytest.raises(FileNotFoundError):  # a pickle without contents
         pickle.loads(pickled)
 
 
@@ -168,15 +168,15 @@ def test_of_a_large_vocabulary_the_likeliest_tokens_are_stored(tmp_path):
 
 
 class TestAnotherOrDamaged:
-    """A cache of other data is refused, and a damaged one is built again."""
+    """A cache of other data is refused; a damaged cache is built again."""
 
-    OTHERS = (
+    OTHER_CORPORA = (
         lambda: corpus().select(range(3)),
         lambda: corpus().select([1, 0, 2, 3, 4]),
         lambda: dataset(batch(SOURCES, TARGETS, seed=9)),
     )
 
-    @pytest.mark.parametrize("other", OTHERS)
+    @pytest.mark.parametrize("other", OTHER_CORPORA)
     def test_corpus_is_refused(self, tmp_path, other):
         build_cache(tmp_path, teacher())
         with pytest.raises(UserError, match="built from another corpus or teacher"):
@@ -227,9 +227,9 @@ class TestAnotherOrDamaged:
 
     def test_a_cache_of_other_data_is_built_again(self, tmp_path):
         build_cache(tmp_path, teacher())
-        few = corpus().select(range(3))
-        assert open_or_build(tmp_path, teacher(), few).read([2])
-        TeacherCache(tmp_path, few, teacher())
+        subset = corpus().select(range(3))
+        assert open_or_build(tmp_path, teacher(), subset).read([2])
+        TeacherCache(tmp_path, subset, teacher())
 
     def test_an_intact_cache_is_reused(self, tmp_path, monkeypatch):
         build_cache(tmp_path, teacher())

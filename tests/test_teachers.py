@@ -49,26 +49,26 @@ def settings(corpus, teacher, name):
 
 @every_release
 def test_from_folder_to_student(name, corpus, tmp_path):
-    """Trimmed, cached, decoded and distilled; plain transformers then translates identically."""
-    whole, _ = released(name, tmp_path / "teacher", heads=2)
+    """A run trims, caches, translates and distils; transformers alone translates identically."""
+    teacher, _ = released(name, tmp_path / "teacher", heads=2)
     console = Console(record=True, width=120)
     run = tmp_path / "run"
     carry_out(load_recipe("demo", settings(corpus, tmp_path / "teacher", name)), run, console)
-    assert f"of the teacher's {whole.config.vocab_size:,} tokens." in console.export_text()
+    assert f"of the teacher's {teacher.config.vocab_size:,} tokens." in console.export_text()
     students = [path for path in (run / "models").iterdir() if (path / "config.json").exists()]
     assert len(students) == 2
     sources = read_lines(run / "corpus/test.source.txt")
-    written = set()
+    outputs = set()
     for folder in students:
         model = AutoModelForSeq2SeqLM.from_pretrained(folder)
-        assert type(model) is type(whole)
-        assert model.config.vocab_size < whole.config.vocab_size
-        found = translate(model, AutoTokenizer.from_pretrained(folder), sources, beams=2)
-        wanted = read_lines(run / f"translations/test/{folder.name}/hypotheses.txt")
-        assert [" ".join(text.split()) for text in found] == wanted
-        written |= {folder.name + text for text in wanted if text}
-    assert len(written) > 1 or name == "pegasus"  # as trained here, it ends at once
-    assert without_a2d(snippet(str(folder)), sources, tmp_path) == wanted
+        assert type(model) is type(teacher)
+        assert model.config.vocab_size < teacher.config.vocab_size
+        translations = translate(model, AutoTokenizer.from_pretrained(folder), sources, beams=2)
+        expected = read_lines(run / f"translations/test/{folder.name}/hypotheses.txt")
+        assert [" ".join(text.split()) for text in translations] == expected
+        outputs |= {folder.name + text for text in expected if text}
+    assert len(outputs) > 1 or name == "pegasus"  # it ends at once after this short training
+    assert without_a2d(snippet(str(folder)), sources, tmp_path) == expected
     saved = json.loads((folder / "generation_config.json").read_text())
     assert saved["num_beams"] == 2
     assert 128 <= saved["max_length"] <= 200
@@ -88,13 +88,13 @@ class TestLanguages:
         else:
             assert output[:2] == [tokenizer.eos_token_id, code]
 
-    @pytest.mark.parametrize(("name", "known"), [("m2m100", "cs"), ("nllb", "ces_Latn")])
-    def test_unknown_ones(self, name, known, tmp_path):
+    @pytest.mark.parametrize(("name", "code"), [("m2m100", "cs"), ("nllb", "ces_Latn")])
+    def test_unknown_ones(self, name, code, tmp_path):
         released(name, tmp_path)
         with pytest.raises(UserError, match=r"knows no language .*xx"):
-            load_tokenizer(tmp_path, ("xx", known))
+            load_tokenizer(tmp_path, ("xx", code))
         with pytest.raises(UserError, match=r"knows no language .*xx"):
-            load_tokenizer(tmp_path, (known, "xx"))
+            load_tokenizer(tmp_path, (code, "xx"))
 
     def test_of_one_that_knows_none(self, tmp_path):
         released("opus", tmp_path)
@@ -102,7 +102,7 @@ class TestLanguages:
             load_tokenizer(tmp_path, ("de", "cs"))
 
     @pytest.mark.parametrize("trim", [True, False])
-    def test_are_asked_for(self, corpus, tmp_path, trim):
+    def test_must_be_named(self, corpus, tmp_path, trim):
         released("nllb", tmp_path / "teacher")
         recipe = load_recipe(
             "demo", [*settings(corpus, tmp_path / "teacher", "opus"), f"teacher.trim={trim}"]
@@ -120,8 +120,8 @@ class TestSourcePrefix:
 
     def test_goes_before_sources_alone(self, tmp_path):
         _, plain = released("t5", tmp_path)
-        told = load_tokenizer(tmp_path, prefix=self.PREFIX)
-        told.save_pretrained(tmp_path)
+        tokenizer = load_tokenizer(tmp_path, prefix=self.PREFIX)
+        tokenizer.save_pretrained(tmp_path)
         again = load_tokenizer(tmp_path)
         tokens = tokenise(PAIRS[:9], again)
         assert tokens["input_ids"] == [
@@ -147,7 +147,7 @@ class TestSourcePrefix:
         assert again.init_kwargs["source_prefix"] == self.PREFIX
 
     def test_travels_from_the_recipe_to_what_is_shipped(self, corpus, tmp_path):
-        """Trimmed, distilled, exported: all translate as transformers does the prefixed text."""
+        """Student and exported model translate like transformers with the prefix in the text."""
         released("t5", tmp_path / "teacher", heads=2)
         run = tmp_path / "run"
         overrides = settings(corpus, tmp_path / "teacher", "t5")
@@ -158,7 +158,7 @@ class TestSourcePrefix:
         sources = read_lines(run / "corpus/test.source.txt")
         (folder,) = (run / "models").glob("a2d*")
         model, tokenizer = load_model(folder).eval(), AutoTokenizer.from_pretrained(folder)
-        for text, wanted in zip(
+        for text, expected in zip(
             sources,
             read_lines(run / f"translations/test/{folder.name}/hypotheses.txt"),
             strict=True,
@@ -166,8 +166,8 @@ class TestSourcePrefix:
             inputs = tokenizer(self.PREFIX + text, return_tensors="pt")
             assert tokenizer.unk_token_id not in inputs["input_ids"]
             output = model.generate(**inputs)
-            found = tokenizer.decode(output[0], skip_special_tokens=True)
-            assert " ".join(found.split()) == wanted
+            translation = tokenizer.decode(output[0], skip_special_tokens=True)
+            assert " ".join(translation.split()) == expected
         export(folder, tmp_path / "exported")
         assert ExportedModel(tmp_path / "exported").translate(sources, beams=2) == translate(
             model, tokenizer, sources, beams=2

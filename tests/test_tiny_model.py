@@ -1,4 +1,4 @@
-"""A whole student and teacher of the authors' code, moved into Marian, behave as they did there."""
+"""Student and teacher of the authors' code, converted to Marian, behave as in their code."""
 
 from functools import cache
 
@@ -42,7 +42,7 @@ def weights_of(role):
 
 
 def model(role):
-    """Marian with the weights of a fairseq model; the names differ in a prefix alone."""
+    """Marian with the weights of a fairseq model; the names differ only in a prefix."""
     geometry = GEOMETRIES[role]
     converted = marian(
         *geometry,
@@ -74,10 +74,10 @@ def model(role):
 
 
 class FairseqPositions(nn.Module):
-    """Position embeddings of one given batch, as fairseq numbers its positions.
+    """Position embeddings of one batch with fairseq's numbers of positions.
 
-    The n-th token of a sentence (from 1), wherever padding has moved it, takes row n+1 of the
-    table; padding takes row 1, which is zero. Marian numbers columns from 0, padding or not.
+    The n-th token of a sentence (from 1) takes row n+1 of the table, wherever padding has moved
+    it; padding takes row 1, which is zero. Marian numbers columns from 0, padding included.
     """
 
     def __init__(self, table, is_token):
@@ -91,11 +91,11 @@ class FairseqPositions(nn.Module):
 
 
 def as_in_fairseq(role):
-    """The model on the fixture's batch as it is: padding counts as it did in fairseq.
+    """Convert a model so that it treats padding in the fixture's batch as fairseq does.
 
-    The official formula reads maps at padding too, so that positions there, padded target keys
-    (hidden from padded queries, which Marian doesn't do by itself) and the decoder's input at
-    padding have to agree.
+    The official formula reads maps at padding, too. Positions at padding, padded target keys
+    (hidden from padded queries, unlike in Marian) and the decoder's input at padding must
+    therefore be equal.
     """
     converted = model(role)
     source, decoder_input = array("batch/src_tokens"), array("batch/prev_output_tokens")
@@ -151,7 +151,7 @@ def test_logits_and_maps(role):
 
 @pytest.mark.parametrize("role", GEOMETRIES)
 def test_logits_and_maps_of_tokens_without_fairseqs_padding(role):
-    """Source padded on the right, as this package does: column c takes row c+2 of the table."""
+    """Sources padded on the right, as in this package: column c takes row c+2 of the table."""
     converted = model(role)
     for side in (converted.model.encoder, converted.model.decoder):
         side.embed_positions.weight.data[:] = array("pos_table")[2:]
@@ -192,7 +192,7 @@ def test_objective(epoch, dtype):
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_gradients(dtype):
-    """Each gradient's norm, and its product with cos(0), cos(1), …"""
+    """Compare each gradient's norm and its product with cos(0), cos(1), …"""
     module, _, _ = measure(1, dtype)
     ours = {
         name.removeprefix("student.model."): parameter.grad

@@ -1,4 +1,4 @@
-"""Losses on next tokens: against naive twins and PyTorch's autograd, in chunks, in bf16."""
+"""Token losses: naive twins, PyTorch's autograd, chunks, bf16."""
 
 import naive
 import pytest
@@ -38,7 +38,7 @@ def top_tokens(logits, count):
 
 
 def spread(top):
-    """The distribution that the likeliest tokens stand for, written out."""
+    """Expand likeliest tokens into a full distribution."""
     other_count = VOCABULARY - top.ids.shape[-1]
     remainder = 1 - top.log_probabilities.exp().sum(-1, keepdim=True)
     distribution = (remainder / max(other_count, 1)).repeat(1, VOCABULARY)
@@ -46,7 +46,7 @@ def spread(top):
 
 
 def reference(student, target, ids, alpha, temperature, smoothing):
-    """The three losses in PyTorch's own operations, with a graph."""
+    """The three losses by PyTorch's operations, with a graph."""
     ce = torch.nn.functional.cross_entropy(
         student.logits, ids, reduction="sum", label_smoothing=smoothing
     )

@@ -1,4 +1,4 @@
-"""Vocabularies: nothing gets lost, the same text gives the same vocabulary, files load anywhere."""
+"""Vocabularies: no text is lost, training is reproducible, files load without a2d."""
 
 import json
 import re
@@ -26,9 +26,9 @@ from a2d.text.corpus import read_corpus
 
 TEXTS = [text for pair in read_corpus("builtin:de-dsb/valid")[:400] for text in pair]
 SIZE = 700
-# 2000 characters, each as frequent as the others: more than an alphabet holds.
+# 2000 characters, all equally frequent: more than fit into the alphabet.
 MANY_CHARACTERS = [
-    "".join(chr(0x4E00 + 10 * line + place) for place in range(10)) for line in range(200)
+    "".join(chr(0x4E00 + 10 * line + column) for column in range(10)) for line in range(200)
 ]
 
 
@@ -42,12 +42,12 @@ def round_trip(tokenizer, text):
 
 
 def tidy(text):
-    """Single spaces, none outside; other kinds of space stay."""
+    """Reduce spaces to single ones inside the text; other kinds of space stay."""
     return re.sub(" +", " ", text).strip(" ")
 
 
 class TestRoundTrip:
-    # U+2581 is what the tokenizer writes for a space, as in SentencePiece.
+    # The tokenizer writes U+2581 for a space, as SentencePiece does.
     CHARACTERS = st.characters(codec="utf-8", exclude_characters="▁")
 
     @settings(deadline=None)
@@ -138,7 +138,7 @@ class TestDeterminism:
 
 @pytest.fixture(scope="module")
 def model_folder(tokenizer, tmp_path_factory):
-    """A saved model: its Marian config.json must not make transformers look for SentencePiece."""
+    """A saved Marian model: its config.json must not make transformers look for SentencePiece."""
     folder = tmp_path_factory.mktemp("model")
     new_model(
         tokenizer, encoder_layers=1, decoder_layers=1, heads=2, width=8, feed_forward=8

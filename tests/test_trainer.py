@@ -80,7 +80,7 @@ def trainer(folder, tokenizer, data, *, dropout=0.0, teacher=True, **settings):
 
 
 def gradients(folder, tokenizer, data, batches, **settings):
-    """Gradients of one optimisation step over `batches` (lists of sentence indices)."""
+    """Gradients of one update over `batches` (lists of sentence indices)."""
     distiller = trainer(folder, tokenizer, data, **settings)
     collate = distiller.data_collator
     inputs = [collate([data[i] for i in batch]) for batch in batches]
@@ -109,14 +109,14 @@ def test_gradient_accumulation_equals_one_big_batch(tmp_path, tokenizer, data):
         key=lambda n: sum(len(row["input_ids"]) == n == len(row["labels"]) for row in data),
     )
     rows = [i for i, r in enumerate(data) if len(r["input_ids"]) == len(r["labels"]) == length]
-    one = data.select([rows[i % len(rows)] for i in range(8)])
+    same_length = data.select([rows[i % len(rows)] for i in range(8)])
     # Plain gradient descent: Adam's first step would magnify round-off in gradients near zero.
     settings = {"max_steps": 1, "max_grad_norm": 0.0, "optim": "sgd", "warmup_steps": 0}
-    big = trainer(tmp_path / "1", tokenizer, one, max_tokens=8 * length, **settings)
+    big = trainer(tmp_path / "1", tokenizer, same_length, max_tokens=8 * length, **settings)
     small = trainer(
         tmp_path / "8",
         tokenizer,
-        one,
+        same_length,
         max_tokens=length,
         gradient_accumulation_steps=8,
         **settings,
@@ -380,7 +380,7 @@ def test_a_state_of_no_training_is_set_aside(state, tmp_path, caplog):
 
 
 def test_epoch_reaches_a_wrapped_sampler(tmp_path, tokenizer, data):
-    """accelerate wraps it for two processes; one resumes after its first batch."""
+    """accelerate wraps the sampler for two processes; one process resumes after its first batch."""
     distiller = trainer(tmp_path, tokenizer, data)
     distiller.get_train_dataloader()
     shard = BatchSamplerShard(distiller._train_sampler, 2, 0, even_batches=False)
@@ -418,14 +418,14 @@ def test_attention_transfer_falls_faster_on_a_plateau(tmp_path, tokenizer, data)
     distiller.state.global_step, distiller.state.max_steps = 3, 8
     (weight,) = {t.weight_at(distiller._progress) for t in distiller.objective.terms[2:3]}
     assert weight == pytest.approx(distiller.args.beta * 5 / 8)
-    schedule.finish(3)  # a third of 3 updates are left
+    schedule.finish(3)  # a third of the 3 past updates follows
     assert schedule.end == 4
     (weight,) = {t.weight_at(distiller._progress) for t in distiller.objective.terms[2:3]}
     assert weight == pytest.approx(distiller.args.beta / 4)
 
 
 def record_weights(monkeypatch, name):
-    """The list of a term's weights in the batches that are trained."""
+    """List that collects the weights of a term in the training batches."""
     weights, weight_at = [], Term.weight_at
 
     def record(term, progress):
@@ -518,7 +518,7 @@ def test_a_float32_student_learns_from_a_bf16_teacher(tmp_path, tokenizer, data,
         )
         distiller.create_optimizer()
         batch = distiller.data_collator([data[i] for i in range(5)])
-        torch.manual_seed(0)  # dropout's
+        torch.manual_seed(0)  # of dropout
         with distiller.prepare_student():
             distiller.training_step(distiller.model, batch)
         parameters = [p for p in distiller.student.parameters() if p.grad is not None]
@@ -547,7 +547,7 @@ def test_pickled_objects_in_a_checkpoint_are_refused(name, tmp_path, tokenizer, 
     trainer(tmp_path, tokenizer, data, **settings).train()
     checkpoint = tmp_path / "checkpoint-2"
     torch.save({"object": Planted(tmp_path / "ran")}, checkpoint / name)
-    seal(checkpoint)  # as an attacker would
+    seal(checkpoint)  # like an attacker
     again = trainer(tmp_path, tokenizer, data, **settings | {"max_steps": 4})
     with pytest.raises(UserError, match="checkpoint-2 is not a checkpoint of this training"):
         again.train(resume_from_checkpoint=True)
@@ -555,7 +555,7 @@ def test_pickled_objects_in_a_checkpoint_are_refused(name, tmp_path, tokenizer, 
 
 
 class Planted:
-    """An object whose unpickling writes a file."""
+    """Object that writes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path

@@ -7,7 +7,6 @@ import pytest
 import torch
 from features import (
     agree,
-    alone,
     case,
     cases,
     cast,
@@ -16,10 +15,11 @@ from features import (
     example,
     kl,
     losses_of,
-    matters,
-    refilled,
+    one_sentence,
+    refill,
+    relevant,
     tensors,
-    typed,
+    wrap_maps,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,7 +62,7 @@ def twin(formula, group, weight, maps, teacher_maps, source, target, mixture=Non
 
 
 def intermediate(formula, weights, probabilities):
-    """One position of one intermediate map, from the student's channels there."""
+    """One position of an intermediate map, from the student's channels at that position."""
     if formula == "paper":
         return dot(weights, probabilities)
     if formula == "geometric":
@@ -108,8 +108,8 @@ def test_value_and_gradients_equal_the_naive_twin(formula, c, group, start):
 def test_padding_and_future_positions_have_no_influence(formula, c):
     transfer = a2d(c.shapes, formula)
     terms = losses_of(transfer, c)
-    other = refilled(c)
-    mask = matters(c)
+    other = refill(c)
+    mask = relevant(c)
     for maps in other.student.maps.values():
         maps.requires_grad_()
     for group, term in losses_of(transfer, other).items():
@@ -122,7 +122,7 @@ def test_padding_and_future_positions_have_no_influence(formula, c):
 def test_terms_are_sums_over_sentences_without_padding(formula):
     c = example()
     transfer = a2d(c.shapes, formula)
-    parts = [losses_of(transfer, alone(c, index)) for index in range(len(c.source))]
+    parts = [losses_of(transfer, one_sentence(c, index)) for index in range(len(c.source))]
     for group, term in losses_of(transfer, c).items():
         assert close(sum(part[group] for part in parts), term)
 
@@ -166,7 +166,7 @@ def test_a_term_reads_the_maps_of_its_group_alone(formula):
     for group in GROUPS:
         transfer = a2d(c.shapes, formula, (group,))
         models = c.student, c.teacher
-        bare = [typed(Features({group: model.maps[group]}, {}, {})) for model in models]
+        bare = [wrap_maps(Features({group: model.maps[group]}, {}, {})) for model in models]
         assert close(transfer(*bare, {group: c.masks[group]})[group], all_terms[group])
 
 
@@ -185,14 +185,16 @@ def test_uniform_start_is_the_guess_and_a_tenth_of_the_random_start(student, tea
     alignment = AttentionAlignment(student, teacher)
     random = alignment.weights[group].detach().clone()
     alignment.start_uniform(scale)
-    (layers, heads), (deep, many) = sizes(student, group), sizes(teacher, group)
-    guess = torch.zeros(deep * many, layers * heads)
-    for above in range(1, deep + 1):  # a teacher's layer; the first of the student's not below it
-        layer = next(s for s in range(1, layers + 1) if s * deep >= above * layers)
-        for teacher_head in range(many):
+    (layers, heads), (teacher_layers, teacher_heads) = sizes(student, group), sizes(teacher, group)
+    guess = torch.zeros(teacher_layers * teacher_heads, layers * heads)
+    for above in range(
+        1, teacher_layers + 1
+    ):  # teacher layer; `layer`: first student layer not below it
+        layer = next(s for s in range(1, layers + 1) if s * teacher_layers >= above * layers)
+        for teacher_head in range(teacher_heads):
             for head in range(heads):
-                share = 1 / heads if heads != many else float(head == teacher_head)
-                row, column = (above - 1) * many + teacher_head, (layer - 1) * heads + head
+                share = 1 / heads if heads != teacher_heads else float(head == teacher_head)
+                row, column = (above - 1) * teacher_heads + teacher_head, (layer - 1) * heads + head
                 guess[row, column] = scale * share
     assert close(alignment.weights[group], guess + random / 10, 1e-6)
     assert alignment.weights[group].requires_grad
@@ -209,7 +211,7 @@ def test_random_start_is_that_of_the_alignment(formula):
 
 
 def twins(sharpness=1, seed=0):
-    """Student and teacher alike: of one geometry, with the same maps."""
+    """A student and a teacher with the same geometry and maps."""
     geometry = (2, 2, 2, 2)
     c = example(geometry, geometry, sharpness=sharpness, seed=seed)
     return c._replace(teacher=c.student)
@@ -301,12 +303,12 @@ def test_official_mixture_is_official_of_mixed_maps(c):
 
 def test_the_mixture_depends_on_the_seed_alone():
     c = example()
-    one, same, other = (
+    first, again, reseeded = (
         losses_of(a2d(c.shapes, "official-mixture", seed=seed), c) for seed in (1, 1, 2)
     )
     for group in GROUPS:
-        assert torch.equal(one[group], same[group])
-        assert not close(one[group], other[group], 1e-4)
+        assert torch.equal(first[group], again[group])
+        assert not close(first[group], reseeded[group], 1e-4)
 
 
 def test_nothing_trains_the_mixture():
@@ -332,7 +334,7 @@ def test_save_and_load(formula, tmp_path):
     c = example()
     transfer = a2d(c.shapes, formula, ("encoder", "cross"), seed=1).float()
     for weight in transfer.alignment.parameters():
-        weight.data.add_(0.1)  # as if it had been trained
+        weight.data.add_(0.1)  # as after a training
     transfer.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
     copy = a2d(c.shapes, formula, ("encoder", "cross"), seed=1).float()

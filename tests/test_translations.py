@@ -1,4 +1,4 @@
-"""Translations of held-out sets: one sentence a line, with the scores of what is written."""
+"""Translations of held-out sets: one sentence per line, and scores of the written lines."""
 
 import json
 
@@ -22,7 +22,7 @@ ODD = ("a\u2028b", "a\u0085b", "a\x0bb\x0cb", "a\rb", "a\nb", "a\x1cb", " a\t b 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """Folder, model and tokenizer; what it says depends on what it reads."""
+    """Folder, model and tokenizer; translations depend on the source."""
     return talkative(TEXTS, tmp_path_factory.mktemp("teacher"))
 
 
@@ -46,12 +46,12 @@ class TestLines:
 def test_scores_are_those_of_the_lines_written(teacher, tmp_path, monkeypatch):
     folder, model, _ = teacher
     pairs = read_corpus("builtin:de-dsb/test")[:60]
-    # Half right, with characters that written lines do not keep.
-    says = {pair.source: f" {pair.target} ".replace(" ", "\u2028 ") for pair in pairs[::2]}
+    # Half of the translations are right; line separators do not survive in written lines.
+    targets = {pair.source: f" {pair.target} ".replace(" ", "\u2028 ") for pair in pairs[::2]}
 
     def translated(network, tokenizer, sentences, **search):
         assert search["beams"] == 2
-        return [says.get(sentence, "něco druge") for sentence in sentences]
+        return [targets.get(sentence, "něco druge") for sentence in sentences]
 
     monkeypatch.setattr(translations, "translate", translated)
     method = MethodEntry(method="baseline", name="b")

@@ -1,4 +1,4 @@
-"""Workers: tasks here or in other processes, their events, errors, logs, cores and GPUs."""
+"""Workers: tasks in this or other processes, their events, errors, logs, cores and GPUs."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
-def report_place(name, report):
+def report_resources(name, report):
     """Return process, GPU and number of threads."""
     report(Event(name, 1, 2))
     logging.getLogger("a2d.test").info("reported by %s", name)
@@ -32,14 +32,14 @@ def report_place(name, report):
 
 
 def meet(folder, mine, other, report):
-    """Do the same while the other task runs, too."""
+    """Call `report_resources` while the other task is running."""
     (folder / mine).touch()
     wait_for((folder / other).exists)
-    return report_place(mine, report)
+    return report_resources(mine, report)
 
 
 def start_a_process(folder, mine, other, report):
-    """Do the same with a child process, which ends in any case."""
+    """Call `meet` with a running child process, which ends by itself."""
     process = subprocess.Popen(["sleep", "1000"])
     try:
         (folder / "sleeper").write_text(str(process.pid))
@@ -61,7 +61,7 @@ class TestOne:
     def test_works_in_the_process_that_submits(self, tmp_path):
         events = []
         with Workers(1, tmp_path / "log", events.append) as pool:
-            future = pool.submit(report_place, "a")
+            future = pool.submit(report_resources, "a")
             assert events == [Event("a", 1, 2)]
         assert future.done()
         assert future.result()[0] == os.getpid()
@@ -76,11 +76,11 @@ def vanish(report):
 
 
 def use(pool, folder):
-    """Submit tasks to a pool of two that an error will end; returns their outcome so far."""
+    """Submit tasks to a pool of two workers that an error ends; return their outcome so far."""
     futures = [pool.submit(meet, folder, *names) for names in (("a", "b"), ("b", "a"))]
     outcome = SimpleNamespace(places=[future.result() for future in futures])
     outcome.error = pool.submit(fail).exception()
-    outcome.afterwards = pool.submit(report_place, "c").result()
+    outcome.afterwards = pool.submit(report_resources, "c").result()
     # Both workers are busy, one of them with a child process.
     for task, name in ((meet, "x"), (start_a_process, "y")):
         pool.submit(task, folder, name, "end")
@@ -91,7 +91,7 @@ def use(pool, folder):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Outcome of tasks for two workers, whose processes start only once."""
+    """Outcome of the tasks of two workers, whose processes start only once."""
     folder, events = tmp_path_factory.mktemp("two"), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "_gpu", lambda number: f"gpu{number}")
@@ -117,12 +117,12 @@ def test_a_killed_process_is_reported(tmp_path):
 def end_in_a_finaliser(report):
     """Receive SIGTERM while a finaliser runs, where Python drops exceptions."""
 
-    class Thing:
+    class Finalised:
         pass
 
-    thing = Thing()
-    reference = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGTERM))
-    del thing
+    instance = Finalised()
+    reference = weakref.ref(instance, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    del instance
     time.sleep(600)
     return reference
 

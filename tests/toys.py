@@ -30,7 +30,7 @@ def load_fixture(name):
 
 
 def assert_close(value, reference, tolerance):
-    """Equal in shape, and in value relative to the largest of the reference."""
+    """Compare shapes, and values relative to the largest reference value."""
     value, reference = torch.as_tensor(value).detach().double(), torch.as_tensor(reference).double()
     assert value.shape == reference.shape
     assert (value - reference).abs().max() <= tolerance * reference.abs().max()
@@ -105,7 +105,7 @@ def dataset(inputs):
 
 
 class RecordedModel(nn.Module):
-    """Passes for an encoder-decoder whose maps and logits were computed elsewhere.
+    """Stand-in for an encoder-decoder with recorded maps and logits.
 
     Args:
         maps: group → attention maps (L, B, H, Q, K).
@@ -139,7 +139,7 @@ class RecordedModel(nn.Module):
                 caller = SimpleNamespace(
                     is_decoder=group != "encoder", is_causal=group == "decoder"
                 )
-                for layer in layers:  # values were not recorded
+                for layer in layers:  # no recorded values
                     attention_capture.add(caller, StackedMaps(layer), None)
         return Seq2SeqLMOutput(logits=self.lm_head(self.logits))
 
@@ -149,9 +149,9 @@ class RecordedModel(nn.Module):
 
 
 def talkative(texts, folder):
-    """A random Marian model that says different things of different sentences, saved.
+    """Save a random Marian model whose translations depend on the source.
 
-    Gives folder, model and tokenizer.
+    Returns folder, model and tokenizer.
     """
     tokenizer = train_tokenizer(texts, 400)
     torch.manual_seed(0)

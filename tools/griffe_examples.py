@@ -1,4 +1,4 @@
-"""Extension of griffe, which reads docstrings for the site: our `Example:` is its `Examples:`."""
+"""Extension of griffe, the site's reader of docstrings, for sections that are called `Example:`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import griffe
 
 
 class Examples(griffe.Extension):
-    """Renames the section, so that it is shown as Python and not as quotations."""
+    """Renames `Example:` to `Examples:`, so that the section is shown as Python code."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Rename the section in the docstring of an object."""

@@ -15,25 +15,25 @@ from a2d.models.decoding import set_generation_defaults
 from a2d.models.loading import count_parameters, load_model
 from a2d.models.tokenizer import load_tokenizer
 
-PLACE = Path(__file__).parent.parent / "src" / "a2d" / "teachers" / "en-pt"
-MOST_BYTES = 8_000_000
-LONGEST = 100
-"""Tokens of the longest sentences that it has learnt from, about."""
+FOLDER = Path(__file__).parent.parent / "src" / "a2d" / "teachers" / "en-pt"
+MAX_BYTES = 8_000_000
+MAX_LENGTH = 100
+"""Approximate number of tokens of the longest training sentences."""
 
 
 def main() -> None:
-    """Convert and save; refuse what would make the package too large."""
+    """Convert and save the model; exit if it is too large for the package."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     folder = parser.parse_args().run / "models" / "teacher"
     model = load_model(folder).to(torch.float16)
-    set_generation_defaults(model, LONGEST, LONGEST)
-    model.save_pretrained(PLACE)
-    load_tokenizer(folder).save_pretrained(PLACE)
-    size = (PLACE / "model.safetensors").stat().st_size
-    print(f"{count_parameters(model):,} parameters, {size / 1e6:.1f} MB in {PLACE}")
-    if size > MOST_BYTES:
-        raise SystemExit(f"the weights take more than {MOST_BYTES / 1e6:.0f} MB")
+    set_generation_defaults(model, MAX_LENGTH, MAX_LENGTH)
+    model.save_pretrained(FOLDER)
+    load_tokenizer(folder).save_pretrained(FOLDER)
+    size = (FOLDER / "model.safetensors").stat().st_size
+    print(f"{count_parameters(model):,} parameters, {size / 1e6:.1f} MB in {FOLDER}")
+    if size > MAX_BYTES:
+        raise SystemExit(f"the weights take more than {MAX_BYTES / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Record what tiny runs compute, so that a change of the code can be shown to change no result.
+"""Hash the results of tiny runs, to show that a change of the code does not change results.
 
     python tools/result_hashes.py before.json      # record
     python tools/result_hashes.py after.json --than before.json
 
-The runs cover every method, every formula, every model family and `a2d distill`. Each model counts
-by a hash of its tensors, each file of translations by a hash of its text. Hashes compare on one
-machine only: another CPU rounds otherwise.
+The runs cover every method, every formula, every model family and `a2d distill`. Models are hashed
+by their tensors, translations by their text. Compare hashes of one machine only: another CPU rounds
+differently.
 """
 
 from __future__ import annotations
@@ -77,20 +77,20 @@ def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
     yield from _run(folder / "methods", [*corpus, *small, f"methods={METHODS}"])
     cached = ["teacher.cache=true", "methods=[kd, a2d, a2d+hidden, seqkd+a2d, minilm]"]
     yield from _run(folder / "cached", [*corpus, *small, *cached])
-    more = [f"corpus.monolingual={monolingual}", "sequences.n_best=2"]
-    more += ["methods=[seqkd, seqkd+references]", "training.plateau_patience=4"]
-    yield from _run(folder / "monolingual", [*corpus, *small, *more])
+    extended = [f"corpus.monolingual={monolingual}", "sequences.n_best=2"]
+    extended += ["methods=[seqkd, seqkd+references]", "training.plateau_patience=4"]
+    yield from _run(folder / "monolingual", [*corpus, *small, *extended])
     for name in pretrained.FAMILIES:
-        place = folder / "released" / name
-        pretrained.released(name, place)
-        teacher = f"teacher={{path: {place}, trim: {str(name in ('opus', 't5', 'nllb')).lower()}"
+        released = folder / "released" / name
+        pretrained.released(name, released)
+        teacher = f"teacher={{path: {released}, trim: {str(name in ('opus', 't5', 'nllb')).lower()}"
         if name in pretrained.LANGUAGES:
             teacher += ", languages: [{}, {}]".format(*pretrained.LANGUAGES[name])
         if name == "t5":
             teacher += ", source_prefix: 'translate German to Czech: '"
         sizes = "{encoder_layers: 2, decoder_layers: 1, heads: 2, width: 24, feed_forward: 40}"
-        own = [teacher + "}", f"students=[{sizes}]", f"methods={FAMILY_METHODS}"]
-        yield from _run(folder / name, [*corpus, *own])
+        settings = [teacher + "}", f"students=[{sizes}]", f"methods={FAMILY_METHODS}"]
+        yield from _run(folder / name, [*corpus, *settings])
     yield from _distilled(folder / "student")
 
 

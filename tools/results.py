@@ -1,10 +1,9 @@
-"""Fill the tables and draw the pictures of docs/results.md from the files in results/ alone.
+"""Fill the tables and draw the pictures of docs/results.md from the files in results/.
 
-Every folder there is one experiment: what `a2d run` wrote to its run's `results` folder, or several
-such folders side by side, and `about.yaml`, which names its command and what to compare. A region
-`NAME` of the page (see regions.py) holds the figures of an experiment, `NAME command` its command,
-device and time. All translations are scored again first: figures that do not match them stop the
-program.
+Each folder is an experiment: the `results` folder of a run of `a2d run`, or several of them, and
+`about.yaml` with the command and the comparisons. The page's region `NAME` (see regions.py) has the
+figures of an experiment, `NAME command` its command, device and time. All translations are scored
+again first; the program exits if a figure differs.
 
     python tools/results.py [EXPERIMENT…]
 """
@@ -53,13 +52,13 @@ def main() -> None:
 
 
 def experiment(folder: Path, about: dict[str, Any]) -> tuple[str, str]:
-    """Figures of one experiment, and its command, device and time."""
+    """Return the figures of one experiment, and its command, device and time, as Markdown."""
     parts = {part: folder / part for part in about.get("parts", [])} or {"": folder}
     lines: list[str] = []
     rows: list[Row] = []
-    for part, place in parts.items():
-        scored = results.read(place)
-        check(place, scored)
+    for part, part_folder in parts.items():
+        scored = results.read(part_folder)
+        check(part_folder, scored)
         lines += [*([f"**{part}**"] if part else []), table(scored, about["measured"])]
         rows += [replace(row, student=part or row.student) for row in scored]
     plots.scores(rows, PICTURES / f"{folder.name}.png", about["measured"])
@@ -76,22 +75,22 @@ def experiment(folder: Path, about: dict[str, Any]) -> tuple[str, str]:
 
 
 def check(folder: Path, rows: list[Row]) -> None:
-    """Score every translation again; exit where a file says otherwise."""
+    """Score every translation again; exit if a score differs from the file's."""
     references = results.read_compressed(folder / "references.txt.gz")
     for row in rows:
-        if row.bleu is None or row.chrf is None:  # a teacher whose translations are not known
+        if row.bleu is None or row.chrf is None:  # a teacher without translations
             continue
         hypotheses = results.read_compressed(folder / "hypotheses" / f"{row.name}.txt.gz")
-        found = score(hypotheses, references)
-        if abs(found.bleu - row.bleu) > 1e-9 or abs(found.chrf - row.chrf) > 1e-9:
+        actual = score(hypotheses, references)
+        if abs(actual.bleu - row.bleu) > 1e-9 or abs(actual.chrf - row.chrf) > 1e-9:
             sys.exit(
-                f"{folder}: {row.name} scores {found.bleu:.4f} BLEU and {found.chrf:.4f} chrF, but "
-                f"scores.json says {row.bleu:.4f} and {row.chrf:.4f}."
+                f"{folder}: {row.name} scores {actual.bleu:.4f} BLEU and {actual.chrf:.4f} chrF; "
+                f"scores.json has {row.bleu:.4f} and {row.chrf:.4f}."
             )
 
 
 def table(rows: list[Row], measured: str) -> str:
-    """A Markdown table, one line per method, setting and student, the best BLEU in bold."""
+    """Make a Markdown table, a row per method, setting and student, with the best BLEU in bold."""
     groups = results.group_rows(rows)
     best: dict[str, Group] = {}
     for group in groups:
@@ -124,7 +123,7 @@ def table(rows: list[Row], measured: str) -> str:
 
 
 def gain(group: Group, rival: str) -> str:
-    """The mean difference, and in how many seeds it is significant."""
+    """Mean gain over a rival, and the number of seeds in which it is significant."""
     count = group.count_significant(rival)
     if count is None:
         return ""
@@ -132,7 +131,7 @@ def gain(group: Group, rival: str) -> str:
 
 
 def recovered(group: Group, baseline: Group | None, teacher: float | None) -> str:
-    """The gain over the first baseline as a share of the teacher's; nothing without a lead."""
+    """Gain over the first baseline as a share of the teacher's gain; empty if the latter is ≤ 0."""
     if teacher is None or baseline in (None, group) or group.label == "teacher":
         return ""
     lead = teacher - baseline.mean("bleu")
@@ -140,30 +139,30 @@ def recovered(group: Group, baseline: Group | None, teacher: float | None) -> st
 
 
 def duels(folder: Path, rows: list[Row], pairs: list[tuple[str, str]]) -> Iterator[str]:
-    """Methods, by name, compared directly: mean gain, and in how many seeds it is significant."""
+    """Compare pairs of methods: mean gain, and number of seeds in which it is significant."""
     references = results.read_compressed(folder / "references.txt.gz")
     named = {row.name: row for row in rows}
 
     def hypotheses(row: Row) -> list[str]:
         return results.read_compressed(folder / "hypotheses" / f"{row.name}.txt.gz")
 
-    for one, other in pairs:
-        gains, chances = [], []
+    for method, rival_method in pairs:
+        gains, p = [], []
         for row in rows:
-            cell = f"-{row.student}-seed{row.seed}"
-            if row.name == one + cell:
-                rival = named[other + cell]
+            suffix = f"-{row.student}-seed{row.seed}"
+            if row.name == method + suffix:
+                rival = named[rival_method + suffix]
                 assert row.bleu is not None
                 assert rival.bleu is not None
                 gains.append(row.bleu - rival.bleu)
-                found = p_values(hypotheses(rival), {one: hypotheses(row)}, references)
-                chances.append(found[one])
-        wins = results.count_significant(gains, chances)
-        yield f"`{one}` over `{other}`: {mean(gains):+.2f} ({wins}/{len(gains)})"
+                values = p_values(hypotheses(rival), {method: hypotheses(row)}, references)
+                p.append(values[method])
+        wins = results.count_significant(gains, p)
+        yield f"`{method}` over `{rival_method}`: {mean(gains):+.2f} ({wins}/{len(gains)})"
 
 
 def curves(folder: Path, rows: list[Row], labels: list[str]) -> Iterator[tuple[str, Any]]:
-    """For each label the points (seconds, validation BLEU), averaged over seeds."""
+    """Yield each label with its points (seconds, validation BLEU), averaged over seeds."""
     with (folder / "curves.csv").open(encoding="utf-8", newline="") as file:
         records = list(csv.DictReader(file))
     names = {row.name: row.label for row in rows}
@@ -177,7 +176,7 @@ def curves(folder: Path, rows: list[Row], labels: list[str]) -> Iterator[tuple[s
 
 
 def facts(rows: list[Row], about: dict[str, Any]) -> str:
-    """The command, the hardware and the time."""
+    """Command, hardware and time of an experiment, as Markdown."""
     devices = sorted({row.device for row in rows if row.device})
     seconds = sum(row.train_seconds or 0 for row in rows)
     command = about["command"].strip()
@@ -188,7 +187,7 @@ def facts(rows: list[Row], about: dict[str, Any]) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """Format a duration as hours, minutes and seconds."""
     return str(timedelta(seconds=round(seconds)))
 
 

@@ -1,8 +1,9 @@
-"""Cut the sample memory out of the English→Portuguese corpus, for `a2d.corpora` and its teacher.
+"""Split the English→Portuguese corpus into the sample memory and the teacher's training data.
 
 `python tools/sample_memory.py train.tsv.gz FOLDER` writes two files into FOLDER: `memory.tmx.gz`,
-pairs drawn at random, and `train.tsv.gz`, what is left of the corpus for the teacher. No text of
-one occurs in the other, case, numbers and punctuation aside (`a2d.text.cleaning.hold_out`).
+random pairs for `a2d.corpora`, and `train.tsv.gz`, the remaining pairs for the teacher. The files
+share no text, even without regard to case, numbers and punctuation
+(`a2d.text.cleaning.hold_out`).
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ _FOOTER = "</body>\n</tmx>\n"
 
 
 def main() -> None:
-    """Read the corpus; write memory and rest."""
+    """Read the corpus; write memory and training data."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    rest: list[Pair]
-    memory, rest = hold_out(read_corpus(arguments.corpus), MEMORY_PAIRS)
+    remaining: list[Pair]
+    memory, remaining = hold_out(read_corpus(arguments.corpus), MEMORY_PAIRS)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     units = "".join(_UNIT.format(*map(escape, pair)) for pair in memory)
     content = gzip.compress((_HEADER + units + _FOOTER).encode(), mtime=0)
     (arguments.folder / "memory.tmx.gz").write_bytes(content)
-    write_compressed(arguments.folder / "train.tsv.gz", ("\t".join(pair) for pair in rest))
-    print(f"{len(memory):,} pairs in memory.tmx.gz, {len(rest):,} in train.tsv.gz")
+    write_compressed(arguments.folder / "train.tsv.gz", ("\t".join(pair) for pair in remaining))
+    print(f"{len(memory):,} pairs in memory.tmx.gz, {len(remaining):,} in train.tsv.gz")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fill the table and draw the picture of docs/shapes.md: speed and quality of several shapes.
+"""Fill the table and draw the picture of docs/shapes.md: speed and quality by shape.
 
 Quality is from results/shapes, speed from benchmarks/results/decoding.json.
 
@@ -20,11 +20,11 @@ PAGE = ROOT / "docs" / "shapes.md"
 PICTURE = ROOT / "docs" / "results" / "shapes-speed.png"
 
 ENGINES = ("PyTorch, beam 5", "CTranslate2 int8, beam 5")
-"""Ways to translate, the last of them the picture's."""
+"""Engines of the table; the picture shows the last one."""
 
 
 def main() -> None:
-    """Read, draw and fill."""
+    """Read the results, draw the picture and fill the table."""
     speeds = json.loads((ROOT / "benchmarks/results/decoding.json").read_text("utf-8"))
     teacher, *students = results.read(ROOT / "results/shapes")
     assert teacher.bleu is not None
@@ -33,22 +33,22 @@ def main() -> None:
         assert row.bleu is not None
         bleu.setdefault(row.label, {})[row.student.split("x")[0]] = row.bleu
     shapes = {shape for scores in bleu.values() for shape in scores}
-    faster = {
+    speed_ups = {
         engine: {shape: speed_up(speeds, engine, shape) for shape in shapes} for engine in ENGINES
     }
-    in_order = dict(sorted(faster[ENGINES[-1]].items(), key=lambda item: item[1]))
-    plots.trade_off(bleu, in_order, teacher.bleu, PICTURE)
+    sorted_shapes = dict(sorted(speed_ups[ENGINES[-1]].items(), key=lambda item: item[1]))
+    plots.trade_off(bleu, sorted_shapes, teacher.bleu, PICTURE)
     teacher_row = ["1.0×"] * len(ENGINES) + [f"{teacher.bleu:.1f}"] * len(bleu)
     rows = [["6+6: the teacher", *teacher_row]]
-    for shape in in_order:
-        times = [f"{faster[engine][shape]:.1f}×" for engine in ENGINES]
+    for shape in sorted_shapes:
+        times = [f"{speed_ups[engine][shape]:.1f}×" for engine in ENGINES]
         rows.append([shape, *times, *[f"{scores[shape]:.1f}" for scores in bleu.values()]])
     table = regions.table(["layers", *ENGINES, *bleu], rows)
     regions.fill(PAGE, {"shapes": table}.get)
 
 
 def speed_up(speeds: dict[str, Any], engine: str, layers: str) -> float:
-    """How many times faster than 6+6 layers those translate, named as in `6+2`."""
+    """Speed of a shape, such as `6+2`, relative to 6+6 layers."""
     return float(speeds[f"{engine}: speed-up of {layers} over 6+6"]["median"])
 
 

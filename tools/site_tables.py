@@ -1,4 +1,4 @@
-"""Markdown extension of the site: tables that are built from the package's own docstrings.
+"""Markdown extension of the site: tables from the package's docstrings.
 
 A line `<!-- build: KIND NAME -->` becomes a table when the site is built:
 
@@ -28,22 +28,22 @@ BUILD = re.compile(r"<!-- build: (?P<kind>\w+) (?P<name>[\w.]+(?: \w+)*) -->")
 
 
 class Tables(Preprocessor):
-    """Replaces the markers of a page."""
+    """Preprocessor that replaces the markers of a page by tables."""
 
     def run(self, lines: list[str]) -> list[str]:
-        """Replace every line that is a marker."""
+        """Replace the lines that are markers."""
         new: list[str] = []
         for line in lines:
             marker = BUILD.fullmatch(line.strip())
-            new += ["", *built(**marker.groupdict()).split("\n"), ""] if marker else [line]
+            new += ["", *build(**marker.groupdict()).split("\n"), ""] if marker else [line]
         return new
 
 
 class TablesExtension(Extension):
-    """The extension, for Python-Markdown."""
+    """Extension of Python-Markdown that registers `Tables`."""
 
     def extendMarkdown(self, md: Markdown) -> None:
-        """Register the preprocessor before that of HTML, which would take the comments away."""
+        """Register the preprocessor before the one for HTML, which would remove the comments."""
         md.preprocessors.register(Tables(md), "a2d_tables", 100)
 
 
@@ -52,18 +52,18 @@ def makeExtension(**settings: Any) -> TablesExtension:
     return TablesExtension(**settings)
 
 
-def built(kind: str, name: str) -> str:
-    """The Markdown that takes a marker's place."""
+def build(kind: str, name: str) -> str:
+    """Build the Markdown that replaces a marker."""
     return KINDS[kind](name)
 
 
-def settings(place: str) -> str:
+def settings(path: str) -> str:
     """Settings of a recipe's section: name, values, default and meaning."""
     from a2d.runs.recipe import Recipe
     from a2d.runs.sections import section_at
 
     section: Any = Recipe
-    for key in [] if place == "recipe" else place.split("."):
+    for key in [] if path == "recipe" else path.split("."):
         section = section_at(section, key)
     return attribute_table(section).replace("None:", "`null`:")
 
@@ -75,7 +75,7 @@ def attributes(path: str) -> str:
 
 
 def attribute_table(owner: Any) -> str:
-    """A row for every documented attribute of a class and of its parents in this package."""
+    """Table of the documented attributes of a class and of its parents in this package."""
     meanings = documented(owner)
     annotations = annotations_of(owner) | dict.fromkeys(inner_sections(owner), "section")
     defaults = defaults_of(owner)
@@ -87,7 +87,7 @@ def attribute_table(owner: Any) -> str:
 
 
 def inner_sections(owner: Any) -> list[str]:
-    """Names of the settings that are sections themselves."""
+    """List the settings that are sections themselves."""
     from a2d.runs.sections import section_at
 
     named = getattr(owner, "__pydantic_fields__", {})
@@ -95,7 +95,7 @@ def inner_sections(owner: Any) -> list[str]:
 
 
 def documented(owner: Any) -> dict[str, str]:
-    """The `Attributes:` of a class and of its parents, the parents' first; escaped for a table."""
+    """Map attributes of a class and its parents to their docs, parents first, as table cells."""
     meanings: dict[str, str] = {}
     for parent in reversed(owner.__mro__):
         if parent.__module__.startswith("a2d.") and "__doc__" in vars(parent) and parent.__doc__:
@@ -112,16 +112,16 @@ def documented(owner: Any) -> dict[str, str]:
 
 
 def annotations_of(owner: Any) -> dict[str, str]:
-    """The annotations of a class's fields as they are written."""
-    found: dict[str, str] = {}
+    """Map the fields of a class to their annotations as they are written."""
+    annotations: dict[str, str] = {}
     for parent in reversed(owner.__mro__):
         if parent.__module__.startswith("a2d."):
-            found |= {k: str(v) for k, v in inspect.get_annotations(parent).items()}
-    return found
+            annotations |= {k: str(v) for k, v in inspect.get_annotations(parent).items()}
+    return annotations
 
 
 def defaults_of(owner: Any) -> dict[str, str]:
-    """The defaults of a class's fields, as a recipe would say them."""
+    """Map the fields of a class to their defaults as in a recipe."""
     if issubclass(owner, BaseModel):
         raw = {n: f.get_default(call_default_factory=True) for n, f in owner.model_fields.items()}
     else:
@@ -130,11 +130,11 @@ def defaults_of(owner: Any) -> dict[str, str]:
             f.name: f.default_factory() if f.default_factory is not MISSING else f.default
             for f in fields(owner)
         }
-    return {name: shown(value) for name, value in raw.items()}
+    return {name: format_default(value) for name, value in raw.items()}
 
 
-def shown(value: Any) -> str:
-    """A default value in YAML's words."""
+def format_default(value: Any) -> str:
+    """Format a default value as YAML."""
     value = getattr(value, "default", value) if type(value).__name__ == "FieldInfo" else value
     if value in (MISSING, PydanticUndefined, ...):
         return "required"
@@ -146,7 +146,7 @@ def shown(value: Any) -> str:
 
 
 def values(annotation: str) -> str:
-    """An annotation in a reader's words."""
+    """Format an annotation for readers."""
     annotation = re.sub(r"Annotated\[(\w+(?:\[\w+\])?), .*?\](?= \||$|\])", r"\1", annotation)
     annotation = annotation.replace("MethodName", "str").replace("CorpusSpec", "corpus")
     for name, words in (("Start", "teacher, random, marian"), ("Rule", "spread, first, last")):
@@ -162,7 +162,7 @@ def code(text: str) -> str:
 
 
 def command(name: str) -> str:
-    """Usage, help and options of a command of the command line."""
+    """Help, usage and options of a command."""
     from a2d import cli
 
     group: Any = typer.main.get_command(cli.app)
@@ -185,7 +185,7 @@ def command(name: str) -> str:
 
 
 def default_of(parameter: Any) -> str:
-    """The default of an option, as `--help` shows it."""
+    """Default of an option as `--help` shows it."""
     show = getattr(parameter, "show_default", None)
     if isinstance(show, str):
         return show
@@ -195,7 +195,7 @@ def default_of(parameter: Any) -> str:
 
 
 def registry(name: str) -> str:
-    """Entries of a registry of the package."""
+    """Table of the entries of a registry of the package."""
     from a2d.families import FAMILIES
 
     assert name == "FAMILIES"
@@ -207,7 +207,7 @@ def registry(name: str) -> str:
 
 
 def yes(value: bool) -> str:
-    """A mark for a table."""
+    """Format a truth value for a table."""
     return "yes" if value else "no"
 
 
@@ -217,4 +217,4 @@ KINDS = {
     "command": command,
     "registry": registry,
 }
-"""What a marker may ask for."""
+"""Builders by the kind of a marker."""

@@ -1,4 +1,4 @@
-"""Fill the tables of docs/speed.md from what bench.py, cache.py and decoding.py measured.
+"""Fill the tables of docs/speed.md from the results of bench.py, cache.py and decoding.py.
 
 A region of the page is called `FILE VIEW`: a file of benchmarks/results and one of `VIEWS`.
 
@@ -50,7 +50,7 @@ Figures = dict[str, Any]
 
 
 def main() -> None:
-    """Read and fill."""
+    """Read the results and fill the page."""
     figures = {path.stem: json.loads(path.read_text("utf-8")) for path in RESULTS.glob("*.json")}
 
     def content(region: str) -> str | None:
@@ -103,16 +103,16 @@ def steps(figures: Figures) -> dict[str, Figures]:
 def ratios(figures: Figures) -> str:
     """Ratios of training steps, a column for every setting."""
     timed = steps(figures)
-    wanted = rows_of(timed.values(), lambda name: "÷" in name and not SHARE.fullmatch(name))
-    return regions.table(["", *timed], wanted)
+    rows = rows_of(timed.values(), lambda name: "÷" in name and not SHARE.fullmatch(name))
+    return regions.table(["", *timed], rows)
 
 
 def seconds(figures: Figures) -> str:
     """Seconds of training steps, a column for every setting."""
     timed = steps(figures)
-    wanted = rows_of(timed.values(), lambda name: name.startswith("seconds"))
+    rows = rows_of(timed.values(), lambda name: name.startswith("seconds"))
     return regions.table(
-        ["", *timed], [[row[0].removeprefix("seconds: "), *row[1:]] for row in wanted]
+        ["", *timed], [[row[0].removeprefix("seconds: "), *row[1:]] for row in rows]
     )
 
 
@@ -137,7 +137,7 @@ def profile(figures: Figures) -> str:
 
 
 def others(figures: Figures) -> str:
-    """Memory, padding and whole epochs: what is not a training step."""
+    """Measurements other than training steps: memory, padding, whole epochs."""
     untimed = {s: f for s, f in by_setting(figures).items() if "seconds: naive a2d" not in f}
     rows = [
         [setting, *row]
@@ -201,11 +201,11 @@ def exported(figures: Figures) -> str:
 
 
 def machine(figures: Figures) -> str:
-    """What the figures were measured on, in a line."""
+    """One line about the machine of the figures."""
     facts = figures["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    place = facts["gpu"] or (f"{facts['cpu']} ({facts['capability']}), {facts['threads']} thread")
-    return f"Measured on {place}; {facts['rounds']} rounds; {versions}."
+    device = facts["gpu"] or (f"{facts['cpu']} ({facts['capability']}), {facts['threads']} thread")
+    return f"Measured on {device}; {facts['rounds']} rounds; {versions}."
 
 
 VIEWS: dict[str, Callable[[Figures], str]] = {

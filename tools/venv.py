@@ -1,10 +1,9 @@
 """Make `.venv` with this package in it: `python tools/venv.py [EXTRA]`.
 
 PyPI's Linux wheels of PyTorch bring gigabytes of CUDA packages. On a Linux machine without an
-NVIDIA GPU, PyTorch is therefore looked for in PyTorch's index of CPU builds as well; there
-"2.13.0+cpu" ranks above PyPI's "2.13.0". An index that cannot be reached is passed over by pip
-with a warning. PyTorch goes in without its dependencies first: a CUDA build is noticed before
-its packages are downloaded.
+NVIDIA GPU, pip therefore searches PyTorch's index of CPU builds, too: "2.13.0+cpu" ranks above
+PyPI's "2.13.0". pip skips an index that cannot be reached, with a warning. PyTorch is installed
+without its dependencies first, so that a CUDA build is noticed before its packages are downloaded.
 
 Environment: TORCH_INDEX (another index of CPU builds, or empty for none), ALLOW_CUDA=1 (take
 whatever build pip chooses).
@@ -28,44 +27,44 @@ CUDA_PACKAGE = re.compile(r"(nvidia|cuda|triton)\b", re.IGNORECASE)
 
 def main() -> None:
     """Create the environment if needed, install into it and look for CUDA packages."""
-    if sys.version_info < (3, 11):  # noqa: UP036 - older ones do run this file
+    if sys.version_info < (3, 11):  # noqa: UP036 - older versions may run this file
         sys.exit("align-to-distill needs Python 3.11 or later: make PYTHON=python3.11 …")
     target = f"{ROOT}[{sys.argv[1]}]" if len(sys.argv) > 1 else str(ROOT)
-    wants_cpu = sys.platform == "linux" and not has_gpu() and not os.environ.get("ALLOW_CUDA")
+    use_cpu_build = sys.platform == "linux" and not has_gpu() and not os.environ.get("ALLOW_CUDA")
 
     if not is_usable():
-        say(f"creating {VENV}")
+        log(f"creating {VENV}")
         subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
-    if wants_cpu:
+    if use_cpu_build:
         index = os.environ.get("TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
         extra = ["--extra-index-url", index] if index else []
-        say("installing PyTorch as a CPU build: no NVIDIA GPU seen (200 MB if not there yet)")
+        log("installing PyTorch as a CPU build: no NVIDIA GPU seen (200 MB if not there yet)")
         pip("install", "--no-deps", "--retries", "1", "--timeout", "30", *extra, torch_spec())
         refuse_cuda("torch needs", cuda_requirements())
-    say(f"installing {target}")
+    log(f"installing {target}")
     pip("install", "--editable", target)
-    if wants_cpu:
+    if use_cpu_build:
         refuse_cuda("the environment holds", [n for n in installed() if CUDA_PACKAGE.match(n)])
 
 
 def is_usable() -> bool:
-    """Whether `.venv` exists, runs and has the version of the interpreter asked for."""
+    """Check that `.venv` runs and has this interpreter's version."""
     code = "import sys, pip; print(*sys.version_info[:2])"
     if not PYTHON.exists():
         return False
-    seen = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
-    return seen.stdout.split() == [str(part) for part in sys.version_info[:2]]
+    process = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
+    return process.stdout.split() == [str(part) for part in sys.version_info[:2]]
 
 
 def has_gpu() -> bool:
-    """Whether the NVIDIA driver lists a GPU."""
+    """Check whether the NVIDIA driver lists a GPU."""
     tool = shutil.which("nvidia-smi")
     return tool is not None and subprocess.run([tool, "-L"], capture_output=True).returncode == 0
 
 
 def torch_spec() -> str:
     """Return the requirement on torch that pyproject.toml states."""
-    import tomllib  # not before main() has seen the version
+    import tomllib  # needs the version that main() checks
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return next(str(spec) for spec in project["dependencies"] if re.match(r"torch\b", spec))
@@ -78,15 +77,15 @@ def installed() -> dict[str, list[str]]:
 
 
 def cuda_requirements() -> list[str]:
-    """Return what the installed torch wants of CUDA."""
+    """List the CUDA packages that the installed torch requires."""
     return [spec.split(";")[0] for spec in installed()["torch"] if CUDA_PACKAGE.match(spec)]
 
 
-def refuse_cuda(subject: str, found: list[str]) -> None:
-    """Stop if CUDA packages are here or about to come."""
-    if found:
+def refuse_cuda(subject: str, names: list[str]) -> None:
+    """Exit if CUDA packages are installed or required."""
+    if names:
         sys.exit(
-            f"a2d: no NVIDIA GPU here, but {subject} CUDA packages: {', '.join(sorted(found))}.\n"
+            f"a2d: no NVIDIA GPU here, but {subject} CUDA packages: {', '.join(sorted(names))}.\n"
             "Remove .venv, then either name an index with CPU builds of PyTorch (TORCH_INDEX=URL)\n"
             "or accept the download of several gigabytes (ALLOW_CUDA=1); make takes both:\n"
             "  rm -rf .venv && make demo ALLOW_CUDA=1"
@@ -94,15 +93,15 @@ def refuse_cuda(subject: str, found: list[str]) -> None:
 
 
 def pip(*args: str) -> None:
-    """Run the environment's pip; its own messages say what went wrong."""
+    """Run the environment's pip and exit if it fails; pip prints the reason."""
     command = [str(PYTHON), "-m", "pip", "--quiet", "--disable-pip-version-check", *args]
     code = subprocess.run(command, check=False).returncode
     if code:
         sys.exit(code)
 
 
-def say(text: str) -> None:
-    """Tell the user what takes the time."""
+def log(text: str) -> None:
+    """Print what is being done."""
     print(f"a2d: {text}", flush=True)
 
 

@@ -86,7 +86,7 @@ def check_call(function: Any, arguments: tuple[str, ...], of: Any = None) -> Non
         UserError: it does not.
     """
     if not callable(function):
-        raise UserError(f"{function!r} is no function: it is called with {', '.join(arguments)}.")
+        raise UserError(f"{function!r} is not a function: it gets {', '.join(arguments)}.")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # of some built-in functions, it is unknown

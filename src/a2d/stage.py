@@ -94,7 +94,7 @@ class Stage:
                 )
 
     def restore(self) -> str | None:
-        """Rename a finished folder that is damaged, so that the stage is carried out again.
+        """Rename a finished folder that is damaged, so that the stage is done again.
 
         Returns:
             Description of the damage, for a warning; None if there is none.
@@ -104,7 +104,7 @@ class Stage:
             return None
         damaged = set_aside(self.folder)
         return (
-            f"{self.folder}: {problem}. The stage is made again; the damaged folder is now "
+            f"{self.folder}: {problem}. The stage is done again; the damaged folder is now "
             f"{damaged.name}."
         )
 

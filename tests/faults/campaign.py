@@ -1,7 +1,7 @@
-"""The campaign of faults: how much of it runs, and what came of every fault.
+"""Size, seed and results of the fault campaign.
 
-`make faults` runs all of it; the tests of every day are a part of it. `FAULTS=full` asks for all,
-`FAULTS_SEED=7` for other random moments, bytes and inputs than those of seed 0.
+`make faults` runs the whole campaign (`FAULTS=full`), `make test` a small part of it.
+`FAULTS_SEED=7` draws other random moments, bytes and inputs than the default seed 0.
 """
 
 import os
@@ -15,21 +15,21 @@ import pytest
 FULL = os.environ.get("FAULTS") == "full"
 SEED = int(os.environ.get("FAULTS_SEED", "0"))
 
-SURVIVED = ("as undisturbed", "refused in a sentence", "made again", "accepted")
+SURVIVED = ("as undisturbed", "refused in a sentence", "done again", "accepted")
 LOST = ("results changed", "results lost", "code run", "traceback", "no end", "memory")
 
 counts: Counter[tuple[str, str]] = Counter()
 
 
 class Ledger:
-    """Counts what came of every fault."""
+    """Counts the outcomes of faults."""
 
     def __init__(self) -> None:
         self._losses: list[str] | None = None
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Fail once, at the end, with all that is lost meanwhile."""
+    def collect(self) -> Iterator[None]:
+        """Fail once, at the end of the block, with all losses in it."""
         self._losses = losses = []
         try:
             yield
@@ -38,25 +38,25 @@ class Ledger:
         if losses:
             pytest.fail("\n".join(losses), pytrace=False)
 
-    def record(self, kind: str, outcome: str, what: object = "") -> None:
+    def record(self, kind: str, outcome: str, fault: object = "") -> None:
         """Count a fault; fail the test if something was lost.
 
         Args:
-            kind: of the fault, as the table calls it: `kills`, `damaged checkpoints`, …
+            kind: row of the table: `kills and signals`, `damaged checkpoints`, …
             outcome: one of `SURVIVED` or `LOST`.
-            what: the fault itself, for the message of the failure.
+            fault: description of the fault, for the failure message.
         """
         assert outcome in SURVIVED + LOST
         counts[kind, outcome] += 1
         if outcome in SURVIVED:
             return
-        loss = f"{kind}: {outcome}: {what}"
+        loss = f"{kind}: {outcome}: {fault}"
         if self._losses is None:
             pytest.fail(loss, pytrace=False)
         self._losses.append(loss)
 
 
-def sentence(errors: str) -> bool:
-    """Whether a command's standard error ends in one sentence of ours, and holds no traceback."""
+def ends_in_sentence(errors: str) -> bool:
+    """Check that a command's standard error ends in an error sentence, without a traceback."""
     last = errors.strip().split("\n")[-1]
     return "Traceback" not in errors and bool(re.match(r"(Error|Interrupted)", last))

@@ -1,4 +1,4 @@
-"""Fixtures of the campaign of faults, and the table at its end."""
+"""Fixtures of the fault campaign, and its table of results."""
 
 import random
 
@@ -8,18 +8,18 @@ from campaign import LOST, SEED, SURVIVED, Ledger, counts
 
 @pytest.fixture(scope="session")
 def ledger() -> Ledger:
-    """Where tests record what came of each fault."""
+    """Counter of outcomes, shared by all tests."""
     return Ledger()
 
 
 @pytest.fixture
-def chance(request) -> random.Random:
-    """Random numbers of this test alone, of the campaign's seed."""
+def rng(request) -> random.Random:
+    """Random numbers that depend on the campaign's seed and the test's name only."""
     return random.Random(f"{SEED} {request.node.name}")
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Print the table."""
+    """Print the table of results."""
     if not counts:
         return
     terminalreporter.section(f"faults, seed {SEED}")
@@ -31,6 +31,6 @@ def pytest_terminal_summary(terminalreporter):
         rows.append((kind, total, *(counts[kind, outcome] for outcome in SURVIVED), lost))
     rows.append(("all", *(sum(row[i] for row in rows) for i in range(1, len(header)))))
     for row in (header, *rows):
-        first, *others = row
-        cells = "".join(f"{cell!s:>23}" for cell in others)
-        terminalreporter.write_line(f"{first!s:<28}{cells}")
+        kind, *cells = row
+        columns = "".join(f"{cell!s:>23}" for cell in cells)
+        terminalreporter.write_line(f"{kind!s:<28}{columns}")

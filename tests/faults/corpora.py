@@ -1,4 +1,4 @@
-"""Files of corpora for the campaign of faults: valid ones of every format, and hostile ones."""
+"""Corpus files for the fault campaign: valid files of every format, hostile and mutated files."""
 
 import bz2
 import gzip
@@ -18,28 +18,28 @@ PAIRS = [(f"Das Haus Nummer {n} ist größer.", f"House number {n} is bigger.") 
 # Valid files of every format
 
 
-def tabs(pairs=PAIRS):
+def tsv(pairs=PAIRS):
     return "".join(f"{a}\t{b}\n" for a, b in pairs).encode()
 
 
-def commas(pairs=PAIRS):
+def csv(pairs=PAIRS):
     rows = "".join(f'"{a}, ""so""",{b}\n' for a, b in pairs)
     return f"source,target\n{rows}".encode()
 
 
-def objects(pairs=PAIRS):
+def records(pairs=PAIRS):
     return [{"translation": {"de": a, "en": b}, "score": 0.5} for a, b in pairs]
 
 
 def json_lines():
-    return "".join(json.dumps(record) + "\n" for record in objects()).encode()
+    return "".join(json.dumps(record) + "\n" for record in records()).encode()
 
 
 def json_array():
-    return json.dumps(objects(), ensure_ascii=False, indent=1).encode()
+    return json.dumps(records(), ensure_ascii=False, indent=1).encode()
 
 
-def memory():
+def tmx():
     units = "".join(
         f'<tu><prop type="s">1</prop><tuv xml:lang="de"><seg>{a} <ph>x</ph>&amp;</seg></tuv>'
         f'<tuv xml:lang="en"><seg>{b}</seg></tuv></tu>\n'
@@ -61,12 +61,12 @@ def xliff():
 
 
 def catalogue(translations=PAIRS, language="en"):
-    made = polib.POFile()
-    made.metadata = {"Content-Type": "text/plain; charset=utf-8", "Language": language}
+    file = polib.POFile()
+    file.metadata = {"Content-Type": "text/plain; charset=utf-8", "Language": language}
     for number, (a, b) in enumerate(translations):
-        made.append(polib.POEntry(msgid=a, msgstr=b, msgctxt="c" if number % 2 else None))
-    made.append(polib.POEntry(msgid="ein", msgid_plural="viele", msgstr_plural={0: "1", 1: "n"}))
-    return made
+        file.append(polib.POEntry(msgid=a, msgstr=b, msgctxt="c" if number % 2 else None))
+    file.append(polib.POEntry(msgid="ein", msgid_plural="viele", msgstr_plural={0: "1", 1: "n"}))
+    return file
 
 
 def fluent(texts):
@@ -74,21 +74,21 @@ def fluent(texts):
     return (lines + 'sel = { $n ->\n    [one] eins\n   *[other] { "viele" }\n  }\n').encode()
 
 
-def columns():
+def parquet_file():
     sink = pyarrow.BufferOutputStream()
     table = pyarrow.table({"source": [a for a, _ in PAIRS], "target": [b for _, b in PAIRS]})
     parquet.write_table(table, sink)
     return sink.getvalue().to_pybytes()
 
 
-def stored(folder):
-    """Files of a folder that `datasets` saves."""
+def saved_dataset(folder):
+    """Return the files of a dataset that `datasets` saves."""
     sides = {"source": [a for a, _ in PAIRS], "target": [b for _, b in PAIRS]}
     Dataset.from_dict(sides).save_to_disk(str(folder))
     return {f"saved/{path.name}": path.read_bytes() for path in folder.iterdir()}
 
 
-def zstandard(data):
+def zstd(data):
     sink = pyarrow.BufferOutputStream()
     with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
         stream.write(data)
@@ -96,7 +96,7 @@ def zstandard(data):
 
 
 def valid_files(folder):
-    """Return corpora of every format: contents by file name; the first files are the corpus."""
+    """Return a corpus of every format as a mapping from file names to contents."""
     sides = [list(side) for side in zip(*PAIRS, strict=True)]
     german, english = ("".join(f"{text}\n" for text in side).encode() for side in sides)
     german_catalogue = str(
@@ -106,31 +106,31 @@ def valid_files(folder):
         catalogue([(f"k{n}", text) for n, text in enumerate(sides[1])])
     ).encode()
     return [
-        {"x.tsv": tabs()},
-        {"x.txt": tabs([("source", "target"), *PAIRS])},
-        {"x.tsv": tabs().decode().encode("utf-16")},
-        {"x.csv": commas()},
+        {"x.tsv": tsv()},
+        {"x.txt": tsv([("source", "target"), *PAIRS])},
+        {"x.tsv": tsv().decode().encode("utf-16")},
+        {"x.csv": csv()},
         {"x.jsonl": json_lines()},
         {"x.json": json_array()},
         {"x.json": json_array().decode().encode("utf-16-le")},
-        {"x.parquet": columns()},
-        {"x.tmx": memory()},
-        {"x.tmx": memory().decode().replace("utf-8", "utf-16").encode("utf-16")},
+        {"x.parquet": parquet_file()},
+        {"x.tmx": tmx()},
+        {"x.tmx": tmx().decode().replace("utf-8", "utf-16").encode("utf-16")},
         {"x.xlf": xliff()},
         {"x.po": str(catalogue()).encode()},
         {"x.mo": catalogue().to_binary()},
         {"a.txt": german, "b.txt": english},
         {"a.po": german_catalogue, "b.po": english_catalogue},
         {"a.ftl": fluent(sides[0]), "b.ftl": fluent(sides[1])},
-        stored(folder),
-        {"x.tsv.gz": gzip.compress(tabs())},
-        {"x.csv.bz2": bz2.compress(commas())},
+        saved_dataset(folder),
+        {"x.tsv.gz": gzip.compress(tsv())},
+        {"x.csv.bz2": bz2.compress(csv())},
         {"x.jsonl.xz": lzma.compress(json_lines())},
-        {"x.tmx.zst": zstandard(memory())},
+        {"x.tmx.zst": zstd(tmx())},
     ]
 
 
-# Planted
+# Hostile files
 
 HEAD = '<tmx version="1.4"><body><tu><tuv xml:lang="de"><seg>ja</seg></tuv><tuv xml:lang="en">'
 CODECS = (
@@ -151,21 +151,21 @@ def po_of(charset):
 
 def mo_of(charset):
     texts = {"": f"Content-Type: text/plain; charset={charset}\n", "größer": "bigger"}
-    made = polib.POFile()
-    made.metadata = {"Content-Type": texts[""].partition(": ")[2].strip()}
-    made.append(polib.POEntry(msgid="größer", msgstr="bigger"))
-    return made.to_binary()
+    file = polib.POFile()
+    file.metadata = {"Content-Type": texts[""].partition(": ")[2].strip()}
+    file.append(polib.POEntry(msgid="größer", msgstr="bigger"))
+    return file.to_binary()
 
 
 def mo_with(count, length):
-    """A compiled catalogue of many messages, all of one long text."""
+    """A compiled catalogue whose messages all point to the same long text."""
     table = struct.pack("<2I", length, 28 + 8 * count) * count
     head = struct.pack("<7I", 0x950412DE, 0, count, 28, 28, 0, 0)
     return head + table + b"a" * (length + 1)
 
 
-def planted_files():
-    """Names and contents of hostile files that are small."""
+def hostile_files():
+    """Yield descriptions and contents of small hostile files."""
     for codec in CODECS:
         yield f"declares {codec[:20]}", {"x.tmx": tmx_of(f"<seg>{codec}</seg>", codec)}
         broken = tmx_of("<seg>a</b></seg>", codec)
@@ -202,9 +202,9 @@ def planted_files():
     yield "4,000 keys", {"x.jsonl": (keys + b"\n") * 20}
     yield "one column twice", {"x.csv": b"source,source,target\na,b,c\n"}
     yield "one column twice", {"x.tsv": b"source\ttarget\ttarget\na\tb\tc\n"}
-    yield "endless marks", {"x.tsv": b"a\tb" + "\u0301\u0323".encode() * 200_000 + b"\n"}
-    yield "no width", {"x.tsv": "\u200b \u2060 ".encode() * 100_000 + b"a\tb\n"}
-    yield "escaped again and again", {"x.tsv": b"&" + b"amp;" * 200_000 + b"lt;\tb\n"}
+    yield "many combining marks", {"x.tsv": b"a\tb" + "\u0301\u0323".encode() * 200_000 + b"\n"}
+    yield "characters without width", {"x.tsv": "\u200b \u2060 ".encode() * 100_000 + b"a\tb\n"}
+    yield "text escaped many times", {"x.tsv": b"&" + b"amp;" * 200_000 + b"lt;\tb\n"}
     yield "a numeral of a format", {"x.tsv": b"%" + b"0" * 900_000 + b"!\tb\n"}
     yield "a rule of underscores", {"x.tsv": b"_" * 900_000 + b"!\tb\n"}
     yield "many columns", {"x.tsv": b"ab\t" * 300_000 + b"\n", "y.tsv": b""}
@@ -239,10 +239,10 @@ def planted_files():
     parquet.write_table(wide, sink)
     yield "wide Parquet", {"x.parquet": sink.getvalue().to_pybytes()}
     for suffix, data in (
-        ("gz", gzip.compress(tabs(PAIRS * 500))),
-        ("bz2", bz2.compress(tabs(PAIRS * 500))),
-        ("xz", lzma.compress(tabs(PAIRS * 500))),
-        ("zst", zstandard(tabs(PAIRS * 500))),
+        ("gz", gzip.compress(tsv(PAIRS * 500))),
+        ("bz2", bz2.compress(tsv(PAIRS * 500))),
+        ("xz", lzma.compress(tsv(PAIRS * 500))),
+        ("zst", zstd(tsv(PAIRS * 500))),
     ):
         yield f"half of .{suffix}", {f"x.tsv.{suffix}": data[: len(data) // 2]}
         yield f"no .{suffix}", {f"x.tsv.{suffix}": b"a\tb\n"}
@@ -252,7 +252,7 @@ def planted_files():
         yield f"damaged .{suffix}", {f"x.tsv.{suffix}": damaged + data[middle + 9 :]}
 
 
-# Fuzzed
+# Mutated files
 
 SNIPPETS = (
     *(b"\0", b"\r", b"\n", b"\t", b'"', b'""', b"\\", b"{", b"}", b"[", b"]", b"<", b">", b"&"),
@@ -267,30 +267,30 @@ SNIPPETS = (
 )
 
 
-def mutated(data, chance, donors):
-    """A file with one to four faults."""
-    for _ in range(chance.choice((1, 1, 2, 4))):
-        place = chance.randrange(len(data) + 1)
-        end = min(len(data), place + chance.choice((1, 4, 30, 300)))
-        way = chance.randrange(7)
-        if way == 0 and data:
+def mutate(data, rng, donors):
+    """Make one to four random changes to a file."""
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        start = rng.randrange(len(data) + 1)
+        end = min(len(data), start + rng.choice((1, 4, 30, 300)))
+        kind = rng.randrange(7)
+        if kind == 0 and data:
             flipped = bytearray(data)
-            for _ in range(chance.choice((1, 3, 20))):
-                flipped[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+            for _ in range(rng.choice((1, 3, 20))):
+                flipped[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
             data = bytes(flipped)
-        elif way == 1:
-            data = data[:place]
-        elif way == 2:
-            other = chance.choice(donors)
-            start = chance.randrange(len(other) + 1)
-            data = data[:place] + other[start : start + 200] + data[place:]
-        elif way == 3:
-            data = data[:place] + data[end:]
-        elif way == 4:
-            data = data[:place] + data[place:end] * chance.choice((2, 50)) + data[end:]
-        elif way == 5:  # of the start, where headers are
-            place = chance.randrange(min(len(data), 120) + 1)
-            data = data[:place] + chance.choice(SNIPPETS) + data[place + chance.randrange(8) :]
+        elif kind == 1:
+            data = data[:start]
+        elif kind == 2:
+            donor = rng.choice(donors)
+            offset = rng.randrange(len(donor) + 1)
+            data = data[:start] + donor[offset : offset + 200] + data[start:]
+        elif kind == 3:
+            data = data[:start] + data[end:]
+        elif kind == 4:
+            data = data[:start] + data[start:end] * rng.choice((2, 50)) + data[end:]
+        elif kind == 5:  # in the header
+            start = rng.randrange(min(len(data), 120) + 1)
+            data = data[:start] + rng.choice(SNIPPETS) + data[start + rng.randrange(8) :]
         else:
-            data = data[:place] + chance.choice(SNIPPETS) + data[place:]
+            data = data[:start] + rng.choice(SNIPPETS) + data[start:]
     return data

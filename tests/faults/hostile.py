@@ -1,4 +1,4 @@
-"""What comes of hostile input in this process: it works, or one sentence refuses it."""
+"""Outcome of hostile input in this process: it is accepted, or refused in one sentence."""
 
 import signal
 from contextlib import contextmanager
@@ -7,16 +7,16 @@ from a2d.endings import DEFECT, ending_of
 from a2d.errors import MAX_MESSAGE
 
 SECONDS = 20
-"""Of processor time, for one input."""
+"""Limit of CPU time for one input."""
 
 
 class NoEnd(BaseException):
-    """An input kept the command busy."""
+    """The time limit was reached."""
 
 
 @contextmanager
 def limited(seconds=SECONDS):
-    """Raise `NoEnd` after some seconds of computing."""
+    """Raise `NoEnd` after some seconds of CPU time."""
 
     def stop(*_):
         raise NoEnd
@@ -31,7 +31,7 @@ def limited(seconds=SECONDS):
 
 
 def outcome_of(work):
-    """Do work; give its outcome, as the ledger names it, and what was said."""
+    """Call a function; return the outcome, as in `Ledger.record`, and the error message."""
     try:
         with limited():
             work()
@@ -40,7 +40,7 @@ def outcome_of(work):
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        said, code = ending_of(error)
-        plain = said.isprintable() and len(said) <= MAX_MESSAGE + 10
-        return ("refused in a sentence" if code != DEFECT and plain else "traceback"), said
+        message, code = ending_of(error)
+        plain = message.isprintable() and len(message) <= MAX_MESSAGE + 10
+        return ("refused in a sentence" if code != DEFECT and plain else "traceback"), message
     return "accepted", ""

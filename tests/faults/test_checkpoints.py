@@ -1,4 +1,4 @@
-"""Every file of a checkpoint, damaged in every way: the training ends as an undisturbed one."""
+"""Damage to any file of a checkpoint does not change the weights that a training ends with."""
 
 import logging
 import shutil
@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from campaign import FULL
-from spoil import SPOILS, spoil
+from corruption import CORRUPTIONS, corrupt
 from test_trainer import data, tokenizer, trainer  # noqa: F401
 
 FILES = [
@@ -36,7 +36,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tokenizer, data):  # noqa: F811
-    """The weights of an undisturbed training, and the folder of one that was killed."""
+    """The weights of an undisturbed training, and the folder of a killed training."""
     folder = tmp_path_factory.mktemp("runs")
     undisturbed = trainer(folder / "a", tokenizer, data, **SETTINGS)
     undisturbed.train()
@@ -57,11 +57,11 @@ def runs(tmp_path_factory, tokenizer, data):  # noqa: F811
     return weights(undisturbed), folder / "b"
 
 
-def weights(of):
-    return {name: p.detach().clone() for name, p in of.model.named_parameters()}
+def weights(trained):
+    return {name: p.detach().clone() for name, p in trained.model.named_parameters()}
 
 
-CASES = [(step, name, kind) for step in (8, 4) for name in FILES for kind in SPOILS]
+CASES = [(step, name, kind) for step in (8, 4) for name in FILES for kind in CORRUPTIONS]
 
 
 @pytest.mark.parametrize(
@@ -69,19 +69,19 @@ CASES = [(step, name, kind) for step in (8, 4) for name in FILES for kind in SPO
     CASES if FULL else CASES[::7],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_is_noticed(step, name, kind, runs, tmp_path, tokenizer, data, chance, ledger, caplog):  # noqa: F811
+def test_is_noticed(step, name, kind, runs, tmp_path, tokenizer, data, rng, ledger, caplog):  # noqa: F811
     expected, folder = runs
     shutil.copytree(folder, tmp_path / "run")
     path = tmp_path / f"run/checkpoint-{step}/{name}"
-    spoil(path, kind, chance)
+    corrupt(path, kind, rng)
     with caplog.at_level(logging.INFO):
         resumed = trainer(tmp_path / "run", tokenizer, data, **SETTINGS)
         resumed.train(resume_from_checkpoint=True)
-    same = all(torch.equal(p, expected[key]) for key, p in resumed.model.named_parameters())
-    told = any(path.parent.name in record.getMessage() for record in caplog.records)
+    equal = all(torch.equal(p, expected[key]) for key, p in resumed.model.named_parameters())
+    warned = any(path.parent.name in record.getMessage() for record in caplog.records)
     ledger.record(
         "damaged checkpoints",
-        "made again" if same and (told or step == 4) else "results changed",
+        "done again" if equal and (warned or step == 4) else "results changed",
         f"{kind.__name__} of {name} in checkpoint-{step}",
     )
-    assert same
+    assert equal

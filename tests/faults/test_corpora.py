@@ -1,4 +1,4 @@
-"""Hostile and damaged corpora: they are read right, or refused in one sentence, within bounds."""
+"""Hostile and damaged corpora are read or refused in one sentence, in bounded time and memory."""
 
 import gzip
 import json
@@ -9,11 +9,11 @@ import signal
 import sys
 from pathlib import Path
 
-import lxml.etree  # noqa: F401, the bombs' memory counts without it
+import lxml.etree  # noqa: F401, loaded here: its memory must not count in `explode`
 import pyarrow
 import pytest
 from campaign import FULL
-from corpora import MB, PAIRS, mutated, planted_files, tabs, valid_files
+from corpora import MB, PAIRS, hostile_files, mutate, tsv, valid_files
 from datasets import Dataset
 from hostile import NoEnd, limited
 
@@ -27,32 +27,32 @@ from a2d.text.storage import StoredPairs
 KIND = "hostile corpora"
 LANGUAGES = ("de", "en")
 FUZZED = 200
-"""Mutated files a day; `FULL` has twenty times as many."""
+"""Number of mutated files; `FULL` has twenty times as many."""
 
 
 @pytest.fixture(scope="session")
 def valid(tmp_path_factory):
-    """Corpora of every format: files by name, of which the first ones are the corpus."""
+    """Corpora of every format, as `valid_files` returns them."""
     return valid_files(tmp_path_factory.mktemp("stored"))
 
 
 def write(folder, files):
-    """Write a corpus; gives its specification."""
+    """Write a corpus; return its specification."""
     for name, data in files.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
     if any(name.startswith("saved/") for name in files):
         return str(folder / "saved")
-    places = [str(folder / name) for name in files]
-    return places if len(places) > 1 else places[0]
+    paths = [str(folder / name) for name in files]
+    return paths if len(paths) > 1 else paths[0]
 
 
-# What comes of reading them
+# Outcomes of reading
 
 
 class Messages(logging.Handler):
-    """Keeps what is logged."""
+    """Collects log messages."""
 
     def __init__(self):
         super().__init__(logging.WARNING)
@@ -71,10 +71,10 @@ def _longest_run(message):
 
 
 def outcome(read):
-    """What came of reading, as the ledger calls it, and details."""
-    heard = Messages()
+    """Return the outcome of reading, as in `Ledger.record`, and details."""
+    warnings = Messages()
     logger = logging.getLogger("a2d")
-    logger.addHandler(heard)
+    logger.addHandler(warnings)
     try:
         with limited(10):
             texts = [text for entry in read() for text in entry]
@@ -95,9 +95,9 @@ def outcome(read):
                 return "traceback", f"text {text!r}"
             text.encode()
     finally:
-        logger.removeHandler(heard)
-    if not all(map(harmless, heard.texts)):
-        return "traceback", f"warnings {heard.texts!r}"
+        logger.removeHandler(warnings)
+    if not all(map(harmless, warnings.texts)):
+        return "traceback", f"warnings {warnings.texts!r}"
     return result
 
 
@@ -107,11 +107,11 @@ def read_as_command(spec):
 
 @pytest.fixture
 def check(ledger):
-    """Record what came of reading a specification."""
+    """Function that reads a corpus and records the outcome."""
 
-    def record(read, what):
+    def record(read, fault):
         result, details = outcome(read)
-        ledger.record(KIND, result, f"{what}: {str(details)[:500]}")
+        ledger.record(KIND, result, f"{fault}: {str(details)[:500]}")
         return result, details
 
     return record
@@ -127,14 +127,14 @@ def test_valid_files_are_read(valid, tmp_path):
         assert sum("2 ist größer" in text for text in details) == 1, (spec, details)
 
 
-# Planted
+# Hostile files
 
 
-def test_planted_files(check, tmp_path):
-    for number, (what, files) in enumerate(planted_files()):
+def test_hostile_files(check, tmp_path):
+    for number, (fault, files) in enumerate(hostile_files()):
         folder = tmp_path / str(number)
         folder.mkdir()
-        check(read_as_command(write(folder, files)), what)
+        check(read_as_command(write(folder, files)), fault)
 
 
 def test_a_folder_in_no_encoding(check, tmp_path):
@@ -149,16 +149,16 @@ def test_a_folder_in_no_encoding(check, tmp_path):
 def test_paths(check, tmp_path):
     os.mkfifo(tmp_path / "pipe.tsv")
     devices = [str(tmp_path / "pipe.tsv"), "/dev/zero", "/dev/tty", str(tmp_path)]
-    odd = ["a\0b.tsv", "\ud800.tsv", "\udcff.tsv", "x" * 300 + ".tsv", "~nobody-here/x.tsv", ""]
-    odd += ["a\n\x1b[31m.tsv", "/".join(["y"] * 5000), "builtin:\x1b", "x.tsv/y.tsv"]
-    for place in devices + odd:
-        for spec in (place, [place, place], {"path": place}, {"path": place, "split": "x"}):
+    names = ["a\0b.tsv", "\ud800.tsv", "\udcff.tsv", "x" * 300 + ".tsv", "~nobody-here/x.tsv", ""]
+    names += ["a\n\x1b[31m.tsv", "/".join(["y"] * 5000), "builtin:\x1b", "x.tsv/y.tsv"]
+    for path in devices + names:
+        for spec in (path, [path, path], {"path": path}, {"path": path, "split": "x"}):
             check(read_as_command(spec), spec)
-        check(lambda place=place: ((text,) for text in iterate_text(place)), place)
+        check(lambda path=path: ((text,) for text in iterate_text(path)), path)
 
 
 def test_names_of_languages(tmp_path):
-    (tmp_path / "x.tsv").write_bytes(tabs())
+    (tmp_path / "x.tsv").write_bytes(tsv())
     with pytest.raises(UserError, match="'english' is not a language code: did you mean 'en'"):
         list(iterate_corpus(str(tmp_path / "x.tsv"), "train", ("de", "english")))
 
@@ -171,24 +171,24 @@ def test_lines_around_a_long_one_are_read(tmp_path, caplog):
 
 
 def test_a_first_line_like_column_names_is_warned_of(tmp_path, caplog):
-    (tmp_path / "x.tsv").write_bytes(b"segment_en\tsegment_de\n" + tabs())
+    (tmp_path / "x.tsv").write_bytes(b"segment_en\tsegment_de\n" + tsv())
     assert len(list(iterate_corpus(str(tmp_path / "x.tsv"), "train", LANGUAGES))) == len(PAIRS) + 1
     assert "'segment_en', 'segment_de'" in caplog.text
     caplog.clear()
-    (tmp_path / "y.tsv").write_bytes(b"E-Mail\tEmail\n" + tabs())
+    (tmp_path / "y.tsv").write_bytes(b"E-Mail\tEmail\n" + tsv())
     assert len(list(iterate_corpus(str(tmp_path / "y.tsv"), "train", LANGUAGES))) == len(PAIRS) + 1
     assert not caplog.text
 
 
-# Fuzzed
+# Mutated files
 
 
-def test_fuzzed_files(check, valid, chance, tmp_path):
+def test_fuzzed_files(check, valid, rng, tmp_path):
     donors = [data for files in valid for data in files.values()]
     for number in range(FUZZED * (20 if FULL else 1)):
         files = dict(valid[number % len(valid)])
-        name = chance.choice(list(files))
-        files[name] = mutated(files[name], chance, donors)
+        name = rng.choice(list(files))
+        files[name] = mutate(files[name], rng, donors)
         folder = tmp_path / str(number)
         folder.mkdir()
         spec = write(folder, files)
@@ -197,11 +197,11 @@ def test_fuzzed_files(check, valid, chance, tmp_path):
             check(lambda spec=spec: ((text,) for text in iterate_text(spec)), spec)
 
 
-# Bombs: in a process of their own, with little memory
+# Bombs: small files that decompress to gigabytes; each is read in a process with little memory
 
 
 def repeated(start, block, count):
-    """Compressed: the start, and a block of a megabyte again and again."""
+    """Compress a start followed by `count` megabytes of a repeated block."""
     return gzip.compress(start) + gzip.compress(block * (MB // len(block)), 1) * count
 
 
@@ -228,7 +228,7 @@ EXITS = ("refused in a sentence", "traceback", "no end", "memory")
 
 
 def explode(name, path):
-    """Read a bomb in a process that has a gigabyte more than this one; gives its outcome."""
+    """Read a bomb in a child process that may use one more gigabyte; return the outcome."""
     if child := os.fork():
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
@@ -239,7 +239,7 @@ def explode(name, path):
     resource.setrlimit(resource.RLIMIT_CPU, (30, 31))
     code = 1
     try:
-        with limited(20):  # ten, on a machine that has nothing else to do
+        with limited(20):  # ten seconds are enough on an idle machine
             pairs = StoredPairs(iterate_corpus(str(path), "train", LANGUAGES))
             clean(pairs, consistent=True, min_letters=0.1, drop_copies=True, into=StoredPairs)
         code = 0
@@ -255,7 +255,7 @@ def explode(name, path):
         os._exit(code)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits and /proc are Linux's")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's limits and /proc")
 def test_bombs(ledger, tmp_path):
     for name in BOMBS if FULL else ("x.tsv.gz", "tag.tmx.gz"):
         start, block, count = BOMBS[name]

@@ -1,4 +1,4 @@
-"""Folders of models that are damaged or made to do harm: a sentence each, or a model that works."""
+"""Damaged and malicious model folders are refused in one sentence, or give a model that works."""
 
 import json
 import shutil
@@ -31,42 +31,42 @@ HUGE = 10**12
 
 
 @cache
-def whole(name):
-    """A sound folder of a model; `fast` is bart's, exported."""
+def sound_folder(name):
+    """Make a sound model folder; `fast` is an exported model."""
     folder = Path(mkdtemp()) / name
     silence_libraries()
     if name == "fast":
-        export(whole("opus"), folder)
+        export(sound_folder("opus"), folder)
     else:
         released(name, folder)
     return folder
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """Gives a copy of a sound folder."""
+def copy_of(tmp_path):
+    """Function that copies a sound folder."""
 
-    def copied(name):
-        place = tmp_path / "model"
-        shutil.rmtree(place, ignore_errors=True)
-        return Path(shutil.copytree(whole(name), place))
+    def make_copy(name):
+        folder = tmp_path / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        return Path(shutil.copytree(sound_folder(name), folder))
 
-    return copied
+    return make_copy
 
 
-def used(place):
+def use(folder):
     """Translate a sentence as `a2d translate` does, and make a student as `a2d distill` does."""
-    if is_exported(place):
-        ExportedModel(place).translate(["Datei öffnen", ""])
+    if is_exported(folder):
+        ExportedModel(folder).translate(["Datei öffnen", ""])
         return
-    network, tokenizer = load_model(place), load_tokenizer(place)
-    check_fits(tokenizer, network.config, place)
+    network, tokenizer = load_model(folder), load_tokenizer(folder)
+    check_fits(tokenizer, network.config, folder)
     decoding.translate(network, tokenizer, ["Datei öffnen", ""])
     student_of(network, decoder_layers=1)
 
 
-def change(place, file, **values):
-    path = place / file
+def change(folder, file, **values):
+    path = folder / file
     settings = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(settings | values))
 
@@ -158,7 +158,7 @@ TOKENIZER = [
     {"backend": "evil"}, {"is_local": "x"}, {"split_special_tokens": "x"}, {"auto_map": 5},
     {"chat_template": "{% for"}, {"add_prefix_space": "x"},
 ]  # fmt: skip
-DAILY = slice(None) if FULL else slice(0, None, 15)
+SAMPLE = slice(None) if FULL else slice(0, None, 15)
 TEXTS = {
     "empty": b"", "a list": b"[]", "half": b'{"a": [1', "deep": b"[" * 100_000,
     "deep objects": b'{"a":' * 50_000, "NUL": b"\0" * 10, "bytes": bytes(range(256)),
@@ -170,71 +170,71 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("name", "file", "cases"),
         [
-            ("bart", "config.json", CONFIG[DAILY]),
-            ("opus", "config.json", CONFIG[1:][DAILY]),
-            ("t5", "config.json", T5[DAILY]),
-            ("bart", "generation_config.json", GENERATION[DAILY]),
-            ("fast", "generation_config.json", GENERATION[DAILY]),
-            ("opus", "tokenizer_config.json", TOKENIZER[DAILY]),
-            ("bart", "tokenizer_config.json", TOKENIZER[1:][DAILY]),
-            ("m2m100", "tokenizer_config.json", TOKENIZER[2:][DAILY]),
+            ("bart", "config.json", CONFIG[SAMPLE]),
+            ("opus", "config.json", CONFIG[1:][SAMPLE]),
+            ("t5", "config.json", T5[SAMPLE]),
+            ("bart", "generation_config.json", GENERATION[SAMPLE]),
+            ("fast", "generation_config.json", GENERATION[SAMPLE]),
+            ("opus", "tokenizer_config.json", TOKENIZER[SAMPLE]),
+            ("bart", "tokenizer_config.json", TOKENIZER[1:][SAMPLE]),
+            ("m2m100", "tokenizer_config.json", TOKENIZER[2:][SAMPLE]),
         ],
     )
-    def test_one(self, name, file, cases, folder, ledger):
-        with ledger.together():
+    def test_one(self, name, file, cases, copy_of, ledger):
+        with ledger.collect():
             for settings in cases:
-                place = folder(name)
-                change(place, file, **settings)
-                outcome, said = outcome_of(lambda: used(place))  # noqa: B023
-                ledger.record(KIND, outcome, f"{name}, {file}: {settings}: {said}")
+                folder = copy_of(name)
+                change(folder, file, **settings)
+                outcome, message = outcome_of(lambda: use(folder))  # noqa: B023
+                ledger.record(KIND, outcome, f"{name}, {file}: {settings}: {message}")
 
 
 class TestFiles:
     @pytest.mark.parametrize("name", ["bart", "opus", "fast"])
-    def test_broken(self, name, folder, chance, ledger):
-        with ledger.together():
-            files = sorted(path.name for path in whole(name).iterdir())
+    def test_broken(self, name, copy_of, rng, ledger):
+        with ledger.collect():
+            files = sorted(path.name for path in sound_folder(name).iterdir())
             for file in files:
-                for kind in TEXTS if FULL else [chance.choice(sorted(TEXTS))]:
-                    place = folder(name)
-                    (place / file).write_bytes(TEXTS[kind])
-                    outcome, said = outcome_of(lambda: used(place))  # noqa: B023
-                    ledger.record(KIND, outcome, f"{name}, {file}: {kind}: {said}")
+                for kind in TEXTS if FULL else [rng.choice(sorted(TEXTS))]:
+                    folder = copy_of(name)
+                    (folder / file).write_bytes(TEXTS[kind])
+                    outcome, message = outcome_of(lambda: use(folder))  # noqa: B023
+                    ledger.record(KIND, outcome, f"{name}, {file}: {kind}: {message}")
 
-    def test_weights(self, folder, ledger):
-        sound = (whole("bart") / WEIGHTS).read_bytes()
+    def test_weights(self, copy_of, ledger):
+        sound = (sound_folder("bart") / WEIGHTS).read_bytes()
         size = struct.unpack("<Q", sound[:8])[0]
         header = json.loads(sound[8 : 8 + size])
         first, second = sorted(name for name in header if name != "__metadata__")[:2]
 
-        def made(**changes):
+        def encode(**changes):
             text = json.dumps(header | changes).encode()
             return struct.pack("<Q", len(text)) + text + sound[8 + size :]
 
         for content in (
             sound[:-100], sound[: size // 2], sound[:4], struct.pack("<Q", 2**63) + sound[8:],
             sound + b"x" * 9, struct.pack("<Q", size - 9) + sound[8:],
-            made(**{first: header[second]}), made(**{first: {}}),
-            made(**{first: header[first] | {"shape": [HUGE, HUGE]}}),
-            made(**{first: header[first] | {"dtype": "I64"}}),
-            made(**{first: header[first] | {"data_offsets": [0, 2**62]}}),
-            made(**{first: header[first] | {"shape": []}}), made(__metadata__={"format": "tf"}),
-            made(__metadata__={}), made(__metadata__=5),
+            encode(**{first: header[second]}), encode(**{first: {}}),
+            encode(**{first: header[first] | {"shape": [HUGE, HUGE]}}),
+            encode(**{first: header[first] | {"dtype": "I64"}}),
+            encode(**{first: header[first] | {"data_offsets": [0, 2**62]}}),
+            encode(**{first: header[first] | {"shape": []}}), encode(__metadata__={"format": "tf"}),
+            encode(__metadata__={}), encode(__metadata__=5),
         ):  # fmt: skip
-            place = folder("bart")
-            (place / WEIGHTS).write_bytes(content)
-            outcome, said = outcome_of(lambda: used(place))  # noqa: B023
-            ledger.record(KIND, outcome, f"{content[:80]}: {said}")
+            folder = copy_of("bart")
+            (folder / WEIGHTS).write_bytes(content)
+            outcome, message = outcome_of(lambda: use(folder))  # noqa: B023
+            ledger.record(KIND, outcome, f"{content[:80]}: {message}")
 
     @pytest.mark.parametrize(
         "dtype", [torch.float16, torch.float64, torch.int64, torch.bool, torch.complex64]
     )
-    def test_weights_of_another_type(self, dtype, folder, ledger):
-        place = folder("bart")
-        weights = {name: weight.to(dtype) for name, weight in load_file(place / WEIGHTS).items()}
-        save_file(weights, place / WEIGHTS, metadata={"format": "pt"})
-        outcome, said = outcome_of(lambda: used(place))
-        ledger.record(KIND, outcome, f"{dtype}: {said}")
+    def test_weights_of_another_type(self, dtype, copy_of, ledger):
+        folder = copy_of("bart")
+        weights = {name: weight.to(dtype) for name, weight in load_file(folder / WEIGHTS).items()}
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        outcome, message = outcome_of(lambda: use(folder))
+        ledger.record(KIND, outcome, f"{dtype}: {message}")
 
     def test_alignment(self, tmp_path, ledger):
         shape = Geometry(1, 1, 2, 2)
@@ -243,27 +243,27 @@ class TestFiles:
         weights = load_file(path)
         sizes = {"student": shape._asdict(), "teacher": shape._asdict()}
 
-        def drawn():
+        def draw():
             plots.alignment(AttentionAlignment.load(path), tmp_path / "x.png")
 
-        def changed(**values):
+        def resize(**values):
             return json.dumps(sizes | {"student": shape._asdict() | values})
 
         for text in (
-            changed(encoder_layers=HUGE), changed(encoder_layers=10**5), changed(encoder_layers=0),
-            changed(encoder_heads="2"), changed(encoder_heads=2.0), changed(encoder_heads=-2),
-            changed(evil=1), changed(encoder_layers=None),
-            changed(encoder_layers=2, encoder_heads=1), "[" * 100_000, "[]", "5", "{}", "",
+            resize(encoder_layers=HUGE), resize(encoder_layers=10**5), resize(encoder_layers=0),
+            resize(encoder_heads="2"), resize(encoder_heads=2.0), resize(encoder_heads=-2),
+            resize(evil=1), resize(encoder_layers=None),
+            resize(encoder_layers=2, encoder_heads=1), "[" * 100_000, "[]", "5", "{}", "",
             json.dumps(sizes | {"student": []}),
         ):  # fmt: skip
             save_file(weights, path, metadata={"geometries": text})
-            outcome, said = outcome_of(drawn)
-            ledger.record(KIND, outcome, f"{text[:100]}: {said}")
+            outcome, message = outcome_of(draw)
+            ledger.record(KIND, outcome, f"{text[:100]}: {message}")
         for value in (float("nan"), float("inf"), *((1e38, -1e38, 0.0) if FULL else ())):
             filled = {name: torch.full_like(weight, value) for name, weight in weights.items()}
             save_file(filled, path, metadata={"geometries": json.dumps(sizes)})
-            outcome, said = outcome_of(drawn)
-            ledger.record(KIND, outcome, f"{value}: {said}")
+            outcome, message = outcome_of(draw)
+            ledger.record(KIND, outcome, f"{value}: {message}")
 
 
 class TestFuzzed:
@@ -273,10 +273,10 @@ class TestFuzzed:
         {"content": "x"},
     )  # fmt: skip
 
-    def test_settings(self, chance, folder, ledger):
-        with ledger.together():
+    def test_settings(self, rng, copy_of, ledger):
+        with ledger.collect():
             for _ in range(FUZZED):
-                place = folder(chance.choice(["bart", "opus", "t5"]))
+                folder = copy_of(rng.choice(["bart", "opus", "t5"]))
                 names = (
                     "config.json",
                     "generation_config.json",
@@ -284,45 +284,43 @@ class TestFuzzed:
                     "tokenizer.json",
                     "vocab.json",
                 )
-                file = place / chance.choice([name for name in names if (place / name).exists()])
-                whole_content = content = json.loads(file.read_text("utf-8"))
-                told = []
-                for _ in range(chance.randrange(1, 3)):
-                    content = whole_content
+                file = folder / rng.choice([name for name in names if (folder / name).exists()])
+                settings = content = json.loads(file.read_text("utf-8"))
+                changes = []
+                for _ in range(rng.randrange(1, 3)):
+                    content = settings
                     while isinstance(content, dict | list) and content:
                         inside = (
                             list(content)
                             if isinstance(content, dict)
                             else list(range(min(len(content), 9)))
                         )
-                        key = chance.choice(inside[:60])
+                        key = rng.choice(inside[:60])
                         if (
                             isinstance(content[key], dict | list)
                             and content[key]
-                            and chance.random() < 0.8
+                            and rng.random() < 0.8
                         ):
                             content = content[key]
                             continue
-                        content[key] = chance.choice(self.VALUES)
-                        told.append((key, content[key]))
+                        content[key] = rng.choice(self.VALUES)
+                        changes.append((key, content[key]))
                         break
-                file.write_text(json.dumps(whole_content))
-                outcome, said = outcome_of(lambda: used(place))  # noqa: B023
-                ledger.record(KIND, outcome, f"{file.name}: {told}: {said}")
+                file.write_text(json.dumps(settings))
+                outcome, message = outcome_of(lambda: use(folder))  # noqa: B023
+                ledger.record(KIND, outcome, f"{file.name}: {changes}: {message}")
 
-    def test_bytes(self, chance, folder, ledger):
-        with ledger.together():
+    def test_bytes(self, rng, copy_of, ledger):
+        with ledger.collect():
             for _ in range(FUZZED):
-                place = folder(chance.choice(["bart", "opus", "t5", "fast"]))
-                file = chance.choice([path for path in place.iterdir() if path.name != "model.bin"])
+                folder = copy_of(rng.choice(["bart", "opus", "t5", "fast"]))
+                file = rng.choice([path for path in folder.iterdir() if path.name != "model.bin"])
                 content = bytearray(file.read_bytes())
-                if chance.random() < 0.3:
-                    del content[chance.randrange(len(content)) :]
+                if rng.random() < 0.3:
+                    del content[rng.randrange(len(content)) :]
                 else:
-                    for _ in range(chance.randrange(1, 4)):
-                        content[chance.randrange(min(len(content), 3000))] ^= 1 << chance.randrange(
-                            8
-                        )
+                    for _ in range(rng.randrange(1, 4)):
+                        content[rng.randrange(min(len(content), 3000))] ^= 1 << rng.randrange(8)
                 file.write_bytes(content)
-                outcome, said = outcome_of(lambda: used(place))  # noqa: B023
-                ledger.record(KIND, outcome, f"{place}, {file.name}: {said}")
+                outcome, message = outcome_of(lambda: use(folder))  # noqa: B023
+                ledger.record(KIND, outcome, f"{folder}, {file.name}: {message}")

@@ -1,4 +1,4 @@
-"""Recipes, overrides and paths that nobody means well: a sentence each, within seconds."""
+"""Hostile recipes, overrides and paths are refused in one sentence, within seconds."""
 
 import os
 from pathlib import Path
@@ -23,8 +23,8 @@ SPLITS = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
 FUZZED = 150 if FULL else 25
 
 
-def used(recipe, folder):
-    """Do with a recipe what a run does before it reads a corpus."""
+def use(recipe, folder):
+    """Use a recipe as a run does before it reads the corpus."""
     assert yaml.safe_dump(recipe.model_dump(), sort_keys=False)
     run = run_of(recipe, Path(folder), SPLITS)
     assert run.stages
@@ -32,7 +32,7 @@ def used(recipe, folder):
         space_needed(run)
 
 
-def laughs(levels=9, width=10):
+def billion_laughs(levels=9, width=10):
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     for level in range(1, levels):
         items = ", ".join([f"*a{level - 1}"] * width)
@@ -40,7 +40,7 @@ def laughs(levels=9, width=10):
     return "\n".join(lines)
 
 
-def merged_laughs():
+def merged_billion_laughs():
     lines = ["a0: &a0 {x: 1}"]
     lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 9)]
     return "\n".join(lines)
@@ -80,9 +80,9 @@ FILES = {
     "questions": "? " * 10_000,
     "anchors": "&a " * 10_000,
     "closed brackets": "seeds: " + "[" * 500 + "]" * 500,
-    "billion laughs": laughs(),
-    "merged laughs": merged_laughs(),
-    "laughing seeds": f"extends: demo\n{laughs(4)}\n",
+    "billion laughs": billion_laughs(),
+    "merged billion laughs": merged_billion_laughs(),
+    "billion laughs in the seeds": f"extends: demo\n{billion_laughs(4)}\n",
     "itself": "a: &a [*a]\n",
     "itself as a mapping": "&a {extends: demo, seeds: *a}\n",
     "merge of a number": "<<: 5\n",
@@ -116,9 +116,9 @@ OVERRIDES = [
     "=1", "a..b=1", ".=1", "..=", "methods[99999999].x=1", "methods.99999999.x=1", "methods.٣=1",
     "methods.²=1", "seeds.0.0=1", "name=", "name=\n", "name=\x1b[31m", "name='a\nb'", "name=.",
     "name=con.", f"name={'x' * 100_000}", f"{'x.' * 100_000}y=1", f"seeds={'[' * 10_000}",
-    f"seeds=[{'9' * 5000}]", "training.num_train_epochs=1e308", 
+    f"seeds=[{'9' * 5000}]", "training.num_train_epochs=1e308",
     "training.num_train_epochs=1.0e+308",
-    "training.num_train_epochs=.nan", "training.num_train_epochs=-.inf", 
+    "training.num_train_epochs=.nan", "training.num_train_epochs=-.inf",
     "training.num_train_epochs='1e400'",
     "training.num_train_epochs=1.0e-320", "training.max_steps=99999999999999999999",
     "training.evaluate_every=1.0e-300", "training.learning_rate=1.0e+300",
@@ -155,17 +155,17 @@ def test_files(name, tmp_path, ledger):
     if name == "extends without end":
         for number in range(100):
             (tmp_path / f"base{number}.yaml").write_text(f"extends: base{number + 1}.yaml\n")
-    outcome, said = outcome_of(lambda: used(load_recipe(str(path)), tmp_path))
-    ledger.record(KIND, outcome, f"{name}: {said}")
+    outcome, message = outcome_of(lambda: use(load_recipe(str(path)), tmp_path))
+    ledger.record(KIND, outcome, f"{name}: {message}")
     assert outcome == "refused in a sentence"
 
 
 def test_overrides(tmp_path, ledger):
     for text in OVERRIDES:
-        outcome, said = outcome_of(lambda: used(load_recipe("demo", [text]), tmp_path))  # noqa: B023
-        ledger.record(KIND, outcome, f"{text[:200]!r}: {said}")
-        outcome, said = outcome_of(lambda: make_cleaning([f"corpus.cleaning.{text}"]))  # noqa: B023
-        ledger.record(KIND, outcome, f"cleaning: {text[:200]!r}: {said}")
+        outcome, message = outcome_of(lambda: use(load_recipe("demo", [text]), tmp_path))  # noqa: B023
+        ledger.record(KIND, outcome, f"{text[:200]!r}: {message}")
+        outcome, message = outcome_of(lambda: make_cleaning([f"corpus.cleaning.{text}"]))  # noqa: B023
+        ledger.record(KIND, outcome, f"cleaning: {text[:200]!r}: {message}")
 
 
 def test_what_is_no_file(tmp_path, ledger):
@@ -174,20 +174,20 @@ def test_what_is_no_file(tmp_path, ledger):
     (tmp_path / "dangling").symlink_to("nowhere")
     with (tmp_path / "vast.yaml").open("wb") as file:
         file.truncate(2**30)
-    places = [tmp_path, "/dev/zero", "/dev/stdin", "", ".", "/", "\0", "a\nb", "\udcff", "x" * 300]
-    places += [
+    paths = [tmp_path, "/dev/zero", "/dev/stdin", "", ".", "/", "\0", "a\nb", "\udcff", "x" * 300]
+    paths += [
         "x/" * 3000,
         "~nosuchuser/x.yaml",
         *(tmp_path / name for name in os.listdir(tmp_path)),
     ]
-    for place in map(str, places):
-        outcome, said = outcome_of(lambda: load_recipe(place))  # noqa: B023
-        ledger.record(PATHS, outcome, f"{place[:200]!r}: {said}")
+    for path in map(str, paths):
+        outcome, message = outcome_of(lambda: load_recipe(path))  # noqa: B023
+        ledger.record(PATHS, outcome, f"{path[:200]!r}: {message}")
         assert outcome == "refused in a sentence"
 
 
 class TestFuzzed:
-    """Random structures laid over the demo's."""
+    """The demo recipe with random values, bytes and overrides."""
 
     WORDS = (
         "", "a", "kd", "a2d", "seqkd+a2d", "baseline", "demo", "teacher", "random", "linear",
@@ -199,14 +199,14 @@ class TestFuzzed:
         10**30, True, None,
     )  # fmt: skip
 
-    def value(self, chance, deep=0):
-        kind = chance.random()
+    def value(self, rng, deep=0):
+        kind = rng.random()
         if deep > 3 or kind < 0.35:
-            return chance.choice(self.NUMBERS)
+            return rng.choice(self.NUMBERS)
         if kind < 0.6:
-            return chance.choice(self.WORDS)
+            return rng.choice(self.WORDS)
         if kind < 0.8:
-            return [self.value(chance, deep + 1) for _ in range(chance.randrange(4))]
+            return [self.value(rng, deep + 1) for _ in range(rng.randrange(4))]
         keys = (
             *self.WORDS,
             "path",
@@ -218,47 +218,45 @@ class TestFuzzed:
             "target",
             "score",
         )
-        return {
-            chance.choice(keys): self.value(chance, deep + 1) for _ in range(chance.randrange(4))
-        }
+        return {rng.choice(keys): self.value(rng, deep + 1) for _ in range(rng.randrange(4))}
 
-    def disturb(self, chance, raw):
-        """Put a value somewhere."""
-        place = raw
+    def disturb(self, rng, raw):
+        """Put a random value at a random place."""
+        container = raw
         while True:
-            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            keys = list(container) if isinstance(container, dict) else list(range(len(container)))
             if not keys:
                 return
-            key = chance.choice(keys)
-            if isinstance(place[key], dict | list) and chance.random() < 0.75:
-                place = place[key]
+            key = rng.choice(keys)
+            if isinstance(container[key], dict | list) and rng.random() < 0.75:
+                container = container[key]
                 continue
-            place[key] = self.value(chance)
-            if chance.random() < 0.1 and isinstance(place, dict):
-                place[chance.choice(self.WORDS)] = self.value(chance)
+            container[key] = self.value(rng)
+            if rng.random() < 0.1 and isinstance(container, dict):
+                container[rng.choice(self.WORDS)] = self.value(rng)
             return
 
-    def test_structures(self, chance, tmp_path, ledger):
+    def test_structures(self, rng, tmp_path, ledger):
         for number in range(FUZZED):
             raw = yaml.safe_load(DEMO)
-            for _ in range(chance.randrange(1, 4)):
-                self.disturb(chance, raw)
+            for _ in range(rng.randrange(1, 4)):
+                self.disturb(rng, raw)
             path = tmp_path / "mine.yaml"
             if number % 2:  # as a file, which is read first
                 text = yaml.safe_dump(raw, sort_keys=False, allow_unicode=False)
                 path.write_text(text, "utf-8")
-                outcome, said = outcome_of(lambda: used(load_recipe(str(path)), tmp_path))  # noqa: B023
+                outcome, message = outcome_of(lambda: use(load_recipe(str(path)), tmp_path))  # noqa: B023
             else:  # as `a2d distill` makes them
-                outcome, said = outcome_of(lambda: used(make_recipe(raw, [], "x"), tmp_path))  # noqa: B023
-            ledger.record(KIND, outcome, f"{raw}: {said}")
+                outcome, message = outcome_of(lambda: use(make_recipe(raw, [], "x"), tmp_path))  # noqa: B023
+            ledger.record(KIND, outcome, f"{raw}: {message}")
 
-    def test_bytes(self, chance, tmp_path, ledger):
+    def test_bytes(self, rng, tmp_path, ledger):
         path = tmp_path / "mine.yaml"
         for _ in range(FUZZED):
             text = bytearray(DEMO.encode())
-            for _ in range(chance.randrange(1, 6)):
-                at = chance.randrange(len(text))
-                text[at : at + chance.randrange(3)] = chance.choice(
+            for _ in range(rng.randrange(1, 6)):
+                at = rng.randrange(len(text))
+                text[at : at + rng.randrange(3)] = rng.choice(
                     (
                         b"[",
                         b"{",
@@ -276,10 +274,10 @@ class TestFuzzed:
                     )
                 )
             path.write_bytes(text)
-            outcome, said = outcome_of(lambda: used(load_recipe(str(path)), tmp_path))
-            ledger.record(KIND, outcome, f"{bytes(text)}: {said}")
+            outcome, message = outcome_of(lambda: use(load_recipe(str(path)), tmp_path))
+            ledger.record(KIND, outcome, f"{bytes(text)}: {message}")
 
-    def test_overrides(self, chance, tmp_path, ledger):
+    def test_overrides(self, rng, tmp_path, ledger):
         keys = (
             "methods",
             "0",
@@ -295,9 +293,9 @@ class TestFuzzed:
             "seeds",
         )
         for _ in range(FUZZED):
-            key = ".".join(chance.choices(keys, k=chance.randrange(1, 4)))
-            text = f"{key}={yaml.safe_dump(self.value(chance), default_flow_style=True).strip()}"
-            outcome, said = outcome_of(lambda: used(load_recipe("demo", [text]), tmp_path))  # noqa: B023
-            ledger.record(KIND, outcome, f"{text}: {said}")
-            outcome, said = outcome_of(lambda: assign({}, text, Recipe))  # noqa: B023
-            ledger.record(KIND, outcome, f"{text}: {said}")
+            key = ".".join(rng.choices(keys, k=rng.randrange(1, 4)))
+            text = f"{key}={yaml.safe_dump(self.value(rng), default_flow_style=True).strip()}"
+            outcome, message = outcome_of(lambda: use(load_recipe("demo", [text]), tmp_path))  # noqa: B023
+            ledger.record(KIND, outcome, f"{text}: {message}")
+            outcome, message = outcome_of(lambda: assign({}, text, Recipe))  # noqa: B023
+            ledger.record(KIND, outcome, f"{text}: {message}")

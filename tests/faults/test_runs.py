@@ -1,4 +1,4 @@
-"""Runs that are killed, whose disk fills, or whose files are damaged: the results stay the same."""
+"""Kills, full disks and damaged files do not change the results of a run."""
 
 import os
 import shutil
@@ -8,8 +8,8 @@ import sys
 import time
 
 import pytest
-from campaign import FULL, sentence
-from spoil import SPOILS, spoil
+from campaign import FULL, ends_in_sentence
+from corruption import CORRUPTIONS, corrupt
 from test_pipeline import command, corpus, outputs, run  # noqa: F401
 
 METHODS = ["methods=[kd, seqkd, a2d]", "teacher.cache=true"]
@@ -31,16 +31,16 @@ MOMENTS = [
     "translations/test/*",
     "speed/test/*",
 ]
-"""A run has come to where something matches."""
+"""Moments of a run: the first file that matches the pattern exists."""
 
-LEFT = [0, 4096, 600_000]
-"""Bytes that another program leaves."""
+FREE_BYTES = [0, 4096, 600_000]
+"""Free space on the full disk."""
 
-AT_ONCE = 6
-"""Damaged files, of as many stages where there are such, in one attempt."""
+BATCH = 6
+"""Number of files that are damaged before a run is repeated."""
 
 SIGNALS = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}
-"""And what a command's exit code is then."""
+"""Signals and the exit codes that they cause."""
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +56,15 @@ def expected(finished):
     return outputs(finished)
 
 
-def start(corpus, folder, *more):  # noqa: F811
-    """A run in a process and a group of its own."""
-    arguments = [*command(corpus, folder), *METHODS, *more]
+def start(corpus, folder, *overrides):  # noqa: F811
+    """Start a run in a new process group."""
+    arguments = [*command(corpus, folder), *METHODS, *overrides]
     pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
     return subprocess.Popen(arguments, text=True, start_new_session=True, **pipes)
 
 
 def wait_for(moment, folder, process):
-    """Wait until the process is at work, and has come so far."""
+    """Wait until a run reaches a moment or ends."""
     deadline = time.monotonic() + 300
     assert process.stdout.readline().startswith("Log:") or process.poll() is not None
     while not any(folder.glob(moment)) and process.poll() is None:
@@ -72,8 +72,8 @@ def wait_for(moment, folder, process):
         time.sleep(0.01)
 
 
-def gone(group):
-    """Whether no process of a group is left, after five seconds at most."""
+def has_ended(group):
+    """Check that all processes of a group end within five seconds."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         try:
@@ -85,106 +85,107 @@ def gone(group):
 
 
 @pytest.mark.slow
-def test_kills_and_signals(corpus, expected, tmp_path, chance, ledger):  # noqa: F811
-    """At every moment, one after the other, and at times by chance."""
-    folder, told = tmp_path / "run", []
-    for moment in MOMENTS if FULL else sorted(chance.sample(MOMENTS, 3), key=MOMENTS.index):
-        for number in SIGNALS if FULL else [chance.choice([*SIGNALS])]:
-            process = start(corpus, folder, f"compute.parallel={chance.choice([1, 2])}")
+def test_kills_and_signals(corpus, expected, tmp_path, rng, ledger):  # noqa: F811
+    """One run is interrupted at every moment, each time after a random delay."""
+    folder, interruptions = tmp_path / "run", []
+    for moment in MOMENTS if FULL else sorted(rng.sample(MOMENTS, 3), key=MOMENTS.index):
+        for number in SIGNALS if FULL else [rng.choice([*SIGNALS])]:
+            process = start(corpus, folder, f"compute.parallel={rng.choice([1, 2])}")
             wait_for(moment, folder, process)
-            time.sleep(chance.random() * 0.5)
-            send = chance.choice([os.kill, os.killpg])  # to the run alone, or as a terminal does
+            time.sleep(rng.random() * 0.5)
+            send = rng.choice([os.kill, os.killpg])  # to the run alone, or as a terminal does
             send(process.pid, number)
             errors = process.communicate(timeout=60)[1]
-            what = f"{send.__name__} {number.name} at {moment}: {process.returncode} {errors}"
-            if not gone(process.pid):
-                ledger.record("kills and signals", "no end", what)
+            fault = f"{send.__name__} {number.name} at {moment}: {process.returncode} {errors}"
+            if not has_ended(process.pid):
+                ledger.record("kills and signals", "no end", fault)
             if process.returncode not in (0, SIGNALS[number]) or "Traceback" in errors:
-                ledger.record("kills and signals", "traceback", what)
-            if process.returncode:  # it had not ended before
-                told.append(what)
+                ledger.record("kills and signals", "traceback", fault)
+            if process.returncode:  # the run had not ended before the signal
+                interruptions.append(fault)
     run(corpus, folder, *METHODS)
-    same = outputs(folder) == expected
-    assert told
-    for what in told:
-        ledger.record("kills and signals", "as undisturbed" if same else "results changed", what)
+    outcome = "as undisturbed" if outputs(folder) == expected else "results changed"
+    assert interruptions
+    for fault in interruptions:
+        ledger.record("kills and signals", outcome, fault)
 
 
 @pytest.fixture
 def disk(tmp_path):
-    """A small disk of its own."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200m", "none", str(place)]
+    """A small file system."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200m", "none", str(folder)]
     if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a disk is not allowed here")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def fill(disk, left):
-    """Leave so many bytes, as another program that takes the rest would."""
+def fill(disk, free):
+    """Fill a disk up to a number of free bytes, as another program would."""
     with (disk / "filler").open("ab") as file:
         while True:
-            free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+            available = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
             try:
-                return os.posix_fallocate(file.fileno(), 0, max(1, free - left))
+                return os.posix_fallocate(file.fileno(), 0, max(1, available - free))
             except OSError:  # the run has just written something
                 continue
 
 
 @pytest.mark.slow
-def test_full_disks(corpus, expected, disk, chance, ledger):  # noqa: F811
+def test_full_disks(corpus, expected, disk, rng, ledger):  # noqa: F811
     folder = disk / "run"
-    moments = MOMENTS if FULL else [chance.choice(MOMENTS)]
-    for moment, left in [(m, n) for m in moments for n in (LEFT if FULL else LEFT[:1])]:
+    moments = MOMENTS if FULL else [rng.choice(MOMENTS)]
+    sizes = FREE_BYTES if FULL else FREE_BYTES[:1]
+    for moment, free in [(moment, free) for moment in moments for free in sizes]:
         shutil.rmtree(folder, ignore_errors=True)
         process = start(corpus, folder)
         wait_for(moment, folder, process)
-        fill(disk, left)
+        fill(disk, free)
         errors = process.communicate(timeout=300)[1]
-        what = f"{left} bytes left at {moment}: {process.returncode} {errors}"
-        if process.returncode and not (process.returncode == 2 and sentence(errors)):
-            ledger.record("full disks", "traceback", what)
+        fault = f"{free} free bytes at {moment}: {process.returncode} {errors}"
+        if process.returncode and not (process.returncode == 2 and ends_in_sentence(errors)):
+            ledger.record("full disks", "traceback", fault)
         (disk / "filler").unlink()
         run(corpus, folder, *METHODS)
         outcome = "refused in a sentence" if process.returncode else "as undisturbed"
-        same = outputs(folder) == expected
-        ledger.record("full disks", outcome if same else "results changed", what)
+        equal = outputs(folder) == expected
+        ledger.record("full disks", outcome if equal else "results changed", fault)
 
 
 def files(folder):
-    """All files, in an order that takes one of every stage, then another of every stage."""
-    places = {path.parent for path in folder.rglob("manifest.json")}
-    places |= {folder / "results", folder / "plots", folder / "tensorboard"}
-    listed = [sorted(p for p in place.rglob("*") if p.is_file()) for place in sorted(places)]
-    listed.append([folder / "corpus.json"])
-    assert all(listed)
-    longest = max(map(len, listed))
-    return [row[i] for i in range(longest) for row in listed if i < len(row)]
+    """List all files of a run: the first file of every stage, then the second, and so on."""
+    stages = {path.parent for path in folder.rglob("manifest.json")}
+    stages |= {folder / "results", folder / "plots", folder / "tensorboard"}
+    paths = [sorted(p for p in stage.rglob("*") if p.is_file()) for stage in sorted(stages)]
+    paths.append([folder / "corpus.json"])
+    assert all(paths)
+    longest = max(map(len, paths))
+    return [row[i] for i in range(longest) for row in paths if i < len(row)]
 
 
 @pytest.mark.slow
-def test_damaged_files(finished, expected, corpus, tmp_path, chance, ledger):  # noqa: F811
-    everything, folder = files(finished), tmp_path / "run"
-    assert len(everything) > 80
+def test_damaged_files(finished, expected, corpus, tmp_path, rng, ledger):  # noqa: F811
+    paths, folder = files(finished), tmp_path / "run"
+    assert len(paths) > 80
     if not FULL:
-        everything = chance.sample(everything, AT_ONCE)
-    for first in range(0, len(everything), AT_ONCE):
+        paths = rng.sample(paths, BATCH)
+    for first in range(0, len(paths), BATCH):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(finished, folder)
-        spoiled = []
-        for file in everything[first : first + AT_ONCE]:
-            path, kind = folder / file.relative_to(finished), chance.choice(SPOILS)
+        corrupted = []
+        for file in paths[first : first + BATCH]:
+            path, kind = folder / file.relative_to(finished), rng.choice(CORRUPTIONS)
             if path.stat().st_size:
-                spoil(path, kind, chance)
-                spoiled.append((path, kind))
-        told = run(corpus, folder, *METHODS).replace("\n", "")
-        for place in folder.rglob("*.damaged"):
-            shutil.rmtree(place)
-        same = outputs(folder) == expected
-        for path, kind in spoiled:
-            named = any(f"{stage}: " in told for stage in path.parents if stage != folder)
-            outcome = "made again" if named else "as undisturbed"
-            what = f"{kind.__name__} of {path.relative_to(folder)}"
-            ledger.record("damaged files", outcome if same else "results changed", what)
+                corrupt(path, kind, rng)
+                corrupted.append((path, kind))
+        output = run(corpus, folder, *METHODS).replace("\n", "")
+        for damaged in folder.rglob("*.damaged"):
+            shutil.rmtree(damaged)
+        equal = outputs(folder) == expected
+        for path, kind in corrupted:
+            warned = any(f"{stage}: " in output for stage in path.parents if stage != folder)
+            outcome = "done again" if warned else "as undisturbed"
+            fault = f"{kind.__name__} of {path.relative_to(folder)}"
+            ledger.record("damaged files", outcome if equal else "results changed", fault)

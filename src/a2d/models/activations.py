@@ -19,14 +19,15 @@ Batch = Mapping[str, Tensor]
 """`input_ids` and `attention_mask` (sentences, source length), `labels` (sentences, target length;
 -100 where there is no text)."""
 
-
 _SENTENCES = 2000
+"""Largest number of sentence pairs of sample text."""
+
 _FLOATS = 2**26
-"""Most sentence pairs of sample text, and largest size of an activation (256 MB in float32)."""
+"""Largest size of an activation on sample text: 256 MB in float32."""
 
 
 def sample_text(data: Dataset, model: PreTrainedModel) -> Batch:
-    """Draw a batch of sample text: pairs at equal distances, without the longest twentieth.
+    """Make a batch of evenly spaced sentence pairs, without the longest 5%.
 
     Args:
         data: columns ``input_ids`` and ``labels`` (`a2d.text.batching.tokenise`).
@@ -68,12 +69,12 @@ def norms(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def has_bias(module: nn.Module) -> bool:
-    """Whether a norm or a linear module has a bias."""
+    """Check whether a norm or a linear module has a bias."""
     return getattr(module, "bias", None) is not None
 
 
 def normalise(norm: nn.Module, states: Tensor) -> Tensor:
-    """Normalise states as a norm does before its gain and bias.
+    """Normalise states as a norm does before it applies gain and bias.
 
     Args:
         norm: a layer norm, or an RMS norm (without a bias).
@@ -85,7 +86,7 @@ def normalise(norm: nn.Module, states: Tensor) -> Tensor:
 
 
 class Recorder:
-    """Calls functions with what a model's modules read and compute on a batch of text.
+    """Calls functions with inputs and outputs of a model's modules on a batch of text.
 
     Args:
         model: the model. It runs without dropout.
@@ -101,7 +102,7 @@ class Recorder:
         self._handles: list[Any] = []
 
     def text(self, name: str) -> Tensor:
-        """Positions that are text where a module runs: booleans (sentences, length)."""
+        """Mask of the positions with text in a module's inputs: booleans (sentences, length)."""
         if "encoder" in name.split("."):
             return self._source
         if self._roles.get(name) not in ("key", "value"):
@@ -120,7 +121,7 @@ class Recorder:
         self._handles.append(hook)
 
     def after(self, name: str, call: Callable[[str, Tensor, Tensor], None]) -> None:
-        """Call ``call(name, inputs, outputs)`` after a module has run; (tokens, width) each."""
+        """Call ``call(name, inputs, outputs)``, (tokens, width) each, after a module has run."""
         module, text = self.model.get_submodule(name), self.text(name)
         hook = module.register_forward_hook(
             lambda _, inputs, outputs: call(name, inputs[0][text], outputs[text])
@@ -129,7 +130,7 @@ class Recorder:
 
     @torch.no_grad()
     def run(self) -> None:
-        """Run encoder and decoder, but not the output layer, and forget the functions."""
+        """Run encoder and decoder, without the output layer, and remove the functions."""
         training = self.model.training
         self.model.eval()
         try:

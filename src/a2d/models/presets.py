@@ -56,7 +56,7 @@ def parse_shape(text: str) -> dict[str, int]:
     match = _SHAPE.fullmatch(text)
     if match is None:
         raise UserError(
-            f"{text!r} is no shape of a student: give the layers of encoder and decoder, as in "
+            f"{text!r} is not a shape of a student: give the layers of encoder and decoder, as in "
             "6x2, with width, feed-forward width and heads, as in 6x2-256-1024-8, or one of "
             f"{', '.join(PRESETS)}."
         )

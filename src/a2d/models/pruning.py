@@ -1,9 +1,9 @@
 """Students that start from a part of their teacher: structured pruning with reconstruction.
 
-`prune` works in three steps. It chooses what the student keeps (`a2d.models.subspaces`), copies
-these parts of the teacher's weights, and fits the student's modules to the teacher's activations:
-modules that read only a part of their former input, or follow a layer that is gone, would compute
-something else.
+`prune` works in three steps. It chooses the channels, head directions and neurons that the student
+keeps (`a2d.models.subspaces`), copies their weights, and fits the student's modules to the
+teacher's activations. The fit is necessary because modules compute something else when they read
+only a part of their former input, or when a layer before them is removed.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from a2d.models.activations import Batch, Recorder, has_bias, normalise, norms, 
 from a2d.models.subspaces import HeadMoments, choose_channels, map_heads, share_heads
 
 _RIDGE = 1e-3
-"""Strength of the pull towards the weights before reconstruction, as a share of the inputs' mean
-square."""
+"""Strength of the ridge penalty on changes of weights, as a share of the inputs' mean square."""
 
 _MAX_FLOATS = 2**28
-"""Largest number of the teacher's activations that are kept at a time: 1 GB in float32."""
+"""Largest number of the teacher's activations in memory at a time: 1 GB in float32."""
 
 _WRITERS = ("output", "contract")
 """Roles of the modules that write to the residual stream."""
 
 
 class Subspaces(NamedTuple):
-    """What a student keeps of its teacher.
+    """Parts of the teacher that the student keeps.
 
     Attributes:
-        names: name of a student's linear module or norm → name of the teacher's it comes from.
-        channels: indices of the kept channels of the residual stream.
-        rows, columns: what a student's linear module keeps of the outputs and inputs of its
-            teacher's, by its name: indices, or a matrix, (student's, teacher's) for rows and
-            (teacher's, student's) for columns.
-        heads: the teacher's heads of each of the student's, by the name of its attention module.
+        names: name of each linear module and norm of the student → name of the teacher's module.
+        channels: indices of channels of the teacher's residual stream.
+        rows, columns: outputs and inputs of the teacher's linear modules, by the name of the
+            student's module: indices, or a matrix, (student's size, teacher's size) for rows and
+            (teacher's size, student's size) for columns.
+        heads: by the name of the student's attention module, the teacher's heads that each of its
+            heads is made from.
     """
 
     names: dict[str, str]
@@ -62,7 +62,7 @@ def prune(
 
     Args:
         teacher: a model of the student's family, at least as wide.
-        student: a model with random weights. They stay where the teacher has nothing to give.
+        student: a model with random weights. Weights that the teacher lacks stay random.
         teacher_name: maps names of the student's weights to names of the teacher's.
         batch: sample text.
     """
@@ -77,10 +77,10 @@ def choose_subspaces(
     teacher_name: Callable[[str], str],
     batch: Batch,
 ) -> Subspaces:
-    """Choose what a student keeps by the teacher's activations on sample text."""
+    """Choose the parts that a student keeps by the teacher's activations on sample text."""
     squares, products = _measure(teacher, batch)
-    reads = [squares[name] for name, role in projections(teacher).items() if role not in _WRITERS]
-    scores = torch.stack([read / read.sum() for read in reads]).mean(0)
+    inputs = [squares[name] for name, role in projections(teacher).items() if role not in _WRITERS]
+    scores = torch.stack([square / square.sum() for square in inputs]).mean(0)
     width = sizes_of(student.config)["width"]
     channels = choose_channels(scores, width, family_of(student.config).sinusoidal)
     roles = projections(student)
@@ -100,9 +100,9 @@ def choose_subspaces(
             size = min(student.get_submodule(name).in_features, len(energy))
             neurons = energy.topk(size).indices.sort().values
             subspaces.columns[name] = neurons
-            for other in _block(roles, name):
-                if roles[other] == "expand":
-                    subspaces.rows[other] = neurons
+            for sibling in _siblings(roles, name):
+                if roles[sibling] == "expand":
+                    subspaces.rows[sibling] = neurons
     return subspaces
 
 
@@ -112,43 +112,42 @@ def _choose_heads(
     subspaces: Subspaces,
     products: dict[str, Tensor],
 ) -> None:
-    """Fill in `heads` and what attention modules keep."""
+    """Fill in `heads`, and `rows` and `columns` of attention modules."""
     roles, family = projections(student), family_of(student.config)
     moments, outputs, importance = {}, {}, {}
     for name in (name for name, role in roles.items() if role == "output"):
-        place = _place(name)
+        attention = _parent(name)
         parts = {
-            roles[other]: products[subspaces.names[other]]
-            for other in _block(roles, name)
-            if roles[other] != "value"
+            roles[sibling]: products[subspaces.names[sibling]]
+            for sibling in _siblings(roles, name)
+            if roles[sibling] != "value"
         }
-        moments[place] = HeadMoments(parts["query"], parts["key"], parts["output"])
-        outputs[place] = _weight(teacher, subspaces.names[name])[subspaces.channels]
-        blocks = outputs[place].unflatten(1, parts["output"].shape[:2])
-        importance[place] = torch.einsum("whd,hde,whe->h", blocks, parts["output"], blocks)
+        moments[attention] = HeadMoments(parts["query"], parts["key"], parts["output"])
+        outputs[attention] = _weight(teacher, subspaces.names[name])[subspaces.channels]
+        blocks = outputs[attention].unflatten(1, parts["output"].shape[:2])
+        importance[attention] = torch.einsum("whd,hde,whe->h", blocks, parts["output"], blocks)
     if family.head_bias:  # one bias may serve all layers of a stack
-        groups = {place: family.group(student.get_submodule(place)) for place in importance}
+        groups = {name: family.group(student.get_submodule(name)) for name in importance}
         importance = {
-            place: torch.stack([importance[p] for p in groups if groups[p] == group]).mean(0)
-            for place, group in groups.items()
+            name: torch.stack([importance[n] for n in groups if groups[n] == group]).mean(0)
+            for name, group in groups.items()
         }
     for name in (name for name, role in roles.items() if role == "output"):
-        place = _place(name)
+        attention = _parent(name)
         heads = head_count(student, name)
         width = student.get_submodule(name).in_features // heads
-        shared = share_heads(importance[place], heads, width, moments[place].query.shape[1])
-        maps = map_heads(moments[place], outputs[place], shared, width)
-        scales = [
-            model.get_submodule(place).scaling
-            for model, place in ((teacher, _place(subspaces.names[name])), (student, place))
-        ]
-        subspaces.heads[place] = shared
-        for other in _block(roles, name):
-            if roles[other] == "output":
-                subspaces.columns[other] = maps.output
+        depth = moments[attention].query.shape[1]
+        shared = share_heads(importance[attention], heads, width, depth)
+        maps = map_heads(moments[attention], outputs[attention], shared, width)
+        teacher_scale = teacher.get_submodule(_parent(subspaces.names[name])).scaling
+        student_scale = student.get_submodule(attention).scaling
+        subspaces.heads[attention] = shared
+        for sibling in _siblings(roles, name):
+            if roles[sibling] == "output":
+                subspaces.columns[sibling] = maps.output
             else:
-                scale = scales[0] / scales[1] if roles[other] == "query" else 1.0
-                subspaces.rows[other] = scale * getattr(maps, roles[other])
+                scale = teacher_scale / student_scale if roles[sibling] == "query" else 1.0
+                subspaces.rows[sibling] = scale * getattr(maps, roles[sibling])
 
 
 def take_weights(
@@ -157,13 +156,13 @@ def take_weights(
     teacher_name: Callable[[str], str],
     subspaces: Subspaces,
 ) -> None:
-    """Copy what a student keeps of its teacher's weights, in place.
+    """Copy the teacher's weights that a student keeps, in place.
 
-    Where embeddings are multiplied by the square root of the width, a narrower model multiplies by
-    less: its embeddings are larger by as much.
+    Some models multiply embeddings by the square root of the width. The embeddings of a narrower
+    student are enlarged to compensate for its smaller factor.
 
     Raises:
-        UserError: a weight fits nowhere.
+        UserError: a weight of the student has another shape than the teacher's remaining weight.
     """
     family, roles = family_of(student.config), projections(student)
     width, teacher_width = (sizes_of(model.config)["width"] for model in (student, teacher))
@@ -180,7 +179,7 @@ def take_weights(
             new = _part(weight, kind, subspaces.rows[module], subspaces.columns[module])
             new = _fill(new, old, roles[module])
         elif family.head_bias and name.endswith(family.head_bias):
-            heads = subspaces.heads[_place(module)]
+            heads = subspaces.heads[_parent(module)]
             new = torch.stack([weight[:, group].mean(1) for group in heads], 1)
         elif weight.shape[:-1] == old.shape[:-1] and weight.shape[-1] == teacher_width:
             new = weight[..., subspaces.channels]
@@ -198,18 +197,18 @@ def take_weights(
 
 def _part(weight: Tensor, kind: str, rows: Tensor, columns: Tensor) -> Tensor:
     """Take rows and columns of a weight, or rows of a bias."""
-    taken = weight.double()
-    taken = rows @ taken if rows.is_floating_point() else taken[rows]
+    part = weight.double()
+    part = rows @ part if rows.is_floating_point() else part[rows]
     if kind == "bias":
-        return taken
-    return taken @ columns if columns.is_floating_point() else taken[:, columns]
+        return part
+    return part @ columns if columns.is_floating_point() else part[:, columns]
 
 
 def _fill(new: Tensor, old: Tensor, role: str) -> Tensor:
-    """Fill in what the teacher lacks so that it can learn and changes no output yet.
+    """Enlarge a weight to the student's size, with weights that can learn and change no output yet.
 
-    Queries and what reads new values or neurons start at 0; keys, values and neurons keep the
-    student's random weights.
+    New keys, values and neurons keep the student's random weights. New queries, and the weights
+    that read new values or neurons, start at 0.
     """
     if new.ndim == 1 and len(new) == len(old):
         return new
@@ -226,28 +225,28 @@ def reconstruct(
 ) -> None:
     """Fit a student's modules, in the order of computation, to its teacher's activations.
 
-    Each module gets the inputs that the modules before it, already fitted, compute. Ridge
-    regression then changes its weights, as little as necessary, so that
+    Each module gets its inputs from the modules before it, which are fitted already. Ridge
+    regression then changes its weights as little as necessary. The targets are the teacher's
 
-    - queries, keys, values and neurons come closest to those that the student keeps,
-    - the residual stream after a module that writes to it comes closest to the teacher's, whatever
-      was lost before,
-    - norms come closest to the teacher's norms.
+    - queries, keys, values and neurons, as far as the student keeps them,
+    - residual stream after a module that writes to it, so that errors of earlier modules are
+      corrected, too,
+    - outputs of norms.
 
     Args:
         teacher: the teacher.
         student: the student, changed in place.
-        subspaces: what the student keeps.
+        subspaces: parts of the teacher that the student keeps.
         batch: sample text.
     """
     _Reconstruction(teacher, student, subspaces, batch).run()
 
 
 class _Targets:
-    """The teacher's activations, as far as a student keeps them, recorded when they are needed.
+    """Targets of the fit: the teacher's activations, recorded when they are needed.
 
-    A pass over the sample text records those of several modules, but no more than fit into
-    `_MAX_FLOATS`; reading them forgets them.
+    One pass over the sample text records several modules, as many as `_MAX_FLOATS` allows. `take`
+    frees the activations that it returns.
     """
 
     def __init__(
@@ -272,40 +271,40 @@ class _Targets:
         self._recorded: dict[str, tuple[Tensor, Tensor]] = {}
 
     def take(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return what the teacher's module reads and computes.
+        """Return inputs and outputs of the teacher's module, as far as the student keeps them.
 
         Args:
-            name: the student's module: a norm, or one that reads the stream.
+            name: the student's module: a norm, or a linear module that reads the residual stream.
 
         Returns:
-            Kept channels of the inputs of a norm (tokens, channels), otherwise nothing; kept
-            outputs (tokens, outputs).
+            Inputs of a norm (tokens, channels), empty for a linear module; outputs
+            (tokens, outputs).
         """
         if name not in self._recorded:
             self._record(next(group for group in self._groups if name in group))
         return self._recorded.pop(name)
 
     def _record(self, group: Sequence[str]) -> None:
-        students = {self._subspaces.names[name]: name for name in group}
+        student_names = {self._subspaces.names[name]: name for name in group}
         channels = self._subspaces.channels
 
-        def keep(there: str, inputs: Tensor, outputs: Tensor) -> None:
-            name = students[there]
+        def record(teacher_name: str, inputs: Tensor, outputs: Tensor) -> None:
+            name = student_names[teacher_name]
             if name in self._norms:
                 self._recorded[name] = inputs[:, channels], outputs[:, channels]
                 return
             rows = self._subspaces.rows[name]
-            kept = outputs.double() @ rows.T if rows.is_floating_point() else outputs[:, rows]
-            self._recorded[name] = inputs[:0], kept.to(outputs.dtype)
+            targets = outputs.double() @ rows.T if rows.is_floating_point() else outputs[:, rows]
+            self._recorded[name] = inputs[:0], targets.to(outputs.dtype)
 
         recorder = Recorder(self._teacher, self._batch)
-        for there in students:
-            recorder.after(there, keep)
+        for teacher_name in student_names:
+            recorder.after(teacher_name, record)
         recorder.run()
 
 
 class _Reconstruction:
-    """One pass of the student over the sample text, which fits each module before it runs."""
+    """Pass of the student over the sample text that fits each module before it runs."""
 
     def __init__(
         self, teacher: PreTrainedModel, student: PreTrainedModel, subspaces: Subspaces, batch: Batch
@@ -319,37 +318,37 @@ class _Reconstruction:
     def run(self) -> None:
         """Fit all modules."""
         for name, role in self._roles.items():
-            self._recorder.before(name, self._wait if role in _WRITERS else self._fit_reader)
+            self._recorder.before(name, self._defer if role in _WRITERS else self._fit_reader)
         for name in self._norms:
             self._recorder.before(name, self._fit_norm)
         self._recorder.run()
 
     def _fit_reader(self, name: str, inputs: Tensor) -> None:
         module = self._student.get_submodule(name)
-        states, (_, kept) = inputs[self._recorder.text(name)], self._targets.take(name)
-        missing = kept - linear(states, module.weight, module.bias)[:, : kept.shape[1]]
-        _regress(module, states, missing)
+        states, (_, targets) = inputs[self._recorder.text(name)], self._targets.take(name)
+        errors = targets - linear(states, module.weight, module.bias)[:, : targets.shape[1]]
+        _regress(module, states, errors)
 
-    def _wait(self, name: str, inputs: Tensor) -> None:
-        """Remember a module that writes: the next norm reads the stream with what it writes."""
+    def _defer(self, name: str, inputs: Tensor) -> None:
+        """Defer the fit of a module that writes: the next norm reads the stream after it."""
         self._writer = name, inputs
 
     def _fit_norm(self, name: str, inputs: Tensor) -> None:
         text, norm = self._recorder.text(name), self._norms[name]
         stream, outputs = self._targets.take(name)
         if self._writer is not None:
-            writer, read = self._writer
+            writer, writer_inputs = self._writer
             module = self._student.get_submodule(writer)
-            missing = stream - inputs[text]
-            inputs[text] += _regress(module, read[text], missing).to(inputs.dtype)
+            errors = stream - inputs[text]
+            inputs[text] += _regress(module, writer_inputs[text], errors).to(inputs.dtype)
             self._writer = None
-        states, kept = normalise(norm, inputs[text].double()), outputs.double()
+        states, targets = normalise(norm, inputs[text].double()), outputs.double()
         if has_bias(norm):
             centred = states - states.mean(0)
-            gain = (centred * kept).sum(0) / centred.square().sum(0)
-            _set(norm, "bias", kept.mean(0) - gain * states.mean(0))
+            gain = (centred * targets).sum(0) / centred.square().sum(0)
+            _set(norm, "bias", targets.mean(0) - gain * states.mean(0))
         else:
-            gain = (states * kept).sum(0) / states.square().sum(0)
+            gain = (states * targets).sum(0) / states.square().sum(0)
         _set(norm, "weight", gain)
 
 
@@ -357,33 +356,33 @@ def _set(module: torch.nn.Module, name: str, value: Tensor) -> None:
     module.get_parameter(name).copy_(value)
 
 
-def _regress(module: torch.nn.Linear, states: Tensor, missing: Tensor) -> Tensor:
-    """Change a linear module so that it adds what is missing from its outputs.
+def _regress(module: torch.nn.Linear, states: Tensor, errors: Tensor) -> Tensor:
+    """Correct a linear module by ridge regression.
 
     Args:
         module: changed in place.
         states: its inputs (tokens, inputs).
-        missing: (tokens, outputs); fewer outputs than the module's are its first.
+        errors: targets minus outputs (tokens, outputs), of all outputs or the first ones.
 
     Returns:
-        What it now adds (tokens, outputs).
+        Change of the outputs (tokens, outputs).
     """
     states = states.double()
     if has_bias(module):
         states = torch.cat([states, states.new_ones(len(states), 1)], 1)
     gram = states.T @ states
     gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
-    change = torch.linalg.solve(gram, states.T @ missing.double())
-    width, count = module.in_features, missing.shape[1]
+    change = torch.linalg.solve(gram, states.T @ errors.double())
+    width, count = module.in_features, errors.shape[1]
     module.weight[:count] += change[:width].T.to(module.weight.dtype)
     if has_bias(module):
         module.bias[:count] += change[width].to(module.bias.dtype)
-    added: Tensor = states @ change
-    return added
+    correction: Tensor = states @ change
+    return correction
 
 
 def _measure(model: PreTrainedModel, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Sum up a model's activations.
+    """Sum squares and products of a model's activations.
 
     Returns:
         Summed squares of the inputs of each linear module (width), and summed products within heads
@@ -409,7 +408,7 @@ def _measure(model: PreTrainedModel, batch: Batch) -> tuple[dict[str, Tensor], d
 
 def head_count(model: PreTrainedModel, name: str) -> int:
     """Number of heads of the attention module that a linear module belongs to."""
-    group = family_of(model.config).group(model.get_submodule(_place(name)))
+    group = family_of(model.config).group(model.get_submodule(_parent(name)))
     return Geometry.of(model.config).heads(group)
 
 
@@ -424,11 +423,11 @@ def _weight(model: PreTrainedModel, name: str) -> Tensor:
     return weight
 
 
-def _place(name: str) -> str:
-    """Name of the module around another."""
+def _parent(name: str) -> str:
+    """Name of the module that contains a module."""
     return name.rpartition(".")[0]
 
 
-def _block(roles: dict[str, str], name: str) -> list[str]:
-    """Names of the linear modules in the module around one of them."""
-    return [other for other in roles if _place(other) == _place(name)]
+def _siblings(roles: dict[str, str], name: str) -> list[str]:
+    """Names of the linear modules with the same parent, `name` included."""
+    return [sibling for sibling in roles if _parent(sibling) == _parent(name)]

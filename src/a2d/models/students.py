@@ -123,8 +123,8 @@ def _start_from(teacher: PreTrainedModel, student: PreTrainedModel, sample: Data
         )
     if sample is None:
         raise UserError(
-            "a student of other widths or heads than its teacher's chooses what it keeps by sample "
-            "text: give sample=tokenise(pairs, tokenizer)."
+            "a student with other widths or heads than its teacher needs sample text, to choose "
+            "what it keeps: give sample=tokenise(pairs, tokenizer)."
         )
     text = sample_text(sample, teacher)
     prune(teacher, student, name_layers(teacher, student), text)
@@ -233,7 +233,7 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
         weight = weights.get(teacher_name(name), weights.get(name))
         if weight is None or weight.shape != student_weight.shape:
             raise UserError(
-                f"the student cannot take the teacher's layers whole: {name} differs in shape."
+                f"the student cannot copy the teacher's layers: the shapes of {name} differ."
             )
         state[name] = weight
     student.load_state_dict(state)

@@ -1,10 +1,10 @@
-"""What a narrower student keeps of its teacher: channels, directions within heads, neurons.
+"""Choice of the channels, head directions and neurons that a narrower student keeps.
 
-All layers of a stack read and write one *residual stream*. A student keeps some of its channels,
-and the same ones everywhere, because embeddings, norms and layers share them. Within attention
-modules it keeps directions, because rotations of a head's queries and keys leave its attention as
-it is. Of a feed-forward block it keeps neurons. Activations on sample text decide, as in Minitron
-(Muralidharan et al. 2024, arXiv 2407.14679).
+All layers of a stack read and write one *residual stream*. A student keeps the same channels of it
+everywhere, because embeddings, norms and layers share them. Within an attention head it keeps
+directions instead of channels, because rotating both queries and keys does not change attention. In
+a feed-forward block it keeps neurons. The choice depends on activations on sample text, as in
+Minitron (Muralidharan et al. 2024, arXiv 2407.14679).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 _UNUSED = 1e-10
-"""Directions of less than this share of the largest variance count as unused."""
+"""Directions with less than this share of the largest variance count as unused."""
 
 
 class HeadMoments(NamedTuple):
     """Second moments within the heads of an attention module, (heads, head width, head width) each.
 
     Attributes:
-        query, key: of queries and keys.
-        context: of what the output projection reads.
+        query, key: moments of queries and keys.
+        context: moments of the output projection's inputs.
     """
 
     query: Tensor
@@ -37,8 +37,9 @@ class HeadMaps(NamedTuple):
     """Linear maps from the teacher's heads to a student's, over all heads of an attention module.
 
     Attributes:
-        query, key, value: (student's width of all heads, teacher's), for what the projections give.
-        output: (teacher's width of all heads, student's), for what the output projection reads.
+        query, key, value: maps of these projections' outputs (student's width of all heads,
+            teacher's width of all heads).
+        output: map of the output projection's inputs, the same sizes transposed.
     """
 
     query: Tensor
@@ -50,14 +51,14 @@ class HeadMaps(NamedTuple):
 def choose_channels(scores: Tensor, width: int, sinusoidal: bool) -> Tensor:
     """Choose the channels of the residual stream with the highest scores.
 
-    Sinusoidal positions are not learned. Half of the channels hold sines and half cosines, of
-    falling frequencies, and a student of another width computes its own. Each of its channels
-    therefore comes from the teacher's channels of about the same frequency.
+    Sinusoidal positions are computed from the width: one half of the channels holds sines, the
+    other half cosines, each by falling frequency. Each of the student's channels therefore comes
+    from teacher channels of about the same frequency.
 
     Args:
         scores: importance of each channel (teacher's width).
         width: number of channels to choose.
-        sinusoidal: whether positions are sinusoidal.
+        sinusoidal: True if positions are sinusoidal.
 
     Returns:
         Ascending indices (width).
@@ -82,11 +83,12 @@ def choose_channels(scores: Tensor, width: int, sinusoidal: bool) -> Tensor:
 def share_heads(importance: Tensor, heads: int, width: int, teacher_width: int) -> list[list[int]]:
     """Choose the teacher's heads that each of a student's heads is made from.
 
-    With as many heads or more, several of the student's heads may come from one of the teacher's.
-    With fewer but wider heads, each joins neighbours. Otherwise the most important heads stay.
+    If the student has at least as many heads, several of them may come from the same teacher head.
+    If it has fewer but wider heads, each of them joins several of the most important teacher heads.
+    Otherwise it keeps the most important heads.
 
     Args:
-        importance: of each of the teacher's heads.
+        importance: importance of each of the teacher's heads (heads).
         heads: number of the student's heads.
         width, teacher_width: width of one head.
 
@@ -106,15 +108,15 @@ def share_heads(importance: Tensor, heads: int, width: int, teacher_width: int) 
 def map_heads(
     moments: HeadMoments, output: Tensor, groups: Sequence[Sequence[int]], width: int
 ) -> HeadMaps:
-    """Find the directions within heads that lose least of attention scores and of outputs.
+    """Compute the directions within heads that preserve attention scores and outputs best.
 
-    Several heads from one of the teacher's share its scores and divide its values.
+    Student heads from the same teacher head have the same scores and divide its values.
 
     Args:
-        moments: the teacher's.
-        output: weight of the teacher's output projection, its kept channels only
+        moments: moments of the teacher's heads.
+        output: weight of the teacher's output projection, rows of the student's channels only
             (channels, teacher's width of all heads).
-        groups: the teacher's heads of each of the student's.
+        groups: the teacher's heads that each of the student's heads is made from.
         width: width of one of the student's heads. Directions that the teacher lacks are 0.
     """
     heads, depth = moments.query.shape[:2]
@@ -124,13 +126,13 @@ def map_heads(
     for index, group in enumerate(groups):
         columns = torch.cat([torch.arange(head * depth, (head + 1) * depth) for head in group])
         query, key, context = (torch.block_diag(*(m[head] for head in group)) for m in moments)
-        alike = [other for other, heads in enumerate(groups) if list(heads) == list(group)]
+        equal = [number for number, heads in enumerate(groups) if list(heads) == list(group)]
         start, rank = index * width, min(width, len(columns))
         rows = slice(start, start + rank)
         maps.query[rows, columns], maps.key[rows, columns] = _score_directions(query, key, rank)
-        share = slice(alike.index(index), None, len(alike))
+        share = slice(equal.index(index), None, len(equal))
         values, back = _value_directions(
-            context, output[:, columns], min(width * len(alike), len(columns))
+            context, output[:, columns], min(width * len(equal), len(columns))
         )
         rows = slice(start, start + len(values[share]))
         maps.value[rows, columns], maps.output[rows, columns] = values[share], back.T[share]
@@ -138,7 +140,7 @@ def map_heads(
 
 
 def _score_directions(query: Tensor, key: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Maps (rank, size) of queries and keys whose products lose least, in the mean of squares."""
+    """Return maps (rank, size) of queries and keys with the least mean square error of scores."""
     size = len(query)
     if rank == size:
         return torch.eye(size).to(query), torch.eye(size).to(query)
@@ -148,18 +150,18 @@ def _score_directions(query: Tensor, key: Tensor, rank: int) -> tuple[Tensor, Te
 
 
 def _value_directions(context: Tensor, output: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """A map (rank, size) and one back (size, rank) that lose least after the output projection."""
+    """Return a map (rank, size) and a map back (size, rank) with the least error of outputs."""
     size = len(context)
     if rank == size:
         return torch.eye(size).to(context), torch.eye(size).to(context)
     root = _power(context, 0.5)
     v = torch.linalg.svd(output @ root)[2][:rank]
-    scale = (context.trace() / size).sqrt()  # new values are about as large as old ones
+    scale = (context.trace() / size).sqrt()  # new values are about as large as the teacher's
     return scale * v @ _power(context, -0.5), root @ v.T / scale
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
-    """Raise a positive semi-definite matrix to a power, without its unused directions."""
+    """Raise a positive semi-definite matrix to a power; unused directions become 0."""
     values, vectors = torch.linalg.eigh(matrix)
     used = values > _UNUSED * values[-1]
     powers = torch.where(used, values.clamp_min(1e-300) ** exponent, 0.0)

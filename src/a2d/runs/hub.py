@@ -26,7 +26,7 @@ def check_hub(name: str) -> str:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise UserError(f"{name!r} is no name of a repository: {first_line(error)}") from error
+        raise UserError(f"{name!r} is not the name of a repository: {first_line(error)}") from error
     if get_token() is None:
         raise UserError("--push-to-hub needs a token of the hub: log in by `hf auth login` first.")
     try:

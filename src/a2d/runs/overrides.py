@@ -25,7 +25,7 @@ def assign(raw: dict[str, Any], assignment: str, section: AnySection) -> None:
     key, separator, text = assignment.partition("=")
     if not separator or not key:
         raise UserError(
-            f"{assignment!r} is no override: write key=value, e.g. training.num_train_epochs=3."
+            f"{assignment!r} is not an override: write key=value, e.g. training.num_train_epochs=3."
         )
     try:
         value = parse(text)
@@ -33,7 +33,7 @@ def assign(raw: dict[str, Any], assignment: str, section: AnySection) -> None:
         raise UserError(f"the value of the override {assignment!r} {error}.") from error
     parts = key.split(".")
     if len(parts) > MAX_DEPTH:
-        raise UserError(f"the override {assignment!r} names a place more than {MAX_DEPTH} deep.")
+        raise UserError(f"the override {assignment!r} has more than {MAX_DEPTH} keys.")
     node: Any = raw
     node_section: AnySection | None = section
     for depth, part in enumerate(parts):
@@ -77,4 +77,4 @@ def _index(node: Any, part: str, parents: Sequence[str], assignment: str) -> str
         problem = f"{name} is {node!r} alone: write {name}={{method: {node}, {part}: …}}"
     else:
         problem = f"{name} is {node!r} and has no keys"
-    raise UserError(f"the override {assignment!r} names no place in the recipe: {problem}.")
+    raise UserError(f"the override {assignment!r} does not fit the recipe: {problem}.")

@@ -224,6 +224,6 @@ def _mark_layers(axis: Axes, side: str, channels: int, heads: int) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     if path.suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
-        raise UserError(f"{path} is no picture's name: end it in .png, .svg or .pdf.")
+        raise UserError(f"{path} is not the name of a picture: end it in .png, .svg or .pdf.")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

@@ -158,7 +158,7 @@ class Recipe(Section):
         if self.sequences.n_best > self.evaluation.beams:
             raise ValueError(
                 f"sequences.n_best is {self.sequences.n_best}: a search with "
-                f"{self.evaluation.beams} beams does not find as many"
+                f"{self.evaluation.beams} beams finds fewer translations"
             )
         return self
 

@@ -149,7 +149,7 @@ def _check_translations(splits: Splits, recipe: Recipe) -> None:
         missing = [pair.source for pair in splits.train if pair.source not in translations]
         if len(missing) > (1 - _MIN_COVERAGE) * len(splits.train):
             raise UserError(
-                f"teacher.translations has none for {len(missing):,} of {len(splits.train):,} "
+                f"teacher.translations lacks {len(missing):,} of {len(splits.train):,} "
                 f"training sources, such as {shorten(missing[0])!r}: are its sources those of "
                 "corpus.train, and its columns source and translation?"
             )
@@ -160,7 +160,7 @@ def _check_translations(splits: Splits, recipe: Recipe) -> None:
         count = sum(pair.source not in translations for pair in pairs)
         if count:
             logger.warning(
-                "teacher.translations has none for %s of %s sources of corpus.%s: %s.",
+                "teacher.translations lacks %s of %s sources of corpus.%s: %s.",
                 f"{count:,}",
                 f"{len(pairs):,}",
                 name,

@@ -217,7 +217,7 @@ def message_pairs(source: Path, target: Path, selection: Selection) -> Entries:
             code = language_of(path)
             if code is not None and not same_language(code, language):
                 raise UserError(
-                    f"{path} is in {quoted(code)}, but its place is for {language!r}: list the "
+                    f"{path} is in {quoted(code)}, but is listed as {language!r}: list the "
                     "source first, or correct its header (Language)"
                 )
     read = _fluent_messages if suffix_of(source) in FLUENT else _gettext_messages

@@ -46,15 +46,15 @@ class RunStage(Stage):
         """Execute the unfinished stages of this kind, one after the other.
 
         Raises:
-            UserError: a stage leaves nothing in its folder.
+            UserError: a stage does not fill its folder.
         """
         for stage in run.all(cls):
             if not stage.done:
                 stage.make(run)
                 if not stage.done:
                     raise UserError(
-                        f"the stage {defined_at(cls)} has left nothing in {stage.folder}: fill the "
-                        "folder in make, in a block `with self.work() as folder:`."
+                        f"the stage {defined_at(cls)} did not fill {stage.folder}: fill the "
+                        "folder in `make`, in a block `with self.work() as folder:`."
                     )
 
 
@@ -62,13 +62,13 @@ def check_kind(kind: type) -> None:
     """Check that a class is a kind of stage.
 
     Raises:
-        UserError: it is no subclass of `RunStage`, or lacks `of`, or both `make` and `carry_out`.
+        UserError: it is not a `RunStage`, or lacks `of`, or both `make` and `carry_out`.
     """
     if not (isinstance(kind, type) and issubclass(kind, RunStage)):
-        raise UserError(f"the stage {defined_at(kind)} is no subclass of RunStage: derive it.")
+        raise UserError(f"the stage {defined_at(kind)} is not a subclass of RunStage: derive it.")
     missing = [name for name in ("of", "make", "carry_out") if _inherits(kind, name)]
     if "of" in missing or len(missing) == 2:
-        raise UserError(f"the stage {defined_at(kind)} must define the methods of and make.")
+        raise UserError(f"the stage {defined_at(kind)} must define the methods `of` and `make`.")
     check_call(kind.of, ("run",), of=kind)
     check_call(kind.make, ("self", "run"), of=kind)
 
@@ -82,13 +82,13 @@ def listed(kind: type[S], run: Run) -> list[S]:
     """List the stages of a kind, after a check of what its `of` returns.
 
     Raises:
-        UserError: it is no list of stages of this kind, or the settings of one are no JSON.
+        UserError: it is not a list of stages of this kind, or has settings that are not JSON.
     """
     stages: Any = kind.of(run)
     if not isinstance(stages, list) or not all(isinstance(stage, kind) for stage in stages):
         raise UserError(
-            f"the method of, of the stage {defined_at(kind)}, returns {stages!r}: it must return "
-            f"a list of {kind.__name__}."
+            f"`of` of the stage {defined_at(kind)} returns {stages!r}: it must return a list of "
+            f"{kind.__name__}."
         )
     for stage in stages:
         try:
@@ -102,16 +102,16 @@ def listed(kind: type[S], run: Run) -> list[S]:
 
 
 def check_folders(stages: Sequence[RunStage]) -> None:
-    """Check that no two stages of a run have one folder.
+    """Check that the stages of a run have different folders.
 
     Raises:
-        UserError: two have.
+        UserError: two stages have the same folder.
     """
     kinds: dict[Path, type[RunStage]] = {}
     for stage in stages:
         other = kinds.setdefault(stage.folder, type(stage))
         if other is not type(stage):
             raise UserError(
-                f"the stages {other.__name__} and {defined_at(type(stage))} have one folder, "
-                f"{stage.folder}: give the latter another one."
+                f"the stages {other.__name__} and {defined_at(type(stage))} have the same "
+                f"folder, {stage.folder}: give the second stage another folder."
             )

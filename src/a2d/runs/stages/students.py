@@ -89,8 +89,8 @@ class Student(Model):
         for name in names:
             if names.count(name) > 1:
                 raise UserError(
-                    f"two students would be called {name!r}: they differ in nothing but dropout, "
-                    "or not at all. Give each a recipe and a run of its own."
+                    f"two students would be called {name!r}: they are equal, or differ only in "
+                    "dropout. Use a separate recipe and run for each."
                 )
         return students
 
