@@ -180,6 +180,16 @@ class TestDefects:
         assert "with details" in text
         assert "run demo" in text
 
+    def test_whose_message_fails(self, a2d, failing):
+        class Silent(Exception):
+            def __str__(self):
+                raise ValueError
+
+        failing(Silent())
+        code, _, err = a2d("run", "demo")
+        assert code == 1
+        assert err.startswith("Error: this is a defect of a2d (Silent).")
+
     def test_show_their_traceback_if_asked(self, failing, monkeypatch):
         failing(RuntimeError("a bug"))
         monkeypatch.setattr(sys, "argv", ["a2d", "--debug", "run", "demo"])
@@ -382,6 +392,15 @@ class TestTranslate:
         code, out, err = a2d("translate", model)
         assert (code, out) == (2, "")
         assert "standard input, line 2 is not UTF-8: convert it" in err
+
+    def test_a_carriage_return_does_not_end_a_line(self, a2d, model, monkeypatch):
+        import io
+
+        monkeypatch.setattr(
+            sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ja\r\nn\rein\r\n"), "utf-8")
+        )
+        code, out, _ = a2d("translate", model)
+        assert (code, out.count("\n")) == (0, 2)
 
     def test_a_line_without_end_and_a_closed_input_are_reported(self, a2d, model, monkeypatch):
         with open("/dev/zero", encoding="utf-8") as endless:

@@ -126,10 +126,10 @@ def test_objective_has_the_settings_of_the_losses(config):
         method="kd", formula="official", alpha=0.7, temperature=2.0, label_smoothing_factor=0.2
     ).objective
     groups = ("encoder", "decoder", "cross")
-    assert objective == ("kd", "official", 0.7, 2.0, 0.2, groups, "uniform", 3.0, 1.0, None)
+    assert objective == ("kd", "official", 0.7, 2.0, 0.2, groups, "uniform", 3.0, 1.0, 1.0)
     objective = config(groups="cross+encoder", alignment_start="uniform").objective
     groups = ("encoder", "cross")
-    assert objective == ("a2d", "geometric", 0.5, 1.0, 0.1, groups, "uniform", 3.0, 1.0, None)
+    assert objective == ("a2d", "geometric", 0.5, 1.0, 0.1, groups, "uniform", 3.0, 1.0, 1.0)
 
 
 def test_recipes_have_the_same_defaults(config):

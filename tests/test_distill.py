@@ -101,12 +101,13 @@ def test_the_card_shows_names_and_data_as_they_are(distilled, tmp_path):
     folder = distilled[0].with_name("small.run")
     recipe, quality = load_recipe(folder / "recipe.yaml"), Quality(30.0, 60.0)
     verdict = Verdict(quality, Yardstick(quality, Quality(1.0, 2.0), 1.0), 0.75)
-    name, text, address = "{{ 1/0 }}", "{% raw %} <a> & b", "{% if x %}<é>"
+    name, text, address = "{{ 1/0 }}", "{% raw %} <a> & [b](http:c)\u202e", "{% if x %}<é>"
     write_card(tmp_path, name, recipe, folder / "results/test", None, text, verdict, address)
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.model_name == name
     assert f"# {name}\n" in card.text
-    assert f"learned from {text}.\n\n{verdict.summary}\n\n|" in card.text
+    shown = r"{% raw %} \<a\> & \[b\](http:c)\\u202e"
+    assert f"learned from {shown}.\n\n{verdict.summary}\n\n|" in card.text
     assert f'from_pretrained("{address}")' in card.text
     assert "Not fit" not in card.text
 

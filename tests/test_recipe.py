@@ -1,5 +1,6 @@
 """Recipes: packaged ones, inheritance, overrides, and messages about mistakes."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -340,6 +341,17 @@ class TestMethods:
     def test_unknown_formula(self):
         message = refused("methods=[{method: a2d, formula: papr}]")
         assert "methods.0.formula: unknown formula 'papr': did you mean 'paper'?" in message
+
+    def test_names_are_bounded_in_bytes(self):
+        assert "must not have more than 180 bytes" in refused(
+            f"methods=[{{method: kd, name: {'é' * 91}}}]"
+        )
+
+    @pytest.mark.parametrize("code", ["\x1b[31m", "e" * 5000, "en\n---", "", "english"])
+    def test_languages_are_codes(self, code):
+        assert "is not a language code: give one such as de" in refused(
+            f"corpus.source_language={json.dumps(code)}"
+        )
 
     def test_without_a_method(self):
         assert "'methods.0.method' is missing" in refused("methods=[{alpha: 1}]")

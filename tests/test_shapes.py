@@ -88,6 +88,7 @@ class TestCompletion:
         ("9x1", "with 9 encoder layers cannot start from a teacher with 5"),
         ("3x1-320", "a student of width 320 cannot start from a teacher of width 160"),
         ("3x1-42", "width 42 cannot be split into 4 heads"),
+        ("5x3-160-9999", r"has 2\d,\d{3},\d{3} parameters, more than its teacher"),
     ],
 )
 def test_shapes_that_no_student_can_have_are_refused_at_once(shape, message):
@@ -104,6 +105,22 @@ def test_default_shapes_fit_the_teacher():
             assert all(sizes[size] <= limits[size] for size in ("encoder_layers", "width"))
     config.d_model, config.encoder_layers = 512, 6
     assert {"tiny", "base"} < set(default_shapes(config))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes", [{"eos_token_id": [0, 1]}, {"eos_token_id": None}, {"max_position_embeddings": 10}]
+)
+def test_unusual_teachers_are_timed(changes, tmp_path, monkeypatch):
+    monkeypatch.setattr("a2d.runs.speeds._MAX_SECONDS", 0.0)
+    model, _ = released("opus", tmp_path)
+    for name, value in changes.items():
+        setattr(model.config, name, value)
+    if "max_position_embeddings" in changes:
+        model = type(model)(model.config)
+    model.save_pretrained(tmp_path)
+    rows = measure_shapes(str(tmp_path), ["1x1"], Console(quiet=True))
+    assert [row.name for row in rows] == ["teacher", "1x1"]
 
 
 @pytest.mark.slow

@@ -45,6 +45,15 @@ def test_students_start_from_it(folder):
     assert not other["model.shared.weight"].allclose(start["model.shared.weight"], atol=1e-2)
 
 
+def test_a_finished_run_does_not_look_at_it(folder, corpus):  # noqa: F811
+    weights = folder / "starts/1+1x2-8-16/model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-1])
+    assert "Warning" not in run(corpus, folder, *SETTINGS)
+    assert len(list((folder / "starts").iterdir())) == 2
+    weights.write_bytes(before)
+
+
 def test_a_finished_run_needs_no_start(folder, corpus, monkeypatch):  # noqa: F811
     shutil.rmtree(folder / "starts")
     monkeypatch.setattr(training, "student_of", None)
@@ -59,3 +68,14 @@ def test_a_lost_student_has_the_same_start_again(folder, corpus):  # noqa: F811
     run(corpus, folder, *SETTINGS)
     assert (model / "model.safetensors").read_bytes() == before
     assert [path.name for path in (folder / "starts").iterdir()] == ["1+1x2-8-16"]
+
+
+def test_a_damaged_one_is_made_again(folder, corpus):  # noqa: F811
+    start, model = folder / "starts/1+1x2-8-16", folder / "models/from-1+1x2-8-16-seed1"
+    before = (model / "model.safetensors").read_bytes()
+    (start / "model.safetensors").write_bytes(b"damaged")
+    shutil.rmtree(model)
+    output = run(corpus, folder, *SETTINGS).replace("\n", " ")
+    assert "model.safetensors is damaged. The stage is done again" in output
+    assert (model / "model.safetensors").read_bytes() == before
+    assert load_model(start).config.d_model == 8

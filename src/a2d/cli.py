@@ -391,7 +391,7 @@ def _standard_input() -> Iterator[list[str]]:
     if sys.stdin is None:
         raise UserError("standard input is closed: give it sentences, one per line.")
     if isinstance(sys.stdin, TextIOWrapper):  # a strict decoder would not name the line
-        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
     lines: list[str] = []
     for number, line in enumerate(iter(partial(sys.stdin.readline, MAX_LINE + 1), ""), 1):
         if len(line) > MAX_LINE:

@@ -47,20 +47,28 @@ def one_line(message: str) -> str:
 
 def first_line(error: BaseException) -> str:
     """First line of an error's message, or the error's class if the message is empty."""
-    return str(error).strip().split("\n")[0].rstrip(".:") or type(error).__name__
+    return message_of(error).strip().split("\n")[0].rstrip(".:") or type(error).__name__
+
+
+def message_of(error: BaseException) -> str:
+    """Return an error's message; nothing if its `__str__` fails, as that of a plugin's may."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def memory_is_full(error: BaseException) -> bool:
     """Check whether an error came from a lack of memory, of the machine or of the GPU."""
     phrases = ("not enough memory", "allocate memory", "CUDA out of memory")
-    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases)
+    return isinstance(error, MemoryError) or any(phrase in message_of(error) for phrase in phrases)
 
 
 def disk_is_full(error: BaseException) -> bool:
     """Check whether an error, or any of its causes, came from a lack of disk space."""
     return any(
         getattr(each, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        or any(words in str(each) for words in _WORDS_OF_FULL_DISKS)
+        or any(words in message_of(each) for words in _WORDS_OF_FULL_DISKS)
         for each in _chain(error)
     )
 

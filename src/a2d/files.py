@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -44,7 +44,9 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         Path of a temporary folder beside it, for the caller to make and fill. It is renamed to
         `folder` at the end.
     """
-    partial = folder.with_name(f".{folder.name}.{token_hex(4)}")
+    with suppress(FileNotFoundError):
+        os.lstat(folder)  # refuses a name that is too long before any work
+    partial = folder.with_name(f".{token_hex(8)}")
     remover = remove_at_end(partial)
     try:
         yield partial

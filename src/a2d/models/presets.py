@@ -7,6 +7,7 @@ from typing import Any
 
 from a2d.errors import UserError
 from a2d.families import sizes_of
+from a2d.quoting import quoted
 
 PRESETS: dict[str, dict[str, int]] = {
     "tiny": {
@@ -56,8 +57,8 @@ def parse_shape(text: str) -> dict[str, int]:
     match = _SHAPE.fullmatch(text)
     if match is None:
         raise UserError(
-            f"{text!r} is not a shape of a student: give the layers of encoder and decoder, as in "
-            "6x2, with width, feed-forward width and heads, as in 6x2-256-1024-8, or one of "
+            f"{quoted(text)} is not a shape of a student: give the layers of encoder and decoder, "
+            "as in 6x2, with width, feed-forward width and heads, as in 6x2-256-1024-8, or one of "
             f"{', '.join(PRESETS)}."
         )
     names = ("encoder_layers", "decoder_layers", "width", "feed_forward", "heads")

@@ -6,6 +6,7 @@ The text is in `card.md.jinja`, the program that translates with a student in `s
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from a2d.files import write_text
+from a2d.quoting import escaped
 from a2d.runs import results
 from a2d.runs.recipe import Recipe
 from a2d.runs.report import millions, times
@@ -26,6 +28,7 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     keep_trailing_newline=True,
 )
+_TEMPLATES.filters["plain"] = lambda text: re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", escaped(text))
 _TEMPLATES.filters["json"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)
 
 

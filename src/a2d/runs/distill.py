@@ -28,6 +28,7 @@ from a2d.runs.preview import show_preview
 from a2d.runs.recipe import Recipe, load_plugins_of, load_recipe
 from a2d.runs.results import history
 from a2d.runs.run import Run, carry_out
+from a2d.runs.settings import MAX_NAME
 from a2d.runs.stages.students import Student
 from a2d.runs.stages.teacher_scores import TeacherScores
 from a2d.runs.stages.vocabulary import Vocabulary
@@ -114,7 +115,7 @@ def distill(
     load_plugins_of("distill", overrides)
     limits = {"num_train_epochs": epochs, "max_hours": hours}
     changes = {
-        "name": re.sub(r"[^\w.+-]", "-", output.name),
+        "name": _name_of(output),
         "corpus": {
             "source_language": languages[0],
             "target_language": languages[1],
@@ -148,6 +149,12 @@ def distill(
     elif push_to is not None:
         console.print("[red]The student was not uploaded: give --force to upload it anyway.[/]")
     return verdict
+
+
+def _name_of(output: Path) -> str:
+    """Make the name of a recipe from the name of a folder."""
+    name = re.sub(r"[^\w.+-]", "-", output.name).lstrip(".+-") or "student"
+    return name.encode()[:MAX_NAME].decode(errors="ignore")
 
 
 def _check_one_student(recipe: Recipe) -> None:

@@ -4,21 +4,40 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from a2d.method.methods import METHODS, Method
 from a2d.models.decoding import MAX_BEAMS
 from a2d.models.loading import MAX_LAYERS
 from a2d.models.students import Start
+from a2d.quoting import quoted
 from a2d.runs.sections import CONFIG, Section, check_numbers
+from a2d.text.languages import is_code
 from a2d.training.settings import MethodName, ObjectiveSettings, TrainingSettings
 
 MAX_NAME = 180
-"""Longest name, in characters: file names have at most 255, and some begin with this name."""
+"""Longest name, in bytes of UTF-8: file names have at most 255, and some contain this name."""
 
-Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$", max_length=MAX_NAME)]
+
+def _check_name(name: str) -> str:
+    if len(name.encode()) > MAX_NAME:
+        raise ValueError(f"a name must not have more than {MAX_NAME} bytes")
+    return name
+
+
+def _check_language(code: str) -> str:
+    if not is_code(code):
+        raise ValueError(
+            f"{quoted(code)} is not a language code: give one such as de, pt-BR or deu_Latn"
+        )
+    return code
+
+
+Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$"), AfterValidator(_check_name)]
 """Name that is also a folder's."""
+
+LanguageCode = Annotated[str, AfterValidator(_check_language)]
 
 MAX_PARALLEL = 256
 """Most processes at once."""
@@ -70,8 +89,8 @@ class CorpusSettings(Section):
         limit: number of training pairs to use, chosen at random; None: all.
     """
 
-    source_language: str
-    target_language: str
+    source_language: LanguageCode
+    target_language: LanguageCode
     train: CorpusSpec
     valid: CorpusSpec | None = None
     test: CorpusSpec | None = None

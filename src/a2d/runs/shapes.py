@@ -12,10 +12,10 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from a2d.errors import UserError
-from a2d.families import sizes_of
+from a2d.families import positions_of, sizes_of
 from a2d.models.export import WEIGHTS, export, require_ctranslate2
 from a2d.models.loading import count_parameters, load_model
 from a2d.models.presets import PRESETS, complete_shape, parse_shape
@@ -120,8 +120,10 @@ def measure_shapes(teacher: str, shapes: Sequence[str], console: Console) -> lis
     model, tokenizer = load_model(teacher), load_tokenizer(teacher)
     names = list(shapes) or default_shapes(model.config)
     sizes = {name: complete_shape(model.config, parse_shape(name)) for name in names}
-    for shape in sizes.values():
-        check_start(student_config(model.config, **shape), model.config)
+    for name, shape in sizes.items():
+        config = student_config(model.config, **shape)
+        check_start(config, model.config)
+        _check_size(name, config, model)
     sample = _sample(model)
     figures = []
     with TemporaryDirectory(dir=temporary_folder()) as place, Bars(console) as bars:
@@ -150,19 +152,39 @@ def measure_shapes(teacher: str, shapes: Sequence[str], console: Console) -> lis
     console.print(
         "Speeds are over the teacher's in PyTorch "
         f"({speed['teacher_sentences_per_second']:.1f} sentences/s): {SENTENCES} sentences of "
-        f"{TOKENS} tokens at a time, translations of the same length, beam {BEAMS}, "
+        f"{tokens_of(model)} tokens at a time, translations of the same length, beam {BEAMS}, "
         f"{torch.get_num_threads()} thread(s)."
     )
     return figures
 
 
+def _check_size(name: str, config: PreTrainedConfig, teacher: PreTrainedModel) -> None:
+    """Check, without building it, that a student is not larger than its teacher."""
+    with torch.device("meta"):
+        student = type(teacher)(config)
+    if count_parameters(student) > count_parameters(teacher):
+        raise UserError(
+            f"a student {name} has {count_parameters(student):,} parameters, more than its teacher "
+            f"({count_parameters(teacher):,}): choose a smaller shape."
+        )
+
+
 def _sample(model: PreTrainedModel) -> list[Batch]:
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(10, model.config.vocab_size - 10, (SENTENCES, TOKENS), generator=generator)
-    ids[:, -1] = model.config.eos_token_id
+    tokens, vocabulary = tokens_of(model), model.config.vocab_size
+    first = min(10, vocabulary // 2)  # special tokens are usually before it
+    ids = torch.randint(first, vocabulary - first, (SENTENCES, tokens), generator=generator)
+    end = model.config.eos_token_id
+    if end is not None:
+        ids[:, -1] = end[0] if isinstance(end, list) else end
     return [
-        Batch(BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)}), TOKENS)
+        Batch(BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)}), tokens)
     ]
+
+
+def tokens_of(model: PreTrainedModel) -> int:
+    """Number of tokens of the sentences that a model is timed with."""
+    return min(TOKENS, (positions_of(model.config) or TOKENS + 2) - 2)
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:

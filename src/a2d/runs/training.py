@@ -33,7 +33,7 @@ from a2d.errors import UserError
 from a2d.families import family_of
 from a2d.files import write_text
 from a2d.models.loading import check_same_ids, count_parameters, load_model, new_model
-from a2d.models.students import check_start, student_of
+from a2d.models.students import check_start, student_config, student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, log_to
 from a2d.runs.settings import MethodEntry, Training
@@ -368,9 +368,10 @@ def check_models(models: Sequence[Model], inputs: TrainingInputs) -> None:
             continue
         if teacher is None:
             teacher = _teacher_for_checks(models, tokenizer, inputs)
+        if model.start is not None:  # before a student that is too large is built
+            sizes = model.shape.model_dump(exclude_none=True)
+            check_start(student_config(teacher.config, **sizes), teacher.config)
         student = _new_student(model, tokenizer, teacher)
-        if model.start is not None:
-            check_start(student.config, teacher.config)
         check_same_ids(teacher, student)
         build_transfer(config.objective, student.config, teacher.config)
 

@@ -73,7 +73,12 @@ def check_codes(languages: Iterable[str]) -> None:
             )
 
 
-_CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
+_CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,4}")
+
+
+def is_code(text: str) -> bool:
+    """Check whether a text has the form of a language code, such as `de` or `deu_Latn`."""
+    return _CODE.fullmatch(text) is not None
 
 
 def _normalise(code: str) -> str:

@@ -15,6 +15,7 @@ from a2d.method.methods import METHODS
 from a2d.method.transfer import STARTS
 from a2d.plugin_errors import NAME_THE_FILE
 from a2d.plugins import Registry
+from a2d.quoting import quoted
 from a2d.suggestions import nearest
 
 SCHEDULES = ("linear", "cosine", "inverse_sqrt", "constant_with_warmup")
@@ -27,7 +28,7 @@ def _one_of(setting: str, names: Collection[str]) -> AfterValidator:
 
     def check(value: str) -> str:
         if value not in names:
-            raise ValueError(f"unknown {setting} {value!r}{nearest(value, names)}{hint}")
+            raise ValueError(f"unknown {setting} {quoted(value)}{nearest(value, names)}{hint}")
         return value
 
     hint = f" A {setting} of your own needs its file: {NAME_THE_FILE}" if extensible else ""
@@ -37,7 +38,7 @@ def _one_of(setting: str, names: Collection[str]) -> AfterValidator:
 def _check_groups(value: str) -> str:
     for group in value.split("+"):
         if group not in GROUPS:
-            raise ValueError(f"unknown group {group!r}{nearest(group, GROUPS)}")
+            raise ValueError(f"unknown group {quoted(group)}{nearest(group, GROUPS)}")
     return value
 
 
@@ -60,7 +61,8 @@ class ObjectiveSettings:
             better with 1.
         decay: factor by which β is multiplied after each epoch.
         beta_until: share of all updates over which β falls linearly to zero; None: it does not
-            fall. It multiplies with `decay`.
+            fall. It multiplies with `decay`. Alignment guides the beginning of a training: with a
+            constant β, long trainings end below word-level distillation (`docs/schedule.md`).
         temperature: τ, temperature of word-level distillation.
         groups: compared kinds of attention, joined by `+`: `encoder` and `decoder` self-attention,
             and `cross`-attention. Groups that the method cannot compare are left out.
@@ -75,7 +77,7 @@ class ObjectiveSettings:
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     beta: Annotated[float, Field(ge=0)] = 3.0
     decay: Annotated[float, Field(ge=0, le=1)] = 1.0
-    beta_until: Annotated[float, Field(gt=0, le=1)] | None = None
+    beta_until: Annotated[float, Field(gt=0, le=1)] | None = 1.0
     temperature: Annotated[float, Field(ge=1e-3)] = 1.0
     groups: Annotated[str, AfterValidator(_check_groups)] = "+".join(GROUPS)
     alignment_start: Annotated[str, _one_of("alignment_start", STARTS)] = "uniform"

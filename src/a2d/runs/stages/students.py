@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import as_completed
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from a2d.errors import UserError
 from a2d.method.formulas import FORMULAS
@@ -32,6 +32,8 @@ class StudentStart(RunStage):
         size: short description of the shape.
     """
 
+    restored_when_needed: ClassVar = True  # finished students need no start
+
     shape: Shape
     size: str
 
@@ -54,10 +56,13 @@ class StudentStart(RunStage):
     @classmethod
     def carry_out(cls, run: Run) -> None:
         """Make the weights that unfinished students need."""
-        needed = [stage for stage in run.all(cls) if not stage.done and stage._is_needed(run)]
-        if needed:
+        needed = [stage for stage in run.all(cls) if stage._is_needed(run)]
+        for stage in needed:
+            run.restore(stage)
+        missing = [stage for stage in needed if not stage.done]
+        if missing:
             with show_activity(run.console, "Pruning the teacher…"):
-                futures = [run.workers.submit(save_start, each, run.inputs) for each in needed]
+                futures = [run.workers.submit(save_start, each, run.inputs) for each in missing]
                 for future in as_completed(futures):
                     future.result()
 
