@@ -36,8 +36,10 @@ LAYERS = {
 }
 METHODS = {
     "corpus": lambda t: t["corpus"].replace("-", "→"),
-    "student": lambda t: t["layers"].replace("x", "+"),
+    "student": lambda t: t.get("shape") or t["layers"],
+    "start": lambda t: "pruned and fitted" if "shape" in t else "copied layers",
     "method": lambda t: f"`{t['method']}`",
+    "β": lambda t: describe_beta(t) if t["method"] != "kd" else "–",
     "seed": lambda t: str(t["seed"]),
     "BLEU": lambda t: f"{t['bleu']:.1f}",
     "chrF": lambda t: f"{t['chrf']:.1f}",
@@ -68,11 +70,11 @@ BETAS = {
 def describe_beta(trial: dict[str, Any]) -> str:
     """How a trial weights attention transfer."""
     beta = f"{trial['beta']:g}"
-    if trial["release"]:
+    if trial.get("release"):
         return f"{beta}, 0 once the attention loss stops falling"
-    if trial["until"]:
+    if trial.get("until"):
         return f"{beta} → 0 after {trial['until']:.0%}"
-    return beta if trial["decay"] == 1 else f"{beta} · {trial['decay']:g} per epoch"
+    return beta if trial.get("decay", 1) == 1 else f"{beta} · {trial['decay']:g} per epoch"
 
 
 def table(trials: list[dict[str, Any]], columns: dict[str, Any]) -> str:
@@ -92,7 +94,7 @@ def main() -> None:
     trials.sort(key=lambda t: (t["decoder"] == "random", t["teacher_width"], t["pairs"]))
     tables = {"trials": table(trials, COLUMNS), "layers": table(read("en-pt.jsonl"), LAYERS)}
     methods = read("methods.jsonl")
-    methods.sort(key=lambda t: (t["corpus"], t["method"], t["seed"]))
+    methods.sort(key=lambda t: (t["corpus"], "shape" in t, t["method"], t.get("until", 0)))
     tables["methods"] = table(methods, METHODS)
     starts = read("starts.jsonl")
     starts.sort(key=lambda t: (t["pairs"], t["shape"], t["method"], t["start"]))
