@@ -206,10 +206,24 @@ def test_errors_of_their_code_end_a_command(plugin, monkeypatch, capsys, functio
         )
 
 
-@pytest.mark.parametrize("value", ["[none.py]", "[/tmp]", "[a2d]"])
-def test_that_are_no_files_are_named(value):
-    with pytest.raises(UserError, match=r"is not a Python file: give the path of a \.py file"):
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("[none.py]", r"there is no /.*/none\.py: check the path"),
+        ("[/tmp]", r"/tmp is not a Python file: give the path of a \.py file"),
+        ("[~nosuchuser/x.py]", r"'~nosuchuser/x\.py' is not a path"),
+    ],
+)
+def test_that_are_no_files_are_named(value, message):
+    with pytest.raises(UserError, match=message):
         load_recipe("demo", [f"plugins={value}"])
+
+
+def test_a_file_by_two_paths_is_one_plugin(tmp_path):
+    (tmp_path / "once.py").write_text("import a2d\n")
+    (tmp_path / "link.py").symlink_to(tmp_path / "once.py")
+    load_plugins([str(tmp_path / name) for name in ("once.py", "../" + tmp_path.name + "/once.py")])
+    load_plugins([str(tmp_path / "link.py")])
 
 
 @pytest.mark.parametrize("value", ["mine.py", "[1]", "{a: b}"])

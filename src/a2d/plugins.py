@@ -17,9 +17,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
 
-from a2d.errors import UserError
+from a2d.errors import UserError, first_line
 from a2d.files import digest
 from a2d.plugin_errors import PREFIX, import_error, packages
+from a2d.quoting import quoted
 
 GROUP = "a2d.plugins"
 
@@ -74,7 +75,15 @@ def load_plugins(paths: Sequence[str] = ()) -> None:
     """
     _load_installed()
     for path in (*named, *paths):
-        _load(Path(path).expanduser().absolute())
+        _load(_resolve(path))
+
+
+def _resolve(path: str) -> Path:
+    """Resolve a path, so that every spelling of it names the same plugin."""
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: an unknown user
+        raise UserError(f"plugins: {quoted(path)} is not a path ({first_line(error)}).") from error
 
 
 def loaded_files() -> dict[Path, str]:
@@ -123,6 +132,11 @@ def _module(path: Path) -> str:
 
 def _load(path: Path) -> None:
     global _importing
+    if not path.exists():
+        raise UserError(
+            f"plugins: there is no {path}: check the path (relative ones start at the working "
+            "directory)."
+        )
     if not path.is_file() or path.suffix != ".py":
         raise UserError(f"plugins: {path} is not a Python file: give the path of a .py file.")
     content = digest(path)
@@ -143,7 +157,7 @@ def _load(path: Path) -> None:
         with _report_errors(str(path), path.parent):
             specification.loader.exec_module(module)
     except UserError:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise
     finally:
         _importing = None
