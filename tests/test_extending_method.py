@@ -66,7 +66,8 @@ def logs(distiller):
 
 
 def test_a_method_trains(tmp_path, tokenizer, data, method):  # noqa: F811
-    settings = {"method": method.name, "groups": "encoder+cross", "logging_steps": 1}
+    settings = {"method": method.name, "groups": "encoder+cross", "beta_until": None}
+    settings |= {"logging_steps": 1}
     distiller = trainer(tmp_path, tokenizer, data, beta=20.0, max_steps=30, **settings)
     entries = logs(distiller)
     terms = {"ce", "encoder", "cross"}  # it has no word-level distillation
@@ -190,7 +191,8 @@ def test_a_method_for_one_group_has_its_terms_alone(tmp_path, tokenizer, data): 
         Method("one", "cross", build=lambda s, t, o: MeanMaps(o.groups), groups=("cross",))
     )
     try:
-        distiller = trainer(tmp_path, tokenizer, data, method="one", logging_steps=1, max_steps=2)
+        settings = {"method": "one", "beta_until": None, "logging_steps": 1}
+        distiller = trainer(tmp_path, tokenizer, data, max_steps=2, **settings)
         for entry in logs(distiller):
             assert entry.keys().isdisjoint({"encoder", "decoder"})
             assert entry["loss"] == pytest.approx(

@@ -75,7 +75,7 @@ def test_a_damaged_one_is_made_again(folder, corpus):  # noqa: F811
     before = (model / "model.safetensors").read_bytes()
     (start / "model.safetensors").write_bytes(b"damaged")
     shutil.rmtree(model)
-    output = run(corpus, folder, *SETTINGS).replace("\n", " ")
-    assert "model.safetensors is damaged. The stage is done again" in output
+    output = "".join(run(corpus, folder, *SETTINGS).split())  # lines are broken anywhere
+    assert "model.safetensorsisdamaged.Thestageisdoneagain" in output
     assert (model / "model.safetensors").read_bytes() == before
     assert load_model(start).config.d_model == 8

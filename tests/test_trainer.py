@@ -394,7 +394,8 @@ def test_epoch_reaches_a_wrapped_sampler(tmp_path, tokenizer, data):
 
 def test_attention_transfer_decays_epoch_by_epoch(tmp_path, tokenizer, data, monkeypatch):
     weights = record_weights(monkeypatch, "encoder")
-    settings = {"max_tokens": 512, "gradient_accumulation_steps": 2, "decay": 0.5}
+    settings = {"max_tokens": 512, "gradient_accumulation_steps": 2}
+    settings |= {"decay": 0.5, "beta_until": None}
     distiller = trainer(tmp_path, tokenizer, data, **settings, max_steps=-1, num_train_epochs=3)
     distiller.train()
     batches = len(distiller.get_train_dataloader())
