@@ -4,6 +4,7 @@
 # make bench    measure what distillation costs on this machine, and fill docs/speed.md
 # make gpu      on a machine with a GPU: CUDA tests, steps, trainings; results in build/gpu
 # make test     every check: lint, format, types, tests (slow ones too)
+# make test BENCHMARKS=full   the benchmark programs as a whole, too
 # make faults   the whole campaign of faults: kills, full disks, damaged and hostile files
 # make format   rewrite the code in the house style
 # make clean    remove caches; runs/ and .venv stay
