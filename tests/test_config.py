@@ -9,7 +9,7 @@ from transformers import SchedulerType, Seq2SeqTrainingArguments
 from a2d import A2DConfig
 from a2d.errors import UserError
 from a2d.method.methods import METHODS
-from a2d.method.objective import TrainingProgress
+from a2d.method.objective import Moment
 from a2d.runs.settings import MethodSettings, Training
 from a2d.training.settings import ObjectiveSettings, TrainingSettings, values_of
 
@@ -114,8 +114,8 @@ def test_weights_of_terms(config, method, epoch, until, factor):
         "decoder": decayed / 2,
         "cross": decayed / 2,
     }
-    progress = TrainingProgress(epoch, share=0.4)
-    weights = {term.name: term.weight_at(progress) for term in args.objective.terms}
+    moment = Moment(epoch, share=0.4)
+    weights = {term.name: term.weight_at(moment) for term in args.objective.terms}
     assert {k: w for k, w in weights.items() if w} == pytest.approx(
         {name: weight for name, weight in expected.items() if weight}
     )

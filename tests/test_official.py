@@ -12,7 +12,7 @@ from a2d.method import losses
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS
 from a2d.method.maps import StackedMaps
-from a2d.method.objective import Objective, TrainingProgress
+from a2d.method.objective import Moment, Objective
 from a2d.training.distillation import IGNORE_INDEX, Distillation
 from a2d.training.signals import Signals, model_signals
 
@@ -142,7 +142,7 @@ def test_term_weights(tmp_path, epoch):
     settings = {"alpha": ALPHA, "beta": BETA, "decay": DECAY, "beta_until": None}
     config = A2DConfig(str(tmp_path), **settings, bf16=False)
     term_weights = {
-        term.name: term.weight_at(TrainingProgress(epoch, 0.5)) for term in config.objective.terms
+        term.name: term.weight_at(Moment(epoch, 0.5)) for term in config.objective.terms
     }
     assert term_weights == pytest.approx(weights(epoch))
 

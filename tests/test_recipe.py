@@ -347,11 +347,15 @@ class TestMethods:
             f"methods=[{{method: kd, name: {'é' * 91}}}]"
         )
 
-    @pytest.mark.parametrize("code", ["\x1b[31m", "e" * 5000, "en\n---", "", "english"])
+    @pytest.mark.parametrize("code", ["\x1b[31m", "e" * 5000, "en\n---", "", "klingonisch"])
     def test_languages_are_codes(self, code):
         assert "is not a language code: give one such as de" in refused(
             f"corpus.source_language={json.dumps(code)}"
         )
+
+    def test_names_of_languages_are_refused_with_the_code(self):
+        assert "did you mean 'de'?" in refused("corpus.source_language=German")
+        assert "did you mean 'en'?" in refused("corpus.source_language=english")
 
     def test_without_a_method(self):
         assert "'methods.0.method' is missing" in refused("methods=[{alpha: 1}]")

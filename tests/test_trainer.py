@@ -417,11 +417,11 @@ def test_attention_transfer_falls_faster_on_a_plateau(tmp_path, tokenizer, data)
     distiller = trainer(tmp_path, tokenizer, data, **settings, save_strategy="steps", save_steps=2)
     schedule = distiller.create_scheduler(8, distiller.create_optimizer())
     distiller.state.global_step, distiller.state.max_steps = 3, 8
-    (weight,) = {t.weight_at(distiller._progress) for t in distiller.objective.terms[2:3]}
+    (weight,) = {t.weight_at(distiller._moment) for t in distiller.objective.terms[2:3]}
     assert weight == pytest.approx(distiller.args.beta * 5 / 8)
     schedule.finish(3)  # a third of the 3 past updates follows
     assert schedule.end == 4
-    (weight,) = {t.weight_at(distiller._progress) for t in distiller.objective.terms[2:3]}
+    (weight,) = {t.weight_at(distiller._moment) for t in distiller.objective.terms[2:3]}
     assert weight == pytest.approx(distiller.args.beta / 4)
 
 

@@ -26,8 +26,8 @@ class Divisor(IntEnum):
     TARGET_TOKENS = 1
 
 
-class TrainingProgress(NamedTuple):
-    """How far a training has come.
+class Moment(NamedTuple):
+    """A moment of a training, on which the weights of terms depend.
 
     Attributes:
         epoch: epoch, counted from 1.
@@ -59,12 +59,12 @@ class Term(NamedTuple):
     divisor: Divisor = Divisor.TARGET_TOKENS
     batch_mean: bool = False
 
-    def weight_at(self, progress: TrainingProgress) -> float:
+    def weight_at(self, moment: Moment) -> float:
         """Return the factor of the term at a moment of the training."""
-        weight = self.weight * self.decay ** (progress.epoch - 1)
+        weight = self.weight * self.decay ** (moment.epoch - 1)
         if self.until is None:
             return weight
-        return weight * max(0.0, 1 - progress.share / self.until)
+        return weight * max(0.0, 1 - moment.share / self.until)
 
 
 TOKEN_LOSS = "tokens"
@@ -164,22 +164,20 @@ class Objective(NamedTuple):
             return self.label_smoothing * vocabulary / (vocabulary - 1)
         return self.label_smoothing
 
-    def loss(
-        self, sums: Mapping[str, Tensor], counts: Tensor, progress: TrainingProgress
-    ) -> Tensor:
+    def loss(self, sums: Mapping[str, Tensor], counts: Tensor, moment: Moment) -> Tensor:
         """Compute the training loss.
 
         Args:
             sums: name of a term → sum over a batch, a scalar.
             counts: source and target tokens (2,) of the whole optimisation step.
-            progress: how far the training has come.
+            moment: the moment of the optimisation step.
 
         Returns:
             A scalar.
         """
         terms = self.trained_terms
         values = torch.stack([sums[term.name] for term in terms])
-        weights = torch.tensor([term.weight_at(progress) for term in terms], dtype=torch.float64)
+        weights = torch.tensor([term.weight_at(moment) for term in terms], dtype=torch.float64)
         return (weights.to(values) * means(terms, values, counts)).sum()
 
 

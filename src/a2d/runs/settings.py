@@ -7,13 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from a2d.errors import UserError
 from a2d.method.methods import METHODS, Method
 from a2d.models.decoding import MAX_BEAMS
 from a2d.models.loading import MAX_LAYERS
 from a2d.models.students import Start
-from a2d.quoting import quoted
 from a2d.runs.sections import CONFIG, Section, check_numbers
-from a2d.text.languages import is_code
+from a2d.text.languages import check_codes
 from a2d.training.settings import MethodName, ObjectiveSettings, TrainingSettings
 
 MAX_NAME = 180
@@ -27,10 +27,10 @@ def _check_name(name: str) -> str:
 
 
 def _check_language(code: str) -> str:
-    if not is_code(code):
-        raise ValueError(
-            f"{quoted(code)} is not a language code: give one such as de, pt-BR or deu_Latn"
-        )
+    try:
+        check_codes([code])
+    except UserError as error:
+        raise ValueError(str(error).removesuffix(".")) from error
     return code
 
 

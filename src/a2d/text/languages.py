@@ -44,7 +44,7 @@ def is_language(text: str) -> bool:
         (True, True, False)
     """
     names = _names()
-    coded = _CODE.fullmatch(text) is not None and base_code(text) in names
+    coded = is_code(text) and base_code(text) in names
     return coded or text.casefold() in names.values()
 
 
@@ -60,16 +60,21 @@ def names_language(text: str, language: str) -> bool:
 
 
 def check_codes(languages: Iterable[str]) -> None:
-    """Refuse English names of languages in place of their codes.
+    """Check that values have the form of language codes.
 
     Raises:
-        UserError: a value is the English name of a language; the message names its code.
+        UserError: one has not; if it is the English name of a language, the message names its code.
     """
     for language in languages:
         codes = [code for code, name in _names().items() if language.casefold() == name]
         if codes and base_code(language) not in _names():
             raise UserError(
                 f"{quoted(language)} is not a language code: did you mean {quoted(codes[0])}?"
+            )
+        if not is_code(language):
+            raise UserError(
+                f"{quoted(language)} is not a language code: give one such as de, pt-BR or "
+                "deu_Latn."
             )
 
 

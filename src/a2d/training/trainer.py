@@ -29,7 +29,7 @@ from a2d.errors import UserError
 from a2d.families import family_of, positions_of
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import enable_capture
-from a2d.method.objective import TOKEN_LOSS, TrainingProgress, detached_sums
+from a2d.method.objective import TOKEN_LOSS, Moment, detached_sums
 from a2d.models.decoding import generation_limit, searching, set_generation_defaults
 from a2d.models.folders import read_checkpoint
 from a2d.models.loading import freeze_padding_row
@@ -253,18 +253,18 @@ class A2DTrainer(ResumingTrainer):
         totals = counts if num_items_in_batch is None else num_items_in_batch
         logged = detached_sums(self.objective.terms, sums)
         self._train_terms.add(logged, counts)
-        loss = self.objective.loss(sums, totals, self._progress)
+        loss = self.objective.loss(sums, totals, self._moment)
         # Distributed wrappers average gradients over processes, but the totals are sums over them.
         loss = loss * self.accelerator.num_processes
         self._divergence.record(self.state.global_step + 1, logged, loss)
         return (loss, {}) if return_outputs else loss
 
     @property
-    def _progress(self) -> TrainingProgress:
-        """How far the training has come; a `PlateauSchedule` may end it earlier than planned."""
+    def _moment(self) -> Moment:
+        """The current moment; a `PlateauSchedule` may end the training earlier than planned."""
         last = getattr(self.lr_scheduler, "end", self.state.max_steps)
         share = self.state.global_step / last if last > 0 else 0.0
-        return TrainingProgress(int(self.state.epoch or 0) + 1, share)
+        return Moment(int(self.state.epoch or 0) + 1, share)
 
     def _sums(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
         """Compute the sums of the terms over a batch, and its source and target tokens (2,)."""
