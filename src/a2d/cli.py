@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from a2d import __version__, cli_data, endings, plugins
+from a2d import __version__, cli_data, cli_report, endings, plugins
 from a2d.errors import UserError
 from a2d.text.bounds import MAX_LINE
 from a2d.text.entities import printable
@@ -294,19 +294,9 @@ def shapes(
     measure_shapes(teacher, shape or [], Console())
 
 
-@app.command()
-def plot(
-    folder: Annotated[Path, typer.Argument(help="Folder of a student distilled with a2d.")],
-    output: Annotated[Path, typer.Option(help="Picture to write (.png, .svg or .pdf).")] = Path(
-        "alignment.png"
-    ),
-) -> None:
-    """Draw which student heads feed each teacher head in a trained alignment."""
-    from a2d.method.alignment import FILE_NAME, AttentionAlignment
-    from a2d.runs import plots
-
-    plots.alignment(AttentionAlignment.load(folder / FILE_NAME), output)
-    typer.echo(f"wrote {output}")
+app.command()(cli_report.report)
+app.command()(cli_report.compare)
+app.command()(cli_report.plot)
 
 
 @app.command()

@@ -73,6 +73,19 @@ class Formula:
         """
         raise NotImplementedError
 
+    def intermediate(self, connections: Tensor, maps: Tensor, keys: Tensor) -> Tensor:
+        """Compute the probabilities that are compared with the teacher's maps, for display.
+
+        Args:
+            connections: weights of the alignment (C_T, C_S).
+            maps: the student's maps of one sentence (1, C_S, Q, K).
+            keys: True where a query may attend to a key, (Q, K).
+
+        Returns:
+            Maps (1, C_T, Q, K).
+        """
+        return self.combine(connections, maps).masked_fill(~keys, -torch.inf).softmax(-1)
+
     def loss(
         self,
         student: AttentionMaps,
@@ -108,6 +121,12 @@ class RowWise(Formula):
     stacked: bool = False
     log_maps: bool = False
 
+    def intermediate(self, connections: Tensor, maps: Tensor, keys: Tensor) -> Tensor:
+        """Combine the maps, or their logarithms; a softmax makes each row sum to one."""
+        tiny = torch.finfo(maps.dtype).tiny
+        logs = maps.clamp_min(tiny).log() if self.log_maps else maps
+        return super().intermediate(connections, logs, keys)
+
     def loss(
         self,
         student: AttentionMaps,
@@ -132,6 +151,11 @@ class WholeMaps(Formula):
     """KL divergence between softmaxes over whole maps, as in the authors' released code."""
 
     released_normalisation: bool = True
+
+    def intermediate(self, connections: Tensor, maps: Tensor, keys: Tensor) -> Tensor:
+        """Combine the maps; a softmax makes each whole map sum to one."""
+        combined = self.combine(connections, maps)
+        return combined.flatten(2).softmax(-1).view_as(combined)
 
     def divergence(
         self, student_maps: Tensor, teacher_maps: Tensor, keys: Tensor, rows: Tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.markup import escape
@@ -11,11 +11,13 @@ from rich.table import Table
 
 from a2d.method.alignment import FILE_NAME, AttentionAlignment
 from a2d.progress import show_activity
-from a2d.runs import plots, results
+from a2d.runs import page, plots, results
+from a2d.runs.attention import sample_sentences
+from a2d.runs.page import PAGE
 from a2d.runs.results import UNKNOWN, Group, Row
 from a2d.runs.stages.corpus import Corpus
 from a2d.runs.stages.models import Teacher
-from a2d.runs.stages.students import Student, trained_models_of
+from a2d.runs.stages.students import Student
 from a2d.runs.stages.translations import teacher_translations, translations_of
 
 if TYPE_CHECKING:
@@ -28,17 +30,20 @@ def write(run: Run) -> None:
     with show_activity(console, "Writing results and plots…"):
         rows = results.collect(run)
         results.write(folder / "results" / split, rows, run)
-        plots.curves(_curves(run), folder / "plots/curves.png")
+        plots.curves(results.mean_curves(run), folder / "plots/curves.png")
         plots.scores(rows, folder / f"plots/scores-{split}.png", split)
         for model in run.all(Student):
             if (model.folder / FILE_NAME).exists():
                 alignment = AttentionAlignment.load(model.folder / FILE_NAME)
                 plots.alignment(alignment, folder / f"plots/alignment-{model.name}.png")
+        page.report(folder)
     console.print(table(rows, "Test set" if split == "test" else "Validation set"), "")
     for name, signature in teacher_translations(run).figures["signatures"].items():
         console.print(f"[dim]{name}: {signature}[/]", highlight=False)
     _show_samples(run)
-    console.print(f"\nEverything is in {escape(str(folder))}: results, models, plots, run.log.")
+    console.print(
+        f"\nEverything is in {escape(str(folder))}: {PAGE}, results, models, plots, run.log."
+    )
 
 
 def table(rows: list[Row], title: str) -> Table:
@@ -107,15 +112,6 @@ def duration(group: Group) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
-def _curves(run: Run) -> dict[str, list[dict[str, float]]]:
-    """Average the logs of every method and size over seeds."""
-    logs: dict[str, list[Any]] = {}
-    for model in trained_models_of(run):
-        name = model.name.removesuffix(f"-seed{model.seed}")
-        logs.setdefault(name, []).append(results.history(model)["log"])
-    return {name: results.mean_log(seeds) for name, seeds in logs.items()}
-
-
 def _gain(group: Group) -> str:
     """Format the mean gain over the baseline; empty without a baseline."""
     count = group.count_significant("baseline")
@@ -134,9 +130,8 @@ def _show_samples(run: Run) -> None:
     models = [run.one(Teacher), *(m for m in students if m.seed == students[0].seed)]
     translations = translations_of(run)
     rows |= {model.name: translations[model.name].hypotheses for model in models}
-    indices = [i for i, text in enumerate(sources) if 5 <= len(text.split()) <= 12]
     width = max(map(len, rows)) + 2
-    for index in indices[:: max(1, len(indices) // count)][:count] if count else []:
+    for index in sample_sentences(sources, count):
         console.print()
         for name, lines in rows.items():
             text = textwrap.shorten(lines[index], 160)

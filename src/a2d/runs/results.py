@@ -5,7 +5,10 @@ A results folder can be moved, committed and read without the run that wrote it:
     scores.csv, scores.json       a row for the teacher and for each student (`Row`)
     curves.csv                    validation scores during training, with the training time so far
     hypotheses/NAME.txt.gz        each model's translations, one per line
-    references.txt.gz             the references, one per line
+    sources.txt.gz, references.txt.gz   one per line
+    rarest.txt.gz                 count of each source's rarest word in the training data
+    details.json                  what else the report shows: training logs, alignments, attention
+                                  maps of sample sentences, counts of the corpus
     run.json                      recipe, sacreBLEU signatures, versions
 """
 
@@ -24,6 +27,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import a2d
 from a2d.files import write_text
+from a2d.method.alignment import FILE_NAME, AttentionAlignment
+from a2d.runs.attention import sample_maps
 from a2d.runs.settings import MethodSettings
 from a2d.runs.stages.corpus import Corpus
 from a2d.runs.stages.models import Model
@@ -35,6 +40,11 @@ from a2d.text import evaluation
 
 if TYPE_CHECKING:
     from a2d.runs.run import Run
+
+SCORES = "scores.json"
+SOURCES, REFERENCES, RAREST = "sources.txt.gz", "references.txt.gz", "rarest.txt.gz"
+DETAILS, DESCRIPTION = "details.json", "run.json"
+"""Files of a results folder."""
 
 SIGNIFICANT = 0.05
 """Gains with smaller p-values are significant."""
@@ -197,7 +207,7 @@ def write(folder: Path, rows: list[Row], run: Run) -> None:
     (folder / "hypotheses").mkdir(parents=True, exist_ok=True)
     records = [asdict(row) for row in rows]
     write_csv(folder / "scores.csv", records)
-    write_text(folder / "scores.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / SCORES, json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     curves = [
         {"name": model.name, **{key: entry.get(key) for key in _CURVE}}
         for model in trained_models_of(run)
@@ -207,7 +217,19 @@ def write(folder: Path, rows: list[Row], run: Run) -> None:
     write_csv(folder / "curves.csv", curves)
     for name, stage in translations_of(run).items():
         write_compressed(folder / f"hypotheses/{name}.txt.gz", stage.hypotheses)
-    write_compressed(folder / "references.txt.gz", _references(run))
+    split, corpus = run.recipe.evaluation.split, run.one(Corpus)
+    write_compressed(folder / SOURCES, corpus.sources(split))
+    write_compressed(folder / REFERENCES, corpus.references(split))
+    rarest = corpus.rarest(split)
+    if rarest is not None:
+        write_compressed(folder / RAREST, map(str, rarest))
+    details = {
+        "curves": mean_curves(run),
+        "alignments": _alignments(run),
+        "attention": sample_maps(run),
+        "corpus": {"cleaning": run.corpus.cleaning, "sizes": run.corpus.sizes},
+    }
+    write_text(folder / DETAILS, json.dumps(details, ensure_ascii=False) + "\n")
     libraries = ["torch", "transformers", "sacrebleu"]
     if run.recipe.sequences.engine == "ctranslate2":
         libraries.append("ctranslate2")
@@ -216,19 +238,33 @@ def write(folder: Path, rows: list[Row], run: Run) -> None:
         "signatures": teacher_translations(run).figures["signatures"],
         "versions": {"a2d": a2d.__version__, **{name: version(name) for name in libraries}},
     }
-    write_text(folder / "run.json", json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(folder: Path) -> list[Row]:
     """Read the rows of a results folder; columns of other versions of a2d are ignored."""
     columns = {field.name for field in fields(Row)}
-    records = json.loads((folder / "scores.json").read_text("utf-8"))
+    records = json.loads((folder / SCORES).read_text("utf-8"))
     return [Row(**{k: v for k, v in record.items() if k in columns}) for record in records]
+
+
+def read_description(folder: Path) -> Any:
+    """Read recipe, signatures and versions of a results folder."""
+    return json.loads((folder / DESCRIPTION).read_text("utf-8"))
 
 
 def history(model: Model) -> Any:
     """Read `seconds`, `device` and the Trainer's `log` of a model's training."""
     return json.loads((model.folder / HISTORY).read_text("utf-8"))
+
+
+def mean_curves(run: Run) -> dict[str, list[dict[str, float]]]:
+    """Average the logs of every method and size over seeds."""
+    logs: dict[str, list[Any]] = {}
+    for model in trained_models_of(run):
+        name = model.name.removesuffix(f"-seed{model.seed}")
+        logs.setdefault(name, []).append(history(model)["log"])
+    return {name: mean_log(seeds) for name, seeds in logs.items()}
 
 
 def mean_log(logs: Iterable[Iterable[Mapping[str, Any]]]) -> list[dict[str, float]]:
@@ -280,6 +316,25 @@ def read_compressed(path: Path) -> list[str]:
 
 
 _CURVE = ("step", "epoch", "seconds", "eval_loss", "eval_ce", "eval_bleu", "eval_chrf")
+
+
+def _alignments(run: Run) -> dict[str, Any]:
+    """Describe the alignments of the first seed's students, for heat maps."""
+    first = run.recipe.seeds[0]
+    found = {}
+    for model in run.all(Student):
+        path = model.folder / FILE_NAME
+        if model.seed == first and path.exists():
+            alignment = AttentionAlignment.load(path)
+            found[model.name] = {
+                group: {
+                    "weights": [[round(w, 3) for w in row] for row in weights.tolist()],
+                    "student": alignment.student.heads(group),
+                    "teacher": alignment.teacher.heads(group),
+                }
+                for group, weights in alignment.weights.items()
+            }
+    return found
 
 
 def _references(run: Run) -> list[str]:

@@ -151,7 +151,7 @@ def make_rules(
     if drop_copies:
         rules.append(("copies", lambda pair: pair.source == pair.target))
     if consistent:
-        rules.append(("inconsistent", lambda p: _fixed_parts(p.source) != _fixed_parts(p.target)))
+        rules.append(("inconsistent", lambda p: fixed_parts(p.source) != fixed_parts(p.target)))
     if languages is not None and (rule := language_rule(languages, pairs)) is not None:
         rules.append(("language", rule))
     if deduplicate:
@@ -246,7 +246,7 @@ _PLACEHOLDER = re.compile(
 _NUMBER = re.compile(r"\d+(?:[.,'\u00a0\u202f ]\d{3})*(?:[.,]\d+)?")
 
 
-def _fixed_parts(text: str) -> Counter[str]:
+def fixed_parts(text: str) -> Counter[str]:
     """Count what a translation must keep: placeholders and the digits of each number."""
     placeholders = Counter(_PLACEHOLDER.findall(text))
     rest = _PLACEHOLDER.sub(" ", text)

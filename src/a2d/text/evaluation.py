@@ -57,10 +57,27 @@ def closest(hypotheses: Sequence[str], reference: str) -> str:
     return max(hypotheses, key=lambda text: chrf.sentence_score(text, [reference]).score)
 
 
-def p_values(
-    baseline: Sequence[str], systems: Mapping[str, Sequence[str]], references: Sequence[str]
-) -> dict[str, float]:
-    """Compute the two-sided p-value of each system's difference in BLEU from a baseline.
+class Estimate(NamedTuple):
+    """A score with its uncertainty.
+
+    Attributes:
+        score: BLEU or chrF of all sentences.
+        margin: half the width of the 95% confidence interval, by bootstrap resampling.
+        p_value: two-sided p-value of the difference from the baseline; None for the baseline.
+    """
+
+    score: float
+    margin: float
+    p_value: float | None
+
+
+def estimate(
+    baseline: Sequence[str],
+    systems: Mapping[str, Sequence[str]],
+    references: Sequence[str],
+    names: Sequence[str] = ("bleu", "chrf"),
+) -> dict[str, list[Estimate]]:
+    """Score a baseline and other systems, and test their differences.
 
     The test is sacreBLEU's paired bootstrap resampling (Koehn 2004) with 1000 samples and its fixed
     seed. The p-value of equal scores is 1.
@@ -69,18 +86,43 @@ def p_values(
         baseline: translations of the system that the others are compared with.
         systems: name → translations of the same sentences.
         references: one reference each.
+        names: metrics to compute, `bleu` and `chrf`.
+
+    Returns:
+        Metric → estimates of the baseline and of each system, in this order.
+    """
+    # sacreBLEU compares at least two systems: a lone baseline is compared with itself.
+    texts = [("", baseline), *(systems or {" ": baseline}).items()]
+    kinds = {"bleu": BLEU, "chrf": CHRF}
+    metrics = {name: kinds[name](references=[references]) for name in names}
+    _, columns = PairedTest(texts, metrics, None, test_type="bs", n_samples=RESAMPLES)()
+    estimates = {}
+    values: list[list[Any]] = list(columns.values())[1:]  # without the systems' names
+    for name, results in zip(names, values, strict=True):
+        first = results[0]
+        estimates[name] = [Estimate(first.score, float(first.ci), None)] + [
+            Estimate(r.score, float(r.ci), r.p_value if r.score != first.score else 1.0)
+            for r in results[1 : len(systems) + 1]
+        ]
+    return estimates
+
+
+def sentence_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
+    """Compute the chrF of each sentence, 0 to 100."""
+    chrf = CHRF()
+    pairs = zip(hypotheses, references, strict=True)
+    return [chrf.sentence_score(text, [reference]).score for text, reference in pairs]
+
+
+def p_values(
+    baseline: Sequence[str], systems: Mapping[str, Sequence[str]], references: Sequence[str]
+) -> dict[str, float]:
+    """Compute the p-value of each system's difference in BLEU from a baseline, by `estimate`.
 
     Returns:
         name → p-value.
     """
     if not systems:
         return {}
-    texts = [("", baseline), *systems.items()]
-    metrics = {"BLEU": BLEU(references=[references])}
-    _, scores = PairedTest(texts, metrics, None, test_type="bs", n_samples=RESAMPLES)()
-    results: list[Any] = list(scores["BLEU"])
-    baseline_result = results.pop(0)
-    return {
-        name: result.p_value if result.score != baseline_result.score else 1.0
-        for name, result in zip(systems, results, strict=True)
-    }
+    _, *others = estimate(baseline, systems, references, ("bleu",))["bleu"]
+    return {name: float(other.p_value or 0) for name, other in zip(systems, others, strict=True)}

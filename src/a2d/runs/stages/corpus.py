@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from a2d.files import write_text
 from a2d.runs.lines import read_lines, write_lines
 from a2d.runs.stages.base import RunStage
+from a2d.text.pairs import Pair
 
 if TYPE_CHECKING:
     from a2d.runs.run import Run
@@ -35,6 +39,8 @@ class Corpus(RunStage):
             for name, split in (("valid", splits.valid), ("test", splits.test)):
                 write_lines(folder / f"{name}.source.txt", [pair.source for pair in split])
                 write_lines(folder / f"{name}.reference.txt", [pair.target for pair in split])
+                counts_of_rarest = map(str, rarest_words(split, splits.train))
+                write_lines(folder / f"{name}.rarest.txt", list(counts_of_rarest))
 
     def sources(self, split: str) -> list[str]:
         """Read the sources of `valid` or `test`, one line each."""
@@ -43,3 +49,31 @@ class Corpus(RunStage):
     def references(self, split: str) -> list[str]:
         """Read the references of `valid` or `test`, one line each."""
         return read_lines(self.folder / f"{split}.reference.txt")
+
+    def rarest(self, split: str) -> list[int] | None:
+        """Read how often the rarest word of each source occurs in the training data.
+
+        Returns:
+            A count for each source; None for a run of an earlier version.
+        """
+        path = self.folder / f"{split}.rarest.txt"
+        return list(map(int, read_lines(path))) if path.exists() else None
+
+
+def rarest_words(pairs: Sequence[Pair], training: Iterable[Pair]) -> list[int]:
+    """Count in training data how often the rarest word of each source occurs.
+
+    Args:
+        pairs: held-out pairs.
+        training: training pairs.
+    """
+    texts = [_words(pair.source) for pair in pairs]
+    held_out = {word for words in texts for word in words}
+    occurrences = Counter(
+        word for pair in training for word in _words(pair.source) if word in held_out
+    )
+    return [min((occurrences[word] for word in words), default=0) for words in texts]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())

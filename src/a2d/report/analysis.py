@@ -1,0 +1,194 @@
+"""Figures of a report, computed from the translations alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from a2d.report.comparison import Comparison, System
+from a2d.text.evaluation import Estimate, estimate, score, sentence_chrf
+from a2d.text.failures import Failure, failure_kinds, find_failures
+
+METRICS = {"bleu": "BLEU", "chrf": "chrF"}
+_LENGTHS = (0, 5, 10, 20, 40)
+"""Bounds of the ranges of source lengths, in words: a range ends at the next one."""
+_COUNTS = (0, 1, 10, 100)
+"""Bounds of the ranges of the rarest word's count: a range begins at one."""
+_MIN_BUCKET = 5
+"""Smallest number of segments whose score is shown."""
+
+
+class Buckets(NamedTuple):
+    """Scores of systems by a property of the segments.
+
+    Attributes:
+        title: the property.
+        labels: ranges of the property.
+        sizes: number of segments in each range.
+        chrf: system → chrF in each range.
+    """
+
+    title: str
+    labels: list[str]
+    sizes: list[int]
+    chrf: dict[str, list[float]]
+
+
+class Group(NamedTuple):
+    """Systems that differ in the seed only.
+
+    Attributes:
+        systems: the systems, at least one.
+        scores: metric → mean score.
+        spreads: metric → standard deviation over seeds; with one seed half the width of the 95%
+            confidence interval.
+        p_values: metric → largest p-value of the differences from the first system; None for it.
+        failures: kind → mean number of failures.
+    """
+
+    systems: list[System]
+    scores: dict[str, float]
+    spreads: dict[str, float]
+    p_values: dict[str, float | None]
+    failures: dict[str, float]
+
+    @property
+    def first(self) -> System:
+        """The first seed's system, which stands for the group where one is shown."""
+        return self.systems[0]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Figures of a comparison.
+
+    Attributes:
+        estimates: system → metric → score with its uncertainty.
+        kinds: kinds of failures that were judged.
+        failures: system → kind → indices of segments.
+        chrf: system → chrF of each segment; only the first system of each group has these.
+        groups: systems by label and shape, in order of appearance.
+        buckets: scores by length, and by rarity where it is known.
+        signatures: metric → sacreBLEU's signature.
+    """
+
+    estimates: dict[str, dict[str, Estimate]]
+    kinds: dict[str, Failure]
+    failures: dict[str, dict[str, list[int]]]
+    chrf: dict[str, list[float]]
+    groups: list[Group]
+    buckets: list[Buckets]
+    signatures: dict[str, str]
+
+
+def analyse(comparison: Comparison) -> Analysis:
+    """Score the systems, test their differences, and find their failures."""
+    sources, references = comparison.sources, comparison.references
+    first, *others = comparison.systems
+    columns = estimate(first.hypotheses, {s.name: s.hypotheses for s in others}, references)
+    estimates = {
+        system.name: {metric: column[place] for metric, column in columns.items()}
+        for place, system in enumerate(comparison.systems)
+    }
+    kinds = failure_kinds(comparison.pair, references)
+    failures = {
+        system.name: find_failures(sources, references, system.hypotheses, kinds)
+        for system in comparison.systems
+    }
+    groups = [_group(systems, estimates, failures) for systems in _by_label(comparison.systems)]
+    shown = {group.first.name: group.first.hypotheses for group in groups}
+    lengths = [len(source.split()) for source in sources]
+    buckets = [_bucket("words in the source", lengths, _length_label, shown, references)]
+    if comparison.rarest is not None:
+        title = "occurrences of the source's rarest word in the training data"
+        buckets.append(_bucket(title, comparison.rarest, _count_label, shown, references))
+    return Analysis(
+        estimates,
+        kinds,
+        failures,
+        {name: sentence_chrf(lines, references) for name, lines in shown.items()},
+        groups,
+        buckets,
+        score(first.hypotheses, references).signatures,
+    )
+
+
+def _by_label(systems: Sequence[System]) -> list[list[System]]:
+    groups: dict[tuple[str, str], list[System]] = {}
+    for system in systems:
+        groups.setdefault((system.label, system.shape), []).append(system)
+    return list(groups.values())
+
+
+def _group(
+    systems: list[System],
+    estimates: Mapping[str, Mapping[str, Estimate]],
+    failures: Mapping[str, Mapping[str, Sequence[int]]],
+) -> Group:
+    columns = {m: [estimates[system.name][m] for system in systems] for m in METRICS}
+    scores = {m: [e.score for e in column] for m, column in columns.items()}
+    p_values = {m: [e.p_value for e in column] for m, column in columns.items()}
+    kinds = failures[systems[0].name]
+    return Group(
+        systems,
+        {m: mean(values) for m, values in scores.items()},
+        {
+            m: stdev(values) if len(values) > 1 else columns[m][0].margin
+            for m, values in scores.items()
+        },
+        {
+            m: None if None in values else max(p for p in values if p is not None)
+            for m, values in p_values.items()
+        },
+        {kind: mean(len(failures[s.name][kind]) for s in systems) for kind in kinds},
+    )
+
+
+def _length_label(words: int) -> tuple[int, str]:
+    """Return the place and the name of a source's range of lengths."""
+    place = max(i for i, bound in enumerate(_LENGTHS) if words > bound or i == 0)
+    if place == len(_LENGTHS) - 1:
+        return place, f"over {_LENGTHS[-1]}"
+    return place, f"{_LENGTHS[place] + 1}–{_LENGTHS[place + 1]}"
+
+
+def _count_label(count: int) -> tuple[int, str]:
+    """Return the place and the name of a count's range."""
+    place = max(i for i, bound in enumerate(_COUNTS) if count >= bound)
+    if place == 0:
+        return place, "none"
+    if place == len(_COUNTS) - 1:
+        return place, f"{_COUNTS[-1]} or more"
+    return place, f"{_COUNTS[place]}–{_COUNTS[place + 1] - 1}"
+
+
+def _bucket(
+    title: str,
+    values: Sequence[int],
+    label: Any,
+    shown: Mapping[str, Sequence[str]],
+    references: Sequence[str],
+) -> Buckets:
+    """Score systems by ranges of a value; ranges of fewer than `_MIN_BUCKET` segments are left out.
+
+    Args:
+        title: name of the value.
+        values: value of each segment.
+        label: function from a value to the place and the name of its range.
+        shown: name of a system → its translations.
+        references: reference of each segment.
+    """
+    ranges: dict[tuple[int, str], list[int]] = {}
+    for index, value in enumerate(values):
+        ranges.setdefault(label(value), []).append(index)
+    chosen = {k: ranges[k] for k in sorted(ranges) if len(ranges[k]) >= _MIN_BUCKET}
+    chrf = {
+        name: [
+            score([lines[i] for i in indices], [references[i] for i in indices]).chrf
+            for indices in chosen.values()
+        ]
+        for name, lines in shown.items()
+    }
+    return Buckets(title, [name for _, name in chosen], list(map(len, chosen.values())), chrf)

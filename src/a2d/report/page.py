@@ -1,0 +1,183 @@
+"""The page of a report: one HTML file with its data, style and scripts inside.
+
+The file needs no network. Text of corpora reaches the page in two ways only: Jinja escapes it, or
+it is part of JSON that the scripts write as text, never as HTML.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from a2d import __version__
+from a2d.errors import UserError
+from a2d.files import write_text
+from a2d.report.analysis import METRICS, Analysis, Group, analyse
+from a2d.report.comparison import Comparison
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("a2d.report", "assets"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+_STYLE = "page.css"
+_LICENCES = "LICENSES.txt"
+_LIBRARIES = ("d3.min.js", "plot.umd.min.js", "diff.min.js")
+_SCRIPTS = ("tables.js", "charts.js", "segments.js", "attention.js")
+
+
+@dataclass(frozen=True)
+class Details:
+    """What a run adds to a comparison; empty parts have no section on the page.
+
+    Attributes:
+        curves: training → entries of its log, one per step.
+        alignments: student → group → `weights` (teacher heads × student heads), and the heads per
+            layer of both models, `student` and `teacher`.
+        attention: sentences with attention maps (`a2d.runs.attention`).
+        funnel: rows of what became of the corpus: description and number of pairs.
+        recipe: the run's recipe as YAML.
+        facts: names and values of versions, hardware and metrics.
+        commands: what a command computes, and the command.
+    """
+
+    curves: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+    alignments: Mapping[str, Any] = field(default_factory=dict)
+    attention: Sequence[Any] = ()
+    funnel: Sequence[tuple[str, int]] = ()
+    recipe: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    commands: Sequence[tuple[str, str]] = ()
+
+
+def check_page(path: Path) -> None:
+    """Check the name of a page.
+
+    Raises:
+        UserError: it does not end in .html, or a folder has this name.
+    """
+    if path.suffix != ".html":
+        raise UserError(f"{path} is not the name of a page: end it in .html.")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: choose another --output.")
+
+
+def write_page(path: Path, comparison: Comparison, details: Details | None = None) -> None:
+    """Write the report of a comparison as one HTML file.
+
+    Args:
+        path: file to write.
+        comparison: what is compared.
+        details: what a run adds.
+    """
+    analysis, details = analyse(comparison), details or Details()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, _render(comparison, analysis, details))
+
+
+def _render(comparison: Comparison, analysis: Analysis, details: Details) -> str:
+    page = _TEMPLATES.get_template("page.html.jinja")
+    first = analysis.groups[0]
+    return page.render(
+        comparison=comparison,
+        analysis=analysis,
+        details=details,
+        first=first,
+        best=max(analysis.groups[1:] or [first], key=lambda group: group.scores["chrf"]),
+        metrics=METRICS,
+        known={
+            name: any(getattr(system, name) for system in comparison.systems)
+            for name in ("shape", "parameters", "speed", "train_seconds")
+        },
+        version=__version__,
+        style=_asset(_STYLE),
+        licences=_asset(_LICENCES),
+        libraries=[_asset(name) for name in _LIBRARIES],
+        scripts=[_asset(name) for name in _SCRIPTS],
+        data=_embedded(_data(comparison, analysis, details)),
+        label=_label_of(analysis.groups),
+        times=lambda ratio: f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}",
+        millions=lambda count: "–" if count is None else f"{count / 1e6:.1f}M",
+        clock=_clock,
+    )
+
+
+def _data(comparison: Comparison, analysis: Analysis, details: Details) -> dict[str, Any]:
+    """Collect what the scripts read."""
+    shown = [group.first for group in analysis.groups]
+    label = _label_of(analysis.groups)
+    return {
+        "pair": comparison.pair,
+        "sources": list(comparison.sources),
+        "references": list(comparison.references),
+        "systems": [
+            {
+                "label": label(group),
+                "role": group.first.role,
+                "parameters": group.first.parameters,
+                "speed": group.first.speed,
+                "minutes": None
+                if group.first.train_seconds is None
+                else group.first.train_seconds / 60,
+                "scores": group.scores,
+                "spreads": group.spreads,
+                "seeds": len(group.systems),
+                "hypotheses": list(group.first.hypotheses),
+                "chrf": [round(value, 1) for value in analysis.chrf[group.first.name]],
+                "failures": analysis.failures[group.first.name],
+            }
+            for group in analysis.groups
+        ],
+        "kinds": {name: kind.title for name, kind in analysis.kinds.items()},
+        "buckets": [
+            {
+                "title": bucket.title,
+                "labels": bucket.labels,
+                "sizes": bucket.sizes,
+                "chrf": [bucket.chrf[system.name] for system in shown],
+            }
+            for bucket in analysis.buckets
+        ],
+        "curves": {name: list(map(dict, log)) for name, log in details.curves.items()},
+        "alignments": dict(details.alignments),
+        "attention": list(details.attention),
+    }
+
+
+def _label_of(groups: Sequence[Group]) -> Any:
+    """Return a function that names a group: by its label, and its shape where labels repeat."""
+    labels = [group.first.label for group in groups]
+
+    def label(group: Group) -> str:
+        name = group.first.label
+        repeated = labels.count(name) > 1 and group.first.shape
+        return f"{name} {group.first.shape}" if repeated else name
+
+    return label
+
+
+def _embedded(data: Any) -> Markup:
+    """Write JSON that may stand in a `<script>` element, whatever text it holds."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _asset(name: str) -> Markup:
+    return Markup(files("a2d.report").joinpath("assets", name).read_text("utf-8"))
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

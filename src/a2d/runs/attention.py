@@ -1,0 +1,143 @@
+"""Attention maps of sample sentences, which the report shows: teacher's, student's and aligned."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from a2d.families import Geometry
+from a2d.method.alignment import FILE_NAME, AttentionAlignment
+from a2d.method.attention import GROUPS, Features, enable_capture
+from a2d.method.formulas import FORMULAS, Formula
+from a2d.models.loading import decoder_inputs, load_to_run
+from a2d.models.tokenizer import load_tokenizer
+from a2d.runs.stages.corpus import Corpus
+from a2d.runs.stages.models import Teacher
+from a2d.runs.stages.students import Student
+from a2d.runs.stages.vocabulary import Vocabulary
+from a2d.text.batching import tokenise
+from a2d.text.pairs import Pair
+from a2d.training.signals import Needs, model_signals
+
+if TYPE_CHECKING:
+    from a2d.runs.run import Run
+
+SENTENCES = 4
+"""Number of sentences whose maps are shown."""
+_WORDS = range(5, 13)
+"""Numbers of words of the sentences that are shown: their maps can be read at a glance."""
+_MAX_TOKENS = 32
+"""Longest sentence that is shown, in tokens."""
+
+
+def sample_sentences(sources: Sequence[str], count: int) -> list[int]:
+    """Choose sentences of medium length, evenly spread; return their indices."""
+    indices = [i for i, text in enumerate(sources) if len(text.split()) in _WORDS]
+    return indices[:: max(1, len(indices) // count)][:count] if count else []
+
+
+def sample_maps(run: Run) -> list[dict[str, Any]]:
+    """Compute the attention maps of sample sentences, with their references as targets.
+
+    The student is the first one with an alignment, or else the first one.
+
+    Args:
+        run: a finished run.
+
+    Returns:
+        For each sentence its texts, tokens and maps, serialisable as JSON; nothing if the teacher
+        is an external system. Maps are bytes in base64, one map after the other, 255 for all
+        attention.
+    """
+    teacher, students = run.one(Teacher), run.all(Student)
+    if teacher.foreign:
+        return []
+    student = next((s for s in students if (Path(s.path) / FILE_NAME).exists()), students[0])
+    path = Path(student.path) / FILE_NAME
+    alignment = AttentionAlignment.load(path) if path.exists() else None
+    tokenizer = load_tokenizer(run.one(Vocabulary).folder)
+    corpus, split = run.one(Corpus), run.recipe.evaluation.split
+    pairs = list(map(Pair, corpus.sources(split), corpus.references(split)))
+    chosen = [pairs[index] for index in sample_sentences([p.source for p in pairs], SENTENCES)]
+    models = [load_to_run(model.path).eval() for model in (teacher, student)]
+    for model in models:
+        enable_capture(model)
+    sentences = []
+    for pair, row in zip(chosen, tokenise(chosen, tokenizer) if chosen else [], strict=True):
+        if max(len(row["input_ids"]), len(row["labels"])) > _MAX_TOKENS:
+            continue
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
+        device = models[0].device
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        features = []
+        with torch.inference_mode():
+            for model in models:
+                signals = model_signals(model, batch, Needs(stacked=True))
+                assert signals.features is not None
+                features.append(signals.features)
+        inputs = decoder_inputs(models[0], batch["labels"])
+        formula = FORMULAS[student.method.formula]
+        shapes = [Geometry.of(model.config) for model in models]
+        sentences.append(
+            {
+                "source": pair.source,
+                "reference": pair.target,
+                "student": student.name,
+                "sourceTokens": tokenizer.convert_ids_to_tokens(row["input_ids"]),
+                "targetTokens": tokenizer.convert_ids_to_tokens(row["labels"]),
+                "inputTokens": tokenizer.convert_ids_to_tokens(inputs[0].tolist()),
+                "groups": {
+                    group: _group(group, features, shapes, alignment, formula) for group in GROUPS
+                },
+            }
+        )
+    return sentences
+
+
+def _group(
+    group: str,
+    features: Sequence[Features],
+    geometries: Sequence[Geometry],
+    alignment: AttentionAlignment | None,
+    formula: Formula,
+) -> dict[str, Any]:
+    """Describe one group's maps, and for each teacher map the student head to show beside it.
+
+    Args:
+        group: name of the group.
+        features, geometries: of the teacher and of the student.
+        alignment: the student's alignment, if it has one.
+        formula: the formula that the alignment was trained with.
+    """
+    teacher_maps, student_maps = (f.maps[group].stacked().float().cpu() for f in features)
+    described = {
+        name: {**_packed(maps), "heads": geometry.heads(group)}
+        for name, maps, geometry in zip(
+            ("teacher", "student"), (teacher_maps, student_maps), geometries, strict=True
+        )
+    }
+    if alignment is None:
+        ratio = student_maps.shape[1] / teacher_maps.shape[1]
+        strongest = [int(channel * ratio) for channel in range(teacher_maps.shape[1])]
+        return {**described, "strongest": strongest}
+    weights = alignment.weights[group].detach().float().cpu()
+    keys = torch.ones(student_maps.shape[2:], dtype=torch.bool)
+    aligned = formula.intermediate(
+        weights, student_maps, keys.tril() if group == "decoder" else keys
+    )
+    strongest = weights.argmax(-1).tolist()
+    return {**described, "aligned": _packed(aligned), "strongest": strongest}
+
+
+def _packed(maps: Tensor) -> dict[str, Any]:
+    """Write maps (1, C, Q, K) as bytes in base64."""
+    _, channels, queries, keys = maps.shape
+    data = (255 * maps).round().clamp(0, 255).to(torch.uint8).numpy().tobytes()
+    sizes = {"channels": channels, "queries": queries, "keys": keys}
+    return {**sizes, "maps": b64encode(data).decode()}

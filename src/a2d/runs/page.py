@@ -1,0 +1,138 @@
+"""The report of a run as a page, made from the run's results folder (`a2d.runs.results`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from a2d.errors import UserError
+from a2d.report.comparison import Comparison, Role, System
+from a2d.report.page import Details, check_page, write_page
+from a2d.runs import results
+from a2d.runs.results import Row
+
+PAGE = "report.html"
+"""File of the page, in a run's folder."""
+
+
+def report(folder: Path, output: Path | None = None) -> Path:
+    """Write the report of a finished run.
+
+    Args:
+        folder: a run's folder, or a results folder.
+        output: file to write; None: `PAGE` in `folder`.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: there are no results, or they were written by an earlier version.
+    """
+    found = find_results(folder)
+    path = output or folder / PAGE
+    check_page(path)
+    write_page(path, _comparison(found), _details(found))
+    return path
+
+
+def find_results(folder: Path) -> Path:
+    """Find the results in a run's folder, the latest if there are several; or the folder itself.
+
+    Raises:
+        UserError: there are none.
+    """
+    if (folder / results.SCORES).is_file():
+        return folder
+    candidates = [path.parent for path in folder.glob(f"results/*/{results.SCORES}")]
+    if candidates:
+        return max(candidates, key=lambda path: (path / results.SCORES).stat().st_mtime)
+    run = folder.with_name(folder.name + ".run")
+    if run.is_dir():
+        raise UserError(f"{folder} is a student: give the folder of its run, {run}.")
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist: give the folder of a run.")
+    raise UserError(
+        f"{folder} has no results: give the folder of a finished run (the same command "
+        "continues an unfinished one)."
+    )
+
+
+def _comparison(folder: Path) -> Comparison:
+    rows = [row for row in results.read(folder) if row.bleu is not None]
+    run = results.read_description(folder)
+    sources = folder / results.SOURCES
+    if not sources.exists():
+        raise UserError(
+            f"{folder} was written by an earlier version of a2d, without the sources: repeat the "
+            "run's command, which writes it again."
+        )
+    rarest = folder / results.RAREST
+    corpus = run["recipe"]["corpus"]
+    return Comparison(
+        title=run["recipe"]["name"],
+        pair=(corpus["source_language"], corpus["target_language"]),
+        sources=results.read_compressed(sources),
+        references=results.read_compressed(folder / results.REFERENCES),
+        systems=[_system(row, folder, first=row is rows[0]) for row in rows],
+        rarest=list(map(int, results.read_compressed(rarest))) if rarest.exists() else None,
+    )
+
+
+def _system(row: Row, folder: Path, first: bool) -> System:
+    role: Role = "teacher" if first and row.method == "teacher" else "student"
+    return System(
+        name=row.name,
+        label=row.label,
+        hypotheses=results.read_compressed(folder / f"hypotheses/{row.name}.txt.gz"),
+        role=role,
+        shape=row.student.replace("x", "×") if row.parameters is not None else "",
+        parameters=row.parameters,
+        speed=row.sentences_per_second,
+        train_seconds=row.train_seconds,
+    )
+
+
+def _details(folder: Path) -> Details:
+    run, rows = results.read_description(folder), results.read(folder)
+    recipe, path = run["recipe"], folder / results.DETAILS
+    details = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    devices = dict.fromkeys(row.device for row in rows if row.device)
+    evaluation = recipe["evaluation"]
+    facts = {
+        "Evaluated": f"{evaluation['split']} set, beam {evaluation['beams']}",
+        "Trained on": ", ".join(devices),
+        **run["versions"],
+    }
+    place = f"results/{evaluation['split']}"
+    # The last row is a student's.
+    again = (
+        f"zcat hypotheses/{rows[-1].name}.txt.gz | sacrebleu <(zcat references.txt.gz) -m bleu chrf"
+    )
+    return Details(
+        curves=details.get("curves", {}),
+        alignments=details.get("alignments", {}),
+        attention=details.get("attention", ()),
+        funnel=_funnel(details["corpus"]) if "corpus" in details else (),
+        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
+        facts={name: value for name, value in facts.items() if value},
+        commands=[
+            (
+                f"Scores, computed again by sacreBLEU in the folder {place}:",
+                again,
+            ),
+            ("The whole run, with the recipe below as recipe.yaml:", "a2d run recipe.yaml"),
+        ],
+    )
+
+
+def _funnel(corpus: dict[str, Any]) -> list[tuple[str, int]]:
+    """List what became of the pairs: counts of cleaning, then the sizes of the sets."""
+    counts = {f"dropped: {rule}": count for rule, count in corpus["cleaning"].items() if count}
+    names = {"dropped: read": "pairs read", "dropped: kept": "kept"}
+    rows = [(names.get(name, name).replace("_", " "), count) for name, count in counts.items()]
+    sizes = {"train": "training pairs", "valid": "validation pairs", "test": "test pairs"}
+    sizes |= {"monolingual": "sentences of monolingual text"}
+    return rows + [(sizes[name], count) for name, count in corpus["sizes"].items() if count]
