@@ -1,11 +1,14 @@
 """Whole runs: outputs, refused inputs, resumption."""
 
+import base64
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 from sacrebleu.metrics import BLEU, CHRF
@@ -97,6 +100,38 @@ def test_results_hold_one_object_per_model(finished, corpus):
     assert {(s["student"], s["parameters"]) for s in students} == {
         ("1+1x4", students[0]["parameters"])
     }
+
+
+def test_report_shows_the_run(finished, corpus):
+    folder, text = finished
+    page = (folder / "report.html").read_text("utf-8")
+    data = json.loads(re.search(r'<script id="page-data"[^>]*>(.*?)</script>', page, re.S)[1])
+    assert [s["label"] for s in data["systems"]] == ["teacher", "baseline", "kd", "a2d"]
+    scores = json.loads((folder / "results/test/scores.json").read_text())
+    for system, row in zip(data["systems"], scores, strict=True):
+        assert system["scores"] == {"bleu": row["bleu"], "chrf": row["chrf"]}
+        assert system["parameters"] == row["parameters"]
+    assert data["sources"] == [pair.source for pair in read_corpus(corpus / "test.tsv")]
+    assert data["curves"].keys() == {"teacher", "baseline-1+1x4", "kd-1+1x4", "a2d-1+1x4"}
+    validations = [sum("eval_chrf" in e for e in log) for log in data["curves"].values()]
+    assert validations == [3, 4, 4, 4]  # the demo's teacher is validated every 1.5 epochs
+    (alignment,) = data["alignments"].values()
+    assert {g: (len(a["weights"]), len(a["weights"][0])) for g, a in alignment.items()} == {
+        "encoder": (4, 4),
+        "decoder": (4, 4),
+        "cross": (4, 4),
+    }
+    for sentence in data["attention"]:
+        for group in sentence["groups"].values():
+            for kind in ("teacher", "student", "aligned"):
+                maps = group[kind]
+                shape = maps["channels"], maps["queries"], maps["keys"]
+                values = np.frombuffer(base64.b64decode(maps["maps"]), np.uint8).reshape(shape)
+                sums = values.sum(-1, dtype=int)
+                assert abs(sums - 255).max() <= maps["keys"] / 2  # rows of probabilities, rounded
+    assert len(data["buckets"]) == 2
+    assert "report.html" in text
+    assert "pairs read" in page
 
 
 def test_corpus_folder_has_the_held_out_sets(finished, corpus):

@@ -1,0 +1,246 @@
+"""The report: its figures are sacreBLEU's, its text is harmless, its inputs are checked."""
+
+import gzip
+import json
+import random
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sacrebleu.metrics import BLEU, CHRF
+from typer.testing import CliRunner
+
+from a2d import UserError
+from a2d.cli import app
+from a2d.method.formulas import FORMULAS
+from a2d.report.analysis import analyse
+from a2d.report.comparison import Comparison, System
+from a2d.report.page import write_page
+from a2d.runs.page import report
+from a2d.runs.stages.corpus import rarest_words
+from a2d.text.corpus import read_corpus
+from a2d.text.pairs import Pair
+
+PAIRS = read_corpus("builtin:de-dsb/test")[:120]
+SOURCES = [pair.source for pair in PAIRS]
+REFERENCES = [pair.target for pair in PAIRS]
+HOSTILE = [
+    "</script><script>document.title = 'owned'</script>",
+    "<img src=x onerror=\"document.title = 'owned'\">",
+    "{{ 7 * 7 }} ${document.title = 'owned'} <!-- ]]>",
+    "\u2028 \u202egnp.exe \x1b[31m \ufffe",
+]
+
+
+def damaged(share, seed):
+    """Drop the first word of a share of the references."""
+    rng = random.Random(seed)
+    return [r.partition(" ")[2] if rng.random() < share else r for r in REFERENCES]
+
+
+def comparison(**changes):
+    systems = [
+        System("teacher", "teacher", damaged(0.2, 1), "teacher", "3+3×4", 2_000_000, 20.0),
+        System("kd-seed1", "kd", damaged(0.5, 2), "student", "1+1×4", 1_000_000, 40.0, 60.0),
+        System("kd-seed2", "kd", damaged(0.5, 3), "student", "1+1×4", 1_000_000, 40.0, 62.0),
+    ]
+    values = {"systems": systems, "sources": SOURCES, "references": REFERENCES, **changes}
+    return Comparison(**{"title": "Test", "pair": ("de", "dsb"), "rarest": None, **values})
+
+
+class Page(HTMLParser):
+    """Elements and texts of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.texts, self.data = [], [], None
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if self.tags and self.tags[-1][1].get("id") == "page-data" and self.data is None:
+            self.data = json.loads(data)
+
+
+def test_scores_are_those_of_sacrebleu():
+    compared = comparison()
+    analysis = analyse(compared)
+    teacher, students = analysis.groups
+    for system in compared.systems:
+        estimates = analysis.estimates[system.name]
+        for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+            score = metric.corpus_score(system.hypotheses, [REFERENCES]).score
+            assert estimates[name].score == pytest.approx(score)
+            assert 0 < estimates[name].margin < 20
+    for name in ("bleu", "chrf"):
+        first, second = (analysis.estimates[f"kd-seed{seed}"][name] for seed in (1, 2))
+        assert students.scores[name] == pytest.approx((first.score + second.score) / 2)
+        assert students.spreads[name] == pytest.approx(abs(first.score - second.score) / 2**0.5)
+        assert students.p_values[name] == max(first.p_value, second.p_value)
+        assert teacher.p_values[name] is None
+        assert teacher.spreads[name] == analysis.estimates["teacher"][name].margin
+
+
+def test_ranges_partition_the_segments():
+    rarest = [index % 150 for index in range(len(SOURCES))]
+    by_length, by_rarity = analyse(comparison(rarest=rarest)).buckets
+    # The only segment with a count of 0 is too few to show.
+    assert dict(zip(by_rarity.labels, by_rarity.sizes, strict=True)) == {
+        "1–9": 9,
+        "10–99": 90,
+        "100 or more": 20,
+    }
+    assert sum(by_length.sizes) == sum(len(source.split()) <= 20 for source in SOURCES)
+    short = [i for i, source in enumerate(SOURCES) if len(source.split()) <= 5]
+    assert by_length.sizes[0] == len(short)
+    lines = comparison().systems[0].hypotheses
+    score = CHRF().corpus_score([lines[i] for i in short], [[REFERENCES[i] for i in short]]).score
+    assert by_length.chrf["teacher"][0] == pytest.approx(score)
+
+
+def test_the_page_holds_every_text_and_figure(tmp_path):
+    write_page(tmp_path / "page.html", comparison())
+    page = Page(tmp_path / "page.html")
+    assert page.data["sources"] == SOURCES
+    assert page.data["systems"][1]["hypotheses"] == damaged(0.5, 2)
+    bleu = BLEU().corpus_score(damaged(0.2, 1), [REFERENCES]).score
+    text = " ".join(" ".join(page.texts).split())
+    assert f"{bleu:.2f}" in text
+    assert "50% of its parameters" in text.replace("  ", " ").replace(" %", "%")
+
+
+def test_text_of_corpora_is_harmless(tmp_path):
+    lines = [*HOSTILE, *REFERENCES[len(HOSTILE) :]]
+    systems = [System(text, text, lines) for text in HOSTILE]
+    plain = tmp_path / "plain.html"
+    write_page(plain, comparison())
+    write_page(
+        tmp_path / "page.html",
+        comparison(title=HOSTILE[0], sources=lines, references=lines, systems=systems),
+    )
+    page = Page(tmp_path / "page.html")
+    assert page.data["sources"] == lines
+    scripts = [tag for tag, _ in page.tags].count("script")
+    assert scripts == [tag for tag, _ in Page(plain).tags].count("script")
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+
+
+def test_the_page_needs_no_network(tmp_path):
+    write_page(tmp_path / "page.html", comparison())
+    for tag, attributes in Page(tmp_path / "page.html").tags:
+        address = attributes.get("src") or attributes.get("href") or "#"
+        assert address.startswith(("#", "data:")), (tag, address)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"references": REFERENCES[1:]}, "the references: 119 lines for 120 sources"),
+        ({"systems": [System("a", "a", ["x"])]}, "a: 1 lines for 120 sources"),
+        ({"systems": [System("a", "a", SOURCES)] * 2}, "two systems are called 'a'"),
+        ({"systems": []}, "nothing to compare"),
+    ],
+)
+def test_comparisons_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        comparison(**changes)
+
+
+class TestCompare:
+    @pytest.fixture
+    def files(self, tmp_path):
+        texts = {"s": SOURCES, "r": REFERENCES, "one": damaged(0.2, 1), "two": damaged(0.5, 2)}
+        for name, lines in texts.items():
+            (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        return tmp_path
+
+    def call(self, files, *systems, **options):
+        options = {"sources": "s", "references": "r", "output": "page.html", **options}
+        places = {k: str(files / v) for k, v in options.items() if k not in ("source", "target")}
+        arguments = [x for k, v in {**options, **places}.items() for x in (f"--{k}", v)]
+        return CliRunner().invoke(app, ["compare", *systems, *arguments])
+
+    def test_a_page_of_plain_files(self, files):
+        with gzip.open(files / "two.gz", "wb") as file:
+            file.write((files / "two").read_bytes())
+        result = self.call(files, f"mine={files / 'one'}", str(files / "two.gz"))
+        assert result.exit_code == 0, result.output
+        data = Page(files / "page.html").data
+        assert [system["label"] for system in data["systems"]] == ["mine", "two"]
+        assert data["systems"][1]["hypotheses"] == damaged(0.5, 2)
+
+    def test_bad_inputs_are_named(self, files):
+        (files / "latin").write_bytes("Müller\n".encode("latin-1") * 120)
+        cases = {
+            "there is no": (f"a={files / 'missing'}",),
+            "latin, line 1 is not valid UTF-8": (f"a={files / 'latin'}",),
+            "NAME=FILE": ("=x",),
+            "two systems": (f"a={files / 's'}", f"a={files / 'r'}"),
+        }
+        for message, systems in cases.items():
+            error = self.call(files, *systems).exception
+            assert isinstance(error, UserError)
+            assert message in str(error)
+        error = self.call(files, str(files / "one"), output="page.pdf").exception
+        assert "end it in .html" in str(error)
+        error = self.call(files, str(files / "one"), source="de").exception
+        assert "both --source and --target" in str(error)
+        assert not (files / "page.html").exists()
+
+
+def test_folders_without_results_are_named(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        report(tmp_path / "missing")
+    with pytest.raises(UserError, match="has no results"):
+        report(tmp_path)
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small.run").mkdir()
+    with pytest.raises(UserError, match=r"is a student: .*small\.run"):
+        report(tmp_path / "small")
+
+
+WORDS = st.lists(st.sampled_from(["ja", "Ja", "ně", "2", "dom,"]), max_size=5).map(" ".join)
+
+
+@given(st.lists(WORDS, min_size=1, max_size=4), st.lists(WORDS, max_size=6))
+def test_rarest_words_are_counted_as_by_a_naive_count(held_out, training):
+    def tokens(text):
+        return text.casefold().replace(",", "").split()
+
+    everything = [word for text in training for word in tokens(text)]
+    expected = [min(map(everything.count, tokens(text)), default=0) for text in held_out]
+    pairs = [[Pair(text, "x") for text in texts] for texts in (held_out, training)]
+    assert rarest_words(*pairs) == expected
+
+
+class TestIntermediateMaps:
+    MAPS = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(1)).softmax(-1)
+    KEYS = torch.ones(4, 4, dtype=torch.bool)
+
+    def test_one_weight_of_one_reproduces_a_map_in_the_geometric_formula(self):
+        weights = torch.tensor([[0.0, 1.0, 0.0]])
+        maps = FORMULAS["geometric"].intermediate(weights, self.MAPS, self.KEYS)
+        torch.testing.assert_close(maps, self.MAPS[:, 1:2])
+
+    def test_rows_sum_to_one_over_visible_keys(self):
+        weights = torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
+        keys = self.KEYS.tril()
+        for name in ("paper", "geometric"):
+            maps = FORMULAS[name].intermediate(weights, self.MAPS, keys)
+            torch.testing.assert_close(maps.sum(-1), torch.ones(1, 5, 4))
+            assert not maps[..., ~keys].any()
+
+    def test_the_paper_s_formula_is_a_softmax_of_the_combination(self):
+        weights = torch.tensor([[0.5, -1.0, 2.0]])
+        combined = 0.5 * self.MAPS[:, 0] - self.MAPS[:, 1] + 2 * self.MAPS[:, 2]
+        maps = FORMULAS["paper"].intermediate(weights, self.MAPS, self.KEYS)
+        torch.testing.assert_close(maps[:, 0], combined.exp() / combined.exp().sum(-1, True))
+
+    def test_whole_maps_sum_to_one(self):
+        maps = FORMULAS["official"].intermediate(torch.ones(2, 3), self.MAPS, self.KEYS)
+        torch.testing.assert_close(maps.sum((-1, -2)), torch.ones(1, 2))
