@@ -33,13 +33,19 @@ _POSITIONS = "positions"
 QUANTIZATIONS = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int16")
 
 
-def export(model: str | Path, output: Path, quantization: str = "float32") -> None:
+def export(
+    model: str | Path,
+    output: Path,
+    quantization: str = "float32",
+    check: Callable[[Path], None] | None = None,
+) -> None:
     """Convert a student to a CTranslate2 model, saved with its tokenizer.
 
     Args:
         model: folder or hub name of the student.
         output: folder to write, which must not exist.
         quantization: data type of the weights, one of `QUANTIZATIONS`.
+        check: called with the folder of the new model; an exception from it leaves no `output`.
 
     Raises:
         UserError: CTranslate2 is missing or cannot convert the model, `output` exists, or `model`
@@ -77,6 +83,8 @@ def export(model: str | Path, output: Path, quantization: str = "float32") -> No
         tokenizer.init_kwargs[_POSITIONS] = positions_of(network.config)
         tokenizer.save_pretrained(partial)
         network.generation_config.save_pretrained(partial)
+        if check is not None:
+            check(partial)
 
 
 def is_exported(folder: Path) -> bool:

@@ -1,0 +1,160 @@
+"""Fidelity of exports: an exported model's translations compared with the original model's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from a2d.errors import UserError
+from a2d.models.decoding import translate
+from a2d.models.export import ExportedModel
+from a2d.models.loading import load_to_run
+from a2d.models.tokenizer import load_tokenizer
+from a2d.quoting import shorten
+from a2d.text.evaluation import score
+
+MAX_LOSS = 0.3
+"""Largest loss of BLEU and of chrF that an export may have by default."""
+
+EXACT = "float32"
+"""Data type of exports that must translate as the original, but for `MAX_CHANGED`."""
+
+MAX_CHANGED = 0.02
+"""Share of translations that may differ with `EXACT`: the engines round differently, and of two
+beams with nearly the same score another one may win."""
+
+_EXAMPLES = 3
+
+
+class Fidelity(NamedTuple):
+    """Comparison of an export with its original model.
+
+    Attributes:
+        quantization: data type of the export's weights.
+        sentences: number of translated sentences.
+        changed: number of translations that differ.
+        bleu, chrf: scores of the export.
+        original_bleu, original_chrf: scores of the original.
+        examples: sources of differing translations, with the original's and the export's.
+    """
+
+    quantization: str
+    sentences: int
+    changed: int
+    bleu: float
+    chrf: float
+    original_bleu: float
+    original_chrf: float
+    examples: list[tuple[str, str, str]]
+
+    def problem(self, max_loss: float = MAX_LOSS) -> str | None:
+        """Describe why the export is not faithful enough; None if it is.
+
+        Args:
+            max_loss: largest loss of BLEU and of chrF.
+        """
+        if self.quantization == EXACT and self.changed > MAX_CHANGED * self.sentences:
+            return (
+                f"{self.changed:,} of {self.sentences:,} translations differ from the original's, "
+                f"more than {MAX_CHANGED:.0%}"
+            )
+        losses = {
+            "BLEU": (self.original_bleu, self.bleu),
+            "chrF": (self.original_chrf, self.chrf),
+        }
+        for metric, (before, after) in losses.items():
+            if not before - after <= max_loss:
+                return f"{metric} falls from {before:.2f} to {after:.2f}, by more than {max_loss:g}"
+        return None
+
+    @property
+    def summary(self) -> str:
+        """Sum up the comparison in one sentence."""
+        return (
+            f"{self.changed:,} of {self.sentences:,} translations differ from the original's; "
+            f"BLEU {self.original_bleu:.2f} → {self.bleu:.2f}, "
+            f"chrF {self.original_chrf:.2f} → {self.chrf:.2f}."
+        )
+
+
+def compare_export(
+    model: str | Path,
+    exported: Path,
+    quantization: str,
+    sources: Sequence[str],
+    references: Sequence[str],
+    progress: Callable[[int], None] | None = None,
+) -> Fidelity:
+    """Translate with a model and its export by greedy search, and compare the translations.
+
+    Args:
+        model: folder or hub name of the original.
+        exported: folder of the export.
+        quantization: data type of the export's weights.
+        sources: plain text, one sentence each.
+        references: a reference each.
+        progress: called with the number of sentences that the original has translated.
+    """
+    network, tokenizer = load_to_run(model), load_tokenizer(model)
+    before = translate(network, tokenizer, sources, beams=1, progress=progress)
+    return compare_translations(
+        quantization,
+        sources,
+        references,
+        before,
+        ExportedModel(exported).translate(sources, beams=1),
+    )
+
+
+def compare_translations(
+    quantization: str,
+    sources: Sequence[str],
+    references: Sequence[str],
+    before: Sequence[str],
+    after: Sequence[str],
+) -> Fidelity:
+    """Compare translations of an original model with its export's.
+
+    Args:
+        quantization: data type of the export's weights.
+        sources, references: the sentences.
+        before, after: translations of the original and of the export.
+    """
+    changed = [i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
+    original, exported = score(before, references), score(after, references)
+    return Fidelity(
+        quantization,
+        len(sources),
+        len(changed),
+        exported.bleu,
+        exported.chrf,
+        original.bleu,
+        original.chrf,
+        [(sources[i], before[i], after[i]) for i in changed[:_EXAMPLES]],
+    )
+
+
+def check_fidelity(fidelity: Fidelity, max_loss: float, show: Callable[[str], None]) -> None:
+    """Check that an export is faithful enough.
+
+    Args:
+        fidelity: the comparison.
+        max_loss: largest loss of BLEU and of chrF.
+        show: receives the summary, and examples of differences if the check fails, line by line.
+
+    Raises:
+        UserError: it is not.
+    """
+    show(fidelity.summary)
+    problem = fidelity.problem(max_loss)
+    if problem is None:
+        return
+    for texts in fidelity.examples:
+        for name, text in zip(("source", "original", "export"), texts, strict=True):
+            show(f"  {name.ljust(9)} {shorten(text, 100)}")
+        show("")
+    raise UserError(
+        f"the export to {fidelity.quantization} is not faithful: {problem}. Export with more "
+        "precision (--quantization int16, bfloat16 or float32), or accept the loss with --max-loss."
+    )

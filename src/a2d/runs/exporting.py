@@ -1,0 +1,87 @@
+"""Exports that are proved before they are written: `a2d export`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from a2d.errors import UserError
+from a2d.models.export import export
+from a2d.models.fidelity import check_fidelity, compare_export
+from a2d.progress import Bars, Event
+from a2d.runs.lines import read_lines
+from a2d.text.corpus import from_arguments, read_corpus
+from a2d.text.pairs import Pair
+
+
+def export_checked(
+    model: str,
+    output: Path,
+    quantization: str,
+    valid: Sequence[str],
+    languages: tuple[str, str] | None,
+    max_loss: float,
+    console: Console,
+) -> None:
+    """Export a model, and keep the export only if it translates as the model does.
+
+    Args:
+        model: folder or hub name of the model.
+        output: folder to write, which must not exist.
+        quantization: data type of the weights.
+        valid: validation corpora (`a2d.text.corpus.from_arguments`); empty: the validation set of
+            the model's run.
+        languages: language codes of source and target, for corpora of several languages.
+        max_loss: largest loss of BLEU and of chrF.
+        console: console for progress and the comparison.
+
+    Raises:
+        UserError: there is no validation text, or the export is refused.
+    """
+    pairs = read_corpus(from_arguments(valid), "valid", languages) if valid else find_pairs(model)
+    if not pairs:
+        raise UserError(
+            f"there is no validation set beside {model} to prove the export with: give one by "
+            "--valid, or skip the proof by --unchecked."
+        )
+    sources, references = map(list, zip(*pairs, strict=True))
+    task = "translating with the original"
+
+    def check(folder: Path) -> None:
+        with Bars(console) as bars:
+            fidelity = compare_export(
+                model,
+                folder,
+                quantization,
+                sources,
+                references,
+                lambda done: bars.show(Event(task, done, len(sources))),
+            )
+        check_fidelity(
+            fidelity, max_loss, lambda line: console.print(escape(line), highlight=False)
+        )
+
+    export(model, output, quantization, check)
+
+
+def find_pairs(model: str) -> list[Pair]:
+    """Find the validation set of the run that a model comes from.
+
+    Args:
+        model: folder of a student of `a2d distill`, or of a model in a run's folder.
+
+    Returns:
+        The pairs; nothing if there is no such run.
+    """
+    folder = Path(model)
+    runs = [folder.with_name(folder.name + ".run")] if folder.name else []
+    if folder.absolute().parent.name == "models":
+        runs.append(folder.absolute().parent.parent)
+    for run in runs:
+        files = [run / f"corpus/valid.{side}.txt" for side in ("source", "reference")]
+        if all(file.is_file() for file in files):
+            return list(map(Pair, *map(read_lines, files)))
+    return []
