@@ -91,7 +91,9 @@ def test_the_card_has_the_scores(distilled):
     scores = score(read_lines(student), read_lines(run / "corpus/test.reference.txt"))
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert values == {"bleu": round(scores.bleu, 2), "chrf": round(scores.chrf, 2)}
-    _, row = read(run / "results/test")
+    _, row, export = read(run / "results/test")
+    int8 = f"{row.parameters / 1e6:.1f}M | {export.bleu:.2f} | {export.chrf:.2f}"
+    assert re.search(rf"CTranslate2, int8 \| \S+ \| {re.escape(int8)}", card.text)
     assert f"| {row.parameters / 1e6:.1f}M | {row.bleu:.2f} | {row.chrf:.2f} |" in card.text
     for part in ("tiny-de-dsb", "60 sentence pairs (memory.tsv)", *scores.signatures.values()):
         assert part in card.text

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from os.path import lexists
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -30,7 +30,11 @@ WEIGHTS = "model.bin"
 _POSITIONS = "positions"
 """Tokenizer setting for the model's number of positions, which CTranslate2 does not save."""
 
-QUANTIZATIONS = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int16")
+Quantization = Literal[
+    "float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int16"
+]
+QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
+"""Data types of the weights of an export."""
 
 
 def export(
@@ -101,16 +105,28 @@ def can_replace_transformers(model: str | None) -> bool:
     Args:
         model: folder or hub name; None for a model of `a2d.models.loading.new_model`.
     """
-    try:
-        require_ctranslate2()
-    except UserError:
+    if export_obstacle(model) is not None:
         return False
     if model is None:
         return True
-    config = load_config(model)
     settings = search_settings(read_generation_config(model))
-    same_search = settings.repetition_penalty in (None, 1) and not settings.no_repeat_ngram_size
-    return same_search and _obstacle(config, load_tokenizer(model)) is None
+    return settings.repetition_penalty in (None, 1) and not settings.no_repeat_ngram_size
+
+
+def export_obstacle(model: str | None) -> str | None:
+    """Describe why a model cannot be exported; None if it can.
+
+    Args:
+        model: folder or hub name; None for a model of `a2d.models.loading.new_model`.
+    """
+    try:
+        require_ctranslate2()
+    except UserError as error:
+        return str(error).rstrip(".")
+    if model is None:
+        return None
+    reason = _obstacle(load_config(model), load_tokenizer(model))
+    return None if reason is None else f"{model} {reason}"
 
 
 def _obstacle(config: Any, tokenizer: PreTrainedTokenizerBase) -> str | None:

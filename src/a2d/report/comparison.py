@@ -24,6 +24,8 @@ class System:
         parameters: number of parameters; None: unknown.
         speed: sentences per second; None: unknown.
         train_seconds: training time; None: unknown.
+        size_bytes: size of the weights on disk; None: unknown.
+        original: name of the system that this one is an export of; empty for others.
     """
 
     name: str
@@ -34,6 +36,8 @@ class System:
     parameters: int | None = None
     speed: float | None = None
     train_seconds: float | None = None
+    size_bytes: int | None = None
+    original: str = ""
 
 
 @dataclass(frozen=True)

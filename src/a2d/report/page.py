@@ -45,6 +45,8 @@ class Details:
         alignments: student → group → `weights` (teacher heads × student heads), and the heads per
             layer of both models, `student` and `teacher`.
         attention: sentences with attention maps (`a2d.runs.attention`).
+        exports: records of exports: name, data type, scores of export and original on the
+            validation set, and why it was refused, if it was.
         funnel: rows of what became of the corpus: description and number of pairs.
         recipe: the run's recipe as YAML.
         facts: names and values of versions, hardware and metrics.
@@ -54,6 +56,7 @@ class Details:
     curves: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
     alignments: Mapping[str, Any] = field(default_factory=dict)
     attention: Sequence[Any] = ()
+    exports: Sequence[Mapping[str, Any]] = ()
     funnel: Sequence[tuple[str, int]] = ()
     recipe: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -88,16 +91,23 @@ def write_page(path: Path, comparison: Comparison, details: Details | None = Non
 def _render(comparison: Comparison, analysis: Analysis, details: Details) -> str:
     page = _TEMPLATES.get_template("page.html.jinja")
     first = analysis.groups[0]
+    models = [group for group in analysis.groups[1:] if not group.first.original]
+    best = max(models or [first], key=lambda group: group.scores["chrf"])
     return page.render(
         comparison=comparison,
         analysis=analysis,
         details=details,
         first=first,
-        best=max(analysis.groups[1:] or [first], key=lambda group: group.scores["chrf"]),
+        best=best,
+        fastest=max(
+            (g for g in analysis.groups if g.first.original == best.first.name and g.first.speed),
+            key=lambda group: group.first.speed or 0,
+            default=None,
+        ),
         metrics=METRICS,
         known={
             name: any(getattr(system, name) for system in comparison.systems)
-            for name in ("shape", "parameters", "speed", "train_seconds")
+            for name in ("shape", "parameters", "size_bytes", "speed", "train_seconds")
         },
         version=__version__,
         style=_asset(_STYLE),
@@ -109,6 +119,7 @@ def _render(comparison: Comparison, analysis: Analysis, details: Details) -> str
         times=lambda ratio: f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}",
         millions=lambda count: "–" if count is None else f"{count / 1e6:.1f}M",
         clock=_clock,
+        megabytes=lambda size: "–" if size is None else f"{size / 1e6:.1f} MB",
     )
 
 
@@ -125,6 +136,7 @@ def _data(comparison: Comparison, analysis: Analysis, details: Details) -> dict[
                 "label": label(group),
                 "role": group.first.role,
                 "parameters": group.first.parameters,
+                "bytes": group.first.size_bytes,
                 "speed": group.first.speed,
                 "minutes": None
                 if group.first.train_seconds is None

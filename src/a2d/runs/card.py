@@ -54,7 +54,7 @@ def write_card(
         verdict: quality of the student beside its teacher's.
         address: the folder or repository that readers load the student from.
     """
-    teacher, student = results.read(results_folder)
+    teacher, student, *exports = results.read(results_folder)
     run = json.loads((results_folder / "run.json").read_text("utf-8"))
     assert recipe.teacher.path is not None
     local = Path(recipe.teacher.path).exists()
@@ -67,7 +67,11 @@ def write_card(
         settings=run["recipe"],
         signatures=run["signatures"],
         teacher_name=teacher_name,
-        rows={"teacher": teacher, "**this model**": student},
+        rows={
+            "teacher": teacher,
+            "**this model**": student,
+            **{f"this model in CTranslate2, {row.quantization}": row for row in exports},
+        },
         student=student,
         millions=millions,
         speed_up=lambda row: times(Group([row]).speed_up(Group([teacher]))),

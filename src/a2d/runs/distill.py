@@ -29,6 +29,7 @@ from a2d.runs.recipe import Recipe, load_plugins_of, load_recipe
 from a2d.runs.results import history
 from a2d.runs.run import Run, carry_out
 from a2d.runs.settings import MAX_NAME
+from a2d.runs.stages.exports import Export
 from a2d.runs.stages.students import Student
 from a2d.runs.stages.teacher_scores import TeacherScores
 from a2d.runs.stages.vocabulary import Vocabulary
@@ -143,6 +144,7 @@ def distill(
     verdict = _judge(run, least_share)
     _write_student(run, output, licence, verdict, push_to or output.name)
     _show_verdict(console, output, verdict)
+    _show_exports(run)
     if push_to is not None and (verdict.passed or force):
         push(output, push_to)
         console.print(f"Uploaded to https://huggingface.co/{push_to}.")
@@ -214,6 +216,17 @@ def _show_verdict(console: Console, output: Path, verdict: Verdict) -> None:
     console.print(f"[{style}]{escape(verdict.summary)}[/]")
     for advice in verdict.advice:
         console.print(f"[red]- {escape(advice)}[/]")
+
+
+def _show_exports(run: Run) -> None:
+    """Say where the exports are, and which of them are not faithful to the student."""
+    for export in run.all(Export):
+        problem = export.fidelity.problem(run.recipe.export.max_loss)
+        place = escape(str(export.model))
+        if problem is None:
+            run.console.print(f"For CTranslate2, in {export.quantization}: {place}.")
+        else:
+            run.console.print(f"[red]The export in {place} is not faithful: {escape(problem)}.[/]")
 
 
 def _write_student(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from a2d import plain_yaml
 from a2d.errors import UserError
-from a2d.models.export import can_replace_transformers, require_ctranslate2
+from a2d.models.export import can_replace_transformers, export_obstacle, require_ctranslate2
 from a2d.runs.parts import DISTILLED, MONOLINGUAL
 from a2d.runs.recipe import Recipe
-from a2d.runs.settings import Training
+from a2d.runs.settings import ExportSettings, Training
 from a2d.training.config import bf16_is_fast
 
 RECIPE = "recipe.yaml"
@@ -18,7 +19,7 @@ RECIPE = "recipe.yaml"
 
 
 def resolve(recipe: Recipe, folder: Path) -> Recipe:
-    """Replace `sequences.engine: auto` and `bf16: null` by values for this machine.
+    """Replace `auto` and `bf16: null` by values for this machine.
 
     The engine is resolved only for a teacher that translates training data. Values of an earlier
     run in the folder take precedence, so that another machine continues it in the same way.
@@ -46,8 +47,29 @@ def resolve(recipe: Recipe, folder: Path) -> Recipe:
         before = None if earlier is None else earlier.teacher.training
         teacher = teacher.model_copy(update={"training": _resolve_bf16(teacher.training, before)})
     training = _resolve_bf16(recipe.training, None if earlier is None else earlier.training)
-    values = {"sequences": sequences, "teacher": teacher, "training": training}
+    exports = _resolve_exports(recipe, None if earlier is None else earlier.export)
+    values = {
+        "sequences": sequences,
+        "teacher": teacher,
+        "training": training,
+        "export": exports,
+    }
     return recipe.model_copy(update=values)
+
+
+def _resolve_exports(recipe: Recipe, earlier: ExportSettings | None) -> ExportSettings:
+    settings, path = recipe.export, recipe.teacher.path
+    obstacle = export_obstacle(path)
+    if any(shape.decoder_heads not in (None, shape.heads) for shape in recipe.students):
+        obstacle = "students have different numbers of heads in encoder and decoder"
+    if settings.quantizations == "auto":
+        chosen: Any = "auto" if earlier is None else earlier.quantizations
+        if chosen == "auto":
+            chosen = [] if obstacle else ["int8"]
+        return settings.model_copy(update={"quantizations": chosen})
+    if settings.quantizations and obstacle:
+        raise UserError(f"the students cannot be exported: {obstacle}. Leave `export` out.")
+    return settings
 
 
 def _choose_engine(recipe: Recipe) -> str:

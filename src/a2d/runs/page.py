@@ -92,6 +92,8 @@ def _system(row: Row, folder: Path, first: bool) -> System:
         parameters=row.parameters,
         speed=row.sentences_per_second,
         train_seconds=row.train_seconds,
+        size_bytes=row.size_bytes,
+        original="" if not row.quantization else row.name.removesuffix(f"-{row.quantization}"),
     )
 
 
@@ -115,6 +117,7 @@ def _details(folder: Path) -> Details:
         curves=details.get("curves", {}),
         alignments=details.get("alignments", {}),
         attention=details.get("attention", ()),
+        exports=details.get("exports", ()),
         funnel=_funnel(details["corpus"]) if "corpus" in details else (),
         recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
         facts={name: value for name, value in facts.items() if value},

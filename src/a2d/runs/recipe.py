@@ -25,6 +25,7 @@ from a2d.runs.settings import (
     ComputeSettings,
     CorpusSettings,
     EvaluationSettings,
+    ExportSettings,
     MethodEntry,
     MethodSettings,
     Name,
@@ -58,6 +59,7 @@ class Recipe(Section):
         seeds: random seeds; every seed makes a student.
         sequences: translation of the training data by the teacher.
         evaluation: translation, scoring and samples at the end.
+        export: exports of the students.
         compute: use of the machine.
     """
 
@@ -74,6 +76,7 @@ class Recipe(Section):
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[1], min_length=1)
     sequences: SequenceSettings = SequenceSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    export: ExportSettings = ExportSettings()
     compute: ComputeSettings = ComputeSettings()
 
     _raw: dict[str, Any] = PrivateAttr(default_factory=dict)

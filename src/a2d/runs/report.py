@@ -16,6 +16,7 @@ from a2d.runs.attention import sample_sentences
 from a2d.runs.page import PAGE
 from a2d.runs.results import UNKNOWN, Group, Row
 from a2d.runs.stages.corpus import Corpus
+from a2d.runs.stages.exports import Export
 from a2d.runs.stages.models import Teacher
 from a2d.runs.stages.students import Student
 from a2d.runs.stages.translations import teacher_translations, translations_of
@@ -41,9 +42,9 @@ def write(run: Run) -> None:
     for name, signature in teacher_translations(run).figures["signatures"].items():
         console.print(f"[dim]{name}: {signature}[/]", highlight=False)
     _show_samples(run)
-    console.print(
-        f"\nEverything is in {escape(str(folder))}: {PAGE}, results, models, plots, run.log."
-    )
+    exports = ["exports"] * bool(run.all(Export))
+    contents = ", ".join([PAGE, "results", "models", *exports, "plots", "run.log"])
+    console.print(f"\nEverything is in {escape(str(folder))}: {contents}.")
 
 
 def table(rows: list[Row], title: str) -> Table:

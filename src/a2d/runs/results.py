@@ -19,7 +19,7 @@ import gzip
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
@@ -28,14 +28,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import a2d
 from a2d.files import write_text
 from a2d.method.alignment import FILE_NAME, AttentionAlignment
+from a2d.models.export import WEIGHTS
 from a2d.runs.attention import sample_maps
 from a2d.runs.settings import MethodSettings
 from a2d.runs.stages.corpus import Corpus
+from a2d.runs.stages.exports import Export
 from a2d.runs.stages.models import Model
 from a2d.runs.stages.speed import read_speeds
 from a2d.runs.stages.students import Student, models_of, trained_models_of
 from a2d.runs.stages.translations import Translations, teacher_translations, translations_of
 from a2d.runs.training import HISTORY
+from a2d.teachers import model_path
 from a2d.text import evaluation
 
 if TYPE_CHECKING:
@@ -75,6 +78,8 @@ class Row:
             measured, or the translations are nearly empty.
         train_seconds: training time; None for a teacher that the run did not train.
         device: device of the training, in words; None as for `train_seconds`.
+        size_bytes: size of the weights on disk; None if it is unknown.
+        quantization: data type of the weights of an export; empty for other models.
     """
 
     name: str
@@ -93,11 +98,13 @@ class Row:
     sentences_per_second: float | None
     train_seconds: float | None
     device: str | None
+    size_bytes: int | None = None
+    quantization: str = ""
 
     @property
     def label(self) -> str:
-        """Method and setting in one string."""
-        return f"{self.method} {self.setting}".strip()
+        """Method, setting and data type in one string."""
+        return " ".join(filter(None, (self.method, self.setting, self.quantization)))
 
 
 class Group(NamedTuple):
@@ -170,7 +177,7 @@ def group_rows(rows: Iterable[Row]) -> list[Group]:
 
 
 def collect(run: Run) -> list[Row]:
-    """Collect the rows of a finished run: the teacher's, then the students'."""
+    """Collect the rows of a finished run: the teacher's, the students', and their exports'."""
     recipe, students, models = run.recipe, run.all(Student), models_of(run)
     corpus, references = recipe.corpus, _references(run)
     hypotheses = {name: stage.hypotheses for name, stage in translations_of(run).items()}
@@ -179,14 +186,14 @@ def collect(run: Run) -> list[Row]:
     speeds = {
         name: speed
         for name, speed in read_speeds(run).items()
-        if not _nearly_empty(hypotheses[name], references)
+        if name in hypotheses and not _nearly_empty(hypotheses[name], references)
     }
     comparisons: dict[str, dict[str, Any]] = {m.name: dict.fromkeys(COMPARISONS) for m in models}
     for rival in ("baseline", "kd"):
         for name, opponent, p in _compare(students, rival, hypotheses, references):
             gain = figures[name]["bleu"] - figures[opponent]["bleu"]
             comparisons[name] |= {f"gain_vs_{rival}": gain, f"p_vs_{rival}": p}
-    return [
+    rows = [
         Row(
             name=model.name,
             pair=f"{corpus.source_language}-{corpus.target_language}",
@@ -199,6 +206,37 @@ def collect(run: Run) -> list[Row]:
         )
         for model in models
     ]
+    return rows + _export_rows(run, {row.name: row for row in rows})
+
+
+def _export_rows(run: Run, rows: Mapping[str, Row]) -> list[Row]:
+    """Make the rows of exports from those of their students, by name; without comparisons."""
+    speeds = read_speeds(run)
+    exports = []
+    for export in run.all(Export):
+        student, scores = rows[export.student.name], export.scores
+        exports.append(
+            replace(
+                student,
+                name=export.name,
+                bleu=scores["bleu"],
+                chrf=scores["chrf"],
+                sentences_per_second=speeds.get(export.name),
+                size_bytes=_bytes_of(export.model, f"*{WEIGHTS}"),
+                quantization=export.quantization,
+                gain_vs_baseline=None,
+                p_vs_baseline=None,
+                gain_vs_kd=None,
+                p_vs_kd=None,
+            )
+        )
+    return exports
+
+
+def _bytes_of(folder: Path, pattern: str) -> int | None:
+    """Add up the sizes of files; None if there are none."""
+    sizes = [file.stat().st_size for file in folder.glob(pattern)]
+    return sum(sizes) if sizes else None
 
 
 def write(folder: Path, rows: list[Row], run: Run) -> None:
@@ -215,7 +253,7 @@ def write(folder: Path, rows: list[Row], run: Run) -> None:
         if "eval_bleu" in entry
     ]
     write_csv(folder / "curves.csv", curves)
-    for name, stage in translations_of(run).items():
+    for name, stage in (translations_of(run) | {e.name: e for e in run.all(Export)}).items():
         write_compressed(folder / f"hypotheses/{name}.txt.gz", stage.hypotheses)
     split, corpus = run.recipe.evaluation.split, run.one(Corpus)
     write_compressed(folder / SOURCES, corpus.sources(split))
@@ -227,6 +265,14 @@ def write(folder: Path, rows: list[Row], run: Run) -> None:
         "curves": mean_curves(run),
         "alignments": _alignments(run),
         "attention": sample_maps(run),
+        "exports": [
+            {
+                "name": export.name,
+                **export.fidelity._asdict(),
+                "problem": export.fidelity.problem(run.recipe.export.max_loss),
+            }
+            for export in run.all(Export)
+        ],
         "corpus": {"cleaning": run.corpus.cleaning, "sizes": run.corpus.sizes},
     }
     write_text(folder / DETAILS, json.dumps(details, ensure_ascii=False) + "\n")
@@ -349,8 +395,10 @@ def _figures(stage: Translations) -> dict[str, Any]:
     del scores["signatures"]
     scores.pop("sentences_per_second", None)  # earlier versions measured it here
     trained = history(model) if model.trained else {"seconds": None, "device": None}
+    place = Path(model_path(model.path)) if model.path else None
     return {
         **scores,
+        "size_bytes": None if place is None else _bytes_of(place, "*.safetensors"),
         "student": model.size or shape,
         "train_seconds": trained["seconds"],
         "device": trained["device"],

@@ -10,6 +10,8 @@ from pydantic.dataclasses import dataclass
 from a2d.errors import UserError
 from a2d.method.methods import METHODS, Method
 from a2d.models.decoding import MAX_BEAMS
+from a2d.models.export import Quantization
+from a2d.models.fidelity import MAX_LOSS
 from a2d.models.loading import MAX_LAYERS
 from a2d.models.students import Start
 from a2d.runs.sections import CONFIG, Section, check_numbers
@@ -299,6 +301,22 @@ class SequenceSettings(Section):
 
     engine: Literal["auto", "transformers", "ctranslate2"] = "auto"
     n_best: int = Field(default=1, ge=1, le=MAX_BEAMS)
+
+
+class ExportSettings(Section):
+    """Exports of the students to CTranslate2, compared with the students on the validation set.
+
+    Attributes:
+        quantizations: data types of the weights: `float32`, `float16`, `bfloat16`, `int16`, `int8`,
+            `int8_float32` and `int8_float16`. Each makes an export of each student. `auto`: `int8`
+            if CTranslate2 is installed and can convert the students, otherwise none. `auto` is
+            resolved when a run begins (`a2d.runs.environment`).
+        max_loss: largest loss of BLEU and of chrF; an export that loses more is reported as
+            refused.
+    """
+
+    quantizations: list[Quantization] | Literal["auto"] = Field(default=[])
+    max_loss: float = Field(default=MAX_LOSS, ge=0)
 
 
 class ComputeSettings(Section):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,13 +15,13 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTr
 
 from a2d.errors import UserError
 from a2d.families import positions_of, sizes_of
-from a2d.models.export import WEIGHTS, export, require_ctranslate2
+from a2d.models.export import WEIGHTS, export
 from a2d.models.loading import count_parameters, load_model
 from a2d.models.presets import PRESETS, complete_shape, parse_shape
 from a2d.models.students import check_start, student_config, student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Bars
-from a2d.runs.speeds import Batch, Timed, TimedModel, measure_speeds
+from a2d.runs.speeds import Batch, Timed, TimedExport, TimedModel, measure_speeds
 from a2d.text.storage import temporary_folder
 
 SENTENCES, TOKENS = 16, 20
@@ -53,34 +52,6 @@ class ShapeFigures(NamedTuple):
     int8_bytes: int | None
     speed_up: float
     int8_speed_up: float | None
-
-
-class TimedExport:
-    """A CTranslate2 model that generates translations of fixed length.
-
-    Args:
-        folder: the model.
-        tokenizer: its tokenizer.
-        beams: width of the beam.
-    """
-
-    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase, beams: int) -> None:
-        threads = torch.get_num_threads()
-        self._translator = require_ctranslate2().Translator(str(folder), intra_threads=threads)
-        self._tokenizer, self._beams = tokenizer, beams
-
-    def seconds(self, batches: Sequence[Batch]) -> float:
-        """Measure the seconds that the model takes to translate batches."""
-        start = time.perf_counter()
-        for batch in batches:
-            ids = batch.inputs["input_ids"].tolist()
-            self._translator.translate_batch(
-                [self._tokenizer.convert_ids_to_tokens(row) for row in ids],
-                beam_size=self._beams,
-                min_decoding_length=batch.tokens,
-                max_decoding_length=batch.tokens,
-            )
-        return time.perf_counter() - start
 
 
 def default_shapes(teacher: Any) -> list[str]:
@@ -137,7 +108,7 @@ def measure_shapes(teacher: str, shapes: Sequence[str], console: Console) -> lis
             with TemporaryDirectory(dir=place) as folder:
                 speed = compare(TimedModel(_save(student, tokenizer, Path(folder)), BEAMS))
                 int8 = _int8(Path(folder))
-                exported = None if int8 is None else TimedExport(int8, tokenizer, BEAMS)
+                exported = None if int8 is None else TimedExport(int8, BEAMS)
                 figures.append(
                     ShapeFigures(
                         name,

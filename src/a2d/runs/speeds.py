@@ -7,7 +7,8 @@ would count: a student that has learned little ends them too early or not at all
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +17,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from a2d.models.decoding import search_settings
+from a2d.models.export import require_ctranslate2
 from a2d.models.loading import load_to_run
+from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report
 from a2d.text.batching import TokenBatchSampler, encode_sources
 from a2d.text.pairs import Pair
@@ -75,6 +78,38 @@ class TimedModel:
                 max_new_tokens=batch.tokens,
             ).cpu()
         return time.perf_counter() - start
+
+
+class TimedExport:
+    """An exported model that generates translations of fixed length.
+
+    Args:
+        folder: the model, exported by `a2d.models.export.export`.
+        beams: width of the beam.
+    """
+
+    def __init__(self, folder: Path, beams: int) -> None:
+        self._translator = require_ctranslate2().Translator(
+            str(folder), device="auto", intra_threads=torch.get_num_threads()
+        )
+        self._tokenizer, self._beams = load_tokenizer(folder), beams
+
+    def seconds(self, batches: Sequence[Batch]) -> float:
+        """Measure the seconds that the model takes to translate batches."""
+        start = time.perf_counter()
+        for batch in batches:
+            self._translator.translate_batch(
+                [self._tokenizer.convert_ids_to_tokens(ids) for ids in _without_padding(batch)],
+                beam_size=self._beams,
+                min_decoding_length=batch.tokens,
+                max_decoding_length=batch.tokens,
+            )
+        return time.perf_counter() - start
+
+
+def _without_padding(batch: Batch) -> Iterator[list[int]]:
+    rows = zip(batch.inputs["input_ids"], batch.inputs["attention_mask"], strict=True)
+    return (ids[mask.bool()].tolist() for ids, mask in rows)
 
 
 def make_batches(

@@ -22,8 +22,9 @@ const metrics = [["chrf", "chrF"], ["bleu", "BLEU"]];
 
 const drawFront = (figure) => {
   const axes = [
+    ["speed", `speed over ${data.systems[0].label}’s`, (system) => system.speed / data.systems[0].speed],
+    ["bytes", "size on disk (MB)", (system) => system.bytes / 1e6],
     ["parameters", "parameters (millions)", (system) => system.parameters / 1e6],
-    ["speed", "speed over the first system", (system) => system.speed / data.systems[0].speed],
     ["minutes", "minutes of training", (system) => system.minutes],
   ].filter(([key]) => data.systems.filter((system) => system[key] != null).length > 1);
   if (!axes.length) return figure.remove();

@@ -4,6 +4,7 @@ from a2d.errors import UserError
 from a2d.plugin_errors import defined_at
 from a2d.runs.stages.base import RunStage, check_kind
 from a2d.runs.stages.corpus import Corpus
+from a2d.runs.stages.exports import Export
 from a2d.runs.stages.models import Teacher
 from a2d.runs.stages.prepared import PreparedTeacher
 from a2d.runs.stages.sequences import Sequences
@@ -25,6 +26,7 @@ AFTER_PREPARATION: list[type[RunStage]] = [
     StudentStart,
     Student,
     Translations,
+    Export,
     Speed,
 ]
 

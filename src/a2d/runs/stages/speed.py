@@ -1,9 +1,12 @@
-"""Stages of speed: each student shape is compared with the teacher while nothing else runs."""
+"""Stages of speed: each student shape is compared with the teacher while nothing else runs.
+
+Exports are measured in the same way, and compared with the teacher in PyTorch.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,8 +15,9 @@ from a2d.files import write_text
 from a2d.models.loading import load_config
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.command import sentences_per_second
-from a2d.runs.speeds import TimedModel, measure_speeds, sample_for
+from a2d.runs.speeds import Timed, TimedExport, TimedModel, measure_speeds, sample_for
 from a2d.runs.stages.base import RunStage
+from a2d.runs.stages.exports import Export
 from a2d.runs.stages.models import Teacher
 from a2d.runs.stages.students import Student
 from a2d.runs.stages.vocabulary import Vocabulary
@@ -30,18 +34,22 @@ class Speed(RunStage):
 
     Attributes:
         student: first student of the shape, which is measured.
-        names: names of all students of the shape.
+        names: names of all students of the shape, or of their exports.
+        export: export of the first student, which is measured in its place.
     """
 
     student: Student
     names: tuple[str, ...]
+    export: Export | None = None
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """List a stage for each shape."""
+        """List a stage for each shape, and for each quantization of a shape."""
         recipe, teacher = run.recipe, run.one(Teacher)
         stages: dict[str, Self] = {}
-        for student in run.all(Student):
+        models: list[tuple[Student, Export | None]] = [(each, None) for each in run.all(Student)]
+        models += [(export.student, export) for export in run.all(Export)]
+        for student, export in models:
             assert student.shape is not None
             settings = recipe.evaluation.model_dump(include={"beams", "max_tokens"})
             dropouts = {"dropout", "attention_dropout", "activation_dropout"}
@@ -50,10 +58,15 @@ class Speed(RunStage):
             name = str(student.size)
             if student.method.student_start == "marian" and not teacher.trained:
                 settings["marian"], name = True, f"{name}-marian"
-            same = stages.get(name)
-            names = (*(same.names if same else ()), student.name)
+            if export is not None:
+                settings["quantization"] = export.quantization
+                name = f"{name}-{export.quantization}"
+            first = stages.get(name)
             folder = run.folder / "speed" / recipe.evaluation.split / name
-            stages[name] = cls(folder, settings, same.student if same else student, names)
+            if first is None:
+                first = stages[name] = cls(folder, settings, student, (), export)
+            added = student.name if export is None else export.name
+            stages[name] = replace(first, names=(*first.names, added))
         return list(stages.values())
 
     @classmethod
@@ -79,12 +92,17 @@ class Speed(RunStage):
             speed = sentences_per_second(run.recipe.teacher.command, sources)
             teacher_speed["teacher_sentences_per_second"] = speed
         for stage in unfinished:
-            student = TimedModel(stage.student.path, search.beams)
+            student = stage._timed(search.beams)
             batches = sample or sample_for(student, tokenizer, pairs, *longest)
             name = f"speed: {stage.folder.name}"
             with stage.work() as folder:
                 figures = measure_speeds(timed_teacher, student, batches, name, run.report)
                 write_text(folder / FIGURES, json.dumps(figures | teacher_speed, indent=1) + "\n")
+
+    def _timed(self, beams: int) -> Timed:
+        if self.export is None:
+            return TimedModel(self.student.path, beams)
+        return TimedExport(self.export.model, beams)
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -104,8 +122,9 @@ def read_speeds(run: Run) -> dict[str, float]:
     }
     if not figures:
         return {}
-    order = [student.name for student in run.all(Student) if student.name in figures]
-    teacher_speeds = [figures[name].get("teacher_sentences_per_second") for name in order]
+    students = [student.name for student in run.all(Student) if student.name in figures]
+    order = [*students, *(export.name for export in run.all(Export) if export.name in figures)]
+    teacher_speeds = [figures[name].get("teacher_sentences_per_second") for name in students]
     known_speeds = [speed for speed in teacher_speeds if speed is not None]
     teacher = median(known_speeds) if any(known_speeds) else None
     name = run.one(Teacher).name

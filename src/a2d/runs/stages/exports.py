@@ -1,0 +1,132 @@
+"""Stages of exports: each student in CTranslate2, compared with the student, and scored."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from a2d.files import write_text
+from a2d.models.export import ExportedModel, export
+from a2d.models.fidelity import Fidelity, compare_export
+from a2d.progress import Event, Report
+from a2d.runs.lines import one_line, read_lines, write_lines
+from a2d.runs.settings import EvaluationSettings
+from a2d.runs.stages.base import RunStage
+from a2d.runs.stages.corpus import Corpus
+from a2d.runs.stages.students import Student
+from a2d.runs.stages.translations import HYPOTHESES, SCORES
+from a2d.text.evaluation import score
+
+if TYPE_CHECKING:
+    from a2d.runs.run import Run
+
+MODEL = "model"
+"""Folder of the exported model, in the stage's folder."""
+FIDELITY = "fidelity.json"
+
+
+@dataclass(frozen=True)
+class Export(RunStage):
+    """An export of a student, with its fidelity and its translations of the evaluated set.
+
+    Attributes:
+        student: the student.
+        quantization: data type of the weights.
+    """
+
+    student: Student
+    quantization: str
+
+    @classmethod
+    def of(cls, run: Run) -> list[Self]:
+        """List a stage for each student and quantization."""
+        search = run.recipe.evaluation.model_dump(include={"split", "beams"})
+        return [
+            cls(
+                run.folder / "exports" / f"{student.name}-{quantization}",
+                {"model": student.fingerprint, "quantization": quantization, **search},
+                student,
+                quantization,
+            )
+            for student in run.all(Student)
+            for quantization in run.recipe.export.quantizations
+        ]
+
+    @classmethod
+    def carry_out(cls, run: Run) -> None:
+        """Make the unfinished exports, as many at once as the recipe allows."""
+        search, corpus = run.recipe.evaluation, run.one(Corpus)
+        valid, evaluated = (
+            (corpus.sources(split), corpus.references(split)) for split in ("valid", search.split)
+        )
+        futures = [
+            run.workers.submit(make_export, stage, valid, evaluated, search)
+            for stage in run.all(cls)
+            if not stage.done
+        ]
+        for future in futures:
+            future.result()
+
+    @property
+    def name(self) -> str:
+        """Name in tables and files."""
+        return self.folder.name
+
+    @property
+    def model(self) -> Path:
+        """Folder of the exported model."""
+        return self.folder / MODEL
+
+    @property
+    def fidelity(self) -> Fidelity:
+        """The comparison with the student on the validation set."""
+        return Fidelity(**json.loads((self.folder / FIDELITY).read_text("utf-8")))
+
+    @property
+    def hypotheses(self) -> list[str]:
+        """Translations of the evaluated set, one line each."""
+        return read_lines(self.folder / HYPOTHESES)
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """BLEU and chrF of the evaluated set, with signatures."""
+        scores: dict[str, Any] = json.loads((self.folder / SCORES).read_text("utf-8"))
+        return scores
+
+
+Texts = tuple[list[str], list[str]]
+"""Sources and references of a held-out set."""
+
+
+def make_export(
+    stage: Export, valid: Texts, evaluated: Texts, search: EvaluationSettings, report: Report
+) -> None:
+    """Execute a stage, in any process.
+
+    Args:
+        stage: the stage.
+        valid: the validation set, on which export and student are compared.
+        evaluated: the evaluated set.
+        search: settings of the evaluation.
+        report: receiver of progress events.
+    """
+    sources, references = evaluated
+    task = f"exporting: {stage.name}"
+    with stage.work() as folder:
+        shutil.rmtree(folder / MODEL, ignore_errors=True)  # of an interrupted attempt
+        export(stage.student.path, folder / MODEL, stage.quantization)
+        fidelity = compare_export(
+            stage.student.path,
+            folder / MODEL,
+            stage.quantization,
+            *valid,
+            lambda done: report(Event(task, done, len(valid[0]))),
+        )
+        write_text(folder / FIDELITY, json.dumps(fidelity._asdict(), ensure_ascii=False) + "\n")
+        hypotheses = ExportedModel(folder / MODEL).translate(sources, beams=search.beams)
+        write_lines(folder / HYPOTHESES, hypotheses)
+        scores = score(list(map(one_line, hypotheses)), references)
+        write_text(folder / SCORES, json.dumps(scores._asdict(), indent=1) + "\n")

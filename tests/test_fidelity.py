@@ -1,0 +1,198 @@
+"""Exports are compared with their models: faithful ones are kept, others refused with examples."""
+
+import json
+import shutil
+
+import ctranslate2
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from sacrebleu.metrics import BLEU, CHRF
+from typer.testing import CliRunner
+
+from a2d import UserError
+from a2d.cli import app
+from a2d.models import export as exporting
+from a2d.models.export import ExportedModel
+from a2d.models.fidelity import Fidelity, compare_translations
+from a2d.models.loading import load_model
+from a2d.runs import results
+from a2d.runs.exporting import export_checked, find_pairs
+from a2d.runs.recipe import load_recipe
+from a2d.runs.run import carry_out
+from a2d.text.corpus import read_corpus
+
+PAIRS = read_corpus("builtin:en-pt/valid", languages=("en", "pt"))[:60]
+SOURCES, REFERENCES = (list(side) for side in zip(*PAIRS, strict=True))
+TEACHER = "builtin:en-pt"
+
+
+def fidelity(**changes):
+    values = {
+        "quantization": "int8",
+        "sentences": 100,
+        "changed": 30,
+        "bleu": 30.0,
+        "chrf": 60.0,
+        "original_bleu": 30.0,
+        "original_chrf": 60.0,
+        "examples": [],
+    }
+    return Fidelity(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, None),
+        ({"bleu": 29.75, "chrf": 59.75}, None),
+        ({"bleu": 29.6}, "BLEU falls from 30.00 to 29.60, by more than 0.3"),
+        ({"chrf": 59.6}, "chrF falls from 60.00 to 59.60, by more than 0.3"),
+        ({"chrf": float("nan")}, "chrF falls from 60.00 to nan"),
+        ({"quantization": "float32"}, "30 of 100 translations differ"),
+        ({"quantization": "float32", "changed": 2}, None),
+    ],
+)
+def test_an_export_is_refused_for_its_loss(changes, problem):
+    found = fidelity(**changes).problem(0.3)
+    assert (found is None) if problem is None else problem in found
+
+
+@given(st.lists(st.sampled_from([("a b c d", "a b c d"), ("a b c d", "x")]), min_size=1))
+def test_translations_are_counted_and_scored(pairs):
+    before, after = map(list, zip(*pairs, strict=True))
+    references = ["a b c e"] * len(pairs)
+    found = compare_translations("int8", before, references, before, after)
+    assert found.changed == sum(a != b for a, b in pairs)
+    assert found.bleu == BLEU().corpus_score(after, [references]).score
+    assert found.original_chrf == CHRF().corpus_score(before, [references]).score
+    assert len(found.examples) == min(3, found.changed)
+
+
+@pytest.fixture
+def valid(tmp_path):
+    path = tmp_path / "valid.tsv"
+    path.write_text("".join(f"{pair.source}\t{pair.target}\n" for pair in PAIRS), "utf-8")
+    return str(path)
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, ["export", TEACHER, *arguments])
+
+
+def test_a_faithful_export_is_written(tmp_path, valid):
+    output = tmp_path / "fast"
+    result = call("--output", str(output), "--quantization", "int8", "--valid", valid)
+    assert result.exit_code == 0, result.output
+    assert "of 60 translations differ" in result.output
+    assert ctranslate2.contains_model(str(output))
+
+
+def test_a_broken_export_is_refused_and_nothing_is_left(tmp_path, valid, monkeypatch):
+    def load_other_weights(path):
+        network = load_model(path)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for weight in network.model.decoder.parameters():
+                weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+        return network
+
+    monkeypatch.setattr(exporting, "load_model", load_other_weights)
+    console = Console(record=True, width=200)
+    with pytest.raises(UserError, match=r"is not faithful: .*--max-loss"):
+        export_checked(TEACHER, tmp_path / "fast", "int8", [valid], None, 0.3, console)
+    assert [path.name for path in tmp_path.iterdir()] == ["valid.tsv"]
+    text = console.export_text()
+    assert "translations differ" in text
+    assert text.count("original ") == 3
+
+
+def test_without_validation_text_the_remedy_is_named(tmp_path):
+    with pytest.raises(UserError, match="give one by --valid, or skip the proof by --unchecked"):
+        export_checked(TEACHER, tmp_path / "fast", "int8", [], None, 0.3, Console())
+    result = call("--output", str(tmp_path / "fast"), "--unchecked")
+    assert result.exit_code == 0
+    assert ctranslate2.contains_model(str(tmp_path / "fast"))
+
+
+def test_the_validation_set_of_a_model_s_run_is_found(tmp_path):
+    for run in (tmp_path / "small.run", tmp_path / "runs/demo"):
+        (run / "corpus").mkdir(parents=True)
+        (run / "corpus/valid.source.txt").write_text("eins\nzwei\n")
+        (run / "corpus/valid.reference.txt").write_text("jadno\ndwě\n")
+    for model in (tmp_path / "small", tmp_path / "runs/demo/models/kd-1+1x4-seed1"):
+        model.mkdir(parents=True)
+        assert find_pairs(str(model)) == [("eins", "jadno"), ("zwei", "dwě")]
+    assert find_pairs(str(tmp_path)) == find_pairs("me/small-de-en") == []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    valid_file = folder.with_name("valid.tsv")
+    valid_file.write_text("".join(f"{pair.source}\t{pair.target}\n" for pair in PAIRS), "utf-8")
+    recipe = load_recipe(
+        "distill",
+        [
+            "corpus.limit=300",
+            f"corpus.valid={valid_file}",
+            "students.0={encoder_layers: 1, decoder_layers: 1, heads: 4, width: 32, "
+            "feed_forward: 64}",
+            "methods=[{method: kd, student_start: teacher}]",
+            "training.sized=false",
+            "training.max_steps=4",
+            "training.bf16=false",
+            "export.quantizations=[int8, float32]",
+            "evaluation.beams=2",
+        ],
+    )
+    return carry_out(recipe, folder, Console(quiet=True))
+
+
+def test_exports_have_rows_of_their_own(run):
+    rows = results.read(run.folder / "results/test")
+    assert [row.label for row in rows] == ["teacher", "kd", "kd int8", "kd float32"]
+    references = results.read_compressed(run.folder / "results/test/references.txt.gz")
+    for row in rows[2:]:
+        model = run.folder / "exports" / row.name / "model"
+        sources = results.read_compressed(run.folder / "results/test/sources.txt.gz")
+        lines = [" ".join(t.split()) for t in ExportedModel(model).translate(sources, beams=2)]
+        path = run.folder / f"results/test/hypotheses/{row.name}.txt.gz"
+        assert lines == results.read_compressed(path)
+        assert row.bleu == pytest.approx(BLEU().corpus_score(lines, [references]).score)
+        assert row.size_bytes == (model / "model.bin").stat().st_size
+        assert row.sentences_per_second is None or row.sentences_per_second > 0
+    teacher, student, int8, float32 = (row.size_bytes for row in rows)
+    assert int8 < float32 < 1.1 * student
+    assert teacher > student
+
+
+def test_the_report_has_their_fidelity(run):
+    exports = json.loads((run.folder / "results/test/details.json").read_text())["exports"]
+    assert [export["quantization"] for export in exports] == ["int8", "float32"]
+    assert all(export["sentences"] > 0 for export in exports)
+    assert "faithful" in (run.folder / "report.html").read_text("utf-8")
+
+
+def test_a_finished_run_exports_nothing_again(run, monkeypatch):
+    monkeypatch.setattr("a2d.runs.stages.exports.export", None)
+    carry_out(run.recipe, run.folder, Console(quiet=True))
+
+
+def test_a_lost_export_is_made_again(run):
+    place = run.folder / "exports/kd-1+1x4-seed1-int8"
+    before = (place / "hypotheses.txt").read_bytes()
+    shutil.rmtree(place / "model")
+    carry_out(run.recipe, run.folder, Console(quiet=True))
+    assert (place / "hypotheses.txt").read_bytes() == before
+    assert (place / "model/model.bin").exists()
+
+
+def test_students_that_cannot_be_exported_are_refused_before_the_training(tmp_path):
+    shape = "{encoder_layers: 1, decoder_layers: 1, heads: 4, decoder_heads: 2}"
+    recipe = load_recipe("demo", [f"students=[{shape}]", "export.quantizations=[int8]"])
+    with pytest.raises(UserError, match="cannot be exported: students have different numbers"):
+        carry_out(recipe, tmp_path / "run", Console(quiet=True))
+    assert not (tmp_path / "run").exists()
