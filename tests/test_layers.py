@@ -7,7 +7,7 @@ import pytest
 
 import a2d
 
-ORDER = ["text", "method", "models", "training", "runs"]
+ORDER = ["text", "report", "method", "models", "training", "runs"]
 """Layers from bottom to top."""
 
 

@@ -14,7 +14,7 @@ from a2d import __version__, cli_data, cli_models, cli_report, endings, plugins
 app = typer.Typer(
     help="Distil big translation models into small, fast ones (Align-to-Distill).",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 
