@@ -18,7 +18,7 @@ from a2d.families import Geometry
 from a2d.models.decoding import translate
 from a2d.models.export import ExportedModel, export
 from a2d.runs import hub
-from a2d.runs.card import write_card
+from a2d.runs.card import _hub_datasets, write_card
 from a2d.runs.distill import distill as work
 from a2d.runs.lines import read_lines
 from a2d.runs.recipe import load_recipe
@@ -95,6 +95,8 @@ def test_the_card_has_the_scores(distilled):
     int8 = f"{row.parameters / 1e6:.1f}M | {export.bleu:.2f} | {export.chrf:.2f}"
     assert re.search(rf"CTranslate2, int8 \| \S+ \| {re.escape(int8)}", card.text)
     assert f"| {row.parameters / 1e6:.1f}M | {row.bleu:.2f} | {row.chrf:.2f} |" in card.text
+    assert re.search(r"sentence by sentence, of at most \d+ tokens", card.text)
+    assert re.search(r"\nMade with a2d \S+, torch \S+, transformers \S+, sacrebleu \S+", card.text)
     for part in ("tiny-de-dsb", "60 sentence pairs (memory.tsv)", *scores.signatures.values()):
         assert part in card.text
 
@@ -111,7 +113,15 @@ def test_the_card_shows_names_and_data_as_they_are(distilled, tmp_path):
     shown = r"{% raw %} \<a\> & \[b\](http:c)\\u202e"
     assert f"learned from {shown}.\n\n{verdict.summary}\n\n|" in card.text
     assert f'from_pretrained("{address}")' in card.text
+    assert "\n- It translates sentence by sentence.\n" in card.text
     assert "Not fit" not in card.text
+
+
+def test_datasets_of_the_hub_are_named_in_the_card(tmp_path):
+    (tmp_path / "saved").mkdir()
+    specs = ["a.tsv", {"dataset": "Helsinki-NLP/opus-100"}, {"dataset": str(tmp_path / "saved")}]
+    assert _hub_datasets(specs) == ["Helsinki-NLP/opus-100"]
+    assert _hub_datasets("a.tsv") == _hub_datasets({"path": "a.tsv"}) == []
 
 
 def snippet_of(card):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from a2d.runs.report import millions, times
 from a2d.runs.results import Group, Row
 from a2d.runs.verdict import Verdict
 from a2d.teachers import BUILTIN
+from a2d.text.failures import failure_kinds, find_failures
 
 _TEMPLATES = Environment(
     loader=PackageLoader("a2d.runs", "."),
@@ -41,6 +43,7 @@ def write_card(
     data: str,
     verdict: Verdict,
     address: str,
+    positions: int | None = None,
 ) -> None:
     """Write `README.md` into a student's folder.
 
@@ -53,6 +56,7 @@ def write_card(
         data: description of the training data.
         verdict: quality of the student beside its teacher's.
         address: the folder or repository that readers load the student from.
+        positions: largest number of tokens of a sentence; None: no limit.
     """
     teacher, student, *exports = results.read(results_folder)
     run = json.loads((results_folder / "run.json").read_text("utf-8"))
@@ -79,6 +83,9 @@ def write_card(
         verdict=verdict,
         address=address,
         prefix=recipe.teacher.source_prefix,
+        positions=positions,
+        versions=run["versions"],
+        **_failures(results_folder, student, recipe),
     )
     write_text(folder / "README.md", text)
 
@@ -91,6 +98,19 @@ def snippet(address: str, prefix: str = "") -> str:
         prefix: what goes before every source.
     """
     return _TEMPLATES.get_template("snippet.py.jinja").render(address=address, prefix=prefix)
+
+
+def _failures(folder: Path, student: Row, recipe: Recipe) -> dict[str, Any]:
+    """Count the failures of the student's translations, and the segments, for the template."""
+    sources, references, hypotheses = (
+        results.read_compressed(folder / name)
+        for name in (results.SOURCES, results.REFERENCES, f"hypotheses/{student.name}.txt.gz")
+    )
+    languages = recipe.corpus.source_language, recipe.corpus.target_language
+    kinds = failure_kinds(languages, references)
+    found = find_failures(sources, references, hypotheses, kinds)
+    counts = [f"{kinds[name].title} {len(places)}" for name, places in found.items() if places]
+    return {"segments": f"{len(sources):,}", "failures": ", ".join(counts)}
 
 
 def _metadata(
@@ -113,7 +133,18 @@ def _metadata(
         library_name="transformers",
         pipeline_tag="translation",
         base_model=base,
+        datasets=_hub_datasets(recipe.corpus.train) or None,
         tags=["knowledge-distillation", "align-to-distill"],
         model_name=name,
         eval_results=measured,
     )
+
+
+def _hub_datasets(spec: object) -> list[str]:
+    """List the datasets of a corpus that are on the hub, not in folders."""
+    if isinstance(spec, Mapping):
+        name = spec.get("dataset")
+        return [str(name)] if name is not None and not Path(str(name)).exists() else []
+    if isinstance(spec, Sequence) and not isinstance(spec, str):
+        return [name for item in spec for name in _hub_datasets(item)]
+    return []

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from a2d.errors import UserError
+from a2d.families import positions_of
 from a2d.files import MANIFEST, atomic_folder, write_text
 from a2d.models.decoding import set_beams
 from a2d.models.folders import read_generation_config
@@ -252,4 +253,7 @@ def _write_student(
         set_beams(generation_config, recipe.evaluation.beams)
         generation_config.save_pretrained(partial)
         results = run.folder / "results" / recipe.evaluation.split
-        write_card(partial, output.name, recipe, results, licence, data, verdict, address)
+        positions = positions_of(load_config(partial))
+        write_card(
+            partial, output.name, recipe, results, licence, data, verdict, address, positions
+        )
