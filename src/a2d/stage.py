@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 RECORD = "stage.json"
 
-_HASH = re.compile("(?:[0-9a-f]{16}|[0-9a-f]{64})")
+_HASH = re.compile(r"\b([0-9a-f]{8})(?:[0-9a-f]{8}|[0-9a-f]{56})\b")
 
 _NOT_SET = type("NotSet", (), {"__repr__": lambda self: "not set"})()
 
@@ -189,4 +189,4 @@ def _difference(recorded: Any, current: Any, key: str = "") -> str:
                 return _difference(*values, f"{key}.{name}".strip("."))
     if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (recorded, current)):
         return f"its {key} differs"
-    return f"{key} is {recorded!r} there, {current!r} here"
+    return _HASH.sub(r"\1…", f"{key} is {recorded!r} there, {current!r} here")
