@@ -136,6 +136,13 @@ class TestCheck:
         assert (tmp_path / "stage.partial.damaged/checkpoints/1").exists()
         assert "its plugin has changed. The folder is renamed to stage.partial.d" in caplog.text
 
+    @pytest.mark.parametrize("length", [16, 64])
+    def test_shortens_hashes(self, tmp_path, length):
+        fill(Stage(tmp_path / "stage", {"n": 1}))
+        with pytest.raises(UserError) as caught:
+            Stage(tmp_path / "stage", {"n": 1, "plugins": {"a.py": "ab" * (length // 2)}}).check()
+        assert "plugins is not set there, {'a.py': 'abababab…'} here" in str(caught.value)
+
     @pytest.mark.parametrize("value", [1, None])
     def test_names_a_key_that_only_one_side_has(self, tmp_path, value):
         plain, extended = {"a": {"b": 1}}, {"a": {"b": 1, "c": value}}
