@@ -132,9 +132,10 @@ def load_config(path: str | Path) -> Any:
         config = read_config(path)
         family_of(config)
         _check_sizes(config, path)
-        if FAMILIES.plugin(config.model_type):
-            with torch.device("meta"):
-                check_layers(AutoModelForSeq2SeqLM.from_config(copy.deepcopy(config)))
+    if FAMILIES.plugin(config.model_type):
+        unknown = f"transformers cannot make the model of {path}: register its class in the plugin"
+        with reading(path, unknown), torch.device("meta"):
+            check_layers(AutoModelForSeq2SeqLM.from_config(copy.deepcopy(config)))
     return config
 
 
@@ -151,9 +152,13 @@ def _check_sizes(config: Any, path: str | Path) -> None:
         layers, heads = shape[:2], shape[2:]
         vocabulary, activation = config.vocab_size, activation_of(config)
         family = family_of(config)
-        named = [family.head_width, family.scaled_embeddings, family.one_vocabulary]
-        for name in (*named, *family.vocabulary_sizes, *chain(*family.sizes.values())):
-            getattr(config, name or "model_type")
+        named = (family.head_width, family.scaled_embeddings, family.one_vocabulary)
+        for name in (
+            *filter(None, named),
+            *family.vocabulary_sizes,
+            *chain(*family.sizes.values()),
+        ):
+            getattr(config, name)
         limited = family.positions is not None
         positions: Any = positions_of(config) if limited else 1
     except AttributeError as error:
