@@ -95,10 +95,6 @@ def test_a_training_that_diverged_is_set_aside(corpus, tmp_path, monkeypatch):
         run(corpus, tmp_path, "methods=[baseline]")
     assert os.listdir(tmp_path / "models") == ["teacher.partial.diverged"]
     assert list((tmp_path / "models").glob("*/checkpoints/checkpoint-*/model.safetensors"))
-    monkeypatch.undo()
-    short = [f"{part}.num_train_epochs=1" for part in ("training", "teacher.training")]
-    run(corpus, tmp_path, "methods=[baseline]", *short)
-    assert (tmp_path / "models/teacher/model.safetensors").exists()
 
 
 def test_results_hold_one_object_per_model(finished, corpus):
