@@ -21,7 +21,7 @@ from a2d.families import FAMILIES, Geometry, register_family, sizes_of
 from a2d.method.attention import enable_capture
 from a2d.models.decoding import translate
 from a2d.models.export import ExportedModel, export
-from a2d.models.loading import load_model
+from a2d.models.loading import load_config, load_model
 from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.distill import distill
@@ -92,6 +92,11 @@ TOY = replace(
 )
 
 
+def _with(new, old):
+    """Projections of the toy with another name for one module."""
+    return {new if name == old else name: role for name, role in TOY.projections.items()}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def registered():
     """Register the family as a user's file does; unregister it after the test."""
@@ -113,6 +118,28 @@ def teacher(tmp_path_factory):
 
 def test_maps_and_predictions_are_the_librarys():
     check_maps_and_predictions("toy", [7, 4, 1], [5, 6, 2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scaled_embeddings": "scaling"}, r"record of the family 'toy' .* lacks \(.*'scaling'"),
+        ({"projections": _with("q_prj", "q_proj")}, "but no module of a layer.* its 'query'"),
+        ({"projections": {**TOY.projections, "fc1": "contract", "fc2": "expand"}}, "its 'expand'"),
+    ],
+)
+def test_a_wrong_record_of_a_plugin_is_refused_with_the_configuration(
+    teacher, monkeypatch, settings, message
+):
+    monkeypatch.setitem(FAMILIES, "toy", replace(TOY, **settings))
+    monkeypatch.setattr(FAMILIES, "plugin", lambda name: {"toy.py": "0"})
+    with pytest.raises(UserError, match=message):
+        load_config(teacher)
+
+
+def test_a_misspelt_role_is_refused():
+    with pytest.raises(UserError, match=r"the family 'toy' have the roles .*qery.*: give each of"):
+        register_family(replace(TOY, projections={**TOY.projections, "q_proj": "qery"}))
 
 
 def test_a_misspelt_setting_is_refused_in_a_sentence(teacher, monkeypatch):

@@ -115,7 +115,9 @@ def reader(path, selection):
         ({"name": "table"}, "a format 'table' exists already"),
         ({"name": PLAIN.name}, "exists already"),
         ({"suffixes": (".tsv",)}, r"\.tsv is a suffix of 'table': choose another"),
-        ({"suffixes": ".odd"}, "give a tuple"),
+        ({"suffixes": ".odd"}, "its type is tuple"),
+        ({"suffixes": ("",)}, "'' cannot be its suffix"),
+        ({"name": "a/b"}, "'a/b' cannot be the name of a Format"),
         ({"suffixes": ()}, "give a tuple"),
         ({"suffixes": (".gz",)}, "'.gz' cannot be its suffix"),
         ({"suffixes": (".zip",)}, "cannot be its suffix"),
@@ -133,11 +135,25 @@ def test_a_malformed_one_is_refused(settings, message):
     assert "odd" not in FORMATS
 
 
-def test_a_reader_of_other_things_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("read", "problem"),
+    [
+        (reader, r"yields \('a', 'b'\)"),
+        (lambda path, selection: None, "returns None"),
+        (
+            lambda path, selection: iter([Pair(b"a", "b")]),
+            r"yields Pair\(source=b'a', target='b'\)",
+        ),
+        (lambda path, selection: iter([Pair("a\ud800", "b")]), "yields half a character, Pair.*"),
+    ],
+)
+def test_a_reader_of_other_things_is_named(tmp_path, read, problem):
     (tmp_path / "x.odd").write_text("x")
-    register_format(Format("odd", (".odd",), reader))
+    register_format(Format("odd", (".odd",), read))
     try:
-        with pytest.raises(UserError, match=r"reader of .*x\.odd yields a tuple: it must yield Pa"):
+        with pytest.raises(
+            UserError, match=rf"reader of .*x\.odd {problem}: it must yield Pair of"
+        ):
             read_corpus(tmp_path / "x.odd")
     finally:
         del FORMATS["odd"]

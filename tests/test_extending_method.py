@@ -11,10 +11,12 @@ from test_trainer import data, tokenizer, trainer  # noqa: F401
 from toys import assert_close
 
 from a2d import UserError
+from a2d.families import Geometry
+from a2d.method.alignment import FILE_NAME
 from a2d.method.formulas import FORMULAS, Formula, RowWise, register_formula
 from a2d.method.losses import map_distance
 from a2d.method.methods import METHODS, Method, register_method
-from a2d.method.transfer import Transfer
+from a2d.method.transfer import A2D, Transfer
 from a2d.runs.recipe import load_recipe
 from a2d.training.teacher_cache import open_or_build
 
@@ -148,6 +150,27 @@ class Misnamed(Transfer):
         return student
 
 
+class InPlace(Transfer):
+    """Transfer that counts its calls in place, in a factor of the value."""
+
+    def __init__(self, groups):
+        super().__init__(groups)
+        self.register_buffer("calls", torch.ones(()))
+
+    def compare(self, group, student, teacher, keys, rows):
+        self.calls += 1
+        return (student.maps[group].stacked() * self.calls).sum()
+
+
+class Bare(Transfer):
+    """Transfer without `compare`."""
+
+
+class Uninitialised(Transfer):
+    def __init__(self):
+        self.factor = 1
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -159,8 +182,22 @@ class Misnamed(Transfer):
         (lambda s, t, o: Compares(lambda m: m.log().sum()), "the value for .* is not finite"),
         (
             lambda s, t, o: Compares(lambda m: torch.where(m > 0, m.sqrt(), m).sum()),
-            "method 'odd': the gradient for the group 'encoder' is not finite for a",
+            r"method 'odd', Compares \(.*\): the gradient for the group 'encoder' is not finite",
         ),
+        (lambda s, t, o: Compares(lambda m: torch.zeros(())), "'encoder' gives the student no gra"),
+        (
+            lambda s, t, o: Compares(lambda m: m.sum() * 0),
+            "'encoder' gives the student no gradient",
+        ),
+        (lambda s, t, o: Compares(lambda m: m.detach().sum()), "gives the student no gradient"),
+        (lambda s, t, o: Compares(lambda m: (m > 0).all()), "gives the student no gradient"),
+        (
+            lambda s, t, o: Compares(lambda m: m.sum() * 1j),
+            r"shape \(\) and torch.complex64: it must",
+        ),
+        (lambda s, t, o: InPlace(o.groups), "InPlace .* the gradient .* cannot be computed"),
+        (lambda s, t, o: Bare(o.groups), "Bare .* compares nothing: define compare"),
+        (lambda s, t, o: Uninitialised(), r"Uninitialised .* call super\(\).__init__\(groups\)"),
     ],
 )
 def test_a_method_that_cannot_train_is_refused_before(
@@ -184,6 +221,134 @@ def test_the_trial_moves_no_random_number(tmp_path, tokenizer, data, method):  #
     torch.manual_seed(trained.args.seed)
     trainer(tmp_path, tokenizer, data, method="kd")
     assert torch.equal(after, torch.rand(3))
+
+
+class Running(MeanMaps):
+    """Transfer with a running mean."""
+
+    def __init__(self, groups):
+        super().__init__(groups)
+        self.register_buffer("mean", torch.zeros(()))
+
+    def compare(self, group, student, teacher, keys, rows):
+        self.mean = self.mean + teacher.maps[group].stacked().mean()
+        return super().compare(group, student, teacher, keys, rows)
+
+
+class Scaled(A2D):
+    """Attention transfer with a learned factor."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.factor = torch.nn.Parameter(torch.ones(()))
+
+    def compare(self, *arguments):
+        return self.factor * super().compare(*arguments)
+
+
+def test_the_trial_leaves_buffers_as_they_are(tmp_path, tokenizer, data):  # noqa: F811
+    register_method(Method("running", "mean", build=lambda s, t, o: Running(o.groups)))
+    try:
+        transfer = trainer(tmp_path, tokenizer, data, method="running")._unwrapped.transfer
+    finally:
+        del METHODS["running"]
+    assert transfer.mean == 0
+
+
+@pytest.mark.parametrize("has_parameters", [True, False])
+def test_buffers_are_saved(tmp_path, has_parameters):
+    one, other = Running(("cross",)), Running(("cross",))
+    one.mean += 3
+    for each in (one, other):
+        if not has_parameters:
+            del each.factor
+    one.save(tmp_path)
+    other.load(tmp_path)
+    assert other.mean == 3
+
+
+@pytest.mark.parametrize("formula", ["paper", "official-mixture"])
+def test_a_subclass_of_a2d_keeps_its_parameters(tmp_path, formula):
+    shape = Geometry(1, 1, 2, 2), Geometry(2, 2, 2, 2), FORMULAS[formula], ("cross",), "uniform"
+    one, other = Scaled(*shape), Scaled(*shape)
+    with torch.no_grad():
+        one.factor.fill_(3)
+    one.save(tmp_path)
+    other.load(tmp_path)
+    assert other.factor == 3
+    assert torch.equal(other.alignment.weights["cross"], one.alignment.weights["cross"])
+    (tmp_path / "plain").mkdir()
+    A2D(*shape).save(tmp_path / "plain")
+    assert [path.name for path in (tmp_path / "plain").iterdir()] == [FILE_NAME]
+
+
+def test_a_divergence_names_the_method(tmp_path, tokenizer, data):  # noqa: F811
+    def diverge(maps):
+        factor = torch.nan if maps.shape[0] > 2 else 1.0  # not in the trial
+        return maps.square().sum() * factor
+
+    register_method(Method("odd", "fails", build=lambda s, t, o: Compares(diverge)))
+    try:
+        with pytest.raises(
+            UserError, match=r"Only terms of method 'odd', Compares \(.* correct it"
+        ):
+            trainer(tmp_path, tokenizer, data, method="odd").train()
+    finally:
+        del METHODS["odd"]
+
+
+def test_settings_that_do_not_exist_are_refused(tmp_path, tokenizer, data):  # noqa: F811
+    build = lambda s, t, o: Running(o.groups)  # noqa: E731
+    register_method(Method("odd", "fails", build=build, build_settings=("formulas",)))
+    try:
+        message = "build_settings of method 'odd' has 'formulas': did you mean 'formula'"
+        with pytest.raises(UserError, match=message):
+            trainer(tmp_path, tokenizer, data, method="odd")
+        with pytest.raises(UserError, match=message):
+            load_recipe("demo", ["methods=[odd]"])
+    finally:
+        del METHODS["odd"]
+
+
+class Vector(Formula):
+    def divergence(self, student_maps, teacher_maps, keys, rows):
+        return (student_maps - teacher_maps).square().sum((1, 2, 3))
+
+
+class OneMap(Vector):
+    def combine(self, connections, maps):
+        return super().combine(connections, maps)[:, :1]
+
+
+class Detached(Formula):
+    def divergence(self, student_maps, teacher_maps, keys, rows):
+        return (student_maps.detach() - teacher_maps).square().sum()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Vector, r"the formula Vector \(.*method.py.*\) returns a Tensor of shape \(2,\)"),
+        (
+            OneMap,
+            r"combine of OneMap .* shape \(2, 1, .* must return a real tensor of shape \(2, 12",
+        ),
+        (Detached, r"'a2d' with formula 'odd', Detached \(.*'encoder' gives the student no gradie"),
+    ],
+)
+def test_a_formula_that_cannot_train_is_refused_before(
+    tmp_path,
+    tokenizer,  # noqa: F811
+    data,  # noqa: F811
+    kind,
+    message,
+):
+    register_formula(kind("odd", "fails"))
+    try:
+        with pytest.raises(UserError, match=message):
+            trainer(tmp_path, tokenizer, data, method="a2d", formula="odd")
+    finally:
+        del FORMULAS["odd"]
 
 
 def test_a_method_for_one_group_has_its_terms_alone(tmp_path, tokenizer, data):  # noqa: F811
@@ -210,7 +375,9 @@ def test_a_method_for_one_group_has_its_terms_alone(tmp_path, tokenizer, data): 
         ({"build": lambda student, teacher: None}, r"<lambda> \(.*called with 3 arguments"),
         ({"build": "kd"}, "is not a function"),
         ({"groups": ()}, r"the groups of method 'odd' are \(\)"),
-        ({"groups": "cross"}, "the groups of method 'odd' are 'cross': give a tuple"),
+        ({"groups": "cross"}, "groups of the Method 'odd' is 'cross', but its type is tuple"),
+        ({"source": None}, "source of the Method 'odd' is None, but its type is str"),
+        ({"values": "yes"}, "values of the Method 'odd' is 'yes', but its type is bool"),
     ],
 )
 def test_a_malformed_method_is_refused(settings, message):
@@ -259,6 +426,30 @@ def test_a_formula_without_effect_is_refused(kind, message):
     with pytest.raises(UserError, match=message):
         register_formula(kind("odd", "fails"))
     assert "odd" not in FORMULAS
+
+
+@pytest.mark.parametrize("name", ["x/y", "two words", "", "-x", "x" * 181])
+@pytest.mark.parametrize("kind", [Method, NaivePaper])
+def test_a_name_that_recipes_cannot_use_is_refused(kind, name):
+    register = register_method if kind is Method else register_formula
+    with pytest.raises(UserError, match="cannot be the name of a"):
+        register(kind(name, "fails"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (Formula, "is no Formula: register Formula"),
+        ("x", "'x' is no Formula"),
+        (
+            NaivePaper("odd", "fails", uniform_start="four"),
+            "uniform_start of the Formula 'odd' is 'four', but its type is float",
+        ),
+    ],
+)
+def test_what_is_no_formula_is_refused(entry, message):
+    with pytest.raises(UserError, match=message):
+        register_formula(entry)
 
 
 def test_a_formula_may_replace_what_another_one_calls():

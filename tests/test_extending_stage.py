@@ -155,6 +155,15 @@ class Lazy(RunStage):
             lambda run: [Lazy(run.folder / "corpus", {})],
             "stages Corpus and Lazy .* have the same folder",
         ),
+        (lambda run: [Lazy(run.folder / "x", {})] * 2, "stages Lazy and Lazy .* the same folder"),
+        (lambda run: [Lazy(run.folder / "x/../corpus", {})], "stages Corpus and Lazy .* the same"),
+        (lambda run: [Lazy(run.folder, {})], "stage Lazy .* folder of its own below run.folder"),
+        (lambda run: [Lazy(run.folder.parent / "x", {})], "stage Lazy .* its own below run.folder"),
+        (
+            lambda run: [Lazy("x", {})],
+            "Lazy .* has the folder 'x' .*: give a Path below run.folder",
+        ),
+        (lambda run: [Lazy(run.folder / "x", None)], "and the settings None: give .* a mapping"),
     ],
 )
 def test_that_does_not_do_its_part_is_refused(finished, monkeypatch, stages, message):

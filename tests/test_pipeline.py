@@ -19,6 +19,7 @@ from a2d import UserError
 from a2d.runs.recipe import load_recipe
 from a2d.runs.run import carry_out
 from a2d.text.corpus import read_corpus
+from a2d.training.divergence import DivergenceError, DivergenceWatch
 
 TIMINGS = {"train_seconds", "sentences_per_second"}
 
@@ -77,6 +78,23 @@ def finished(corpus, tmp_path_factory):
 
 def lines_of(path):
     return path.read_text("utf-8").split("\n")[:-1]
+
+
+def test_a_training_that_diverged_is_set_aside(corpus, tmp_path, monkeypatch):
+    healthy = DivergenceWatch.on_step_end
+
+    def diverge(self, args, state, *rest, **kwargs):
+        if state.global_step == 30:
+            raise DivergenceError("the training diverged.")
+        healthy(self, args, state, *rest, **kwargs)
+
+    monkeypatch.setattr(DivergenceWatch, "on_step_end", diverge)
+    with pytest.raises(
+        DivergenceError, match=r"teacher: .* is now in .*/teacher\.partial\.diverged"
+    ):
+        run(corpus, tmp_path, "methods=[baseline]")
+    assert os.listdir(tmp_path / "models") == ["teacher.partial.diverged"]
+    assert list((tmp_path / "models").glob("*/checkpoints/checkpoint-*/model.safetensors"))
 
 
 def test_results_hold_one_object_per_model(finished, corpus):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from a2d import plugins
 from a2d.__main__ import main
 from a2d.cli import app
+from a2d.endings import check_arguments
 from a2d.errors import UserError
 from a2d.families import FAMILIES
 from a2d.method.formulas import FORMULAS
@@ -226,6 +227,18 @@ def test_a_file_by_two_paths_is_one_plugin(tmp_path):
     load_plugins([str(tmp_path / "link.py")])
 
 
+@pytest.mark.parametrize(
+    "arguments", ["data inspect x --plugin f.py", "--plugin a.py run demo --plugin=f.py"]
+)
+def test_the_option_after_the_command_is_refused(arguments):
+    with pytest.raises(UserError, match="--plugin goes before the command: a2d --plugin FILE C"):
+        check_arguments(arguments.split())
+
+
+def test_the_option_before_the_command_is_accepted():
+    check_arguments(["--debug", "--plugin", "a.py", "--plugin", "run", "run", "demo"])
+
+
 @pytest.mark.parametrize("value", ["mine.py", "[1]", "{a: b}"])
 def test_malformed_lists_are_refused(value):
     with pytest.raises(UserError, match="plugins"):
@@ -371,6 +384,13 @@ def test_errors_of_their_code_name_file_and_line(plugin, tmp_path, function, mes
     assert isinstance(described, UserError)
     assert re.match(rf"the plugin {re.escape(path)} fails {message}", str(described))
     assert pickle.loads(pickle.dumps(described)).args == described.args
+
+
+def test_an_error_that_python_replaces_names_file_and_line(plugin):
+    load_plugins([plugin("def read():\n    next(iter(()))\n    yield\n")])
+    with pytest.raises(RuntimeError, match="generator raised StopIteration") as caught:
+        list(sys.modules["a2d_plugin_mine"].read())
+    assert "mine.py fails in line 2 (" in str(plugin_error(caught.value))
 
 
 def test_errors_of_other_code_are_not_theirs():

@@ -22,6 +22,19 @@ def fill(stage, **files):
             write_text(folder / name, text)
 
 
+class Training(Stage):
+    expensive = "checkpoints/*"
+
+
+def interrupted(stage, *files):
+    """Write the folder of an unfinished stage."""
+    for name in files:
+        (stage.partial / name).parent.mkdir(parents=True, exist_ok=True)
+        (stage.partial / name).write_text("x")
+    (stage.partial / RECORD).write_text(json.dumps(stage.settings))
+    return stage
+
+
 def contents(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -88,17 +101,47 @@ class TestCheck:
     def test_refuses_other_settings_names_the_key_and_deletes_nothing(
         self, tmp_path, change, message, finished
     ):
-        mine = Stage(tmp_path / "stage", SETTINGS)
-        fill(mine, output="x")
-        if not finished:
-            mine.folder.rename(mine.partial)
+        mine = Training(tmp_path / "stage", SETTINGS)
+        if finished:
+            fill(mine, output="x")
+        else:
+            interrupted(mine, "checkpoints/1")
         before = contents(tmp_path)
-        other = Stage(mine.folder, SETTINGS | change)
+        other = Training(mine.folder, SETTINGS | change)
         with pytest.raises(UserError) as caught:
             other.check()
         assert message in str(caught.value)
         assert str(mine.folder if finished else mine.partial) in str(caught.value)
         assert contents(tmp_path) == before
+
+    @pytest.mark.parametrize("kind", [Stage, Training])
+    def test_an_unfinished_folder_without_expensive_files_makes_room(self, tmp_path, kind, caplog):
+        interrupted(kind(tmp_path / "stage", {"n": 1}), "half")
+        stage = kind(tmp_path / "stage", {"n": 2})
+        stage.check()
+        fill(stage, output="x")
+        stage.check()
+        assert {path.name for path in stage.folder.iterdir()} == {RECORD, MANIFEST, "output"}
+        assert os.listdir(tmp_path) == ["stage"]
+        assert not caplog.text
+
+    def test_checkpoints_of_a_changed_plugin_are_set_aside(self, tmp_path, caplog):
+        old, new = (
+            Training(tmp_path / "stage", {**SETTINGS, "plugins": {"mine.py": content * 64}})
+            for content in "ab"
+        )
+        interrupted(old, "checkpoints/1")
+        new.check()
+        fill(new, output="x")
+        assert (tmp_path / "stage.partial.damaged/checkpoints/1").exists()
+        assert "its plugin has changed. The folder is renamed to stage.partial.d" in caplog.text
+
+    @pytest.mark.parametrize("length", [16, 64])
+    def test_shortens_hashes(self, tmp_path, length):
+        fill(Stage(tmp_path / "stage", {"n": 1}))
+        with pytest.raises(UserError) as caught:
+            Stage(tmp_path / "stage", {"n": 1, "plugins": {"a.py": "ab" * (length // 2)}}).check()
+        assert "plugins is not set there, {'a.py': 'abababab…'} here" in str(caught.value)
 
     @pytest.mark.parametrize("value", [1, None])
     def test_names_a_key_that_only_one_side_has(self, tmp_path, value):
@@ -174,6 +217,19 @@ class TestBadInput:
         with pytest.raises(UserError), stage.work():
             raise UserError("no")
         assert (stage.partial / "half").exists()
+
+    def test_expensive_files_stay(self, tmp_path):
+        stage = Training(tmp_path / "a", {"n": 9})
+
+        def diverge():
+            with stage.work() as folder:
+                (folder / "checkpoints").mkdir()
+                (folder / "checkpoints/1").touch()
+                raise UserError("no")
+
+        with pytest.raises(UserError):
+            diverge()
+        assert (stage.partial / "checkpoints/1").exists()
 
 
 class TestRestore:

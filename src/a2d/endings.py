@@ -57,8 +57,17 @@ def check_arguments(arguments: list[str]) -> None:
     """Refuse arguments that are not text, because they become file names and parts of messages.
 
     Raises:
-        UserError: an argument is not UTF-8, or holds a NUL character.
+        UserError: an argument is not UTF-8, or holds a NUL character, or `--plugin` follows the
+            command.
     """
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--plugin":
+            next(rest, None)
+        elif not argument.startswith("-"):
+            break
+    if any(argument.partition("=")[0] == "--plugin" for argument in rest):
+        raise UserError("--plugin goes before the command: a2d --plugin FILE COMMAND ….")
     for argument in arguments:
         try:
             argument.encode()

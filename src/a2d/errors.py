@@ -69,11 +69,11 @@ def disk_is_full(error: BaseException) -> bool:
     return any(
         getattr(each, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         or any(words in message_of(each) for words in _WORDS_OF_FULL_DISKS)
-        for each in _chain(error)
+        for each in causes(error)
     )
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error and its causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

@@ -14,10 +14,13 @@ from typing import Any, NamedTuple
 
 from a2d.errors import UserError
 from a2d.plugin_errors import NAME_THE_FILE
-from a2d.plugins import Registry
+from a2d.plugins import Registry, check_entry
 
 SIZES = ("encoder_layers", "decoder_layers", "heads", "width", "feed_forward", "dropout")
 """Sizes that every family has, by the names of `a2d.models.students.student_of`."""
+
+ROLES = ("query", "key", "value", "output", "expand", "contract")
+"""Roles of the linear modules of a layer: of attention, and of the feed-forward block."""
 
 OPTIONAL_SIZES = (
     "decoder_heads",
@@ -164,9 +167,11 @@ def register_family(family: Family) -> Family:
         The record.
 
     Raises:
-        UserError: its sizes are not those of `SIZES` and `OPTIONAL_SIZES`, or another record has
-            the same model type.
+        UserError: it is no record, its sizes are not those of `SIZES` and `OPTIONAL_SIZES`, the
+            roles of its projections are not those of `ROLES`, or another record has the same model
+            type.
     """
+    check_entry(family, Family)
     kind = family.model_type
     missing = [size for size in SIZES if not family.sizes.get(size)]
     unknown = [size for size in family.sizes if size not in (*SIZES, *OPTIONAL_SIZES)]
@@ -183,6 +188,12 @@ def register_family(family: Family) -> Family:
                 f"the size {size!r} of the family {kind!r} is the text {settings!r}: give a tuple "
                 f"of settings, ({settings!r},)."
             )
+    roles = set(family.projections.values())
+    if roles and roles != set(ROLES):
+        raise UserError(
+            f"the projections of the family {kind!r} have the roles {', '.join(sorted(roles))}: "
+            f"give each of {', '.join(ROLES)} to a module, or leave projections out."
+        )
     if kind not in FAMILIES:
         FAMILIES[kind] = family
     elif FAMILIES[kind] != family:

@@ -22,6 +22,12 @@ from a2d.errors import UserError
 
 MANIFEST = "manifest.json"
 
+NAME = r"\w[\w.+-]*"
+"""Regular expression of names in recipes, most of which are also the names of folders."""
+
+MAX_NAME = 180
+"""Longest name, in bytes of UTF-8: file names have at most 255, and some contain this name."""
+
 _MODEL_SUFFIXES = (".bin", ".json", ".model", ".safetensors", ".spm", ".txt")
 """Suffixes of the files of a model and its tokenizer."""
 
@@ -201,12 +207,12 @@ def identity(place: str) -> str:
     return _sum({path.name: digest(path) for path in files})[:16]
 
 
-def set_aside(folder: Path) -> Path:
-    """Rename a damaged folder to `<folder>.damaged`, which replaces an earlier one."""
-    damaged = folder.with_name(f"{folder.name}.damaged")
-    shutil.rmtree(damaged, ignore_errors=True)
-    os.replace(folder, damaged)
-    return damaged
+def set_aside(folder: Path, ending: str = "damaged") -> Path:
+    """Rename a folder to `<folder>.<ending>`, which replaces an earlier one."""
+    place = folder.with_name(f"{folder.name}.{ending}")
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(folder, place)
+    return place
 
 
 def _files(folder: Path, without: Collection[str]) -> Iterator[Path]:

@@ -6,7 +6,7 @@ import inspect
 import traceback
 from typing import Any
 
-from a2d.errors import UserError, disk_is_full, first_line, memory_is_full
+from a2d.errors import UserError, causes, disk_is_full, first_line, memory_is_full
 
 PREFIX = "a2d_plugin_"
 """Start of the names of the modules that plugin files are imported as."""
@@ -106,14 +106,15 @@ def check_call(function: Any, arguments: tuple[str, ...], of: Any = None) -> Non
 def _place(error: BaseException) -> tuple[str, int] | None:
     """File and line of the innermost frame in a plugin; None if there is none.
 
-    A SystemExit must come from the plugin itself: the handlers of signals raise it, too.
+    The frames of the error's causes count, too: Python replaces a StopIteration by another error. A
+    SystemExit must come from the plugin itself: the handlers of signals raise it, too.
     """
-    frames = list(traceback.walk_tb(error.__traceback__))
-    if isinstance(error, SystemExit):
-        frames = frames[-1:]
-    for frame, line in reversed(frames):
-        if is_plugin(str(frame.f_globals.get("__name__"))):
-            return frame.f_code.co_filename, line
+    ended = isinstance(error, SystemExit)
+    for each in [error] if ended else causes(error):
+        frames = list(traceback.walk_tb(each.__traceback__))
+        for frame, line in reversed(frames[-1:] if ended else frames):
+            if is_plugin(str(frame.f_globals.get("__name__"))):
+                return frame.f_code.co_filename, line
     return None
 
 

@@ -9,16 +9,18 @@ that of a class.
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from a2d.errors import UserError, first_line
-from a2d.files import digest
+from a2d.files import MAX_NAME, NAME, digest
 from a2d.plugin_errors import PREFIX, import_error, packages
 from a2d.quoting import quoted
 
@@ -48,6 +50,44 @@ class Registry(dict[str, Entry]):
     def plugin(self, name: str) -> dict[str, str]:
         """Name and content of the plugin that added an entry, as `plugin_of`."""
         return plugin_of(self._modules.get(name))
+
+
+_TYPES: dict[str, Any] = {
+    "str": str,
+    "str | None": str | None,
+    "bool": bool,
+    "float": float | int,
+    "tuple[str, ...]": tuple,
+}
+"""Annotations of attributes that `check_entry` compares with the values."""
+
+
+def check_entry(entry: Any, kind: Any, names: str = NAME) -> None:
+    """Check what is registered: its class, its name (the first attribute), and its types.
+
+    Args:
+        entry: the object.
+        kind: the dataclass that it belongs to.
+        names: regular expression of valid names.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(entry, kind):
+        raise UserError(f"{quoted(entry)} is no {kind.__name__}: register {kind.__name__}(…).")
+    values = {field: getattr(entry, field.name, None) for field in fields(entry)}
+    name: Any = next(iter(values.values()))
+    for field, value in values.items():
+        if not isinstance(value, _TYPES.get(str(field.type), object)):
+            raise UserError(
+                f"{field.name} of the {kind.__name__} {quoted(name)} is {value!r}, but its type is "
+                f"{field.type}."
+            )
+    if not re.fullmatch(names, name) or len(name.encode()) > MAX_NAME:
+        raise UserError(
+            f"{quoted(name)} cannot be the name of a {kind.__name__}: write up to {MAX_NAME} "
+            "letters, digits and . + - _, without spaces."
+        )
 
 
 def plugin_of(module: str | None) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 A stage works in `<folder>.partial` and renames that folder when it is finished. A folder without
 the ending `.partial` is therefore complete, even if the run was killed. The file `stage.json` in
-the folder holds the stage's settings; a folder with other settings is never changed. The folder's
-manifest (`a2d.files`) reveals damage.
+the folder holds the stage's settings; a finished folder with other settings is never changed. The
+folder's manifest (`a2d.files`) reveals damage.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from a2d.errors import UserError
 from a2d.files import MANIFEST, damage, seal, set_aside, write_text
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 RECORD = "stage.json"
 
-_HASH = re.compile("(?:[0-9a-f]{16}|[0-9a-f]{64})")
+_HASH = re.compile(r"\b([0-9a-f]{8})(?:[0-9a-f]{8}|[0-9a-f]{56})\b")
 
 _NOT_SET = type("NotSet", (), {"__repr__": lambda self: "not set"})()
 
@@ -40,7 +40,10 @@ class Stage:
         folder: folder of the outputs.
         settings: everything that the outputs depend on, serialisable as JSON. The inputs from
             earlier stages are represented by the fingerprints of these stages.
+        expensive: pattern of files that an unfinished stage keeps, such as checkpoints.
     """
+
+    expensive: ClassVar[str] = ""
 
     folder: Path
     settings: Mapping[str, Any]
@@ -69,6 +72,9 @@ class Stage:
     def check(self) -> None:
         """Check that an existing folder belongs to these settings.
 
+        An unfinished folder of other settings passes if it holds nothing expensive, or if only a
+        plugin differs: `work` starts it anew.
+
         Raises:
             UserError: the folder was made from other settings, or not by a stage.
         """
@@ -77,15 +83,14 @@ class Stage:
                 continue
             if (folder / MANIFEST).exists() and damage(folder, only=(RECORD,)):
                 continue  # `restore` sets it aside
-            try:
-                record = json.loads((folder / RECORD).read_text("utf-8"))
-            except (OSError, ValueError):
-                if folder == self.partial:  # killed before the record was written: nothing is lost
-                    continue
+            record = _record_in(folder)
+            if folder == self.partial and self._can_start_anew(record):
+                continue
+            if record is None:
                 raise UserError(
                     f"{folder} was not made by a2d: choose another --output, or move the folder "
                     "away."
-                ) from None
+                )
             if record != self._json_settings:
                 difference = _difference(record, self._json_settings)
                 raise UserError(
@@ -108,33 +113,45 @@ class Stage:
             f"{damaged.name}."
         )
 
-    def _can_continue(self) -> bool:
-        """Check that the partial folder has these settings, or is still empty."""
-        try:
-            record = json.loads((self.partial / RECORD).read_text("utf-8"))
-        except (OSError, ValueError):
-            return not any(not path.name.startswith(RECORD) for path in self.partial.iterdir())
-        return bool(record == self._json_settings)
+    def _is_expensive(self) -> bool:
+        """Check whether the partial folder holds expensive files."""
+        return bool(self.expensive) and any(self.partial.glob(self.expensive))
+
+    def _can_start_anew(self, record: Any) -> bool:
+        """Check whether the partial folder with this record may make room for a new one."""
+        if not isinstance(record, dict) or not self._is_expensive():
+            return True
+        return _without_plugins(record) == _without_plugins(self._json_settings)
+
+    def _clear(self) -> None:
+        """Make room for the stage if its partial folder cannot be continued."""
+        record = _record_in(self.partial)
+        if record == self._json_settings:
+            return
+        if record is None and all(path.name.startswith(RECORD) for path in self.partial.iterdir()):
+            return  # killed before the record was written
+        if record is not None and not self._is_expensive():
+            shutil.rmtree(self.partial)
+            return
+        logger.warning(
+            "%s cannot be continued, because %s. The folder is renamed to %s, and the stage starts "
+            "anew.",
+            self.partial,
+            f"its {RECORD} is damaged" if record is None else "its plugin has changed",
+            set_aside(self.partial).name,
+        )
 
     @contextmanager
-    def work(self, keep: str | None = None, scratch: str = "") -> Iterator[Path]:
+    def work(self, scratch: str = "") -> Iterator[Path]:
         """Yield the folder to fill, which may hold the outputs of an interrupted attempt.
 
-        A `UserError` removes a new folder: otherwise the corrected settings would not fit it.
+        A `UserError` removes a new folder, unless it holds expensive files.
 
         Args:
-            keep: pattern of expensive files (`shard-*`); a folder with such files is not removed.
             scratch: name of a subfolder that is removed when the stage is finished.
         """
-        if self.partial.exists() and not self._can_continue():
-            damaged = set_aside(self.partial)
-            logger.warning(
-                "The settings of %s are unknown, because its %s is damaged. The folder is renamed "
-                "to %s, and the stage starts anew.",
-                self.partial,
-                RECORD,
-                damaged.name,
-            )
+        if self.partial.exists():
+            self._clear()
         existed = self.partial.exists()
         self.partial.mkdir(parents=True, exist_ok=True)
         record = json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
@@ -142,14 +159,25 @@ class Stage:
         try:
             yield self.partial
         except UserError:
-            expensive = keep is not None and any(self.partial.glob(keep))
-            if not (existed or expensive):
+            if not (existed or self._is_expensive()):
                 shutil.rmtree(self.partial)
             raise
         seal(self.partial, without=(scratch,))
         os.replace(self.partial, self.folder)
         if scratch:
             shutil.rmtree(self.folder / scratch, ignore_errors=True)
+
+
+def _record_in(folder: Path) -> Any:
+    """Read the settings that a folder was made from; None if they are missing or damaged."""
+    try:
+        return json.loads((folder / RECORD).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _without_plugins(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "plugins"}
 
 
 def _difference(recorded: Any, current: Any, key: str = "") -> str:
@@ -161,4 +189,4 @@ def _difference(recorded: Any, current: Any, key: str = "") -> str:
                 return _difference(*values, f"{key}.{name}".strip("."))
     if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (recorded, current)):
         return f"its {key} differs"
-    return f"{key} is {recorded!r} there, {current!r} here"
+    return _HASH.sub(r"\1…", f"{key} is {recorded!r} there, {current!r} here")

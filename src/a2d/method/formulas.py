@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,28 @@ from a2d.method.alignment import combine
 from a2d.method.losses import attention_transfer, official_attention_transfer
 from a2d.method.maps import AttentionMaps
 from a2d.plugin_errors import check_call, defined_at
-from a2d.plugins import Registry
+from a2d.plugins import Registry, check_entry
+
+
+def check_tensor(value: Any, shape: tuple[int, ...], what: str, code: Any) -> None:
+    """Check what a method or formula returns.
+
+    Args:
+        value: what it returns.
+        shape: shape of the real tensor that it must return; () for a scalar.
+        what: words before the name of the code in the message.
+        code: class or function that returns the value.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if isinstance(value, Tensor) and value.shape == shape and not value.is_complex():
+        return
+    kind = type(value).__name__
+    if isinstance(value, Tensor):
+        kind += f" of shape {tuple(value.shape)} and {value.dtype}"
+    needed = f"real tensor of shape {tuple(shape)}" if shape else "real scalar tensor"
+    raise UserError(f"{what} {defined_at(code)} returns a {kind}: it must return a {needed}.")
 
 
 @dataclass(frozen=True)
@@ -23,8 +45,7 @@ class Formula:
     """Rule by which attention transfer combines the student's maps and compares them.
 
     A subclass defines `divergence`; autograd derives the gradient. It may also define `combine`, or
-    replace the whole `loss` to save memory. Such a
-    `loss` calls neither of the two.
+    replace the whole `loss` to save memory; `loss` then calls neither of the two.
 
     Attributes:
         name: name in configurations and recipes.
@@ -106,8 +127,9 @@ class Formula:
             A scalar, summed over valid query rows.
         """
         with torch.autocast(keys.device.type, enabled=False):  # bfloat16 is too coarse for maps
-            combined = self.combine(connections, student.stacked())
-            return self.divergence(combined, teacher.stacked().detach(), keys, rows)
+            combined, target = self.combine(connections, student.stacked()), teacher.stacked()
+            check_tensor(combined, target.shape, "combine of", type(self))
+            return self.divergence(combined, target.detach(), keys, rows)
 
 
 @dataclass(frozen=True)
@@ -172,9 +194,10 @@ def register_formula(formula: Formula) -> Formula:
     """Add a formula to `FORMULAS`, so that configurations and recipes can name it.
 
     Raises:
-        UserError: another formula has this name, or it lacks a method, defines one that is never
-            called, or has one that does not take the arguments it is called with.
+        UserError: it is no formula, another one has its name, or it lacks a method, defines one
+            that is never called, or has one that does not take the arguments it is called with.
     """
+    check_entry(formula, Formula)
     if formula.name in FORMULAS:
         raise UserError(f"a formula {formula.name!r} exists already: choose another name.")
     _check_methods(formula)

@@ -7,7 +7,6 @@ They belong to the groups of their self-attentions; cross-attention has none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from a2d.families import Geometry
 from a2d.method.attention import Features
 from a2d.method.formulas import Formula
 from a2d.method.losses import precise
-from a2d.method.transfer import A2D, Transfer
+from a2d.method.transfer import A2D
 
 
 class States(nn.ModuleDict):
@@ -133,12 +132,3 @@ class A2DHidden(A2D):
         """Compute the divergence of maps and, in self-attention, the distance of hidden states."""
         divergence = super().compare(group, student, teacher, keys, rows)
         return divergence + self.projections.distance(group, student, teacher, rows)
-
-    def save(self, folder: Path) -> None:
-        """Write the alignment as `A2D` does, and all parameters to a second file."""
-        super().save(folder)
-        Transfer.save(self, folder)
-
-    def load(self, folder: Path) -> None:
-        """Read the file with all parameters."""
-        Transfer.load(self, folder)

@@ -17,7 +17,7 @@ from a2d.method.hidden_states import A2DHidden
 from a2d.method.mappings import Combination, LayerMapping, MiniLM, TinyBert
 from a2d.method.transfer import A2D, Transfer
 from a2d.plugin_errors import check_call
-from a2d.plugins import Registry
+from a2d.plugins import Registry, check_entry
 
 if TYPE_CHECKING:
     from a2d.method.objective import Objective
@@ -114,9 +114,10 @@ def register_method(method: Method) -> Method:
     """Add a method to `METHODS`, so that configurations and recipes can name it.
 
     Raises:
-        UserError: another method has this name, `build` does not take three arguments, or `groups`
-            is not a tuple of groups.
+        UserError: it is no method, another one has its name, `build` does not take three arguments,
+            or `groups` is not a tuple of groups.
     """
+    check_entry(method, Method)
     if method.name in METHODS:
         raise UserError(f"a method {method.name!r} exists already: choose another name.")
     if method.build is not None:

@@ -17,7 +17,7 @@ from a2d.errors import UserError
 from a2d.families import Geometry
 from a2d.method.alignment import FILE_NAME, AttentionAlignment
 from a2d.method.attention import GROUPS, Features
-from a2d.method.formulas import Formula
+from a2d.method.formulas import Formula, check_tensor
 from a2d.method.maps import StackedMaps
 from a2d.plugin_errors import defined_at
 
@@ -57,12 +57,7 @@ class Transfer(nn.Module):
             group: self.compare(group, student, teacher, *masks[group]) for group in self.groups
         }
         for value in terms.values():
-            if not isinstance(value, Tensor) or value.dim():
-                shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
-                raise UserError(
-                    f"compare of {defined_at(type(self))} returns a {type(value).__name__}{shape}: "
-                    "it must return a scalar tensor, summed over query rows."
-                )
+            check_tensor(value, (), "compare of", type(self))
         return terms
 
     def compare(
@@ -79,12 +74,15 @@ class Transfer(nn.Module):
         Returns:
             A scalar, summed over query rows.
         """
-        raise NotImplementedError
+        raise UserError(f"{defined_at(type(self))} compares nothing: define compare.")
 
     def save(self, folder: Path) -> None:
-        """Write the parameters, if any, to a file in `folder`."""
-        if list(self.parameters()):
-            save_file(self.state_dict(), folder / "transfer.safetensors")
+        """Write the parameters and buffers, if any, to a file in `folder`."""
+        state = {
+            name: value.detach().contiguous().clone() for name, value in self.state_dict().items()
+        }
+        if state:
+            save_file(state, folder / "transfer.safetensors")
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote.
@@ -92,7 +90,7 @@ class Transfer(nn.Module):
         Raises:
             UserError: the file is missing or damaged.
         """
-        if list(self.parameters()):
+        if self.state_dict():
             try:
                 self.load_state_dict(load_file(folder / "transfer.safetensors"))
             except (OSError, SafetensorError, RuntimeError) as error:
@@ -148,13 +146,25 @@ class A2D(Transfer):
         if self.mixture is not None:
             teacher_maps = StackedMaps(self.mixture(teacher_maps.stacked(), group))
         connections = self.alignment.weights[group]
-        return self.formula.loss(student.maps[group], teacher_maps, keys, rows, connections)
+        value = self.formula.loss(student.maps[group], teacher_maps, keys, rows, connections)
+        check_tensor(value, (), "the formula", type(self.formula))
+        return value
 
     def save(self, folder: Path) -> None:
-        """Write the alignment."""
+        """Write the alignment and, if a subclass has more parameters, all in a second file."""
         self.alignment.save(folder / FILE_NAME)
+        if self._has_more:
+            super().save(folder)
 
     def load(self, folder: Path) -> None:
-        """Read the alignment."""
+        """Read what `save` wrote."""
+        if self._has_more:
+            super().load(folder)
+            return
         alignment = AttentionAlignment.load(folder / FILE_NAME)
         self.alignment.load_state_dict(alignment.state_dict())
+
+    @property
+    def _has_more(self) -> bool:
+        """Check for parameters and buffers of a subclass; the mixture depends on the seed alone."""
+        return any(name.split(".")[0] not in ("alignment", "mixture") for name in self.state_dict())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 
 import torch
 from torch import Tensor
 
-from a2d.errors import UserError
+from a2d.errors import UserError, first_line
 from a2d.families import Geometry
 from a2d.method.attention import Features
 from a2d.method.maps import StackedMaps
@@ -21,7 +21,7 @@ _COMPARE = ("group", "student", "teacher", "keys", "rows")
 
 def try_transfer(
     name: str,
-    transfer: Transfer,
+    build: Callable[[], Transfer],
     sizes: tuple[ModelSize, ModelSize],
     masks: Masks,
     hidden_states: bool,
@@ -30,8 +30,8 @@ def try_transfer(
 
     Args:
         name: of method and formula, for messages.
-        transfer: the comparison; its parameters and the state of the random generators stay as
-            they are.
+        build: builds a comparison for the trial alone. The state of the random generators stays as
+            it is.
         sizes: of student and teacher.
         masks: as for `Transfer.forward`; some keys and rows are padding.
         hidden_states: the features hold hidden states.
@@ -40,18 +40,25 @@ def try_transfer(
         UserError: the comparison does not take these arguments, or its results or gradients are
             not what training needs.
     """
-    check_call(transfer.compare, _COMPARE, of=type(transfer))
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        transfer = build()
+        check_call(transfer.compare, _COMPARE, of=type(transfer))
         torch.manual_seed(0)
         student, teacher = (_features(size, masks, hidden_states) for size in sizes)
-        leaves = [tensor.requires_grad_() for tensor in _tensors(student)]
-        leaves += [parameter for parameter in transfer.parameters() if parameter.requires_grad]
+        features = [tensor.requires_grad_() for tensor in _tensors(student)]
+        leaves = features + [each for each in transfer.parameters() if each.requires_grad]
         for group, value in transfer(student, teacher, masks).items():
-            gradients = (
-                torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
-                if value.requires_grad
-                else ()
-            )
+            gradients: tuple[Tensor | None, ...] = ()
+            if value.requires_grad:
+                try:
+                    gradients = torch.autograd.grad(
+                        value, leaves, retain_graph=True, allow_unused=True
+                    )
+                except RuntimeError as error:
+                    raise UserError(
+                        f"{name}: the gradient for the group {group!r} cannot be computed "
+                        f"({first_line(error)})."
+                    ) from error
             for tensor in (value, *gradients):
                 if tensor is not None and not tensor.isfinite().all():
                     kind = "value" if tensor is value else "gradient"
@@ -60,6 +67,12 @@ def try_transfer(
                         "random batch with padding: probabilities of masked keys are 0, so that "
                         "a logarithm or a division needs its argument masked beforehand."
                     )
+            if not any(g is not None and g.any() for g in gradients[: len(features)]):
+                raise UserError(
+                    f"{name}: the group {group!r} gives the student no gradient: compare its "
+                    "features by differentiable operations, without detach, or leave the group out "
+                    "of Method(groups=…)."
+                )
 
 
 def _features(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from transformers.activations import ACT2FN
 
 from a2d.errors import UserError, first_line, memory_is_full
 from a2d.families import (
+    FAMILIES,
+    ROLES,
+    Family,
     Geometry,
     activation_of,
     family_of,
@@ -128,6 +132,10 @@ def load_config(path: str | Path) -> Any:
         config = read_config(path)
         family_of(config)
         _check_sizes(config, path)
+    if FAMILIES.plugin(config.model_type):
+        unknown = f"transformers cannot make the model of {path}: register its class in the plugin"
+        with reading(path, unknown), torch.device("meta"):
+            check_layers(AutoModelForSeq2SeqLM.from_config(copy.deepcopy(config)))
     return config
 
 
@@ -143,7 +151,15 @@ def _check_sizes(config: Any, path: str | Path) -> None:
         shape, width = Geometry.of(config), sizes_of(config)["width"]
         layers, heads = shape[:2], shape[2:]
         vocabulary, activation = config.vocab_size, activation_of(config)
-        limited = family_of(config).positions is not None
+        family = family_of(config)
+        named = (family.head_width, family.scaled_embeddings, family.one_vocabulary)
+        for name in (
+            *filter(None, named),
+            *family.vocabulary_sizes,
+            *chain(*family.sizes.values()),
+        ):
+            getattr(config, name)
+        limited = family.positions is not None
         positions: Any = positions_of(config) if limited else 1
     except AttributeError as error:
         raise UserError(
@@ -227,7 +243,7 @@ def load_model(path: str | Path) -> PreTrainedModel:
 
 
 def check_layers(model: PreTrainedModel) -> None:
-    """Check that a model's layers are where the record of its family says.
+    """Check that a model's layers and their projections are where the record of its family says.
 
     Raises:
         UserError: they are not.
@@ -243,6 +259,26 @@ def check_layers(model: PreTrainedModel) -> None:
                 f"the record of the family {family.model_type!r} (a2d.families) has layers="
                 f"{family.layers!r}, but the {stack} keeps its {shape.layers(stack)} layers "
                 f"elsewhere (its lists: {', '.join(lists) or 'none'}): correct the record."
+            )
+        for layer in layers if family.projections else ():
+            _check_projections(layer, family, sizes_of(model.config)["width"])
+
+
+def _check_projections(layer: nn.Module, family: Family, width: int) -> None:
+    """Check that a layer has modules of all roles, and that they read or write its width."""
+    linear = {
+        name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)
+    }
+    roles = {name: family.projections.get(name.rpartition(".")[2], "") for name in linear}
+    for role in ROLES:
+        writes = role in ("output", "contract")
+        modules = [linear[name] for name in linear if roles[name] == role]
+        widths = {module.out_features if writes else module.in_features for module in modules}
+        if widths != {width}:
+            raise UserError(
+                f"the record of the family {family.model_type!r} (a2d.families) has projections="
+                f"{dict(family.projections)!r}, but no module of a layer, or one of another width, "
+                f"is its {role!r} (its modules: {', '.join(linear)}): correct the record."
             )
 
 

@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from a2d.errors import UserError
 from a2d.families import positions_of
-from a2d.files import MANIFEST, atomic_folder, write_text
+from a2d.files import MANIFEST, MAX_NAME, atomic_folder, write_text
 from a2d.models.decoding import set_beams
 from a2d.models.folders import read_generation_config
 from a2d.models.loading import load_config
@@ -29,7 +29,6 @@ from a2d.runs.preview import show_preview
 from a2d.runs.recipe import Recipe, load_plugins_of, load_recipe
 from a2d.runs.results import history
 from a2d.runs.run import Run, carry_out
-from a2d.runs.settings import MAX_NAME
 from a2d.runs.stages.exports import Export
 from a2d.runs.stages.students import Student
 from a2d.runs.stages.teacher_scores import TeacherScores

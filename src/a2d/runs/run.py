@@ -239,7 +239,7 @@ def carry_out(
     if not dry:
         console.print(f"Log: {escape(str(folder / LOG_FILE))}", highlight=False, soft_wrap=True)
     run = open_run(recipe, folder, console)
-    check_folders(run.stages)
+    check_folders(run.stages, folder)
     for stage in run.stages:
         stage.check()
     require_space(folder, space_needed(run))

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from a2d.errors import UserError
+from a2d.files import MAX_NAME, NAME
 from a2d.method.methods import METHODS, Method
 from a2d.models.decoding import MAX_BEAMS
 from a2d.models.export import Quantization
@@ -17,9 +18,6 @@ from a2d.models.students import Start
 from a2d.runs.sections import CONFIG, Section, check_numbers
 from a2d.text.languages import check_codes
 from a2d.training.settings import MethodName, ObjectiveSettings, TrainingSettings
-
-MAX_NAME = 180
-"""Longest name, in bytes of UTF-8: file names have at most 255, and some contain this name."""
 
 
 def _check_name(name: str) -> str:
@@ -36,7 +34,7 @@ def _check_language(code: str) -> str:
     return code
 
 
-Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$"), AfterValidator(_check_name)]
+Name = Annotated[str, Field(pattern=f"^{NAME}$"), AfterValidator(_check_name)]
 """Name that is also a folder's."""
 
 LanguageCode = Annotated[str, AfterValidator(_check_language)]

@@ -8,7 +8,8 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -31,7 +32,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from a2d.errors import UserError
 from a2d.families import family_of
-from a2d.files import write_text
+from a2d.files import set_aside, write_text
 from a2d.models.loading import check_same_ids, count_parameters, load_model, new_model
 from a2d.models.students import check_start, student_config, student_of
 from a2d.models.tokenizer import load_tokenizer
@@ -42,6 +43,7 @@ from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
 from a2d.text.storage import temporary_folder
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import build_transfer
+from a2d.training.divergence import DivergenceError
 from a2d.training.settings import ObjectiveSettings, TrainingSettings, values_of
 from a2d.training.teacher_cache import TeacherCache
 from a2d.training.trainer import A2DTrainer
@@ -95,7 +97,7 @@ def train_model(model: Model, inputs: TrainingInputs, report: Report) -> None:
         report: receives progress events.
 
     Raises:
-        UserError: the settings do not fit the data.
+        UserError: the settings do not fit the data, or the training diverges.
     """
     assert model.training is not None
     callbacks: list[TrainerCallback] = [
@@ -105,18 +107,37 @@ def train_model(model: Model, inputs: TrainingInputs, report: Report) -> None:
     ]
     if model.uses_teacher and inputs.yardstick.exists():
         callbacks.append(LearningWatch(read_yardstick(inputs.yardstick)))
-    with log_to(WarningEvents(model.name, report)), model.work(scratch=CHECKPOINTS) as folder:
+    with (
+        log_to(WarningEvents(model.name, report)),
+        _set_aside_if_diverged(model),
+        model.work(scratch=CHECKPOINTS) as folder,
+    ):
         trainer = _new_trainer(model, inputs, folder / CHECKPOINTS, callbacks)
         try:
             trainer.train(resume_from_checkpoint=True)
         except UserError as error:
-            raise UserError(f"{model.name}: {error}") from error
+            raise type(error)(f"{model.name}: {error}") from error
         trainer.save_model(str(folder))
         # A resumed Trainer replaces stateful callbacks by those of the checkpoint.
         watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Stopwatch))
         log = trainer.state.log_history
         history = {"seconds": watch.seconds, "device": _device(trainer.args), "log": log}
         write_text(folder / HISTORY, json.dumps(history, indent=1) + "\n")
+
+
+@contextmanager
+def _set_aside_if_diverged(model: Model) -> Iterator[None]:
+    """Rename the folder of a training that diverges, so that corrected settings start anew."""
+    try:
+        yield
+    except DivergenceError as error:
+        if not model.partial.exists():
+            raise
+        place = set_aside(model.partial, "diverged")
+        raise DivergenceError(
+            f"{error} The training so far, with its checkpoints, is now in {place}: the "
+            "corrected command starts it anew."
+        ) from error
 
 
 def save_start(stage: StudentStart, inputs: TrainingInputs, report: Report) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from a2d.errors import UserError
 from a2d.plugin_errors import check_call
-from a2d.plugins import Registry
+from a2d.plugins import Registry, check_entry
 from a2d.text import localisation, records, tables
 from a2d.text.files import COMPRESSED, suffix_of
 from a2d.text.languages import same_language
@@ -71,20 +71,19 @@ def register_format(file_format: Format) -> Format:
             means compression, an archive or a spreadsheet, or a reader is missing or does not take
             the arguments that it is called with.
     """
+    check_entry(file_format, Format, r"\w[\w.+ -]*")
     name, reserved = file_format.name, (*COMPRESSED, *_ARCHIVES, *_SHEETS)
     if name in (PLAIN.name, *FORMATS):
         raise UserError(f"a format {name!r} exists already: choose another name.")
-    suffixes: object = file_format.suffixes
-    if not isinstance(suffixes, tuple) or not suffixes:
-        raise UserError(
-            f"the suffixes of format {name!r} are {suffixes!r}: give a tuple, such as ('.moses',)."
-        )
+    if not file_format.suffixes:
+        raise UserError(f"format {name!r} has no suffix: give a tuple, such as ('.moses',).")
     for suffix in file_format.suffixes:
         other = next((row.name for row in FORMATS.values() if suffix in row.suffixes), None)
         if other is not None:
             raise UserError(f"format {name!r}: {suffix} is a suffix of {other!r}: choose another.")
         if (
-            suffix in reserved
+            not suffix
+            or suffix in reserved
             or suffix != suffix.lower()
             or suffix != suffix_of(Path(f"x{suffix}"))
         ):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from a2d.errors import UserError
-from a2d.quoting import escaped, shorten
+from a2d.quoting import escaped, quoted, shorten
 from a2d.text.bounds import MAX_MALFORMED
 from a2d.text.entities import printable, unescape_entities
 from a2d.text.pairs import Entries, Malformed, Omitted, Pair, normal_pair
@@ -166,7 +167,10 @@ class Reader:
         Raises:
             UserError: the corpus is missing or damaged, or begins with malformed entries alone.
         """
-        for entry in self.entries():
+        entries: object = self.entries()
+        if not isinstance(entries, Iterable):
+            raise _reader_error(reading.place, f"returns {quoted(entries)}")
+        for entry in entries:
             if isinstance(entry, Malformed):
                 reading.count_malformed(entry)
                 if reading.malformed == MAX_MALFORMED and not reading.pairs:
@@ -175,14 +179,29 @@ class Reader:
             if isinstance(entry, Omitted):
                 reading.omitted[entry.reason] += 1
                 continue
-            if not isinstance(entry, Pair):
-                raise UserError(
-                    f"the reader of {reading.place} yields a {type(entry).__name__}: it must yield "
-                    "Pair, Malformed or Omitted (a2d.text.pairs)"
-                )
+            if not (
+                isinstance(entry, Pair)
+                and isinstance(entry.source, str)
+                and isinstance(entry.target, str)
+            ):
+                raise _reader_error(reading.place, f"yields {quoted(entry)}")
             reading.pairs += 1
             if self.repair_texts and any("&" in text for text in entry):
                 entry = reading.entities.apply(entry, unescape_entities)
-            if self.repair_texts and not all(map(str.isprintable, entry)):
-                entry = reading.controls.apply(entry, printable)
+            if not all(map(str.isprintable, entry)):
+                if any(map(_HALF_CHARACTER.search, entry)):
+                    raise _reader_error(reading.place, f"yields half a character, {quoted(entry)}")
+                if self.repair_texts:
+                    entry = reading.controls.apply(entry, printable)
             yield entry
+
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""Lone surrogate, which no encoding can write."""
+
+
+def _reader_error(place: str, problem: str) -> UserError:
+    return UserError(
+        f"the reader of {place} {problem}: it must yield Pair of two texts, Malformed or Omitted "
+        "(a2d.text.pairs)"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from a2d.method.objective import Objective
 from a2d.method.token_losses import Prediction, token_losses
 from a2d.method.transfer import A2D, Transfer
 from a2d.method.trial import try_transfer
+from a2d.plugin_errors import defined_at
 from a2d.training.signals import Needs, Signals, model_signals
 
 IGNORE_INDEX = -100
@@ -111,6 +113,12 @@ class Distillation(nn.Module):
         """The alignment of an `a2d` method; None for other methods."""
         return self.transfer.alignment if isinstance(self.transfer, A2D) else None
 
+    @property
+    def terms_outside(self) -> dict[str, str]:
+        """Names of the terms that code from outside the package computes → that code."""
+        code = None if self.transfer is None else code_outside(self.transfer, self.objective)
+        return {} if code is None else dict.fromkeys(self.objective.groups, code)
+
     # Interface of a model, for the Trainer
 
     @property
@@ -187,7 +195,8 @@ def build_transfer(
         UserError: the method does not fit the shapes of the models, or a method or formula of a
             plugin fails.
     """
-    build = objective.definition.build
+    definition = objective.definition
+    build = definition.build
     if build is None:
         return None
     assert teacher_config is not None
@@ -196,22 +205,41 @@ def build_transfer(
         for config in (student_config, teacher_config)
     )
     transfer = build(student, teacher, objective)
-    _check_transfer(transfer, objective, (student, teacher))
+    _check_transfer(transfer, objective)
+    name = code_outside(transfer, objective)
+    if name is not None:
+        padded = torch.tensor([[1, 1, 1], [1, 1, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+        masks = group_masks(*(tokens.bool() for tokens in padded))
+        build_again, hidden = partial(build, student, teacher, objective), definition.hidden_states
+        try_transfer(name, build_again, (student, teacher), masks, hidden)
     return transfer
 
 
-def _check_transfer(
-    transfer: Transfer, objective: Objective, sizes: tuple[ModelSize, ModelSize]
-) -> None:
-    """Check what a method's `build` returns; try it, unless the package brings all of it.
+def code_outside(transfer: Transfer, objective: Objective) -> str | None:
+    """Name the method and its code, for messages; None if the package brings all of the code."""
+    name, parts = f"method {objective.method!r}", list[type]([type(transfer)])
+    if "formula" in objective.definition.settings:
+        parts.append(type(FORMULAS[objective.formula]))
+        name += f" with formula {objective.formula!r}"
+    outside = [defined_at(part) for part in parts if not part.__module__.startswith("a2d.")]
+    return ", ".join([name, *outside]) if outside else None
+
+
+def _check_transfer(transfer: Transfer, objective: Objective) -> None:
+    """Check what a method's `build` returns.
 
     Raises:
-        UserError: it is no `Transfer`, compares other groups than the objective, or fails.
+        UserError: it is no `Transfer`, or compares other groups than the objective.
     """
-    method, name = objective.definition, f"method {objective.method!r}"
+    name = f"method {objective.method!r}"
     if not isinstance(transfer, Transfer):
         raise UserError(
             f"build of {name} returns a {type(transfer).__name__}: it must return a Transfer."
+        )
+    if not hasattr(transfer, "groups"):
+        raise UserError(
+            f"{defined_at(type(transfer))} of {name} has no groups: call super().__init__(groups) "
+            "at the start of its __init__."
         )
     if set(transfer.groups) != set(objective.groups):
         raise UserError(
@@ -219,12 +247,3 @@ def _check_transfer(
             f"{'+'.join(objective.groups)}: pass objective.groups on to the Transfer, and name the "
             "groups that the method is for in Method(groups=…)."
         )
-    parts: list[Any] = [transfer]
-    if "formula" in method.settings:
-        parts.append(FORMULAS[objective.formula])
-        name += f" with formula {objective.formula!r}"
-    if all(type(part).__module__.startswith("a2d.") for part in parts):
-        return
-    padded = torch.tensor([[1, 1, 1], [1, 1, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    masks = group_masks(*(tokens.bool() for tokens in padded))
-    try_transfer(name, transfer, sizes, masks, method.hidden_states)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -14,8 +15,12 @@ from a2d.models.loading import infinite_tensors
 
 _REMEDY = (
     "What usually helps: a lower learning_rate (it was {rate:g}), more warmup_steps, "
-    "max_grad_norm=1, a lower beta. Earlier checkpoints are still there."
+    "max_grad_norm=1, a lower beta."
 )
+
+
+class DivergenceError(UserError):
+    """A loss, gradient or weight that is not finite: the same settings would diverge again."""
 
 
 class DivergenceWatch(TrainerCallback):
@@ -28,10 +33,12 @@ class DivergenceWatch(TrainerCallback):
 
     Args:
         names: names of the terms, in the order of their sums.
+        outside: names of the terms that code from outside the package computes → that code.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], outside: Mapping[str, str] | None = None) -> None:
         self._names = names
+        self._outside = outside or {}
         self._first_step: Tensor | None = None
         self._first_sums = torch.empty(0)
         self._all_infinite = torch.empty(0)
@@ -73,7 +80,7 @@ class DivergenceWatch(TrainerCallback):
         """Check the losses and gradients since the last check.
 
         Raises:
-            UserError: the training diverged.
+            DivergenceError: the training diverged.
         """
         if self._first_step is None:
             return
@@ -82,16 +89,21 @@ class DivergenceWatch(TrainerCallback):
             return
         step = int(self._first_step)
         if step >= 0 and (not args.fp16 or bool(self._all_infinite)):
-            pairs = zip(self._names, self._first_sums.tolist(), strict=True)
-            terms = ", ".join(f"{name} {value:g}" for name, value in pairs if value)
-            raise UserError(
+            sums = dict(zip(self._names, self._first_sums.tolist(), strict=True))
+            terms = ", ".join(f"{name} {value:g}" for name, value in sums.items() if value)
+            infinite_terms = {name for name, value in sums.items() if not isfinite(value)}
+            remedy = _REMEDY.format(rate=args.learning_rate)
+            if infinite_terms and infinite_terms <= self._outside.keys():
+                code = self._outside[min(infinite_terms)]
+                remedy = f"Only terms of {code} are not finite: correct it."
+            raise DivergenceError(
                 f"the training diverged: the loss of update {step:,} is not finite (sums of its "
-                f"terms: {terms}). " + _REMEDY.format(rate=args.learning_rate)
+                f"terms: {terms}). {remedy}"
             )
         self._first_step = None
         infinite = [step for step, norm in self._norms.items() if not norm.isfinite()]
         if infinite and (not args.fp16 or len(infinite) == len(self._norms)):
-            raise UserError(
+            raise DivergenceError(
                 f"the training diverged: the loss of update {infinite[0]:,} is finite, but its "
                 "gradient is not. " + _REMEDY.format(rate=args.learning_rate)
             )
@@ -107,11 +119,11 @@ def check_weights(model: nn.Module, step: int, rate: float) -> None:
         rate: peak learning rate, for the message.
 
     Raises:
-        UserError: a weight is infinite or NaN.
+        DivergenceError: a weight is infinite or NaN.
     """
     infinite = infinite_tensors(model)
     if infinite:
-        raise UserError(
+        raise DivergenceError(
             f"the training diverged: after update {step:,} the weights of {infinite[0]} are not "
             "finite, and nothing is saved. " + _REMEDY.format(rate=rate)
         )

@@ -42,7 +42,16 @@ def _check_groups(value: str) -> str:
     return value
 
 
-MethodName = Annotated[str, _one_of("method", METHODS)]
+def _check_build_settings(method: str) -> str:
+    names = [field.name for field in fields(ObjectiveSettings)]
+    for name in METHODS[method].build_settings:
+        if name not in names:
+            hint = nearest(name, names)
+            raise ValueError(f"build_settings of method {method!r} has {quoted(name)}{hint}")
+    return method
+
+
+MethodName = Annotated[str, _one_of("method", METHODS), AfterValidator(_check_build_settings)]
 
 
 @dataclass

@@ -135,7 +135,8 @@ class A2DTrainer(ResumingTrainer):
         self._train_terms = TermAverages(self.objective.terms)
         self._eval_terms = TermAverages(self.objective.terms)
         self._train_sampler: TokenBatchSampler | None = None
-        self._divergence = DivergenceWatch([term.name for term in self.objective.terms])
+        names = [term.name for term in self.objective.terms]
+        self._divergence = DivergenceWatch(names, self._unwrapped.terms_outside)
         for callback in (_SamplerEpoch(self), self._divergence, *_callbacks(args)):
             self.add_callback(callback)
 

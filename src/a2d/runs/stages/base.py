@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
@@ -91,6 +92,11 @@ def listed(kind: type[S], run: Run) -> list[S]:
             f"{kind.__name__}."
         )
     for stage in stages:
+        if not (isinstance(stage.folder, Path) and isinstance(stage.settings, Mapping)):
+            raise UserError(
+                f"the stage {defined_at(kind)} has the folder {stage.folder!r} and the settings "
+                f"{stage.settings!r}: give a Path below run.folder and a mapping."
+            )
         try:
             json.dumps(stage.settings)
         except (TypeError, ValueError) as error:
@@ -101,17 +107,23 @@ def listed(kind: type[S], run: Run) -> list[S]:
     return stages
 
 
-def check_folders(stages: Sequence[RunStage]) -> None:
-    """Check that the stages of a run have different folders.
+def check_folders(stages: Sequence[RunStage], folder: Path) -> None:
+    """Check that the stages of a run have different folders below the run's folder.
 
     Raises:
-        UserError: two stages have the same folder.
+        UserError: two stages have the same folder, or one has the run's folder or another place.
     """
     kinds: dict[Path, type[RunStage]] = {}
     for stage in stages:
-        other = kinds.setdefault(stage.folder, type(stage))
-        if other is not type(stage):
+        place = Path(os.path.abspath(stage.folder))
+        if Path(os.path.abspath(folder)) not in place.parents:
             raise UserError(
-                f"the stages {other.__name__} and {defined_at(type(stage))} have the same "
+                f"the stage {defined_at(type(stage))} has the folder {stage.folder}: give it a "
+                "folder of its own below run.folder."
+            )
+        if place in kinds:
+            raise UserError(
+                f"the stages {kinds[place].__name__} and {defined_at(type(stage))} have the same "
                 f"folder, {stage.folder}: give the second stage another folder."
             )
+        kinds[place] = type(stage)

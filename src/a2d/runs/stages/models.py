@@ -5,13 +5,13 @@ from __future__ import annotations
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from a2d.runs.parts import PARALLEL
 from a2d.runs.settings import MethodEntry, Shape, Training
 from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.vocabulary import Vocabulary
-from a2d.runs.training import remove_checkpoints, train_model
+from a2d.runs.training import CHECKPOINTS, remove_checkpoints, train_model
 
 if TYPE_CHECKING:
     from a2d.runs.run import Run
@@ -34,6 +34,8 @@ class Model(RunStage):
         data_parts: names of the parts of its training data (`a2d.runs.parts`).
         start: folder of its initial weights, if they are the teacher's.
     """
+
+    expensive: ClassVar = f"{CHECKPOINTS}/checkpoint-*"
 
     name: str
     path: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class Sequences(RunStage):
     Attributes:
         part: `distilled` (the training source) or `monolingual` (monolingual text).
     """
+
+    expensive: ClassVar = SHARDS
 
     part: str
 
@@ -68,7 +70,7 @@ class Sequences(RunStage):
             UserError: the teacher has no translation of any source.
         """
         pairs = self.pairs(run)
-        with self.work(keep=SHARDS) as folder:
+        with self.work() as folder:
             translations = translator_of(run)(pairs, folder)
             targets = zip(pairs, translations, strict=True)
             distilled_pairs = StoredPairs(

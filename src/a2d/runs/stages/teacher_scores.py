@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from a2d.runs.shards import SHARDS, translator_of
 from a2d.runs.stages.base import RunStage
@@ -23,6 +23,8 @@ class TeacherScores(RunStage):
     Models that a2d loads translate greedily. An external system has no scores if some of its
     translations are missing.
     """
+
+    expensive: ClassVar = SHARDS
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
@@ -43,7 +45,7 @@ class TeacherScores(RunStage):
             arguments = run.teacher_path, run.one(Vocabulary).folder, pairs
             run.workers.submit(measure_yardstick, self, *arguments).result()
             return
-        with self.work(keep=SHARDS) as folder:
+        with self.work() as folder:
             start = time.perf_counter()
             hypotheses = translator_of(run)(pairs, folder)
             seconds = time.perf_counter() - start

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from a2d.families import Geometry
 from a2d.files import write_text
@@ -37,6 +37,8 @@ class Translations(RunStage):
     Attributes:
         model: model that translates.
     """
+
+    expensive: ClassVar = f"*/{SHARDS}"
 
     model: Model
 
@@ -75,7 +77,7 @@ class Translations(RunStage):
     def make(self, run: Run) -> None:
         """Write the translations of an external system, with scores if none is missing."""
         split = run.recipe.evaluation.split
-        with self.work(keep=f"{split}/{SHARDS}") as folder:
+        with self.work() as folder:
             shards = folder / split
             shards.mkdir(exist_ok=True)
             hypotheses = translator_of(run)(run.evaluated, shards)
