@@ -21,8 +21,9 @@ from a2d.models.decoding import (
     max_length_limit,
     search_settings,
 )
-from a2d.models.folders import read_generation_config, reading
+from a2d.models.folders import reading
 from a2d.models.loading import load_config, load_model
+from a2d.models.model_settings import read_generation_config
 from a2d.models.tokenizer import check_fits, load_tokenizer
 from a2d.text.batching import encode_sources
 
