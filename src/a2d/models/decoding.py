@@ -26,6 +26,7 @@ from transformers import (
 
 from a2d.errors import UserError
 from a2d.families import positions_of
+from a2d.models.folders import reading
 from a2d.models.model_settings import generation_file, naming_generation_setting
 from a2d.models.tokenizer import mark_languages
 from a2d.quoting import quoted
@@ -42,6 +43,10 @@ MAX_TRANSLATION = 10_000
 
 MIN_LIMIT = 128
 """Lowest `max_length` of a student, in tokens, even if its training sentences are all shorter."""
+
+_MAX_VALUE = 10_000
+"""Largest number in generation settings, but for `max_length`, because some searches with larger
+ones never end: transformers raises lengths to the power of `length_penalty`."""
 
 _LISTS = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
 
@@ -131,10 +136,21 @@ def check_search(settings: GenerationConfig, vocabulary: int | None, place: str 
         if settings.eos_token_id is None or settings.eos_token_id == []:
             raise ValueError("its eos_token_id is missing, and no other token ends a translation")
         check_tokens(settings, vocabulary)
+        for setting, number in _numbers(settings):
+            if abs(number) > _MAX_VALUE:
+                raise ValueError(f"its {setting} is {number:,}, and {_MAX_VALUE:,} is the limit")
     except ValueError as error:
         raise UserError(
             f"the {name} of {place} is not valid: {error}; correct or delete it."
         ) from None
+
+
+def _numbers(settings: GenerationConfig) -> Iterator[tuple[str, float]]:
+    """Yield the numbers among the settings of a search, but for its limit and tokens."""
+    for name, value in vars(search_settings(settings)).items():
+        other = name.startswith("_") or name.endswith(("max_length", "_token_id"))
+        if isinstance(value, int | float) and not other:
+            yield name, value
 
 
 @torch.inference_mode()
@@ -157,8 +173,9 @@ def check_generates(model: PreTrainedModel, place: str | Path) -> None:
         model.generation_config.validate(strict=True)  # so that students can be saved with them
         model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_length=3)
 
+    problem = f"the model in {place} does not run: download or save it again"
     try:
-        with naming_generation_setting(place, generate):
+        with reading(place, problem), naming_generation_setting(place, generate):
             generate(original)
     finally:
         model.generation_config = original

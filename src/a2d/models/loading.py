@@ -23,6 +23,7 @@ from a2d.families import (
     Geometry,
     activation_of,
     family_of,
+    has_two_vocabularies,
     positions_of,
     sizes_of,
 )
@@ -154,6 +155,9 @@ def _check_sizes(config: Any, path: str | Path) -> None:
     dropouts = {name: value for name, value in config.to_dict().items() if "drop" in name}
     if wrong := [name for name, size in sizes.items() if type(size) is not int or size < 1]:
         problem = f"its {wrong[0]} is {quoted(sizes[wrong[0]])}, and not a positive whole number"
+    elif not has_two_vocabularies(config) and (vocabularies := _vocabularies(config)):
+        listed = " and ".join(f"{name} is {size:,}" for name, size in vocabularies.items())
+        problem = f"its {listed}, but it has one vocabulary"
     elif config.is_encoder_decoder is not True:
         problem = "its is_encoder_decoder is not true, and a2d needs an encoder-decoder"
     elif max(layers) > MAX_LAYERS:
@@ -186,8 +190,14 @@ def _named_sizes(config: Any) -> dict[str, Any]:
     """
     family = family_of(config)
     names = [settings[0] for size, settings in family.sizes.items() if "dropout" not in size]
-    others = ("vocab_size", family.positions, family.head_width)
+    others = (*family.vocabulary_sizes, family.positions, family.head_width)
     return {name: getattr(config, name) for name in (*names, *others) if name is not None}
+
+
+def _vocabularies(config: Any) -> dict[str, int]:
+    """Return name → value of the settings that hold different sizes of the vocabulary."""
+    sizes = {name: getattr(config, name) for name in family_of(config).vocabulary_sizes}
+    return sizes if len(set(sizes.values())) > 1 else {}
 
 
 def _is_rate(value: Any) -> bool:

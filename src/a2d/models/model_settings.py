@@ -16,12 +16,17 @@ from transformers import (
 )
 from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
-from a2d.errors import UserError, first_line
-from a2d.models.folders import CONFIG, GENERATION, find_file, lacks_resources, read_json, safe_place
+from a2d.errors import UserError
+from a2d.models.folders import (
+    CONFIG,
+    GENERATION,
+    find_file,
+    lacks_resources,
+    read_json,
+    reading,
+    safe_place,
+)
 from a2d.quoting import quoted
-
-_CALLERS = ("dtype", "torch_dtype", "return_dict", "output_attentions", "output_hidden_states")
-"""Settings in a config.json that a2d ignores, because the caller of a model chooses them."""
 
 
 def read_config(place: str | Path) -> Any:
@@ -37,16 +42,19 @@ def read_config(place: str | Path) -> Any:
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         problem = "is missing" if kind is None else f"is {quoted(kind)}, and transformers has none"
         raise UserError(
-            f"the {CONFIG} of {place} is not valid: its model_type {problem}: correct it, or "
+            f"the {CONFIG} of {place} is not valid: its model_type {problem}; correct it, or "
             "download the model again."
         )
 
     def use(settings: dict[str, Any]) -> Any:
-        known = {name: value for name, value in settings.items() if name not in _CALLERS}
-        return CONFIG_MAPPING[kind].from_dict(known, name_or_path=path)
+        return CONFIG_MAPPING[kind].from_dict(settings, name_or_path=path)
 
-    with naming_setting(place, CONFIG, settings, use):
-        return use(settings)
+    with _using(place, CONFIG, settings, use):
+        config = use(settings)
+    # These do not describe the model: its caller chooses them.
+    config.return_dict, config.dtype, config._attn_implementation = True, None, None
+    config.output_attentions = config.output_hidden_states = False
+    return config
 
 
 def empty_model(config: Any, place: str | Path) -> PreTrainedModel:
@@ -65,7 +73,7 @@ def empty_model(config: Any, place: str | Path) -> PreTrainedModel:
             return AutoModelForSeq2SeqLM.from_config(type(config).from_dict(settings))
 
     settings = config.to_dict()
-    with naming_setting(place, CONFIG, settings, use):
+    with _using(place, CONFIG, settings, use):
         return use(settings)
 
 
@@ -76,7 +84,7 @@ def read_generation_config(place: str | Path) -> GenerationConfig:
         UserError: the file is damaged, or transformers cannot use a setting.
     """
     name, settings = _generation_settings(place)
-    with naming_setting(place, name, settings, GenerationConfig.from_dict):
+    with _using(place, name, settings, GenerationConfig.from_dict):
         return GenerationConfig.from_dict(settings)
 
 
@@ -109,6 +117,16 @@ def _generation_settings(place: str | Path) -> tuple[str, dict[str, Any]]:
 
 
 @contextmanager
+def _using(
+    place: str | Path, name: str, settings: Mapping[str, Any], use: Callable[[dict[str, Any]], Any]
+) -> Iterator[None]:
+    """Turn every error into a `UserError` about the file, and the setting if one is at fault."""
+    problem = f"the {name} of {place} is not valid: download or save it again"
+    with reading(place, problem), naming_setting(place, name, settings, use):
+        yield
+
+
+@contextmanager
 def naming_setting(
     place: str | Path, name: str, settings: Mapping[str, Any], use: Callable[[dict[str, Any]], Any]
 ) -> Iterator[None]:
@@ -122,35 +140,48 @@ def naming_setting(
             fault.
 
     Raises:
-        UserError: the block raised an error; errors from full memory or a full disk pass unchanged.
+        UserError: a setting is at fault. Other errors pass unchanged, as do those from full memory
+            or a full disk.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if lacks_resources(error):
+        problem = None if lacks_resources(error) else _problem(settings, use)
+        if problem is None:
             raise
-        fault = _at_fault(settings, use)
-        if fault is None:
-            problem = f"{first_line(error)}: download or save the model again"
-        else:
-            value = quoted(settings[fault])
-            problem = f"its {fault} is {value}, which transformers cannot use: correct or delete it"
-        raise UserError(f"the {name} of {place} is not valid: {problem}.") from error
+        raise UserError(
+            f"the {name} of {place} is not valid: transformers cannot use {problem}; correct or "
+            "delete it."
+        ) from error
 
 
-def _at_fault(settings: Mapping[str, Any], use: Callable[[dict[str, Any]], Any]) -> str | None:
-    """Find the setting without which `use` works; None if there is no such setting."""
+def _problem(settings: Mapping[str, Any], use: Callable[[dict[str, Any]], Any]) -> str | None:
+    """Describe the setting without which `use` works; None if it never works."""
+    # Tokens come last: without an end-of-sentence token, minimum lengths are not read.
+    tokens = {name: value for name, value in settings.items() if name.endswith("_token_id")}
+    with _silence():
+        for name in sorted(settings, key=lambda name: name in tokens):
+            if _works(use, {other: value for other, value in settings.items() if other != name}):
+                return f"its {name}, {quoted(settings[name])}"
+        return "several of its settings" if _works(use, tokens) else None
+
+
+def _works(use: Callable[[dict[str, Any]], Any], settings: dict[str, Any]) -> bool:
+    try:
+        use(settings)
+    except Exception:  # of any library
+        return False
+    return True
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Switch off transformers' warnings."""
     before = get_verbosity()
     set_verbosity_error()
     try:
-        for name in settings:
-            try:
-                use({other: value for other, value in settings.items() if other != name})
-            except Exception:  # of any library: another setting is at fault
-                continue
-            return name
+        yield
     finally:
         set_verbosity(before)
-    return None
