@@ -270,6 +270,19 @@ class MethodSettings(ObjectiveSettings):
         """Look up the method, which says what it needs."""
         return METHODS[self.method]
 
+    def used(self, monolingual: bool) -> dict[str, Any]:
+        """Return name → value of the settings that a student depends on.
+
+        Args:
+            monolingual: the corpus has monolingual text.
+        """
+        names = {"method", *self.definition.settings}
+        if self.definition.uses_teacher or self.student_start != "random":
+            names.add("student_start")
+        if self.definition.sequences and monolingual:
+            names.add("monolingual")
+        return {name: getattr(self, name) for name in sorted(names)}
+
     _kinds = field_validator("*", mode="wrap")(keep_kind)
     _bounded = model_validator(mode="after")(check_numbers)
 

@@ -105,9 +105,10 @@ class Student(Model):
         teacher = run.one(Teacher)
         size = _size(shape, run)
         start = None
-        parts = parts_for(method, bool(run.corpus.monolingual))
+        monolingual = bool(run.corpus.monolingual)
+        parts = parts_for(method, monolingual)
         settings: dict[str, Any] = {"vocabulary": run.one(Vocabulary).fingerprint}
-        settings |= training_settings(shape, method, recipe.training, seed)
+        settings |= training_settings(shape, method, recipe.training, seed, monolingual)
         if needs.uses_teacher or method.student_start == "teacher":
             settings["teacher"] = teacher.fingerprint
         if method.student_start == "teacher":
@@ -118,8 +119,6 @@ class Student(Model):
             if part != PARALLEL:
                 key = MONOLINGUAL if part == MONOLINGUAL else "references"
                 settings[key] = sequences[part].fingerprint
-        if needs.sequences and run.corpus.monolingual:
-            settings["method"][MONOLINGUAL] = method.monolingual
         plugins = METHODS.plugin(method.method)
         if "formula" in needs.settings:
             plugins |= FORMULAS.plugin(method.formula)
