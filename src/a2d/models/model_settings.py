@@ -37,6 +37,8 @@ def read_config(place: str | Path) -> Any:
         OSError: there is no model, or the hub cannot be reached.
     """
     path = safe_place(place)
+    if find_file(path, CONFIG) is None:
+        raise OSError(f"it has no {CONFIG}")
     settings = read_json(path, CONFIG)
     kind = settings.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:

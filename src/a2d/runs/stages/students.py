@@ -155,14 +155,20 @@ def _size(shape: Shape, run: Run) -> str:
 
 
 def space_needed(run: Run) -> int:
-    """Estimate the bytes still to be written: models, and checkpoints of those under way."""
+    """Estimate the bytes still to be written.
+
+    These are models, the weights they start from, and checkpoints of those under way.
+    """
     teacher, vocabulary = run.recipe.teacher, run.recipe.vocabulary.size
     if teacher.path is not None and not teacher.trim:
         vocabulary = load_config(teacher.path).vocab_size
     shapes = [model.shape for model in trained_models_of(run) if not model.done]
     sizes = sorted(_parameters(vocabulary, shape) for shape in shapes if shape is not None)
+    missing = [start for start in run.all(StudentStart) if start._is_needed(run) and not start.done]
+    starts = sum(_parameters(vocabulary, start.shape) for start in missing)
     # A checkpoint holds weights and two Adam moments; three exist while the oldest goes.
-    return 4 * (sum(sizes) + 9 * sum(sizes[-run.recipe.compute.parallel :])) + 50_000_000
+    checkpoints = 9 * sum(sizes[-run.recipe.compute.parallel :])
+    return 4 * (sum(sizes) + starts + checkpoints) + 50_000_000
 
 
 def _parameters(vocabulary: int, shape: Shape) -> int:
