@@ -108,7 +108,8 @@ CALLERS = {
         {"return_dict": False}, {"output_attentions": True, "return_dict_in_generate": True},
         {"output_scores": True}, {"use_cache": False}, {"low_memory": True}, {"min_p": 0.1},
         {"typical_p": 0.5, "do_sample": True}, {"cache_implementation": "static"},
-        {"num_return_sequences": 3, "num_beams": 5}, {"prompt_lookup_num_tokens": 5}, {"penalty_alpha": 0.6},
+        {"num_return_sequences": 3, "num_beams": 5}, {"prompt_lookup_num_tokens": 5},
+        {"penalty_alpha": 0.6},
     ],
 }  # fmt: skip
 

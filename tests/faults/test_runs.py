@@ -17,30 +17,24 @@ METHODS = [
     "teacher.cache=true",
 ]
 
-MOMENTS = (
-    [
-        "starts/*",
-    ]
-    if __import__("os").environ.get("F4")
-    else [
-        "corpus*",
-        "vocabulary*",
-        "tokens*",
-        "models/teacher.partial",
-        "models/teacher.partial/checkpoints/checkpoint-*",
-        "models/teacher",
-        "yardstick*",
-        "distilled.partial",
-        "cache/*.partial",
-        "starts/*",
-        "models/kd*.partial",
-        "models/kd*.partial/checkpoints/*",
-        "models/seqkd*.partial/checkpoints/*",
-        "models/a2d*.partial/checkpoints/*",
-        "translations/test/*",
-        "speed/test/*",
-    ]
-)
+MOMENTS = [
+    "corpus*",
+    "vocabulary*",
+    "tokens*",
+    "models/teacher.partial",
+    "models/teacher.partial/checkpoints/checkpoint-*",
+    "models/teacher",
+    "yardstick*",
+    "distilled.partial",
+    "cache/*.partial",
+    "starts/*",
+    "models/kd*.partial",
+    "models/kd*.partial/checkpoints/*",
+    "models/seqkd*.partial/checkpoints/*",
+    "models/a2d*.partial/checkpoints/*",
+    "translations/test/*",
+    "speed/test/*",
+]
 """Moments of a run: the first file that matches the pattern exists."""
 
 FREE_BYTES = [0, 4096, 600_000]
