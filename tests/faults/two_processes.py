@@ -1,4 +1,4 @@
-"""Training in two processes with a cache, from its last checkpoint; test_distributed.py runs it.
+"""Training in two processes with a cache, from its last checkpoint; test_two_processes.py runs it.
 
 Arguments: the folder of the training, and the update after which the second process is killed (0:
 none). Dropout draws random numbers in both processes.
