@@ -107,3 +107,13 @@ class TestSpace:
         weights = 4 * 200_000 * 64
         assert bytes_needed[1] - bytes_needed[0] > 10 * weights * 0.99
         assert bytes_needed[2] - bytes_needed[1] > 9 * weights * 0.99
+
+    def test_counts_one_start_of_each_shape(self, tmp_path):
+        def needed(start):
+            shapes = ", ".join(f"{{{SHAPE}, width: {width}}}" for width in (64, 32))
+            method = f"{{method: [kd, a2d], name: x, student_start: {start}}}"
+            size = "vocabulary.size=200_000"
+            return space_needed(plan(tmp_path, size, f"students=[{shapes}]", f"methods=[{method}]"))
+
+        weights = 4 * 200_000 * (64 + 32)
+        assert weights < needed("teacher") - needed("random") < 1.1 * weights

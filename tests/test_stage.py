@@ -167,10 +167,15 @@ class TestCheck:
         assert str(folder) in str(caught.value)
         assert contents(tmp_path) == before
 
-    def test_refuses_a_file_in_place_of_the_folder(self, tmp_path):
-        (tmp_path / "stage").write_text("x")
-        with pytest.raises(UserError, match="was not made by a2d"):
-            Stage(tmp_path / "stage", SETTINGS).check()
+    @pytest.mark.parametrize("name", ["deep", "deep/stage", "deep/stage.partial"])
+    def test_refuses_a_file_in_place_of_the_folder(self, name, tmp_path):
+        place = tmp_path / name
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("x")
+        with pytest.raises(
+            UserError, match=f"{place} is not a folder, and the run needs one there"
+        ):
+            Stage(tmp_path / "deep/stage", SETTINGS).check()
 
     def test_accepts_a_missing_folder(self, tmp_path):
         Stage(tmp_path / "stage", SETTINGS).check()

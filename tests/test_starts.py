@@ -6,6 +6,7 @@ import pytest
 from safetensors.torch import load_file
 from test_pipeline import corpus, run  # noqa: F401
 
+from a2d.errors import UserError
 from a2d.models.loading import load_model
 from a2d.runs import training
 
@@ -79,3 +80,27 @@ def test_a_damaged_one_is_made_again(folder, corpus):  # noqa: F811
     assert "model.safetensorsisdamaged.Thestageisdoneagain" in output
     assert (model / "model.safetensors").read_bytes() == before
     assert load_model(start).config.d_model == 8
+
+
+PLACES = [
+    *("starts", "starts/1+1x2-8-16", "models", "models/teacher.partial", "translations/test"),
+    *("vocabulary", "results", "plots", "tensorboard"),
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_file_in_place_of_a_folder_is_refused_at_once(place, kind, corpus, tmp_path):  # noqa: F811
+    path = tmp_path / "run" / place
+    path.parent.mkdir(parents=True)
+    if kind == "file":
+        path.write_text("mine")
+    else:
+        path.symlink_to("nowhere")
+    with pytest.raises(UserError) as caught:
+        run(corpus, tmp_path / "run", *SETTINGS)
+    assert str(caught.value) == (
+        f"{path} is not a folder, and the run needs one there: move it away, or choose another "
+        "--output."
+    )
+    assert [p for p in (tmp_path / "run").rglob("*") if not p.is_dir()] == [path]

@@ -135,6 +135,57 @@ class TestSweeps:
             methods("{method: a2d, name: short, beta: 3.0}", "a2d")
 
 
+class TestUnusedSettings:
+    @pytest.mark.parametrize(
+        ("entries", "names", "setting", "method"),
+        [
+            ("{method: kd, beta: [1, 3]}", ("kd-beta_1", "kd-beta_3"), "beta", "kd"),
+            (
+                "{method: baseline, alpha: [0, 1]}",
+                ("baseline-alpha_0", "baseline-alpha_1"),
+                "alpha",
+                "baseline",
+            ),
+            (
+                "{method: last, formula: [paper, geometric]}",
+                ("last-formula_paper", "last-formula_geometric"),
+                "formula",
+                "last",
+            ),
+            ("kd, {method: kd, name: b, decay: 0.3}", ("kd", "b"), "decay", "kd"),
+            (
+                "{method: [kd, a2d], name: x, groups: [cross, encoder]}",
+                ("x-method_kd-groups_cross", "x-method_kd-groups_encoder"),
+                "groups",
+                "kd",
+            ),
+            (
+                "{method: seqkd, monolingual: [true, false]}",
+                ("seqkd-monolingual_True", "seqkd-monolingual_False"),
+                "monolingual",
+                "seqkd",
+            ),
+        ],
+    )
+    def test_do_not_make_students(self, entries, names, setting, method):
+        assert refused(f"methods=[{entries}]") == (
+            f"demo: methods {names[0]!r} and {names[1]!r} differ only in {setting}, which {method} "
+            "does not use: give it one value."
+        )
+
+    def test_may_have_one_value(self):
+        expanded = methods("kd", "a2d", "{method: baseline, decay: 0.2}", shared="{beta: 7}")
+        assert [method.beta for method in expanded] == [7, 7, 7]
+
+    def test_of_one_method_may_be_those_of_another(self):
+        expanded = methods("{method: a2d, beta: [1, 2]}", "{method: kd, temperature: [1, 2]}")
+        assert len(expanded) == 4
+
+    def test_groups_have_no_order(self):
+        message = refused("methods=[{method: a2d, groups: [encoder+cross, cross+encoder]}]")
+        assert message.endswith("-groups_cross+encoder' are the same.")
+
+
 class TestNames:
     @pytest.mark.parametrize("name", ["off", "5", "null", "1.5", "{a: b}"])
     @pytest.mark.parametrize("settings", ["", ", temperature: 2", ", temperature: [1, 2]"])

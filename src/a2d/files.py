@@ -97,6 +97,22 @@ def existing_parent(folder: Path) -> Path:
     return place
 
 
+def require_folder(folder: Path) -> None:
+    """Check that a place is a folder, or that folders can be made down to it.
+
+    Raises:
+        UserError: a file, or a link to nothing, is in the way.
+    """
+    place = folder.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(
+            f"{place} is not a folder, and the run needs one there: move it away, or choose "
+            "another --output."
+        )
+
+
 def require_space(folder: Path, needed: int) -> None:
     """Check that the disk has enough free space.
 

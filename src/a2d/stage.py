@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from a2d.errors import UserError
-from a2d.files import MANIFEST, damage, seal, set_aside, write_text
+from a2d.files import MANIFEST, damage, require_folder, seal, set_aside, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +76,11 @@ class Stage:
         plugin differs: `work` starts it anew.
 
         Raises:
-            UserError: the folder was made from other settings, or not by a stage.
+            UserError: the folder was made from other settings, or not by a stage; or a file is in
+                its place, or in that of a folder above it.
         """
         for folder in (self.folder, self.partial):
+            require_folder(folder)
             if not folder.exists():
                 continue
             if (folder / MANIFEST).exists() and damage(folder, only=(RECORD,)):

@@ -12,7 +12,10 @@ from campaign import FULL, ends_in_sentence
 from corruption import CORRUPTIONS, corrupt
 from test_pipeline import command, corpus, outputs, run  # noqa: F401
 
-METHODS = ["methods=[kd, seqkd, a2d]", "teacher.cache=true"]
+METHODS = [
+    "methods=[kd, {method: seqkd, student_start: teacher}, a2d]",
+    "teacher.cache=true",
+]
 
 MOMENTS = [
     "corpus*",
@@ -24,6 +27,7 @@ MOMENTS = [
     "yardstick*",
     "distilled.partial",
     "cache/*.partial",
+    "starts/*",
     "models/kd*.partial",
     "models/kd*.partial/checkpoints/*",
     "models/seqkd*.partial/checkpoints/*",

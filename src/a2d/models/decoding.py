@@ -7,7 +7,7 @@ This module defines all generation settings: beams, limits and others. A student
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,10 @@ from transformers import (
 
 from a2d.errors import UserError
 from a2d.families import positions_of
-from a2d.models.folders import GENERATION, reading
+from a2d.models.folders import reading
+from a2d.models.model_settings import generation_file, naming_generation_setting
 from a2d.models.tokenizer import mark_languages
+from a2d.quoting import quoted
 from a2d.text.batching import TokenBatchSampler, encode_sources
 
 BEAMS = 5
@@ -41,6 +43,10 @@ MAX_TRANSLATION = 10_000
 
 MIN_LIMIT = 128
 """Lowest `max_length` of a student, in tokens, even if its training sentences are all shorter."""
+
+_MAX_VALUE = 10_000
+"""Largest number in generation settings, but for `max_length`, because some searches with larger
+ones never end: transformers raises lengths to the power of `length_penalty`."""
 
 _LISTS = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
 
@@ -58,23 +64,40 @@ def token_ids(config: Any) -> set[int]:
     """Collect all token ids in a configuration.
 
     Raises:
-        TypeError: a setting is not an integer, or is a list where only one token is possible.
+        ValueError: as `check_tokens`.
     """
-    settings = token_settings(config)
-    for name, value in settings.items():
-        if isinstance(value, list) and not name.endswith(("eos_token_id", *_LISTS)):
-            raise TypeError(f"{name} is {value!r}, and not the number of one token")
-    return {token for value in settings.values() for token in _flat(value)}
+    check_tokens(config, None)
+    return {token for value in token_settings(config).values() for token in _flat(value)}
 
 
-def _flat(value: Any) -> Iterable[int]:
-    if type(value) is int:
-        yield value
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _flat(part)
-    else:
-        raise TypeError(f"{value!r} is not the number of a token")
+def check_tokens(config: Any, vocabulary: int | None) -> None:
+    """Check the settings of a configuration whose values are token ids.
+
+    Args:
+        config: the configuration.
+        vocabulary: the model's number of tokens; None if unknown.
+
+    Raises:
+        ValueError: a value is not a token id, or is a list where only one token is possible.
+    """
+    for name, value in token_settings(config).items():
+        one = not name.endswith(("eos_token_id", *_LISTS))
+        tokens = [value] if one else _flat(value)
+        if wrong := [token for token in tokens if type(token) is not int]:
+            raise ValueError(f"its {name} holds {quoted(wrong[0])}, which is not a token's number")
+        for token in tokens:
+            if token < 0 or (vocabulary is not None and token >= vocabulary):
+                size = "" if vocabulary is None else f" of {vocabulary:,}"
+                raise ValueError(
+                    f"its {name} holds the token {token}, outside the vocabulary{size}"
+                )
+
+
+def _flat(value: Any) -> list[Any]:
+    """Return the items of nested lists."""
+    if isinstance(value, list | tuple):
+        return [item for part in value for item in _flat(part)]
+    return [value]
 
 
 def check_beams(beams: object, setting: str) -> None:
@@ -102,17 +125,60 @@ def check_search(settings: GenerationConfig, vocabulary: int | None, place: str 
     Raises:
         UserError: the beam width, the limit or a token is invalid, or no token ends a translation.
     """
+    name = generation_file(place)
     beams, max_length = settings.num_beams, settings.max_length
-    with reading(place, f"the {GENERATION} of {place} is not valid: correct or delete it"):
-        if beams is not None:
-            check_beams(beams, f"the num_beams of {place}")
+    if beams is not None:
+        check_beams(beams, f"the num_beams in the {name} of {place}")
+    try:
         if max_length is not None and (type(max_length) is not int or max_length < 2):
-            raise ValueError(f"max_length is {max_length!r}, which leaves no token to translations")
+            value = quoted(max_length)
+            raise ValueError(f"its max_length is {value}, which leaves no token to translations")
         if settings.eos_token_id is None or settings.eos_token_id == []:
-            raise ValueError("no token ends a translation: eos_token_id is missing")
-        for token in token_ids(settings):
-            if token < 0 or (vocabulary is not None and token >= vocabulary):
-                raise ValueError(f"the token {token} is outside the vocabulary")
+            raise ValueError("its eos_token_id is missing, and no other token ends a translation")
+        check_tokens(settings, vocabulary)
+        for setting, number in _numbers(settings):
+            if abs(number) > _MAX_VALUE:
+                raise ValueError(f"its {setting} is {number:,}, and {_MAX_VALUE:,} is the limit")
+    except ValueError as error:
+        raise UserError(
+            f"the {name} of {place} is not valid: {error}; correct or delete it."
+        ) from None
+
+
+def _numbers(settings: GenerationConfig) -> Iterator[tuple[str, float]]:
+    """Yield the numbers among the settings of a search, but for its limit and tokens."""
+    for name, value in vars(search_settings(settings)).items():
+        other = name.startswith("_") or name.endswith(("max_length", "_token_id"))
+        if isinstance(value, int | float) and not other:
+            yield name, value
+
+
+@torch.inference_mode()
+def check_generates(model: PreTrainedModel, place: str | Path) -> None:
+    """Check that a model generates: transformers reads some generation settings only then.
+
+    Args:
+        model: the model.
+        place: its folder or hub name, for error messages.
+
+    Raises:
+        UserError: it does not generate with its generation settings.
+    """
+    ids = torch.zeros((1, 2), dtype=torch.long)
+    original = model.generation_config
+
+    def generate(settings: GenerationConfig) -> None:
+        model.generation_config = search_settings(settings)
+        set_beams(model.generation_config, settings.num_beams or BEAMS)
+        model.generation_config.validate(strict=True)  # so that students can be saved with them
+        model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_length=3)
+
+    problem = f"the model in {place} does not run: download or save it again"
+    try:
+        with reading(place, problem), naming_generation_setting(place, generate):
+            generate(original)
+    finally:
+        model.generation_config = original
 
 
 def generation_limit(source_tokens: int, positions: int | None = None) -> int:
@@ -127,17 +193,40 @@ def generation_limit(source_tokens: int, positions: int | None = None) -> int:
     return limit if positions is None else min(limit, positions)
 
 
+_STRATEGIES = (
+    *("do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p"),
+    *("epsilon_cutoff", "eta_cutoff", "num_beam_groups", "diversity_penalty", "penalty_alpha"),
+    *("dola_layers", "low_memory", "custom_generate"),
+)
+"""Generation settings of other strategies than beam search."""
+_LIMITS = ("max_new_tokens", "max_time", "forced_eos_token_id")
+_OUTPUTS = (
+    *("num_return_sequences", "return_dict_in_generate", "return_dict"),
+    *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
+)
+_SPEED = (
+    *("use_cache", "cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size"),
+    *("compile_config", "disable_compile", "continuous_batching_config", "use_mtp"),
+    *("is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule"),
+    *("assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind"),
+    *("assistant_ensemble_weight", "prompt_lookup_num_tokens", "max_matching_ngram_size"),
+    *("target_lookbehind", "speculation_type"),
+)
+"""Generation settings that change the time of a search, not its result."""
+
+
 def search_settings(model: GenerationConfig) -> GenerationConfig:
     """Copy a model's generation settings for a beam search for the best translation.
 
-    The copy has no sampling and forces no end-of-sentence token at the limit. `max_length` is its
+    The copy has no settings of other strategies, such as sampling, and none that only change speed
+    or the form of outputs. It forces no end-of-sentence token at the limit. `max_length` is its
     only limit, and `generate` returns one hypothesis, as plain token ids.
     """
     settings = copy.deepcopy(model)
-    settings.update(do_sample=False, temperature=None, top_p=None, top_k=None, num_beam_groups=None)
-    settings.update(diversity_penalty=None, penalty_alpha=None, forced_eos_token_id=None)
-    settings.update(max_new_tokens=None, max_time=None, num_return_sequences=None)
-    settings.return_dict_in_generate = None
+    for name in (*_STRATEGIES, *_LIMITS, *_OUTPUTS, *_SPEED):
+        if hasattr(settings, name):
+            setattr(settings, name, None)
+    settings.do_sample = False
     return settings
 
 

@@ -21,8 +21,9 @@ from a2d.models.decoding import (
     max_length_limit,
     search_settings,
 )
-from a2d.models.folders import read_generation_config, reading
+from a2d.models.folders import reading
 from a2d.models.loading import load_config, load_model
+from a2d.models.model_settings import naming_generation_setting, read_generation_config
 from a2d.models.tokenizer import check_fits, load_tokenizer
 from a2d.text.batching import encode_sources
 
@@ -162,9 +163,15 @@ class ExportedModel:
                 str(folder), device="auto", intra_threads=torch.get_num_threads()
             )
             self._positions = self._tokenizer.init_kwargs.get(_POSITIONS)
-            self._settings = search_settings(read_generation_config(folder))
-            check_search(self._settings, None, folder)
-            self.translate(["a"])
+            settings = read_generation_config(folder)
+            check_search(settings, None, folder)
+            with naming_generation_setting(folder, self._try):
+                self._try(settings)
+
+    def _try(self, settings: GenerationConfig) -> None:
+        """Take generation settings, and translate with them."""
+        self._settings = search_settings(settings)
+        self.translate(["a"])
 
     def translate(self, sentences: Sequence[str], *, beams: int | None = None) -> list[str]:
         """Translate sentences; `n_best` describes the arguments."""

@@ -16,10 +16,8 @@ from typing import Any
 from huggingface_hub import constants, get_session, try_to_load_from_cache
 from safetensors import safe_open
 from transformers import (
-    AutoConfig,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -64,13 +62,14 @@ def reading(place: str | Path, problem: str) -> Iterator[None]:
         raise
     except BaseException as error:
         panic = type(error).__module__ == "pyo3_runtime"  # of a Rust library; not an `Exception`
-        if not (panic or isinstance(error, Exception)) or _lacks_resources(error):
+        if not (panic or isinstance(error, Exception)) or lacks_resources(error):
             raise
         reason = _damage(model_path(place)) or first_line(error)
         raise UserError(f"{problem} ({reason}).") from error
 
 
-def _lacks_resources(error: BaseException) -> bool:
+def lacks_resources(error: BaseException) -> bool:
+    """Check for an error from a full disk or from full memory."""
     return disk_is_full(error) or memory_is_full(error)
 
 
@@ -87,33 +86,33 @@ def _damage(path: str) -> str | None:
     return None
 
 
-def read_config(place: str | Path) -> Any:
-    """Read a model's configuration.
+def read_tokenizer(place: str | Path, **settings: Any) -> PreTrainedTokenizerBase:
+    """Read a tokenizer.
 
     Raises:
         UserError: as `refuse_code`.
         Exception: any error of transformers for a missing or invalid file.
     """
-    return AutoConfig.from_pretrained(_safe(place), trust_remote_code=False)
-
-
-def read_tokenizer(place: str | Path, **settings: Any) -> PreTrainedTokenizerBase:
-    """Read a tokenizer. It raises the errors of `read_config`."""
-    path = _safe(place)
+    path = safe_place(place)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         path, trust_remote_code=False, **settings
     )
     return tokenizer
 
 
-def read_model(place: str | Path) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Read an encoder-decoder in float32 from safetensors. It raises the errors of `read_config`.
+def read_model(place: str | Path, config: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Read an encoder-decoder in float32 from safetensors. Errors are those of `read_tokenizer`.
+
+    Args:
+        place: folder or hub name.
+        config: its configuration.
 
     Returns:
         The model, and transformers' loading info, such as `missing_keys`.
     """
     model, info = AutoModelForSeq2SeqLM.from_pretrained(
-        _safe(place),
+        safe_place(place),
+        config=config,
         trust_remote_code=False,
         use_safetensors=True,
         dtype="float32",
@@ -124,20 +123,7 @@ def read_model(place: str | Path) -> tuple[PreTrainedModel, dict[str, Any]]:
 
 def read_checkpoint(kind: type[PreTrainedModel], folder: Path) -> PreTrainedModel:
     """Read a model of the class `kind` from safetensors."""
-    return kind.from_pretrained(_safe(folder), trust_remote_code=False, use_safetensors=True)
-
-
-def read_generation_config(place: str | Path) -> GenerationConfig:
-    """Read a model's generation settings. Older models have them in their config.json.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    with reading(place, f"the {GENERATION} of {place} cannot be read: download or save it again"):
-        path = _safe(place)
-        if _file(path, GENERATION) is None:
-            return GenerationConfig.from_model_config(read_config(place))
-        return GenerationConfig.from_pretrained(path)
+    return kind.from_pretrained(safe_place(folder), trust_remote_code=False, use_safetensors=True)
 
 
 def tensor_shapes(place: str | Path) -> list[tuple[int, ...]]:
@@ -147,12 +133,12 @@ def tensor_shapes(place: str | Path) -> list[tuple[int, ...]]:
         UserError: as `refuse_code`.
         Exception: any error of safetensors for a damaged file.
     """
-    path = _safe(place)
-    weights = _json(path, INDEX).get("weight_map", {})
-    names = sorted(set(weights.values())) if _file(path, WEIGHTS) is None else [WEIGHTS]
+    path = safe_place(place)
+    weights = read_json(path, INDEX).get("weight_map", {})
+    names = sorted(set(weights.values())) if find_file(path, WEIGHTS) is None else [WEIGHTS]
     shapes = []
     for name in names:
-        local = _file(path, name)
+        local = find_file(path, name)
         if local is not None:
             with safe_open(local, "pt") as file:
                 tensors = file.keys()
@@ -160,7 +146,7 @@ def tensor_shapes(place: str | Path) -> list[tuple[int, ...]]:
     return shapes
 
 
-def _safe(place: str | Path) -> str:
+def safe_place(place: str | Path) -> str:
     """Resolve the place of a model, and check it with `refuse_code`.
 
     Raises:
@@ -208,7 +194,7 @@ def refuse_code(path: str) -> None:
     """
     _refuse_devices(Path(path))
     for name in SETTINGS:
-        settings = _json(path, name)
+        settings = read_json(path, name)
         for setting, problem in _suspects(settings):
             raise UserError(
                 f"the model {path!r} {problem} ({setting!r} in its {name}): use a model without "
@@ -222,12 +208,12 @@ def refuse_code(path: str) -> None:
                     f"the {name} of {path} is not valid: its {setting} is {count:,}, more than "
                     f"{_MAX_NAMES:,}."
                 )
-    if _file(path, ADAPTER):
+    if find_file(path, ADAPTER):
         raise UserError(
             f"{path!r} holds an adapter, not a model ({ADAPTER}): merge it into its base model "
             "with peft's merge_and_unload(), and save the merged model."
         )
-    weights = _json(path, INDEX).get("weight_map", {})
+    weights = read_json(path, INDEX).get("weight_map", {})
     for name in sorted(set(map(str, weights.values()))) if isinstance(weights, dict) else ():
         if not _is_name(name) or not name.endswith(".safetensors"):
             raise UserError(
@@ -284,13 +270,13 @@ def _suspects(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, "asks to download code from the hub, which a2d never does"
 
 
-def _json(path: str, name: str) -> dict[str, Any]:
+def read_json(path: str, name: str) -> dict[str, Any]:
     """Read a JSON object of a model; empty if the file is missing.
 
     Raises:
         UserError: the file is damaged.
     """
-    place = _file(path, name)
+    place = find_file(path, name)
     if place is None:
         return {}
     file = Path(place)
@@ -311,7 +297,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a finite number")
 
 
-def _file(path: str, name: str) -> str | None:
+def find_file(path: str, name: str) -> str | None:
     """Local path of one of a model's files, downloaded if needed; None if there is no such file.
 
     Raises:

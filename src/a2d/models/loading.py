@@ -29,11 +29,14 @@ from a2d.families import (
     Geometry,
     activation_of,
     family_of,
+    has_two_vocabularies,
     positions_of,
     sizes_of,
 )
-from a2d.models.decoding import BEAMS, check_search, searching, token_ids
-from a2d.models.folders import read_config, read_model, reading, tensor_shapes
+from a2d.models.decoding import check_generates, check_search, check_tokens
+from a2d.models.folders import read_model, reading, tensor_shapes
+from a2d.models.model_settings import empty_model, read_config, read_generation_config
+from a2d.quoting import quoted
 
 
 def new_model(
@@ -130,8 +133,8 @@ def load_config(path: str | Path) -> Any:
     )
     with reading(path, problem):
         config = read_config(path)
-        family_of(config)
-        _check_sizes(config, path)
+    family_of(config)
+    _check_sizes(config, path)
     if FAMILIES.plugin(config.model_type):
         unknown = f"transformers cannot make the model of {path}: register its class in the plugin"
         with reading(path, unknown), torch.device("meta"):
@@ -147,49 +150,67 @@ MAX_POSITIONS = 32_768
 
 
 def _check_sizes(config: Any, path: str | Path) -> None:
+    family = family_of(config)
     try:
         shape, width = Geometry.of(config), sizes_of(config)["width"]
-        layers, heads = shape[:2], shape[2:]
-        vocabulary, activation = config.vocab_size, activation_of(config)
-        family = family_of(config)
-        named = (family.head_width, family.scaled_embeddings, family.one_vocabulary)
-        for name in (
-            *filter(None, named),
-            *family.vocabulary_sizes,
-            *chain(*family.sizes.values()),
-        ):
+        sizes = _named_sizes(config)
+        activation = activation_of(config)
+        switches = filter(None, (family.scaled_embeddings, family.one_vocabulary))
+        for name in (*switches, *chain(*family.sizes.values())):
             getattr(config, name)
-        limited = family.positions is not None
-        positions: Any = positions_of(config) if limited else 1
     except AttributeError as error:
         raise UserError(
             f"the record of the family {config.model_type!r} (a2d.families) names a setting that "
             f"the configuration of {path} lacks ({first_line(error)}): correct the record."
         ) from error
     problem = None
-    sizes = (*shape, vocabulary, width, positions)
+    layers, heads = shape[:2], set(shape[2:])
     dropouts = {name: value for name, value in config.to_dict().items() if "drop" in name}
-    if any(type(size) is not int or size < 1 for size in sizes):
-        problem = (
-            "a number of layers, heads, tokens or positions, or a width, is not a positive whole "
-            "number"
-        )
+    if wrong := [name for name, size in sizes.items() if type(size) is not int or size < 1]:
+        problem = f"its {wrong[0]} is {quoted(sizes[wrong[0]])}, and not a positive whole number"
+    elif not has_two_vocabularies(config) and (vocabularies := _vocabularies(config)):
+        listed = " and ".join(f"{name} is {size:,}" for name, size in vocabularies.items())
+        problem = f"its {listed}, but it has one vocabulary"
     elif config.is_encoder_decoder is not True:
-        problem = "it is not an encoder-decoder"
+        problem = "its is_encoder_decoder is not true, and a2d needs an encoder-decoder"
     elif max(layers) > MAX_LAYERS:
         problem = f"{max(layers):,} layers are more than {MAX_LAYERS:,}"
-    elif positions > MAX_POSITIONS:
-        problem = f"{positions:,} positions are more than {MAX_POSITIONS:,}"
-    elif family_of(config).head_width is None and any(width % count for count in heads):
-        problem = f"width {width} cannot be split into {' or '.join(map(str, set(heads)))} heads"
-    elif outside := [token for token in token_ids(config) if not 0 <= token < vocabulary]:
-        problem = f"the token {outside[0]} is outside the vocabulary of {vocabulary:,}"
+    elif family.positions is not None and sizes[family.positions] > MAX_POSITIONS:
+        positions = sizes[family.positions]
+        problem = f"its {family.positions} is {positions:,}, more than {MAX_POSITIONS:,}"
+    elif family.head_width is None and any(width % count for count in heads):
+        problem = f"width {width} cannot be split into {' or '.join(map(str, heads))} heads"
     elif str(activation).removeprefix("gated-") not in ACT2FN:
-        problem = f"transformers has no activation {activation!r}"
+        name = family.activation
+        problem = f"its {name} is {quoted(activation)}, and transformers has no such activation"
     elif wrong := [name for name, rate in dropouts.items() if not _is_rate(rate)]:
-        problem = f"{wrong[0]} is {dropouts[wrong[0]]!r}, and not a rate between 0 and 1"
+        rate = quoted(dropouts[wrong[0]])
+        problem = f"its {wrong[0]} is {rate}, and not a rate between 0 and 1"
+    try:
+        if problem is None:
+            check_tokens(config, config.vocab_size)
+    except ValueError as error:
+        problem = str(error)
     if problem is not None:
         raise UserError(f"the config.json of {path} is not valid: {problem}.")
+
+
+def _named_sizes(config: Any) -> dict[str, Any]:
+    """Return name → value of the settings of a configuration that are sizes.
+
+    Raises:
+        AttributeError: the configuration lacks one.
+    """
+    family = family_of(config)
+    names = [settings[0] for size, settings in family.sizes.items() if "dropout" not in size]
+    others = (*family.vocabulary_sizes, family.positions, family.head_width)
+    return {name: getattr(config, name) for name in (*names, *others) if name is not None}
+
+
+def _vocabularies(config: Any) -> dict[str, int]:
+    """Return name → value of the settings that hold different sizes of the vocabulary."""
+    sizes = {name: getattr(config, name) for name in family_of(config).vocabulary_sizes}
+    return sizes if len(set(sizes.values())) > 1 else {}
 
 
 def _is_rate(value: Any) -> bool:
@@ -210,10 +231,12 @@ def load_model(path: str | Path) -> PreTrainedModel:
         f"{path} holds no readable safetensors weights: load the model with transformers and save "
         "it with save_pretrained()"
     )
+    read_generation_config(path)  # first, because its errors are not those of weights
+    empty = empty_model(config, path)
     with reading(path, unreadable):
-        _check_shapes(config, tensor_shapes(path), path)
+        _check_shapes(config, empty, tensor_shapes(path), path)
         try:
-            model, loading_info = read_model(path)
+            model, loading_info = read_model(path, config)
         except RuntimeError as error:  # weights of other shapes
             if memory_is_full(error):
                 raise
@@ -286,7 +309,9 @@ _MAX_RATIO = 2
 """Largest ratio of a model's parameters to those in its files, which hold tied weights once."""
 
 
-def _check_shapes(config: Any, shapes: Sequence[tuple[int, ...]], path: str | Path) -> None:
+def _check_shapes(
+    config: Any, empty: PreTrainedModel, shapes: Sequence[tuple[int, ...]], path: str | Path
+) -> None:
     """Check that the weights have the configured sizes, before libraries reserve memory."""
     if not shapes:
         return
@@ -298,9 +323,8 @@ def _check_shapes(config: Any, shapes: Sequence[tuple[int, ...]], path: str | Pa
     elif layers > len(shapes):
         problem = f"{layers:,} layers"
     else:
-        with torch.device("meta"):
-            empty = AutoModelForSeq2SeqLM.from_config(copy.deepcopy(config))
         needed, in_files = count_parameters(empty), sum(map(prod, shapes))
+        needed += sum(buffer.numel() for buffer in empty.buffers())
         computed = width * 2 * (positions_of(config) or 0)
         if needed > _MAX_RATIO * in_files + computed:
             problem = f"{needed:,} parameters"
@@ -324,9 +348,7 @@ def _check_runs(model: PreTrainedModel, path: str | Path) -> None:
         logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=ids).logits
         if logits.shape != (1, 2, model.config.vocab_size) or not logits.isfinite().all():
             raise ValueError("its logits are not finite, or not one per token")
-        with searching(model) as settings:
-            beams = settings.num_beams or BEAMS
-            model.generate(input_ids=ids, attention_mask=mask, num_beams=beams, max_length=3)
+    check_generates(model, path)
 
 
 def infinite_tensors(model: nn.Module) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields
 from importlib import resources
 from itertools import combinations, product
 from math import prod
@@ -202,20 +202,38 @@ class Recipe(Section):
             )
         return self
 
+    def _effect_of(self, method: MethodEntry) -> dict[str, Any]:
+        """Settings of a method that its students depend on, without the order of groups."""
+        settings = method.used(self.corpus.monolingual is not None)
+        groups = set(method.groups.split("+")) & set(method.definition.groups)
+        return settings | ({"groups": groups} if "groups" in settings else {})
+
     @model_validator(mode="after")
     def _check_duplicates(self) -> Recipe:
-        """Refuse methods of one name, equal methods and equal seeds."""
+        """Refuse methods of one name, methods that train the same students, and equal seeds."""
         names = [method.name for method in self.methods]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two methods are called {name!r}: give each a name of its own")
         for first, second in combinations(self.methods, 2):
-            if replace(first, name=second.name) == second:
-                raise ValueError(f"methods {first.name!r} and {second.name!r} are the same")
+            if self._effect_of(first) == self._effect_of(second):
+                raise ValueError(
+                    f"methods {first.name!r} and {second.name!r} {_same(first, second)}"
+                )
         for seed in self.seeds:
             if self.seeds.count(seed) > 1:
                 raise ValueError(f"seed {seed} occurs twice: the same training would run twice")
         return self
+
+
+def _same(first: MethodEntry, second: MethodEntry) -> str:
+    """Say why two methods train the same students, as a predicate."""
+    used = first.used(monolingual=False)
+    names = (field.name for field in fields(first) if field.name not in (*used, "name"))
+    unused = [name for name in names if getattr(first, name) != getattr(second, name)]
+    if not unused:
+        return "are the same"
+    return f"differ only in {unused[0]}, which {first.method} does not use: give it one value"
 
 
 def _expand(entry: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -25,18 +26,24 @@ if TYPE_CHECKING:
     from a2d.runs.run import Run
 
 
+def folders(run: Run) -> tuple[Path, Path]:
+    """Folders of the results and of the plots."""
+    return run.folder / "results" / run.recipe.evaluation.split, run.folder / "plots"
+
+
 def write(run: Run) -> None:
     """Write results and plots of a finished run; print its table and samples."""
     folder, console, split = run.folder, run.console, run.recipe.evaluation.split
+    results_folder, plots_folder = folders(run)
     with show_activity(console, "Writing results and plots…"):
         rows = results.collect(run)
-        results.write(folder / "results" / split, rows, run)
-        plots.curves(results.mean_curves(run), folder / "plots/curves.png")
-        plots.scores(rows, folder / f"plots/scores-{split}.png", split)
+        results.write(results_folder, rows, run)
+        plots.curves(results.mean_curves(run), plots_folder / "curves.png")
+        plots.scores(rows, plots_folder / f"scores-{split}.png", split)
         for model in run.all(Student):
             if (model.folder / FILE_NAME).exists():
                 alignment = AttentionAlignment.load(model.folder / FILE_NAME)
-                plots.alignment(alignment, folder / f"plots/alignment-{model.name}.png")
+                plots.alignment(alignment, plots_folder / f"alignment-{model.name}.png")
         page.report(folder)
     console.print(table(rows, "Test set" if split == "test" else "Validation set"), "")
     for name, signature in teacher_translations(run).figures["signatures"].items():

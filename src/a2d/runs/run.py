@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from a2d.errors import UserError
 from a2d.families import FAMILIES
-from a2d.files import identity, require_space, write_text
+from a2d.files import identity, require_folder, require_space, write_text
 from a2d.models.loading import load_config
 from a2d.plugin_errors import packages
 from a2d.plugins import plugin_of
@@ -242,6 +242,8 @@ def carry_out(
     check_folders(run.stages, folder)
     for stage in run.stages:
         stage.check()
+    for place in (*report.folders(run), run.inputs.tensorboard):
+        require_folder(place)
     require_space(folder, space_needed(run))
     with _locked(folder), log_to(log_file(folder / LOG_FILE)), run:
         write_text(folder / RECIPE, yaml.safe_dump(run.recipe.model_dump(), sort_keys=False))

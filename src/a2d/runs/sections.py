@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from a2d.plain_yaml import check_number
 from a2d.suggestions import nearest
+from a2d.training.settings import check_kind
 
 _T = TypeVar("_T")
 
@@ -33,6 +41,13 @@ def check_numbers(section: _T) -> _T:
     return section
 
 
+def keep_kind(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """Validate a setting; booleans are no numbers, and numbers no booleans (`check_kind`)."""
+    valid = handler(value)
+    check_kind(value, valid)
+    return valid
+
+
 class Section(BaseModel):
     """A part of a recipe. It refuses unknown keys, and its values do not change.
 
@@ -44,6 +59,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     replaces: ClassVar[dict[str, tuple[str, ...]]] = {}
 
+    _kinds = field_validator("*", mode="wrap")(keep_kind)
     _bounded = model_validator(mode="after")(check_numbers)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from a2d.errors import UserError
@@ -15,7 +15,7 @@ from a2d.models.export import Quantization
 from a2d.models.fidelity import MAX_LOSS
 from a2d.models.loading import MAX_LAYERS
 from a2d.models.students import Start
-from a2d.runs.sections import CONFIG, Section, check_numbers
+from a2d.runs.sections import CONFIG, Section, check_numbers, keep_kind
 from a2d.text.languages import check_codes
 from a2d.training.settings import MethodName, ObjectiveSettings, TrainingSettings
 
@@ -135,6 +135,7 @@ class Training(TrainingSettings):
     evaluate_every: Annotated[float, Field(gt=0)] = 1.0
     sized: bool = False
 
+    _kinds = field_validator("*", mode="wrap")(keep_kind)
     _bounded = model_validator(mode="after")(check_numbers)
 
     @model_validator(mode="after")
@@ -267,6 +268,20 @@ class MethodSettings(ObjectiveSettings):
         """Look up the method, which says what it needs."""
         return METHODS[self.method]
 
+    def used(self, monolingual: bool) -> dict[str, Any]:
+        """Return name → value of the settings that a student depends on.
+
+        Args:
+            monolingual: the corpus has monolingual text.
+        """
+        names = {"method", *self.definition.settings}
+        if self.definition.uses_teacher or self.student_start != "random":
+            names.add("student_start")
+        if self.definition.sequences and monolingual:
+            names.add("monolingual")
+        return {name: getattr(self, name) for name in sorted(names)}
+
+    _kinds = field_validator("*", mode="wrap")(keep_kind)
     _bounded = model_validator(mode="after")(check_numbers)
 
 

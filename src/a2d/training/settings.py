@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, get_type_hints
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from a2d.errors import UserError
 from a2d.method.attention import GROUPS
@@ -147,6 +148,27 @@ def values_of(settings: Any, *owners: type) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in names}
 
 
+def check_kind(value: Any, valid: Any) -> None:
+    """Check that validation did not make a number of a truth value, or the reverse.
+
+    Pydantic takes true for 1, and 1 for true; in settings, both are slips.
+
+    Args:
+        value: value of a setting, or a list of values.
+        valid: what validation made of it.
+
+    Raises:
+        PydanticCustomError: it is of another kind.
+    """
+    if isinstance(value, list) and isinstance(valid, list):
+        for one, other in zip(value, valid, strict=True):
+            check_kind(one, other)
+    elif isinstance(value, int | float) and isinstance(value, bool) != isinstance(valid, bool):
+        if isinstance(value, bool):
+            raise PydanticCustomError("number_type", "Input should be a number, not true or false")
+        raise PydanticCustomError("bool_type", "Input should be true or false")
+
+
 def validate(settings: Any, *owners: type) -> None:
     """Check and convert an object's settings by the classes that define them, in place.
 
@@ -163,10 +185,17 @@ def validate(settings: Any, *owners: type) -> None:
             value = getattr(settings, field.name)
             try:
                 valid = TypeAdapter(hints[field.name]).validate_python(value)
-            except ValidationError as error:
-                message = error.errors()[0]["msg"]
+                check_kind(value, valid)
+            except (ValidationError, PydanticCustomError) as error:
+                message = _message(error)
                 if message.startswith("Value error, "):
                     raise UserError(message.removeprefix("Value error, ")) from None
                 message = message.replace("Input should be", "it must be")
                 raise UserError(f"{field.name} is {value!r}: {message}.") from None
             setattr(settings, field.name, valid)
+
+
+def _message(error: ValidationError | PydanticCustomError) -> str:
+    if isinstance(error, ValidationError):
+        return str(error.errors()[0]["msg"])
+    return error.message()

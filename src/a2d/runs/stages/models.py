@@ -107,20 +107,17 @@ class Teacher(Model):
 
 
 def training_settings(
-    shape: Shape, method: MethodEntry, training: Training, seed: int
+    shape: Shape, method: MethodEntry, training: Training, seed: int, monolingual: bool = False
 ) -> dict[str, Any]:
     """Collect the settings that a training depends on, as JSON.
 
     Settings that the method does not use are left out, because they do not change the model.
     """
-    names = {"method", *method.definition.settings}
-    if method.definition.uses_teacher or method.student_start != "random":
-        names |= {"student_start"}
     schedule = {name: value for name, value in asdict(training).items() if value is not None}
     del schedule["sized"]
     return {
         "shape": shape.model_dump(exclude_none=True),
-        "method": {name: getattr(method, name) for name in sorted(names)},
+        "method": method.used(monolingual),
         "training": schedule,
         "seed": seed,
     }

@@ -105,9 +105,10 @@ class Student(Model):
         teacher = run.one(Teacher)
         size = _size(shape, run)
         start = None
-        parts = parts_for(method, bool(run.corpus.monolingual))
+        monolingual = bool(run.corpus.monolingual)
+        parts = parts_for(method, monolingual)
         settings: dict[str, Any] = {"vocabulary": run.one(Vocabulary).fingerprint}
-        settings |= training_settings(shape, method, recipe.training, seed)
+        settings |= training_settings(shape, method, recipe.training, seed, monolingual)
         if needs.uses_teacher or method.student_start == "teacher":
             settings["teacher"] = teacher.fingerprint
         if method.student_start == "teacher":
@@ -118,8 +119,6 @@ class Student(Model):
             if part != PARALLEL:
                 key = MONOLINGUAL if part == MONOLINGUAL else "references"
                 settings[key] = sequences[part].fingerprint
-        if needs.sequences and run.corpus.monolingual:
-            settings["method"][MONOLINGUAL] = method.monolingual
         plugins = METHODS.plugin(method.method)
         if "formula" in needs.settings:
             plugins |= FORMULAS.plugin(method.formula)
@@ -156,14 +155,20 @@ def _size(shape: Shape, run: Run) -> str:
 
 
 def space_needed(run: Run) -> int:
-    """Estimate the bytes still to be written: models, and checkpoints of those under way."""
+    """Estimate the bytes still to be written.
+
+    These are models, the weights they start from, and checkpoints of those under way.
+    """
     teacher, vocabulary = run.recipe.teacher, run.recipe.vocabulary.size
     if teacher.path is not None and not teacher.trim:
         vocabulary = load_config(teacher.path).vocab_size
     shapes = [model.shape for model in trained_models_of(run) if not model.done]
     sizes = sorted(_parameters(vocabulary, shape) for shape in shapes if shape is not None)
+    missing = [start for start in run.all(StudentStart) if start._is_needed(run) and not start.done]
+    starts = sum(_parameters(vocabulary, start.shape) for start in missing)
     # A checkpoint holds weights and two Adam moments; three exist while the oldest goes.
-    return 4 * (sum(sizes) + 9 * sum(sizes[-run.recipe.compute.parallel :])) + 50_000_000
+    checkpoints = 9 * sum(sizes[-run.recipe.compute.parallel :])
+    return 4 * (sum(sizes) + starts + checkpoints) + 50_000_000
 
 
 def _parameters(vocabulary: int, shape: Shape) -> int:
