@@ -1,5 +1,6 @@
 """Every code block of README and docs is run, or at least parsed."""
 
+import json
 import os
 import re
 import shlex
@@ -55,6 +56,21 @@ def run_python(folder, *arguments):
         text=True,
         check=False,
     )
+
+
+def test_the_notebook_runs(tmp_path):
+    cells = json.loads((ROOT / "docs/notebook.ipynb").read_text("utf-8"))["cells"]
+    assert len(cells) == 10
+    programs = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    program = "\n".join(programs)
+    assert "max_steps=150" in program
+    # The first trained updates suffice to see that every cell works.
+    (tmp_path / "notebook.py").write_text(program.replace("max_steps=150", "max_steps=5"), "utf-8")
+    done = run_python(tmp_path, "notebook.py")
+    assert done.returncode == 0, done.stderr
+    assert "translations differ from the original's" in done.stdout
+    assert (tmp_path / "notebook-report.html").stat().st_size > 500_000
+    assert "longer than the specified maximum" not in done.stderr
 
 
 # Shell

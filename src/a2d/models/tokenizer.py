@@ -132,7 +132,7 @@ def _check_works(tokenizer: PreTrainedTokenizerBase) -> None:
     encoded = encode_sources(tokenizer, texts, 100)
     # M2M100's tokenizer encodes targets only if it is set to their language.
     if getattr(tokenizer, "tgt_lang", "") is not None:
-        encoded += tokenizer(text_target=texts)["input_ids"]
+        encoded += tokenizer(text_target=texts, verbose=False)["input_ids"]
     if not all(encoded) or min(map(min, encoded)) < 0:
         raise ValueError("it encodes a text as no tokens, or as negative numbers")
     batch = tokenizer.pad({"input_ids": encoded[:2]}, return_tensors="pt")
