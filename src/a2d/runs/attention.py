@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from a2d.families import Geometry
 from a2d.method.alignment import FILE_NAME, AttentionAlignment
@@ -67,37 +68,55 @@ def sample_maps(run: Run) -> list[dict[str, Any]]:
     models = [load_to_run(model.path).eval() for model in (teacher, student)]
     for model in models:
         enable_capture(model)
+    formula = FORMULAS[student.method.formula]
+    shapes = [Geometry.of(model.config) for model in models]
     sentences = []
-    for pair, row in zip(chosen, tokenise(chosen, tokenizer) if chosen else [], strict=True):
-        if max(len(row["input_ids"]), len(row["labels"])) > _MAX_TOKENS:
+    for pair in chosen:
+        batch = encode(pair, tokenizer)
+        if max(batch[name].shape[1] for name in ("input_ids", "labels")) > _MAX_TOKENS:
             continue
-        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
-        device = models[0].device
-        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        features = []
-        with torch.inference_mode():
-            for model in models:
-                signals = model_signals(model, batch, Needs(stacked=True))
-                assert signals.features is not None
-                features.append(signals.features)
-        inputs = decoder_inputs(models[0], batch["labels"])
-        formula = FORMULAS[student.method.formula]
-        shapes = [Geometry.of(model.config) for model in models]
+        features = [features_of(model, batch) for model in models]
         sentences.append(
             {
                 "source": pair.source,
                 "reference": pair.target,
                 "student": student.name,
-                "sourceTokens": tokenizer.convert_ids_to_tokens(row["input_ids"]),
-                "targetTokens": tokenizer.convert_ids_to_tokens(row["labels"]),
-                "inputTokens": tokenizer.convert_ids_to_tokens(inputs[0].tolist()),
+                **tokens_of(batch, models[0], tokenizer),
                 "groups": {
                     group: _group(group, features, shapes, alignment, formula) for group in GROUPS
                 },
             }
         )
     return sentences
+
+
+def encode(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
+    """Encode a pair as a batch: `input_ids` and `attention_mask` (1, S), `labels` (1, T)."""
+    (row,) = tokenise([pair], tokenizer)
+    ids = torch.tensor([row["input_ids"]])
+    labels = torch.tensor([row["labels"]])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+@torch.inference_mode()
+def features_of(model: PreTrainedModel, batch: dict[str, Tensor]) -> Features:
+    """Compute a model's features for a batch; the model needs `enable_capture` beforehand."""
+    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    features = model_signals(model, batch, Needs(stacked=True)).features
+    assert features is not None
+    return features
+
+
+def tokens_of(
+    batch: dict[str, Tensor], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list[str]]:
+    """Name the tokens of a batch: those of the source, the target, and the decoder's inputs."""
+    ids = {
+        "sourceTokens": batch["input_ids"],
+        "targetTokens": batch["labels"],
+        "inputTokens": decoder_inputs(model, batch["labels"]),
+    }
+    return {name: tokenizer.convert_ids_to_tokens(each[0].tolist()) for name, each in ids.items()}
 
 
 def _group(
