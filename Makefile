@@ -1,4 +1,5 @@
-# make demo     the embedded corpus from text to table, on this machine
+# make demo     a small translation model out of the packaged teacher, with a report, in minutes
+# make compare  methods compared: a teacher and four students from scratch, a quarter of an hour
 # make docs     the documentation as a site in build/site; without a network once it is installed
 # make results  the tables and pictures of the results' pages, from the files in results/
 # make bench    measure what distillation costs on this machine, and fill docs/speed.md
@@ -20,10 +21,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo docs results bench gpu test faults format clean
+.PHONY: demo compare docs results bench gpu test faults format clean
 
-demo: .venv/.installed
+demo: .venv/.installed-demo
 	$(BIN)/a2d run demo
+	@if [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ]; then xdg-open runs/demo/report.html; fi || true
+
+compare: .venv/.installed
+	$(BIN)/a2d run methods
 
 docs: .venv/.installed-docs
 	PYTHONPATH=tools $(BIN)/zensical build --strict --clean
@@ -60,6 +65,10 @@ clean:
 # The stamps are as old as the last installation: a second call installs nothing.
 .venv/.installed: pyproject.toml tools/venv.py
 	$(PYTHON) tools/venv.py
+	@touch $@
+
+.venv/.installed-demo: .venv/.installed
+	$(PYTHON) tools/venv.py corpora,ctranslate2
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed

@@ -2,8 +2,8 @@
 
     python benchmarks/checksums.py [RECIPE [KEY=VALUE …]]
 
-The default recipe is `demo`. The run is carried out in a temporary folder, and then repeated, which
-compares all files with their manifests.
+The default recipe is `methods`. The run is carried out in a temporary folder, and then repeated,
+which compares all files with their manifests.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def timed(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def main() -> None:
     """Carry out a run twice, and print the share of checksums."""
-    name, *overrides = sys.argv[1:] or ["demo"]
+    name, *overrides = sys.argv[1:] or ["methods"]
     recipe = load_recipe(name, [*overrides, "compute.parallel=1"])  # all in this process
     for module in (stage, checkpoints, shards, teacher_cache):
         for function in ("seal", "damage"):

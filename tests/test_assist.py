@@ -35,7 +35,7 @@ def stopped(tmp_path_factory):
         "evaluation={beams: 2, samples: 1}",
         "compute.parallel=1",
     ]
-    recipe = load_recipe("demo", settings)
+    recipe = load_recipe("methods", settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "translate_in_shards", interrupt)
         with pytest.raises(KeyboardInterrupt):

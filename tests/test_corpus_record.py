@@ -32,7 +32,7 @@ class Setup:
 
     def recipe(self, *overrides):
         return load_recipe(
-            "demo",
+            "methods",
             [
                 *(f"corpus.{part}={self.folder / part}.tsv" for part in PARTS),
                 "vocabulary.size=400",

@@ -23,7 +23,7 @@ LANGUAGES = {"bash", "python", "yaml", "text"}
 """Languages of code blocks; `text` is the output of commands."""
 
 SHAPE = {"encoder_layers": 2, "decoder_layers": 1, "heads": 8, "width": 128, "feed_forward": 512}
-BASE = {"extends": "demo", "name": "docs", "students": [SHAPE], "methods": ["seqkd"]}
+BASE = {"extends": "methods", "name": "docs", "students": [SHAPE], "methods": ["seqkd"]}
 """Recipe that fragments of recipes are merged into."""
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -107,7 +107,7 @@ def check_a2d(words):
     if path == ["run"]:
         load_recipe(values["recipe"], values["overrides"] or [])
     elif path == ["distill"]:
-        load_recipe("demo", values["overrides"] or [])
+        load_recipe("methods", values["overrides"] or [])
     elif path[0] == "data":
         rules = re.compile(r"(?!\{)[\w.]+=")
         make_cleaning([word for word in values["files"] if rules.match(word)])
@@ -157,7 +157,7 @@ def test_wrong_commands_are_noticed():
     with pytest.raises(Exception, match="--student-layer"):
         check_command(["a2d", "distill", "--student-layer", "3x2"])
     with pytest.raises(Exception, match="unknown key"):
-        check_command(["a2d", "run", "demo", "training.epochs=3"])
+        check_command(["a2d", "run", "methods", "training.epochs=3"])
 
 
 # Recipes
@@ -201,8 +201,8 @@ def test_settings_in_prose_exist(page):
 def prepare(folder):
     """Prepare the inputs of the docs' programs: models of earlier steps, a translation system."""
     teacher = teachers.model_path("builtin:en-pt")
-    shutil.copytree(teacher, folder / "runs/demo/models/a2d-2+1x8-seed1")
-    export(folder / "runs/demo/models/a2d-2+1x8-seed1", folder / "small-de-en-int8", "int8")
+    shutil.copytree(teacher, folder / "runs/methods/models/a2d-2+1x8-seed1")
+    export(folder / "runs/methods/models/a2d-2+1x8-seed1", folder / "small-de-en-int8", "int8")
     (folder / "my_system.py").write_text("translate = str.upper\n")
 
 

@@ -14,7 +14,7 @@ from a2d.runs.recipe import load_recipe
 
 
 def recipe(*overrides):
-    return load_recipe("demo", ["methods=[seqkd]", *overrides])
+    return load_recipe("methods", ["methods=[seqkd]", *overrides])
 
 
 def pretrained(folder):
@@ -81,7 +81,7 @@ class TestEngine:
         assert resolve(recipe(), tmp_path / "new").sequences.engine == "ctranslate2"
 
     def test_is_not_resolved_without_need(self, tmp_path, bare):
-        assert resolve(load_recipe("demo", []), tmp_path).sequences.engine == "auto"
+        assert resolve(load_recipe("methods", []), tmp_path).sequences.engine == "auto"
 
 
 @pytest.mark.parametrize("pays", [True, False])

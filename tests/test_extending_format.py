@@ -70,8 +70,8 @@ def test_a2d_data_reads_it(plugin, corpus, tmp_path, command):
 def test_a_run_reads_it_and_its_record_depends_on_the_plugin(plugin, corpus, tmp_path):
     held_out = [f"corpus.{name}={tmp_path / name}.bars" for name in ("valid", "test")]
     settings = [f"corpus.train={corpus}", *held_out]
-    before = hash_of_inputs(load_recipe("demo", settings))
-    recipe = load_recipe("demo", [*settings, f"plugins=[{plugin}]"])
+    before = hash_of_inputs(load_recipe("methods", settings))
+    recipe = load_recipe("methods", [*settings, f"plugins=[{plugin}]"])
     assert list(map(len, read_splits(recipe)[:3])) == [30, 30, 30]
     assert hash_of_inputs(recipe) != before
 

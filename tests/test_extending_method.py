@@ -101,7 +101,7 @@ def test_a_method_needs_a_teacher_and_is_named_in_configurations(tmp_path, token
         trainer(tmp_path, tokenizer, data, teacher=False, method=method.name)
     with pytest.raises(UserError, match="unknown method 'mean-map': did you mean 'mean-maps'"):
         trainer(tmp_path, tokenizer, data, method="mean-map")
-    assert load_recipe("demo", ["methods=[mean-maps]"]).methods[0].method == "mean-maps"
+    assert load_recipe("methods", ["methods=[mean-maps]"]).methods[0].method == "mean-maps"
     assert method.settings == {"beta", "decay", "beta_until", "groups", "alignment_learning_rate"}
     with pytest.raises(UserError, match="a method 'mean-maps' exists already"):
         register_method(method)
@@ -128,7 +128,7 @@ def test_a_copy_of_a_formula_trains_equally(tmp_path, tokenizer, data, formula):
 
 
 def test_a_formula_is_named_in_configurations(formula):
-    recipe = load_recipe("demo", ["methods=[{method: a2d, formula: naive-paper}]"])
+    recipe = load_recipe("methods", ["methods=[{method: a2d, formula: naive-paper}]"])
     assert recipe.methods[0].formula == formula.name
     with pytest.raises(UserError, match="a formula 'naive-paper' exists already"):
         register_formula(formula)
@@ -305,7 +305,7 @@ def test_settings_that_do_not_exist_are_refused(tmp_path, tokenizer, data):  # n
         with pytest.raises(UserError, match=message):
             trainer(tmp_path, tokenizer, data, method="odd")
         with pytest.raises(UserError, match=message):
-            load_recipe("demo", ["methods=[odd]"])
+            load_recipe("methods", ["methods=[odd]"])
     finally:
         del METHODS["odd"]
 

@@ -82,7 +82,7 @@ def finished(registered, tmp_path_factory):
         "evaluation={beams: 1, samples: 1}",
         "compute.parallel=1",
     ]
-    recipe = load_recipe("demo", settings)
+    recipe = load_recipe("methods", settings)
 
     def run():
         finished_before.clear()

@@ -118,11 +118,11 @@ def test_without_validation_text_the_remedy_is_named(tmp_path):
 
 
 def test_the_validation_set_of_a_model_s_run_is_found(tmp_path):
-    for run in (tmp_path / "small.run", tmp_path / "runs/demo"):
+    for run in (tmp_path / "small.run", tmp_path / "runs/methods"):
         (run / "corpus").mkdir(parents=True)
         (run / "corpus/valid.source.txt").write_text("eins\nzwei\n")
         (run / "corpus/valid.reference.txt").write_text("jadno\ndwě\n")
-    for model in (tmp_path / "small", tmp_path / "runs/demo/models/kd-1+1x4-seed1"):
+    for model in (tmp_path / "small", tmp_path / "runs/methods/models/kd-1+1x4-seed1"):
         model.mkdir(parents=True)
         assert find_pairs(str(model)) == [("eins", "jadno"), ("zwei", "dwě")]
     assert find_pairs(str(tmp_path)) == find_pairs("me/small-de-en") == []
@@ -192,7 +192,7 @@ def test_a_lost_export_is_made_again(run):
 
 def test_students_that_cannot_be_exported_are_refused_before_the_training(tmp_path):
     shape = "{encoder_layers: 1, decoder_layers: 1, heads: 4, decoder_heads: 2}"
-    recipe = load_recipe("demo", [f"students=[{shape}]", "export.quantizations=[int8]"])
+    recipe = load_recipe("methods", [f"students=[{shape}]", "export.quantizations=[int8]"])
     with pytest.raises(UserError, match="cannot be exported: students have different numbers"):
         carry_out(recipe, tmp_path / "run", Console(quiet=True))
     assert not (tmp_path / "run").exists()

@@ -172,7 +172,7 @@ class TestSpace:
 
     def test_relative_folders(self, tmp_path, queries, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        require_space(module.Path("runs/demo"), 1)
+        require_space(module.Path("runs/methods"), 1)
         assert queries == [tmp_path]
 
 

@@ -81,7 +81,7 @@ class Setup:
 
     def recipe(self, *overrides, teacher=None, methods=f"[seqkd, {BOTH}]"):
         return load_recipe(
-            "demo",
+            "methods",
             [
                 *(f"corpus.{part}={self.folder / part}.tsv" for part in self.parts),
                 f"corpus.monolingual={self.folder / 'alone.txt'}",
@@ -345,7 +345,7 @@ class TestRefused:
 
     def refused(self, *overrides):
         with pytest.raises(UserError) as caught:
-            load_recipe("demo", [f"students=[{SHAPE}]", *overrides])
+            load_recipe("methods", [f"students=[{SHAPE}]", *overrides])
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -399,7 +399,7 @@ class TestRefused:
     def test_a_recipe_that_extends_one_replaces_its_teacher(self, tmp_path):
         path = tmp_path / "mine.yaml"
         for form in ("command: cat", "translations: x.tsv"):
-            text = f"extends: demo\nteacher: {{{form}}}\nstudents: [{SHAPE}]\nmethods: [seqkd]\n"
+            text = f"extends: methods\nteacher: {{{form}}}\nstudents: [{SHAPE}]\nmethods: [seqkd]\n"
             path.write_text(text)
             assert load_recipe(str(path)).teacher.foreign
         (tmp_path / "next.yaml").write_text("extends: mine.yaml\nteacher: {path: some/model}\n")

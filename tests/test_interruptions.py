@@ -57,7 +57,7 @@ main()
 
 
 def test_a_long_computation_is_ended_from_outside(tmp_path):
-    process = start(["-c", LATE], "run", "demo", cwd=tmp_path)
+    process = start(["-c", LATE], "run", "methods", cwd=tmp_path)
     assert process.stdout.readline() == "begun\n"
     # A thread receives the signal: the main thread keeps sleeping.
     errors = end(process, signal.SIGTERM, whole_group=False)
@@ -85,7 +85,7 @@ main()
 
 
 def test_a_signal_within_a_finaliser(tmp_path):
-    process = start(["-c", FINALISER], "run", "demo", cwd=tmp_path)
+    process = start(["-c", FINALISER], "run", "methods", cwd=tmp_path)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert errors == "Interrupted: repeat the command to continue a run.\n"

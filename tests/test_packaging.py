@@ -91,9 +91,9 @@ def test_the_wheel_runs_outside_a_clone(distributions, tmp_path):
         *(f"{s}.num_train_epochs=null" for s in ("training", "teacher.training")),
         "evaluation.beams=1",
     ]
-    text = a2d("run", "demo", *settings)
+    text = a2d("run", "methods", *settings)
     assert "report.html" in text
-    assert (tmp_path / "runs/demo/report.html").stat().st_size > 500_000
+    assert (tmp_path / "runs/methods/report.html").stat().st_size > 500_000
 
 
 def test_workflow_and_hooks_use_what_the_project_has():

@@ -56,11 +56,20 @@ def settings(corpus):
 
 
 def command(corpus, output):
-    return [sys.executable, "-m", "a2d", "run", "demo", *settings(corpus), "--output", str(output)]
+    return [
+        sys.executable,
+        "-m",
+        "a2d",
+        "run",
+        "methods",
+        *settings(corpus),
+        "--output",
+        str(output),
+    ]
 
 
 def run(corpus, output, *overrides):
-    recipe = load_recipe("demo", [*settings(corpus), "compute.parallel=1", *overrides])
+    recipe = load_recipe("methods", [*settings(corpus), "compute.parallel=1", *overrides])
     console = Console(record=True, width=100)
     carry_out(recipe, Path(output), console)
     return console.export_text()
@@ -132,7 +141,7 @@ def test_report_shows_the_run(finished, corpus):
     assert data["sources"] == [pair.source for pair in read_corpus(corpus / "test.tsv")]
     assert data["curves"].keys() == {"teacher", "baseline-1+1x4", "kd-1+1x4", "a2d-1+1x4"}
     validations = [sum("eval_chrf" in e for e in log) for log in data["curves"].values()]
-    assert validations == [3, 4, 4, 4]  # the demo's teacher is validated every 1.5 epochs
+    assert validations == [3, 4, 4, 4]  # the recipe's teacher is validated every 1.5 epochs
     (alignment,) = data["alignments"].values()
     assert {g: (len(a["weights"]), len(a["weights"][0])) for g, a in alignment.items()} == {
         "encoder": (4, 4),

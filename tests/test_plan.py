@@ -15,7 +15,7 @@ SHAPE = "encoder_layers: 2, decoder_layers: 1, heads: 4"
 
 
 def plan(folder, *overrides):
-    return run_of(load_recipe("demo", overrides), folder, SPLITS)
+    return run_of(load_recipe("methods", overrides), folder, SPLITS)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ class TestNames:
 def test_held_out_pairs_with_an_empty_side_are_left_out_with_a_warning(tmp_path, caplog):
     lines = ["ja\tjo", "nein\t", "\tně", "gut\tdobry"]
     (tmp_path / "test.tsv").write_text("\n".join(lines))
-    recipe = load_recipe("demo", [f"corpus.test={tmp_path}/test.tsv"])
+    recipe = load_recipe("methods", [f"corpus.test={tmp_path}/test.tsv"])
     assert read_splits(recipe).test == [("ja", "jo"), ("gut", "dobry")]
     warnings = [record.getMessage() for record in caplog.records]
     assert (
@@ -66,7 +66,7 @@ def test_every_pair_is_counted(tmp_path, limit):
     lines += [f"Wort{'a' * number}!\tsłowo{'a' * number}" for number in range(0, 500, 4)]
     (tmp_path / "train.tsv").write_text("\n".join([*lines, lines[0], "ja\t"]))
     overrides = [f"corpus.train={tmp_path}/train.tsv", "corpus.valid=null", "corpus.test=null"]
-    splits = read_splits(load_recipe("demo", [*overrides, f"corpus.limit={limit}"]))
+    splits = read_splits(load_recipe("methods", [*overrides, f"corpus.limit={limit}"]))
     counts = splits.cleaning.as_dict()
     parts = len(splits.train), len(splits.valid), len(splits.test)
     assert counts["read"] == len(lines) + 2 == sum(n for k, n in counts.items() if k != "read")

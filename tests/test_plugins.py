@@ -94,7 +94,7 @@ def test_a_change_after_the_import_is_noticed(plugin):
 def test_that_fail_are_named(plugin, text, message):
     path = plugin(text, f"failing{len(text)}.py")
     with pytest.raises(UserError, match="plugins: ") as caught:
-        load_recipe("demo", [f"plugins=[{path}]"])
+        load_recipe("methods", [f"plugins=[{path}]"])
     assert f"{path}{'' if message[0] == ',' else ' '}{message}" in str(caught.value)
 
 
@@ -132,7 +132,7 @@ COMMANDS = {
     "export": ["export", "/no/model", "--output", "out"],
     "inspect": ["data", "inspect", "/no/corpus.tsv"],
     "convert": ["data", "convert", "/no/corpus.tsv", "-o", "out.tsv"],
-    "run": ["run", "demo", "corpus.train=/no/corpus.tsv", "--output", "out"],
+    "run": ["run", "methods", "corpus.train=/no/corpus.tsv", "--output", "out"],
     "shapes": ["shapes", "/no/model"],
     "distill": [
         *("distill", "--teacher", "/no/model", "--data", "/no/corpus.tsv", "--source", "de"),
@@ -168,7 +168,7 @@ def test_of_the_command_line_belong_to_the_recipe(plugin):
     first, second = plugin("x = 1"), plugin("x = 2", "second.py")
     plugins.named[:] = [first, second]
     try:
-        assert load_recipe("demo", [f"plugins=[{second}]"]).plugins == [second, first]
+        assert load_recipe("methods", [f"plugins=[{second}]"]).plugins == [second, first]
     finally:
         plugins.named.clear()
 
@@ -217,7 +217,7 @@ def test_errors_of_their_code_end_a_command(plugin, monkeypatch, capsys, functio
 )
 def test_that_are_no_files_are_named(value, message):
     with pytest.raises(UserError, match=message):
-        load_recipe("demo", [f"plugins={value}"])
+        load_recipe("methods", [f"plugins={value}"])
 
 
 def test_a_file_by_two_paths_is_one_plugin(tmp_path):
@@ -228,7 +228,7 @@ def test_a_file_by_two_paths_is_one_plugin(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", ["data inspect x --plugin f.py", "--plugin a.py run demo --plugin=f.py"]
+    "arguments", ["data inspect x --plugin f.py", "--plugin a.py run methods --plugin=f.py"]
 )
 def test_the_option_after_the_command_is_refused(arguments):
     with pytest.raises(UserError, match="--plugin goes before the command: a2d --plugin FILE C"):
@@ -236,13 +236,13 @@ def test_the_option_after_the_command_is_refused(arguments):
 
 
 def test_the_option_before_the_command_is_accepted():
-    check_arguments(["--debug", "--plugin", "a.py", "--plugin", "run", "run", "demo"])
+    check_arguments(["--debug", "--plugin", "a.py", "--plugin", "run", "run", "methods"])
 
 
 @pytest.mark.parametrize("value", ["mine.py", "[1]", "{a: b}"])
 def test_malformed_lists_are_refused(value):
     with pytest.raises(UserError, match="plugins"):
-        load_recipe("demo", [f"plugins={value}"])
+        load_recipe("methods", [f"plugins={value}"])
 
 
 def test_define_names_that_the_recipe_uses(plugin):
@@ -253,8 +253,8 @@ def test_define_names_that_the_recipe_uses(plugin):
         "naming.py",
     )
     with pytest.raises(UserError, match="unknown method 'other-kd'"):
-        load_recipe("demo", ["methods=[other-kd]"])
-    recipe = load_recipe("demo", ["methods=[other-kd]", f"plugins=[{path}]"])
+        load_recipe("methods", ["methods=[other-kd]"])
+    recipe = load_recipe("methods", ["methods=[other-kd]", f"plugins=[{path}]"])
     assert recipe.methods[0].name == "other-kd"
 
 
@@ -290,7 +290,7 @@ def test_count_for_the_stages_that_use_them(plugin, tmp_path):
 
     def fingerprints(text):
         plugin.forget()
-        recipe = load_recipe("demo", [f"methods=[{methods}]", f"plugins=[{plugin(text)}]"])
+        recipe = load_recipe("methods", [f"methods=[{methods}]", f"plugins=[{plugin(text)}]"])
         stages = run_of(recipe, tmp_path / "run", SPLITS).stages
         return {
             (stage.folder.parent.name, stage.folder.name): stage.fingerprint for stage in stages
@@ -319,7 +319,7 @@ def test_count_for_a_pretrained_teacher_of_their_family(plugin, tmp_path, monkey
             f"students=[{{{shape}}}]",
             f"plugins=[{plugin(text)}]",
         ]
-        return run_of(load_recipe("demo", settings), tmp_path / "run", SPLITS).pretrained
+        return run_of(load_recipe("methods", settings), tmp_path / "run", SPLITS).pretrained
 
     equal = identity(PLUGIN_OF_ALL_KINDS) == identity(PLUGIN_OF_ALL_KINDS + "# changed")
     assert equal == (family == "marian")

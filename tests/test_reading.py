@@ -168,7 +168,7 @@ class TestHeldOut:
             "limit": "null",
         }
         settings = [f"corpus.{key}={value}" for key, value in corpus.items()]
-        return read_splits(load_recipe("demo", [*settings, *overrides]))
+        return read_splits(load_recipe("methods", [*settings, *overrides]))
 
     def test_swapped_sides_are_refused(self, tmp_path):
         def swapped(pairs):

@@ -17,12 +17,12 @@ from a2d.runs.splits import Splits
 from a2d.text.cleaning import CleaningReport
 from a2d.text.pairs import Pair
 
-DEMO = (Path(recipes.__file__).parent / "demo.yaml").read_text("utf-8")
+DEMO = (Path(recipes.__file__).parent / "methods.yaml").read_text("utf-8")
 
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.yaml"))
 
 
-def refused(*overrides, recipe="demo"):
+def refused(*overrides, recipe="methods"):
     """Load a recipe, expect one error sentence and return it."""
     with pytest.raises(UserError) as caught:
         load_recipe(str(recipe), overrides)
@@ -50,7 +50,7 @@ class TestPackaged:
         assert load_recipe(name).name == name
 
     def test_demo_is_among_them(self):
-        assert "demo" in builtin_recipes()
+        assert "methods" in builtin_recipes()
 
     @pytest.mark.parametrize("name", builtin_recipes())
     def test_the_recipe_in_a_runs_folder_loads_again(self, name, write_recipe):
@@ -62,60 +62,62 @@ class TestPackaged:
 class TestExtends:
     def test_names_only_settings_that_differ(self, write_recipe):
         recipe = load_recipe(
-            write_recipe("extends: demo\nname: mine\ntraining: {num_train_epochs: 9}\n")
+            write_recipe("extends: methods\nname: mine\ntraining: {num_train_epochs: 9}\n")
         )
-        assert recipe == load_recipe("demo", ["name=mine", "training.num_train_epochs=9"])
+        assert recipe == load_recipe("methods", ["name=mine", "training.num_train_epochs=9"])
 
     def test_lists_replace(self, write_recipe):
-        recipe = load_recipe(write_recipe("extends: demo\nmethods: [kd]\nseeds: [4, 5]\n"))
-        assert recipe == load_recipe("demo", ["methods=[kd]", "seeds=[4,5]"])
+        recipe = load_recipe(write_recipe("extends: methods\nmethods: [kd]\nseeds: [4, 5]\n"))
+        assert recipe == load_recipe("methods", ["methods=[kd]", "seeds=[4,5]"])
 
     def test_a_file_beside_it_which_extends_another(self, write_recipe, tmp_path):
-        (tmp_path / "base.yaml").write_text("extends: demo\nvocabulary: {size: 700}\n")
+        (tmp_path / "base.yaml").write_text("extends: methods\nvocabulary: {size: 700}\n")
         recipe = load_recipe(write_recipe("extends: base.yaml\nseeds: [4]\n"), ["name=other"])
-        assert recipe == load_recipe("demo", ["vocabulary.size=700", "seeds=[4]", "name=other"])
+        assert recipe == load_recipe("methods", ["vocabulary.size=700", "seeds=[4]", "name=other"])
 
     SIZES = "{encoder_layers: 2, decoder_layers: 1, heads: 8, width: 128, feed_forward: 512}"
 
     def test_a_teachers_path_replaces_shape_and_training(self, write_recipe):
         changes = f"teacher: {{path: some/model}}\nstudents: [{self.SIZES}]\n"
-        recipe = load_recipe(write_recipe(f"extends: demo\n{changes}"))
+        recipe = load_recipe(write_recipe(f"extends: methods\n{changes}"))
         assert (recipe.teacher.path, recipe.teacher.shape) == ("some/model", None)
         overrides = ["teacher={path: some/model}", f"students=[{self.SIZES}]"]
-        assert recipe == load_recipe("demo", overrides)
+        assert recipe == load_recipe("methods", overrides)
 
     def test_students_of_a_teachers_path_must_name_their_sizes(self, write_recipe):
-        message = refused(recipe=write_recipe("extends: demo\nteacher: {path: some/model}\n"))
+        message = refused(recipe=write_recipe("extends: methods\nteacher: {path: some/model}\n"))
         assert "'students.0.width' is missing: students inherit sizes from a teacher's" in message
 
     def test_a_teachers_shape_replaces_another(self, write_recipe, tmp_path):
         base = "teacher: {path: some/model, trim: true, languages: [a, b], cache: true}"
-        (tmp_path / "base.yaml").write_text(f"extends: demo\n{base}\nstudents: [{self.SIZES}]\n")
+        (tmp_path / "base.yaml").write_text(f"extends: methods\n{base}\nstudents: [{self.SIZES}]\n")
         text = f"extends: base.yaml\nteacher: {{shape: {self.SIZES}}}\n"
         teacher = load_recipe(write_recipe(text)).teacher
-        plain = load_recipe("demo", [f"teacher={{shape: {self.SIZES}, cache: true}}"]).teacher
+        plain = load_recipe("methods", [f"teacher={{shape: {self.SIZES}, cache: true}}"]).teacher
         assert teacher == plain
 
     def test_parts_of_a_teachers_shape_are_merged(self, write_recipe):
-        recipe = load_recipe(write_recipe("extends: demo\nteacher: {shape: {heads: 2}}\n"))
-        assert recipe == load_recipe("demo", ["teacher.shape.heads=2"])
+        recipe = load_recipe(write_recipe("extends: methods\nteacher: {shape: {heads: 2}}\n"))
+        assert recipe == load_recipe("methods", ["teacher.shape.heads=2"])
 
     @pytest.mark.parametrize(
         "changes", ["{path: null}", "{cache: true, training: {num_train_epochs: 2}}"]
     )
     def test_other_settings_of_a_teacher_leave_its_shape(self, changes, write_recipe):
-        recipe = load_recipe(write_recipe(f"extends: demo\nteacher: {changes}\n"))
-        assert recipe.teacher.shape == load_recipe("demo").teacher.shape
+        recipe = load_recipe(write_recipe(f"extends: methods\nteacher: {changes}\n"))
+        assert recipe.teacher.shape == load_recipe("methods").teacher.shape
 
     def test_a_path_and_a_shape_together_are_still_refused(self, write_recipe):
-        text = f"extends: demo\nteacher: {{path: some/model, shape: {self.SIZES}}}\n"
+        text = f"extends: methods\nteacher: {{path: some/model, shape: {self.SIZES}}}\n"
         assert "not both" in refused(recipe=write_recipe(text))
 
     def test_updates_replace_epochs_and_the_reverse(self, write_recipe):
-        training = load_recipe(write_recipe("extends: demo\ntraining: {max_steps: 9}\n")).training
+        training = load_recipe(
+            write_recipe("extends: methods\ntraining: {max_steps: 9}\n")
+        ).training
         assert (training.num_train_epochs, training.max_steps) == (None, 9)
         recipe = load_recipe(
-            "demo", ["training.max_steps=9", "teacher.training.num_train_epochs=2"]
+            "methods", ["training.max_steps=9", "teacher.training.num_train_epochs=2"]
         )
         assert (recipe.training.num_train_epochs, recipe.training.max_steps) == (None, 9)
         assert (recipe.teacher.training.num_train_epochs, recipe.teacher.training.max_steps) == (
@@ -125,14 +127,14 @@ class TestExtends:
 
     def test_an_override_replaces_as_a_recipe_does(self):
         sizes = f"students=[{self.SIZES}]"
-        recipe = load_recipe("demo", ["teacher.path=some/model", sizes])
-        assert recipe == load_recipe("demo", ["teacher={path: some/model}", sizes])
+        recipe = load_recipe("methods", ["teacher.path=some/model", sizes])
+        assert recipe == load_recipe("methods", ["teacher={path: some/model}", sizes])
         assert recipe == load_recipe(
-            "demo", ["teacher.command=cat", "teacher.path=some/model", sizes]
+            "methods", ["teacher.command=cat", "teacher.path=some/model", sizes]
         )
 
     def test_a_size_of_the_vocabulary_replaces_a_folder(self, write_recipe, tmp_path):
-        (tmp_path / "base.yaml").write_text("extends: demo\nvocabulary: {path: there}\n")
+        (tmp_path / "base.yaml").write_text("extends: methods\nvocabulary: {path: there}\n")
         recipe = load_recipe(write_recipe("extends: base.yaml\nvocabulary: {size: 700}\n"))
         assert (recipe.vocabulary.path, recipe.vocabulary.size) == (None, 700)
 
@@ -147,7 +149,7 @@ class TestExtends:
         assert str(tmp_path / "gone.yaml") in refused(recipe=write_recipe("extends: gone.yaml\n"))
 
     def test_not_a_list(self, write_recipe):
-        assert "'extends' is ['demo']" in refused(recipe=write_recipe("extends: [demo]\n"))
+        assert "'extends' is ['methods']" in refused(recipe=write_recipe("extends: [methods]\n"))
 
     @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
     def test_experiments_load(self, path):
@@ -157,7 +159,7 @@ class TestExtends:
 class TestInheritance:
     def test_students_take_unnamed_widths_from_the_teacher(self):
         recipe = load_recipe(
-            "demo",
+            "methods",
             [
                 "teacher.shape.feed_forward=77",
                 "teacher.shape.dropout=0.33",
@@ -172,17 +174,18 @@ class TestInheritance:
 
     def test_teachers_training_inherits_from_the_students(self):
         recipe = load_recipe(
-            "demo", ["training.num_train_epochs=9", "training.label_smoothing_factor=0.2"]
+            "methods",
+            ["training.num_train_epochs=9", "training.label_smoothing_factor=0.2"],
         )
         assert recipe.teacher.training == replace(
             recipe.training, num_train_epochs=6.0, evaluate_every=1.5
         )
-        alone = load_recipe("demo", ["teacher.training=null", "training.num_train_epochs=9"])
+        alone = load_recipe("methods", ["teacher.training=null", "training.num_train_epochs=9"])
         assert alone.teacher.training == alone.training
 
     def test_methods_share_the_distillation_section(self):
         recipe = load_recipe(
-            "demo",
+            "methods",
             [
                 "distillation={alpha: 0.25, temperature: 3}",
                 "methods=[kd, {method: a2d, alpha: 0.75}, {method: a2d, name: hot}]",
@@ -202,7 +205,7 @@ class TestInheritance:
         assert "'students.0.decoder_layers' is missing" in refused(*overrides)
 
     def test_without_a_distillation_section_defaults_apply(self):
-        (method,) = load_recipe("demo", ["distillation=null", "methods=[a2d]"]).methods
+        (method,) = load_recipe("methods", ["distillation=null", "methods=[a2d]"]).methods
         assert (method.alpha, method.beta, method.decay) == (0.5, 3.0, 1.0)
 
 
@@ -227,7 +230,9 @@ class TestUnknownKeys:
     )
     def test_are_refused_with_the_nearest_valid_one(self, override, key, near):
         message = refused(override)
-        assert message.startswith(f"demo: unknown key {key!r}: did you mean {near!r}? Valid are ")
+        assert message.startswith(
+            f"methods: unknown key {key!r}: did you mean {near!r}? Valid are "
+        )
         assert near in message.partition("Valid are ")[2]
 
     def test_without_a_near_key_all_valid_keys_are_listed(self):
@@ -299,7 +304,9 @@ class TestValues:
         assert f"' is {shown}: " in message
 
     def test_numbers_that_yaml_reads_as_text(self):
-        assert load_recipe("demo", ["training.learning_rate=1e-3"]).training.learning_rate == 1e-3
+        assert (
+            load_recipe("methods", ["training.learning_rate=1e-3"]).training.learning_rate == 1e-3
+        )
 
     def test_missing(self, write_recipe):
         text = re.sub(r"^  source_language: de\n", "", DEMO, flags=re.MULTILINE)
@@ -319,7 +326,7 @@ class TestValues:
         )
 
     def test_but_one_length(self, write_recipe):
-        text = "extends: demo\ntraining: {num_train_epochs: 2, max_steps: 9}\n"
+        text = "extends: methods\ntraining: {num_train_epochs: 2, max_steps: 9}\n"
         assert "either num_train_epochs or max_steps" in refused(recipe=write_recipe(text))
 
     @pytest.mark.parametrize("heads", [3, 256])  # sinusoidal positions need heads of even width
@@ -367,7 +374,9 @@ class TestMethods:
         assert "two methods are called" in refused(f"methods={methods}")
 
     def test_of_different_names_are_not(self):
-        methods = load_recipe("demo", ["methods=[a2d, {method: a2d, name: b2, beta: 2}]"]).methods
+        methods = load_recipe(
+            "methods", ["methods=[a2d, {method: a2d, name: b2, beta: 2}]"]
+        ).methods
         assert [(m.name, m.beta) for m in methods] == [("a2d", 3.0), ("b2", 2.0)]
 
 
@@ -387,7 +396,7 @@ class TestFolders:
     def test_every_model_has_a_folder_or_the_recipe_is_refused(self, tmp_path, override):
         splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
         try:
-            stages = run_of(load_recipe("demo", [override]), tmp_path, splits).stages
+            stages = run_of(load_recipe("methods", [override]), tmp_path, splits).stages
         except UserError:
             assert override != "seeds=[1, 2]"
             return
@@ -399,7 +408,7 @@ class TestFolders:
 class TestOverrides:
     def test_take_yaml_and_list_places(self):
         recipe = load_recipe(
-            "demo",
+            "methods",
             [
                 "training.num_train_epochs=2.5",
                 "students.0.decoder_layers=1",
@@ -424,7 +433,7 @@ class TestOverrides:
         assert recipe.evaluation.beams == 7
 
     def test_values_may_hold_equal_signs(self):
-        assert load_recipe("demo", ["corpus.train=x=y.tsv"]).corpus.train == "x=y.tsv"
+        assert load_recipe("methods", ["corpus.train=x=y.tsv"]).corpus.train == "x=y.tsv"
 
     @pytest.mark.parametrize("override", ["training.num_train_epochs", "=3", ""])
     def test_that_assign_nothing(self, override):
@@ -441,7 +450,7 @@ class TestOverrides:
             ("students.first.heads=4", "students is a list, numbered from 0, and has only item 0"),
             ("seeds.0.x=4", "seeds.0 is 1 and has no keys"),
             ("methods.0.alpha=1", "write methods.0={method: baseline, alpha: …}"),
-            ("name.x=1", "name is 'demo' and has no keys"),
+            ("name.x=1", "name is 'methods' and has no keys"),
             ("corpus.train.split.x=1", "corpus.train is 'builtin:de-dsb/train' and has no keys"),
         ],
     )
@@ -462,7 +471,7 @@ class TestFiles:
     def test_unknown_recipe(self):
         message = refused(recipe="dmo")
         assert "no recipe 'dmo': give the path of a YAML file or one of " in message
-        assert "demo" in message
+        assert "methods" in message
 
     def test_folder(self, tmp_path):
         assert f"no recipe {str(tmp_path)!r}" in refused(recipe=tmp_path)

@@ -213,7 +213,7 @@ def tiny_recipe(folder, *overrides):
         (folder / f"{name}.tsv").write_text(text, "utf-8")
     layers = "encoder_layers: 1, decoder_layers: 1"
     return load_recipe(
-        "demo",
+        "methods",
         [
             *(f"corpus.{name}={folder / name}.tsv" for name in ("train", "valid", "test")),
             "vocabulary.size=320",
@@ -411,7 +411,7 @@ class TestSettings:
         ],
     )
     def test_are_those_that_differ(self, methods, labels, tmp_path):
-        recipe = load_recipe("demo", [f"methods={methods}", "seeds=[1, 2]"])
+        recipe = load_recipe("methods", [f"methods={methods}", "seeds=[1, 2]"])
         splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
         students = run_of(recipe, tmp_path, splits).all(Student)
         settings = results._distinctive_settings(students, recipe.distillation)

@@ -227,7 +227,7 @@ class TestNBest:
 
     def test_more_than_beams_is_refused(self):
         with pytest.raises(UserError, match=r"n_best is 6: a search with 5 beams finds fewer"):
-            load_recipe("demo", ["sequences.n_best=6"])
+            load_recipe("methods", ["sequences.n_best=6"])
 
 
 class TestCTranslate2:

@@ -32,12 +32,12 @@ NUMBERS = [name for name, types in SETTINGS.items() if types & {int, float} and 
 TRUTHS = [name for name, types in SETTINGS.items() if bool in types]
 
 
-RAW = load_recipe("demo", ["methods=[{method: a2d}]"])._raw
+RAW = load_recipe("methods", ["methods=[{method: a2d}]"])._raw
 
 
 def refused(assignment):
     with pytest.raises(UserError) as caught:
-        make_recipe(deepcopy(RAW), [assignment], "demo")
+        make_recipe(deepcopy(RAW), [assignment], "methods")
     return str(caught.value)
 
 

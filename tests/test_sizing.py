@@ -90,6 +90,6 @@ def test_all_training_text_counts(splits, tokenizer):
 
 
 def test_a_recipe_without_a_tokenizer_is_refused(splits):
-    recipe = load_recipe("demo", ["training={sized: true}", "teacher.training={max_steps: 9}"])
-    with pytest.raises(UserError, match=r"demo: training\.sized needs a pretrained teacher"):
+    recipe = load_recipe("methods", ["training={sized: true}", "teacher.training={max_steps: 9}"])
+    with pytest.raises(UserError, match=r"methods: training\.sized needs a pretrained teacher"):
         fill_schedule(recipe, splits)

@@ -115,7 +115,7 @@ class TestMeasuring:
 
             monkeypatch.setattr(speed, "TimedModel", Fake)
             monkeypatch.setattr(Run, "report", events.append)
-            run = run_of(load_recipe("demo", recipe), tmp_path, splits_of(pairs))
+            run = run_of(load_recipe("methods", recipe), tmp_path, splits_of(pairs))
             Speed.carry_out(run)
             return run, passes, events
 
@@ -164,12 +164,12 @@ class TestMeasuring:
         shape = "{encoder_layers: 1, decoder_layers: 1, heads: 2, width: 16, feed_forward: 16}"
         methods = "[kd, {method: kd, name: plain, student_start: marian}]"
         settings = ["teacher={path: x}", f"students=[{shape}]", f"methods={methods}"]
-        run = run_of(load_recipe("demo", settings), tmp_path, splits_of())
+        run = run_of(load_recipe("methods", settings), tmp_path, splits_of())
         names = {stage.folder.name: stage.names for stage in run.all(Speed)}
         assert names == {"1+1x2": ("kd-1+1x2-seed1",), "1+1x2-marian": ("plain-1+1x2-seed1",)}
 
     def test_without_measurements_no_speed_is_read(self, tmp_path):
-        assert read_speeds(run_of(load_recipe("demo"), tmp_path, splits_of())) == {}
+        assert read_speeds(run_of(load_recipe("methods"), tmp_path, splits_of())) == {}
 
 
 def test_figures_describe_the_measurement(model, tmp_path, monkeypatch):
@@ -178,7 +178,7 @@ def test_figures_describe_the_measurement(model, tmp_path, monkeypatch):
     monkeypatch.setattr(speeds, "_MAX_SECONDS", 0.0)
     monkeypatch.setattr(speeds, "_FIRST_SAMPLE", 4)
     monkeypatch.setattr(speeds, "_MIN_PASS_SECONDS", 1e9)
-    recipe = load_recipe("demo", ["methods=[kd]", "evaluation.beams=1"])
+    recipe = load_recipe("methods", ["methods=[kd]", "evaluation.beams=1"])
     run = run_of(recipe, tmp_path, splits_of(PAIRS[:10]))
     for model in models_of(run):
         tokenizer.save_pretrained(model.folder)

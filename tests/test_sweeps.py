@@ -16,16 +16,16 @@ from a2d.text.corpus import read_corpus
 
 
 def methods(*entries, shared="null"):
-    """Load the demo with other methods; return the expanded methods."""
+    """Load the recipe with other methods; return the expanded methods."""
     return load_recipe(
-        "demo", [f"distillation={shared}", f"methods=[{', '.join(entries)}]"]
+        "methods", [f"distillation={shared}", f"methods=[{', '.join(entries)}]"]
     ).methods
 
 
 def refused(*overrides):
-    """Load the demo, expect one error sentence and return it."""
+    """Load the recipe, expect one error sentence and return it."""
     with pytest.raises(UserError) as caught:
-        load_recipe("demo", overrides)
+        load_recipe("methods", overrides)
     message = str(caught.value)
     assert "\n" not in message
     assert "pydantic" not in message
@@ -93,7 +93,7 @@ class TestSweeps:
 
     def test_have_as_many_students_as_combinations_shapes_and_seeds(self, tmp_path):
         recipe = load_recipe(
-            "demo",
+            "methods",
             [
                 "methods=[kd, {method: a2d, beta: [1, 2], alpha: [0, 1]}]",
                 "students=[{heads: 2}, {heads: 4}, {heads: 8}]",
@@ -107,7 +107,7 @@ class TestSweeps:
         assert len({student.fingerprint for student in students}) == len(students)
 
     def test_loads_again_as_it_was_written_down(self):
-        recipe = load_recipe("demo", ["methods=[kd, {method: a2d, beta: [1, 2]}]"])
+        recipe = load_recipe("methods", ["methods=[kd, {method: a2d, beta: [1, 2]}]"])
         assert type(recipe).model_validate(recipe.model_dump()) == recipe
 
     @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ class TestUnusedSettings:
     )
     def test_do_not_make_students(self, entries, names, setting, method):
         assert refused(f"methods=[{entries}]") == (
-            f"demo: methods {names[0]!r} and {names[1]!r} differ only in {setting}, which {method} "
-            "does not use: give it one value."
+            f"methods: methods {names[0]!r} and {names[1]!r} differ only in {setting}, which "
+            f"{method} does not use: give it one value."
         )
 
     def test_may_have_one_value(self):
@@ -191,7 +191,7 @@ class TestNames:
     @pytest.mark.parametrize("settings", ["", ", temperature: 2", ", temperature: [1, 2]"])
     def test_that_yaml_takes_for_something_else_are_refused(self, name, settings):
         message = refused(f"methods=[{{method: kd, name: {name}{settings}}}]")
-        assert message.startswith("demo: 'methods.0.name' is ")
+        assert message.startswith("methods: 'methods.0.name' is ")
         assert "valid string" in message
 
     @pytest.mark.parametrize("name", ["a/b", "..", "-a", "a b", "''"])
@@ -241,7 +241,7 @@ class TestObjective:
 class TestLimit:
     def test_draws_as_many_training_pairs_the_same_each_time(self):
         full, once, again = (
-            read_splits(load_recipe("demo", overrides))
+            read_splits(load_recipe("methods", overrides))
             for overrides in ([], ["corpus.limit=500"], ["corpus.limit=500", "seeds=[9]"])
         )
         full, once, again = (s._replace(train=list(s.train)) for s in (full, once, again))
@@ -253,14 +253,14 @@ class TestLimit:
         assert len(set(once.train) & set(full.train[: len(full.train) // 2])) < 300
 
     def test_leaves_the_other_parts_alone(self):
-        splits = read_splits(load_recipe("demo", ["corpus.limit=3"]))
+        splits = read_splits(load_recipe("methods", ["corpus.limit=3"]))
         for name in ("valid", "test"):
             assert getattr(splits, name) == read_corpus(f"builtin:de-dsb/{name}")
 
     def test_above_the_size_of_the_corpus_changes_nothing(self):
-        full = read_splits(load_recipe("demo"))
+        full = read_splits(load_recipe("methods"))
         for limit in (len(full.train), 10_000_000):
-            splits = read_splits(load_recipe("demo", [f"corpus.limit={limit}"]))
+            splits = read_splits(load_recipe("methods", [f"corpus.limit={limit}"]))
             assert list(splits.train) == list(full.train)
             assert splits.fingerprint == full.fingerprint
 
@@ -277,10 +277,10 @@ class TestSplit:
         assert "'evaluation.split' is 'train': it must be 'valid' or 'test'" in message
 
     def test_is_test_by_default(self):
-        assert load_recipe("demo").evaluation.split == "test"
+        assert load_recipe("methods").evaluation.split == "test"
 
     def test_changes_translations_and_nothing_before_them(self, tmp_path):
-        valid, test = (load_recipe("demo", [f"evaluation.split={s}"]) for s in ("valid", "test"))
+        valid, test = (load_recipe("methods", [f"evaluation.split={s}"]) for s in ("valid", "test"))
         splits = read_splits(valid)
         chosen, reported = (run_of(recipe, tmp_path, splits) for recipe in (valid, test))
         stages = translations_of(chosen), translations_of(reported)

@@ -53,7 +53,7 @@ def test_from_folder_to_student(name, corpus, tmp_path):
     teacher, _ = released(name, tmp_path / "teacher", heads=2)
     console = Console(record=True, width=120)
     run = tmp_path / "run"
-    carry_out(load_recipe("demo", settings(corpus, tmp_path / "teacher", name)), run, console)
+    carry_out(load_recipe("methods", settings(corpus, tmp_path / "teacher", name)), run, console)
     assert f"of the teacher's {teacher.config.vocab_size:,} tokens." in console.export_text()
     students = [path for path in (run / "models").iterdir() if (path / "config.json").exists()]
     assert len(students) == 2
@@ -105,7 +105,8 @@ class TestLanguages:
     def test_must_be_named(self, corpus, tmp_path, trim):
         released("nllb", tmp_path / "teacher")
         recipe = load_recipe(
-            "demo", [*settings(corpus, tmp_path / "teacher", "opus"), f"teacher.trim={trim}"]
+            "methods",
+            [*settings(corpus, tmp_path / "teacher", "opus"), f"teacher.trim={trim}"],
         )
         with pytest.raises(UserError, match=r"teacher knows many languages: name two with teacher"):
             carry_out(recipe, tmp_path / "run", Console())
@@ -132,7 +133,7 @@ class TestSourcePrefix:
     def test_outlasts_a_vocabulary_that_is_named(self, corpus, tmp_path, monkeypatch):
         released("t5", tmp_path / "teacher", heads=2)
         recipe = load_recipe(
-            "demo",
+            "methods",
             [
                 *settings(corpus, tmp_path / "teacher", "t5"),
                 "teacher.trim=false",
@@ -152,7 +153,8 @@ class TestSourcePrefix:
         run = tmp_path / "run"
         overrides = settings(corpus, tmp_path / "teacher", "t5")
         recipe = load_recipe(
-            "demo", [*overrides, f'teacher.source_prefix="{self.PREFIX}"', "methods=[a2d]"]
+            "methods",
+            [*overrides, f'teacher.source_prefix="{self.PREFIX}"', "methods=[a2d]"],
         )
         carry_out(recipe, run, Console())
         sources = read_lines(run / "corpus/test.source.txt")
@@ -192,4 +194,4 @@ def test_an_untrimmed_one_is_left_alone(tmp_path):
 )
 def test_settings_of_pretrained_teachers_alone(key):
     with pytest.raises(UserError, match="for a pretrained teacher: give its path"):
-        load_recipe("demo", [key])
+        load_recipe("methods", [key])

@@ -109,7 +109,7 @@ def _corpus(folder: Path) -> list[str]:
 def _run(folder: Path, overrides: list[str]) -> Iterator[tuple[str, str]]:
     print(folder.name, flush=True)
     with redirect_stdout(StringIO()) as output:
-        carry_out(load_recipe("demo", overrides), folder, Console(file=output))
+        carry_out(load_recipe("methods", overrides), folder, Console(file=output))
     yield from _of_folder(folder)
 
 

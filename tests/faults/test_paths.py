@@ -41,8 +41,8 @@ def commands(path, missing):
     corpus = ["--data", missing, *languages]
     return [
         ["run", path],
-        ["run", "demo", "--output", path, "corpus.train=" + missing],
-        ["run", "demo", "corpus.train=" + path],
+        ["run", "methods", "--output", path, "corpus.train=" + missing],
+        ["run", "methods", "corpus.train=" + path],
         ["assist", path],
         ["distill", "--teacher", path, "--output", missing, *corpus],
         ["distill", "--teacher", missing, "--output", path, *corpus],

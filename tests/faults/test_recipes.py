@@ -18,7 +18,7 @@ from a2d.text.cleaning import CleaningReport
 from a2d.text.pairs import Pair
 
 KIND, PATHS = "hostile recipes", "hostile paths"
-DEMO = (Path(recipes.__file__).parent / "demo.yaml").read_text("utf-8")
+DEMO = (Path(recipes.__file__).parent / "methods.yaml").read_text("utf-8")
 SPLITS = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
 FUZZED = 150 if FULL else 25
 
@@ -82,25 +82,25 @@ FILES = {
     "closed brackets": "seeds: " + "[" * 500 + "]" * 500,
     "billion laughs": billion_laughs(),
     "merged billion laughs": merged_billion_laughs(),
-    "billion laughs in the seeds": f"extends: demo\n{billion_laughs(4)}\n",
+    "billion laughs in the seeds": f"extends: methods\n{billion_laughs(4)}\n",
     "itself": "a: &a [*a]\n",
-    "itself as a mapping": "&a {extends: demo, seeds: *a}\n",
+    "itself as a mapping": "&a {extends: methods, seeds: *a}\n",
     "merge of a number": "<<: 5\n",
     "escape of no character": 'name: "\\U7fffffff"\n',
-    "half a character": 'extends: demo\nname: "a\\ud800"\n',
-    "NUL in a path": 'extends: demo\ncorpus: {train: "a\\0b"}\n',
+    "half a character": 'extends: methods\nname: "a\\ud800"\n',
+    "NUL in a path": 'extends: methods\ncorpus: {train: "a\\0b"}\n',
     "NUL": b"name: \0\n",
     "long key": "k" * 500_000 + ": 1\n",
-    "long name": f"extends: demo\nname: {'n' * 500_000}\n",
+    "long name": f"extends: methods\nname: {'n' * 500_000}\n",
     "many values": f"seeds: [{'1,' * 400_000}1]\n",
-    "many seeds": f"extends: demo\nseeds: [{','.join(map(str, range(3000)))}]\n",
-    "many students": "extends: demo\nstudents:\n" + "- {}\n" * 3000,
-    "many methods": "extends: demo\nmethods:\n" + "- kd\n" * 3000,
-    "many files": f"extends: demo\ncorpus: {{train: [{','.join(['a.tsv'] * 90_000)}]}}\n",
+    "many seeds": f"extends: methods\nseeds: [{','.join(map(str, range(3000)))}]\n",
+    "many students": "extends: methods\nstudents:\n" + "- {}\n" * 3000,
+    "many methods": "extends: methods\nmethods:\n" + "- kd\n" * 3000,
+    "many files": f"extends: methods\ncorpus: {{train: [{','.join(['a.tsv'] * 90_000)}]}}\n",
     "many combinations": yaml.safe_dump(
-        {"extends": "demo", "methods": [{"method": "a2d"} | EIGHT_LISTS]}
+        {"extends": "methods", "methods": [{"method": "a2d"} | EIGHT_LISTS]}
     ),
-    "extends a list": "extends: [demo]\n",
+    "extends a list": "extends: [methods]\n",
     "extends itself": "extends: mine.yaml\n",
     "extends itself, relatively": "extends: ./mine.yaml\n",
     "extends itself, by a link": "extends: link.yaml\n",
@@ -130,7 +130,7 @@ OVERRIDES = [
     "students.0.heads=4294967296", "corpus.train={path: x.csv, min_score: .nan, score: 1}",
     "corpus.train={? [a]: 1}", "corpus={}", "corpus.train=!!int abc",
     "corpus.limit=!!timestamp junk", "distillation.temperature=.inf", "methods=&a [*a]",
-    "students=*a", "extends=demo", "extends.x=1", "teacher=[]",
+    "students=*a", "extends=methods", "extends.x=1", "teacher=[]",
     "teacher.training.num_train_epochs=true",
     "teacher.training=null", "seeds=[0, 00, 0x0]", "seeds=[true]", "methods=[[kd]]",
     "methods=[null]", "methods=[{}]", "methods=[{name: x}]", "methods=[{method: [kd, [a2d]]}]",
@@ -162,7 +162,7 @@ def test_files(name, tmp_path, ledger):
 
 def test_overrides(tmp_path, ledger):
     for text in OVERRIDES:
-        outcome, message = outcome_of(lambda: use(load_recipe("demo", [text]), tmp_path))  # noqa: B023
+        outcome, message = outcome_of(lambda: use(load_recipe("methods", [text]), tmp_path))  # noqa: B023
         ledger.record(KIND, outcome, f"{text[:200]!r}: {message}")
         outcome, message = outcome_of(lambda: make_cleaning([f"corpus.cleaning.{text}"]))  # noqa: B023
         ledger.record(KIND, outcome, f"cleaning: {text[:200]!r}: {message}")
@@ -187,10 +187,10 @@ def test_what_is_no_file(tmp_path, ledger):
 
 
 class TestFuzzed:
-    """The demo recipe with random values, bytes and overrides."""
+    """A packaged recipe with random values, bytes and overrides."""
 
     WORDS = (
-        "", "a", "kd", "a2d", "seqkd+a2d", "baseline", "demo", "teacher", "random", "linear",
+        "", "a", "kd", "a2d", "seqkd+a2d", "baseline", "methods", "teacher", "random", "linear",
         "auto", "\0", "\x1b[1m", "\ud800", "é\n", "x" * 300, "../x", "~", "1e999", "nan", "-1",
         "0x10", "<<", "builtin:x",
     )  # fmt: skip
@@ -295,7 +295,7 @@ class TestFuzzed:
         for _ in range(FUZZED):
             key = ".".join(rng.choices(keys, k=rng.randrange(1, 4)))
             text = f"{key}={yaml.safe_dump(self.value(rng), default_flow_style=True).strip()}"
-            outcome, message = outcome_of(lambda: use(load_recipe("demo", [text]), tmp_path))  # noqa: B023
+            outcome, message = outcome_of(lambda: use(load_recipe("methods", [text]), tmp_path))  # noqa: B023
             ledger.record(KIND, outcome, f"{text}: {message}")
             outcome, message = outcome_of(lambda: assign({}, text, Recipe))  # noqa: B023
             ledger.record(KIND, outcome, f"{text}: {message}")
