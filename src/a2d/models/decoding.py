@@ -27,6 +27,7 @@ from transformers import (
 from a2d.errors import UserError
 from a2d.families import positions_of
 from a2d.models.folders import reading
+from a2d.models.hypotheses import Hypothesis, count_tokens, log_probabilities
 from a2d.models.model_settings import generation_file, naming_generation_setting
 from a2d.models.tokenizer import mark_languages
 from a2d.quoting import quoted
@@ -293,7 +294,6 @@ def translate(
     return [hypotheses[0] for hypotheses in lists]
 
 
-@torch.inference_mode()
 def n_best(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -305,7 +305,40 @@ def n_best(
     cut: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[str]]:
-    """Translate sentences into n-best lists by beam search.
+    """Translate sentences into n-best lists by beam search, as `search` does.
+
+    Args:
+        model, tokenizer, count, beams, max_tokens, cut: as in `search`.
+        sentences: plain text, one sentence each; tokens beyond the model's positions are cut off.
+            The translation of an empty sentence is empty.
+        progress: called with the number of translated sentences after each batch.
+
+    Returns:
+        Hypotheses of each sentence, the best first, as plain detokenised text.
+    """
+    encoded = encode_sources(tokenizer, sentences, positions_of(model.config))
+    options: dict[str, Any] = {"max_tokens": max_tokens, "cut": cut, "progress": progress}
+    lists = search(model, tokenizer, encoded, count, beams=beams, **options)
+    return [
+        [hypothesis.text for hypothesis in hypotheses] if sentence.strip() else [""] * count
+        for sentence, hypotheses in zip(sentences, lists, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def search(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[list[int]],
+    count: int,
+    *,
+    beams: int | None = None,
+    max_tokens: int = 4096,
+    cut: bool = False,
+    scored: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[Hypothesis]]:
+    """Find the best translations of encoded sentences by beam search.
 
     The hypotheses are those that plain `generate` returns for each sentence alone with the model's
     `search_settings`. If these settings have no `max_length`, translations end at
@@ -314,42 +347,43 @@ def n_best(
     Args:
         model: an encoder-decoder, which is set to evaluation mode.
         tokenizer: the model's tokenizer. Language codes become special tokens (`mark_languages`).
-        sentences: plain text, one sentence each. The translation of an empty sentence is empty.
+        encoded: token ids of each sentence, no more than the model has positions.
         count: number of hypotheses per sentence, at most `beams`.
         beams: beam width; 1 is greedy search; None: the model's setting, or `BEAMS`.
         max_tokens: padded source tokens per batch.
         cut: end translations at `generation_limit` even if the model has a `max_length`. This
             guards against teachers that do not stop.
+        scored: compute log-probabilities, which costs one more pass of the model.
         progress: called with the number of translated sentences after each batch.
 
     Returns:
-        Hypotheses of each sentence, the best first, as plain detokenised text.
+        Hypotheses of each sentence, the best first.
     """
     mark_languages(tokenizer)
     model.eval()
     positions = positions_of(model.config)
-    encoded = encode_sources(tokenizer, sentences, positions)
     limits = [generation_limit(len(ids), positions) for ids in encoded]
-    translations: dict[int, list[str]] = {}
+    translations: dict[int, list[Hypothesis]] = {}
     with searching(model) as settings:
-        search = _Search(model, tokenizer, count, beams or settings.num_beams or BEAMS)
+        batch_search = _Search(
+            model, tokenizer, count, beams or settings.num_beams or BEAMS, scored
+        )
         max_limit = None if cut else max_length_limit(settings, positions)
         if max_limit is not None:
             exhaustive = settings.early_stopping == "never"  # the search depends on `max_limit`
             limits = [max_limit if exhaustive else min(limit, max_limit) for limit in limits]
-        waiting = list(range(len(sentences)))
+        waiting = list(range(len(encoded)))
         sizes = [len(ids) for ids in encoded]
         while waiting:
             for batch in _batches([sizes[index] for index in waiting], max_tokens):
                 indices = [waiting[position] for position in batch]
-                results = search.run(
+                results = batch_search.run(
                     [encoded[i] for i in indices], [limits[i] for i in indices], max_limit
                 )
                 before = len(translations)
                 for index, (hypotheses, ended) in zip(indices, results, strict=True):
                     if ended or max_limit in (None, limits[index]):
-                        empty = not sentences[index].strip()
-                        translations[index] = [""] * count if empty else hypotheses
+                        translations[index] = hypotheses
                 if progress is not None and len(translations) > before:
                     progress(len(translations))
             # Translations beyond the usual limit are rare. They are repeated with `max_limit` in
@@ -358,7 +392,7 @@ def n_best(
             for index in waiting:
                 assert max_limit is not None
                 limits[index] = sizes[index] = max_limit
-    return [translations[index] for index in range(len(sentences))]
+    return [translations[index] for index in range(len(encoded))]
 
 
 def _batches(sizes: Sequence[int], max_tokens: int) -> TokenBatchSampler:
@@ -388,10 +422,11 @@ class _Search:
     tokenizer: PreTrainedTokenizerBase
     count: int
     beams: int
+    scored: bool
 
     def run(
         self, sources: Sequence[list[int]], limits: Sequence[int], max_limit: int | None
-    ) -> list[tuple[list[str], bool]]:
+    ) -> list[tuple[list[Hypothesis], bool]]:
         """Translate a batch.
 
         Args:
@@ -415,13 +450,19 @@ class _Search:
         )
         hypotheses = output.unflatten(0, (len(sources), self.beams))
         ended = self._ended(hypotheses[..., 1:], row_limits)
-        texts = self.tokenizer.batch_decode(
-            hypotheses[:, : self.count].flatten(0, 1), skip_special_tokens=True
+        best = hypotheses[:, : self.count]
+        texts = self.tokenizer.batch_decode(best.flatten(0, 1), skip_special_tokens=True)
+        lengths = count_tokens(best[..., 1:], self._end_tokens(best), row_limits[:, None])
+        sums = torch.full(lengths.shape, torch.nan)
+        if self.scored:
+            sums = log_probabilities(self.model, inputs, best, lengths)
+        if self.model.generation_config.forced_bos_token_id is not None:
+            lengths = lengths - 1
+        flat = map(
+            Hypothesis, map(str.strip, texts), lengths.flatten().tolist(), sums.flatten().tolist()
         )
-        return [
-            ([text.strip() for text in texts[row * self.count :][: self.count]], sentence_ended)
-            for row, sentence_ended in enumerate(ended)
-        ]
+        lists = zip(*[flat] * self.count, strict=True)
+        return [(list(each), whole) for each, whole in zip(lists, ended, strict=True)]
 
     def _ended(self, hypotheses: Tensor, limits: Tensor) -> list[bool]:
         """For each sentence, check whether all beams have ended, so that no other can win.
@@ -430,12 +471,15 @@ class _Search:
             hypotheses: token ids (B, beams, T), without the decoder's start token.
             limits: largest number of tokens of each sentence's translation (B,).
         """
-        end = self.model.generation_config.eos_token_id
-        device, dtype = hypotheses.device, hypotheses.dtype
-        ids = torch.tensor([] if end is None else end, device=device, dtype=dtype)
+        device, ids = hypotheses.device, self._end_tokens(hypotheses)
         within = torch.arange(hypotheses.shape[-1], device=device) < limits[:, None, None]
         ended: list[bool] = (torch.isin(hypotheses, ids) & within).any(-1).all(-1).tolist()
         return ended
+
+    def _end_tokens(self, like: Tensor) -> Tensor:
+        """Tokens that end a translation, with the device and dtype of another tensor."""
+        end = self.model.generation_config.eos_token_id
+        return torch.tensor([] if end is None else end, device=like.device, dtype=like.dtype)
 
 
 class _SentenceLimits(StoppingCriteria):

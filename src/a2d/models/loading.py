@@ -361,10 +361,12 @@ def _computed(model: PreTrainedModel, name: str) -> bool:
     return name.endswith(family_of(model.config).computed_weights)
 
 
-def load_to_run(path: str | Path) -> PreTrainedModel:
-    """Load a model with `load_model`, onto the GPU if there is one."""
+def load_to_run(path: str | Path, device: str = "auto") -> PreTrainedModel:
+    """Load a model with `load_model` onto a device; "auto" is the GPU if there is one."""
     model = load_model(path)
-    return model.to("cuda") if torch.cuda.is_available() else model
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model if device == "cpu" else model.to(device)
 
 
 def check_same_ids(teacher: PreTrainedModel, student: PreTrainedModel) -> None:

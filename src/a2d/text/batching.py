@@ -19,7 +19,11 @@ German to English: `) and MADLAD-400 (`<2en> `) need it."""
 
 
 def encode_sources(
-    tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], max_length: int | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    max_length: int | None = None,
+    *,
+    whole: bool = False,
 ) -> list[list[int]]:
     """Encode source sentences, each after the tokenizer's prefix, if it has one.
 
@@ -28,6 +32,7 @@ def encode_sources(
         sentences: plain text.
         max_length: cut sentences to this many tokens, if the tokenizer's ``model_max_length`` is
             not smaller.
+        whole: cut nothing.
 
     Returns:
         Token ids of each sentence.
@@ -36,6 +41,9 @@ def encode_sources(
     texts = [prefix + sentence for sentence in sentences]
     if not texts:
         return []
+    if whole:
+        whole_ids: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"]
+        return whole_ids
     truncates = max_length is not None and max_length < tokenizer.model_max_length
     ids: list[list[int]] = tokenizer(
         texts, truncation=True, max_length=max_length if truncates else None
