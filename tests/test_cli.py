@@ -79,7 +79,7 @@ def python(*arguments, **options):
 
 class TestHelp:
     @pytest.mark.parametrize(
-        "command", [[], ["run"], ["distill"], ["plot"], ["translate"], ["export"]]
+        "command", [[], ["run"], ["distill"], ["plot"], ["translate"], ["export"], ["bench"]]
     )
     def test_says_what_the_command_does(self, a2d, command):
         code, out, _ = a2d(*command, "--help")
@@ -362,7 +362,8 @@ class TestTranslate:
         assert (code, out) == (0, f"wrote {model / 'fast'}\n")
         outputs = []
         for folder in (model, model / "fast"):
-            monkeypatch.setattr(sys, "stdin", io.StringIO("ein Text\n\nzum Lernen\n"))
+            text = io.BytesIO(b"ein Text\n\nzum Lernen\n")
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(text))
             code, out, _ = a2d("translate", folder, "--beams", 1)
             assert code == 0
             outputs.append(out)
@@ -384,68 +385,6 @@ class TestTranslate:
             "generate",
             lambda self, **k: beams_used.append(k["num_beams"]) or generate(self, **k),
         )
-        monkeypatch.setattr(sys, "stdin", io.StringIO("ein Text\n"))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ein Text\n")))
         assert a2d("translate", model, *option)[0] == 0
         assert beams_used[-1] == beams
-
-    @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
-    def test_another_encoding_is_reported(self, a2d, model, monkeypatch, errors):
-        import io
-
-        text = io.TextIOWrapper(io.BytesIO(b"ja\nn\xf6\n"), "utf-8", errors)
-        monkeypatch.setattr(sys, "stdin", text)
-        code, out, err = a2d("translate", model)
-        assert (code, out) == (2, "")
-        assert "standard input, line 2 is not UTF-8: convert it" in err
-
-    def test_a_carriage_return_does_not_end_a_line(self, a2d, model, monkeypatch):
-        import io
-
-        monkeypatch.setattr(
-            sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ja\r\nn\rein\r\n"), "utf-8")
-        )
-        code, out, _ = a2d("translate", model)
-        assert (code, out.count("\n")) == (0, 2)
-
-    def test_a_line_without_end_and_a_closed_input_are_reported(self, a2d, model, monkeypatch):
-        with open("/dev/zero", encoding="utf-8") as endless:
-            monkeypatch.setattr(sys, "stdin", endless)
-            code, out, err = a2d("translate", model)
-        assert (code, out) == (2, "")
-        assert "standard input, line 1 has more than 1,048,576 characters: split it" in err
-        monkeypatch.setattr(sys, "stdin", None)
-        code, out, err = a2d("translate", model)
-        assert (code, out) == (2, "")
-        assert "standard input is closed" in err
-
-    def test_endless_input_is_translated_in_batches(self, a2d, model, monkeypatch):
-        import io
-
-        monkeypatch.setattr("a2d.cli._BATCH_LINES", 3)
-        sizes = []
-        monkeypatch.setattr(
-            "a2d.models.decoding.translate",
-            lambda _model, _tokenizer, sentences, **_: sizes.append(len(sentences)) or sentences,
-        )
-        text = "".join(f"{number}\n" for number in range(7))
-        monkeypatch.setattr(
-            sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + text.encode()))
-        )
-        code, out, _ = a2d("translate", model)
-        assert (code, out, sizes) == (0, text, [3, 3, 1])
-
-    @pytest.mark.parametrize("text", ["ein Text\n\nzum Lernen\n", "ein Text\n\nzum Lernen", ""])
-    def test_one_line_for_each(self, a2d, model, monkeypatch, text):
-        import io
-
-        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
-        monkeypatch.setattr(
-            "a2d.models.decoding.translate",
-            lambda _model, _tokenizer, sentences, **_: [f"<{s}>\nx\r\x1b\x07y" for s in sentences],
-        )
-        code, out, _ = a2d("translate", model, "--beams", 1)
-        assert code == 0
-        expected = [f"<{line}> x y" for line in text.split("\n")] if text else []
-        if text.endswith("\n"):
-            expected.pop()
-        assert out == "".join(f"{line}\n" for line in expected)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from functools import partial
-from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from a2d import plugins
+from a2d import endings, plugins
 from a2d.errors import UserError
-from a2d.text.bounds import MAX_LINE
 from a2d.text.entities import printable
+
+if TYPE_CHECKING:
+    from a2d.models.hypotheses import Hypothesis
+    from a2d.models.translator import Translator
+    from a2d.progress import CountLine
+    from a2d.text.streams import LineStream
 
 
 def translate(
@@ -22,6 +25,25 @@ def translate(
         str,
         typer.Argument(help="Folder of a model or of its export to CTranslate2, or a hub name."),
     ],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            "-i",
+            help="Text file in UTF-8, one sentence per line.",
+            show_default="standard input",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write line by line; an existing one needs --overwrite.",
+            show_default="standard output",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
     beams: Annotated[
         int | None,
         typer.Option(
@@ -30,31 +52,120 @@ def translate(
             show_default="from the model's generation settings, or else 5",
         ),
     ] = None,
+    n_best: Annotated[
+        int | None,
+        typer.Option(
+            help="Write this many translations of every line, as marian-decoder does: "
+            "'NUMBER ||| TEXT ||| F0= LOG-PROBABILITY ||| SCORE', lines numbered from 0. At most "
+            "the width of the beam.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    scores: Annotated[
+        bool,
+        typer.Option(
+            "--scores",
+            help="Write the score before every translation, with a tab between them. A score is "
+            "the mean log-probability of a token, with every engine.",
+        ),
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads.", min=1, show_default="all cores")
+    ] = None,
+    batch_tokens: Annotated[
+        int, typer.Option(help="Source tokens that are translated at once.", min=1)
+    ] = 4096,
+    device: Annotated[
+        str,
+        typer.Option(help="auto (a GPU if there is one), cpu, cuda, or cuda:1 for GPU 1."),
+    ] = "auto",
 ) -> None:
-    """Translate standard input to standard output, one sentence per line.
+    """Translate text, one sentence per line. Translations come out while later lines are read.
+
+    Empty lines stay empty. A line that is too long for the model is split at the ends of its
+    sentences, and its translations are joined again; a sentence that is too long is refused.
 
     Example: a2d translate small-de-en < in.de > out.en
+
+    Example: a2d translate small-de-en --input in.de --output best.txt --beams 8 --n-best 8
     """
-    from a2d.models import decoding
-    from a2d.models.export import ExportedModel, is_exported
-    from a2d.models.loading import load_to_run
-    from a2d.models.tokenizer import check_fits, load_tokenizer
-    from a2d.progress import silence_libraries
+    from a2d.interruptions import leave
+    from a2d.models.translator import open_translator
+    from a2d.progress import CountLine, silence_libraries
+    from a2d.text.streams import LineOutput, ReaderLeft, open_input
 
     silence_libraries()
     plugins.load_plugins()
-    if beams is not None:
-        decoding.check_beams(beams, "--beams")
-    if is_exported(Path(model)):
-        work = partial(ExportedModel(Path(model)).translate, beams=beams)
-    else:
-        network, tokenizer = load_to_run(model), load_tokenizer(model)
-        check_fits(tokenizer, network.config, model)
-        work = partial(decoding.translate, network, tokenizer, beams=beams)
-    for lines in _standard_input():
-        for line in work(lines):
+    stream = open_input(source)
+    lines_out = LineOutput(output, overwrite, stream)
+    translator = open_translator(
+        model, device=device, threads=threads, beams=beams, batch_tokens=batch_tokens
+    )
+    if n_best is not None and n_best > translator.beams:
+        raise UserError(
+            f"--n-best {n_best} needs a beam of that width, and it is {translator.beams}: add "
+            f"--beams {n_best}."
+        )
+    lines_out.open()
+    form = partial(_lines, n_best=n_best, scores=scores)
+    with CountLine(shown=not lines_out.is_terminal) as progress:
+        try:
+            for texts in _translations(translator, stream, n_best, scores, progress):
+                lines_out.write("".join(form(texts)))
+        except ReaderLeft:
+            leave(endings.READER_LEFT)
+
+
+def _translations(
+    translator: Translator,
+    stream: LineStream,
+    n_best: int | None,
+    scores: bool,
+    progress: CountLine,
+) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
+    """Translate a stream chunk by chunk.
+
+    Yields:
+        Number from 0, and hypotheses, of every line of a chunk.
+
+    Raises:
+        UserError: as `LineStream.chunks`, or a sentence is too long. The translations of all lines
+            before have been yielded.
+    """
+    from a2d.models.translator import LongSentence
+
+    number = 0
+    search = partial(
+        translator.n_best,
+        count=n_best or 1,
+        scored=scores or n_best is not None,
+        progress=lambda done: progress.show(number + done),
+    )
+    for lines in stream.chunks():
+        try:
+            yield list(enumerate(search(lines), number))
+        except LongSentence as error:
+            if error.index:
+                yield list(enumerate(search(lines[: error.index]), number))
+            place = f"{stream.name}, line {number + error.index + 1:,}"
+            raise UserError(f"{place} {error.problem}") from error
+        number += len(lines)
+        progress.show(number)
+
+
+def _lines(
+    translations: list[tuple[int, list[Hypothesis]]], n_best: int | None, scores: bool
+) -> Iterator[str]:
+    for number, hypotheses in translations:
+        for hypothesis in hypotheses:
             # Each translation stays on one line, without characters that control a terminal.
-            typer.echo(printable(" ".join(line.split())))
+            text = printable(" ".join(hypothesis.text.split()))
+            if n_best is not None:
+                total, mean = hypothesis.log_probability, hypothesis.score
+                yield f"{number} ||| {text} ||| F0= {total:.6f} ||| {mean:.6f}\n"
+            else:
+                yield f"{hypothesis.score:.6f}\t{text}\n" if scores else f"{text}\n"
 
 
 def export(
@@ -108,38 +219,3 @@ def export(
         languages = None if source is None or target is None else (source, target)
         export_checked(model, output, quantization, valid or (), languages, max_loss, Console())
     typer.echo(f"wrote {output}")
-
-
-_BATCH_LINES = 1000
-"""Lines of standard input that are translated together: standard input may have no end."""
-
-
-def _standard_input() -> Iterator[list[str]]:
-    """Read standard input in batches of `_BATCH_LINES` lines, without line ends.
-
-    Raises:
-        UserError: standard input is closed, or a line is too long or not UTF-8. All batches before
-            that line's batch have been yielded.
-    """
-    if sys.stdin is None:
-        raise UserError("standard input is closed: give it sentences, one per line.")
-    if isinstance(sys.stdin, TextIOWrapper):  # a strict decoder would not name the line
-        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
-    lines: list[str] = []
-    for number, line in enumerate(iter(partial(sys.stdin.readline, MAX_LINE + 1), ""), 1):
-        if len(line) > MAX_LINE:
-            raise UserError(
-                f"standard input, line {number:,} has more than {MAX_LINE:,} characters: "
-                "split it into sentences."
-            )
-        try:
-            line.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"standard input, line {number:,} is not UTF-8: convert it, for example with iconv."
-            ) from error
-        lines.append(line.rstrip("\n"))
-        if len(lines) == _BATCH_LINES:
-            yield lines
-            lines = []
-    yield lines

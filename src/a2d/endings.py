@@ -25,6 +25,9 @@ MEMORY_FULL = (
 BAD_INPUT, DEFECT = 2, 1
 """Exit codes for problems that the user can solve, and for defects of a2d."""
 
+READER_LEFT = 128 + 13
+"""Exit code if the reader of the output ended first, as `head` does: that of SIGPIPE in shells."""
+
 debugging = False
 """True if the user set `--debug`: defects then end in a traceback."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 import warnings
@@ -151,6 +152,46 @@ def show_activity(console: Console, activity: str) -> Iterator[None]:
     else:
         console.print(activity, soft_wrap=True)
         yield
+
+
+class CountLine:
+    """A line on standard error that counts translated lines, if standard error is a terminal.
+
+    Args:
+        shown: False: show nothing, because translations appear on the same terminal.
+    """
+
+    def __init__(self, shown: bool) -> None:
+        self._shown = shown and sys.stderr is not None and sys.stderr.isatty()
+        self._start = time.monotonic()
+        self._last = float("-inf")
+        self._count = 0
+
+    def __enter__(self) -> CountLine:
+        """Start counting."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Show the last count, and end the line."""
+        if self._shown and self._count:
+            self._write()
+            print(file=sys.stderr)
+
+    def show(self, count: int) -> None:
+        """Show a number of lines, unless the last number is recent."""
+        self._count = count
+        if self._shown and time.monotonic() - self._last >= _COUNT_PAUSE:
+            self._write()
+
+    def _write(self) -> None:
+        self._last = time.monotonic()
+        rate = self._count / max(self._last - self._start, 1e-3)
+        line = f"{self._count:,} lines, {rate:,.1f} per second"
+        print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+_COUNT_PAUSE = 0.2
+"""Shortest time between two updates of a count, in seconds."""
 
 
 class TrainingProgress(TrainerCallback):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import groupby, zip_longest
+from itertools import groupby
 from os.path import lexists
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -276,11 +276,10 @@ class ExportedModel:
                 **options,
             )
             for index, result in zip(indices, results, strict=True):
+                scores = result.scores or [math.nan] * count
                 translations[index] = [
                     self._hypothesis(tokens, score, prefix is not None)
-                    for tokens, score in zip_longest(
-                        result.hypotheses, result.scores, fillvalue=math.nan
-                    )
+                    for tokens, score in zip(result.hypotheses, scores, strict=True)
                 ]
             if progress is not None:
                 progress(len(translations))
