@@ -53,6 +53,7 @@ def a2d(monkeypatch, capsys):
         stdin = None if data is None else io.TextIOWrapper(io.BytesIO(data))
         monkeypatch.setattr(sys, "stdin", stdin)
         monkeypatch.setattr(sys, "argv", ["a2d", "translate", *map(str, arguments)])
+        capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
             main()
         return caught.value.code or 0, *capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Commands that use finished models: `a2d translate` and `a2d export`."""
+"""Commands that use finished models: `a2d translate`, `a2d export` and `a2d bench`."""
 
 from __future__ import annotations
 
@@ -219,3 +219,85 @@ def export(
         languages = None if source is None or target is None else (source, target)
         export_checked(model, output, quantization, valid or (), languages, max_loss, Console())
     typer.echo(f"wrote {output}")
+
+
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders of models or of their exports to CTranslate2, or hub names.",
+            metavar="MODEL...",
+        ),
+    ],
+    source: Annotated[
+        Path,
+        typer.Option(
+            "--input", "-i", help="Text file in UTF-8 to translate, one sentence per line."
+        ),
+    ],
+    sentences: Annotated[
+        int, typer.Option(help="Sentences to translate, evenly spaced in the file.", min=1)
+    ] = 200,
+    rounds: Annotated[int, typer.Option(help="Rounds after a warm-up.", min=1)] = 5,
+    beams: Annotated[
+        int | None,
+        typer.Option(
+            help="Width of the beam; 1 is greedy search.",
+            min=1,
+            show_default="from each model's generation settings, or else 5",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads of each model.", min=1, show_default="all cores"),
+    ] = None,
+    batch_tokens: Annotated[
+        int, typer.Option(help="Source tokens that are translated at once.", min=1)
+    ] = 4096,
+    device: Annotated[
+        str,
+        typer.Option(help="auto (a GPU if there is one), cpu, cuda, or cuda:1 for GPU 1."),
+    ] = "auto",
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="File for all figures as JSON; an existing one is replaced."),
+    ] = None,
+) -> None:
+    """Measure models: speed, latency, memory, load time and size on disk.
+
+    Models take turns in every round, and nothing else should run on the machine. The table has the
+    median of the rounds, above the lowest and the highest value: sentences and generated tokens
+    per second (all sentences together), and times of single sentences (p50, p95). The memory is
+    the largest of the model's process, with Python and its libraries. The load time is without
+    that of libraries.
+
+    Example: a2d bench Helsinki-NLP/opus-mt-de-en small-de-en small-de-en-int8 --input in.de
+    """
+    import json
+
+    from rich.console import Console
+
+    from a2d.files import write_text
+    from a2d.models.decoding import check_beams
+    from a2d.progress import Bars, silence_libraries
+    from a2d.runs.benchmarking import as_dict, measure, read_sample, table_of
+
+    silence_libraries()
+    plugins.load_plugins()
+    if beams is not None:
+        check_beams(beams, "--beams")
+    if json_file is not None and not json_file.parent.is_dir():
+        raise UserError(f"there is no folder {json_file.parent}: create it, or choose another.")
+    sample = read_sample(source, sentences)
+    options = {"beams": beams, "batch_tokens": batch_tokens, "device": device}
+    with Bars(Console(stderr=True)) as bars:
+        figures = measure(models, sample, bars.show, rounds=rounds, threads=threads, **options)
+    summary = as_dict(figures, sample, threads)
+    console = Console()
+    console.print(table_of(figures))
+    console.print(
+        f"{len(sample.sentences):,} sentences, {rounds} rounds, {summary['threads']} threads.",
+        highlight=False,
+    )
+    if json_file is not None:
+        write_text(json_file, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")

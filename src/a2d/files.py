@@ -28,7 +28,7 @@ NAME = r"\w[\w.+-]*"
 MAX_NAME = 180
 """Longest name, in bytes of UTF-8: file names have at most 255, and some contain this name."""
 
-_MODEL_SUFFIXES = (".bin", ".json", ".model", ".safetensors", ".spm", ".txt")
+MODEL_SUFFIXES = (".bin", ".json", ".model", ".safetensors", ".spm", ".txt")
 """Suffixes of the files of a model and its tokenizer."""
 
 
@@ -219,7 +219,7 @@ def identity(place: str) -> str:
     folder = Path(place)
     if not folder.is_dir():
         return place
-    files = (path for path in folder.iterdir() if path.is_file() and path.suffix in _MODEL_SUFFIXES)
+    files = (path for path in folder.iterdir() if path.is_file() and path.suffix in MODEL_SUFFIXES)
     return _sum({path.name: digest(path) for path in files})[:16]
 
 

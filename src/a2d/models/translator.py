@@ -49,6 +49,11 @@ class LongSentence(UserError):
             "into shorter ones."
         )
         super().__init__(f"text {index + 1:,} {self.problem}")
+        self._arguments = index, tokens, limit
+
+    def __reduce__(self) -> tuple[type[LongSentence], tuple[int, int, int]]:
+        """Pickle the arguments, because processes pass this exception on."""
+        return LongSentence, self._arguments
 
 
 class Translator:
@@ -61,9 +66,11 @@ class Translator:
         settings: the model's generation settings.
         beams: beam width; None: the model's setting, or `a2d.models.decoding.BEAMS`.
         batch_tokens: padded source tokens per batch.
+        engine: name of the library.
 
     Attributes:
         beams: width of the beam.
+        engine: name of the library, "transformers" or "CTranslate2".
     """
 
     def __init__(
@@ -74,7 +81,9 @@ class Translator:
         settings: GenerationConfig,
         beams: int | None = None,
         batch_tokens: int = BATCH_TOKENS,
+        engine: str = "transformers",
     ) -> None:
+        self.engine = engine
         self.beams = beams or settings.num_beams or decoding.BEAMS
         self._search = partial(search, beams=self.beams, max_tokens=batch_tokens)
         self._tokenizer = tokenizer
@@ -181,6 +190,7 @@ def open_translator(
     options: dict[str, Any] = {"beams": beams, "batch_tokens": batch_tokens}
     if exported:
         fast = ExportedModel(Path(model), device, threads)
+        options["engine"] = "CTranslate2"
         return Translator(fast.search, fast.tokenizer, fast.positions, fast.settings, **options)
     network, tokenizer = load_to_run(model, device), load_tokenizer(model)
     check_fits(tokenizer, network.config, model)
