@@ -2,15 +2,16 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from itertools import chain
 
 import pytest
 import torch
-from toys import talkative
 
 from a2d.__main__ import main
 from a2d.models.export import export
@@ -19,21 +20,24 @@ from a2d.models.tokenizer import load_tokenizer
 from a2d.text import streams
 from a2d.text.corpus import read_corpus
 
-PAIRS = read_corpus("builtin:de-dsb/train")[:300]
-SOURCES = [pair.source for pair in PAIRS if 8 < len(pair.source) < 60][:24]
-LIMIT = 14
+SOURCES = [
+    pair.source
+    for pair in read_corpus("builtin:en-pt/test")
+    if re.fullmatch(r"[A-Z][a-z ]{9,25}", pair.source) and " " in pair.source
+]
+SOURCES = tuple(SOURCES[:10])
+LIMIT = 24
 """`max_length` of the models, which keeps tests fast."""
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder, network, tokenizer = talkative(
-        [text for pair in PAIRS for text in pair], tmp_path_factory.mktemp("model")
-    )
-    with torch.no_grad():  # some translations end, others reach the limit
-        network.final_logits_bias[0, tokenizer.eos_token_id] = 6.0
+    """A real, small model: its translations are text, and depend on the source."""
+    folder = tmp_path_factory.mktemp("model")
+    network, tokenizer = load_model("builtin:en-pt"), load_tokenizer("builtin:en-pt")
     network.generation_config.update(max_length=LIMIT, num_beams=3)
     network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -61,6 +65,7 @@ def a2d(monkeypatch, capsys):
     return run
 
 
+@cache
 def plain_generate(model, sources, beams, count=1):
     """Texts and scores of plain transformers, one sentence at a time.
 
@@ -70,9 +75,8 @@ def plain_generate(model, sources, beams, count=1):
     lists = []
     for source in sources:
         inputs = tokenizer([source], return_tensors="pt")
-        limit = min(LIMIT, 1 + int(1.2 * inputs["input_ids"].shape[1]) + 10)
         rows = network.generate(
-            **inputs, num_beams=beams, num_return_sequences=count, max_length=limit
+            **inputs, num_beams=beams, num_return_sequences=count, max_length=LIMIT
         )
         lists.append([])
         for row in rows:
@@ -93,7 +97,7 @@ class TestOutput:
     @pytest.mark.parametrize("beams", [1, 3])
     def test_scores_are_those_of_both_engines(self, a2d, model, exported, beams):
         expected = [lists[0] for lists in plain_generate(model, SOURCES, beams)]
-        assert len({text for text, _ in expected}) > 15
+        assert len({text for text, _ in expected}) == 10
         for folder in (model, exported):
             code, out, err = a2d(folder, "--scores", "--beams", beams, text="\n".join(SOURCES))
             assert (code, err) == (0, "")
@@ -103,7 +107,7 @@ class TestOutput:
                 for (score, text), (best, mean) in zip(rows, expected, strict=True)
                 if text == best
             ]
-            assert len(same) >= 22  # CTranslate2 may choose another one of almost equal beams
+            assert len(same) >= 9  # CTranslate2 may choose another one of almost equal beams
             for score, mean in same:
                 assert score == pytest.approx(mean, abs=1e-3)
 
@@ -112,7 +116,8 @@ class TestOutput:
         import ctranslate2
 
         tokenizer = load_tokenizer(exported)
-        tokens = [tokenizer.convert_ids_to_tokens(ids) for ids in tokenizer(SOURCES)["input_ids"]]
+        encoded = tokenizer(list(SOURCES))["input_ids"]
+        tokens = [tokenizer.convert_ids_to_tokens(ids) for ids in encoded]
         results = ctranslate2.Translator(str(exported)).translate_batch(
             tokens,
             beam_size=4,
@@ -136,7 +141,7 @@ class TestOutput:
     def test_n_best_lists_are_those_of_transformers(self, a2d, model):
         code, out, _ = a2d(model, "--n-best", 3, text=f"{SOURCES[0]}\n\n{SOURCES[1]}\n")
         assert code == 0
-        first, second = plain_generate(model, SOURCES[:2], beams=3, count=3)
+        first, second = plain_generate(model, SOURCES[:2], 3, 3)
         rows = [line.split(" ||| ") for line in out.splitlines()]
         assert [row[:2] for row in rows] == [
             *(["0", text] for text, _ in first),
@@ -160,19 +165,32 @@ class TestOutput:
         (tmp_path / "in").write_text("".join(f"{source}\r\n" for source in SOURCES), newline="")
         arguments = ["--input", tmp_path / "in", "--output", tmp_path / "out", "--beams", 1]
         assert a2d(model, *arguments) == (0, "", "")
+        monkeypatch.setattr(sys, "stdin", io.StringIO())
         monkeypatch.setattr(
             sys, "argv", ["sacrebleu", str(tmp_path / "out"), "-i", str(tmp_path / "out"), "-b"]
         )
         sacrebleu()
         assert float(capsys.readouterr().out) == 100
         lines = (tmp_path / "out").read_text("utf-8").splitlines()
-        assert lines == [lists[0][0] for lists in plain_generate(model, SOURCES, beams=1)]
+        assert lines == [lists[0][0] for lists in plain_generate(model, SOURCES, 1)]
 
     def test_batches_change_nothing(self, a2d, exported):
         text = "\n".join(SOURCES)
         small = a2d(exported, "--batch-tokens", 1, "--threads", 1, "--device", "cpu", text=text)
         assert small == a2d(exported, text=text)
         assert small[0] == 0
+
+
+def test_lines_are_counted_on_a_terminal_only(a2d, exported, tmp_path, monkeypatch, capsys):
+    output = ["-o", tmp_path / "out", "--overwrite", "--beams", 1]
+    assert a2d(exported, *output, text="ja\nnein\n") == (0, "", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, _, err = a2d(exported, *output, text="ja\nnein\n")
+    assert code == 0
+    assert re.fullmatch(r"(\r\d lines, [\d.,]+ per second\x1b\[K)+\n", err)
+    assert err.split("\r")[-1].startswith("2 lines, ")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert a2d(exported, "--beams", 1, text="ja\n")[2] == ""
 
 
 class TestFiles:
@@ -270,14 +288,14 @@ class TestInput:
 
     def test_long_lines_are_split_at_sentence_ends(self, a2d, exported):
         sentences = [f"{source.rstrip('.!?')}." for source in SOURCES]
-        assert len(load_tokenizer(exported)(" ".join(sentences * 3))["input_ids"]) > 512
-        text = " ".join(sentences * 3)
+        assert len(load_tokenizer(exported)(" ".join(sentences * 12))["input_ids"]) > 512
+        text = " ".join(sentences * 12)
         code, out, _ = a2d(exported, "--scores", text=f"ja\n{text}\nnein\n")
         assert (code, out.count("\n")) == (0, 3)
         single = a2d(exported, "--scores", text="\n".join(sentences))[1].splitlines()
         translations = [line.split("\t")[1] for line in single]
         score, translation = out.splitlines()[1].split("\t")
-        assert translation == " ".join(filter(None, translations * 3))
+        assert translation == " ".join(filter(None, translations * 12))
         scores = [float(line.split("\t")[0]) for line in single]
         assert min(scores) < float(score) < max(scores)
 
@@ -357,7 +375,7 @@ class TestProcesses:
             answers.append(process.stdout.readline())
         out, err = process.communicate("".join(f"{source}\n" for source in SOURCES[3:]))
         assert (process.returncode, err) == (0, "")
-        expected = [lists[0][0] for lists in plain_generate(model, SOURCES, beams=3)]
+        expected = [lists[0][0] for lists in plain_generate(model, SOURCES, 3)]
         assert ("".join(answers) + out).splitlines() == expected
 
     def test_a_reader_that_leaves_ends_it_quietly(self, exported):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 import platform
-import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -34,10 +34,12 @@ import a2d
 from a2d.errors import UserError
 from a2d.files import MODEL_SUFFIXES
 from a2d.models.translator import LongSentence, Translator, open_translator
+from a2d.plugin_errors import plugin_error
 from a2d.plugins import load_same, loaded_files
 from a2d.progress import Event, Report, silence_libraries
 from a2d.quoting import escaped
 from a2d.runs.training import cpu_name
+from a2d.runs.workers import end_with_parent, portable
 from a2d.teachers import model_path
 from a2d.text.streams import open_input
 
@@ -202,8 +204,15 @@ class _Process:
         Raises:
             UserError: the process was killed.
         """
+        # A new process inherits the mask: Ctrl-C reaches it, too, and is for this process only.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return self._pool.submit(task, *arguments).result()
+            future = self._pool.submit(_call, task, *arguments)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            result: Result = future.result()
+            return result
         except BrokenProcessPool as error:
             raise UserError(
                 "the process of a model was killed, most likely because memory ran out: give fewer "
@@ -218,7 +227,7 @@ _failure: UserError | None = None  # of the start, raised by the first task
 
 def _start(plugins: Mapping[Path, str]) -> None:
     global _failure
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes
+    threading.Thread(target=end_with_parent, daemon=True).start()
     silence_libraries()
     try:
         load_same(plugins)
@@ -226,10 +235,17 @@ def _start(plugins: Mapping[Path, str]) -> None:
         _failure = error
 
 
-def _load(model: str, options: dict[str, Any]) -> dict[str, Any]:
-    global _translator
+def _call(task: Callable[..., Any], *arguments: Any) -> Any:
     if _failure is not None:
         raise _failure
+    try:
+        return task(*arguments)
+    except Exception as error:
+        raise portable(plugin_error(error) or error) from error
+
+
+def _load(model: str, options: dict[str, Any]) -> dict[str, Any]:
+    global _translator
     start = time.perf_counter()
     _translator = open_translator(model, **options)
     _translator.n_best(["a"])
@@ -274,6 +290,8 @@ def _peak_bytes() -> int:
         (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
         return int(peak) * 1024
     except (OSError, ValueError):
+        import resource  # not on every system
+
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -137,7 +137,7 @@ def _start_worker(
         load_same(plugins)
     except UserError as error:  # raised here, it would break the pool
         _failure = error
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes
     signal.signal(signal.SIGTERM, _end)
     sys.unraisablehook = _end_after_finaliser
@@ -157,7 +157,7 @@ def _end_after_finaliser(error: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(error)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Exit when the parent is killed, because the next run needs the folder."""
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -178,12 +178,12 @@ def _run_task(task: Callable[..., Any], *arguments: Any) -> Any:
             raise plugin from error
         leave(128 + signal.SIGTERM)
     except Exception as error:
-        raise _portable(plugin_error(error) or error) from error
+        raise portable(plugin_error(error) or error) from error
     finally:
         _busy = False
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """Replace an error that cannot be pickled, because it would break the pool."""
     try:
         pickle.loads(pickle.dumps(error))
