@@ -73,8 +73,8 @@ def main() -> None:
     for name, rounds in times.items():
         figures[f"lines per second: {name}"] = spread([len(lines) / each.work for each in rounds])
         figures[f"seconds to the first translation: {name}"] = spread([e.start for e in rounds])
-    rounds = zip(times["direct"], times["a2d translate"], strict=True)
-    ratio = spread([direct.work / command.work for direct, command in rounds])
+    pairs = zip(times["direct"], times["a2d translate"], strict=True)
+    ratio = spread([engine.work / command.work for engine, command in pairs])
     figures["speed: a2d translate ÷ direct"] = ratio
     show(f"{len(lines):,} lines", figures, Console())
     print(f"a2d translate is {ratio['median']:.1%} as fast; the goal is {GOAL:.0%}.")

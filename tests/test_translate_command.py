@@ -159,18 +159,21 @@ class TestOutput:
         assert (code, out) == (2, "")
         assert "--n-best 4 needs a beam of that width, and it is 3: add --beams 4." in err
 
-    def test_sacrebleu_reads_what_it_writes(self, a2d, model, tmp_path, monkeypatch, capsys):
-        from sacrebleu.sacrebleu import main as sacrebleu
-
+    def test_sacrebleu_reads_what_it_writes(self, a2d, model, tmp_path):
         (tmp_path / "in").write_text("".join(f"{source}\r\n" for source in SOURCES), newline="")
         arguments = ["--input", tmp_path / "in", "--output", tmp_path / "out", "--beams", 1]
         assert a2d(model, *arguments) == (0, "", "")
-        monkeypatch.setattr(sys, "stdin", io.StringIO())
-        monkeypatch.setattr(
-            sys, "argv", ["sacrebleu", str(tmp_path / "out"), "-i", str(tmp_path / "out"), "-b"]
-        )
-        sacrebleu()
-        assert float(capsys.readouterr().out) == 100
+        command = [
+            sys.executable,
+            "-m",
+            "sacrebleu",
+            tmp_path / "out",
+            "-i",
+            tmp_path / "out",
+            "-b",
+        ]
+        output = subprocess.check_output(command, stdin=subprocess.DEVNULL, text=True)
+        assert float(output) == 100
         lines = (tmp_path / "out").read_text("utf-8").splitlines()
         assert lines == [lists[0][0] for lists in plain_generate(model, SOURCES, 1)]
 
