@@ -20,7 +20,9 @@ SOURCES = [pair.source for pair in read_corpus("builtin:de-dsb/train")[200:500]]
 SOURCES = [source for source in SOURCES if 5 < len(source) < 40][:8]
 
 
-@pytest.mark.parametrize("settings", [{}, {"length_penalty": 0.4}, {"suppress_tokens": [20, 21]}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_beams": 2, "length_penalty": 0.4}, {"suppress_tokens": [20, 21]}]
+)
 @pytest.mark.parametrize("name", ["opus", "nllb", "t5"])
 def test_scores_of_both_engines_agree(name, settings, tmp_path):
     """NLLB forces the code of the language, OPUS-MT bans padding."""
