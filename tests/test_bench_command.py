@@ -16,7 +16,7 @@ from a2d.models.loading import load_model
 from a2d.models.tokenizer import load_tokenizer
 from a2d.models.translator import LongSentence
 from a2d.runs import benchmarking
-from a2d.runs.benchmarking import Measurement, read_sample, table_of
+from a2d.runs.benchmarking import Measurement, legend_of, read_sample, table_of
 from a2d.text.corpus import read_corpus
 
 TEXTS = [pair.source for pair in read_corpus("builtin:de-dsb/train")[:200]]
@@ -52,6 +52,7 @@ def test_models_and_exports_are_measured(a2d, model, tmp_path):
     code, out, err = a2d(model, tmp_path / "fast", *arguments, "--json", tmp_path / "json")
     assert code == 0, err
     assert "5 sentences, 3 rounds, 1 threads." in out
+    assert f"2 {tmp_path / 'fast'} (CTranslate2, beam 2)\n" in out
     assert "benchmark: 8/8 (100%)" in err
     summary = json.loads((tmp_path / "json").read_text("utf-8"))
     first, second = summary["models"]
@@ -164,9 +165,16 @@ def test_the_table_fits_a_terminal(scale):
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
-    middle = 99.4 * scale
+    cells = text.splitlines()[2].split()
+    assert cells[0] == "1"
+    digits = {0.05: ("4.97", "124"), 1: ("99.4", "2,485"), 20: ("1,988", "49,700")}
+    assert tuple(cells[1:3]) == digits[scale]
+    assert cells[5:] == ["12,000", "3.25", "300"]
     assert (
-        f"{middle:.0f}" if middle >= 100 else f"{middle:.1f}" if middle >= 10 else f"{middle:.2f}"
-    ) in text
-    cells = [line.split(" ")[0] for line in text.splitlines()[2:]]
-    assert "".join(cells).startswith("Helsinki-NLP/opus-mt-de-en[x]")
+        text.splitlines()[3].split()[0]
+        == {0.05: "4.76–5.10", 1: "95.2–102", 20: "1,904–2,038"}[scale]
+    )
+    assert legend_of([row, row]).splitlines() == [
+        "1 Helsinki-NLP/opus-mt-de-en[x] (transformers, beam 5)",
+        "2 Helsinki-NLP/opus-mt-de-en[x] (transformers, beam 5)",
+    ]

@@ -280,7 +280,7 @@ def bench(
     from a2d.files import write_text
     from a2d.models.decoding import check_beams
     from a2d.progress import Bars, silence_libraries
-    from a2d.runs.benchmarking import as_dict, measure, read_sample, table_of
+    from a2d.runs.benchmarking import as_dict, legend_of, measure, read_sample, table_of
 
     silence_libraries()
     plugins.load_plugins()
@@ -295,6 +295,7 @@ def bench(
     summary = as_dict(figures, sample, threads)
     console = Console()
     console.print(table_of(figures))
+    console.print(legend_of(figures), highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{len(sample.sentences):,} sentences, {rounds} rounds, {summary['threads']} threads.",
         highlight=False,

@@ -26,7 +26,6 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 from transformers.utils import cached_file
 
@@ -347,14 +346,17 @@ def _version(package: str) -> str | None:
 
 
 def table_of(measurements: Sequence[Measurement]) -> Table:
-    """Make a table of medians, with the lowest and the highest value below them."""
+    """Make a table of medians, with the lowest and the highest value below them.
+
+    Models are numbered, because hub names and paths leave no space for figures (`legend_of`).
+    """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("model", overflow="fold")
+    table.add_column("")
     for name in ("sent/s", "tokens/s", "p50 ms", "p95 ms", "peak MB", "load s", "disk MB"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in measurements:
+    for number, row in enumerate(measurements, 1):
         table.add_row(
-            f"{escape(escaped(row.model))}\n[dim]beam {row.beams}[/]",
+            str(number),
             _cell(row.sentences_per_second),
             _cell(row.tokens_per_second),
             _cell([1000 * value for value in row.p50_seconds]),
@@ -364,6 +366,14 @@ def table_of(measurements: Sequence[Measurement]) -> Table:
             _number(row.disk_bytes / 1e6),
         )
     return table
+
+
+def legend_of(measurements: Sequence[Measurement]) -> str:
+    """Name the models of a table, one per line."""
+    return "\n".join(
+        f"{number} {escaped(row.model)} ({row.engine}, beam {row.beams})"
+        for number, row in enumerate(measurements, 1)
+    )
 
 
 def _cell(values: Sequence[float]) -> str:
