@@ -383,7 +383,7 @@ class TestTranslate:
         monkeypatch.setattr(
             MarianMTModel,
             "generate",
-            lambda self, **k: beams_used.append(k["num_beams"]) or generate(self, **k),
+            lambda self, **k: beams_used.append(k.get("num_beams")) or generate(self, **k),
         )
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ein Text\n")))
         assert a2d("translate", model, *option)[0] == 0
