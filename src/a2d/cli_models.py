@@ -302,3 +302,41 @@ def bench(
     )
     if json_file is not None:
         write_text(json_file, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+
+
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL…",
+            help="Folders of models or exports, or hub names, such as a teacher and its student.",
+        ),
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535)] = 7860,
+    characters: Annotated[int, typer.Option(help="Longest text.", min=1)] = 2000,
+    seconds: Annotated[
+        float, typer.Option(help="Time after which a translation stops between two lines.", min=0)
+    ] = 30.0,
+    requests: Annotated[
+        int, typer.Option(help="Most requests of one address in a minute.", min=1)
+    ] = 30,
+    threads: Annotated[int | None, typer.Option(help="Threads of each model.", min=1)] = None,
+) -> None:
+    """Try models side by side in a browser, or by JSON.
+
+    The page shows translations, times and attention. `/gradio_api/call/translate` is the JSON
+    interface; "Use via API" on the page explains it. Needs pip install 'align-to-distill[serve]'.
+
+    Example: a2d serve builtin:en-pt small-en-pt small-en-pt-int8
+    """
+    from a2d.progress import silence_libraries
+    from a2d.serving import Limits
+    from a2d.serving import serve as work
+
+    silence_libraries()
+    plugins.load_plugins()
+    limits = Limits(characters=characters, seconds=seconds, requests_per_minute=requests)
+    work(models, host, port, limits, threads)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from a2d.errors import UserError
 from a2d.families import positions_of
@@ -67,10 +67,12 @@ class Translator:
         beams: beam width; None: the model's setting, or `a2d.models.decoding.BEAMS`.
         batch_tokens: padded source tokens per batch.
         engine: name of the library.
+        network: the model, if it is in transformers.
 
     Attributes:
         beams: width of the beam.
         engine: name of the library, "transformers" or "CTranslate2".
+        tokenizer, network: as given.
     """
 
     def __init__(
@@ -82,11 +84,11 @@ class Translator:
         beams: int | None = None,
         batch_tokens: int = BATCH_TOKENS,
         engine: str = "transformers",
+        network: PreTrainedModel | None = None,
     ) -> None:
-        self.engine = engine
+        self.engine, self.tokenizer, self.network = engine, tokenizer, network
         self.beams = beams or settings.num_beams or decoding.BEAMS
         self._search = partial(search, beams=self.beams, max_tokens=batch_tokens)
-        self._tokenizer = tokenizer
         self._limit = min(positions or MAX_SOURCE, tokenizer.model_max_length)
 
     def n_best(
@@ -132,11 +134,11 @@ class Translator:
 
     def _encode(self, texts: Sequence[str]) -> list[list[list[int]]]:
         """Encode texts as token ids of no, one or several sentences each."""
-        encoded = encode_sources(self._tokenizer, texts, whole=True)
+        encoded = encode_sources(self.tokenizer, texts, whole=True)
         parts = [[ids] if text.strip() else [] for text, ids in zip(texts, encoded, strict=True)]
         for index, (text, part) in enumerate(zip(texts, parts, strict=True)):
             if part and len(part[0]) > self._limit:
-                part[:] = encode_sources(self._tokenizer, split_sentences(text), whole=True)
+                part[:] = encode_sources(self.tokenizer, split_sentences(text), whole=True)
                 longest = max(map(len, part))
                 if longest > self._limit:
                     raise LongSentence(index, longest, self._limit)
@@ -199,6 +201,7 @@ def open_translator(
         tokenizer,
         positions_of(network.config),
         network.generation_config,
+        network=network,
         **options,
     )
 
