@@ -233,6 +233,8 @@ def _same(first: MethodEntry, second: MethodEntry) -> str:
     unused = [name for name in names if getattr(first, name) != getattr(second, name)]
     if not unused:
         return "are the same"
+    if unused[0] == "monolingual" and first.definition.sequences:
+        return "differ only in monolingual, without corpus.monolingual: give it one value"
     return f"differ only in {unused[0]}, which {first.method} does not use: give it one value"
 
 
