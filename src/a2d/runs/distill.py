@@ -224,7 +224,8 @@ def _show_exports(run: Run) -> None:
         problem = export.fidelity.problem(run.recipe.export.max_loss)
         place = escape(str(export.model))
         if problem is None:
-            run.console.print(f"For CTranslate2, in {export.quantization}: {place}.")
+            line = f"For CTranslate2, in {export.quantization}: {place}."
+            run.console.print(line, soft_wrap=True)
         else:
             run.console.print(f"[red]The export in {place} is not faithful: {escape(problem)}.[/]")
 
