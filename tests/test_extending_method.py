@@ -162,6 +162,29 @@ class InPlace(Transfer):
         return (student.maps[group].stacked() * self.calls).sum()
 
 
+class KeepsGraph(Transfer):
+    """Transfer with a running mean that is not detached."""
+
+    def __init__(self, groups):
+        super().__init__(groups)
+        self.mean = 0
+
+    def compare(self, group, student, teacher, keys, rows):
+        self.mean = 0.9 * self.mean + student.maps[group].stacked().square().sum()
+        return self.mean
+
+
+class Unused(Transfer):
+    """Transfer with a parameter that `compare` does not use."""
+
+    def __init__(self, groups):
+        super().__init__(groups)
+        self.factor = torch.nn.Parameter(torch.ones(1))
+
+    def compare(self, group, student, teacher, keys, rows):
+        return student.maps[group].stacked().square().sum()
+
+
 class Bare(Transfer):
     """Transfer without `compare`."""
 
@@ -174,7 +197,8 @@ class Uninitialised(Transfer):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda s, t, o: None, "build of method 'odd' returns a NoneType: it must return"),
+        (lambda s, t, o: None, "build of method 'odd' returns None: it must return"),
+        (lambda s, t, o: Compares, "build of method 'odd' returns <class .*Compares'>: it must"),
         (lambda s, t, o: Compares(torch.sum, ("cross",)), "compares the groups cross, but the"),
         (lambda s, t, o: Misnamed(o.groups), "compare of Misnamed .* takes .* called with 5 arg"),
         (lambda s, t, o: Compares(print), "compare of Compares .* returns a NoneType"),
@@ -196,6 +220,11 @@ class Uninitialised(Transfer):
             r"shape \(\) and torch.complex64: it must",
         ),
         (lambda s, t, o: InPlace(o.groups), "InPlace .* the gradient .* cannot be computed"),
+        (lambda s, t, o: KeepsGraph(o.groups), "second batch .* detach what is kept"),
+        (
+            lambda s, t, o: Unused(o.groups),
+            r"method 'odd', Unused \(.*\): the parameter 'factor' gets no gradient",
+        ),
         (lambda s, t, o: Bare(o.groups), "Bare .* compares nothing: define compare"),
         (lambda s, t, o: Uninitialised(), r"Uninitialised .* call super\(\).__init__\(groups\)"),
     ],
@@ -301,7 +330,10 @@ def test_settings_that_do_not_exist_are_refused(tmp_path, tokenizer, data):  # n
     build = lambda s, t, o: Running(o.groups)  # noqa: E731
     register_method(Method("odd", "fails", build=build, build_settings=("formulas",)))
     try:
-        message = "build_settings of method 'odd' has 'formulas': did you mean 'formula'"
+        message = (
+            r"build_settings of method 'odd' \(.*test_extending_method.py, line .*\) has "
+            "'formulas': did you mean 'formula'.*A method has no settings of its own"
+        )
         with pytest.raises(UserError, match=message):
             trainer(tmp_path, tokenizer, data, method="odd")
         with pytest.raises(UserError, match=message):
@@ -439,7 +471,7 @@ def test_a_name_that_recipes_cannot_use_is_refused(kind, name):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        (Formula, "is no Formula: register Formula"),
+        (Formula, r"Formula \(.*\) is a class: register an object, Formula\(…\)"),
         ("x", "'x' is no Formula"),
         (
             NaivePaper("odd", "fails", uniform_start="four"),

@@ -155,7 +155,10 @@ class Lazy(RunStage):
             lambda run: [Lazy(run.folder / "corpus", {})],
             "stages Corpus and Lazy .* have the same folder",
         ),
-        (lambda run: [Lazy(run.folder / "x", {})] * 2, "stages Lazy and Lazy .* the same folder"),
+        (
+            lambda run: [Lazy(run.folder / "x", {})] * 2,
+            "two stages of the kind Lazy .* the same folder",
+        ),
         (lambda run: [Lazy(run.folder / "x/../corpus", {})], "stages Corpus and Lazy .* the same"),
         (lambda run: [Lazy(run.folder, {})], "stage Lazy .* folder of its own below run.folder"),
         (lambda run: [Lazy(run.folder.parent / "x", {})], "stage Lazy .* its own below run.folder"),

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from a2d.errors import UserError, first_line
 from a2d.files import MAX_NAME, NAME, digest
-from a2d.plugin_errors import PREFIX, import_error, packages
+from a2d.plugin_errors import PREFIX, defined_at, import_error, packages
 from a2d.quoting import quoted
 
 GROUP = "a2d.plugins"
@@ -73,6 +73,8 @@ def check_entry(entry: Any, kind: Any, names: str = NAME) -> None:
     Raises:
         UserError: it is something else.
     """
+    if isinstance(entry, type) and issubclass(entry, kind):
+        raise UserError(f"{defined_at(entry)} is a class: register an object, {entry.__name__}(…).")
     if not isinstance(entry, kind):
         raise UserError(f"{quoted(entry)} is no {kind.__name__}: register {kind.__name__}(…).")
     values = {field: getattr(entry, field.name, None) for field in fields(entry)}

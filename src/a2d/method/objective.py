@@ -1,7 +1,9 @@
 """The training objective: its settings, its terms, and the loss.
 
-With S and T the student's and the teacher's attention maps, it is (Jin et al. 2024, Eq. 12)
-``(1-α)·CE + α·KD + β·decay^(epoch-1)·[A_encoder + ½(A_decoder + A_cross)]``.
+It is (Jin et al. 2024, Eq. 12)
+``(1-α)·CE + α·KD + β·decay^(epoch-1)·[A_encoder + ½(A_decoder + A_cross)]``: the cross-entropy with
+the references, the divergence of next-token distributions from the teacher's, and for each group of
+attention the divergence A of the student's aligned maps from the teacher's.
 `beta_until` lets β fall linearly to zero beside or instead of the paper's decay.
 """
 
@@ -48,8 +50,8 @@ class Term(NamedTuple):
         until: share of all updates over which the weight falls linearly to zero; None: it does not
             fall.
         divisor: token count that the sum is divided by.
-        batch_mean: divide the sum over a batch first by the batch's target positions, including
-            padding.
+        batch_mean: before anything else, divide the sum over a batch by the number of its target
+            positions. Padding counts, too.
     """
 
     name: str

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from a2d.errors import UserError, first_line
 from a2d.families import Geometry
-from a2d.method.attention import Features
+from a2d.method.attention import GROUPS, Features
 from a2d.method.maps import StackedMaps
 from a2d.method.methods import ModelSize
 from a2d.method.transfer import Masks, Transfer
@@ -46,8 +47,11 @@ def try_transfer(
         torch.manual_seed(0)
         student, teacher = (_features(size, masks, hidden_states) for size in sizes)
         features = [tensor.requires_grad_() for tensor in _tensors(student)]
-        leaves = features + [each for each in transfer.parameters() if each.requires_grad]
-        for group, value in transfer(student, teacher, masks).items():
+        trained = {n: each for n, each in transfer.named_parameters() if each.requires_grad}
+        leaves = [*features, *trained.values()]
+        unused = {n for n in trained if not set(n.split(".")) & {*GROUPS} - {*transfer.groups}}
+        terms = transfer(student, teacher, masks)
+        for group, value in terms.items():
             gradients: tuple[Tensor | None, ...] = ()
             if value.requires_grad:
                 try:
@@ -73,6 +77,46 @@ def try_transfer(
                     "features by differentiable operations, without detach, or leave the group out "
                     "of Method(groups=…)."
                 )
+            reached = zip(trained, gradients[len(features) :], strict=False)
+            unused -= {parameter for parameter, gradient in reached if gradient is not None}
+        if unused:
+            raise UserError(
+                f"{name}: the parameter {min(unused)!r} gets no gradient, so that it would never "
+                "be trained: use it in `compare`, or remove it."
+            )
+        _try_next_batch(name, transfer, sum(terms.values()), sizes, masks, hidden_states)
+
+
+def _try_next_batch(
+    name: str,
+    transfer: Transfer,
+    total: Any,
+    sizes: tuple[ModelSize, ModelSize],
+    masks: Masks,
+    hidden_states: bool,
+) -> None:
+    """Finish a first batch, and compute the gradient of a second one.
+
+    Args:
+        name: of method and formula, for messages.
+        transfer: the comparison.
+        total: sum of the first batch's terms.
+        sizes, masks, hidden_states: as in `try_transfer`.
+
+    Raises:
+        UserError: the second gradient needs the graph of the first batch.
+    """
+    total.backward()
+    student, teacher = (_features(size, masks, hidden_states) for size in sizes)
+    for tensor in _tensors(student):
+        tensor.requires_grad_()
+    try:
+        sum(transfer(student, teacher, masks).values()).backward()
+    except RuntimeError as error:
+        raise UserError(
+            f"{name}: the gradient of a second batch cannot be computed "
+            f"({first_line(error)[:80]}…): detach what is kept from one batch to the next."
+        ) from error
 
 
 def _features(

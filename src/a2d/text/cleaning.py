@@ -61,7 +61,7 @@ def clean(
     deduplicate: bool | Literal["near"] = True,
     into: Callable[[Iterator[Pair]], PairSequence] = list,  # type: ignore[assignment]
 ) -> tuple[PairSequence, CleaningReport]:
-    """Drop pairs that teach a translator nothing or something wrong.
+    """Drop pairs that are useless or harmful for training a translation model.
 
     A pair is counted under the first rule that it breaks, in this order.
 

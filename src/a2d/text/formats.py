@@ -13,6 +13,7 @@ from pathlib import Path
 from a2d.errors import UserError
 from a2d.plugin_errors import check_call
 from a2d.plugins import Registry, check_entry
+from a2d.quoting import listed, quoted
 from a2d.text import localisation, records, tables
 from a2d.text.files import COMPRESSED, suffix_of
 from a2d.text.languages import same_language
@@ -63,6 +64,10 @@ _ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 _SHEETS = (".xlsx", ".xls", ".ods")
 
 
+KEYS = ("columns", "keys", "languages", None)
+"""Meanings of `source` and `target` in a corpus given as a mapping."""
+
+
 def register_format(file_format: Format) -> Format:
     """Add a format to `FORMATS`, so that corpora in it are read wherever a2d reads corpora.
 
@@ -91,6 +96,10 @@ def register_format(file_format: Format) -> Format:
                 f"format {name!r}: {suffix!r} cannot be its suffix: give one in lower case with "
                 "one dot, at its start, that means no compression, archive or spreadsheet."
             )
+    if file_format.keys not in KEYS:
+        raise UserError(
+            f"format {name!r}: keys is {quoted(file_format.keys)}: give one of {listed(KEYS)}."
+        )
     if file_format.read is None and file_format.read_two is None:
         raise UserError(f"format {name!r} has no reader: give read or read_two.")
     if file_format.read is not None:

@@ -19,6 +19,7 @@ from a2d.method.token_losses import Prediction, token_losses
 from a2d.method.transfer import A2D, Transfer
 from a2d.method.trial import try_transfer
 from a2d.plugin_errors import defined_at
+from a2d.quoting import quoted
 from a2d.training.signals import Needs, Signals, model_signals
 
 IGNORE_INDEX = -100
@@ -234,7 +235,8 @@ def _check_transfer(transfer: Transfer, objective: Objective) -> None:
     name = f"method {objective.method!r}"
     if not isinstance(transfer, Transfer):
         raise UserError(
-            f"build of {name} returns a {type(transfer).__name__}: it must return a Transfer."
+            f"build of {name} returns {quoted(transfer)}: it must return an object of a subclass "
+            "of Transfer."
         )
     if not hasattr(transfer, "groups"):
         raise UserError(

@@ -14,7 +14,7 @@ from a2d.method.attention import GROUPS
 from a2d.method.formulas import FORMULAS
 from a2d.method.methods import METHODS
 from a2d.method.transfer import STARTS
-from a2d.plugin_errors import NAME_THE_FILE
+from a2d.plugin_errors import NAME_THE_FILE, defined_at
 from a2d.plugins import Registry
 from a2d.quoting import quoted
 from a2d.suggestions import nearest
@@ -48,7 +48,11 @@ def _check_build_settings(method: str) -> str:
     for name in METHODS[method].build_settings:
         if name not in names:
             hint = nearest(name, names)
-            raise ValueError(f"build_settings of method {method!r} has {quoted(name)}{hint}")
+            raise ValueError(
+                f"build_settings of method {method!r} ({defined_at(METHODS[method].build)}) has "
+                f"{quoted(name)}{hint}. A method has no settings of its own: register one for each "
+                "value"
+            )
     return method
 
 

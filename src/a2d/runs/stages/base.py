@@ -121,6 +121,11 @@ def check_folders(stages: Sequence[RunStage], folder: Path) -> None:
                 f"the stage {defined_at(type(stage))} has the folder {stage.folder}: give it a "
                 "folder of its own below run.folder."
             )
+        if kinds.get(place) is type(stage):
+            raise UserError(
+                f"two stages of the kind {defined_at(type(stage))} have the same folder, "
+                f"{stage.folder}: add what distinguishes them, such as a model's name."
+            )
         if place in kinds:
             raise UserError(
                 f"the stages {kinds[place].__name__} and {defined_at(type(stage))} have the same "
