@@ -143,7 +143,7 @@ def no_pairs_message(readings: Sequence[ReadingReport]) -> str:
     omitted = [reading.omissions for reading in readings if reading.omitted]
     if omitted:
         return f"every entry of {place} was skipped ({', '.join(omitted)}): give another corpus"
-    return f"{place} is empty, or its reader finds no entry in it: give a corpus with at least one pair"
+    return f"{place} is empty, or its reader finds no entry: give a corpus with at least one pair"
 
 
 @dataclass(frozen=True)
