@@ -15,6 +15,7 @@ from test_pipeline import command, corpus, outputs, run  # noqa: F401
 METHODS = [
     "methods=[kd, {method: seqkd, student_start: teacher}, a2d]",
     "teacher.cache=true",
+    "export.quantizations=[int8]",
 ]
 
 MOMENTS = [
@@ -33,6 +34,7 @@ MOMENTS = [
     "models/seqkd*.partial/checkpoints/*",
     "models/a2d*.partial/checkpoints/*",
     "translations/test/*",
+    "exports/*",
     "speed/test/*",
 ]
 """Moments of a run: the first file that matches the pattern exists."""

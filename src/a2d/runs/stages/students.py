@@ -157,7 +157,7 @@ def _size(shape: Shape, run: Run) -> str:
 def space_needed(run: Run) -> int:
     """Estimate the bytes still to be written.
 
-    These are models, the weights they start from, and checkpoints of those under way.
+    These are models, the weights they start from, checkpoints of those under way, and exports.
     """
     teacher, vocabulary = run.recipe.teacher, run.recipe.vocabulary.size
     if teacher.path is not None and not teacher.trim:
@@ -168,7 +168,8 @@ def space_needed(run: Run) -> int:
     starts = sum(_parameters(vocabulary, start.shape) for start in missing)
     # A checkpoint holds weights and two Adam moments; three exist while the oldest goes.
     checkpoints = 9 * sum(sizes[-run.recipe.compute.parallel :])
-    return 4 * (sum(sizes) + starts + checkpoints) + 50_000_000
+    exports = len(run.recipe.export.quantizations) * sum(sizes)
+    return 4 * (sum(sizes) + starts + checkpoints + exports) + 50_000_000
 
 
 def _parameters(vocabulary: int, shape: Shape) -> int:
