@@ -241,6 +241,10 @@ class TestGates:
         )
         copy = score(sources, references)
         assert verdict["yardstick"]["copy"] == [copy.bleu, copy.chrf]
+        assert verdict["passed"] is False
+        page = output.with_name("small.run").joinpath("report.html").read_text("utf-8")
+        assert "<strong>Not fit for use.</strong> The student keeps" in page
+        assert verdict["advice"][0].split(":")[0] in page
 
     @pytest.mark.parametrize(("force", "uploads"), [(False, []), (True, ["me/small"])])
     def test_a_failing_student_is_uploaded_only_by_force(

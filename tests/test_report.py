@@ -17,7 +17,7 @@ from a2d.cli import app
 from a2d.method.formulas import FORMULAS
 from a2d.report.analysis import analyse
 from a2d.report.comparison import Comparison, System
-from a2d.report.page import write_page
+from a2d.report.page import Details, write_page
 from a2d.runs.page import report
 from a2d.runs.stages.corpus import rarest_words
 from a2d.text.corpus import read_corpus
@@ -112,6 +112,24 @@ def test_the_page_holds_every_text_and_figure(tmp_path):
     text = " ".join(" ".join(page.texts).split())
     assert f"{bleu:.2f}" in text
     assert "50% of its parameters" in text.replace("  ", " ").replace(" %", "%")
+
+
+def test_useless_systems_are_called_so(tmp_path):
+    systems = [System("teacher", "teacher", REFERENCES, "teacher")]
+    systems.append(System("student", "student", SOURCES, "student"))
+    write_page(tmp_path / "page.html", comparison(systems=systems))
+    text = " ".join(" ".join(Page(tmp_path / "page.html").texts).split())
+    copied = BLEU().corpus_score(SOURCES, [REFERENCES]).score
+    assert f"student is no better than copying the sources ({copied:.1f} BLEU" in text
+    assert "no better than" not in page_text(tmp_path, comparison())
+    details = Details(verdict=["The student keeps 5%.", "Train longer."])
+    refused = page_text(tmp_path, comparison(), details)
+    assert "Not fit for use. The student keeps 5%. Train longer." in refused
+
+
+def page_text(folder, *arguments):
+    write_page(folder / "other.html", *arguments)
+    return " ".join(" ".join(Page(folder / "other.html").texts).split())
 
 
 def test_text_of_corpora_is_harmless(tmp_path):

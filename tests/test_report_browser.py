@@ -19,13 +19,14 @@ GROUPS = ("encoder", "decoder", "cross")
 def details():
     packed = {
         "channels": 2,
-        "queries": 3,
-        "keys": 3,
+        "queries": 14,
+        "keys": 14,
         "heads": 2,
-        "maps": base64.b64encode(bytes(range(0, 180, 10))).decode(),
+        "maps": base64.b64encode(bytes(i * i % 251 for i in range(2 * 14 * 14))).decode(),
     }
     maps = {"teacher": packed, "student": packed, "aligned": packed, "strongest": [1, 0]}
-    alignment = {"weights": [[1.0, -0.5], [0.2, 0.0]], "student": 2, "teacher": 1}
+    weights = [[(row * column % 7 - 3) / 3 for column in range(12)] for row in range(16)]
+    alignment = {"weights": weights, "student": 2, "teacher": 4}
     log = [{"step": s, "epoch": s / 2, "seconds": 9.0 * s, "eval_chrf": 10.0 * s} for s in (1, 2)]
     return Details(
         curves={"teacher": log, "kd": log},
@@ -33,7 +34,10 @@ def details():
         attention=[
             {
                 "source": HOSTILE[0],
-                **{f"{side}Tokens": ["<b>", "x", "."] for side in ("source", "target", "input")},
+                **{
+                    f"{side}Tokens": ["<b>", *"abcdefghijkl", "."]
+                    for side in ("source", "target", "input")
+                },
                 "groups": dict.fromkeys(GROUPS, maps),
             }
         ],

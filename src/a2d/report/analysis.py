@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from a2d.report.comparison import Comparison, System
-from a2d.text.evaluation import Estimate, estimate, score, sentence_chrf
+from a2d.text.evaluation import Estimate, Scores, estimate, score, sentence_chrf
 from a2d.text.failures import Failure, failure_kinds, find_failures
 
 METRICS = {"bleu": "BLEU", "chrf": "chrF"}
@@ -72,6 +72,7 @@ class Analysis:
         groups: systems by label and shape, in order of appearance.
         buckets: scores by length, and by rarity where it is known.
         signatures: metric → sacreBLEU's signature.
+        copied: scores of the sources themselves, as if nothing were translated.
     """
 
     estimates: dict[str, dict[str, Estimate]]
@@ -81,6 +82,11 @@ class Analysis:
     groups: list[Group]
     buckets: list[Buckets]
     signatures: dict[str, str]
+    copied: Scores
+
+    def beats_copying(self, group: Group) -> bool:
+        """Return whether a group's scores are above those of the sources themselves."""
+        return all(group.scores[m] > getattr(self.copied, m) for m in METRICS)
 
 
 def analyse(comparison: Comparison) -> Analysis:
@@ -112,6 +118,7 @@ def analyse(comparison: Comparison) -> Analysis:
         groups,
         buckets,
         score(first.hypotheses, references).signatures,
+        score(sources, references),
     )
 
 

@@ -41,6 +41,8 @@ class Details:
     """What a run adds to a comparison; empty parts have no section on the page.
 
     Attributes:
+        verdict: why the student is not fit for use, with what would help; empty if it is fit, or
+            if nothing is known.
         curves: training → entries of its log, one per step.
         alignments: student → group → `weights` (teacher heads × student heads), and the heads per
             layer of both models, `student` and `teacher`.
@@ -53,6 +55,7 @@ class Details:
         commands: what a command computes, and the command.
     """
 
+    verdict: Sequence[str] = ()
     curves: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
     alignments: Mapping[str, Any] = field(default_factory=dict)
     attention: Sequence[Any] = ()

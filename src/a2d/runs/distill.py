@@ -23,6 +23,7 @@ from a2d.models.loading import load_config
 from a2d.models.model_settings import read_generation_config
 from a2d.models.presets import complete_shape, parse_shape
 from a2d.progress import Bars, silence_libraries
+from a2d.runs import page
 from a2d.runs.card import write_card
 from a2d.runs.hub import check_hub, push
 from a2d.runs.preview import show_preview
@@ -34,7 +35,7 @@ from a2d.runs.stages.students import Student
 from a2d.runs.stages.teacher_scores import TeacherScores
 from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.runs.training import HISTORY
-from a2d.runs.verdict import LEAST_SHARE, Verdict, advise, measure_quality, read_yardstick
+from a2d.runs.verdict import LEAST_SHARE, VERDICT, Verdict, advise, measure_quality, read_yardstick
 from a2d.stage import RECORD
 from a2d.text.corpus import from_arguments, places
 from a2d.text.storage import temporary_folder
@@ -206,7 +207,9 @@ def _judge(run: Run, least_share: float) -> Verdict:
         improving = log[-1]["eval_bleu"] >= max(entry["eval_bleu"] for entry in log)
         advice = advise(student, run.corpus.sizes["train"], improving)
         verdict = replace(verdict, advice=advice)
-    write_text(run.folder / "verdict.json", json.dumps(asdict(verdict), indent=1) + "\n")
+    record = {**asdict(verdict), "passed": verdict.passed, "summary": verdict.summary}
+    write_text(run.folder / VERDICT, json.dumps(record, indent=1) + "\n")
+    page.report(run.folder)  # with the verdict
     return verdict
 
 

@@ -13,6 +13,7 @@ from a2d.report.comparison import Comparison, Role, System
 from a2d.report.page import Details, check_page, write_page
 from a2d.runs import results
 from a2d.runs.results import Row
+from a2d.runs.verdict import VERDICT
 
 PAGE = "report.html"
 """File of the page, in a run's folder."""
@@ -114,6 +115,7 @@ def _details(folder: Path) -> Details:
         f"zcat hypotheses/{rows[-1].name}.txt.gz | sacrebleu <(zcat references.txt.gz) -m bleu chrf"
     )
     return Details(
+        verdict=_verdict(folder),
         curves=details.get("curves", {}),
         alignments=details.get("alignments", {}),
         attention=details.get("attention", ()),
@@ -129,6 +131,15 @@ def _details(folder: Path) -> Details:
             ("The whole run, with the recipe below as recipe.yaml:", "a2d run recipe.yaml"),
         ],
     )
+
+
+def _verdict(folder: Path) -> list[str]:
+    """Read why a student of `a2d distill` is not fit for use, from its run's folder."""
+    path = folder.parent.parent / VERDICT
+    if not path.is_file():
+        return []
+    verdict = json.loads(path.read_text("utf-8"))
+    return [] if verdict.get("passed", True) else [verdict["summary"], *verdict["advice"]]
 
 
 def _funnel(corpus: dict[str, Any]) -> list[tuple[str, int]]:

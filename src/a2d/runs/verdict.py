@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from a2d.runs.stages.models import Model
 
 YARDSTICK = "yardstick.json"
+VERDICT = "verdict.json"
+"""File of the verdict, in a run's folder."""
 LEAST_SHARE = 0.75
 """Share of its teacher's validation chrF that a student must keep by default."""
 

@@ -29,7 +29,7 @@ const drawAlignments = (place) => {
         color: { scheme: "RdBu", reverse: true, domain: [-limit, limit] },
         marks: [
           Plot.rect(cells, {
-            x1: (d) => d.x - 0.5, x2: (d) => d.x + 0.5, y1: (d) => d.y - 0.5, y2: (d) => d.y + 0.5, fill: "weight",
+            x1: (d) => d.x - 0.5, x2: (d) => d.x + 0.5, y1: (d) => d.y - 0.5, y2: (d) => d.y + 0.5, fill: "weight", z: null,
             channels: { teacher: (d) => head(d.y, group.teacher), student: (d) => head(d.x, group.student) },
             tip: { format: { x1: false, x2: false, y1: false, y2: false, x: false, y: false, fill: ".2f" } },
           }),
@@ -67,7 +67,7 @@ const drawMap = (title, values, rows, columns) => {
     color: { scheme: "Blues", domain: [0, 1] },
     marks: [
       Plot.cell(cells, {
-        x: "x", y: "y", fill: "attention",
+        x: "x", y: "y", fill: "attention", z: null,
         channels: { query: (d) => rows[d.y], key: (d) => columns[d.x] },
         tip: { format: { x: false, y: false, fill: ".0%" } },
       }),
