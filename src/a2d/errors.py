@@ -15,9 +15,11 @@ _WORDS_OF_FULL_DISKS = (
     "Disk quota exceeded",
     "PytorchStreamWriter failed",
     "inline_container.cc",
+    "basic_ios::clear: iostream error",
 )
-"""Parts of messages from libraries that do not pass on the system's error number. The last two are
-from PyTorch's writer, which has no other reason to fail where files have just been written."""
+"""Parts of messages from libraries that do not pass on the system's error number. The last three
+are from PyTorch's writer and from C++ streams, which have no other reason to fail where files have
+just been written."""
 
 
 class UserError(Exception):
