@@ -160,10 +160,10 @@ class TestUnusedSettings:
                 "kd",
             ),
             (
-                "{method: seqkd, monolingual: [true, false]}",
-                ("seqkd-monolingual_True", "seqkd-monolingual_False"),
+                "{method: kd, monolingual: [true, false]}",
+                ("kd-monolingual_True", "kd-monolingual_False"),
                 "monolingual",
-                "seqkd",
+                "kd",
             ),
         ],
     )
@@ -172,6 +172,10 @@ class TestUnusedSettings:
             f"methods: methods {names[0]!r} and {names[1]!r} differ only in {setting}, which "
             f"{method} does not use: give it one value."
         )
+
+    def test_of_monolingual_text_need_such_text(self):
+        message = refused("methods=[{method: seqkd, monolingual: [true, false]}]")
+        assert "differ only in monolingual, without corpus.monolingual: give it one" in message
 
     def test_may_have_one_value(self):
         expanded = methods("kd", "a2d", "{method: baseline, decay: 0.2}", shared="{beta: 7}")
