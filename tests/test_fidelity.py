@@ -109,6 +109,24 @@ def test_a_broken_export_is_refused_and_nothing_is_left(tmp_path, valid, monkeyp
     assert text.count("original ") == 3
 
 
+def test_the_smallest_faithful_precision_is_found(tmp_path, valid, monkeypatch):
+    tried = []
+
+    def compare(model, exported, quantization, *arguments):
+        tried.append(quantization)
+        return fidelity(quantization=quantization, bleu=28.0 if quantization == "int8" else 30.0)
+
+    monkeypatch.setattr("a2d.runs.exporting.compare_export", compare)
+    result = call("--output", str(tmp_path / "fast"), "--quantization", "auto", "--valid", valid)
+    assert result.exit_code == 0, result.output
+    assert tried == ["int8", "int16"]
+    assert "int8 loses too much" in result.output
+    assert "(int16)" in result.output
+    assert ctranslate2.contains_model(str(tmp_path / "fast"))
+    result = call("--output", str(tmp_path / "x"), "--quantization", "auto", "--unchecked")
+    assert "chooses by the proof: remove --unchecked" in str(result.exception)
+
+
 def test_without_validation_text_the_remedy_is_named(tmp_path):
     with pytest.raises(UserError, match="give one by --valid, or skip the proof by --unchecked"):
         export_checked(TEACHER, tmp_path / "fast", "int8", [], None, 0.3, Console())

@@ -103,6 +103,18 @@ def test_ranges_partition_the_segments():
     assert by_length.chrf["teacher"][0] == pytest.approx(score)
 
 
+def test_domains_are_scored_apart():
+    domains = ["ui"] * 60 + ["help"] * 40 + [f"rare {number}" for number in range(20)]
+    *_, by_domain = analyse(comparison(domains=domains)).buckets
+    assert by_domain.labels[:2] == ["ui", "help"]
+    # Nine domains of one segment are too small to show; the eleventh and later ones are one.
+    assert by_domain.labels[2:] == ["others"]
+    assert by_domain.sizes == [60, 40, 12]
+    lines = comparison().systems[1].hypotheses
+    score = CHRF().corpus_score(lines[60:100], [REFERENCES[60:100]]).score
+    assert by_domain.chrf["kd-seed1"][1] == pytest.approx(score)
+
+
 def test_the_page_holds_every_text_and_figure(tmp_path):
     write_page(tmp_path / "page.html", comparison())
     page = Page(tmp_path / "page.html")
@@ -206,6 +218,8 @@ class TestCompare:
             assert message in str(error)
         error = self.call(files, str(files / "one"), output="page.pdf").exception
         assert "end it in .html" in str(error)
+        error = self.call(files, str(files / "one"), domains="latin").exception
+        assert "latin, line 1 is not valid UTF-8" in str(error)
         error = self.call(files, str(files / "one"), source="de").exception
         assert "both --source and --target" in str(error)
         assert not (files / "page.html").exists()

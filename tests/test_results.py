@@ -22,6 +22,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from a2d.models.decoding import n_best
 from a2d.runs import plots, report, results, training
+from a2d.runs.energy import EnergyMeter
 from a2d.runs.environment import resolve
 from a2d.runs.lines import read_lines
 from a2d.runs.recipe import Recipe, load_recipe
@@ -368,7 +369,9 @@ class TestFinishedRun:
         assert record["versions"].keys() >= {"a2d", "torch", "transformers", "sacrebleu"}
 
     def test_writing_again_gives_the_same_bytes(self, finished, tmp_path):
-        results.write(tmp_path, finished.rows, finished.run)
+        with EnergyMeter([]) as meter:
+            results.write(tmp_path, finished.rows, finished.run, meter)
+        (finished.folder / "results/valid" / results.ENERGY).unlink(missing_ok=True)
         assert contents(tmp_path) == contents(finished.folder / "results/valid")
 
 

@@ -175,7 +175,8 @@ def export(
         str,
         typer.Option(
             help="Data type of the weights: float32, float16, bfloat16, int16, int8, int8_float32 "
-            "or int8_float16."
+            "or int8_float16; auto: the first of int8, int16 and float32 that translates as the "
+            "model does."
         ),
     ] = "float32",
     valid: Annotated[
@@ -209,16 +210,20 @@ def export(
 
     from a2d.models import export as exporting
     from a2d.progress import silence_libraries
-    from a2d.runs.exporting import export_checked
+    from a2d.runs.exporting import AUTO, export_checked
 
     silence_libraries()
     plugins.load_plugins()
+    if unchecked and quantization == AUTO:
+        raise UserError("--quantization auto chooses by the proof: remove --unchecked.")
     if unchecked:
         exporting.export(model, output, quantization)
     else:
         languages = None if source is None or target is None else (source, target)
-        export_checked(model, output, quantization, valid or (), languages, max_loss, Console())
-    typer.echo(f"wrote {output}")
+        quantization = export_checked(
+            model, output, quantization, valid or (), languages, max_loss, Console()
+        )
+    typer.echo(f"wrote {output} ({quantization})")
 
 
 def bench(

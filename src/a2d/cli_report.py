@@ -7,6 +7,15 @@ from typing import Annotated
 
 import typer
 
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        metavar="comet=CHECKPOINT",
+        help="Score by COMET, too, with a model (.ckpt) on this machine. Needs the command "
+        "comet-score, in an environment of its own (pipx install unbabel-comet).",
+    ),
+]
+
 
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished run, or its results.")],
@@ -14,6 +23,7 @@ def report(
         Path | None,
         typer.Option(help="Page to write (.html).", show_default="report.html in FOLDER"),
     ] = None,
+    metric: Metric = None,
 ) -> None:
     """Write the report of a finished run again: one HTML page, which needs no network.
 
@@ -21,9 +31,16 @@ def report(
 
     Example: a2d report runs/demo --output demo.html
     """
+    from rich.console import Console
+
+    from a2d.progress import show_activity
+    from a2d.report.comet import parse_metric
     from a2d.runs.page import report as write
 
-    typer.echo(f"wrote {write(folder, output)}")
+    checkpoint = None if metric is None else parse_metric(metric)
+    with show_activity(Console(), "Scoring the systems…"):
+        path = write(folder, output, checkpoint)
+    typer.echo(f"wrote {path}")
 
 
 def compare(
@@ -37,6 +54,11 @@ def compare(
     ],
     sources: Annotated[Path, typer.Option(help="Sources of the test set, one per line.")],
     references: Annotated[Path, typer.Option(help="Human translations, one per line.")],
+    domains: Annotated[
+        Path | None,
+        typer.Option(help="Domain of each segment, one per line: scores are also shown by domain."),
+    ] = None,
+    metric: Metric = None,
     output: Annotated[Path, typer.Option(help="Page to write (.html).")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Comparison",
     source: Annotated[
@@ -55,6 +77,7 @@ def compare(
 
     from a2d.errors import UserError
     from a2d.progress import show_activity
+    from a2d.report.comet import comet_scores, parse_metric
     from a2d.report.page import check_page, write_page
     from a2d.report.plain import read_comparison
     from a2d.text.languages import check_codes
@@ -65,9 +88,11 @@ def compare(
     if pair is not None:
         check_codes(pair)
     check_page(output)
-    comparison = read_comparison(title, sources, references, systems, pair)
+    checkpoint = None if metric is None else parse_metric(metric)
+    comparison = read_comparison(title, sources, references, systems, pair, domains)
     with show_activity(Console(), "Scoring the systems…"):
-        write_page(output, comparison)
+        scores = None if checkpoint is None else comet_scores(checkpoint, comparison)
+        write_page(output, comparison, comet=scores)
     typer.echo(f"wrote {output}")
 
 

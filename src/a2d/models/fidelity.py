@@ -135,6 +135,10 @@ def compare_translations(
     )
 
 
+class UnfaithfulExport(UserError):
+    """An export that translates worse than its original."""
+
+
 def check_fidelity(fidelity: Fidelity, max_loss: float, show: Callable[[str], None]) -> None:
     """Check that an export is faithful enough.
 
@@ -144,7 +148,7 @@ def check_fidelity(fidelity: Fidelity, max_loss: float, show: Callable[[str], No
         show: receives the summary, and examples of differences if the check fails, line by line.
 
     Raises:
-        UserError: it is not.
+        UnfaithfulExport: it is not.
     """
     show(fidelity.summary)
     problem = fidelity.problem(max_loss)
@@ -154,7 +158,7 @@ def check_fidelity(fidelity: Fidelity, max_loss: float, show: Callable[[str], No
         for name, text in zip(("source", "original", "export"), texts, strict=True):
             show(f"  {name.ljust(9)} {shorten(text, 100)}")
         show("")
-    raise UserError(
-        f"the export to {fidelity.quantization} is not faithful: {problem}. Export with more "
-        "precision (--quantization int16, bfloat16 or float32), or accept the loss with --max-loss."
+    raise UnfaithfulExport(
+        f"the export to {fidelity.quantization} is not faithful: {problem}. Export with as much "
+        "precision as is needed (--quantization auto), or accept the loss with --max-loss."
     )

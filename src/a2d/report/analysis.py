@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from a2d.report.comparison import Comparison, System
-from a2d.text.evaluation import Estimate, Scores, estimate, score, sentence_chrf
+from a2d.text.evaluation import Estimate, Scores, estimate, estimate_means, score, sentence_chrf
 from a2d.text.failures import Failure, failure_kinds, find_failures
 
+T = TypeVar("T")
+
 METRICS = {"bleu": "BLEU", "chrf": "chrF"}
+"""Metrics that every page has."""
+COMET = "comet"
 _LENGTHS = (0, 5, 10, 20, 40)
 """Bounds of the ranges of source lengths, in words: a range ends at the next one."""
 _COUNTS = (0, 1, 10, 100)
 """Bounds of the ranges of the rarest word's count: a range begins at one."""
 _MIN_BUCKET = 5
 """Smallest number of segments whose score is shown."""
+_MAX_DOMAINS = 10
+"""Largest number of domains that are shown; the others are one."""
 
 
 class Buckets(NamedTuple):
@@ -28,12 +35,14 @@ class Buckets(NamedTuple):
         labels: ranges of the property.
         sizes: number of segments in each range.
         chrf: system → chrF in each range.
+        ordered: whether the ranges follow one another; domains do not.
     """
 
     title: str
     labels: list[str]
     sizes: list[int]
     chrf: dict[str, list[float]]
+    ordered: bool = True
 
 
 class Group(NamedTuple):
@@ -65,20 +74,23 @@ class Analysis:
     """Figures of a comparison.
 
     Attributes:
+        metrics: metric → its name on the page.
         estimates: system → metric → score with its uncertainty.
         kinds: kinds of failures that were judged.
         failures: system → kind → indices of segments.
-        chrf: system → chrF of each segment; only the first system of each group has these.
+        segments: metric → system → score of each segment, for metrics that score segments; only
+            the first system of each group has these.
         groups: systems by label and shape, in order of appearance.
-        buckets: scores by length, and by rarity where it is known.
+        buckets: scores by length, and by rarity and domain where they are known.
         signatures: metric → sacreBLEU's signature.
         copied: scores of the sources themselves, as if nothing were translated.
     """
 
+    metrics: dict[str, str]
     estimates: dict[str, dict[str, Estimate]]
     kinds: dict[str, Failure]
     failures: dict[str, dict[str, list[int]]]
-    chrf: dict[str, list[float]]
+    segments: dict[str, dict[str, list[float]]]
     groups: list[Group]
     buckets: list[Buckets]
     signatures: dict[str, str]
@@ -89,11 +101,18 @@ class Analysis:
         return all(group.scores[m] > getattr(self.copied, m) for m in METRICS)
 
 
-def analyse(comparison: Comparison) -> Analysis:
-    """Score the systems, test their differences, and find their failures."""
+def analyse(comparison: Comparison, comet: Mapping[str, Sequence[float]] | None = None) -> Analysis:
+    """Score the systems, test their differences, and find their failures.
+
+    Args:
+        comparison: the systems.
+        comet: system → COMET score of each segment; None: without.
+    """
     sources, references = comparison.sources, comparison.references
     first, *others = comparison.systems
     columns = estimate(first.hypotheses, {s.name: s.hypotheses for s in others}, references)
+    if comet is not None:
+        columns[COMET] = estimate_means(comet[first.name], [comet[s.name] for s in others])
     estimates = {
         system.name: {metric: column[place] for metric, column in columns.items()}
         for place, system in enumerate(comparison.systems)
@@ -110,11 +129,19 @@ def analyse(comparison: Comparison) -> Analysis:
     if comparison.rarest is not None:
         title = "occurrences of the source's rarest word in the training data"
         buckets.append(_bucket(title, comparison.rarest, _count_label, shown, references))
+    if comparison.domains is not None:
+        label = _domain_label(comparison.domains)
+        domains = _bucket("domain or file", comparison.domains, label, shown, references)
+        buckets.append(domains._replace(ordered=False))
+    segments = {"chrf": {name: sentence_chrf(lines, references) for name, lines in shown.items()}}
+    if comet is not None:
+        segments[COMET] = {name: list(comet[name]) for name in shown}
     return Analysis(
+        METRICS | ({} if comet is None else {COMET: "COMET"}),
         estimates,
         kinds,
         failures,
-        {name: sentence_chrf(lines, references) for name, lines in shown.items()},
+        segments,
         groups,
         buckets,
         score(first.hypotheses, references).signatures,
@@ -134,7 +161,8 @@ def _group(
     estimates: Mapping[str, Mapping[str, Estimate]],
     failures: Mapping[str, Mapping[str, Sequence[int]]],
 ) -> Group:
-    columns = {m: [estimates[system.name][m] for system in systems] for m in METRICS}
+    metrics = estimates[systems[0].name]
+    columns = {m: [estimates[system.name][m] for system in systems] for m in metrics}
     scores = {m: [e.score for e in column] for m, column in columns.items()}
     p_values = {m: [e.p_value for e in column] for m, column in columns.items()}
     kinds = failures[systems[0].name]
@@ -171,10 +199,22 @@ def _count_label(count: int) -> tuple[int, str]:
     return place, f"{_COUNTS[place]}–{_COUNTS[place + 1] - 1}"
 
 
+def _domain_label(domains: Sequence[str]) -> Callable[[str], tuple[int, str]]:
+    """Return a function from a domain to its place and name; the largest domain has the place 0."""
+    largest = [name for name, _ in Counter(domains).most_common(_MAX_DOMAINS)]
+
+    def label(domain: str) -> tuple[int, str]:
+        if domain not in largest:
+            return len(largest), "others"
+        return largest.index(domain), domain
+
+    return label
+
+
 def _bucket(
     title: str,
-    values: Sequence[int],
-    label: Any,
+    values: Sequence[T],
+    label: Callable[[T], tuple[int, str]],
     shown: Mapping[str, Sequence[str]],
     references: Sequence[str],
 ) -> Buckets:

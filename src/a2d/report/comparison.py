@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from a2d.errors import UserError
@@ -52,6 +52,7 @@ class Comparison:
         systems: the systems; the others are compared with the first one.
         rarest: for each source, how often its rarest word occurs in the training data; None:
             unknown.
+        domains: domain of each source, or the file it comes from; None: unknown.
 
     Raises:
         UserError: a system lacks translations or has too many, or two have the same name.
@@ -62,10 +63,12 @@ class Comparison:
     sources: Sequence[str]
     references: Sequence[str]
     systems: Sequence[System]
-    rarest: Sequence[int] | None = field(default=None)
+    rarest: Sequence[int] | None = None
+    domains: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         sizes = {"the references": len(self.references)}
+        sizes |= {} if self.domains is None else {"the domains": len(self.domains)}
         sizes |= {system.name: len(system.hypotheses) for system in self.systems}
         for name, size in sizes.items():
             if size != len(self.sources):

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from a2d import __version__
 from a2d.errors import UserError
 from a2d.files import write_text
-from a2d.report.analysis import METRICS, Analysis, Group, analyse
+from a2d.report.analysis import Analysis, Group, analyse
 from a2d.report.comparison import Comparison
 
 _TEMPLATES = Environment(
@@ -78,15 +78,21 @@ def check_page(path: Path) -> None:
         raise UserError(f"{path} is a folder: choose another --output.")
 
 
-def write_page(path: Path, comparison: Comparison, details: Details | None = None) -> None:
+def write_page(
+    path: Path,
+    comparison: Comparison,
+    details: Details | None = None,
+    comet: Mapping[str, Sequence[float]] | None = None,
+) -> None:
     """Write the report of a comparison as one HTML file.
 
     Args:
         path: file to write.
         comparison: what is compared.
         details: what a run adds.
+        comet: system → COMET score of each segment, times 100.
     """
-    analysis, details = analyse(comparison), details or Details()
+    analysis, details = analyse(comparison, comet), details or Details()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, _render(comparison, analysis, details))
 
@@ -107,7 +113,7 @@ def _render(comparison: Comparison, analysis: Analysis, details: Details) -> str
             key=lambda group: group.first.speed or 0,
             default=None,
         ),
-        metrics=METRICS,
+        metrics=analysis.metrics,
         known={
             name: any(getattr(system, name) for system in comparison.systems)
             for name in ("shape", "parameters", "size_bytes", "speed", "train_seconds")
@@ -148,11 +154,15 @@ def _data(comparison: Comparison, analysis: Analysis, details: Details) -> dict[
                 "spreads": group.spreads,
                 "seeds": len(group.systems),
                 "hypotheses": list(group.first.hypotheses),
-                "chrf": [round(value, 1) for value in analysis.chrf[group.first.name]],
+                "segments": {
+                    metric: [round(value, 1) for value in scores[group.first.name]]
+                    for metric, scores in analysis.segments.items()
+                },
                 "failures": analysis.failures[group.first.name],
             }
             for group in analysis.groups
         ],
+        "metrics": analysis.metrics,
         "kinds": {name: kind.title for name, kind in analysis.kinds.items()},
         "buckets": [
             {
@@ -160,6 +170,7 @@ def _data(comparison: Comparison, analysis: Analysis, details: Details) -> dict[
                 "labels": bucket.labels,
                 "sizes": bucket.sizes,
                 "chrf": [bucket.chrf[system.name] for system in shown],
+                "ordered": bucket.ordered,
             }
             for bucket in analysis.buckets
         ],

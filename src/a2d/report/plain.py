@@ -21,6 +21,7 @@ def read_comparison(
     references: Path,
     systems: Sequence[str],
     pair: tuple[str, str] | None = None,
+    domains: Path | None = None,
 ) -> Comparison:
     """Read a comparison from plain text files.
 
@@ -30,6 +31,7 @@ def read_comparison(
         systems: `NAME=FILE` or `FILE` for each system; the others are compared with the first one.
             The name of a file without a name is its own, without the suffix.
         pair: language codes of source and target, if they are known.
+        domains: file with the domain of each segment; None: unknown.
 
     Raises:
         UserError: a file is missing, is not UTF-8, is too long, or has another number of lines than
@@ -42,6 +44,7 @@ def read_comparison(
         read_segments(sources),
         read_segments(references),
         [System(name, name, read_segments(path)) for name, path in named],
+        domains=None if domains is None else read_segments(domains),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -10,11 +11,15 @@ from rich.markup import escape
 
 from a2d.errors import UserError
 from a2d.models.export import export
-from a2d.models.fidelity import check_fidelity, compare_export
+from a2d.models.fidelity import UnfaithfulExport, check_fidelity, compare_export
 from a2d.progress import Bars, Event
 from a2d.runs.lines import read_lines
 from a2d.text.corpus import from_arguments, read_corpus
 from a2d.text.pairs import Pair
+
+AUTO = "auto"
+SMALLEST_FIRST = ("int8", "int16", "float32")
+"""Data types that `AUTO` tries, with 1, 2 and 4 bytes per weight."""
 
 
 def export_checked(
@@ -25,18 +30,22 @@ def export_checked(
     languages: tuple[str, str] | None,
     max_loss: float,
     console: Console,
-) -> None:
+) -> str:
     """Export a model, and keep the export only if it translates as the model does.
 
     Args:
         model: folder or hub name of the model.
         output: folder to write, which must not exist.
-        quantization: data type of the weights.
+        quantization: data type of the weights; `AUTO`: the first of `SMALLEST_FIRST` whose export
+            translates as the model does.
         valid: validation corpora (`a2d.text.corpus.from_arguments`); empty: the validation set of
             the model's run.
         languages: language codes of source and target, for corpora of several languages.
         max_loss: largest loss of BLEU and of chrF.
         console: console for progress and the comparison.
+
+    Returns:
+        The data type of the export.
 
     Raises:
         UserError: there is no validation text, or the export is refused.
@@ -50,12 +59,12 @@ def export_checked(
     sources, references = map(list, zip(*pairs, strict=True))
     task = "translating with the original"
 
-    def check(folder: Path) -> None:
+    def check(data_type: str, folder: Path) -> None:
         with Bars(console) as bars:
             fidelity = compare_export(
                 model,
                 folder,
-                quantization,
+                data_type,
                 sources,
                 references,
                 lambda done: bars.show(Event(task, done, len(sources))),
@@ -64,7 +73,16 @@ def export_checked(
             fidelity, max_loss, lambda line: console.print(escape(line), highlight=False)
         )
 
-    export(model, output, quantization, check)
+    *tries, last = SMALLEST_FIRST if quantization == AUTO else [quantization]
+    for data_type in tries:
+        try:
+            export(model, output, data_type, partial(check, data_type))
+        except UnfaithfulExport:
+            console.print(f"{data_type} loses too much.", highlight=False)
+        else:
+            return data_type
+    export(model, output, last, partial(check, last))
+    return last
 
 
 def find_pairs(model: str) -> list[Pair]:

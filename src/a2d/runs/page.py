@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from a2d.errors import UserError
+from a2d.report.comet import comet_scores
 from a2d.report.comparison import Comparison, Role, System
 from a2d.report.page import Details, check_page, write_page
 from a2d.runs import results
@@ -19,12 +21,13 @@ PAGE = "report.html"
 """File of the page, in a run's folder."""
 
 
-def report(folder: Path, output: Path | None = None) -> Path:
+def report(folder: Path, output: Path | None = None, comet: Path | None = None) -> Path:
     """Write the report of a finished run.
 
     Args:
         folder: a run's folder, or a results folder.
         output: file to write; None: `PAGE` in `folder`.
+        comet: COMET model to score the translations with; None: without.
 
     Returns:
         The file.
@@ -35,7 +38,9 @@ def report(folder: Path, output: Path | None = None) -> Path:
     found = find_results(folder)
     path = output or folder / PAGE
     check_page(path)
-    write_page(path, _comparison(found), _details(found))
+    comparison = _comparison(found)
+    scores = None if comet is None else comet_scores(comet, comparison)
+    write_page(path, comparison, _details(found), scores)
     return path
 
 
@@ -70,7 +75,7 @@ def _comparison(folder: Path) -> Comparison:
             f"{folder} was written by an earlier version of a2d, without the sources: repeat the "
             "run's command, which writes it again."
         )
-    rarest = folder / results.RAREST
+    rarest, files = folder / results.RAREST, folder / results.FILES
     corpus = run["recipe"]["corpus"]
     return Comparison(
         title=run["recipe"]["name"],
@@ -79,7 +84,14 @@ def _comparison(folder: Path) -> Comparison:
         references=results.read_compressed(folder / results.REFERENCES),
         systems=[_system(row, folder, first=row is rows[0]) for row in rows],
         rarest=list(map(int, results.read_compressed(rarest))) if rarest.exists() else None,
+        domains=_short_names(results.read_compressed(files)) if files.exists() else None,
     )
+
+
+def _short_names(paths: Sequence[str]) -> Sequence[str]:
+    """Name files without their folders, if they still differ."""
+    names = {path: path.rpartition("/")[2] for path in paths}
+    return [names[path] for path in paths] if len(set(names.values())) == len(names) else paths
 
 
 def _system(row: Row, folder: Path, first: bool) -> System:
@@ -102,11 +114,13 @@ def _details(folder: Path) -> Details:
     run, rows = results.read_description(folder), results.read(folder)
     recipe, path = run["recipe"], folder / results.DETAILS
     details = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    energy = folder / results.ENERGY
     devices = dict.fromkeys(row.device for row in rows if row.device)
     evaluation = recipe["evaluation"]
     facts = {
         "Evaluated": f"{evaluation['split']} set, beam {evaluation['beams']}",
         "Trained on": ", ".join(devices),
+        "Energy": _energy(json.loads(energy.read_text("utf-8"))) if energy.exists() else "",
         **run["versions"],
     }
     place = f"results/{evaluation['split']}"
@@ -130,6 +144,14 @@ def _details(folder: Path) -> Details:
             ),
             ("The whole run, with the recipe below as recipe.yaml:", "a2d run recipe.yaml"),
         ],
+    )
+
+
+def _energy(energy: dict[str, float]) -> str:
+    """Describe the energy that a run has used."""
+    return (
+        f"{energy['watt_hours']:.3g} Wh of processors and GPUs, counted by the whole machine in "
+        f"{energy['seconds'] / 60:.0f} minutes"
     )
 
 

@@ -14,6 +14,7 @@ from a2d.method.alignment import FILE_NAME, AttentionAlignment
 from a2d.progress import show_activity
 from a2d.runs import page, plots, results
 from a2d.runs.attention import sample_sentences
+from a2d.runs.energy import EnergyMeter
 from a2d.runs.page import PAGE
 from a2d.runs.results import UNKNOWN, Group, Row
 from a2d.runs.stages.corpus import Corpus
@@ -31,13 +32,18 @@ def folders(run: Run) -> tuple[Path, Path]:
     return run.folder / "results" / run.recipe.evaluation.split, run.folder / "plots"
 
 
-def write(run: Run) -> None:
-    """Write results and plots of a finished run; print its table and samples."""
+def write(run: Run, meter: EnergyMeter) -> None:
+    """Write results and plots of a finished run; print its table and samples.
+
+    Args:
+        run: the run.
+        meter: energy that the command has used.
+    """
     folder, console, split = run.folder, run.console, run.recipe.evaluation.split
     results_folder, plots_folder = folders(run)
     with show_activity(console, "Writing results and plots…"):
         rows = results.collect(run)
-        results.write(results_folder, rows, run)
+        results.write(results_folder, rows, run, meter)
         plots.curves(results.mean_curves(run), plots_folder / "curves.png")
         plots.scores(rows, plots_folder / f"scores-{split}.png", split)
         for model in run.all(Student):

@@ -7,6 +7,8 @@ A results folder can be moved, committed and read without the run that wrote it:
     hypotheses/NAME.txt.gz        each model's translations, one per line
     sources.txt.gz, references.txt.gz   one per line
     rarest.txt.gz                 count of each source's rarest word in the training data
+    files.txt.gz                  file of each source, where the set comes from several
+    energy.json                   energy of the run, where the machine can measure it
     details.json                  what else the report shows: training logs, alignments, attention
                                   maps of sample sentences, counts of the corpus
     run.json                      recipe, sacreBLEU signatures, versions
@@ -30,6 +32,7 @@ from a2d.files import write_text
 from a2d.method.alignment import FILE_NAME, AttentionAlignment
 from a2d.models.export import WEIGHTS
 from a2d.runs.attention import sample_maps
+from a2d.runs.energy import EnergyMeter, total_energy
 from a2d.runs.settings import MethodSettings
 from a2d.runs.stages.corpus import Corpus
 from a2d.runs.stages.exports import Export
@@ -46,7 +49,8 @@ if TYPE_CHECKING:
 
 SCORES = "scores.json"
 SOURCES, REFERENCES, RAREST = "sources.txt.gz", "references.txt.gz", "rarest.txt.gz"
-DETAILS, DESCRIPTION = "details.json", "run.json"
+FILES = "files.txt.gz"
+DETAILS, DESCRIPTION, ENERGY = "details.json", "run.json", "energy.json"
 """Files of a results folder."""
 
 SIGNIFICANT = 0.05
@@ -239,8 +243,16 @@ def _bytes_of(folder: Path, pattern: str) -> int | None:
     return sum(sizes) if sizes else None
 
 
-def write(folder: Path, rows: list[Row], run: Run) -> None:
-    """Write the results of a run into a new folder; an existing one is replaced."""
+def write(folder: Path, rows: list[Row], run: Run, meter: EnergyMeter) -> None:
+    """Write the results of a run into a new folder; an existing one is replaced.
+
+    Args:
+        folder: folder to write.
+        rows: rows of the table.
+        run: the run.
+        meter: energy that the command has used; that of earlier commands is added.
+    """
+    energy = total_energy(meter, folder / ENERGY)
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "hypotheses").mkdir(parents=True, exist_ok=True)
     records = [asdict(row) for row in rows]
@@ -261,6 +273,9 @@ def write(folder: Path, rows: list[Row], run: Run) -> None:
     rarest = corpus.rarest(split)
     if rarest is not None:
         write_compressed(folder / RAREST, map(str, rarest))
+    files = corpus.files(split)
+    if files is not None:
+        write_compressed(folder / FILES, files)
     details = {
         "curves": mean_curves(run),
         "alignments": _alignments(run),
@@ -275,6 +290,8 @@ def write(folder: Path, rows: list[Row], run: Run) -> None:
         ],
         "corpus": {"cleaning": run.corpus.cleaning, "sizes": run.corpus.sizes},
     }
+    if energy is not None:
+        write_text(folder / ENERGY, json.dumps(energy) + "\n")
     write_text(folder / DETAILS, json.dumps(details, ensure_ascii=False) + "\n")
     libraries = ["torch", "transformers", "sacrebleu"]
     if run.recipe.sequences.engine == "ctranslate2":

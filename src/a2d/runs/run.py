@@ -38,6 +38,7 @@ from a2d.progress import (
 from a2d.runs import report
 from a2d.runs.command import check_command
 from a2d.runs.corpus_record import CorpusRecord, hash_of_inputs, load_record, record_of
+from a2d.runs.energy import EnergyMeter
 from a2d.runs.environment import RECIPE, resolve
 from a2d.runs.parts import PARALLEL
 from a2d.runs.recipe import Recipe
@@ -245,7 +246,7 @@ def carry_out(
     for place in (*report.folders(run), run.inputs.tensorboard):
         require_folder(place)
     require_space(folder, space_needed(run))
-    with _locked(folder), log_to(log_file(folder / LOG_FILE)), run:
+    with _locked(folder), log_to(log_file(folder / LOG_FILE)), EnergyMeter() as meter, run:
         write_text(folder / RECIPE, yaml.safe_dump(run.recipe.model_dump(), sort_keys=False))
         run.corpus.save(folder)
         for warning in run.corpus.warnings:
@@ -265,7 +266,7 @@ def carry_out(
             for kind in AFTER_PREPARATION:
                 kind.carry_out(run)
             run.end_workers()
-            report.write(run)
+            report.write(run, meter)
     return run
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from a2d.quoting import shorten
 from a2d.runs.recipe import Recipe
 from a2d.runs.settings import CorpusSettings
 from a2d.text.cleaning import CleaningReport, clean, hold_out
-from a2d.text.corpus import iterate_corpus, read_corpus
+from a2d.text.corpus import iterate_corpus, iterate_with_places
 from a2d.text.identification import count_other_languages, languages_to_check
 from a2d.text.known import KnownTranslations
 from a2d.text.monolingual import clean_text, iterate_text
@@ -40,6 +41,7 @@ class Splits(NamedTuple):
         monolingual: cleaned monolingual text, as pairs with an empty target.
         monolingual_cleaning: the same numbers for it; None without monolingual text.
         translations: translations by a teacher that a2d cannot load, if the recipe names any.
+        files: `valid` or `test` → file of each pair; without sets that come from one file.
     """
 
     train: Sequence[Pair]
@@ -50,6 +52,7 @@ class Splits(NamedTuple):
     monolingual: Sequence[Pair] = ()
     monolingual_cleaning: CleaningReport | None = None
     translations: KnownTranslations | None = None
+    files: Mapping[str, Sequence[str]] = {}
 
     @property
     def fingerprint(self) -> str:
@@ -90,19 +93,23 @@ def read_splits(recipe: Recipe) -> Splits:
     languages = corpus.source_language, corpus.target_language
     rules = corpus.cleaning.model_dump(exclude={"language"})
     rules["languages"] = languages_to_check(corpus.cleaning.language, languages)
-    held_out = {
-        name: _complete_pairs(read_corpus(spec, name, languages), name)
-        for name in ("valid", "test")
-        if (spec := getattr(corpus, name)) is not None
-    }
+    held_out, files = {}, {}
+    for name in ("valid", "test"):
+        if (spec := getattr(corpus, name)) is not None:
+            located = list(iterate_with_places(spec, name, languages))
+            held_out[name] = _complete_pairs([pair for _, pair in located], name)
+            files[name] = [place for place, pair in located if all(pair)]
     if rules["languages"] is not None:
         for name, pairs in held_out.items():
             _check_languages(name, pairs, languages)
-    raw = StoredPairs(iterate_corpus(corpus.train, "train", languages))
+    starts: list[tuple[int, str]] = []
+    located_train = iterate_with_places(corpus.train, "train", languages)
+    raw = StoredPairs(_note_starts(located_train, starts))
     train, cleaning = clean(raw, **rules, into=StoredPairs)
     for name in [name for name in ("test", "valid") if name not in held_out]:
         before = len(train)
         held_out[name], train = _hold_out(name, train)
+        files[name] = _files_of(held_out[name], raw, starts)
         cleaning = cleaning.plus("similar_to_held_out", before - len(held_out[name]) - len(train))
     if corpus.limit is not None and corpus.limit < len(train):
         cleaning = cleaning.plus("beyond_limit", len(train) - corpus.limit)
@@ -110,7 +117,8 @@ def read_splits(recipe: Recipe) -> Splits:
         train = StoredPairs(train[index] for index in sample)
     if not train:
         raise UserError(f"train: cleaning leaves no pair ({cleaning.as_dict()}): loosen its rules.")
-    splits = Splits(train, held_out["valid"], held_out["test"], cleaning)
+    files = {name: places for name, places in files.items() if len(set(places)) > 1}
+    splits = Splits(train, held_out["valid"], held_out["test"], cleaning, files=files)
     if corpus.monolingual is not None:
         splits = _add_monolingual(splits, corpus, rules["languages"])
     if recipe.teacher.translations is not None:
@@ -118,6 +126,36 @@ def read_splits(recipe: Recipe) -> Splits:
         splits = splits._replace(translations=KnownTranslations(translations))
         _check_translations(splits, recipe)
     return splits
+
+
+def _note_starts(
+    located: Iterable[tuple[str, Pair]], starts: list[tuple[int, str]]
+) -> Iterator[Pair]:
+    """Yield pairs; add the number of each file's first pair, and the file, to `starts`."""
+    for number, (place, pair) in enumerate(located):
+        if not starts or starts[-1][1] != place:
+            starts.append((number, place))
+        yield pair
+
+
+def _files_of(
+    pairs: Sequence[Pair], corpus: Sequence[Pair], starts: Sequence[tuple[int, str]]
+) -> list[str]:
+    """Look up the file of each pair; of equal pairs the first one counts, as in cleaning.
+
+    Args:
+        pairs: pairs that are part of the corpus.
+        corpus: all pairs.
+        starts: number of each file's first pair, and the file.
+    """
+    if len(starts) == 1:
+        return [starts[0][1]] * len(pairs)
+    numbers = dict.fromkeys(pairs, -1)
+    for number, pair in enumerate(corpus):
+        if numbers.get(pair) == -1:
+            numbers[pair] = number
+    firsts = [number for number, _ in starts]
+    return [starts[bisect_right(firsts, numbers[pair]) - 1][1] for pair in pairs]
 
 
 def _add_monolingual(

@@ -95,12 +95,21 @@ def iterate_corpus(
     languages: tuple[str, str] | None = None,
 ) -> Iterator[Pair]:
     """Yield the pairs of `read_corpus`; errors and warnings about a whole file come at its end."""
+    return (pair for _, pair in iterate_with_places(spec, name, languages))
+
+
+def iterate_with_places(
+    spec: Spec,
+    name: str = "corpus",
+    languages: tuple[str, str] | None = None,
+) -> Iterator[tuple[str, Pair]]:
+    """Yield the pairs of `iterate_corpus`, each with the names of the files that it comes from."""
     readings = []
     try:
         for reader in readers(spec, name, languages):
             reading = ReadingReport(reader.places)
             readings.append(reading)
-            yield from reader.read(reading)
+            yield from ((reading.place, pair) for pair in reader.read(reading))
             if reading.refusal:
                 raise UserError(reading.refusal)
             if warnings := reading.warnings():

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
 RESAMPLES = 1000
 """Bootstrap samples of `p_values`."""
+_SEED = 12345
+"""Seed of bootstrap samples, sacreBLEU's default."""
 
 
 class Scores(NamedTuple):
@@ -61,7 +64,7 @@ class Estimate(NamedTuple):
     """A score with its uncertainty.
 
     Attributes:
-        score: BLEU or chrF of all sentences.
+        score: BLEU, chrF or another metric of all sentences.
         margin: half the width of the 95% confidence interval, by bootstrap resampling.
         p_value: two-sided p-value of the difference from the baseline; None for the baseline.
     """
@@ -105,6 +108,30 @@ def estimate(
             for r in results[1 : len(systems) + 1]
         ]
     return estimates
+
+
+def estimate_means(baseline: Sequence[float], systems: Sequence[Sequence[float]]) -> list[Estimate]:
+    """Estimate scores that are means over segments, by the same bootstrap and test as `estimate`.
+
+    Args:
+        baseline: score of each segment.
+        systems: the same for each of the other systems.
+
+    Returns:
+        Estimates of the baseline and of each system, in this order.
+    """
+    scores = np.array([baseline, *systems], float)
+    size = scores.shape[1]
+    samples = np.random.default_rng(_SEED).integers(size, size=(RESAMPLES, size))
+    means = np.stack([row[samples].mean(axis=1) for row in scores])
+    low, high = np.quantile(means, [0.025, 0.975], axis=1)
+    gains = means[1:] - means[0]
+    observed = scores[1:].mean(axis=1) - scores[0].mean()
+    extremes = np.abs(gains - gains.mean(axis=1, keepdims=True)) >= np.abs(observed)[:, None]
+    p = (extremes.sum(axis=1) + 1) / (RESAMPLES + 1)
+    p_values = [None, *map(float, p)]
+    rows = zip(scores.mean(axis=1), (high - low) / 2, p_values, strict=True)
+    return [Estimate(float(mean), float(margin), value) for mean, margin, value in rows]
 
 
 def sentence_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:

@@ -18,7 +18,7 @@ const choice = (title, options, changed) => {
   return { label, select };
 };
 
-const metrics = [["chrf", "chrF"], ["bleu", "BLEU"]];
+const metrics = Object.entries(data.metrics).reverse();
 
 const drawFront = (figure) => {
   const axes = [
@@ -50,7 +50,10 @@ const drawFront = (figure) => {
         }),
         Plot.dot(known, {
           ...point, fill: "label", r: 6,
-          channels: { system: "label", BLEU: (s) => s.scores.bleu.toFixed(2), chrF: (s) => s.scores.chrf.toFixed(2) },
+          channels: {
+            system: "label",
+            ...Object.fromEntries(metrics.map(([key, title]) => [title, (s) => s.scores[key].toFixed(2)])),
+          },
           tip: { format: { x: ".3~s", y: ".2f", fill: false } },
         }),
         Plot.text(known, { ...point, text: "label", textAnchor: "start", dx: 10, dy: -8, lineWidth: 14 }),
@@ -74,14 +77,15 @@ const drawBuckets = (place) => {
       })),
     );
     if (!points.length) continue;
+    const short = (label) => (label.length > 24 ? `…${label.slice(-23)}` : label);
     const chart = Plot.plot({
-      ...look, width: Math.min(560, wide()), height: 320, marginBottom: 50,
+      ...look, width: Math.min(560, wide()), height: bucket.ordered ? 320 : 400, marginBottom: bucket.ordered ? 50 : 130,
       ariaLabel: `chrF by ${bucket.title}`,
-      x: { domain: bucket.labels, label: null, tickFormat: (d) => `${d}\n${bucket.sizes[bucket.labels.indexOf(d)]} seg.` },
+      x: { domain: bucket.labels, label: null, tickRotate: bucket.ordered ? 0 : -40, tickFormat: (d) => `${short(d)}\n${bucket.sizes[bucket.labels.indexOf(d)]} seg.` },
       y: { label: "chrF", nice: true },
       color: { ...colors, legend: true },
       marks: [
-        Plot.lineY(points, { x: "label", y: "chrF", stroke: "system", strokeOpacity: 0.6 }),
+        bucket.ordered ? Plot.lineY(points, { x: "label", y: "chrF", stroke: "system", strokeOpacity: 0.6 }) : null,
         Plot.dot(points, { x: "label", y: "chrF", fill: "system", channels: { segments: "segments" }, tip: { format: { y: ".1f" } } }),
       ],
     });

@@ -28,8 +28,9 @@ const chosen = select(data.systems.map((system, place) => [place, system.label])
 chosen.value = Math.min(1, others.length);
 const order = select([
   ...(others.length ? [["worse", `worse than ${first.label}`], ["better", `better than ${first.label}`]] : []),
-  ["low", "lowest chrF"], ["long", "longest source"], ["short", "shortest source"], ["place", "order of the test set"],
+  ["low", "lowest score"], ["long", "longest source"], ["short", "shortest source"], ["place", "order of the test set"],
 ]);
+const metric = select(Object.keys(first.segments).map((key) => [key, data.metrics[key]]));
 const filter = select([["", "all segments"], ["any", "any failure"], ...Object.entries(data.kinds)]);
 const against = select([["reference", "reference"], ["first", first.label], ["", "nothing"]]);
 const search = create("input", { type: "search", placeholder: "Search all texts" });
@@ -57,7 +58,7 @@ const card = (place) => {
   data.systems.forEach((system, number) => {
     if (!shown[number].checked) return;
     const base = { reference: data.references[place], first: first.hypotheses[place] }[against.value] ?? null;
-    const score = create("span", { className: "score", textContent: ` ${system.chrf[place].toFixed(0)}` });
+    const score = create("span", { className: "score", textContent: ` ${system.segments[metric.value][place].toFixed(0)}` });
     const tags = (failed[number].get(place) ?? []).map((kind) => create("span", { className: "tag", textContent: data.kinds[kind] }));
     row(system.label, [...marked(base, system.hypotheses[place]), ...tags], [score]);
   });
@@ -76,9 +77,10 @@ const matches = () => {
     const all = texts.join("\n").toLocaleLowerCase();
     return words.every((word) => all.includes(word));
   });
-  const gap = (place) => system.chrf[place] - first.chrf[place];
+  const score = (place) => system.segments[metric.value][place];
+  const gap = (place) => score(place) - first.segments[metric.value][place];
   const keys = {
-    worse: gap, better: (place) => -gap(place), low: (place) => system.chrf[place],
+    worse: gap, better: (place) => -gap(place), low: score,
     long: (place) => -data.sources[place].length, short: (place) => data.sources[place].length, place: (place) => place,
   };
   return places.sort((a, b) => keys[order.value](a) - keys[order.value](b) || a - b);
@@ -96,7 +98,7 @@ const draw = () => {
 };
 const restart = () => { page = 0; draw(); };
 
-for (const element of [chosen, order, filter, against, ...shown]) element.addEventListener("change", restart);
+for (const element of [chosen, order, metric, filter, against, ...shown]) element.addEventListener("change", restart);
 search.addEventListener("input", restart);
 back.addEventListener("click", () => { page -= 1; draw(); });
 next.addEventListener("click", () => { page += 1; draw(); });
@@ -112,7 +114,7 @@ for (const button of document.querySelectorAll("button.count"))
 
 browser.append(
   create("div", { className: "choices" },
-    labelled("System", chosen), labelled("Order", order), labelled("Show", filter), labelled("Differences from", against), search),
+    labelled("System", chosen), labelled("Order", order), ...(metric.length > 1 ? [labelled("by", metric)] : []), labelled("Show", filter), labelled("Differences from", against), search),
   create("div", { className: "choices" }, ...shown.map((box, place) => create("label", {}, box, data.systems[place].label))),
   create("div", { className: "choices" }, back, next, count),
   list,

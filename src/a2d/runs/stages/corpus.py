@@ -41,6 +41,8 @@ class Corpus(RunStage):
                 write_lines(folder / f"{name}.reference.txt", [pair.target for pair in split])
                 counts_of_rarest = map(str, rarest_words(split, splits.train))
                 write_lines(folder / f"{name}.rarest.txt", list(counts_of_rarest))
+                if name in splits.files:
+                    write_lines(folder / f"{name}.file.txt", splits.files[name])
 
     def sources(self, split: str) -> list[str]:
         """Read the sources of `valid` or `test`, one line each."""
@@ -58,6 +60,11 @@ class Corpus(RunStage):
         """
         path = self.folder / f"{split}.rarest.txt"
         return list(map(int, read_lines(path))) if path.exists() else None
+
+    def files(self, split: str) -> list[str] | None:
+        """Read the file that each pair of `valid` or `test` comes from; None if it is one."""
+        path = self.folder / f"{split}.file.txt"
+        return read_lines(path) if path.exists() else None
 
 
 def rarest_words(pairs: Sequence[Pair], training: Iterable[Pair]) -> list[int]:

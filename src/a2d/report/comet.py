@@ -1,0 +1,105 @@
+"""COMET scores, by the command `comet-score` of the package unbabel-comet.
+
+The package needs transformers 4, and this one transformers 5, so that they cannot share an
+environment. The command can stand in one of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import which
+
+from a2d.errors import UserError
+from a2d.quoting import quoted, shorten
+from a2d.report.comparison import Comparison
+
+COMMAND = "comet-score"
+NAME = "comet"
+
+
+def parse_metric(text: str) -> Path:
+    """Return the checkpoint that `comet=CHECKPOINT` names.
+
+    Raises:
+        UserError: the metric is another one, or the checkpoint is missing.
+    """
+    name, _, place = text.partition("=")
+    if name != NAME:
+        raise UserError(f"{quoted(text)} is not a metric: write {NAME}=CHECKPOINT.")
+    path = Path(place).expanduser()
+    if path.suffix != ".ckpt" or not path.is_file():
+        raise UserError(
+            f"{quoted(text)} names no checkpoint (.ckpt) on this machine: write "
+            f"{NAME}=CHECKPOINT, with the path of a COMET model that you have downloaded."
+        )
+    return path
+
+
+def comet_scores(checkpoint: Path, comparison: Comparison) -> dict[str, list[float]]:
+    """Score every translation of a comparison by COMET.
+
+    The command runs offline: nothing is downloaded.
+
+    Args:
+        checkpoint: a COMET model (.ckpt) with its `hparams.yaml`, as the hub has them.
+        comparison: the systems.
+
+    Returns:
+        system → score of each segment, times 100.
+
+    Raises:
+        UserError: the command is missing, or fails.
+    """
+    command = which(COMMAND)
+    if command is None:
+        raise UserError(
+            f"the command {COMMAND} is not installed: install it in an environment of its own, for "
+            "example by pipx install unbabel-comet, because it needs an older transformers."
+        )
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        names = [f"{number}.txt" for number in range(len(comparison.systems))]
+        _write(folder / "sources.txt", comparison.sources)
+        _write(folder / "references.txt", comparison.references)
+        for name, system in zip(names, comparison.systems, strict=True):
+            _write(folder / name, system.hypotheses)
+        files = ["-s", "sources.txt", "-r", "references.txt", "-t", *names]
+        options = ["--to_json", "scores.json", "--gpus", _gpus(), "--quiet", "--only_system"]
+        ended = subprocess.run(
+            [command, *files, "--model", str(checkpoint.resolve()), *options],
+            cwd=folder,
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if ended.returncode or not (folder / "scores.json").is_file():
+            raise UserError(f"{COMMAND} failed: {_last_line(ended.stderr)}")
+        records = json.loads((folder / "scores.json").read_text("utf-8"))
+    return {
+        system.name: [100 * float(record["COMET"]) for record in records[name]]
+        for name, system in zip(names, comparison.systems, strict=True)
+    }
+
+
+def _write(path: Path, segments: Sequence[str]) -> None:
+    """Write one line per segment, whatever line ends a segment holds."""
+    path.write_text("".join(f"{' '.join(text.split())}\n" for text in segments), "utf-8")
+
+
+def _gpus() -> str:
+    import torch
+
+    return "1" if torch.cuda.is_available() else "0"
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return shorten(lines[-1], 200) if lines else "it says nothing"
