@@ -77,7 +77,7 @@ def test_failures_of_the_command_are_told(checkpoint):
 
 def test_a_missing_command_is_told(checkpoint, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match="pipx install unbabel-comet"):
+    with pytest.raises(UserError, match="install unbabel-comet in an environment of its own"):
         comet_scores(checkpoint, comparison())
 
 

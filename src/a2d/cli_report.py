@@ -12,7 +12,7 @@ Metric = Annotated[
     typer.Option(
         metavar="comet=CHECKPOINT",
         help="Score by COMET, too, with a model (.ckpt) on this machine. Needs the command "
-        "comet-score, in an environment of its own (pipx install unbabel-comet).",
+        "comet-score of unbabel-comet, in an environment of its own.",
     ),
 ]
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 from campaign import FULL, ends_in_sentence
@@ -100,7 +101,8 @@ def test_kills_and_signals(corpus, expected, tmp_path, rng, ledger):  # noqa: F8
             wait_for(moment, folder, process)
             time.sleep(rng.random() * 0.5)
             send = rng.choice([os.kill, os.killpg])  # to the run alone, or as a terminal does
-            send(process.pid, number)
+            with suppress(ProcessLookupError):  # the run has ended meanwhile
+                send(process.pid, number)
             errors = process.communicate(timeout=60)[1]
             fault = f"{send.__name__} {number.name} at {moment}: {process.returncode} {errors}"
             if not has_ended(process.pid):

@@ -58,8 +58,8 @@ def comet_scores(checkpoint: Path, comparison: Comparison) -> dict[str, list[flo
     command = which(COMMAND)
     if command is None:
         raise UserError(
-            f"the command {COMMAND} is not installed: install it in an environment of its own, for "
-            "example by pipx install unbabel-comet, because it needs an older transformers."
+            f"the command {COMMAND} is not installed: install unbabel-comet in an environment of "
+            "its own, because it needs an older transformers (docs/report.md says how)."
         )
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
