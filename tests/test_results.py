@@ -24,6 +24,7 @@ from a2d.models.decoding import n_best
 from a2d.runs import plots, report, results, training
 from a2d.runs.energy import EnergyMeter
 from a2d.runs.environment import resolve
+from a2d.runs.labels import distinctive_settings
 from a2d.runs.lines import read_lines
 from a2d.runs.recipe import Recipe, load_recipe
 from a2d.runs.results import Row, group_rows
@@ -416,7 +417,7 @@ class TestSettings:
         recipe = load_recipe("methods", [f"methods={methods}", "seeds=[1, 2]"])
         splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
         students = run_of(recipe, tmp_path, splits).all(Student)
-        settings = results._distinctive_settings(students, recipe.distillation)
+        settings = distinctive_settings(students, recipe.distillation)
         actual = [f"{model.method.method} {settings[model.name]}".strip() for model in students]
         assert actual == list(np.repeat(labels, 2))
 

@@ -33,7 +33,7 @@ from a2d.method.alignment import FILE_NAME, AttentionAlignment
 from a2d.models.export import WEIGHTS
 from a2d.runs.attention import sample_maps
 from a2d.runs.energy import EnergyMeter, total_energy
-from a2d.runs.settings import MethodSettings
+from a2d.runs.labels import distinctive_settings
 from a2d.runs.stages.corpus import Corpus
 from a2d.runs.stages.exports import Export
 from a2d.runs.stages.models import Model
@@ -186,7 +186,7 @@ def collect(run: Run) -> list[Row]:
     corpus, references = recipe.corpus, _references(run)
     hypotheses = {name: stage.hypotheses for name, stage in translations_of(run).items()}
     figures = {stage.model.name: _figures(stage) for stage in run.all(Translations)}
-    settings = _distinctive_settings(students, recipe.distillation)
+    settings = distinctive_settings(students, recipe.distillation)
     speeds = {
         name: speed
         for name, speed in read_speeds(run).items()
@@ -425,44 +425,6 @@ def _figures(stage: Translations) -> dict[str, Any]:
 def _nearly_empty(hypotheses: Sequence[str], references: Sequence[str]) -> bool:
     """Return whether translations have less than a tenth of the references' characters."""
     return 10 * sum(map(len, hypotheses)) < sum(map(len, references))
-
-
-_SETTINGS = [field.name for field in fields(MethodSettings) if field.name != "method"]
-
-
-def _distinctive_settings(students: Sequence[Model], shared: MethodSettings) -> dict[str, str]:
-    """Describe the settings in which each student differs from other students, by its name.
-
-    A setting with the recipe's shared value is left out, unless it is the only difference between
-    students of one method.
-    """
-    different = {
-        key
-        for key in _SETTINGS
-        if len({_effective(student, key) for student in students} - {None}) > 1
-    }
-    labels = {}
-    for student in students:
-        method = student.method
-        siblings = [other.method for other in students if other.method.method == method.method]
-        within = {key for key in _SETTINGS if len({getattr(m, key) for m in siblings}) > 1}
-        labels[student.name] = " ".join(
-            f"{key}={getattr(method, key)}"
-            for key in _SETTINGS
-            if key in within | different
-            and (getattr(method, key) != getattr(shared, key) or within == {key})
-            and (key in within or _effective(student, key) is not None)
-        )
-    return labels
-
-
-def _effective(student: Model, key: str) -> Any:
-    """Look up a setting of a student's method; None if its training does not depend on it."""
-    return student.settings["method"].get(key, _DEFAULTS.get(key))
-
-
-_DEFAULTS = {"student_start": "random"}
-"""Values that a stage's settings omit."""
 
 
 def _compare(
