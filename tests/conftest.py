@@ -15,6 +15,33 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+LONG_FILES = [
+    "test_docs.py",
+    "test_pipeline.py",
+    "test_readme.py",
+    "test_results.py",
+    "test_runs.py",
+    "test_teachers.py",
+    "test_fidelity.py",
+    "test_packaging.py",
+    "test_site.py",
+    "test_serving.py",
+    "test_report_browser.py",
+    "test_pruning.py",
+    "test_interruptions.py",
+    "test_assist.py",
+    "test_distributed.py",
+    "test_checkpoints.py",
+    "test_two_processes.py",
+]
+"""Files whose tests take a minute or more."""
+
+
+def pytest_collection_modifyitems(items):
+    """Put long files first, so that parallel workers end at about the same time."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _short_measurements(request):
     """Shorten the measurement of speeds in runs; `test_speeds` tests the measurement itself."""
