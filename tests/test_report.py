@@ -16,7 +16,7 @@ from a2d import UserError
 from a2d.cli import app
 from a2d.method.formulas import FORMULAS
 from a2d.report.analysis import analyse
-from a2d.report.comparison import Comparison, System
+from a2d.report.comparison import Comparison, Gain, System
 from a2d.report.page import Details, write_page
 from a2d.runs.page import report
 from a2d.runs.stages.corpus import rarest_words
@@ -101,6 +101,22 @@ def test_ranges_partition_the_segments():
     lines = comparison().systems[0].hypotheses
     score = CHRF().corpus_score([lines[i] for i in short], [[REFERENCES[i] for i in short]]).score
     assert by_length.chrf["teacher"][0] == pytest.approx(score)
+
+
+def test_gains_over_other_methods_are_shown_with_their_tests(tmp_path):
+    gains = [{"kd": Gain(1.5, 0.01)}, {"kd": Gain(2.5, 0.2)}]
+    systems = [
+        System("teacher", "teacher", damaged(0.2, 1), "teacher"),
+        System("a2d-seed1", "a2d", damaged(0.5, 2), "student", gains=gains[0]),
+        System("a2d-seed2", "a2d", damaged(0.5, 3), "student", gains=gains[1]),
+        System("a2d small", "a2d", damaged(0.5, 4), "student", "1+1", gains=gains[0]),
+    ]
+    write_page(tmp_path / "page.html", comparison(systems=systems))
+    text = " ".join(" ".join(Page(tmp_path / "page.html").texts).split())
+    assert "over kd" in text
+    assert "+2.00" in text
+    assert "+2.00*" not in text.replace(" *", "*")  # one of the two seeds is not significant
+    assert "+1.50*" in text.replace(" *", "*")
 
 
 def test_domains_are_scored_apart():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import NamedTuple, TypeVar
 
-from a2d.report.comparison import Comparison, System
+from a2d.report.comparison import Comparison, Gain, System
 from a2d.text.evaluation import Estimate, Scores, estimate, estimate_means, score, sentence_chrf
 from a2d.text.failures import Failure, failure_kinds, find_failures
 
@@ -55,6 +55,7 @@ class Group(NamedTuple):
             confidence interval.
         p_values: metric → largest p-value of the differences from the first system; None for it.
         failures: kind → mean number of failures.
+        gains: label of an opponent → mean gain in BLEU, and the largest p-value.
     """
 
     systems: list[System]
@@ -62,6 +63,7 @@ class Group(NamedTuple):
     spreads: dict[str, float]
     p_values: dict[str, float | None]
     failures: dict[str, float]
+    gains: dict[str, Gain]
 
     @property
     def first(self) -> System:
@@ -178,6 +180,14 @@ def _group(
             for m, values in p_values.items()
         },
         {kind: mean(len(failures[s.name][kind]) for s in systems) for kind in kinds},
+        {
+            rival: Gain(
+                mean(system.gains[rival].bleu for system in systems),
+                max(system.gains[rival].p_value for system in systems),
+            )
+            for rival in systems[0].gains
+            if all(rival in system.gains for system in systems)
+        },
     )
 
 

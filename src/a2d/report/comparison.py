@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from a2d.errors import UserError
 
 Role = Literal["teacher", "student", "system"]
+
+
+class Gain(NamedTuple):
+    """Lead of a system over another one.
+
+    Attributes:
+        bleu: difference in BLEU.
+        p_value: its p-value by paired bootstrap resampling.
+    """
+
+    bleu: float
+    p_value: float
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,8 @@ class System:
         train_seconds: training time; None: unknown.
         size_bytes: size of the weights on disk; None: unknown.
         original: name of the system that this one is an export of; empty for others.
+        gains: label of another system → lead over that one, where both are alike but for the
+            method.
     """
 
     name: str
@@ -38,6 +52,7 @@ class System:
     train_seconds: float | None = None
     size_bytes: int | None = None
     original: str = ""
+    gains: Mapping[str, Gain] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

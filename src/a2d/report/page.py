@@ -114,6 +114,7 @@ def _render(comparison: Comparison, analysis: Analysis, details: Details) -> str
             default=None,
         ),
         metrics=analysis.metrics,
+        rivals=list(dict.fromkeys(rival for group in analysis.groups for rival in group.gains)),
         known={
             name: any(getattr(system, name) for system in comparison.systems)
             for name in ("shape", "parameters", "size_bytes", "speed", "train_seconds")

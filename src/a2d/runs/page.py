@@ -11,7 +11,7 @@ import yaml
 
 from a2d.errors import UserError
 from a2d.report.comet import comet_scores
-from a2d.report.comparison import Comparison, Role, System
+from a2d.report.comparison import Comparison, Gain, Role, System
 from a2d.report.page import Details, check_page, write_page
 from a2d.runs import results
 from a2d.runs.results import Row
@@ -106,6 +106,12 @@ def _system(row: Row, folder: Path, first: bool) -> System:
         speed=row.sentences_per_second,
         train_seconds=row.train_seconds,
         size_bytes=row.size_bytes,
+        gains={
+            rival: Gain(gain, p)
+            for rival in ("baseline", "kd")
+            if (gain := getattr(row, f"gain_vs_{rival}")) is not None
+            and (p := getattr(row, f"p_vs_{rival}")) is not None
+        },
         original="" if not row.quantization else row.name.removesuffix(f"-{row.quantization}"),
     )
 
