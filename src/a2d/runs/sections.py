@@ -49,11 +49,12 @@ def keep_kind(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 
 
 class Section(BaseModel):
-    """A part of a recipe. It refuses unknown keys, and its values do not change.
+    """Part of a recipe, such as `corpus`. Unknown keys are errors, and values are read-only.
 
     Attributes:
-        replaces: maps a key to the keys of the section that contradict it. A recipe that extends
-            another one and sets the key drops these keys of the other; an override does the same.
+        replaces: key → keys of the same section that are meaningless beside it. If a recipe extends
+            another recipe and sets the key, it does not inherit the values of these keys. If an
+            override sets the key, the recipe's values of these keys are dropped.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

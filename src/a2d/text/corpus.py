@@ -328,7 +328,11 @@ def _two_files(files: Sequence[Any], languages: Languages | None) -> Reader:
 
 
 def _is_file(spec: object) -> bool:
-    """Return whether a specification is the path of a file, which another file may translate."""
+    """Check whether a specification of a corpus is the path of one file.
+
+    Such a file may hold one language, and the next file of the list its translation. The file need
+    not exist.
+    """
     if not isinstance(spec, str | Path) or str(spec) == STANDARD_INPUT:
         return False
     if str(spec).startswith((BUILTIN, _SACREBLEU)):

@@ -228,10 +228,18 @@ def _csv_rows(path: Path, numbered: Iterator[tuple[int, str | Malformed]], delim
 
 
 def _parse_record(record: Iterator[str], delimiter: str) -> list[str] | None:
-    """Parse a record, reading as many lines of `record` as it has.
+    """Parse one record of a table.
+
+    A text in double quotes may contain line breaks, so that a record may have several lines. Lines
+    after the first are taken from `record` only as long as a quote is open.
+
+    Args:
+        record: lines from the record's first line on, without line ends.
+        delimiter: character between columns.
 
     Returns:
-        The columns; None if a quote is open at the end of the lines; an empty list if one is stray.
+        The columns. None if the lines end while a quote is open. An empty list if a quote is
+        followed by something else than the delimiter or the end of the record.
     """
     first = next(record, "")
     if '"' not in first:

@@ -153,16 +153,16 @@ def values_of(settings: Any, *owners: type) -> dict[str, Any]:
 
 
 def check_kind(value: Any, valid: Any) -> None:
-    """Check that validation did not make a number of a truth value, or the reverse.
+    """Check that validation has not converted a boolean to a number, or a number to a boolean.
 
-    Pydantic takes true for 1, and 1 for true; in settings, both are slips.
+    Pydantic accepts true as 1, and 1 as true. In settings, both are mistakes.
 
     Args:
         value: value of a setting, or a list of values.
-        valid: what validation made of it.
+        valid: the value after validation.
 
     Raises:
-        PydanticCustomError: it is of another kind.
+        PydanticCustomError: one is a boolean and the other a number.
     """
     if isinstance(value, list) and isinstance(valid, list):
         for one, other in zip(value, valid, strict=True):
@@ -174,11 +174,13 @@ def check_kind(value: Any, valid: Any) -> None:
 
 
 def validate(settings: Any, *owners: type) -> None:
-    """Check and convert an object's settings by the classes that define them, in place.
+    """Validate the settings of an object, and convert their values in place.
+
+    Every value must fit the type annotation of its field.
 
     Args:
-        settings: object with the attributes of `owners`.
-        owners: dataclasses such as `ObjectiveSettings`.
+        settings: object that has the fields of all `owners` as attributes, such as an `A2DConfig`.
+        owners: dataclasses that define the settings, such as `ObjectiveSettings`.
 
     Raises:
         UserError: a value is outside its range, of the wrong type, or an unknown name.
