@@ -2,7 +2,7 @@
 
     python benchmarks/cache.py runs/NAME  # a finished run with an a2d student
 
-The losses and gradients of that student are computed without dropout, once with the signals of the
+The losses and gradients of that student are computed without dropout, once with the outputs of the
 teacher itself and once with cached ones, on random batches of the run's training data.
 """
 
@@ -28,7 +28,7 @@ from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import silence_libraries
 from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.training.distillation import IGNORE_INDEX, Distillation
-from a2d.training.signals import Signals, model_signals
+from a2d.training.outputs import Outputs, model_outputs
 from a2d.training.teacher_cache import open_or_build
 
 FORMULA = "geometric"
@@ -83,21 +83,21 @@ def measure(module: Distillation, teacher: Any, data: Dataset, collate: Any) -> 
         for rows in TokenBatchSampler(lengths(data), TOKENS):
             inputs = dict(collate([data[row] for row in rows]))
             tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORE_INDEX)
-            signals = cache.unpack(cache.read(rows, states=states), *tokens)
-            for name, error in compare(module, teacher, signals, inputs).items():
+            outputs = cache.unpack(cache.read(rows, states=states), *tokens)
+            for name, error in compare(module, teacher, outputs, inputs).items():
                 errors.setdefault(name, []).append(error)
     figures = {f"relative error of {name}": spread(values) for name, values in errors.items()}
     return {"KB per sentence": size / len(data) / 1000, **figures}
 
 
-def compare(module: Distillation, teacher: Any, cached: Signals, inputs: Any) -> dict[str, float]:
-    """Compute relative errors from cached signals in the terms, in the loss and its gradient."""
+def compare(module: Distillation, teacher: Any, cached: Outputs, inputs: Any) -> dict[str, float]:
+    """Compute relative errors from cached outputs in the terms, in the loss and its gradient."""
     with torch.no_grad():
-        live = model_signals(teacher, inputs, module.needs)
+        live = model_outputs(teacher, inputs, module.needs)
     values, gradients = [], []
-    for signals in (live, cached):
+    for outputs in (live, cached):
         module.zero_grad()
-        sums = module(**inputs, teacher=signals)
+        sums = module(**inputs, teacher=outputs)
         loss = sum(sums[term.name] for term in module.objective.trained_terms)
         loss.backward()
         terms = {term.name: sums[term.name].item() for term in module.objective.terms}

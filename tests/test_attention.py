@@ -17,7 +17,7 @@ from a2d.method.attention import (
     capture_attention,
     enable_capture,
 )
-from a2d.training.signals import Needs, model_signals
+from a2d.training.outputs import Needs, model_outputs
 
 FIELDS = {
     "encoder": "encoder_attentions",
@@ -67,7 +67,7 @@ def eager(model, inputs):
 def captured(model, inputs):
     """Logits and maps."""
     enable_capture(model)
-    tokens, features = model_signals(model, inputs, Needs())
+    tokens, features = model_outputs(model, inputs, Needs())
     return tokens.logits, {group: maps.stacked() for group, maps in features.maps.items()}
 
 
@@ -126,7 +126,7 @@ def test_values_are_those_of_the_last_layers():
     encoder, decoder = model.model.encoder.layers[-1], model.model.decoder.layers[-1]
     attentions = (encoder.self_attn, decoder.self_attn, decoder.encoder_attn)
     projections = outputs_of(attention.v_proj for attention in attentions)
-    _, features = model_signals(model, example(), Needs())
+    _, features = model_outputs(model, example(), Needs())
     for group, heads, projection in zip(GROUPS, (2, 3, 3), projections, strict=True):
         values = features.values[group]
         assert values.shape[1] == heads
@@ -197,9 +197,9 @@ def test_without_capture_logits_equal_sdpa(left, dtype):
     inputs = batch([4, 6, 2], [5, 2, 4], left=left)
     model = marian().to(dtype)
     model.set_attn_implementation("sdpa")
-    reference = model_signals(model, inputs, None).tokens.logits
+    reference = model_outputs(model, inputs, None).tokens.logits
     enable_capture(model)
-    tokens, features = model_signals(model, inputs, None)
+    tokens, features = model_outputs(model, inputs, None)
     logits = tokens.logits
     assert features is None
     assert logits.dtype == dtype
@@ -267,7 +267,7 @@ def test_layers_called_again_in_the_backward_pass_are_not_captured():
     model = marian().train()
     enable_capture(model)
     model.gradient_checkpointing_enable()
-    capture = AttentionCapture(stacked=True)
+    capture = AttentionCapture(complete_maps=True)
     output = model(**feed(model, example()), attention_capture=capture)
     first = capture.finish(model.config)
     output.logits.sum().backward()
@@ -315,7 +315,7 @@ def test_layerdrop_is_switched_off(side):
     model = marian(**{f"{side}_layerdrop": 1.0}).train()
     enable_capture(model)
     assert getattr(model.config, f"{side}_layerdrop") == 0
-    _, features = model_signals(model, batch([3], [4]), Needs())
+    _, features = model_outputs(model, batch([3], [4]), Needs())
     assert set(features.maps) == set(GROUPS)
 
 

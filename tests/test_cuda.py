@@ -21,7 +21,7 @@ from a2d.models.decoding import translate
 from a2d.models.tokenizer import train_tokenizer
 from a2d.text.batching import tokenise
 from a2d.training.distillation import IGNORE_INDEX, Distillation, group_masks
-from a2d.training.signals import model_signals
+from a2d.training.outputs import model_outputs
 from a2d.training.teacher_cache import TeacherCache, build, open_or_build
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a graphics card")
@@ -45,11 +45,11 @@ def terms_and_gradients(method, formula, device, sizes):
     torch.manual_seed(2)
     module = Distillation(student, Objective(method, formula, 0.5, 2.0, 0.1), wise.config)
     module, wise, inputs = module.to(device), wise.to(device), moved(batch(*sizes), device)
-    signals = None
-    if METHODS[method].uses_signals:
+    outputs = None
+    if METHODS[method].uses_outputs:
         with torch.no_grad():
-            signals = model_signals(wise, inputs, module.needs)
-    terms = module(**inputs, teacher=signals)
+            outputs = model_outputs(wise, inputs, module.needs)
+    terms = module(**inputs, teacher=outputs)
     sum(terms[t.name] for t in module.objective.trained_terms).backward()
     gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
     return torch.stack(list(terms.values())).cpu(), torch.cat(gradients).cpu()
@@ -126,10 +126,10 @@ def test_a_cache_of_the_gpu_equals_that_of_the_cpu(tmp_path):
             moved(padded_batch([0, 3, 2]), device),
         )
         tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORE_INDEX)
-        signals = cache.unpack(moved(cache.read([0, 3, 2], states=True), device), *tokens)
-        features = signals.features
+        outputs = cache.unpack(moved(cache.read([0, 3, 2], states=True), device), *tokens)
+        features = outputs.features
         parts = [
-            signals.tokens.log_probabilities,
+            outputs.tokens.log_probabilities,
             *(maps.stacked() for maps in features.maps.values()),
         ]
         parts += [

@@ -14,7 +14,7 @@ from a2d.method.maps import StackedMaps
 from a2d.method.methods import METHODS
 from a2d.method.objective import Objective
 from a2d.training.distillation import IGNORE_INDEX, Distillation
-from a2d.training.signals import Signals, model_signals
+from a2d.training.outputs import Outputs, model_outputs
 
 LENGTHS = {"source_lengths": [4, 6, 2], "target_lengths": [5, 2, 4]}
 ON_TOKENS, ALL = {"ce", "kd"}, {"ce", "kd", "encoder", "decoder", "cross"}
@@ -48,9 +48,9 @@ def teacher():
     return capturing_model(3, 2, 4, 3, seed=1)
 
 
-def signals(inputs, module):
+def outputs(inputs, module):
     with torch.no_grad():
-        return model_signals(teacher(), inputs, module.needs)
+        return model_outputs(teacher(), inputs, module.needs)
 
 
 def distillation(method="a2d", formula="paper", alpha=0.5, **settings):
@@ -82,7 +82,7 @@ def test_gradients_of_terms_differ(method, formula):
     gradients = {}
     for name in TERMS:
         module = distillation(method, formula, alpha=float(name == "kd"))
-        terms = module(**inputs, teacher=signals(inputs, module))
+        terms = module(**inputs, teacher=outputs(inputs, module))
         parameters = [p for p in module.student.parameters() if p.requires_grad]
         term = terms[name if name in GROUPS else "tokens"]
         parts = torch.autograd.grad(term, parameters, materialize_grads=True)
@@ -97,7 +97,7 @@ def test_gradients_of_terms_differ(method, formula):
 def test_a_term_trains_the_alignment_of_its_group_alone(formula):
     inputs = batch(**LENGTHS)
     module = distillation(formula=formula)
-    terms = module(**inputs, teacher=signals(inputs, module))
+    terms = module(**inputs, teacher=outputs(inputs, module))
     weights = [module.alignment.weights[group] for group in GROUPS]
     for name in TRAINED_TERMS:
         parts = torch.autograd.grad(terms[name], weights, retain_graph=True, materialize_grads=True)
@@ -114,11 +114,11 @@ def test_a_term_trains_the_alignment_of_its_group_alone(formula):
 def test_terms_are_sums_over_sentences_without_padding(method, formula):
     inputs = batch(**LENGTHS)
     module = distillation(method, formula)
-    batch_terms = module(**inputs, teacher=signals(inputs, module))
+    batch_terms = module(**inputs, teacher=outputs(inputs, module))
     sentence_terms = []
     for index in range(len(inputs["labels"])):
         inputs_of_one = sentence(inputs, index)
-        sentence_terms.append(module(**inputs_of_one, teacher=signals(inputs_of_one, module)))
+        sentence_terms.append(module(**inputs_of_one, teacher=outputs(inputs_of_one, module)))
     for name in TERMS:
         in_float32 = method in ("tinybert", "minilm", "a2d+hidden") and name in GROUPS
         tolerance = 1e-6 if in_float32 else 1e-10
@@ -132,7 +132,7 @@ def test_long_sentences_give_the_same_losses_and_gradients(method, formula, monk
     for long in (attention.LONG, 4):
         monkeypatch.setattr(attention, "LONG", long)
         module = distillation(method, formula)
-        terms = module(**inputs, teacher=signals(inputs, module))
+        terms = module(**inputs, teacher=outputs(inputs, module))
         total(terms).backward()
         gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
         results.append((torch.stack([terms[name] for name in TERMS]), torch.cat(gradients)))
@@ -145,7 +145,7 @@ def test_terms_of_each_method(method):
     inputs = batch(**LENGTHS)
     module = distillation(method)
     has_teacher = method not in ("baseline", "seqkd", "seqkd+references")
-    terms = module(**inputs, teacher=signals(inputs, module) if has_teacher else None)
+    terms = module(**inputs, teacher=outputs(inputs, module) if has_teacher else None)
     assert {name for name, term in terms.items() if term != 0} == {"tokens"} | TERMS_OF[method]
     assert {term.name for term in module.objective.terms} == TERMS_OF[method]
     assert terms["tokens"] == (terms["ce"] + terms.get("kd", 0)) / (2 if has_teacher else 1)
@@ -156,7 +156,7 @@ def test_terms_of_each_method(method):
 def test_other_methods_ignore_the_formula(method):
     inputs = batch(**LENGTHS)
     modules = [distillation(method, formula) for formula in ("paper", "official")]
-    one, other = (module(**inputs, teacher=signals(inputs, module)) for module in modules)
+    one, other = (module(**inputs, teacher=outputs(inputs, module)) for module in modules)
     assert one == other
     assert not modules[1].objective.released_normalisation
 
@@ -166,7 +166,7 @@ def test_other_methods_ignore_the_formula(method):
 def test_groups_that_are_not_compared_have_no_terms(method, groups):
     inputs = batch(**LENGTHS)
     module = distillation(method, groups=groups)
-    terms = module(**inputs, teacher=signals(inputs, module))
+    terms = module(**inputs, teacher=outputs(inputs, module))
     assert set(terms) == {"tokens", "ce", "kd", *groups}
 
 
@@ -175,7 +175,7 @@ def test_no_gradient_reaches_the_teacher(formula):
     inputs = batch(**LENGTHS)
     model = teacher()
     module = distillation(formula=formula)
-    terms = module(**inputs, teacher=model_signals(model, inputs, module.needs))
+    terms = module(**inputs, teacher=model_outputs(model, inputs, module.needs))
     total(terms).backward()
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -186,18 +186,18 @@ def test_bf16_autocast_stays_near_float64(formula):
     # The student's layers are replaced by their outputs: only the losses run in bf16.
     module = distillation(formula=formula)
     with torch.no_grad():
-        tokens, features = model_signals(module.student, inputs, module.needs)
+        tokens, features = model_outputs(module.student, inputs, module.needs)
     module.student = RecordedModel(
         {g: features.maps[g].tensor[None] for g in GROUPS}, tokens.logits
     )
-    exact_signals = signals(inputs, module)
-    exact = module(**inputs, teacher=exact_signals)
+    exact_outputs = outputs(inputs, module)
+    exact = module(**inputs, teacher=exact_outputs)
 
     maps = {
-        group: StackedMaps(exact_signals.features.maps[group].tensor.float()) for group in GROUPS
+        group: StackedMaps(exact_outputs.features.maps[group].tensor.float()) for group in GROUPS
     }
-    tokens = exact_signals.tokens.to(torch.float32)
-    low = Signals(tokens, exact_signals.features._replace(maps=maps))
+    tokens = exact_outputs.tokens.to(torch.float32)
+    low = Outputs(tokens, exact_outputs.features._replace(maps=maps))
     module.float()
     with torch.autocast("cpu", torch.bfloat16):
         terms = module(**inputs, teacher=low)
@@ -213,7 +213,7 @@ def test_a_batch_without_target_tokens_has_finite_gradients():
     inputs = batch(**LENGTHS)
     inputs["labels"] = torch.full_like(inputs["labels"], IGNORE_INDEX)
     module = distillation()
-    terms = module(**inputs, teacher=signals(inputs, module))
+    terms = module(**inputs, teacher=outputs(inputs, module))
     assert [name for name in TERMS if terms[name] != 0] == ["encoder"]
     total(terms).backward()
     assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
@@ -253,7 +253,7 @@ def test_gradient_checkpointing_gives_the_same_gradients():
         if checkpointing:
             module.gradient_checkpointing_enable()
         assert module.student.model.encoder.layers[0].gradient_checkpointing == checkpointing
-        total(module(**inputs, teacher=signals(inputs, module))).backward()
+        total(module(**inputs, teacher=outputs(inputs, module))).backward()
         weights = [p for p in module.parameters() if p.requires_grad]
         gradients.append(torch.cat([weight.grad.flatten() for weight in weights]))
     assert_close(gradients[1], gradients[0], 1e-10)

@@ -311,7 +311,7 @@ def test_a_subclass_of_a2d_keeps_its_parameters(tmp_path, formula):
     assert [path.name for path in (tmp_path / "plain").iterdir()] == [FILE_NAME]
 
 
-def test_a_divergence_names_the_method(tmp_path, tokenizer, data):  # noqa: F811
+def test_a_loss_that_is_not_finite_names_the_method(tmp_path, tokenizer, data):  # noqa: F811
     def diverge(maps):
         factor = torch.nan if maps.shape[0] > 2 else 1.0  # not in the trial
         return maps.square().sum() * factor

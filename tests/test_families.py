@@ -32,7 +32,7 @@ from a2d.families import (
 )
 from a2d.method.attention import enable_capture
 from a2d.models.loading import decoder_inputs
-from a2d.training.signals import Needs, model_signals
+from a2d.training.outputs import Needs, model_outputs
 
 VOCABULARY = 13
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -84,8 +84,8 @@ def check_maps_and_predictions(family, source_lengths, target_lengths, seed=0):
     with torch.no_grad():
         reference = eager(model, inputs)
         enable_capture(model)
-        tokens, features = model_signals(model, inputs, Needs())
-        plain = model_signals(model, inputs, None).tokens.logits
+        tokens, features = model_outputs(model, inputs, Needs())
+        plain = model_outputs(model, inputs, None).tokens.logits
     geometry = Geometry.of(model.config)
     for logits in (tokens.logits, plain):
         assert (logits - reference.logits).abs().max() <= 1e-9 * reference.logits.abs().max()
@@ -153,7 +153,7 @@ def test_a_student_is_distilled_and_read_by_transformers(family, tmp_path):
     inputs = batch([5, 3], [4, 6])
     with torch.no_grad():
         logits, copy_logits = (
-            model_signals(m.eval(), inputs, None).tokens.logits for m in (student, copy)
+            model_outputs(m.eval(), inputs, None).tokens.logits for m in (student, copy)
         )
     assert torch.equal(logits, copy_logits)
 
@@ -184,12 +184,12 @@ class TestRecords:
         """Longer sentences exceed the table of positions, unless the model extends it."""
         model = tiny(family)
         positions = positions_of(model.config)
-        model_signals(model, batch([positions or 500], [2]), None)
+        model_outputs(model, batch([positions or 500], [2]), None)
         tables = {type(m).__name__ for m in model.modules() if "Position" in type(m).__name__}
         assert (positions is not None) == bool(tables)
         if positions is not None and tables != {"M2M100SinusoidalPositionalEmbedding"}:
             with pytest.raises(IndexError):
-                model_signals(model, batch([positions + 1], [2]), None)
+                model_outputs(model, batch([positions + 1], [2]), None)
 
     @every_family
     def test_computed_weights_do_not_learn(self, family):

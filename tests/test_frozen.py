@@ -1,4 +1,4 @@
-"""Frozen teachers: packing changes neither signals nor the original model."""
+"""Frozen teachers: packing changes neither outputs nor the original model."""
 
 import platform
 from copy import deepcopy
@@ -14,7 +14,7 @@ from toys import batch, marian
 
 from a2d.method.attention import GROUPS, enable_capture
 from a2d.training.frozen import frozen_teacher, pack
-from a2d.training.signals import Needs, model_signals
+from a2d.training.outputs import Needs, model_outputs
 
 CPU = torch.device("cpu")
 needs_packing = pytest.mark.skipif(
@@ -69,14 +69,14 @@ def test_other_dtypes_are_not_packed():
     ("dtype", "reference", "tolerance"),
     [(torch.float32, torch.float64, 1e-5), (torch.bfloat16, torch.bfloat16, 1e-2)],
 )
-def test_signals_of_every_family_are_the_same(family, dtype, reference, tolerance):
+def test_outputs_of_every_family_are_the_same(family, dtype, reference, tolerance):
     inputs, teacher = batch([5, 7, 2], [6, 3, 4]), tiny(family).float()
     plain = deepcopy(teacher).to(reference)
     enable_capture(plain)
     with torch.no_grad():
-        expected, expected_features = model_signals(plain, inputs, Needs())
+        expected, expected_features = model_outputs(plain, inputs, Needs())
         frozen = frozen_teacher(teacher, CPU, bf16=dtype == torch.bfloat16)
-        prediction, features = model_signals(frozen, inputs, Needs())
+        prediction, features = model_outputs(frozen, inputs, Needs())
     assert prediction.hidden.dtype == dtype
     pairs = [
         (features.maps[group].stacked(), expected_features.maps[group].stacked())

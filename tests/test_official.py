@@ -14,7 +14,7 @@ from a2d.method.attention import GROUPS
 from a2d.method.maps import StackedMaps
 from a2d.method.objective import Moment, Objective
 from a2d.training.distillation import IGNORE_INDEX, Distillation
-from a2d.training.signals import Signals, model_signals
+from a2d.training.outputs import Outputs, model_outputs
 
 KINDS = {"encoder": "enc_self", "decoder": "dec_self", "cross": "cross"}
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
@@ -79,10 +79,10 @@ def measure(student, variant, epoch, dtype):
     if variant == "mixture":
         module.transfer.mixture.load_state_dict(alignment_state(student, "teacher_", dtype))
     with torch.no_grad():
-        tokens, features = model_signals(teacher, inputs, module.needs)
+        tokens, features = model_outputs(teacher, inputs, module.needs)
     if variant == "taam":
         features = aligned(student, features, dtype)
-    terms = module(**inputs, teacher=Signals(tokens, features))
+    terms = module(**inputs, teacher=Outputs(tokens, features))
     weighted = {name: weight * terms[name] for name, weight in weights(epoch).items()}
     sum(weighted[group] for group in GROUPS).add(terms["tokens"]).backward()
     return module, weighted

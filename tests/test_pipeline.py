@@ -19,7 +19,7 @@ from a2d import UserError
 from a2d.runs.recipe import load_recipe
 from a2d.runs.run import carry_out
 from a2d.text.corpus import read_corpus
-from a2d.training.divergence import DivergenceError, DivergenceWatch
+from a2d.training.finiteness import FinitenessWatch, NonFiniteError
 
 TIMINGS = {"train_seconds", "sentences_per_second"}
 
@@ -90,16 +90,16 @@ def lines_of(path):
 
 
 def test_a_training_that_diverged_is_set_aside(corpus, tmp_path, monkeypatch):
-    healthy = DivergenceWatch.on_step_end
+    healthy = FinitenessWatch.on_step_end
 
     def diverge(self, args, state, *rest, **kwargs):
         if state.global_step == 30:
-            raise DivergenceError("the training diverged.")
+            raise NonFiniteError("the training diverged.")
         healthy(self, args, state, *rest, **kwargs)
 
-    monkeypatch.setattr(DivergenceWatch, "on_step_end", diverge)
+    monkeypatch.setattr(FinitenessWatch, "on_step_end", diverge)
     with pytest.raises(
-        DivergenceError, match=r"teacher: .* is now in .*/teacher\.partial\.diverged"
+        NonFiniteError, match=r"teacher: .* is now in .*/teacher\.partial\.diverged"
     ):
         run(corpus, tmp_path, "methods=[baseline]")
     assert os.listdir(tmp_path / "models") == ["teacher.partial.diverged"]

@@ -12,7 +12,7 @@ from a2d.families import FAMILIES as RECORDS
 from a2d.families import Geometry, sizes_of
 from a2d.models.loading import check_same_ids, decoder_inputs
 from a2d.models.students import choose_layers, student_config, student_of
-from a2d.training.signals import model_signals
+from a2d.training.outputs import model_outputs
 
 every_release = pytest.mark.parametrize("name", FAMILIES)
 
@@ -34,7 +34,7 @@ def sample(seed=0):
 
 def logits(model):
     with torch.no_grad():
-        return model_signals(model, batch([7, 4], [6, 5], vocabulary=300), None).tokens.logits
+        return model_outputs(model, batch([7, 4], [6, 5], vocabulary=300), None).tokens.logits
 
 
 def block(model, stack, index):

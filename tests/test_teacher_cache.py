@@ -1,4 +1,4 @@
-"""Cached signals equal the live teacher's, except for float16 rounding and unlikely tokens."""
+"""Cached outputs equal the live teacher's, except for float16 rounding and unlikely tokens."""
 
 import json
 import pickle
@@ -18,7 +18,7 @@ from a2d.method.objective import Objective
 from a2d.models.loading import decoder_inputs
 from a2d.training import teacher_cache
 from a2d.training.distillation import IGNORE_INDEX, Distillation
-from a2d.training.signals import model_signals
+from a2d.training.outputs import model_outputs
 from a2d.training.teacher_cache import TeacherCache, build, open_or_build
 
 SOURCES, TARGETS = [4, 6, 2, 6, 1], [5, 2, 4, 6, 3]
@@ -53,8 +53,8 @@ def padded_batch(rows):
     return {name: inputs[name][rows, :width] for name, width in widths.items()}
 
 
-def signals(cache, rows, states=False):
-    """Cached signals of the sentences `rows`, padded like `padded_batch`."""
+def outputs(cache, rows, states=False):
+    """Cached outputs of the sentences `rows`, padded like `padded_batch`."""
     inputs = padded_batch(rows)
     tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORE_INDEX)
     return cache.unpack(cache.read(rows, states=states), *tokens)
@@ -67,17 +67,17 @@ def signals(cache, rows, states=False):
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4], [3], [4, 2]])
 def test_terms_and_gradients_equal_the_live_teacher(tmp_path, method, states, rows):
     model = teacher()  # all 13 tokens fit
-    cached = signals(build_cache(tmp_path / "cache", model, states), rows, states)
+    cached = outputs(build_cache(tmp_path / "cache", model, states), rows, states)
     student = marian(2, 1, 2, 3)
     enable_capture(student)
     torch.manual_seed(2)
     module = Distillation(student, Objective(method, "paper", 0.5, 2.0, 0.1), model.config)
     with torch.no_grad():
-        live = model_signals(model, padded_batch(rows), module.needs)
+        live = model_outputs(model, padded_batch(rows), module.needs)
     results = []
-    for teacher_signals in (live, cached):
+    for teacher_outputs in (live, cached):
         module.zero_grad()
-        terms = module(**padded_batch(rows), teacher=teacher_signals)
+        terms = module(**padded_batch(rows), teacher=teacher_outputs)
         sum(terms[t.name] for t in module.objective.trained_terms).backward()
         gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
         results.append((torch.stack(list(terms.values())), torch.cat(gradients)))
@@ -89,7 +89,7 @@ def test_terms_and_gradients_equal_the_live_teacher(tmp_path, method, states, ro
 def test_a_bf16_teacher(tmp_path):
     exact, rounded = teacher(), teacher().bfloat16()
     caches = [
-        signals(build_cache(tmp_path / n, m), [0, 3]) for n, m in (("1", exact), ("2", rounded))
+        outputs(build_cache(tmp_path / n, m), [0, 3]) for n, m in (("1", exact), ("2", rounded))
     ]
     for group in GROUPS:
         exact_maps, rounded_maps = (cached.features.maps[group].stacked() for cached in caches)
@@ -126,7 +126,7 @@ def test_another_process_opens_the_files(tmp_path):
 @pytest.mark.parametrize("family", ["bart", "t5"])
 def test_hidden_states_and_values_of_all_layers(tmp_path, family):
     model = tiny(family).float()
-    cached = signals(build_cache(tmp_path / "cache", model, True), [1, 0], states=True).features
+    cached = outputs(build_cache(tmp_path / "cache", model, True), [1, 0], states=True).features
     inputs = padded_batch([1, 0])
     enable_capture(model)
     feed = {
@@ -157,9 +157,9 @@ def test_a_cache_without_states_is_refused_where_they_are_needed(tmp_path):
 
 def test_of_a_large_vocabulary_the_likeliest_tokens_are_stored(tmp_path):
     model = teacher(vocabulary=200)
-    cached = signals(build_cache(tmp_path / "cache", model), [0, 1])
+    cached = outputs(build_cache(tmp_path / "cache", model), [0, 1])
     with torch.no_grad():
-        live = model_signals(model, padded_batch([0, 1]), None).tokens.logits.softmax(-1)
+        live = model_outputs(model, padded_batch([0, 1]), None).tokens.logits.softmax(-1)
     assert cached.tokens.ids.shape[-1] == teacher_cache.TOP
     top = cached.tokens.log_probabilities.exp()
     valid = padded_batch([0, 1])["labels"] != IGNORE_INDEX

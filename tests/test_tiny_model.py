@@ -12,7 +12,7 @@ from a2d.families import Geometry
 from a2d.method.attention import GROUPS, enable_capture
 from a2d.method.objective import Objective
 from a2d.training.distillation import IGNORE_INDEX, Distillation
-from a2d.training.signals import Needs, model_signals
+from a2d.training.outputs import Needs, model_outputs
 
 PADDING, END = 1, 2
 GEOMETRIES = {"student": Geometry(2, 2, 4, 4), "teacher": Geometry(3, 3, 8, 8)}
@@ -127,14 +127,14 @@ def measure(epoch, dtype):
     objective = Objective("a2d", "official", 0.5, temperature=1.0, label_smoothing=0.1)
     module = Distillation(as_in_fairseq("student"), objective, teacher.config)
     with torch.no_grad():
-        signals = model_signals(teacher, batch(), module.needs)
+        outputs = model_outputs(teacher, batch(), module.needs)
     module.alignment.load_state_dict(
         {
             f"weights.{group}": weights_of("student")[name].flatten(1)
             for name, group in ALIGNMENTS.items()
         }
     )
-    terms = module.to(dtype)(**batch(), teacher=signals)
+    terms = module.to(dtype)(**batch(), teacher=outputs)
     weighted = {name: weight * terms[name] for name, weight in weights(epoch).items()}
     sum(weighted[group] for group in GROUPS).add(terms["tokens"]).backward()
     return module, terms, weighted
@@ -142,7 +142,7 @@ def measure(epoch, dtype):
 
 @pytest.mark.parametrize("role", GEOMETRIES)
 def test_logits_and_maps(role):
-    tokens, features = model_signals(as_in_fairseq(role), batch(), Needs())
+    tokens, features = model_outputs(as_in_fairseq(role), batch(), Needs())
     assert_close(tokens.logits, array(f"{role}_logits"), 1e-5)
     name = "student_stacked_maps" if role == "student" else "teacher_maps"
     for group, kind in KINDS.items():
@@ -159,7 +159,7 @@ def test_logits_and_maps_of_tokens_without_fairseqs_padding(role):
     inputs = batch()
     order = (inputs["attention_mask"] == 0).long().argsort(dim=1, stable=True)
     shifted = {name: inputs[name].gather(1, order) for name in ("input_ids", "attention_mask")}
-    tokens, features = model_signals(converted, inputs | shifted, Needs())
+    tokens, features = model_outputs(converted, inputs | shifted, Needs())
 
     source, target = shifted["attention_mask"].bool(), inputs["labels"] != IGNORE_INDEX
     logits = array(f"{role}_logits")

@@ -28,7 +28,7 @@ from a2d.text.corpus import read_corpus
 from a2d.training import cpu
 from a2d.training import trainer as training
 from a2d.training.checkpoints import last_checkpoint
-from a2d.training.signals import model_signals
+from a2d.training.outputs import model_outputs
 from a2d.training.teacher_cache import CACHED, open_or_build
 
 PAIRS = [pair for pair in read_corpus("builtin:de-dsb/train")[:400] if len(pair.source) < 60][:96]
@@ -458,7 +458,7 @@ def test_bf16_default_is_off_with_fp16(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{"bf16": True}, {"bf16": False, "teacher_bf16": True}])
-def test_signals_of_a_bf16_teacher_are_close_to_float32(tmp_path, tokenizer, data, settings):
+def test_outputs_of_a_bf16_teacher_are_close_to_float32(tmp_path, tokenizer, data, settings):
     teacher = model(tokenizer, seed=1)
     config = A2DConfig(str(tmp_path), max_tokens=128, report_to=[], **settings)
     distiller = A2DTrainer(model(tokenizer), teacher, config, data, processing_class=tokenizer)
@@ -467,14 +467,14 @@ def test_signals_of_a_bf16_teacher_are_close_to_float32(tmp_path, tokenizer, dat
     enable_capture(teacher.eval())
     batch = distiller.data_collator([data[i] for i in range(5)])
     needs = distiller._unwrapped.needs
-    rounded = distiller._teacher_signals(batch, needs)
+    rounded = distiller._teacher_outputs(batch, needs)
     with torch.no_grad():
-        exact_signals = model_signals(teacher, batch, needs)
-    for signal, exact in [
-        (rounded.tokens.logits.float(), exact_signals.tokens.logits),
-        *((s.features.maps[group].stacked() for s in (rounded, exact_signals)) for group in GROUPS),
+        exact_outputs = model_outputs(teacher, batch, needs)
+    for value, exact in [
+        (rounded.tokens.logits.float(), exact_outputs.tokens.logits),
+        *((s.features.maps[group].stacked() for s in (rounded, exact_outputs)) for group in GROUPS),
     ]:
-        assert (signal - exact).norm() < 0.01 * exact.norm()
+        assert (value - exact).norm() < 0.01 * exact.norm()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes then")

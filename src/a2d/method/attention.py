@@ -59,21 +59,23 @@ class AttentionCapture:
     """Collector of the attention maps of one forward pass; attention calls get it as a keyword.
 
     Args:
-        stacked: store all maps as tensors, even if they could be recomputed.
+        complete_maps: store all maps as tensors, even if they could be recomputed.
         group_of: function from an attention layer to its group.
     """
 
-    def __init__(self, stacked: bool, group_of: Callable[[Any], str] = attention_group) -> None:
+    def __init__(
+        self, complete_maps: bool, group_of: Callable[[Any], str] = attention_group
+    ) -> None:
         self._layers: dict[str, list[AttentionMaps]] = {group: [] for group in GROUPS}
         self._values: dict[str, Tensor] = {}
-        self._stacked = stacked
+        self._complete_maps = complete_maps
         self._group_of = group_of
         self._open = True
         self._gradients = torch.is_grad_enabled()
 
     def stores(self, key: Tensor) -> bool:
         """Check whether to store the maps of an attention call with these keys (B, H, K, d)."""
-        return self._stacked or (key.device.type == "cpu" and key.shape[2] < LONG)
+        return self._complete_maps or (key.device.type == "cpu" and key.shape[2] < LONG)
 
     def add(self, module: nn.Module, maps: AttentionMaps, value: Tensor) -> None:
         """Record one attention call.
@@ -157,7 +159,7 @@ def capture_attention(
     inputs: Mapping[str, Any],
     *,
     hidden_states: bool = False,
-    stacked: bool = True,
+    complete_maps: bool = True,
 ) -> tuple[Any, Features]:
     """Run a model, and capture its features.
 
@@ -165,12 +167,12 @@ def capture_attention(
         model: encoder-decoder after `enable_capture`, with or without its output layer.
         inputs: keyword arguments of its `forward`.
         hidden_states: return the layers' outputs too.
-        stacked: store maps as tensors, even for long sentences.
+        complete_maps: store maps as tensors, even for long sentences.
 
     Returns:
         The model's output and the features, with gradients unless PyTorch has them switched off.
     """
-    capture = AttentionCapture(stacked, family_of(model.config).group)
+    capture = AttentionCapture(complete_maps, family_of(model.config).group)
     output = model(**inputs, attention_capture=capture, output_hidden_states=hidden_states)
     features = capture.finish(model.config)
     if hidden_states:

@@ -52,7 +52,7 @@ class Formula:
         summary: one-line description of what is computed.
         source: paper and section, or code.
         uniform_start: initial weight on corresponding heads with the alignment start `uniform`.
-        stacked: `loss` needs complete maps, so that the forward pass stores them.
+        complete_maps: `loss` needs complete maps, so that the forward pass stores them.
         mixes_teacher: replace the teacher's maps by random, fixed mixtures of them.
         released_normalisation: normalise all losses as in the authors' released code
             (`a2d.method.objective`).
@@ -62,7 +62,7 @@ class Formula:
     summary: str
     source: str = ""
     uniform_start: float = 5.0
-    stacked: bool = True
+    complete_maps: bool = True
     mixes_teacher: bool = False
     released_normalisation: bool = False
 
@@ -140,7 +140,7 @@ class RowWise(Formula):
         log_maps: combine the logarithms of the student's maps.
     """
 
-    stacked: bool = False
+    complete_maps: bool = False
     log_maps: bool = False
 
     def intermediate(self, connections: Tensor, maps: Tensor, keys: Tensor) -> Tensor:

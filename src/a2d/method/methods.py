@@ -1,4 +1,4 @@
-"""Registry of distillation methods: their training signals and comparisons of features.
+"""Registry of distillation methods: what a student learns from, and comparisons of features.
 
 `METHODS` holds one entry per method; `register_method` adds one from outside the package.
 """
@@ -46,7 +46,7 @@ class Method:
 
     Attributes:
         name: name in configurations and recipes.
-        summary: one-line description of the training signals.
+        summary: one-line description of what the student learns from.
         source: paper and section.
         sequences: train on the teacher's translations of the training source as references.
         references: with `sequences`, train on the corpus's references too: each source occurs
@@ -78,14 +78,14 @@ class Method:
         return self.build is not None
 
     @property
-    def uses_signals(self) -> bool:
-        """Check whether training needs the teacher's signals for each batch, live or cached."""
+    def uses_outputs(self) -> bool:
+        """Check whether training needs the teacher's outputs for each batch, live or cached."""
         return self.distribution or self.compares
 
     @property
     def uses_teacher(self) -> bool:
-        """Check whether the method needs a teacher, for signals or for translations."""
-        return self.sequences or self.uses_signals
+        """Check whether the method needs a teacher, for outputs or for translations."""
+        return self.sequences or self.uses_outputs
 
     @property
     def states(self) -> bool:

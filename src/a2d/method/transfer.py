@@ -37,11 +37,11 @@ class Transfer(nn.Module):
         groups: compared groups, those of the objective.
 
     Attributes:
-        stacked: the comparison needs complete maps, so that the forward pass stores them, even for
-            long sentences.
+        complete_maps: the comparison needs complete maps, so that the forward pass stores them,
+            even for long sentences.
     """
 
-    stacked: bool = True
+    complete_maps: bool = True
 
     def __init__(self, groups: tuple[str, ...]) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class A2D(Transfer):
     ) -> None:
         super().__init__(groups)
         self.formula = formula
-        self.stacked = formula.stacked
+        self.complete_maps = formula.complete_maps
         self.alignment = AttentionAlignment(student, teacher)
         self.mixture: AttentionAlignment | None = None
         if start == "uniform":

@@ -23,7 +23,7 @@ from a2d.runs.stages.students import Student
 from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.text.batching import tokenise
 from a2d.text.pairs import Pair
-from a2d.training.signals import Needs, model_signals
+from a2d.training.outputs import Needs, model_outputs
 
 if TYPE_CHECKING:
     from a2d.runs.run import Run
@@ -102,7 +102,7 @@ def encode(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
 def features_of(model: PreTrainedModel, batch: dict[str, Tensor]) -> Features:
     """Compute a model's features for a batch; the model needs `enable_capture` beforehand."""
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    features = model_signals(model, batch, Needs(stacked=True)).features
+    features = model_outputs(model, batch, Needs(complete_maps=True)).features
     assert features is not None
     return features
 

@@ -184,8 +184,8 @@ class Recipe(Section):
             return self
         form = "command" if self.teacher.command is not None else "translations"
         for method in self.methods:
-            if method.definition.uses_signals:
-                valid = ", ".join(name for name, m in METHODS.items() if not m.uses_signals)
+            if method.definition.uses_outputs:
+                valid = ", ".join(name for name, m in METHODS.items() if not m.uses_outputs)
                 raise ValueError(
                     f"method {method.method!r} compares student and teacher token by token, but a "
                     f"teacher.{form} gives only translations: choose among {valid}"

@@ -48,8 +48,8 @@ from a2d.runs.stages import AFTER_PREPARATION, PREPARATION
 from a2d.runs.stages.base import RunStage, check_folders, listed
 from a2d.runs.stages.prepared import PreparedTeacher
 from a2d.runs.stages.sequences import Sequences
-from a2d.runs.stages.signals import TeacherSignals
 from a2d.runs.stages.students import space_needed, trained_models_of
+from a2d.runs.stages.teacher_outputs import TeacherOutputs
 from a2d.runs.stages.teacher_scores import TeacherScores
 from a2d.runs.stages.vocabulary import Tokens, Vocabulary
 from a2d.runs.training import TrainingInputs, check_models
@@ -163,7 +163,7 @@ class Run:
             vocabulary=self.one(Vocabulary).folder,
             tokens=self.one(Tokens).folder,
             data=self.data,
-            caches={stage.parts: stage.folder for stage in self.all(TeacherSignals)},
+            caches={stage.parts: stage.folder for stage in self.all(TeacherOutputs)},
             teacher="" if self.recipe.teacher.foreign else self.teacher_path,
             pretrained=self.recipe.teacher.path is not None,
             yardstick=self.one(TeacherScores).folder,

@@ -43,7 +43,7 @@ from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
 from a2d.text.storage import temporary_folder
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import build_transfer
-from a2d.training.divergence import DivergenceError
+from a2d.training.finiteness import NonFiniteError
 from a2d.training.settings import ObjectiveSettings, TrainingSettings, values_of
 from a2d.training.teacher_cache import TeacherCache
 from a2d.training.trainer import A2DTrainer
@@ -130,11 +130,11 @@ def _set_aside_if_diverged(model: Model) -> Iterator[None]:
     """Rename the folder of a training that diverges, so that corrected settings start anew."""
     try:
         yield
-    except DivergenceError as error:
+    except NonFiniteError as error:
         if not model.partial.exists():
             raise
         place = set_aside(model.partial, "diverged")
-        raise DivergenceError(
+        raise NonFiniteError(
             f"{error} The training so far, with its checkpoints, is now in {place}: the "
             "corrected command starts it anew."
         ) from error
@@ -247,9 +247,9 @@ def _new_trainer(
     data = load_from_disk(str(inputs.tokens))
     parts = [inputs.data[part] for part in model.data_parts]
     train = data["train"] if trial else load_tokens(parts)
-    teacher = load_model(inputs.teacher) if model.method.definition.uses_signals else None
+    teacher = load_model(inputs.teacher) if model.method.definition.uses_outputs else None
     cache = None
-    compares = model.method.definition.uses_signals and not trial
+    compares = model.method.definition.uses_outputs and not trial
     if compares and model.data_parts in inputs.caches:
         assert teacher is not None
         cache = TeacherCache(inputs.caches[model.data_parts], train, teacher)

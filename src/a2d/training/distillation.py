@@ -20,7 +20,7 @@ from a2d.method.transfer import A2D, Transfer
 from a2d.method.trial import try_transfer
 from a2d.plugin_errors import defined_at
 from a2d.quoting import quoted
-from a2d.training.signals import Needs, Signals, model_signals
+from a2d.training.outputs import Needs, Outputs, model_outputs
 
 IGNORE_INDEX = -100
 """Label of padding, as everywhere in transformers."""
@@ -30,7 +30,7 @@ class Distillation(nn.Module):
     """A student with the parameters that its method trains, such as an alignment.
 
     The Trainer optimises, checkpoints and (on several devices) wraps this module. It has the
-    interface of a model where the Trainer needs one. The teacher is not part of it: its signals are
+    interface of a model where the Trainer needs one. The teacher is not part of it: its outputs are
     inputs.
 
     Args:
@@ -61,7 +61,7 @@ class Distillation(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         labels: Tensor,
-        teacher: Signals | None = None,
+        teacher: Outputs | None = None,
     ) -> dict[str, Tensor]:
         """Compute the terms of the objective as sums over a batch.
 
@@ -69,14 +69,14 @@ class Distillation(nn.Module):
             input_ids: source token ids (B, S).
             attention_mask: 1 at source tokens, 0 at padding, (B, S).
             labels: target token ids (B, T), `IGNORE_INDEX` at padding.
-            teacher: the teacher's signals for the same batch; None without a teacher.
+            teacher: the teacher's outputs for the same batch; None without a teacher.
 
         Returns:
             Name → scalar, for each of the objective's `terms` and `trained_terms`. It is a plain
             dict, because distributed wrappers look for unused parameters in it.
         """
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        prediction, features = model_signals(self.student, batch, self.needs)
+        prediction, features = model_outputs(self.student, batch, self.needs)
         assert isinstance(prediction, Prediction)
         sums = self._token_sums(prediction, labels, teacher)
         if self.transfer is not None and teacher is not None:
@@ -85,7 +85,7 @@ class Distillation(nn.Module):
         return sums
 
     def _token_sums(
-        self, student: Prediction, labels: Tensor, teacher: Signals | None
+        self, student: Prediction, labels: Tensor, teacher: Outputs | None
     ) -> dict[str, Tensor]:
         objective = self.objective
         valid = labels.ne(IGNORE_INDEX)
@@ -107,7 +107,7 @@ class Distillation(nn.Module):
         """Features that the method compares; None if it compares none."""
         if self.transfer is None:
             return None
-        return Needs(self.objective.definition.hidden_states, self.transfer.stacked)
+        return Needs(self.objective.definition.hidden_states, self.transfer.complete_maps)
 
     @property
     def alignment(self) -> AttentionAlignment | None:

@@ -62,7 +62,7 @@ def teacher_for(
     Raises:
         UserError: the method needs a teacher and there is none, or their vocabularies differ.
     """
-    if not args.objective.definition.uses_signals:
+    if not args.objective.definition.uses_outputs:
         return None
     if teacher is None:
         raise UserError(f"method {args.method!r} needs a teacher: pass teacher=…")

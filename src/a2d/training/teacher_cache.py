@@ -1,11 +1,11 @@
-"""Cache of the teacher's signals for a training corpus: computed once, read in every epoch.
+"""Cache of the teacher's outputs for a training corpus: computed once, read in every epoch.
 
 A distribution over next tokens is stored as its `TOP` likeliest tokens; the remaining probability
 is spread evenly over the other tokens. Attention maps are stored as float16. Hidden states and the
 last layers' value vectors are optional, and stored as bfloat16, because those of T5 exceed the
 range of float16.
 
-Each signal has a memory-mapped NumPy file with all sentences one after the other, in the dataset's
+Each output has a memory-mapped NumPy file with all sentences one after the other, in the dataset's
 order. The lengths of the sentences give their offsets. `cache.json` holds checksums of the teacher
 and the dataset.
 """
@@ -37,7 +37,7 @@ from a2d.models.loading import load_to_run
 from a2d.progress import Event, Report
 from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
 from a2d.training.frozen import frozen_teacher
-from a2d.training.signals import Needs, Signals, model_signals
+from a2d.training.outputs import Needs, Outputs, model_outputs
 
 CONTENTS = "cache.json"
 
@@ -45,7 +45,7 @@ ROW = "row"
 """Dataset column with a sentence's index in the cached dataset."""
 
 CACHED = "teacher"
-"""Key of the cached signals in a batch."""
+"""Key of the cached outputs in a batch."""
 
 TOP = 128
 """Number of stored tokens per distribution; smaller vocabularies are stored completely."""
@@ -118,7 +118,7 @@ class TeacherCache:
     def read(
         self, rows: Sequence[int], groups: Iterable[str] = GROUPS, *, states: bool = False
     ) -> dict[str, Tensor]:
-        """Read the signals of sentences, without padding.
+        """Read the outputs of sentences, without padding.
 
         Args:
             rows: indices of the sentences in the dataset.
@@ -139,8 +139,8 @@ class TeacherCache:
         flat = torch.from_numpy(array)
         return flat.view(torch.bfloat16) if name in _STATES else flat
 
-    def unpack(self, cached: Mapping[str, Tensor], source: Tensor, target: Tensor) -> Signals:
-        """Pad the signals of a batch.
+    def unpack(self, cached: Mapping[str, Tensor], source: Tensor, target: Tensor) -> Outputs:
+        """Pad the outputs of a batch.
 
         Args:
             cached: result of `read` for the sentences of the batch, on any device.
@@ -148,7 +148,7 @@ class TeacherCache:
             target: True at target tokens (B, T).
 
         Returns:
-            The teacher's signals, in float32.
+            The teacher's outputs, in float32.
         """
         sides, geometry = (source, target), self._geometry
         top = TopTokens(
@@ -168,14 +168,14 @@ class TeacherCache:
                 hidden[stack] = list(states.chunk(geometry.layers(stack), dim=-1))
                 vectors = _scatter(cached[f"values-{stack}"], side)
                 values[stack] = vectors.unflatten(2, (geometry.heads(stack), -1)).transpose(1, 2)
-        return Signals(top, Features(maps, values, hidden))
+        return Outputs(top, Features(maps, values, hidden))
 
 
-class CachedSignalsCollator:
-    """Collator that pads sentences and reads their cached signals, in the loader's processes.
+class CachedOutputsCollator:
+    """Collator that pads sentences and reads their cached outputs, in the loader's processes.
 
     Args:
-        pad: collator of the sentences without signals.
+        pad: collator of the sentences without outputs.
         cache: cache of the dataset; `ROW` is the index of a sentence in it.
         groups, states: arguments of `TeacherCache.read`.
     """
@@ -189,7 +189,7 @@ class CachedSignalsCollator:
         self.states = states
 
     def __call__(self, sentences: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the batch, with the cached signals under `CACHED`."""
+        """Return the batch, with the cached outputs under `CACHED`."""
         rows = [sentence.pop(ROW) for sentence in sentences]
         cached = self.cache.read(rows, self.groups, states=self.states)
         return {**self.pad(sentences), CACHED: cached}
@@ -236,7 +236,7 @@ def build(
     progress: Callable[[int], None],
     states: bool = False,
 ) -> None:
-    """Run the teacher over a corpus, and write the cache of its signals.
+    """Run the teacher over a corpus, and write the cache of its outputs.
 
     Args:
         folder: existing folder to write to.
@@ -263,8 +263,8 @@ def build(
         )
         mask = _attention_mask(layout.lengths[rows, 0], source)
         inputs = {"input_ids": source, "attention_mask": mask, "labels": target}
-        _write_signals(
-            files, layout, rows, model_signals(model, inputs, Needs(hidden_states=states))
+        _write_outputs(
+            files, layout, rows, model_outputs(model, inputs, Needs(hidden_states=states))
         )
         finished += len(rows)
         progress(finished)
@@ -275,11 +275,11 @@ def build(
     seal(folder)
 
 
-def _write_signals(
-    files: Mapping[str, np.ndarray], layout: _Layout, rows: Sequence[int], signals: Signals
+def _write_outputs(
+    files: Mapping[str, np.ndarray], layout: _Layout, rows: Sequence[int], outputs: Outputs
 ) -> None:
-    """Write the signals of a batch, the sentences `rows`, without padding."""
-    prediction, features = signals
+    """Write the outputs of a batch, the sentences `rows`, without padding."""
+    prediction, features = outputs
     assert isinstance(prediction, Prediction)
     assert features is not None
     count = files["tokens"].shape[1]
@@ -300,7 +300,7 @@ def _write_signals(
 def build_from(
     data: Sequence[Path], teacher: str, folder: Path, max_tokens: int, states: bool, report: Report
 ) -> None:
-    """Load a dataset and a teacher, and build the cache of its signals.
+    """Load a dataset and a teacher, and build the cache of its outputs.
 
     Args:
         data: folders of a tokenised dataset, concatenated in order.
@@ -312,7 +312,7 @@ def build_from(
         UserError: as in `build`, or the teacher cannot be loaded.
     """
     dataset = load_tokens(data)
-    name = "teacher's signals: " + "+".join(part.name for part in data)
+    name = "teacher's outputs: " + "+".join(part.name for part in data)
 
     def report_sentences(finished: int) -> None:
         report(Event(name, finished, len(dataset)))

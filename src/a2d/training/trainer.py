@@ -46,11 +46,11 @@ from a2d.training.checkpoints import (
 from a2d.training.config import A2DConfig
 from a2d.training.cpu import fast_dropout, tune_process
 from a2d.training.distillation import IGNORE_INDEX, Distillation
-from a2d.training.divergence import DivergenceWatch, check_weights
+from a2d.training.finiteness import FinitenessWatch, check_weights
 from a2d.training.frozen import teacher_for, warn_if_untrained
+from a2d.training.outputs import Needs, Outputs, model_outputs
 from a2d.training.schedule import FinishOnPlateau, PlateauSchedule, TimeLimit
-from a2d.training.signals import Needs, Signals, model_signals
-from a2d.training.teacher_cache import CACHED, ROW, CachedSignalsCollator, TeacherCache
+from a2d.training.teacher_cache import CACHED, ROW, CachedOutputsCollator, TeacherCache
 
 
 class A2DTrainer(ResumingTrainer):
@@ -74,7 +74,7 @@ class A2DTrainer(ResumingTrainer):
         processing_class: tokenizer of both models; its language codes become special tokens.
         teacher_processing_class: tokenizer of the teacher, to check that it has the same tokens.
         callbacks: further callbacks.
-        teacher_cache: the teacher's signals for `train_dataset`; the teacher itself then runs in
+        teacher_cache: the teacher's outputs for `train_dataset`; the teacher itself then runs in
             validation only. The data loader reads the cache, in `dataloader_num_workers` processes.
             With a GPU, processes shorten the training; each needs shared memory for a few batches.
 
@@ -84,7 +84,7 @@ class A2DTrainer(ResumingTrainer):
 
     Raises:
         UserError: the method needs a teacher and there is none, the vocabularies differ, the model
-            family is not supported, or the cache lacks signals that the method compares.
+            family is not supported, or the cache lacks outputs that the method compares.
     """
 
     args: A2DConfig
@@ -131,13 +131,13 @@ class A2DTrainer(ResumingTrainer):
         method = self.objective.definition
         if teacher_cache is not None and method.states:
             teacher_cache.check_states()
-        self.teacher_cache = teacher_cache if method.uses_signals else None
+        self.teacher_cache = teacher_cache if method.uses_outputs else None
         self._train_terms = TermAverages(self.objective.terms)
         self._eval_terms = TermAverages(self.objective.terms)
         self._train_sampler: TokenBatchSampler | None = None
         names = [term.name for term in self.objective.terms]
-        self._divergence = DivergenceWatch(names, self._unwrapped.terms_outside)
-        for callback in (_SamplerEpoch(self), self._divergence, *_callbacks(args)):
+        self._finiteness = FinitenessWatch(names, self._unwrapped.terms_outside)
+        for callback in (_SamplerEpoch(self), self._finiteness, *_callbacks(args)):
             self.add_callback(callback)
 
     @property
@@ -210,7 +210,7 @@ class A2DTrainer(ResumingTrainer):
             method = self.objective.definition
             groups = self.objective.groups if method.compares else ()
             dataset = dataset.add_column(ROW, list(range(len(dataset))))
-            collate = CachedSignalsCollator(collate, self.teacher_cache, groups, method.states)
+            collate = CachedOutputsCollator(collate, self.teacher_cache, groups, method.states)
         loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=sampler,
@@ -242,7 +242,7 @@ class A2DTrainer(ResumingTrainer):
 
         Args:
             model: the `Distillation`, which may be wrapped.
-            inputs: `input_ids`, `attention_mask`, `labels`, and the teacher's signals if cached.
+            inputs: `input_ids`, `attention_mask`, `labels`, and the teacher's outputs if cached.
             return_outputs: return an empty dict of outputs too, for the Trainer's interface.
             num_items_in_batch: source and target tokens (2,) of the optimisation step, over all
                 micro-batches and processes; None: those of `inputs`.
@@ -257,7 +257,7 @@ class A2DTrainer(ResumingTrainer):
         loss = self.objective.loss(sums, totals, self._moment)
         # Distributed wrappers average gradients over processes, but the totals are sums over them.
         loss = loss * self.accelerator.num_processes
-        self._divergence.record(self.state.global_step + 1, logged, loss)
+        self._finiteness.record(self.state.global_step + 1, logged, loss)
         return (loss, {}) if return_outputs else loss
 
     @property
@@ -269,26 +269,26 @@ class A2DTrainer(ResumingTrainer):
 
     def _sums(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
         """Compute the sums of the terms over a batch, and its source and target tokens (2,)."""
-        signals = None
+        outputs = None
         if self.teacher_cache is not None and CACHED in inputs:
             tokens = inputs["attention_mask"].bool(), inputs["labels"].ne(IGNORE_INDEX)
-            signals = self.teacher_cache.unpack(inputs[CACHED], *tokens)
+            outputs = self.teacher_cache.unpack(inputs[CACHED], *tokens)
         elif self.teacher is not None:
-            signals = self._teacher_signals(inputs, self._unwrapped.needs)
+            outputs = self._teacher_outputs(inputs, self._unwrapped.needs)
         batch = {key: inputs[key] for key in ("input_ids", "attention_mask", "labels")}
-        sums: dict[str, Tensor] = model(**batch, teacher=signals)
+        sums: dict[str, Tensor] = model(**batch, teacher=outputs)
         return sums, count_tokens(inputs)
 
     @torch.no_grad()
-    def _teacher_signals(self, inputs: dict[str, Any], needs: Needs | None) -> Signals:
+    def _teacher_outputs(self, inputs: dict[str, Any], needs: Needs | None) -> Outputs:
         needs_autocast = self.args.fp16 and not self.args.teacher_bf16
         with self.accelerator.autocast() if needs_autocast else nullcontext():
-            return model_signals(self.teacher, inputs, needs)
+            return model_outputs(self.teacher, inputs, needs)
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Tensor | float | None:
         norm: Tensor | float | None = super()._get_grad_norm(*args, **kwargs)
         if norm is not None:
-            self._divergence.record_gradient(self.state.global_step + 1, norm)
+            self._finiteness.record_gradient(self.state.global_step + 1, norm)
         return norm
 
     def _get_num_items_in_batch(
@@ -421,7 +421,7 @@ class A2DTrainer(ResumingTrainer):
             dataset = next(iter(dataset.values()))
         batches = islice(self._loader(dataset, shuffle=False), count)
         warn_if_untrained(
-            (self._teacher_signals(inputs, None).tokens, inputs["labels"])
+            (self._teacher_outputs(inputs, None).tokens, inputs["labels"])
             for inputs in map(self._prepare_inputs, batches)
         )
 

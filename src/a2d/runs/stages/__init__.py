@@ -8,9 +8,9 @@ from a2d.runs.stages.exports import Export
 from a2d.runs.stages.models import Teacher
 from a2d.runs.stages.prepared import PreparedTeacher
 from a2d.runs.stages.sequences import Sequences
-from a2d.runs.stages.signals import TeacherSignals
 from a2d.runs.stages.speed import Speed
 from a2d.runs.stages.students import Student, StudentStart
+from a2d.runs.stages.teacher_outputs import TeacherOutputs
 from a2d.runs.stages.teacher_scores import TeacherScores
 from a2d.runs.stages.translations import Translations
 from a2d.runs.stages.vocabulary import Tokens, Vocabulary
@@ -22,7 +22,7 @@ AFTER_PREPARATION: list[type[RunStage]] = [
     Teacher,
     TeacherScores,  # before the slow stages, to detect mistakes of an external system
     Sequences,
-    TeacherSignals,
+    TeacherOutputs,
     StudentStart,
     Student,
     Translations,

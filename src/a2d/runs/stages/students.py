@@ -124,7 +124,7 @@ class Student(Model):
             plugins |= FORMULAS.plugin(method.formula)
         if plugins:
             settings["plugins"] = plugins
-        if needs.uses_signals and recipe.teacher.cache:
+        if needs.uses_outputs and recipe.teacher.cache:
             settings["cache"] = True
         name = f"{method.name}-{size}-seed{seed}"
         folder = run.folder / "models" / name

@@ -14,7 +14,7 @@ from a2d.models.loading import load_model
     [({"learning_rate": 1e6}, "learning_rate (it was 1e+06)"), ({"beta": 1e38}, "a lower beta")],
     ids=str,
 )
-def test_divergence_ends_the_training(settings, part, tmp_path, tokenizer, data):  # noqa: F811
+def test_a_training_that_diverges_ends(settings, part, tmp_path, tokenizer, data):  # noqa: F811
     distiller = trainer(tmp_path, tokenizer, data, max_steps=500, max_grad_norm=0.0, **settings)
     with pytest.raises(UserError, match="the training diverged") as caught:
         distiller.train()
@@ -60,7 +60,7 @@ def test_training_resumes_from_the_last_finite_checkpoint(at, tmp_path, tokenize
 
 def test_single_overflows_of_fp16_are_accepted(tmp_path, tokenizer, data):  # noqa: F811
     distiller = trainer(tmp_path, tokenizer, data, logging_steps=100)
-    watch, infinite = distiller._divergence, torch.tensor(torch.inf)
+    watch, infinite = distiller._finiteness, torch.tensor(torch.inf)
     sums = torch.ones(5)
     args = distiller.args
     args.fp16 = True

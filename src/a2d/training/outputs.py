@@ -1,4 +1,4 @@
-"""Signals of a model for a batch: next-token distributions and features, from one forward pass.
+"""Outputs of a model for a batch: next-token distributions and features, from one forward pass.
 
 The same function runs students and teachers, in training and for the teacher's cache.
 """
@@ -21,15 +21,15 @@ class Needs(NamedTuple):
 
     Attributes:
         hidden_states: compute the layers' outputs, besides attention maps and value vectors.
-        stacked: store maps as tensors, even for long sentences.
+        complete_maps: store maps as tensors, even for long sentences.
     """
 
     hidden_states: bool = False
-    stacked: bool = True
+    complete_maps: bool = True
 
 
-class Signals(NamedTuple):
-    """A model's signals for a batch.
+class Outputs(NamedTuple):
+    """A model's outputs for a batch.
 
     Attributes:
         tokens: distributions over next tokens at each target position, (B, T, …).
@@ -40,10 +40,10 @@ class Signals(NamedTuple):
     features: Features | None
 
 
-def model_signals(
+def model_outputs(
     model: PreTrainedModel, batch: Mapping[str, Tensor], needs: Needs | None
-) -> Signals:
-    """Compute a model's signals for a batch.
+) -> Outputs:
+    """Compute a model's outputs for a batch.
 
     Args:
         model: student or teacher, after `enable_capture`.
@@ -51,7 +51,7 @@ def model_signals(
         needs: features to return; None: no features.
 
     Returns:
-        The signals. Their distributions are a `Prediction`, because losses compute logits later,
+        The outputs. Their distributions are a `Prediction`, because losses compute logits later,
         without padding.
     """
     inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "labels"}
@@ -59,10 +59,10 @@ def model_signals(
     inputs["use_cache"] = False
     features = None
     head = model.get_output_embeddings()
-    outputs: list[Tensor] = []
+    hidden_states: list[Tensor] = []
 
     def skip_projection(_: nn.Module, hidden: tuple[Tensor]) -> Tensor:
-        outputs.append(hidden[0])
+        hidden_states.append(hidden[0])
         return hidden[0][:, :0]
 
     with head.register_forward_pre_hook(skip_projection):
@@ -75,4 +75,4 @@ def model_signals(
     if bias is not None and bias.device.type == "cpu" and not bias.any():
         bias = None
     bias = None if bias is None else bias.squeeze(0)
-    return Signals(Prediction(outputs[0], head.weight, bias), features)
+    return Outputs(Prediction(hidden_states[0], head.weight, bias), features)

@@ -1,4 +1,4 @@
-"""Detection of divergence: a training ends at the first loss, gradient or weight not finite."""
+"""Watch over a training, which ends at the first loss, gradient or weight that is not finite."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _REMEDY = (
 )
 
 
-class DivergenceError(UserError):
+class NonFiniteError(UserError):
     """A loss, gradient or weight that is not finite: the same settings would diverge again."""
 
 
-class DivergenceWatch(TrainerCallback):
+class FinitenessWatch(TrainerCallback):
     """Callback that ends a training whose loss or gradient is infinite or NaN.
 
     On CPU it checks after every update. On GPU a check waits for all kernels, so it checks only
@@ -80,7 +80,7 @@ class DivergenceWatch(TrainerCallback):
         """Check the losses and gradients since the last check.
 
         Raises:
-            DivergenceError: the training diverged.
+            NonFiniteError: the training diverged.
         """
         if self._first_step is None:
             return
@@ -96,14 +96,14 @@ class DivergenceWatch(TrainerCallback):
             if infinite_terms and infinite_terms <= self._outside.keys():
                 code = self._outside[min(infinite_terms)]
                 remedy = f"Only terms of {code} are not finite: correct it."
-            raise DivergenceError(
+            raise NonFiniteError(
                 f"the training diverged: the loss of update {step:,} is not finite (sums of its "
                 f"terms: {terms}). {remedy}"
             )
         self._first_step = None
         infinite = [step for step, norm in self._norms.items() if not norm.isfinite()]
         if infinite and (not args.fp16 or len(infinite) == len(self._norms)):
-            raise DivergenceError(
+            raise NonFiniteError(
                 f"the training diverged: the loss of update {infinite[0]:,} is finite, but its "
                 "gradient is not. " + _REMEDY.format(rate=args.learning_rate)
             )
@@ -119,11 +119,11 @@ def check_weights(model: nn.Module, step: int, rate: float) -> None:
         rate: peak learning rate, for the message.
 
     Raises:
-        DivergenceError: a weight is infinite or NaN.
+        NonFiniteError: a weight is infinite or NaN.
     """
     infinite = infinite_tensors(model)
     if infinite:
-        raise DivergenceError(
+        raise NonFiniteError(
             f"the training diverged: after update {step:,} the weights of {infinite[0]} are not "
             "finite, and nothing is saved. " + _REMEDY.format(rate=rate)
         )

@@ -1,4 +1,4 @@
-"""Stages of the teacher's caches: its signals for the training data of students."""
+"""Stages of the teacher's caches: its outputs for the training data of students."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TeacherSignals(RunStage):
+class TeacherOutputs(RunStage):
     """The teacher's distributions and attention maps for some parts of the training data.
 
     Attributes:
@@ -33,13 +33,13 @@ class TeacherSignals(RunStage):
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """List a stage for each combination of parts that students need signals for."""
+        """List a stage for each combination of parts that students need outputs for."""
         if not run.recipe.teacher.cache:
             return []
         states_of: dict[tuple[str, ...], bool] = {}
         for student in run.all(Student):
             needs = student.method.definition
-            if needs.uses_signals:
+            if needs.uses_outputs:
                 states = states_of.get(student.data_parts, False) or needs.states
                 states_of[student.data_parts] = states
         fingerprints = {PARALLEL: run.one(Tokens).fingerprint}
@@ -68,13 +68,13 @@ class TeacherSignals(RunStage):
 
     def _is_needed(self, run: Run) -> bool:
         return any(
-            student.method.definition.uses_signals and student.data_parts == self.parts
+            student.method.definition.uses_outputs and student.data_parts == self.parts
             for student in run.all(Student)
             if not student.done
         )
 
     def make(self, run: Run) -> None:
-        """Run the teacher over the data, and write its signals."""
+        """Run the teacher over the data, and write its outputs."""
         data = [run.data[part] for part in self.parts]
         with self.work() as folder:
             arguments = folder, run.recipe.evaluation.max_tokens, self.states
