@@ -7,6 +7,7 @@ from transformers import TrainerCallback
 
 from a2d import UserError
 from a2d.models.loading import load_model
+from a2d.training.finiteness import FinitenessWatch
 
 
 @pytest.mark.parametrize(
@@ -92,3 +93,13 @@ def test_a_gradient_that_is_not_finite_ends_the_training(tmp_path, tokenizer, da
     with pytest.raises(UserError, match="loss of update 3 is finite, but its gradient is not"):
         distiller.train()
     assert distiller.state.global_step == 3
+
+
+def test_a_gradient_is_named_before_the_losses_that_it_spoils(tmp_path, tokenizer, data):  # noqa: F811
+    distiller = trainer(tmp_path, tokenizer, data)
+    watch = FinitenessWatch(["ce"])
+    for step, loss, norm in [(1, 1.0, 1.0), (2, 1.0, torch.nan), (3, torch.nan, torch.nan)]:
+        watch.record(step, torch.tensor([loss]), torch.tensor(loss))
+        watch.record_gradient(step, norm)
+    with pytest.raises(UserError, match="the loss of update 2 is finite, but its gradient is not"):
+        watch.on_step_end(distiller.args, distiller.state, distiller.control)

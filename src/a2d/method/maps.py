@@ -40,6 +40,10 @@ class AttentionMaps(ABC):
     def inputs(self) -> tuple[Tensor, ...]:
         """Tensors that the maps consist of, or are computed from; gradients flow to them."""
 
+    @abstractmethod
+    def with_inputs(self, *inputs: Tensor) -> AttentionMaps:
+        """Return maps like these with other `inputs` of the same shapes."""
+
     @property
     def precision(self) -> torch.dtype:
         """Dtype of blocks and gradients: float32, or float64 for float64 inputs."""
@@ -103,6 +107,10 @@ class StackedMaps(AttentionMaps):
         """The maps themselves."""
         return (self.tensor,)
 
+    def with_inputs(self, *inputs: Tensor) -> StackedMaps:
+        """Return other maps of the same shape."""
+        return StackedMaps(*inputs)
+
     def block(self, block: Block) -> Tensor:
         """Return the maps of a block of rows."""
         return self.tensor[block.sentences, :, block.queries].to(self.precision)
@@ -154,6 +162,11 @@ class RecomputedMaps(AttentionMaps):
     def inputs(self) -> tuple[Tensor, ...]:
         """Queries and keys."""
         return self.query, self.key
+
+    def with_inputs(self, *inputs: Tensor) -> RecomputedMaps:
+        """Return maps of other queries and keys."""
+        query, key = inputs
+        return replace(self, query=query, key=key)
 
     def block(self, block: Block) -> Tensor:
         """Compute the maps of a block of rows."""

@@ -20,6 +20,7 @@ from a2d.method.transfer import A2D, Transfer
 from a2d.method.trial import try_transfer
 from a2d.plugin_errors import defined_at
 from a2d.quoting import quoted
+from a2d.training.gradients import GradientRecord
 from a2d.training.outputs import Needs, Outputs, model_outputs
 
 IGNORE_INDEX = -100
@@ -40,6 +41,8 @@ class Distillation(nn.Module):
 
     Attributes:
         transfer: comparison of features, with its parameters; None if the method compares none.
+        gradients: record of the gradients from a plugin's comparison; None if the package brings
+            the code of the comparison.
 
     Raises:
         UserError: the method does not fit the shapes of the models.
@@ -55,6 +58,9 @@ class Distillation(nn.Module):
         self.student = student
         self.objective = objective
         self.transfer = build_transfer(objective, student.config, teacher_config)
+        self.gradients: GradientRecord | None = None
+        if self.transfer is not None and self.terms_outside:
+            self.gradients = GradientRecord(self.transfer)
 
     def forward(
         self,
@@ -81,6 +87,8 @@ class Distillation(nn.Module):
         sums = self._token_sums(prediction, labels, teacher)
         if self.transfer is not None and teacher is not None:
             masks = group_masks(attention_mask.bool(), labels.ne(IGNORE_INDEX))
+            if self.gradients is not None and features is not None:
+                features = self.gradients.watch(features)
             sums |= self.transfer(features, teacher.features, masks)
         return sums
 

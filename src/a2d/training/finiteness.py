@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from a2d.errors import UserError
 from a2d.models.loading import infinite_tensors
+from a2d.training.gradients import GradientRecord
 
 _REMEDY = (
     "What usually helps: a lower learning_rate (it was {rate:g}), more warmup_steps, "
@@ -34,15 +35,23 @@ class FinitenessWatch(TrainerCallback):
     Args:
         names: names of the terms, in the order of their sums.
         outside: names of the terms that code from outside the package computes → that code.
+        gradients: record of the gradients from that code; None if there is no such code.
     """
 
-    def __init__(self, names: Sequence[str], outside: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        outside: Mapping[str, str] | None = None,
+        gradients: GradientRecord | None = None,
+    ) -> None:
         self._names = names
         self._outside = outside or {}
+        self._gradients = gradients
         self._first_step: Tensor | None = None
         self._first_sums = torch.empty(0)
         self._all_infinite = torch.empty(0)
         self._norms: dict[int, Tensor] = {}
+        self._outside_infinite: dict[int, Tensor] = {}
 
     def record(self, step: int, sums: Tensor, loss: Tensor) -> None:
         """Record a micro-batch, without waiting for the device.
@@ -69,6 +78,8 @@ class FinitenessWatch(TrainerCallback):
             norm: norm before clipping, a scalar.
         """
         self._norms[step] = torch.as_tensor(norm).detach()
+        if self._gradients is not None and (infinite := self._gradients.take()) is not None:
+            self._outside_infinite[step] = infinite
 
     def on_step_end(
         self,
@@ -87,27 +98,42 @@ class FinitenessWatch(TrainerCallback):
         must_check = control.should_log or control.should_evaluate or control.should_save
         if args.device.type != "cpu" and not must_check:
             return
+        remedy = _REMEDY.format(rate=args.learning_rate)
         step = int(self._first_step)
-        if step >= 0 and (not args.fp16 or bool(self._all_infinite)):
-            sums = dict(zip(self._names, self._first_sums.tolist(), strict=True))
-            terms = ", ".join(f"{name} {value:g}" for name, value in sums.items() if value)
-            infinite_terms = {name for name, value in sums.items() if not isfinite(value)}
-            remedy = _REMEDY.format(rate=args.learning_rate)
-            if infinite_terms and infinite_terms <= self._outside.keys():
-                code = self._outside[min(infinite_terms)]
-                remedy = f"Only terms of {code} are not finite: correct it."
-            raise NonFiniteError(
-                f"the training diverged: the loss of update {step:,} is not finite (sums of its "
-                f"terms: {terms}). {remedy}"
-            )
-        self._first_step = None
         infinite = [step for step, norm in self._norms.items() if not norm.isfinite()]
+        # An update with such a gradient spoils the losses of all later updates.
+        is_cause = step >= 0 and not (infinite and infinite[0] < step)
+        if is_cause and (not args.fp16 or bool(self._all_infinite)):
+            raise self._loss_error(step, remedy)
         if infinite and (not args.fp16 or len(infinite) == len(self._norms)):
-            raise NonFiniteError(
-                f"the training diverged: the loss of update {infinite[0]:,} is finite, but its "
-                "gradient is not. " + _REMEDY.format(rate=args.learning_rate)
-            )
+            raise self._gradient_error(infinite[0], remedy)
+        self._first_step = None
         self._norms.clear()
+        self._outside_infinite.clear()
+
+    def _loss_error(self, step: int, remedy: str) -> NonFiniteError:
+        sums = dict(zip(self._names, self._first_sums.tolist(), strict=True))
+        terms = ", ".join(f"{name} {value:g}" for name, value in sums.items() if value)
+        infinite_terms = {name for name, value in sums.items() if not isfinite(value)}
+        if infinite_terms and infinite_terms <= self._outside.keys():
+            code = self._outside[min(infinite_terms)]
+            remedy = f"Only terms of {code} are not finite: correct it."
+        return NonFiniteError(
+            f"the training diverged: the loss of update {step:,} is not finite (sums of its "
+            f"terms: {terms}). {remedy}"
+        )
+
+    def _gradient_error(self, step: int, remedy: str) -> NonFiniteError:
+        if step in self._outside_infinite and bool(self._outside_infinite[step]):
+            code = next(iter(self._outside.values()))
+            remedy = (
+                f"It comes from {code}: correct it; a logarithm, a root or a division needs an "
+                "argument above 0, also where its result is masked."
+            )
+        return NonFiniteError(
+            f"the training diverged: the loss of update {step:,} is finite, but its gradient is "
+            f"not. {remedy}"
+        )
 
 
 def check_weights(model: nn.Module, step: int, rate: float) -> None:

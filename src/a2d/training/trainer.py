@@ -136,7 +136,8 @@ class A2DTrainer(ResumingTrainer):
         self._eval_terms = TermAverages(self.objective.terms)
         self._train_sampler: TokenBatchSampler | None = None
         names = [term.name for term in self.objective.terms]
-        self._finiteness = FinitenessWatch(names, self._unwrapped.terms_outside)
+        module = self._unwrapped
+        self._finiteness = FinitenessWatch(names, module.terms_outside, module.gradients)
         for callback in (_SamplerEpoch(self), self._finiteness, *_callbacks(args)):
             self.add_callback(callback)
 
