@@ -1,6 +1,7 @@
 """A corpus format from outside the package: the one of docs/extend.md."""
 
 import gzip
+import re
 import sys
 
 import pytest
@@ -11,13 +12,14 @@ from typer.testing import CliRunner
 from a2d import plugins
 from a2d.cli import app
 from a2d.errors import UserError
+from a2d.plugin_errors import plugin_error
 from a2d.runs.corpus_record import hash_of_inputs
 from a2d.runs.distill import distill
 from a2d.runs.recipe import load_recipe
 from a2d.runs.splits import read_splits
 from a2d.text.corpus import read_corpus
 from a2d.text.formats import FORMATS, PLAIN, Format, format_of, register_format
-from a2d.text.pairs import Pair
+from a2d.text.pairs import Malformed, Omitted, Pair
 
 (TEXT,) = [block.text for block in blocks(ROOT / "docs/extend.md") if "Format(" in block.text]
 WORDS = [first + second for first in "abcde" for second in "klmnop"]
@@ -145,6 +147,8 @@ def test_a_malformed_one_is_refused(settings, message):
             r"yields Pair\(source=b'a', target='b'\)",
         ),
         (lambda path, selection: iter([Pair("a\ud800", "b")]), "yields half a character, Pair.*"),
+        (lambda path, selection: iter([Omitted(["a"])]), "yields Omitted.*"),
+        (lambda path, selection: iter([Malformed("x", ["a"])]), "yields Malformed.*"),
     ],
 )
 def test_a_reader_of_other_things_is_named(tmp_path, read, problem):
@@ -152,8 +156,54 @@ def test_a_reader_of_other_things_is_named(tmp_path, read, problem):
     register_format(Format("odd", (".odd",), read))
     try:
         with pytest.raises(
-            UserError, match=rf"reader of .*x\.odd {problem}: it must yield Pair of"
+            UserError,
+            match=rf"reader of .*x\.odd, .* \(.*_format\.py, line \d+\), {problem}: it must",
         ):
             read_corpus(tmp_path / "x.odd")
     finally:
         del FORMATS["odd"]
+
+
+FAULTY = """
+from itertools import starmap
+from a2d.text.formats import Format, register_format
+from a2d.text.pairs import normal_pair
+
+def read(path, selection):
+    yield normal_pair("a", "b")
+    yield (
+        "c", "d")
+
+def apply(path, selection):
+    return starmap(normal_pair, [("a", "b"), ("c",)])
+
+def join(source, target, selection):
+    return starmap(normal_pair, [("a", "b"), (1, 2)])
+
+def parse(path, selection):
+    yield normal_pair("a", {}["x"])
+
+register_format(Format("bars", (".bars",), READ, READ_TWO))
+"""
+
+
+@pytest.mark.parametrize(
+    ("read", "read_two", "message"),
+    [
+        ("read", None, r"read \(.*bars\.py, line 8\), yields \('c', 'd'\)"),
+        ("apply", None, r"the plugin .*bars\.py fails in line 11 \(TypeError"),
+        ("None", "join", r"the plugin .*bars\.py fails in line 14 \(TypeError"),
+        ("parse", None, r"the plugin .*bars\.py fails in line 18 \(KeyError: 'x'\)"),
+    ],
+)
+def test_an_error_of_a_reader_names_file_and_line(plugin, tmp_path, read, read_two, message):
+    text = FAULTY.replace("READ_TWO", str(read_two)).replace("READ", read)
+    (tmp_path / "bars.py").write_text(text)
+    plugins.load_plugins([plugin])
+    files = [tmp_path / "x.bars", tmp_path / "y.bars"][: 1 + (read_two is not None)]
+    for path in files:
+        path.write_text("x")
+    with pytest.raises((UserError, TypeError, KeyError)) as caught:
+        read_corpus([files] if read_two else files[0])
+    error = caught.value
+    assert re.search(message, str(error if isinstance(error, UserError) else plugin_error(error)))

@@ -19,6 +19,11 @@ NAME_THE_FILE = "a2d --plugin FILE …, or `plugins` in a recipe (docs/extend.md
 """How a plugin is found, as the end of messages about names that a plugin may define."""
 
 
+CODE = "a2d_code"
+"""Name of an attribute of errors: the function whose result, such as an iterator, raised the error.
+A plugin's is named where no frame of the traceback is a plugin's."""
+
+
 class PluginError(UserError):
     """An error in a plugin's code. `a2d --debug` shows its traceback."""
 
@@ -34,7 +39,7 @@ def plugin_error(error: BaseException) -> PluginError | None:
         return error
     if isinstance(error, UserError) or disk_is_full(error) or memory_is_full(error):
         return None
-    place = _place(error)
+    place = _place(error) or _definition(getattr(error, CODE, None))
     if place is None or not isinstance(error, Exception | SystemExit):
         return None
     return PluginError(
@@ -65,6 +70,7 @@ def is_plugin(module: str) -> bool:
 
 def defined_at(code: Any) -> str:
     """Name of a function or class, and where it is defined, for messages."""
+    code = unwrapped(code)
     name = getattr(code, "__qualname__", repr(code))
     try:
         file = inspect.getsourcefile(code)
@@ -72,6 +78,21 @@ def defined_at(code: Any) -> str:
     except (TypeError, OSError):
         return str(name)
     return f"{name} ({file}, line {line:,})"
+
+
+def unwrapped(code: Any) -> Any:
+    """Return the function inside of partial functions, methods and `functools.wraps`."""
+    for _ in range(_MAX_WRAPPERS):
+        inner = next((getattr(code, name) for name in _WRAPPED if hasattr(code, name)), None)
+        if inner is None:
+            break
+        code = inner
+    return code
+
+
+_WRAPPED = ("__wrapped__", "__func__", "func")
+"""Attributes with the inner function: of `functools.wraps`, of methods, of partial functions."""
+_MAX_WRAPPERS = 100
 
 
 def check_call(function: Any, arguments: tuple[str, ...], of: Any = None) -> None:
@@ -116,6 +137,14 @@ def _place(error: BaseException) -> tuple[str, int] | None:
             if is_plugin(str(frame.f_globals.get("__name__"))):
                 return frame.f_code.co_filename, line
     return None
+
+
+def _definition(code: Any) -> tuple[str, int] | None:
+    """File and line of a plugin's function; None for other code."""
+    code = unwrapped(code)
+    if not inspect.isfunction(code) or not is_plugin(code.__module__):
+        return None
+    return code.__code__.co_filename, code.__code__.co_firstlineno
 
 
 def _kind(error: BaseException) -> str:

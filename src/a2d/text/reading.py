@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from a2d.errors import UserError
+from a2d.plugin_errors import CODE, defined_at
 from a2d.quoting import escaped, quoted, shorten
 from a2d.text.bounds import MAX_MALFORMED
 from a2d.text.entities import printable, unescape_entities
+from a2d.text.formats import format_of
 from a2d.text.pairs import Entries, Malformed, Omitted, Pair, normal_pair
 
 _MAX_FAULTS = 3
@@ -169,14 +174,16 @@ class Reader:
         """
         entries: object = self.entries()
         if not isinstance(entries, Iterable):
-            raise _reader_error(reading.place, f"returns {quoted(entries)}")
-        for entry in entries:
+            raise self._error(f"returns {quoted(entries)}", entries)
+        for entry in self._iterate(entries):
             if isinstance(entry, Malformed):
+                self._require_texts(entry, entries)
                 reading.count_malformed(entry)
                 if reading.malformed == MAX_MALFORMED and not reading.pairs:
                     raise UserError(f"{reading.refusal}; no entry before is valid")
                 continue
             if isinstance(entry, Omitted):
+                self._require_texts(entry, entries)
                 reading.omitted[entry.reason] += 1
                 continue
             if not (
@@ -184,24 +191,48 @@ class Reader:
                 and isinstance(entry.source, str)
                 and isinstance(entry.target, str)
             ):
-                raise _reader_error(reading.place, f"yields {quoted(entry)}")
+                raise self._error(f"yields {quoted(entry)}", entries)
             reading.pairs += 1
             if self.repair_texts and any("&" in text for text in entry):
                 entry = reading.entities.apply(entry, unescape_entities)
             if not all(map(str.isprintable, entry)):
                 if any(map(_HALF_CHARACTER.search, entry)):
-                    raise _reader_error(reading.place, f"yields half a character, {quoted(entry)}")
+                    raise self._error(f"yields half a character, {quoted(entry)}", entries)
                 if self.repair_texts:
                     entry = reading.controls.apply(entry, printable)
             yield entry
 
+    def _iterate(self, entries: Iterable[Any]) -> Iterator[Any]:
+        """Yield the entries; errors get the function that reads them as an attribute."""
+        try:
+            yield from entries
+        except UserError:
+            raise
+        except Exception as error:
+            setattr(error, CODE, self._code)
+            raise
+
+    @property
+    def _code(self) -> Any:
+        """Function that reads the files."""
+        file_format = format_of(Path(self.places[0]))
+        return file_format.read if len(self.places) == 1 else file_format.read_two
+
+    def _require_texts(self, entry: Malformed | Omitted, entries: object) -> None:
+        if not all(isinstance(text, str) for text in entry):
+            raise self._error(f"yields {quoted(entry)}", entries)
+
+    def _error(self, problem: str, entries: object) -> UserError:
+        """Describe a wrong result of a reader, with the line that yields it, if it is known."""
+        code = defined_at(self._code)
+        if inspect.isgenerator(entries) and entries.gi_frame is not None:
+            frame = entries.gi_frame
+            code = f"{entries.__qualname__} ({frame.f_code.co_filename}, line {frame.f_lineno:,})"
+        return UserError(
+            f"the reader of {ReadingReport(self.places).place}, {code}, {problem}: it must yield "
+            "Pair, Malformed or Omitted (a2d.text.pairs), which hold texts (str) alone"
+        )
+
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """Lone surrogate, which no encoding can write."""
-
-
-def _reader_error(place: str, problem: str) -> UserError:
-    return UserError(
-        f"the reader of {place} {problem}: it must yield Pair of two texts, Malformed or Omitted "
-        "(a2d.text.pairs)"
-    )
