@@ -342,6 +342,42 @@ def test_settings_that_do_not_exist_are_refused(tmp_path, tokenizer, data):  # n
         del METHODS["odd"]
 
 
+@pytest.mark.parametrize(
+    ("name", "distribution"), [("formula", True), ("alignment_start", True), ("alpha", False)]
+)
+@pytest.mark.parametrize("when", ["build", "compare"])
+def test_settings_that_are_not_declared_cannot_be_read(
+    tmp_path,
+    tokenizer,  # noqa: F811
+    data,  # noqa: F811
+    name,
+    distribution,
+    when,
+):
+    def build(student, teacher, objective):
+        if when == "build":
+            getattr(objective, name)
+            return MeanMaps(objective.groups)
+        return Compares(lambda maps: maps.square().sum() if getattr(objective, name) else None)
+
+    settings = {"build": build, "distribution": distribution}
+    try:
+        register_method(Method("odd", "reads", **settings))
+        message = (
+            rf"method 'odd', .*build \(.*method\.py, line \d+\), reads the setting '{name}', but "
+            rf"does not declare it: write Method\(…, build_settings=\('{name}',\)\)"
+        )
+        with pytest.raises(UserError, match=message):
+            trainer(tmp_path, tokenizer, data, method="odd")
+        del METHODS["odd"]
+        register_method(Method("odd", "reads", **settings, build_settings=(name,)))
+        trainer(tmp_path, tokenizer, data, method="odd")
+        used = load_recipe("methods", ["methods=[odd]"]).methods[0].used(monolingual=False)
+        assert name in used
+    finally:
+        METHODS.pop("odd", None)
+
+
 class Vector(Formula):
     def divergence(self, student_maps, teacher_maps, keys, rows):
         return (student_maps - teacher_maps).square().sum((1, 2, 3))

@@ -53,7 +53,8 @@ class Method:
             twice.
         distribution: learn from the teacher's next-token distributions (word-level distillation).
         build: builder of the comparison of features; None if the method compares no features.
-        build_settings: settings of the objective that `build` reads, besides `groups`.
+        build_settings: settings of the objective that `build` reads, besides those in `settings`
+            and `label_smoothing`; other settings cannot be read.
         groups: the groups of attention that it can compare. It compares those of them that the
             setting `groups` names, `Objective.groups`.
         hidden_states: the comparison reads the layers' outputs.

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from a2d.errors import UserError
 from a2d.method.attention import GROUPS
 from a2d.method.formulas import FORMULAS
 from a2d.method.methods import METHODS, Method
+from a2d.plugin_errors import defined_at
 
 
 class Divisor(IntEnum):
@@ -181,6 +183,35 @@ class Objective(NamedTuple):
         values = torch.stack([sums[term.name] for term in terms])
         weights = torch.tensor([term.weight_at(moment) for term in terms], dtype=torch.float64)
         return (weights.to(values) * means(terms, values, counts)).sum()
+
+
+class DeclaredObjective(Objective):
+    """Objective for `Method.build`: settings that the method does not declare cannot be read.
+
+    Recipes take such settings for unused: a change of them would not train a model again.
+    """
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        """Return an attribute.
+
+        Raises:
+            UserError: it is a setting that the method does not declare.
+        """
+        if name in _DECLARED:
+            definition = self.definition
+            if name not in definition.settings:
+                needed = (*definition.build_settings, name)
+                raise UserError(
+                    f"method {self.method!r}, {defined_at(definition.build)}, reads the setting "
+                    f"{name!r}, but does not declare it: write Method(…, build_settings={needed})."
+                )
+        return super().__getattribute__(name)
+
+
+_DECLARED = frozenset(Objective._fields) - {"method", "groups", "label_smoothing"}
+"""Settings that not all methods use."""
 
 
 def detached_sums(terms: Sequence[Term], sums: Mapping[str, Tensor]) -> Tensor:

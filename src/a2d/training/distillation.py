@@ -14,7 +14,7 @@ from a2d.families import Geometry, sizes_of
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.formulas import FORMULAS
 from a2d.method.methods import ModelSize
-from a2d.method.objective import Objective
+from a2d.method.objective import DeclaredObjective, Objective
 from a2d.method.token_losses import Prediction, token_losses
 from a2d.method.transfer import A2D, Transfer
 from a2d.method.trial import try_transfer
@@ -201,8 +201,8 @@ def build_transfer(
         The comparison; None if the method compares no features.
 
     Raises:
-        UserError: the method does not fit the shapes of the models, or a method or formula of a
-            plugin fails.
+        UserError: the method does not fit the shapes of the models, reads settings that it does
+            not declare, or a method or formula of a plugin fails.
     """
     definition = objective.definition
     build = definition.build
@@ -213,6 +213,7 @@ def build_transfer(
         ModelSize(Geometry.of(config), sizes_of(config)["width"])
         for config in (student_config, teacher_config)
     )
+    objective = DeclaredObjective(*objective)
     transfer = build(student, teacher, objective)
     _check_transfer(transfer, objective)
     name = code_outside(transfer, objective)
