@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,12 +20,45 @@ from a2d.plugin_errors import check_call
 _COMPARE = ("group", "student", "teacher", "keys", "rows")
 
 
+class Advice(NamedTuple):
+    """Remedies for what a trial finds, as ends of sentences.
+
+    Attributes:
+        infinite: for values and gradients that are not finite.
+        detached: for a student without a gradient.
+        unused: for a parameter without a gradient.
+    """
+
+    infinite: str
+    detached: str
+    unused: str
+
+
+FOR_METHODS = Advice(
+    infinite="probabilities of masked keys are 0, so that a logarithm or a division needs its "
+    "argument masked beforehand.",
+    detached="compare its features by differentiable operations, without detach, or leave the "
+    "group out of Method(groups=…).",
+    unused="use it in `compare`, or remove it.",
+)
+FOR_FORMULAS = Advice(
+    infinite="weights of the alignment may be negative, so that combined maps may be 0 or less, "
+    "and the teacher's maps are 0 at masked keys: mask or bound the argument of a logarithm, a "
+    "root or a division beforehand.",
+    detached="compute `divergence` (or `loss`) from the student's maps by differentiable "
+    "operations, without detach.",
+    unused="`combine` (or `loss`) must use `connections`, the weights of the alignment, without "
+    "detach.",
+)
+
+
 def try_transfer(
     name: str,
     build: Callable[[], Transfer],
     sizes: tuple[ModelSize, ModelSize],
     masks: Masks,
     hidden_states: bool,
+    advice: Advice = FOR_METHODS,
 ) -> None:
     """Compare random features of two models with these sizes, and compute the gradients.
 
@@ -36,6 +69,7 @@ def try_transfer(
         sizes: of student and teacher.
         masks: as for `Transfer.forward`; some keys and rows are padding.
         hidden_states: the features hold hidden states.
+        advice: remedies for messages.
 
     Raises:
         UserError: the comparison does not take these arguments, or its results or gradients are
@@ -68,21 +102,18 @@ def try_transfer(
                     kind = "value" if tensor is value else "gradient"
                     raise UserError(
                         f"{name}: the {kind} for the group {group!r} is not finite for a "
-                        "random batch with padding: probabilities of masked keys are 0, so that "
-                        "a logarithm or a division needs its argument masked beforehand."
+                        f"random batch with padding: {advice.infinite}"
                     )
             if not any(g is not None and g.any() for g in gradients[: len(features)]):
                 raise UserError(
-                    f"{name}: the group {group!r} gives the student no gradient: compare its "
-                    "features by differentiable operations, without detach, or leave the group out "
-                    "of Method(groups=…)."
+                    f"{name}: the group {group!r} gives the student no gradient: {advice.detached}"
                 )
             reached = zip(trained, gradients[len(features) :], strict=False)
             unused -= {parameter for parameter, gradient in reached if gradient is not None}
         if unused:
             raise UserError(
                 f"{name}: the parameter {min(unused)!r} gets no gradient, so that it would never "
-                "be trained: use it in `compare`, or remove it."
+                f"be trained: {advice.unused}"
             )
         _try_next_batch(name, transfer, sum(terms.values()), sizes, masks, hidden_states)
 

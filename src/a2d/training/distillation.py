@@ -17,7 +17,7 @@ from a2d.method.methods import ModelSize
 from a2d.method.objective import DeclaredObjective, Objective
 from a2d.method.token_losses import Prediction, token_losses
 from a2d.method.transfer import A2D, Transfer
-from a2d.method.trial import try_transfer
+from a2d.method.trial import FOR_FORMULAS, FOR_METHODS, try_transfer
 from a2d.plugin_errors import defined_at
 from a2d.quoting import quoted
 from a2d.training.gradients import GradientRecord
@@ -221,7 +221,9 @@ def build_transfer(
         padded = torch.tensor([[1, 1, 1], [1, 1, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
         masks = group_masks(*(tokens.bool() for tokens in padded))
         build_again, hidden = partial(build, student, teacher, objective), definition.hidden_states
-        try_transfer(name, build_again, (student, teacher), masks, hidden)
+        # A comparison of the package fails only because of the formula.
+        advice = FOR_FORMULAS if _is_ours(type(transfer)) else FOR_METHODS
+        try_transfer(name, build_again, (student, teacher), masks, hidden, advice)
     return transfer
 
 
@@ -231,8 +233,12 @@ def code_outside(transfer: Transfer, objective: Objective) -> str | None:
     if "formula" in objective.definition.settings:
         parts.append(type(FORMULAS[objective.formula]))
         name += f" with formula {objective.formula!r}"
-    outside = [defined_at(part) for part in parts if not part.__module__.startswith("a2d.")]
+    outside = [defined_at(part) for part in parts if not _is_ours(part)]
     return ", ".join([name, *outside]) if outside else None
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.startswith("a2d.")
 
 
 def _check_transfer(transfer: Transfer, objective: Objective) -> None:
