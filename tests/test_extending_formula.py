@@ -1,5 +1,6 @@
 """Formulas from outside the package that cannot train are refused, with a remedy for formulas."""
 
+import functools
 import re
 
 import pytest
@@ -126,3 +127,96 @@ def test_a_formula_without_effect_is_refused(kind, message):
 def test_a_formula_may_replace_what_another_one_calls():
     register_formula(Replaced("odd", "zero"))
     del FORMULAS["odd"]
+
+
+def plain_loss(self, student, teacher, keys, rows, connections):
+    maps = self.combine(connections, student.stacked())
+    return (maps - teacher.stacked()).square().sum()
+
+
+def loss_by_divergence(self, student, teacher, keys, rows, connections, factor=1.0):
+    maps = self.combine(connections, student.stacked())
+    return factor * self.divergence(maps, teacher.stacked(), keys, rows)
+
+
+def doubled(function):
+    """Decorator that leaves no trace of the function that it wraps."""
+    return lambda *arguments: 2 * function(*arguments)
+
+
+def kept(function):
+    return functools.wraps(function)(doubled(function))
+
+
+class Called:
+    """Callable object that is bound like a function."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __get__(self, instance, owner=None):
+        return functools.partial(self.function, instance)
+
+
+WRAPPERS = {
+    "partialmethod": functools.partialmethod,
+    "doubled": doubled,
+    "wraps": kept,
+    "both": lambda function: functools.partialmethod(kept(function)),
+    "object": Called,
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_wrapped_loss_trains(tmp_path, tokenizer, data, wrapper):  # noqa: F811
+    class Base(Formula):
+        loss = WRAPPERS[wrapper](plain_loss)
+
+    class Parent(Formula):
+        loss = WRAPPERS[wrapper](loss_by_divergence)
+
+    class Child(Parent):
+        def divergence(self, student_maps, teacher_maps, keys, rows):
+            return (student_maps - teacher_maps).square().sum()
+
+    for kind in (Base, Child):
+        register_formula(kind("odd", "wrapped"))
+        try:
+            distiller = trainer(tmp_path, tokenizer, data, method="a2d", formula="odd", max_steps=1)
+            distiller.train()
+        finally:
+            del FORMULAS["odd"]
+
+
+@pytest.mark.parametrize("wrapper", sorted({*WRAPPERS} - {"object"}))
+def test_a_divergence_beside_a_wrapped_loss_without_it_is_refused(wrapper):
+    def loss(self, student, teacher, keys, rows, connections):
+        return student.stacked().sum()
+
+    class Parent(Formula):
+        pass
+
+    Parent.loss = WRAPPERS[wrapper](loss)
+
+    class Child(Parent):
+        def divergence(self, student_maps, teacher_maps, keys, rows):
+            return student_maps.sum()
+
+    with pytest.raises(UserError, match=r"divergence of .*Child .* would never be called"):
+        register_formula(Child("odd", "without effect"))
+
+
+def test_a_partial_function_without_self_is_refused():
+    class Partial(Formula):
+        loss = staticmethod(functools.partial(loss_by_divergence, factor=1.0))
+
+    with pytest.raises(UserError, match=r"loss of .*Partial \(.*formula\.py, .* takes .*self"):
+        register_formula(Partial("odd", "no self"))
+
+
+def test_a_loss_that_is_no_function_is_refused():
+    class Number(Formula):
+        loss = 1.0
+
+    with pytest.raises(UserError, match=r"loss of .*Number .* is not a function"):
+        register_formula(Number("odd", "a number"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from types import CellType, CodeType
 from typing import Any
 
 from a2d.errors import UserError, causes, disk_is_full, first_line, memory_is_full
@@ -90,24 +91,58 @@ def unwrapped(code: Any) -> Any:
     return code
 
 
+def may_use(function: Any, names: set[str]) -> bool:
+    """Check whether a function's code, or that of functions inside of it, mentions a name.
+
+    Args:
+        function: function, which may be wrapped: partial, or decorated.
+        names: names of attributes and variables.
+
+    Returns:
+        True also for callables without Python code, because nothing is known about them.
+    """
+    waiting, seen = [function], set()
+    while waiting:
+        function = unwrapped(waiting.pop())
+        code = getattr(function, "__code__", None)
+        if code is None:
+            return True
+        if code in seen:
+            continue
+        seen.add(code)
+        if names & _names_in(code):
+            return True
+        cells = (c.cell_contents for c in function.__closure__ or () if c != CellType())
+        waiting += [each for each in cells if callable(each) and not isinstance(each, type)]
+    return False
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """Names and strings in a function's code and in the functions that it defines."""
+    inner = [_names_in(each) for each in code.co_consts if isinstance(each, CodeType)]
+    strings = {each for each in code.co_consts if isinstance(each, str)}
+    return strings.union(code.co_names, *inner)
+
+
 _WRAPPED = ("__wrapped__", "__func__", "func")
 """Attributes with the inner function: of `functools.wraps`, of methods, of partial functions."""
 _MAX_WRAPPERS = 100
 
 
-def check_call(function: Any, arguments: tuple[str, ...], of: Any = None) -> None:
+def check_call(function: Any, arguments: tuple[str, ...], name: str | None = None) -> None:
     """Check that a function of a plugin takes the arguments that a2d calls it with.
 
     Args:
         function: a function, a bound method or a class.
         arguments: names of the positional arguments.
-        of: the class whose name the message gives; None: the function's own name.
+        name: what the message calls the function; None: its own name and place.
 
     Raises:
         UserError: it does not.
     """
     if not callable(function):
-        raise UserError(f"{function!r} is not a function: it gets {', '.join(arguments)}.")
+        problem = f"{function!r} is not a function: it gets {', '.join(arguments)}."
+        raise UserError(problem if name is None else f"{name}: {problem}")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # of some built-in functions, it is unknown
@@ -115,12 +150,9 @@ def check_call(function: Any, arguments: tuple[str, ...], of: Any = None) -> Non
     try:
         signature.bind(*arguments)
     except TypeError as error:
-        name = defined_at(of or function)
-        if of is not None:
-            name = f"{function.__name__} of {name}"
         raise UserError(
-            f"{name} takes {signature}, but it is called with {len(arguments)} arguments: "
-            f"{', '.join(arguments)}."
+            f"{name or defined_at(function)} takes {signature}, but it is called with "
+            f"{len(arguments)} arguments: {', '.join(arguments)}."
         ) from error
 
 

@@ -15,7 +15,7 @@ from a2d.errors import UserError
 from a2d.method.alignment import combine
 from a2d.method.losses import attention_transfer, official_attention_transfer
 from a2d.method.maps import AttentionMaps
-from a2d.plugin_errors import check_call, defined_at
+from a2d.plugin_errors import check_call, defined_at, may_use
 from a2d.plugins import Registry, check_entry
 
 
@@ -223,15 +223,14 @@ def _check_methods(formula: Formula) -> None:
             f"formula {formula.name!r} compares nothing: define divergence in a subclass of "
             "Formula."
         )
-    called = vars(loss)["loss"].__code__.co_names
     for name, arguments in _CALLS.items():
         overrides = definers[name] is not loss and issubclass(definers[name], loss)
-        if overrides and not {name, "loss"} & set(called):
+        if overrides and not may_use(vars(loss)["loss"], {name, "loss"}):
             raise UserError(
                 f"{name} of {defined_at(kind)} would never be called: the loss of {loss.__name__} "
                 "calls neither divergence nor combine. Derive it from Formula, or define loss, too."
             )
-        check_call(getattr(formula, name), arguments, of=kind)
+        check_call(getattr(formula, name), arguments, f"{name} of {defined_at(kind)}")
 
 
 _PAPER = "Jin et al. 2024 (arXiv 2403.01479), section 3.2"

@@ -15,7 +15,7 @@ from a2d.method.attention import GROUPS, Features
 from a2d.method.maps import StackedMaps
 from a2d.method.methods import ModelSize
 from a2d.method.transfer import Masks, Transfer
-from a2d.plugin_errors import check_call
+from a2d.plugin_errors import check_call, defined_at
 
 _COMPARE = ("group", "student", "teacher", "keys", "rows")
 
@@ -77,7 +77,7 @@ def try_transfer(
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         transfer = build()
-        check_call(transfer.compare, _COMPARE, of=type(transfer))
+        check_call(transfer.compare, _COMPARE, f"compare of {defined_at(type(transfer))}")
         torch.manual_seed(0)
         student, teacher = (_features(size, masks, hidden_states) for size in sizes)
         features = [tensor.requires_grad_() for tensor in _tensors(student)]

@@ -70,8 +70,8 @@ def check_kind(kind: type) -> None:
     missing = [name for name in ("of", "make", "carry_out") if _inherits(kind, name)]
     if "of" in missing or len(missing) == 2:
         raise UserError(f"the stage {defined_at(kind)} must define the methods `of` and `make`.")
-    check_call(kind.of, ("run",), of=kind)
-    check_call(kind.make, ("self", "run"), of=kind)
+    check_call(kind.of, ("run",), f"of of {defined_at(kind)}")
+    check_call(kind.make, ("self", "run"), f"make of {defined_at(kind)}")
 
 
 def _inherits(kind: type[RunStage], name: str) -> bool:
