@@ -137,11 +137,23 @@ def check_command(words):
 SHELL = [b for page in PAGES for b in blocks(page) if b.language == "bash" and not b.reason]
 
 
+def plugins_in(words):
+    return [name for word in words for name in re.findall(r"^plugins=\[(\w+\.py)\]$", word)]
+
+
 @pytest.mark.parametrize("block", SHELL, ids=lambda b: f"{b.page.stem}: {b.text.split(chr(10))[0]}")
-def test_shell_blocks_are_understood(block, monkeypatch):
+def test_shell_blocks_are_understood(block, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     for words in commands(block.text):
-        check_command(words)
+        if not plugins_in(words):
+            check_command(words)
+            continue
+        for name in plugins_in(words):  # a new process imports the page's programs as plugins
+            (tmp_path / name).write_text("\n".join(PROGRAMS[block.page]))
+        path = f"import sys; sys.path.append({str(ROOT / 'tests')!r})"
+        check = f"from test_docs import check_command; check_command({words!r})"
+        process = run_python(tmp_path, "-c", f"{path}; {check}")
+        assert process.returncode == 0, process.stderr
 
 
 def test_commands_are_taken_apart():
