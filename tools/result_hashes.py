@@ -39,8 +39,7 @@ METHODS = """[baseline, kd, seqkd, seqkd+references, seqkd+kd, last, uniform, ti
   alpha: 0.3, temperature: 2.0},
  {method: a2d, name: same-rate, alignment_learning_rate: null},
  {method: a2d, name: copied, student_start: teacher, beta: 1.0},
- {method: a2d+hidden, name: copied-hidden, student_start: teacher},
- {method: seqkd, name: references-alone, monolingual: false}]"""
+ {method: a2d+hidden, name: copied-hidden, student_start: teacher}]"""
 
 FAMILY_METHODS = """[{method: a2d+hidden, name: copied, student_start: teacher},
  {method: seqkd+a2d, name: random}, {method: minilm, name: marian, student_start: marian}]"""
@@ -78,7 +77,8 @@ def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
     cached = ["teacher.cache=true", "methods=[kd, a2d, a2d+hidden, seqkd+a2d, minilm]"]
     yield from _run(folder / "cached", [*corpus, *small, *cached])
     extended = [f"corpus.monolingual={monolingual}", "sequences.n_best=2"]
-    extended += ["methods=[seqkd, seqkd+references]", "training.plateau_patience=4"]
+    alone = "{method: seqkd, name: references-alone, monolingual: false}"
+    extended += [f"methods=[seqkd, seqkd+references, {alone}]", "training.plateau_patience=4"]
     yield from _run(folder / "monolingual", [*corpus, *small, *extended])
     for name in pretrained.FAMILIES:
         released = folder / "released" / name

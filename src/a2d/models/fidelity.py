@@ -20,6 +20,8 @@ MAX_LOSS = 0.3
 EXACT = "float32"
 """Data type of exports that must translate as the original, but for `MAX_CHANGED`."""
 
+MIN_CHRF = 5.0
+"""Least chrF of an original whose export can be judged."""
 MAX_CHANGED = 0.02
 """Share of translations that may differ with `EXACT`: the engines round differently, and of two
 beams with nearly the same score another one may win."""
@@ -54,6 +56,11 @@ class Fidelity(NamedTuple):
         Args:
             max_loss: largest loss of BLEU and of chrF.
         """
+        if self.original_chrf < MIN_CHRF:
+            return (
+                f"the original has {self.original_chrf:.1f} chrF on the validation set, too little "
+                "for a loss to show"
+            )
         if self.quantization == EXACT and self.changed > MAX_CHANGED * self.sentences:
             return (
                 f"{self.changed:,} of {self.sentences:,} translations differ from the original's, "
@@ -85,8 +92,12 @@ def compare_export(
     sources: Sequence[str],
     references: Sequence[str],
     progress: Callable[[int], None] | None = None,
+    beams: int | None = None,
 ) -> Fidelity:
-    """Translate with a model and its export by greedy search, and compare the translations.
+    """Translate with a model and its export, and compare the translations.
+
+    The search is the one that the model is used with, because only its losses matter. For `EXACT`
+    it is greedy: nearly equal beams hide whether the export computes the same.
 
     Args:
         model: folder or hub name of the original.
@@ -95,15 +106,17 @@ def compare_export(
         sources: plain text, one sentence each.
         references: a reference each.
         progress: called with the number of sentences that the original has translated.
+        beams: width of the beam, for other data types than `EXACT`; None: the model's own.
     """
+    beams = 1 if quantization == EXACT else beams
     network, tokenizer = load_to_run(model), load_tokenizer(model)
-    before = translate(network, tokenizer, sources, beams=1, progress=progress)
+    before = translate(network, tokenizer, sources, beams=beams, progress=progress)
     return compare_translations(
         quantization,
         sources,
         references,
         before,
-        ExportedModel(exported).translate(sources, beams=1),
+        ExportedModel(exported).translate(sources, beams=beams),
     )
 
 

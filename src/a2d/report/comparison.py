@@ -38,6 +38,7 @@ class System:
         train_seconds: training time; None: unknown.
         size_bytes: size of the weights on disk; None: unknown.
         original: name of the system that this one is an export of; empty for others.
+        refused: why it is not fit for use, for an export; empty for others.
         gains: label of another system → lead over that one, where both are alike but for the
             method.
     """
@@ -52,6 +53,7 @@ class System:
     train_seconds: float | None = None
     size_bytes: int | None = None
     original: str = ""
+    refused: str = ""
     gains: Mapping[str, Gain] = field(default_factory=dict)
 
 

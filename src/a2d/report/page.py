@@ -109,7 +109,13 @@ def _render(comparison: Comparison, analysis: Analysis, details: Details) -> str
         first=first,
         best=best,
         fastest=max(
-            (g for g in analysis.groups if g.first.original == best.first.name and g.first.speed),
+            (
+                group
+                for group in analysis.groups
+                if group.first.original == best.first.name
+                and group.first.speed
+                and not group.first.refused
+            ),
             key=lambda group: group.first.speed or 0,
             default=None,
         ),

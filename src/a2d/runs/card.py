@@ -74,7 +74,11 @@ def write_card(
         rows={
             "teacher": teacher,
             "**this model**": student,
-            **{f"this model in CTranslate2, {row.quantization}": row for row in exports},
+            **{
+                f"this model in CTranslate2, {row.quantization}": row
+                for row in exports
+                if not row.refused
+            },
         },
         student=student,
         millions=millions,

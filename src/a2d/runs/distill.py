@@ -222,15 +222,11 @@ def _show_verdict(console: Console, output: Path, verdict: Verdict) -> None:
 
 
 def _show_exports(run: Run) -> None:
-    """Say where the exports are, and which of them are not faithful to the student."""
+    """Say where the exports are."""
     for export in run.all(Export):
-        problem = export.fidelity.problem(run.recipe.export.max_loss)
-        place = escape(str(export.model))
-        if problem is None:
-            line = f"For CTranslate2, in {export.quantization}: {place}."
+        if export.problem is None:
+            line = f"For CTranslate2, in {export.quantization}: {escape(str(export.model))}."
             run.console.print(line, soft_wrap=True)
-        else:
-            run.console.print(f"[red]The export in {place} is not faithful: {escape(problem)}.[/]")
 
 
 def _write_student(

@@ -112,6 +112,7 @@ def _system(row: Row, folder: Path, first: bool) -> System:
             if (gain := getattr(row, f"gain_vs_{rival}")) is not None
             and (p := getattr(row, f"p_vs_{rival}")) is not None
         },
+        refused=row.refused,
         original="" if not row.quantization else row.name.removesuffix(f"-{row.quantization}"),
     )
 

@@ -78,12 +78,14 @@ class Row:
             and seed with method `baseline` or `kd`. Of several such students the first one with the
             same start is taken, or else the first one. None without an opponent.
         p_vs_baseline, p_vs_kd: sacreBLEU's p-values of these gains, by paired bootstrap resampling.
-        sentences_per_second: speed of the model's shape (`a2d.runs.speeds`); None if it was not
-            measured, or the translations are nearly empty.
+        sentences_per_second: speed of the model's shape: the teacher's, times the speed-up over it
+            (`a2d.runs.stages.speed.read_speeds`); None if it was not measured, or the translations
+            are nearly empty.
         train_seconds: training time; None for a teacher that the run did not train.
         device: device of the training, in words; None as for `train_seconds`.
         size_bytes: size of the weights on disk; None if it is unknown.
         quantization: data type of the weights of an export; empty for other models.
+        refused: why an export was refused; empty for other models.
     """
 
     name: str
@@ -104,11 +106,13 @@ class Row:
     device: str | None
     size_bytes: int | None = None
     quantization: str = ""
+    refused: str = ""
 
     @property
     def label(self) -> str:
-        """Method, setting and data type in one string."""
-        return " ".join(filter(None, (self.method, self.setting, self.quantization)))
+        """Method, setting, data type and a mark of refused exports in one string."""
+        mark = "(refused)" if self.refused else ""
+        return " ".join(filter(None, (self.method, self.setting, self.quantization, mark)))
 
 
 class Group(NamedTuple):
@@ -228,6 +232,7 @@ def _export_rows(run: Run, rows: Mapping[str, Row]) -> list[Row]:
                 sentences_per_second=speeds.get(export.name),
                 size_bytes=_bytes_of(export.model, f"*{WEIGHTS}"),
                 quantization=export.quantization,
+                refused=export.problem or "",
                 gain_vs_baseline=None,
                 p_vs_baseline=None,
                 gain_vs_kd=None,
@@ -284,7 +289,7 @@ def write(folder: Path, rows: list[Row], run: Run, meter: EnergyMeter) -> None:
             {
                 "name": export.name,
                 **export.fidelity._asdict(),
-                "problem": export.fidelity.problem(run.recipe.export.max_loss),
+                "problem": export.problem,
             }
             for export in run.all(Export)
         ],

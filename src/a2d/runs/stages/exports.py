@@ -32,6 +32,8 @@ FIDELITY = "fidelity.json"
 class Export(RunStage):
     """An export of a student, with its fidelity and its translations of the evaluated set.
 
+    An export that is not faithful is not kept; its translations are, for the report.
+
     Attributes:
         student: the student.
         quantization: data type of the weights.
@@ -44,6 +46,7 @@ class Export(RunStage):
     def of(cls, run: Run) -> list[Self]:
         """List a stage for each student and quantization."""
         search = run.recipe.evaluation.model_dump(include={"split", "beams"})
+        search["max_loss"] = run.recipe.export.max_loss
         return [
             cls(
                 run.folder / "exports" / f"{student.name}-{quantization}",
@@ -59,16 +62,23 @@ class Export(RunStage):
     def carry_out(cls, run: Run) -> None:
         """Make the unfinished exports, as many at once as the recipe allows."""
         search, corpus = run.recipe.evaluation, run.one(Corpus)
+        max_loss = run.recipe.export.max_loss
         valid, evaluated = (
             (corpus.sources(split), corpus.references(split)) for split in ("valid", search.split)
         )
         futures = [
-            run.workers.submit(make_export, stage, valid, evaluated, search)
+            run.workers.submit(make_export, stage, valid, evaluated, search, max_loss)
             for stage in run.all(cls)
             if not stage.done
         ]
         for future in futures:
             future.result()
+        for stage in run.all(cls):
+            if stage.problem is not None:
+                run.warn(
+                    f"The export {stage.name} was refused: {stage.problem}. An export of the "
+                    "student with more precision: a2d export --quantization auto."
+                )
 
     @property
     def name(self) -> str:
@@ -84,6 +94,11 @@ class Export(RunStage):
     def fidelity(self) -> Fidelity:
         """The comparison with the student on the validation set."""
         return Fidelity(**json.loads((self.folder / FIDELITY).read_text("utf-8")))
+
+    @property
+    def problem(self) -> str | None:
+        """Why the export was refused; None if it was not."""
+        return self.fidelity.problem(self.settings["max_loss"])
 
     @property
     def hypotheses(self) -> list[str]:
@@ -102,7 +117,12 @@ Texts = tuple[list[str], list[str]]
 
 
 def make_export(
-    stage: Export, valid: Texts, evaluated: Texts, search: EvaluationSettings, report: Report
+    stage: Export,
+    valid: Texts,
+    evaluated: Texts,
+    search: EvaluationSettings,
+    max_loss: float,
+    report: Report,
 ) -> None:
     """Execute a stage, in any process.
 
@@ -111,6 +131,7 @@ def make_export(
         valid: the validation set, on which export and student are compared.
         evaluated: the evaluated set.
         search: settings of the evaluation.
+        max_loss: largest loss of BLEU and of chrF.
         report: receiver of progress events.
     """
     sources, references = evaluated
@@ -124,9 +145,12 @@ def make_export(
             stage.quantization,
             *valid,
             lambda done: report(Event(task, done, len(valid[0]))),
+            search.beams,
         )
         write_text(folder / FIDELITY, json.dumps(fidelity._asdict(), ensure_ascii=False) + "\n")
         hypotheses = ExportedModel(folder / MODEL).translate(sources, beams=search.beams)
         write_lines(folder / HYPOTHESES, hypotheses)
         scores = score(list(map(one_line, hypotheses)), references)
         write_text(folder / SCORES, json.dumps(scores._asdict(), indent=1) + "\n")
+        if fidelity.problem(max_loss) is not None:
+            shutil.rmtree(folder / MODEL)

@@ -72,7 +72,11 @@ class Speed(RunStage):
     @classmethod
     def carry_out(cls, run: Run) -> None:
         """Measure the unfinished shapes, one after the other, on one sample."""
-        unfinished = [stage for stage in run.all(cls) if not stage.done]
+        unfinished = [
+            stage
+            for stage in run.all(cls)
+            if not stage.done and (stage.export is None or stage.export.problem is None)
+        ]
         if not unfinished:
             return
         run.end_workers()  # they would slow the models down
