@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import sacrebleu
+from sacrebleu.metrics import BLEU
 
 from a2d.text.corpus import read_corpus
-from a2d.text.evaluation import score
+from a2d.text.evaluation import bleu_tokenizer, estimate, score
 
 REFERENCES = [pair.target for pair in read_corpus("builtin:de-dsb/test")[:200]]
 
@@ -60,3 +61,23 @@ def test_unequal_numbers_of_lines(count):
     hypotheses = (REFERENCES * 2)[:count]
     with pytest.raises(ValueError, match=f"{count} hypotheses for 200 references"):
         score(hypotheses, REFERENCES)
+
+
+@pytest.mark.parametrize(
+    ("references", "tokenizer"),
+    [
+        (["请保存当前文件。", "打开 Firefox 设置"], "zh"),
+        (["ファイルを保存してください。", "設定"], "char"),
+        (["บันทึกไฟล์"], "char"),
+        (["파일을 저장하십시오."], "13a"),
+        (["Guardar o ficheiro", "文件"], "13a"),
+        ([""], "13a"),
+    ],
+)
+def test_bleu_counts_units_of_the_script(references, tokenizer):
+    assert bleu_tokenizer(references) == tokenizer
+    hypotheses = [text.replace("文", "本") for text in references]
+    expected = BLEU(tokenize=tokenizer).corpus_score(hypotheses, [references]).score
+    assert score(hypotheses, references).bleu == expected
+    (estimates,) = estimate(hypotheses, {}, references, ["bleu"]).values()
+    assert estimates[0].score == expected

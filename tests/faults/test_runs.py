@@ -76,7 +76,7 @@ def wait_for(moment, folder, process):
     assert process.stdout.readline().startswith("Log:") or process.poll() is not None
     while not any(folder.glob(moment)) and process.poll() is None:
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.03)
 
 
 def has_ended(group):

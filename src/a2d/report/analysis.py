@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 from a2d.report.comparison import Comparison, Gain, System
 from a2d.text.evaluation import Estimate, Scores, estimate, estimate_means, score, sentence_chrf
 from a2d.text.failures import Failure, failure_kinds, find_failures
+from a2d.text.scripts import is_unspaced
 
 T = TypeVar("T")
 
@@ -18,7 +19,7 @@ METRICS = {"bleu": "BLEU", "chrf": "chrF"}
 """Metrics that every page has."""
 COMET = "comet"
 _LENGTHS = (0, 5, 10, 20, 40)
-"""Bounds of the ranges of source lengths, in words: a range ends at the next one."""
+"""Bounds of the ranges of source lengths, in words, or in characters where there are no spaces."""
 _COUNTS = (0, 1, 10, 100)
 """Bounds of the ranges of the rarest word's count: a range begins at one."""
 _MIN_BUCKET = 5
@@ -126,8 +127,11 @@ def analyse(comparison: Comparison, comet: Mapping[str, Sequence[float]] | None 
     }
     groups = [_group(systems, estimates, failures) for systems in _by_label(comparison.systems)]
     shown = {group.first.name: group.first.hypotheses for group in groups}
-    lengths = [len(source.split()) for source in sources]
-    buckets = [_bucket("words in the source", lengths, _length_label, shown, references)]
+    if is_unspaced("".join(sources)):
+        unit, lengths = "characters", [len(source) for source in sources]
+    else:
+        unit, lengths = "words", [len(source.split()) for source in sources]
+    buckets = [_bucket(f"{unit} in the source", lengths, _length_label, shown, references)]
     if comparison.rarest is not None:
         title = "occurrences of the source's rarest word in the training data"
         buckets.append(_bucket(title, comparison.rarest, _count_label, shown, references))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
+
+from a2d.text.scripts import count_scripts, is_unspaced
 
 RESAMPLES = 1000
 """Bootstrap samples of `p_values`."""
@@ -45,11 +48,33 @@ def score(hypotheses: Sequence[str], references: Sequence[str]) -> Scores:
     """
     if len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
-    bleu, chrf = BLEU(), CHRF()
+    bleu, chrf = BLEU(tokenize=bleu_tokenizer(references)), CHRF()
     bleu_score = bleu.corpus_score(hypotheses, [references]).score
     chrf_score = chrf.corpus_score(hypotheses, [references]).score
     signatures = {"bleu": str(bleu.get_signature()), "chrf": str(chrf.get_signature())}
     return Scores(bleu_score, chrf_score, signatures)
+
+
+def bleu_tokenizer(references: Sequence[str]) -> str:
+    """Choose sacreBLEU's tokenizer for BLEU by the script of the references.
+
+    Its default splits at spaces and punctuation: a sentence of a script without spaces would be one
+    word. Chinese gets sacreBLEU's own tokenizer; Japanese, Thai, Lao, Tibetan, Burmese and Khmer
+    are scored by characters. (sacreBLEU's tokenizers for Japanese and Korean need other packages:
+    scores must not depend on what is installed.)
+
+    Args:
+        references: the references, of one language.
+
+    Returns:
+        A name that sacreBLEU knows: `13a`, `zh` or `char`. The signature has it.
+    """
+    text = "".join(references)
+    if not is_unspaced(text):
+        return "13a"
+    scripts = count_scripts([text])
+    is_chinese = scripts["CJK"] > sum(scripts.values()) / 2 and not scripts["KANA"]
+    return "zh" if is_chinese else "char"
 
 
 def closest(hypotheses: Sequence[str], reference: str) -> str:
@@ -96,7 +121,10 @@ def estimate(
     """
     # sacreBLEU compares at least two systems: a lone baseline is compared with itself.
     texts = [("", baseline), *(systems or {" ": baseline}).items()]
-    kinds = {"bleu": BLEU, "chrf": CHRF}
+    kinds: dict[str, Any] = {
+        "bleu": partial(BLEU, tokenize=bleu_tokenizer(references)),
+        "chrf": CHRF,
+    }
     metrics = {name: kinds[name](references=[references]) for name in names}
     _, columns = PairedTest(texts, metrics, None, test_type="bs", n_samples=RESAMPLES)()
     estimates = {}
