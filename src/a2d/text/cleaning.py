@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from a2d.errors import UserError
+from a2d.text.fixed import differ
 from a2d.text.identification import language_rule
 from a2d.text.pairs import Pair
 
@@ -73,8 +73,8 @@ def clean(
         min_letters: Minimum share of letters among the characters of either side, without white
             space. None: no limit.
         drop_copies: Drop pairs whose target equals their source: most are untranslated.
-        consistent: Drop pairs whose sides differ in their numbers (however grouped) or
-            placeholders (`{name}`, `%s`, `${x}`, `<b>`).
+        consistent: Drop pairs whose sides differ in their numbers (however grouped, in digits of
+            any script) or placeholders (`{name}`, `%s`, `${x}`, `$(X)`, `[[x]]`, `__X__`, `<b>`).
         languages: Codes of source and target. Drop pairs with a side of 20 characters or more that
             is clearly in another language, according to fastText's model of 176 languages. A side
             whose language the model does not know well is not checked, with a warning. None: no
@@ -151,7 +151,7 @@ def make_rules(
     if drop_copies:
         rules.append(("copies", lambda pair: pair.source == pair.target))
     if consistent:
-        rules.append(("inconsistent", lambda p: fixed_parts(p.source) != fixed_parts(p.target)))
+        rules.append(("inconsistent", lambda pair: differ(*pair)))
     if languages is not None and (rule := language_rule(languages, pairs)) is not None:
         rules.append(("language", rule))
     if deduplicate:
@@ -238,19 +238,6 @@ def _unequal(pair: Pair, ratio: float) -> bool:
 def _letters(text: str) -> float:
     characters = "".join(text.split())
     return sum(map(str.isalpha, characters)) / max(1, len(characters))
-
-
-_PLACEHOLDER = re.compile(
-    r"\$?\{[^{}]*\}+|%(?:\d+\$)?[-+#0]*+\d*+(?:\.\d+)?[a-zA-Z@]|%\(\w+\)[a-z]|</?\w[^<>]*>"
-)
-_NUMBER = re.compile(r"\d+(?:[.,'\u00a0\u202f ]\d{3})*(?:[.,]\d+)?")
-
-
-def fixed_parts(text: str) -> Counter[str]:
-    """Count what a translation must keep: placeholders and the digits of each number."""
-    placeholders = Counter(_PLACEHOLDER.findall(text))
-    rest = _PLACEHOLDER.sub(" ", text)
-    return placeholders + Counter(re.sub(r"\D", "", number) for number in _NUMBER.findall(rest))
 
 
 def _duplicates(near: bool) -> Callable[[Pair], bool]:

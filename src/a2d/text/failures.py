@@ -11,10 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
-from a2d.text.cleaning import fixed_parts, gist
+from a2d.text.cleaning import gist
+from a2d.text.fixed import lacks_parts
 from a2d.text.identification import Identifier, is_installed, sample
 from a2d.text.languages import base_code
+from a2d.text.loops import find_loops
 from a2d.text.pairs import Pair
+from a2d.text.scripts import count_scripts, is_unspaced
 
 COPIED = 0.9
 """A translation is a copy if it is at least so similar to its source (`difflib`'s ratio)."""
@@ -22,10 +25,20 @@ _LONG, _SHORT = 2.5, 0.4
 """Ratios of a translation's length to its reference's from which it is too long or too short."""
 _SLACK = 15
 """Characters that a length may differ in any case: short texts vary more."""
-_REPEATS = 3
-"""A loop is a sequence of words that occurs at least so often in succession."""
+_MIN_UNSPACED = 4
+"""Shorter sources in scripts without spaces are treated as single words."""
+_COMPARED = 1000
+"""Copies of longer texts are judged by so many words, or characters, at the beginning."""
 _MIN_KNOWN = 0.5
 """Languages are judged if at least this share of the references is identified as the target's."""
+_RARE_SCRIPT = 0.001
+"""References practically never use a script with at most this share of their letters."""
+_MIN_LETTERS = 20
+"""Scripts are judged if the references have at least so many letters."""
+_FEWEST_LETTERS = {"LATIN": 4, "CJK": 1, "KANA": 1, "HANGUL": 1}
+"""Fewest letters of a script, by name, that are judged: `km` and `USB` are written everywhere."""
+
+_HAS_WORDS = re.compile(r"[^\W_]").search
 
 
 class Segment(NamedTuple):
@@ -58,7 +71,7 @@ class Failure(NamedTuple):
 
 def is_empty(segment: Segment) -> bool:
     """Return whether a translation has no letters and digits, but its reference has some."""
-    return not re.search(r"\w", segment.hypothesis) and bool(re.search(r"\w", segment.reference))
+    return not _HAS_WORDS(segment.hypothesis) and bool(_HAS_WORDS(segment.reference))
 
 
 def is_copied(segment: Segment) -> bool:
@@ -66,41 +79,23 @@ def is_copied(segment: Segment) -> bool:
     source, reference, hypothesis = map(gist, segment)
     if not re.search(r"[^\W\d_]", segment.hypothesis):
         return False
-    if len(source.split()) < 2:  # a single word may be a name
+    short = len(source) < _MIN_UNSPACED if is_unspaced(source) else len(source.split()) < 2
+    if short:  # a single word may be a name
         return hypothesis == source != reference and len(source) > 3
     return _similar(source, hypothesis) and not _similar(source, reference)
 
 
 def is_repetitive(segment: Segment) -> bool:
     """Return whether a translation has a loop that is longer than those of source and reference."""
-    repeats = longest_loop(segment.hypothesis)
-    usual = max(longest_loop(segment.source), longest_loop(segment.reference))
-    return repeats >= _REPEATS and repeats > usual
-
-
-def longest_loop(text: str) -> int:
-    """Count how often the most repeated sequence of one to four words occurs in succession.
-
-    A run of one character within a word counts a quarter of its length.
-
-    Example:
-        >>> longest_loop("the same, the same, the same"), longest_loop("once")
-        (3, 1)
-    """
-    words = re.findall(r"\w+", text.casefold())
-    longest = max((len(run[0]) // 4 for run in re.finditer(r"(\w)\1{7,}", text)), default=1)
-    for size in range(1, 5):
-        same = 0
-        for index in range(size, len(words)):
-            same = same + 1 if words[index] == words[index - size] else 0
-            longest = max(longest, same // size + 1)
-    return longest
+    loops = find_loops(segment.hypothesis)
+    return loops.exist and all(
+        loops.exceed(find_loops(text)) for text in (segment.source, segment.reference)
+    )
 
 
 def lacks_fixed_parts(segment: Segment) -> bool:
     """Return whether numbers or placeholders that source and reference share are missing."""
-    source, reference, hypothesis = map(fixed_parts, segment)
-    return bool((source & reference) - hypothesis)
+    return lacks_parts(*segment)
 
 
 def is_too_long(segment: Segment) -> bool:
@@ -119,12 +114,12 @@ FAILURES: Mapping[str, Failure] = {
     "copied": Failure("copied source", "nearly the source, unlike the reference", is_copied),
     "repetition": Failure(
         "repetition",
-        f"words that occur {_REPEATS} times or more in succession, unlike in source and reference",
+        "words, phrases, syllables or signs in succession, unlike in source and reference",
         is_repetitive,
     ),
     "fixed_parts": Failure(
         "lost number or placeholder",
-        "a number, placeholder or tag that source and reference share is missing",
+        "a number, placeholder, tag or address that source and reference share is missing",
         lacks_fixed_parts,
     ),
     "long": Failure("too long", f"more than {_LONG:g} times as long as the reference", is_too_long),
@@ -142,13 +137,18 @@ def failure_kinds(pair: tuple[str, str] | None, references: Sequence[str]) -> di
 
     Args:
         pair: codes of source and target; None if they are unknown.
-        references: the references, which show whether the identifier knows the target language.
+        references: the references, which show the target's scripts and whether the identifier knows
+            the target language.
 
     Returns:
-        Kinds by name: all of `FAILURES`; and `LANGUAGE` if the language identifier is installed and
-        knows the target language.
+        Kinds by name: all of `FAILURES`; and `LANGUAGE`, which is called "wrong script" where only
+        scripts can be judged, because the language identifier is not installed or does not know the
+        target language.
     """
-    kinds = dict(FAILURES)
+    uses_other_script = _script_rule(references)
+    description = "letters mostly of a script that the references do not use"
+    wrong_script = Failure("wrong script", description, uses_other_script)
+    kinds = dict(FAILURES) | {LANGUAGE: wrong_script}
     if pair is None or not is_installed():
         return kinds
     identifier, code = Identifier(), base_code(pair[1])
@@ -157,12 +157,42 @@ def failure_kinds(pair: tuple[str, str] | None, references: Sequence[str]) -> di
         return kinds
 
     def is_other_language(segment: Segment) -> bool:
-        return identifier.is_other(segment.hypothesis, code) and not identifier.is_other(
-            segment.reference, code
+        return uses_other_script(segment) or (
+            identifier.is_other(segment.hypothesis, code)
+            and not identifier.is_other(segment.reference, code)
         )
 
-    description = f"clearly not {code}, unlike the reference"
+    description = f"clearly not {code}, unlike the reference, or {description}"
     return kinds | {LANGUAGE: Failure("wrong language", description, is_other_language)}
+
+
+def _script_rule(references: Sequence[str]) -> Callable[[Segment], bool]:
+    """Build a rule that finds translations mostly in scripts that references practically never use.
+
+    Short codes and units in Latin letters, single letters, and words of the reference are no
+    failures.
+    """
+    scripts = count_scripts(references)
+    letters = scripts.total()
+    usual = {script for script, count in scripts.items() if count > _RARE_SCRIPT * letters}
+
+    def uses_other_script(segment: Segment) -> bool:
+        if letters < _MIN_LETTERS:
+            return False
+        counts = count_scripts([segment.hypothesis])
+        others = {script: n for script, n in counts.items() if script not in usual}
+        if 2 * sum(others.values()) <= counts.total():
+            return False
+        if not any(n >= _FEWEST_LETTERS.get(script, 2) for script, n in others.items()):
+            return False
+        words = re.findall(r"[^\W\d_]+", segment.hypothesis)
+        return any(word not in segment.reference for word in words if _is_of(word, others))
+
+    return uses_other_script
+
+
+def _is_of(word: str, scripts: Mapping[str, int]) -> bool:
+    return not scripts.keys().isdisjoint(count_scripts([word]))
 
 
 def find_failures(
@@ -190,5 +220,10 @@ def find_failures(
 
 
 def _similar(text: str, other: str) -> bool:
-    matcher = SequenceMatcher(None, text.split(), other.split(), autojunk=False)
-    return matcher.ratio() >= COPIED
+    split = list if is_unspaced(text) else str.split
+    first, second = split(text), split(other)
+    if 2 * min(len(first), len(second)) < COPIED * (len(first) + len(second)):
+        return False
+    first, second = first[:_COMPARED], second[:_COMPARED]
+    matcher = SequenceMatcher(None, first, second, autojunk=False)
+    return matcher.quick_ratio() >= COPIED and matcher.ratio() >= COPIED
