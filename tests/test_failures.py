@@ -2,14 +2,13 @@
 
 import random
 import re
+import time
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from a2d.text.corpus import read_corpus
-from a2d.text.failures import FAILURES, LANGUAGE, failure_kinds, find_failures, longest_loop
+from a2d.text.failures import FAILURES, LANGUAGE, failure_kinds, find_failures
 
 MEMORY = read_corpus("builtin:en-pt/memory", languages=("en", "pt"))
 PAIRS = [pair for pair in MEMORY[:3000] if len(pair.target) >= 20]
@@ -80,8 +79,9 @@ def test_few_translations_by_another_human_are_accused():
 
 def test_the_language_is_not_judged_where_the_identifier_does_not_know_it():
     sorbian = [pair.target for pair in read_corpus("builtin:de-dsb/test")]
-    assert LANGUAGE not in failure_kinds(("de", "dsb"), sorbian)
-    assert failure_kinds(None, REFERENCES).keys() == FAILURES.keys()
+    for kinds in (failure_kinds(("de", "dsb"), sorbian), failure_kinds(None, REFERENCES)):
+        assert kinds[LANGUAGE].title == "wrong script"
+        assert LANGUAGE not in found_kinds(("Datei", "dataja", ENGLISH_TEXT), kinds)
 
 
 def test_what_the_reference_does_is_no_failure():
@@ -95,24 +95,80 @@ def test_what_the_reference_does_is_no_failure():
     assert not any(found.values())
 
 
-def naive_loop(text):
-    words = re.findall(r"\w+", text.casefold())
-    best = 1
-    for size in range(1, 5):
-        for start in range(len(words)):
-            count = 1
-            part = words[start : start + size]
-            while part and words[start + count * size :][:size] == part and len(part) == size:
-                count += 1
-            best = max(best, count)
-    return best
+def found_kinds(segment, kinds=FAILURES):
+    found = find_failures(*([text] for text in segment), kinds)
+    return {kind for kind, places in found.items() if places}
 
 
-@given(st.lists(st.sampled_from("ab"), max_size=14).map(" ".join))
-def test_loops_are_counted_as_by_a_naive_search(text):
-    assert longest_loop(text) == naive_loop(text)
+CHINESE = [
+    "请保存当前文件，然后再退出程序。",
+    "无法连接到服务器，请检查您的网络设置。",
+    "打开火狐。",
+] * 5
+SAVE = "请保存当前文件后再退出程序"
 
 
-def test_runs_of_one_character_are_loops():
-    assert longest_loop("aaaaaaaaaaaa") == 3
-    assert longest_loop("zzz") == 1
+@pytest.mark.parametrize(
+    ("segment", "copied"),
+    [
+        ((SAVE, "Save the file before leaving", SAVE), True),
+        ((SAVE, "Save the file before leaving", SAVE.replace("序", "式")), True),
+        ((SAVE, SAVE.replace("序", "式"), SAVE), False),
+        ((SAVE, "Save the file before leaving", "Please 保存文件"), False),
+        (("文件", "File", "文件"), False),  # may be a name
+        (("设置文件夹", "設定", "设置文件夹"), True),
+    ],
+)
+def test_copies_without_spaces_are_compared_by_characters(segment, copied):
+    assert ("copied" in found_kinds(segment)) is copied
+
+
+def test_copies_of_very_long_texts_take_bounded_time():
+    text = "".join(random.Random(0).choices("我们明天在车站见面", k=100_000))
+    started = time.process_time()
+    assert "copied" in found_kinds((text, "kurz", text), {"copied": FAILURES["copied"]})
+    assert time.process_time() - started < 20  # seconds
+
+
+@pytest.mark.parametrize(
+    ("references", "segment", "wrong"),
+    [
+        (REFERENCES[:50], ("File", "Arquivo", "文件"), True),
+        (REFERENCES[:50], ("File", "Arquivo", "Файл"), True),
+        (REFERENCES[:50], ("File", "Arquivo", "Arquivo (文件)"), False),
+        (REFERENCES[:50], ("alpha α", "alfa", "α"), False),
+        (REFERENCES[:50], ("5", "5", "5"), False),
+        (CHINESE, ("Open Firefox", "打开火狐", "Open Firefox"), True),
+        (CHINESE, ("Firefox", "Firefox", "Firefox"), False),
+        (CHINESE, ("Firefox", "Firefox 浏览器", "Firefox"), False),
+        (CHINESE, ("USB", "通用串行总线", "USB"), False),  # a code
+        (CHINESE, ("5 km", "5 千米", "5 km"), False),
+        (CHINESE, ("Enter it", "请输入", "入力してください"), True),
+        (
+            [*CHINESE, "打开 Firefox", "登录 WeChat"],
+            ("Open", "打开", "Open"),
+            False,
+        ),  # both scripts
+        (["好"], ("Open it", "好", "Open it"), False),  # too little to know the scripts
+    ],
+)
+def test_texts_in_scripts_that_references_do_not_use(monkeypatch, references, segment, wrong):
+    monkeypatch.setattr("a2d.text.failures.is_installed", lambda: False)
+    kinds = failure_kinds(("en", "xx"), references)
+    assert kinds[LANGUAGE].title == "wrong script"
+    assert (LANGUAGE in found_kinds(segment, kinds)) is wrong
+
+
+def test_scripts_are_judged_beside_the_identifier():
+    assert KINDS[LANGUAGE].title == "wrong language"
+    assert LANGUAGE in found_kinds(("File", "Arquivo", "文件"), KINDS)
+
+
+@pytest.mark.parametrize("kind", ["repetition", "fixed_parts"])
+def test_what_source_or_reference_does_is_no_failure(kind):
+    loop = "ha ha ha ha"
+    segments = {
+        "repetition": [(loop, "x", loop), ("x", loop, loop), ("x", "x", loop)],
+        "fixed_parts": [(":x1", "y", "y"), ("y", ":x1", "y"), (":x1", ":x1", "y")],
+    }[kind]
+    assert [kind in found_kinds(segment) for segment in segments] == [False, False, True]

@@ -40,11 +40,10 @@ _NUMBER = re.compile(
     rf"|\d+(?:(?:{_POINT}|(?<=\d)h(?=\d\d(?!\w)))\d+)*"
 )
 """Numbers in groups (1,250,000; 1,00,000; 1 250 000,5), or others with decimals or times."""
-_MINUS = re.compile(
-    r"(?:(?<![^\s(\[=,;:\"'„“«<>≤≥])[-−–]|(?:minus|moins|menos|meno|минус|мінус|マイナス|负|負|零下)\s?)"
-    r"(?=\d)",
-    re.IGNORECASE,
-)
+_MINUS_WORD = "(?:minus|moins|menos|meno|минус|мінус|マイナス|负|負|零下)"
+_MINUS = re.compile(rf"(?:(?<![^\s(\[=,;:\"'„“«<>≤≥])[-−–]|{_MINUS_WORD}\s?)(?=\d)", re.IGNORECASE)
+_MINUS_OR_DASH = re.compile(rf"(?:[-−–]|{_MINUS_WORD})\s?(?=\d)", re.IGNORECASE)
+"""Signs that may be a minus: translations are not blamed for spaces after it."""
 _MAY_HAVE_PARTS = re.compile(r"[\d%{<$\[_]")
 
 
@@ -96,12 +95,13 @@ def lacks_parts(source: str, reference: str, hypothesis: str) -> bool:
         >>> lacks_parts("10,000 users", "10.000 Nutzer", "10 000 Benutzer")
         False
     """
-    texts = source, reference, hypothesis
-    for kind in (placeholders, _likely_placeholders, _negative):
-        wanted, others, present = map(kind, texts)
-        if (wanted & others) - present:
+    for kind in (placeholders, _likely_placeholders):
+        if (kind(source) & kind(reference)) - kind(hypothesis):
             return True
-    return _lacks_number(*(list(find_numbers(text)) for text in texts))
+    negative = _signed(source, _MINUS) & _signed(reference, _MINUS)
+    if negative and negative - _signed(hypothesis, _MINUS_OR_DASH):
+        return True
+    return _lacks_number(*(list(find_numbers(text)) for text in (source, reference, hypothesis)))
 
 
 def placeholders(text: str) -> Counter[str]:
@@ -125,9 +125,10 @@ def _likely_placeholders(text: str) -> Counter[str]:
     return Counter(_LIKELY.findall(_ADDRESS.sub(" ", text)) + _ADDRESS.findall(text))
 
 
-def _negative(text: str) -> Counter[str]:
+def _signed(text: str, sign: re.Pattern[str]) -> Counter[str]:
+    """Count the numbers of a text that follow a sign."""
     text = _PLACEHOLDER.sub(" ", text)
-    signs = {match.end() for match in _MINUS.finditer(text)}
+    signs = {match.end() for match in sign.finditer(text)}
     return Counter(n.value for n in find_numbers(text) if n.start in signs) if signs else Counter()
 
 

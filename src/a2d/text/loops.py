@@ -73,6 +73,7 @@ def find_loops(text: str) -> Loops:
     for run in _SYLLABLES.finditer(folded):
         words = max(words, len(run[0]) // len(run[1]) - (len(run[1]) == 2))
     words = max([words, *(len(run[0]) // 4 + 1 for run in _LETTERS.finditer(folded))])
+    text = text.replace("…", "..")  # four are too many, two are usual in Chinese
     signs = max((len("".join(run[0].split())) // 4 for run in _SIGNS.finditer(text)), default=0)
     return Loops(words, phrases, signs)
 
