@@ -172,3 +172,9 @@ def test_what_source_or_reference_does_is_no_failure(kind):
         "fixed_parts": [(":x1", "y", "y"), ("y", ":x1", "y"), (":x1", ":x1", "y")],
     }[kind]
     assert [kind in found_kinds(segment) for segment in segments] == [False, False, True]
+
+
+def test_source_and_reference_together_explain_loops():
+    both = "ha ha ha ha --------"
+    assert "repetition" not in found_kinds(("ha ha ha ha", "x --------", both))
+    assert "repetition" in found_kinds(("ha ha ha ha", "x", both))

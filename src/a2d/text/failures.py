@@ -15,7 +15,7 @@ from a2d.text.cleaning import gist
 from a2d.text.fixed import lacks_parts
 from a2d.text.identification import Identifier, is_installed, sample
 from a2d.text.languages import base_code
-from a2d.text.loops import find_loops
+from a2d.text.loops import Loops, find_loops
 from a2d.text.pairs import Pair
 from a2d.text.scripts import count_scripts, is_unspaced
 
@@ -88,9 +88,10 @@ def is_copied(segment: Segment) -> bool:
 def is_repetitive(segment: Segment) -> bool:
     """Return whether a translation has a loop that is longer than those of source and reference."""
     loops = find_loops(segment.hypothesis)
-    return loops.exist and all(
-        loops.exceed(find_loops(text)) for text in (segment.source, segment.reference)
-    )
+    if not loops.exist:
+        return False
+    both = find_loops(segment.source), find_loops(segment.reference)
+    return loops.exceed(Loops(*map(max, *both)))
 
 
 def lacks_fixed_parts(segment: Segment) -> bool:
