@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 
 def start(program, *arguments, **options):
     """Start a process in a new group."""
@@ -39,6 +41,21 @@ def wait_for(condition, process):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
+
+DISTILL = "distill --teacher x --data x --source de --target en --student tiny --output y".split()
+
+AT_FIRST_IMPORT = """
+import os, signal, sys
+from a2d import __main__, cli
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name.split(".")[:2] in (["a2d", n] for n in ("runs", "models", "progress", "serving")):
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+__main__.main()
+"""
 
 LATE = """
 import ctypes
@@ -96,8 +113,30 @@ def test_other_commands_end_too(tmp_path):
     wait_for(lambda: os.path.exists(f"/proc/{process.pid}/maps") and loaded(process), process)
     errors = end(process, signal.SIGINT, whole_group=True)
     assert process.returncode == 130
-    assert errors.endswith("Interrupted: repeat the command to continue a run.\n")
+    assert errors.endswith("Interrupted.\n")  # there is no run to continue
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("command", "ending"),
+    [
+        (["run", "demo"], "repeat the command to continue a run."),
+        (["assist", "x"], "repeat the command to continue a run."),
+        ([*DISTILL], "repeat the command to continue a run."),
+        ([*DISTILL, "--dry-run"], None),
+        (["translate", "x"], None),
+        (["serve", "x"], None),
+        (["bench", "x", "--input", "x"], None),
+        (["export", "x", "--output", "y"], None),
+        (["report", "x"], None),
+    ],
+)
+def test_only_runs_are_continued(command, ending):
+    """Ctrl-C when a command imports its first module."""
+    process = start(["-c", AT_FIRST_IMPORT], *command)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == ("Interrupted.\n" if ending is None else f"Interrupted: {ending}\n")
 
 
 def loaded(process):

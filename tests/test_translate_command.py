@@ -400,7 +400,7 @@ class TestProcesses:
         assert process.stdout.readline()
         os.kill(process.pid, number)
         assert process.wait(60) == 128 + number
-        assert process.stderr.read() == "Interrupted: repeat the command to continue a run.\n"
+        assert process.stderr.read() == "Interrupted.\n"
 
     def test_an_error_ends_it_while_the_input_is_open(self, exported):
         with open("/dev/full", "w") as full:

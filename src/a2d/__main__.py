@@ -11,7 +11,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from a2d import endings
     from a2d.errors import UserError
-    from a2d.interruptions import MESSAGE, Interrupted, interruptible, leave
+    from a2d.interruptions import Interrupted, interruptible, leave, message
     from a2d.plugin_errors import plugin_error
 
     with interruptible():
@@ -21,7 +21,7 @@ def main() -> None:
             endings.check_arguments(sys.argv[1:])
             cli.app()
         except Interrupted as interruption:
-            print(MESSAGE, file=sys.stderr)
+            print(message(), file=sys.stderr)
             leave(interruption.code)
         except BaseException as error:  # panics of Rust libraries are not an `Exception`
             plugin = plugin_error(error)

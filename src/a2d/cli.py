@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from a2d import __version__, cli_data, cli_models, cli_report, endings, plugins
+from a2d import __version__, cli_data, cli_models, cli_report, endings, interruptions, plugins
 
 app = typer.Typer(
     help="Distil big translation models into small, fast ones (Align-to-Distill).",
@@ -87,6 +87,7 @@ def run(
 
     Example: a2d run demo training.num_train_epochs=3 --output runs/short
     """
+    interruptions.resumable = True
     # Imported here, because PyTorch takes seconds to load, which would delay --help.
     from a2d.runs.recipe import load_recipe
     from a2d.runs.run import carry_out
@@ -104,6 +105,7 @@ def assist(
     The other machine must see the folder and the data under the same names. For several GPUs:
     torchrun --nproc-per-node 4 -m a2d assist FOLDER
     """
+    interruptions.resumable = True
     from a2d.runs.assist import assist as work
 
     first = os.environ.get("LOCAL_RANK", "0") == "0"
@@ -233,6 +235,7 @@ def distill(
     Example: a2d distill --teacher Helsinki-NLP/opus-mt-de-en --data memory.tmx --source de --target
     en --student 6x2 --output small-de-en
     """
+    interruptions.resumable = not dry_run
     from a2d.runs.distill import FAILED
     from a2d.runs.distill import distill as work
 

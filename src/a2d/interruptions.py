@@ -17,7 +17,9 @@ from typing import NoReturn
 GRACE = 3.0
 """Seconds that a command has to end by itself; after that, a thread ends the process."""
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
-MESSAGE = "Interrupted: repeat the command to continue a run."
+
+resumable = False
+"""True if the command works on a run: the same command then continues it."""
 
 
 class Interrupted(BaseException):
@@ -34,6 +36,11 @@ class Interrupted(BaseException):
         self.code = 128 + number
 
 
+def message() -> str:
+    """Return the sentence that a command ends with at a signal."""
+    return "Interrupted: repeat the command to continue a run." if resumable else "Interrupted."
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Raise `Interrupted` in the main thread at SIGINT or SIGTERM.
@@ -42,6 +49,8 @@ def interruptible() -> Iterator[None]:
     library delays the exception. A thread therefore ends the process `GRACE` seconds after the
     signal; the system wakes that thread at once.
     """
+    global resumable
+    resumable = False
     read, write = os.pipe()
     os.set_blocking(write, False)
     threading.Thread(target=_end_after_grace, args=(read,), daemon=True).start()
@@ -90,5 +99,5 @@ def _end_after_grace(read: int) -> None:
     time.sleep(GRACE)
     for child in multiprocessing.active_children():
         child.kill()
-    print(MESSAGE, file=sys.stderr, flush=True)
+    print(message(), file=sys.stderr, flush=True)
     os._exit(128 + number)
