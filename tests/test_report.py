@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+from dataclasses import fields
 from html.parser import HTMLParser
 
 import pytest
@@ -19,6 +20,7 @@ from a2d.report.analysis import analyse
 from a2d.report.comparison import Comparison, Gain, System
 from a2d.report.page import Details, write_page
 from a2d.runs.page import report
+from a2d.runs.results import Row
 from a2d.runs.stages.corpus import rarest_words
 from a2d.text.corpus import read_corpus
 from a2d.text.pairs import Pair
@@ -220,6 +222,18 @@ class TestCompare:
         assert [system["label"] for system in data["systems"]] == ["mine", "two"]
         assert data["systems"][1]["hypotheses"] == damaged(0.5, 2)
 
+    def test_the_reason_why_languages_are_not_judged_is_true(self, files):
+        self.call(files, f"mine={files / 'one'}")
+        text = " ".join(" ".join(Page(files / "page.html").texts).split())
+        assert "Languages were not judged: no languages were given (--source and --target)." in text
+        assert "identifier" not in text.partition("Their licences")[0]
+        self.call(files, f"mine={files / 'one'}", source="de", target="dsb")
+        text = " ".join(" ".join(Page(files / "page.html").texts).split())
+        assert (
+            "Languages were not judged: the identifier is not installed, or does not know" in text
+        )
+        assert "no languages were given" not in text
+
     def test_bad_inputs_are_named(self, files):
         (files / "latin").write_bytes("Müller\n".encode("latin-1") * 120)
         cases = {
@@ -250,6 +264,71 @@ def test_folders_without_results_are_named(tmp_path):
     (tmp_path / "small.run").mkdir()
     with pytest.raises(UserError, match=r"is a student: .*small\.run"):
         report(tmp_path / "small")
+
+
+class TestDamagedResults:
+    """A results folder, written by hand, with one file damaged."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        names = ("teacher", "kd-seed1")
+        rows = [
+            {field.name: None for field in fields(Row)}
+            | {"name": name, "pair": "de-dsb", "method": name, "setting": "", "student": "1+1x4"}
+            | {"seed": 1, "bleu": 1.0, "chrf": 1.0, "quantization": ""}
+            for name in names
+        ]
+        corpus = {"source_language": "de", "target_language": "dsb"}
+        evaluation = {"split": "test", "beams": 1}
+        recipe = {"name": "x", "corpus": corpus, "evaluation": evaluation}
+        details = {"corpus": {"cleaning": {"read": 9}, "sizes": {"train": 8}}, "curves": {}}
+        contents = {
+            "scores.json": rows,
+            "run.json": {"recipe": recipe, "versions": {"a2d": "1"}, "signatures": {}},
+            "details.json": details,
+            "energy.json": {"watt_hours": 1.0, "seconds": 60.0},
+        }
+        (tmp_path / "hypotheses").mkdir()
+        for name, content in contents.items():
+            (tmp_path / name).write_text(json.dumps(content))
+        texts = {"sources": SOURCES, "references": REFERENCES, "rarest": ["1"] * len(SOURCES)}
+        texts |= {f"hypotheses/{name}": damaged(0.2, 1) for name in names}
+        for name, lines in texts.items():
+            data = "".join(f"{line}\n" for line in lines).encode()
+            (tmp_path / f"{name}.txt.gz").write_bytes(gzip.compress(data))
+        return tmp_path
+
+    def test_the_folder_is_valid(self, folder):
+        assert Page(report(folder)).data["sources"] == SOURCES
+
+    @pytest.mark.parametrize("name", ["scores.json", "run.json", "details.json", "energy.json"])
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"{", b"[]", b"null", b'"x"', b'[{"name": 1}]', b"\xff", b"[" * 10**5],
+    )
+    def test_of_json_are_named_with_the_mend(self, folder, name, content):
+        (folder / name).write_bytes(content)
+        self.check(folder, name)
+
+    @pytest.mark.parametrize(
+        "name",
+        ["sources.txt.gz", "references.txt.gz", "rarest.txt.gz", "hypotheses/kd-seed1.txt.gz"],
+    )
+    @pytest.mark.parametrize(
+        "content", [b"", b"plain", gzip.compress(b"\xff\n"), gzip.compress(b"a\n" * 99)[:-12]]
+    )
+    def test_of_text_are_named_with_the_mend(self, folder, name, content):
+        (folder / name).write_bytes(content)
+        self.check(folder, name)
+
+    def test_a_missing_file_is_named_with_the_mend(self, folder):
+        (folder / "run.json").unlink()
+        self.check(folder, "run.json", "is missing")
+
+    def check(self, folder, name, problem="is damaged"):
+        message = f"{folder / name} {problem}.*: repeat the run's command, which writes it again"
+        with pytest.raises(UserError, match=message):
+            report(folder)
 
 
 WORDS = st.lists(st.sampled_from(["ja", "Ja", "ně", "2", "dom,"]), max_size=5).map(" ".join)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from a2d.report.comet import comet_scores
 from a2d.report.comparison import Comparison, Gain, Role, System
 from a2d.report.page import Details, check_page, write_page
 from a2d.runs import results
+from a2d.runs.damage import intact, read_json
 from a2d.runs.results import Row
 from a2d.runs.verdict import VERDICT
 
@@ -68,7 +68,10 @@ def find_results(folder: Path) -> Path:
 
 def _comparison(folder: Path) -> Comparison:
     rows = [row for row in results.read(folder) if row.bleu is not None]
-    run = results.read_description(folder)
+    with intact(folder / results.DESCRIPTION):
+        recipe = results.read_description(folder)["recipe"]
+        title, corpus = recipe["name"], recipe["corpus"]
+        pair = corpus["source_language"], corpus["target_language"]
     sources = folder / results.SOURCES
     if not sources.exists():
         raise UserError(
@@ -76,16 +79,20 @@ def _comparison(folder: Path) -> Comparison:
             "run's command, which writes it again."
         )
     rarest, files = folder / results.RAREST, folder / results.FILES
-    corpus = run["recipe"]["corpus"]
     return Comparison(
-        title=run["recipe"]["name"],
-        pair=(corpus["source_language"], corpus["target_language"]),
+        title=title,
+        pair=pair,
         sources=results.read_compressed(sources),
         references=results.read_compressed(folder / results.REFERENCES),
         systems=[_system(row, folder, first=row is rows[0]) for row in rows],
-        rarest=list(map(int, results.read_compressed(rarest))) if rarest.exists() else None,
+        rarest=_counts(rarest) if rarest.exists() else None,
         domains=_short_names(results.read_compressed(files)) if files.exists() else None,
     )
+
+
+def _counts(path: Path) -> list[int]:
+    with intact(path):
+        return list(map(int, results.read_compressed(path)))
 
 
 def _short_names(paths: Sequence[str]) -> Sequence[str]:
@@ -118,18 +125,21 @@ def _system(row: Row, folder: Path, first: bool) -> System:
 
 
 def _details(folder: Path) -> Details:
-    run, rows = results.read_description(folder), results.read(folder)
-    recipe, path = run["recipe"], folder / results.DETAILS
-    details = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    energy = folder / results.ENERGY
+    rows, path = results.read(folder), folder / results.DETAILS
     devices = dict.fromkeys(row.device for row in rows if row.device)
-    evaluation = recipe["evaluation"]
-    facts = {
-        "Evaluated": f"{evaluation['split']} set, beam {evaluation['beams']}",
-        "Trained on": ", ".join(devices),
-        "Energy": _energy(json.loads(energy.read_text("utf-8"))) if energy.exists() else "",
-        **run["versions"],
-    }
+    with intact(folder / results.DESCRIPTION):
+        run = results.read_description(folder)
+        recipe, evaluation = run["recipe"], run["recipe"]["evaluation"]
+        facts = {
+            "Evaluated": f"{evaluation['split']} set, beam {evaluation['beams']}",
+            "Trained on": ", ".join(devices),
+            "Energy": _energy(folder / results.ENERGY),
+            **run["versions"],
+        }
+    with intact(path):
+        details = read_json(path) if path.exists() else {}
+        funnel = _funnel(details["corpus"]) if "corpus" in details else ()
+        parts = {name: part for name, part in details.items() if name in _PARTS}
     place = f"results/{evaluation['split']}"
     # The last row is a student's.
     again = (
@@ -137,11 +147,8 @@ def _details(folder: Path) -> Details:
     )
     return Details(
         verdict=_verdict(folder),
-        curves=details.get("curves", {}),
-        alignments=details.get("alignments", {}),
-        attention=details.get("attention", ()),
-        exports=details.get("exports", ()),
-        funnel=_funnel(details["corpus"]) if "corpus" in details else (),
+        **parts,
+        funnel=funnel,
         recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
         facts={name: value for name, value in facts.items() if value},
         commands=[
@@ -154,12 +161,20 @@ def _details(folder: Path) -> Details:
     )
 
 
-def _energy(energy: dict[str, float]) -> str:
-    """Describe the energy that a run has used."""
-    return (
-        f"{energy['watt_hours']:.3g} Wh of processors and GPUs, counted by the whole machine in "
-        f"{energy['seconds'] / 60:.0f} minutes"
-    )
+_PARTS = ("curves", "alignments", "attention", "exports")
+"""Parts of the details that are fields of `Details`."""
+
+
+def _energy(record: Path) -> str:
+    """Describe the energy that a run has used; nothing if it was not measured."""
+    if not record.exists():
+        return ""
+    with intact(record):
+        energy = read_json(record)
+        return (
+            f"{energy['watt_hours']:.3g} Wh of processors and GPUs, counted by the whole machine "
+            f"in {energy['seconds'] / 60:.0f} minutes"
+        )
 
 
 def _verdict(folder: Path) -> list[str]:
@@ -167,8 +182,9 @@ def _verdict(folder: Path) -> list[str]:
     path = folder.parent.parent / VERDICT
     if not path.is_file():
         return []
-    verdict = json.loads(path.read_text("utf-8"))
-    return [] if verdict.get("passed", True) else [verdict["summary"], *verdict["advice"]]
+    with intact(path):
+        verdict = read_json(path)
+        return [] if verdict.get("passed", True) else [verdict["summary"], *verdict["advice"]]
 
 
 def _funnel(corpus: dict[str, Any]) -> list[tuple[str, int]]:

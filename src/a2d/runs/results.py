@@ -32,6 +32,7 @@ from a2d.files import write_text
 from a2d.method.alignment import FILE_NAME, AttentionAlignment
 from a2d.models.export import WEIGHTS
 from a2d.runs.attention import sample_maps
+from a2d.runs.damage import intact, read_json
 from a2d.runs.energy import EnergyMeter, total_energy
 from a2d.runs.labels import distinctive_settings
 from a2d.runs.stages.corpus import Corpus
@@ -312,13 +313,17 @@ def write(folder: Path, rows: list[Row], run: Run, meter: EnergyMeter) -> None:
 def read(folder: Path) -> list[Row]:
     """Read the rows of a results folder; columns of other versions of a2d are ignored."""
     columns = {field.name for field in fields(Row)}
-    records = json.loads((folder / SCORES).read_text("utf-8"))
-    return [Row(**{k: v for k, v in record.items() if k in columns}) for record in records]
+    with intact(folder / SCORES):
+        records = read_json(folder / SCORES)
+        rows = [Row(**{k: v for k, v in record.items() if k in columns}) for record in records]
+        if not rows:
+            raise ValueError("it has no rows")
+    return rows
 
 
 def read_description(folder: Path) -> Any:
     """Read recipe, signatures and versions of a results folder."""
-    return json.loads((folder / DESCRIPTION).read_text("utf-8"))
+    return read_json(folder / DESCRIPTION)
 
 
 def history(model: Model) -> Any:
@@ -380,7 +385,11 @@ def write_compressed(path: Path, lines: Iterable[str]) -> None:
 
 def read_compressed(path: Path) -> list[str]:
     """Read the lines of `write_compressed`."""
-    return gzip.decompress(path.read_bytes()).decode().split("\n")[:-1]
+    with intact(path):
+        data = path.read_bytes()
+        if not data:  # not even no lines
+            raise EOFError("it is empty")
+        return gzip.decompress(data).decode().split("\n")[:-1]
 
 
 _CURVE = ("step", "epoch", "seconds", "eval_loss", "eval_ce", "eval_bleu", "eval_chrf")
