@@ -1,6 +1,7 @@
 """The command line: quick help, one-line errors, exit codes."""
 
 import errno
+import inspect
 import re
 import signal
 import subprocess
@@ -9,9 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import typer
 
 from a2d import __version__
 from a2d.__main__ import main
+from a2d.cli import app
 from a2d.errors import UserError
 from a2d.interruptions import Interrupted
 from a2d.progress import log_file, log_to
@@ -77,6 +80,17 @@ def python(*arguments, **options):
     )
 
 
+def _commands(group, prefix=""):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
+COMMANDS = dict(_commands(typer.main.get_command(app)))
+
+
 class TestHelp:
     @pytest.mark.parametrize(
         "command", [[], ["run"], ["distill"], ["plot"], ["translate"], ["export"], ["bench"]]
@@ -87,6 +101,17 @@ class TestHelp:
         assert " ".join(["a2d", *command, "[OPTIONS]"]) in out
         if not command:
             assert all(name in out for name in ("run", "distill", "plot", "translate", "export"))
+
+    @pytest.mark.parametrize("name", sorted(COMMANDS))
+    def test_shows_every_character_of_its_texts(self, a2d, monkeypatch, name):
+        monkeypatch.setenv("COLUMNS", "4000")
+        _, out, _ = a2d(*name.split(), "--help")
+        command, shown = COMMANDS[name], "".join(out.split())
+        written = [inspect.getdoc(command.callback)]
+        written += [getattr(parameter, "help", None) or "" for parameter in command.params]
+        for text in written:
+            for paragraph in text.split("\n\n"):
+                assert "".join(paragraph.split()) in shown
 
     def test_loads_no_heavy_library(self):
         program = (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from a2d import __version__, cli_data, cli_models, cli_report, endings, interruptions, plugins
 
@@ -297,3 +299,7 @@ app.command()(cli_models.translate)
 app.command()(cli_models.export)
 app.command()(cli_models.serve)
 app.command()(cli_models.bench)
+
+for _each in (app, cli_data.app):
+    for _command in _each.registered_commands:  # Rich would read [serve] as markup
+        _command.help = escape(inspect.getdoc(_command.callback) or "")
