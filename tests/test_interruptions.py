@@ -42,7 +42,8 @@ def wait_for(condition, process):
         time.sleep(0.02)
 
 
-DISTILL = "distill --teacher x --data x --source de --target en --student tiny --output y".split()
+DISTILL = ["distill", "--teacher", "x", "--data", "x", "--source", "de", "--target", "en"]
+DISTILL += ["--student", "tiny", "--output", "y"]
 
 AT_FIRST_IMPORT = """
 import os, signal, sys
@@ -122,7 +123,7 @@ def test_other_commands_end_too(tmp_path):
     [
         (["run", "demo"], "repeat the command to continue a run."),
         (["assist", "x"], "repeat the command to continue a run."),
-        ([*DISTILL], "repeat the command to continue a run."),
+        (DISTILL, "repeat the command to continue a run."),
         ([*DISTILL, "--dry-run"], None),
         (["translate", "x"], None),
         (["serve", "x"], None),
