@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 
 import pytest
@@ -78,6 +79,23 @@ def test_models_and_exports_are_measured(a2d, model, tmp_path):
             assert 0 < p50 <= p95
     weights = (tmp_path / "fast/model.bin").stat().st_size
     assert weights < second["disk_bytes"] < weights + 1e6
+
+
+@pytest.mark.parametrize("kind", ["model", "export"])
+def test_the_size_on_disk_is_that_of_the_model_alone(model, tmp_path, kind):
+    folder = tmp_path / "model"
+    if kind == "export":
+        export(model, folder)
+    else:
+        shutil.copytree(model, folder)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    tokenizer = load_tokenizer(folder)
+    assert benchmarking._disk_bytes(str(folder), tokenizer) == size
+    others = ["history.json", "stage.json", "manifest.json", "alignment.safetensors", "plot.png"]
+    others += ["pytorch_model.bin", "training_args.bin", "trainer_state.json", "README.md"]
+    for name in others:
+        (folder / name).write_bytes(b"x" * 1000)
+    assert benchmarking._disk_bytes(str(folder), tokenizer) == size
 
 
 class TestMistakes:

@@ -27,11 +27,20 @@ import numpy as np
 import torch
 from rich import box
 from rich.table import Table
+from transformers import PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import (
+    ADDED_TOKENS_FILE,
+    CHAT_TEMPLATE_FILE,
+    FULL_TOKENIZER_FILE,
+    SPECIAL_TOKENS_MAP_FILE,
+)
 from transformers.utils import cached_file
 
 import a2d
 from a2d.errors import UserError
-from a2d.files import MODEL_SUFFIXES
+from a2d.models.export import WEIGHTS as EXPORTED
+from a2d.models.export import is_exported
+from a2d.models.folders import CONFIG, INDEX, SETTINGS
 from a2d.models.translator import LongSentence, Translator, open_translator
 from a2d.plugin_errors import plugin_error
 from a2d.plugins import load_same, loaded_files
@@ -47,6 +56,14 @@ ROUNDS, SENTENCES = 5, 200
 
 _SINGLE = 40
 """Sentences of a round that are translated one by one as well."""
+
+_TOKENIZER_FILES = (
+    ADDED_TOKENS_FILE,
+    CHAT_TEMPLATE_FILE,
+    FULL_TOKENIZER_FILE,
+    SPECIAL_TOKENS_MAP_FILE,
+)
+"""Files that tokenizers of all classes may have, beside `SETTINGS` and those of their class."""
 
 _MAX_LINES = 100_000
 """Lines of the file that sentences are chosen from."""
@@ -253,7 +270,7 @@ def _load(model: str, options: dict[str, Any]) -> dict[str, Any]:
         "engine": _translator.engine,
         "beams": _translator.beams,
         "load_seconds": seconds,
-        "disk_bytes": _disk_bytes(model),
+        "disk_bytes": _disk_bytes(model, _translator.tokenizer),
     }
 
 
@@ -295,13 +312,19 @@ def _peak_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _disk_bytes(model: str) -> int:
-    """Size of a model's files, without other files of its folder, such as plots."""
+def _disk_bytes(model: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Size of the files that a model is loaded from.
+
+    The folder may hold other files with the same suffixes: records of a training, the weights in
+    another format, or an alignment.
+    """
     folder = Path(model_path(model))
     if not folder.is_dir():
-        folder = Path(str(cached_file(model, "config.json"))).parent
-    files = (path for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES)
-    return sum(path.stat().st_size for path in files if path.is_file())
+        folder = Path(str(cached_file(model, CONFIG))).parent
+    weights = (EXPORTED, "*vocabulary.*") if is_exported(folder) else ("model*.safetensors", INDEX)
+    patterns = {*weights, *SETTINGS, *_TOKENIZER_FILES, *tokenizer.vocab_files_names.values()}
+    files = {path for pattern in patterns for path in folder.glob(pattern)}
+    return sum(path.stat().st_size for path in files)
 
 
 def summarise(values: Sequence[float]) -> dict[str, float]:
