@@ -2,6 +2,7 @@
 
 import base64
 import shutil
+from dataclasses import replace
 
 import pytest
 from test_report import HOSTILE, REFERENCES, SOURCES, damaged
@@ -100,6 +101,52 @@ def test_every_section_is_visible_and_fits(page):
     assert page.locator("#alignments svg").count() == page.locator("#maps svg").count() == 3
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= page.viewport_size["width"]
+
+
+LONG_NAMES = (
+    "opus-mt-tc-big-en-pt-finetuned-on-localisation-2024-11",
+    "x" * 320,
+    "a name of several words " * 10,
+)
+
+
+def export_of(name, problem):
+    scores = {"bleu": 20.0, "original_bleu": 20.1, "chrf": 50.0, "original_chrf": 50.1}
+    return {"name": name, "problem": problem, "changed": 3, "sentences": 100, **scores}
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", LONG_NAMES, ids=["usual", "one word", "words"])
+def test_long_names_do_not_widen_the_page(browser, tmp_path, name, width):
+    problem = "its BLEU is 1.32 below the model's, and at most 0.30 is accepted"
+    systems = [
+        System("teacher", "teacher", damaged(0.2, 1), "teacher", "3+3×4", 2_000_000, 20.0),
+        System("1", name, damaged(0.5, 2), "student", "1+1×4", 500_000, 40.0, 60.0),
+        System("2", f"{name} 2", damaged(0.5, 3), "student", "1+1×4", 100_000, 50.0, 60.0),
+    ]
+    compared = Comparison("Test " + name, ("de", "dsb"), SOURCES, REFERENCES, systems, None)
+    run = details()
+    run = replace(
+        run,
+        alignments={name: run.alignments["kd-seed1"]},
+        curves={"teacher": run.curves["teacher"], name: run.curves["kd"]},
+        exports=[export_of("int8", None), export_of(name, problem)],
+    )
+    write_page(tmp_path / "long.html", compared, run)
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto((tmp_path / "long.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for table in ("scores", "exports", "failures"):
+        box = page.locator(f"#{table} tbody tr").nth(1).locator("th").bounding_box()
+        assert box["x"] + box["width"] <= 0.6 * width, table  # figures beside the name
+    verdicts = page.locator("#exports td", has_text="faithful").or_(
+        page.locator("#exports td", has_text="refused")
+    )
+    assert verdicts.count() == 2
+    for verdict in verdicts.all():  # without scrolling
+        box = verdict.bounding_box()
+        assert box["x"] + box["width"] <= width
+    page.close()
 
 
 def test_tables_are_sorted_by_number(page):
