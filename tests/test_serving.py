@@ -2,8 +2,13 @@
 
 import json
 import re
+import secrets
 import shutil
 import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -12,10 +17,11 @@ from hypothesis import strategies as st
 from a2d import UserError
 from a2d.models.export import export
 from a2d.models.translator import open_translator
-from a2d.serving import Limits, RateLimit, Service, serve
+from a2d.serving import Limits, RateLimit, Service, build_app, serve
 
 pytest.importorskip("gradio", reason="Gradio is not installed")
 gradio_client = pytest.importorskip("gradio_client")
+get_upload_folder = pytest.importorskip("gradio.utils").get_upload_folder
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -77,7 +83,7 @@ def address(models):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    limits = Limits(characters=200, lines=3, requests_per_minute=25)
+    limits = Limits(characters=200, lines=3, requests_per_minute=70)
     app = serve(models, port=port, limits=limits, wait=False)
     yield f"http://127.0.0.1:{port}"
     app.close()
@@ -94,6 +100,113 @@ def test_the_interface_answers_in_json(address, service):
     with pytest.raises(Exception, match="are translated at once"):
         client.predict("x" * 201, api_name="/translate")
     assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/translate"]
+
+
+@pytest.fixture
+def post(address, capfd):
+    """Function that posts JSON; returns status and text. No traceback may be logged."""
+
+    def post(path, content, kind="application/json"):
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        place = f"{address}/gradio_api/{path}"
+        request = urllib.request.Request(place, body, {"Content-Type": kind})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as reply:
+                return reply.status, reply.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    yield post
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def last_event(address, path):
+    """Last data of a stream of events."""
+    with urllib.request.urlopen(f"{address}/gradio_api/{path}", timeout=60) as stream:
+        return json.loads([line for line in stream if line.startswith(b"data:")][-1][5:])
+
+
+@pytest.mark.parametrize(
+    "data", [[123], [None], [["x"]], [{"a": 1}], [], [True], [{"path": "/etc/passwd"}]]
+)
+def test_input_that_is_no_text_ends_in_one_sentence(address, post, data):
+    status, text = post("call/translate", {"data": data})
+    assert status == 200
+    event = last_event(address, f"call/translate/{json.loads(text)['event_id']}")
+    assert re.fullmatch(r"the input is not .*: send one string\.", event["error"])
+    status, text = post("run/translate", {"data": data})
+    assert status == 500
+    assert json.loads(text)["error"] == event["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "sentence"),
+    [
+        ("call/translate", {"data": ["a\ud800"]}, "the request is not JSON with valid Unicode."),
+        ("run/translate", b'{"data": [', "the request is not JSON with valid Unicode."),
+        ("queue/join", b'{"data": [NaN]}', "the request is not JSON with valid Unicode."),
+        ("queue/join", b"[" * 5000, "the request is not JSON with valid Unicode."),
+        ("call/translate", ["a"], "the request is not a JSON object."),
+        ("call/v2/translate", {"x": 1}, 'other keys than "text"'),
+        ("call/v2/translate", {}, 'other keys than "text"'),
+    ],
+)
+def test_requests_that_are_no_json_end_in_one_sentence(post, path, content, sentence):
+    status, text = post(path, content)
+    assert status == 400
+    assert sentence in json.loads(text)["error"]
+
+
+def test_nothing_can_be_uploaded(post):
+    head = b'Content-Disposition: form-data; name="files"; filename="a"'
+    part = b"--x\r\n" + head + b"\r\n\r\na\r\n--x--\r\n"
+    for path in ("upload", "upload/", "process_recording", "component_server", "vibe-edit"):
+        status, text = post(path, part, "multipart/form-data; boundary=x")
+        assert (status, json.loads(text)["error"]) == (404, "nothing can be sent to this address.")
+    assert list(Path(get_upload_folder()).glob("*/a")) == []
+
+
+def test_large_requests_are_refused_before_they_are_read(post):
+    for path in ("queue/join", "call/translate"):
+        status, text = post(path, {"data": ["x" * 50_000]})
+        assert status == 413
+        assert "more than 17,200 bytes: send less text" in json.loads(text)["error"]
+
+
+def test_attention_has_the_limits_of_translation(address, post, service):
+    with urllib.request.urlopen(f"{address}/config", timeout=60) as reply:
+        functions = json.load(reply)["dependencies"]
+    (place,) = [each["id"] for each in functions if len(each["inputs"]) == 4]
+
+    def draw(*data):
+        session = secrets.token_hex(8)
+        status, text = post(
+            "queue/join", {"data": data, "fn_index": place, "session_hash": session}
+        )
+        assert status == 200, text
+        event = last_event_of_queue(address, session)
+        return None if event["success"] else event["output"]["error"]
+
+    assert draw("cross", 1, "Save the file.", "Salvar o ficheiro.") is None
+    long = "the text has 201 characters and 1 lines: at most 200 and 3"
+    assert long in draw("cross", 1, "x" * 201, "y")
+    assert long in draw("cross", 1, "x", "y" * 201)
+    assert "has 7 characters and 4 lines" in draw("cross", 1, "a\nb\nc\nd", "y")
+    assert "tokens: attention of at most 100 is drawn" in draw("cross", 1, "; " * 100, "y")
+    assert draw("cross", 1, "x", 5) == draw("cross", 1, "x", "5")  # a text box holds text
+    assert "translate a text first" in draw("cross", 1, "", "")
+    for data in (["x", 1, "a", "b"], ["cross", "x", "a", "b"], ["cross", -5, "a", "b"], []):
+        assert "the input is not what is expected" in draw(*data)
+    assert "the head is not a number" in draw("cross", None, "a", "b")
+
+
+def last_event_of_queue(address, session):
+    place = f"{address}/gradio_api/queue/data?session_hash={session}"
+    with urllib.request.urlopen(place, timeout=60) as stream:
+        for line in stream:
+            if b"process_completed" in line:
+                return json.loads(line[5:])
+    raise AssertionError("the stream ended")
 
 
 @pytest.fixture(params=[1200, 390], ids=["desktop", "phone"])
@@ -132,8 +245,21 @@ def test_too_many_requests_wait(address):
     client = gradio_client.Client(address, verbose=False)
 
     def ask_often():
-        for _ in range(30):
+        for _ in range(80):
             client.predict("a", api_name="/translate")
 
     with pytest.raises(Exception, match="too many requests: wait a minute"):
         ask_often()
+
+
+def test_pictures_are_counted_with_translations(models):
+    """A picture is a request: after one, an address with one request a minute gets nothing."""
+    app = build_app(models[:1], Limits(requests_per_minute=1))
+    draw, answer = (
+        next(f.fn for f in app.fns.values() if f.fn.__name__ == name) for name in ("draw", "answer")
+    )
+    request = SimpleNamespace(client=SimpleNamespace(host="a"))
+    draw(request, "cross", 1, "a", "b")
+    for again in (lambda: draw(request, "cross", 1, "a", "b"), lambda: answer("a", request)):
+        with pytest.raises(Exception, match="too many requests"):
+            again()

@@ -7,13 +7,14 @@ build_app(["me/teacher", "me/student"]).launch()   # app.py of a Hugging Face Sp
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
@@ -23,13 +24,19 @@ from a2d.method.attention import GROUPS, enable_capture
 from a2d.models.translator import Translator, open_translator
 from a2d.runs.attention import encode, features_of, tokens_of
 from a2d.runs.plots import TITLES
+from a2d.serving_gate import Gate
 from a2d.text.entities import printable
 from a2d.text.pairs import Pair, missing_library
+
+MAX_DRAWN = 100
+"""Most tokens of a sentence whose attention is drawn: more cannot be read."""
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a request, so that nobody can occupy the machine.
+    """Limits of a request, for text or for a picture, so that nobody can occupy the machine.
 
     Attributes:
         characters: longest text.
@@ -44,6 +51,29 @@ class Limits:
     seconds: float = 30.0
     requests_per_minute: int = 30
     waiting: int = 20
+
+    def check(self, text: Any) -> list[str]:
+        """Check a text of a request.
+
+        Returns:
+            Its lines.
+
+        Raises:
+            UserError: it is no text, or exceeds a limit.
+        """
+        if not isinstance(text, str):
+            raise UserError("the input is not text: send one string.")
+        lines = text.splitlines()
+        if len(text) > self.characters or len(lines) > self.lines:
+            raise UserError(
+                f"the text has {len(text):,} characters and {len(lines):,} lines: at most "
+                f"{self.characters:,} and {self.lines:,} are translated at once."
+            )
+        return lines
+
+    def size(self, texts: int) -> int:
+        """Largest request with some texts, in bytes: JSON may write a character in 12."""
+        return 10_000 + 12 * self.characters * texts
 
 
 class RateLimit:
@@ -101,21 +131,16 @@ class Service:
             if translator.network is not None:
                 enable_capture(translator.network)
 
-    def translate(self, text: str) -> dict[str, dict[str, Any]]:
+    def translate(self, text: Any) -> dict[str, dict[str, Any]]:
         """Translate a text with every model, line by line.
 
         Returns:
             Name of the model → `translations`, one for each line, and `seconds`.
 
         Raises:
-            UserError: the text exceeds a limit.
+            UserError: as `Limits.check`, or it takes too long.
         """
-        lines = text.splitlines()
-        if len(text) > self.limits.characters or len(lines) > self.limits.lines:
-            raise UserError(
-                f"the text has {len(text):,} characters and {len(lines):,} lines: at most "
-                f"{self.limits.characters:,} and {self.limits.lines:,} are translated at once."
-            )
+        lines = self.limits.check(text)
         end = time.monotonic() + self.limits.seconds
         return {
             name: self._timed(translator, lines, end)
@@ -138,18 +163,39 @@ class Service:
         """Names of the models whose attention can be drawn: those in transformers."""
         return [name for name, model in self._translators.items() if model.network is not None]
 
-    def draw(self, name: str, source: str, target: str, group: str, channel: int) -> Figure:
-        """Draw an attention map of a model for a sentence and its translation.
+    def draw(self, source: Any, targets: Sequence[Any], group: str, number: Any) -> list[Figure]:
+        """Draw an attention map of each model of `drawn`, for the first line of a text.
 
         Args:
-            name: name of the model.
-            source, target: the sentence and its translation.
+            source: the text.
+            targets: its translation by each model.
             group: group of maps, one of `GROUPS`.
-            channel: number of the head, counted through all layers; larger ones mean the last.
+            number: number of the head from 1, counted through all layers; larger ones mean the
+                last.
+
+        Raises:
+            UserError: as `Limits.check`, or a line is empty or too long to draw.
         """
+        # Only lines of translations are checked, which may be longer than the text.
+        starts = [text.partition("\n")[0] if isinstance(text, str) else text for text in targets]
+        lines = [(self.limits.check(text) or [""])[0] for text in (source, *starts)]
+        if not all(lines):
+            raise UserError("translate a text first.")
+        if not isinstance(number, int | float) or not math.isfinite(number):
+            raise UserError("the head is not a number: choose one from 1.")
+        first, channel = lines[0], max(0, int(number) - 1)
+        pairs = zip(self.drawn, lines[1:], strict=True)
+        return [self._figure(name, Pair(first, line), group, channel) for name, line in pairs]
+
+    def _figure(self, name: str, pair: Pair, group: str, channel: int) -> Figure:
         translator = self._translators[name]
         assert translator.network is not None
-        batch = encode(Pair(source, target), translator.tokenizer)
+        batch = encode(pair, translator.tokenizer)
+        longest = max(batch[side].shape[1] for side in ("input_ids", "labels"))
+        if longest > MAX_DRAWN:
+            raise UserError(
+                f"the first line has {longest} tokens: attention of at most {MAX_DRAWN} is drawn."
+            )
         maps = features_of(translator.network, batch).maps[group].stacked()[0]
         channel = min(channel, len(maps) - 1)
         tokens = tokens_of(batch, translator.network, translator.tokenizer)
@@ -183,14 +229,18 @@ def build_app(
     service = Service(models, limits or Limits(), threads)
     rate = RateLimit(service.limits.requests_per_minute)
 
-    def answer(text, request):  # type: ignore[no-untyped-def]  # Gradio reads the types below
+    def limited(request: Any, work: Callable[[], Answer]) -> Answer:
+        """Do the work of a request, of any kind, unless its address has sent too many."""
         address = request.client.host if request.client else ""
-        if not rate.allows(address, time.monotonic()):
-            raise gradio.Error("too many requests: wait a minute.", print_exception=False)
         try:
-            return service.translate(text)
+            if not rate.allows(address, time.monotonic()):
+                raise UserError("too many requests: wait a minute.")
+            return work()
         except UserError as error:
             raise gradio.Error(str(error), print_exception=False) from error
+
+    def answer(text, request):  # type: ignore[no-untyped-def]  # Gradio reads the types below
+        return limited(request, lambda: service.translate(text))
 
     answer.__annotations__ = {"text": str, "request": gradio.Request, "return": dict}
 
@@ -204,16 +254,14 @@ def build_app(
 
     show.__annotations__ = {"text": str, "request": gradio.Request}
 
-    def draw(group: str, channel: float, source: str, *targets: str) -> Any:
-        lines = [(source.splitlines() or [""])[0], *((t.splitlines() or [""])[0] for t in targets)]
-        if not all(lines):
-            raise gradio.Error("translate a text first.", print_exception=False)
-        pairs = zip(service.drawn, lines[1:], strict=True)
-        number = max(0, int(channel) - 1)
-        figures = [service.draw(name, lines[0], line, group, number) for name, line in pairs]
+    def draw(request, group, number, source, *targets):  # type: ignore[no-untyped-def]
+        figures = limited(request, lambda: service.draw(source, targets, group, number))
         return figures if len(figures) > 1 else figures[0]  # as Gradio wants it
 
-    with gradio.Blocks(title="a2d", analytics_enabled=False) as app:
+    draw.__annotations__ = {"request": gradio.Request}
+
+    one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "models"}
+    with _page_class(gradio, service)(title="a2d", analytics_enabled=False) as app:
         gradio.Markdown("# Translate\nEach model translates each line of the text.")
         source = gradio.Textbox(
             label="Text", lines=4, max_length=service.limits.characters, autofocus=True
@@ -225,7 +273,7 @@ def build_app(
                 with gradio.Column():
                     boxes[name] = gradio.Textbox(label=name, lines=4, interactive=False)
                     outputs += [boxes[name], gradio.Markdown(elem_classes="time")]
-        button.click(show, source, outputs, api_visibility="private")
+        button.click(show, source, outputs, api_visibility="private", **one_at_a_time)
         if service.drawn:
             with gradio.Accordion("Attention of the first line", open=False):
                 group = gradio.Dropdown(
@@ -236,15 +284,42 @@ def build_app(
                 with gradio.Row():
                     plots = [gradio.Plot(label=name) for name in service.drawn]
             inputs = [group, channel, source, *(boxes[name] for name in service.drawn)]
-            look.click(draw, inputs, plots, api_visibility="private")
-        gradio.api(answer, api_name="translate")
-    return app.queue(max_size=service.limits.waiting, default_concurrency_limit=1)
+            look.click(draw, inputs, plots, api_visibility="private", **one_at_a_time)
+        gradio.api(answer, api_name="translate", **one_at_a_time)
+    return app.queue(max_size=service.limits.waiting)
 
 
-def launch_options(gradio: Any) -> dict[str, Any]:
+def _page_class(gradio: Any, service: Service) -> Any:
+    """Make a `gradio.Blocks` with safe options that refuses bad input in one sentence."""
+    from starlette.middleware import Middleware  # comes with Gradio
+
+    # The page sends a text and its translations.
+    gate = Middleware(Gate, size=service.limits.size(1 + len(service.names)))
+
+    class Page(gradio.Blocks):
+        async def preprocess_data(self, *arguments: Any, **options: Any) -> Any:
+            try:
+                return await super().preprocess_data(*arguments, **options)
+            except Exception as error:  # Gradio would show a traceback, and nothing to the client
+                problem = "the input is not what is expected: send one string."
+                raise gradio.Error(problem, print_exception=False) from error
+
+        def launch(self, *arguments: Any, **options: Any) -> Any:
+            return super().launch(*arguments, **(_launch_options(gradio, gate) | options))
+
+    return Page
+
+
+def _launch_options(gradio: Any, gate: Any) -> dict[str, Any]:
     """Options of `Blocks.launch`: nothing is loaded from other hosts, nothing is shared."""
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    return {"theme": gradio.themes.Base(**fonts), "share": False, "footer_links": ["api"]}
+    return {
+        "theme": gradio.themes.Base(**fonts),
+        "share": False,
+        "footer_links": ["api"],
+        "app_kwargs": {"middleware": [gate]},
+        "ssr_mode": False,  # another server would stand before the gate
+    }
 
 
 def require_gradio() -> Any:
@@ -284,9 +359,8 @@ def serve(
         UserError: as in `build_app`, or the port is in use.
     """
     app = build_app(models, limits, threads)
-    options = launch_options(require_gradio())
     try:
-        app.launch(server_name=host, server_port=port, prevent_thread_lock=not wait, **options)
+        app.launch(server_name=host, server_port=port, prevent_thread_lock=not wait)
     except OSError as error:
         raise UserError(f"port {port} of {host} cannot be used: choose another --port.") from error
     return app
