@@ -21,6 +21,7 @@ from a2d.errors import UserError
 from a2d.files import write_text
 from a2d.report.analysis import Analysis, Group, analyse
 from a2d.report.comparison import Comparison
+from a2d.text.failures import LANGUAGE, WRONG_SCRIPT
 
 _TEMPLATES = Environment(
     loader=PackageLoader("a2d.report", "assets"),
@@ -105,6 +106,7 @@ def _render(comparison: Comparison, analysis: Analysis, details: Details) -> str
     return page.render(
         comparison=comparison,
         analysis=analysis,
+        only_scripts=analysis.kinds[LANGUAGE].title == WRONG_SCRIPT,
         details=details,
         first=first,
         best=best,

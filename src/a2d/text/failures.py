@@ -130,7 +130,8 @@ FAILURES: Mapping[str, Failure] = {
 }
 """Kinds of failures by name, without `LANGUAGE`, which needs the languages."""
 
-LANGUAGE = "language"
+LANGUAGE, WRONG_SCRIPT = "language", "wrong script"
+"""The kind of failure, and its title where only scripts can be judged."""
 
 
 def failure_kinds(pair: tuple[str, str] | None, references: Sequence[str]) -> dict[str, Failure]:
@@ -148,7 +149,7 @@ def failure_kinds(pair: tuple[str, str] | None, references: Sequence[str]) -> di
     """
     uses_other_script = _script_rule(references)
     description = "letters mostly of a script that the references do not use"
-    wrong_script = Failure("wrong script", description, uses_other_script)
+    wrong_script = Failure(WRONG_SCRIPT, description, uses_other_script)
     kinds = dict(FAILURES) | {LANGUAGE: wrong_script}
     if pair is None or not is_installed():
         return kinds
