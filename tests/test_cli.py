@@ -384,7 +384,7 @@ class TestTranslate:
         import io
 
         code, out, _ = a2d("export", model, "--output", model / "fast", "--unchecked")
-        assert (code, out) == (0, f"wrote {model / 'fast'}\n")
+        assert (code, out) == (0, f"wrote {model / 'fast'} (float32)\n")
         outputs = []
         for folder in (model, model / "fast"):
             text = io.BytesIO(b"ein Text\n\nzum Lernen\n")
