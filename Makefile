@@ -5,7 +5,7 @@
 # make bench    measure what distillation costs on this machine, and fill docs/speed.md
 # make gpu      on a machine with a GPU: CUDA tests, steps, trainings; results in build/gpu
 # make test     every check: lint, format, types, tests (slow ones too)
-# make test BENCHMARKS=full   the benchmark programs as a whole, too
+# make test SUITE=full   tests that take long and see little more, too
 # make faults   the whole campaign of faults: kills, full disks, damaged and hostile files
 # make format   rewrite the code in the house style
 # make clean    remove caches; runs/ and .venv stay
@@ -49,7 +49,7 @@ test: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	SUITE=$(SUITE) $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 faults: .venv/.installed-dev
 	FAULTS=full $(BIN)/pytest tests/faults

@@ -38,8 +38,12 @@ LONG_FILES = [
 
 
 def pytest_collection_modifyitems(items):
-    """Put long files first, so that parallel workers end at about the same time."""
+    """Put long files first, so that parallel workers end together; skip what is marked `full`."""
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
+    if os.environ.get("SUITE") != "full":
+        for item in items:
+            if item.get_closest_marker("full"):
+                item.add_marker(pytest.mark.skip(reason="takes long: SUITE=full"))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -13,12 +13,6 @@ import pytest
 import torch
 from toys import assert_close
 
-WHOLE = pytest.mark.skipif(
-    os.environ.get("BENCHMARKS") != "full",
-    reason="takes two minutes: BENCHMARKS=full pytest tests/test_benchmarks.py",
-)
-"""Tests of whole programs, before a change of benchmarks/ is merged."""
-
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path += [str(BENCHMARKS), str(BENCHMARKS.parent / "tools")]
 
@@ -98,7 +92,7 @@ def test_a_profile_names_the_longest_operations():
     assert (first["name"], first["launches"]) == ("aten::mm", 3)
 
 
-@WHOLE
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_benchmark_writes_its_figures(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "PAPER", TINY)
@@ -185,7 +179,7 @@ class TestGpu:
             names = set(archive.getnames())
         assert names == {"training/models/history.json", "training/models/small.safetensors"}
 
-    @WHOLE
+    @pytest.mark.full
     @pytest.mark.slow
     def test_the_smoke_run(self, tmp_path):
         smoke(tmp_path, "--minutes", "30")

@@ -1,6 +1,7 @@
 """Exports are compared with their models: faithful ones are kept, others refused with examples."""
 
 import json
+import re
 import shutil
 
 import ctranslate2
@@ -19,9 +20,11 @@ from a2d.models.export import ExportedModel
 from a2d.models.fidelity import Fidelity, compare_translations
 from a2d.models.loading import load_model
 from a2d.runs import results
+from a2d.runs.card import write_card
 from a2d.runs.exporting import export_checked, find_pairs
 from a2d.runs.recipe import load_recipe
 from a2d.runs.run import carry_out
+from a2d.runs.verdict import Quality, Verdict, Yardstick
 from a2d.text.corpus import read_corpus
 
 PAIRS = read_corpus("builtin:en-pt/valid", languages=("en", "pt"))[:60]
@@ -155,6 +158,7 @@ def run_with(folder, shape, *overrides):
         [
             "corpus.limit=300",
             f"corpus.valid={valid_file}",
+            f"corpus.test={valid_file}",
             f"students.0={shape}",
             "methods=[{method: kd, student_start: teacher}]",
             "training.sized=false",
@@ -189,6 +193,19 @@ def test_exports_have_rows_of_their_own(run):
         assert row.sentences_per_second is None or row.sentences_per_second > 0
     _, student, int8, float32 = (row.size_bytes for row in rows)
     assert int8 < float32 < 1.1 * student
+
+
+def test_the_card_names_them(run, tmp_path):
+    quality = Quality(20.0, 40.0)
+    verdict = Verdict(quality, Yardstick(quality, Quality(1.0, 2.0), 1.0), 0.75)
+    write_card(
+        tmp_path, "small", run.recipe, run.folder / "results/test", None, "text", verdict, "small"
+    )
+    card = (tmp_path / "README.md").read_text("utf-8")
+    *_, int8, float32 = results.read(run.folder / "results/test")
+    for row in (int8, float32):
+        figures = rf"{row.parameters / 1e6:.1f}M | {row.bleu:.2f} | {row.chrf:.2f}"
+        assert re.search(rf"CTranslate2, {row.quantization} \| \S+ \| {re.escape(figures)}", card)
 
 
 def test_the_report_has_their_fidelity(run):

@@ -21,7 +21,12 @@ from a2d.runs.run import carry_out
 from a2d.runs.stages.models import Teacher
 from a2d.text.batching import tokenise
 
-every_release = pytest.mark.parametrize("name", FAMILIES)
+LIKE_OTHERS = ["mbart", "m2m100", "mt5", "umt5"]
+"""Releases whose code paths are those of mbart50, nllb and t5; the tests of families see all."""
+every_release = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.full] if n in LIKE_OTHERS else []) for n in FAMILIES],
+)
 
 
 @pytest.fixture(scope="module")

@@ -170,6 +170,7 @@ def test_loader_processes_read_the_cache(tmp_path, tokenizer, data, method):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_torch_compile_gives_the_same_losses(tmp_path, tokenizer, data):
     losses = []
     for compiled in (False, True):

@@ -95,7 +95,7 @@ def has_ended(group):
 def test_kills_and_signals(corpus, expected, tmp_path, rng, ledger):  # noqa: F811
     """One run is interrupted at every moment, each time after a random delay."""
     folder, interruptions = tmp_path / "run", []
-    for moment in MOMENTS if FULL else sorted(rng.sample(MOMENTS, 3), key=MOMENTS.index):
+    for moment in MOMENTS if FULL else sorted(rng.sample(MOMENTS, 2), key=MOMENTS.index):
         for number in SIGNALS if FULL else [rng.choice([*SIGNALS])]:
             process = start(corpus, folder, f"compute.parallel={rng.choice([1, 2])}")
             wait_for(moment, folder, process)
