@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+import time
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
@@ -66,6 +68,41 @@ def checkpoint(tmp_path):
 def test_every_segment_gets_its_score(checkpoint):
     scores = comet_scores(checkpoint, comparison())
     assert scores == {"a": [1, 2, 3, 4], "b": [0, 1, 0, 2]}
+
+
+@pytest.mark.usefixtures("command")
+@pytest.mark.parametrize(
+    "written",
+    [
+        "no JSON",
+        "[]",
+        '{"0.txt": [], "1.txt": []}',
+        '{"0.txt": [{"COMET": 1}]}',
+        '{"0.txt": [{"COMET": NaN}, {"COMET": 1}, {"COMET": 1}, {"COMET": 1}], "1.txt": []}',
+        '{"0.txt": null, "1.txt": null}',
+    ],
+)
+def test_wrong_outputs_are_told(checkpoint, tmp_path, written):
+    script = f"#!/bin/sh\ncat > scores.json <<'E'\n{written}\nE\n"
+    (tmp_path / "bin" / comet.COMMAND).write_text(script)
+    with pytest.raises(UserError, match=r"comet-score (wrote no scores|did not give every)"):
+        comet_scores(checkpoint, comparison())
+
+
+@pytest.mark.usefixtures("command")
+def test_children_of_the_command_end_with_it(checkpoint, tmp_path):
+    script = f"#!/bin/sh\nsleep 60 & echo $! > {tmp_path}/child\nexit 1\n"
+    (tmp_path / "bin" / comet.COMMAND).write_text(script.replace("sleep 60", "sleep 60 2>&-"))
+    with pytest.raises(UserError, match="failed"):
+        comet_scores(checkpoint, comparison())
+    child = int((tmp_path / "child").read_text())
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and os.path.exists(f"/proc/{child}/cmdline"):
+        if not Path(f"/proc/{child}/cmdline").read_bytes():  # ended, not yet reaped
+            break
+        time.sleep(0.05)
+    else:
+        assert not os.path.exists(f"/proc/{child}/cmdline")
 
 
 @pytest.mark.usefixtures("command")

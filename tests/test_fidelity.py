@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from a2d import UserError
 from a2d.cli import app
+from a2d.files import seal
 from a2d.models import export as exporting
 from a2d.models.export import ExportedModel
 from a2d.models.fidelity import Fidelity, compare_translations
@@ -144,10 +145,15 @@ def test_the_validation_set_of_a_model_s_run_is_found(tmp_path):
         (run / "corpus").mkdir(parents=True)
         (run / "corpus/valid.source.txt").write_text("eins\nzwei\n")
         (run / "corpus/valid.reference.txt").write_text("jadno\ndwě\n")
+        seal(run / "corpus")
     for model in (tmp_path / "small", tmp_path / "runs/methods/models/kd-1+1x4-seed1"):
         model.mkdir(parents=True)
         assert find_pairs(str(model)) == [("eins", "jadno"), ("zwei", "dwě")]
     assert find_pairs(str(tmp_path)) == find_pairs("me/small-de-en") == []
+    with (tmp_path / "small.run/corpus/valid.source.txt").open("ab") as file:
+        file.write(b"\xff\n")
+    with pytest.raises(UserError, match="is damaged: repeat the run's command"):
+        find_pairs(str(tmp_path / "small"))
 
 
 def run_with(folder, shape, *overrides):

@@ -195,3 +195,17 @@ with atomic_folder(Path(sys.argv[1])) as partial:
             break
         time.sleep(0.05)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_text_replaces_no_pipe_and_follows_no_link(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="is not a regular file"):
+        write_text(tmp_path / "pipe", "x")
+    (tmp_path / "other").write_text("kept")
+    (tmp_path / "page.tmp").symlink_to(tmp_path / "other")
+    write_text(tmp_path / "page", "new")
+    assert (tmp_path / "page").read_text() == "new"
+    assert (tmp_path / "other").read_text() == "kept"
+    os.mkfifo(tmp_path / "second.tmp")
+    write_text(tmp_path / "second", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "page", "pipe", "second"]

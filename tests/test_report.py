@@ -228,6 +228,9 @@ class TestCompare:
         text = " ".join(" ".join(Page(files / "page.html").texts).split())
         assert f"{judged}no languages were given (--source and --target)." in text
         assert "identifier is not installed" not in text
+        error = self.call(files, f"mine={files / 'one'}").exception
+        assert "exists already: choose another --output, or add --overwrite" in str(error)
+        (files / "page.html").unlink()
         self.call(files, f"mine={files / 'one'}", source="de", target="dsb")
         text = " ".join(" ".join(Page(files / "page.html").texts).split())
         assert f"{judged}the identifier is not installed, or does not know" in text

@@ -71,10 +71,10 @@ def translate(
         ),
     ] = False,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads.", min=1, show_default="all cores")
+        int | None, typer.Option(help="CPU threads.", min=1, max=1024, show_default="all cores")
     ] = None,
     batch_tokens: Annotated[
-        int, typer.Option(help="Source tokens that are translated at once.", min=1)
+        int, typer.Option(help="Source tokens that are translated at once.", min=1, max=2**31 - 1)
     ] = 4096,
     device: Annotated[
         str,
@@ -254,10 +254,10 @@ def bench(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(help="CPU threads of each model.", min=1, show_default="all cores"),
+        typer.Option(help="CPU threads of each model.", min=1, max=1024, show_default="all cores"),
     ] = None,
     batch_tokens: Annotated[
-        int, typer.Option(help="Source tokens that are translated at once.", min=1)
+        int, typer.Option(help="Source tokens that are translated at once.", min=1, max=2**31 - 1)
     ] = 4096,
     device: Annotated[
         str,
@@ -291,6 +291,12 @@ def bench(
     plugins.load_plugins()
     if beams is not None:
         check_beams(beams, "--beams")
+    if (
+        json_file is not None
+        and json_file.exists()
+        and (not json_file.is_file() or json_file.samefile(source))
+    ):
+        raise UserError(f"{json_file} is the input, or no regular file: choose another --json.")
     if json_file is not None and not json_file.parent.is_dir():
         raise UserError(f"there is no folder {json_file.parent}: create it, or choose another.")
     sample = read_sample(source, sentences)
@@ -328,7 +334,9 @@ def serve(
     requests: Annotated[
         int, typer.Option(help="Most requests of one address in a minute.", min=1)
     ] = 30,
-    threads: Annotated[int | None, typer.Option(help="Threads of each model.", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each model.", min=1, max=1024)
+    ] = None,
 ) -> None:
     """Try models side by side in a browser, or by JSON.
 

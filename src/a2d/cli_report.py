@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -60,6 +61,9 @@ def compare(
     ] = None,
     metric: Metric = None,
     output: Annotated[Path, typer.Option(help="Page to write (.html).")] = Path("report.html"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing page.")
+    ] = False,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Comparison",
     source: Annotated[
         str | None, typer.Option(help="Language code of the source, such as en.")
@@ -88,6 +92,8 @@ def compare(
     if pair is not None:
         check_codes(pair)
     check_page(output)
+    if os.path.lexists(output) and not overwrite:
+        raise UserError(f"{output} exists already: choose another --output, or add --overwrite.")
     checkpoint = None if metric is None else parse_metric(metric)
     comparison = read_comparison(title, sources, references, systems, pair, domains)
     with show_activity(Console(), "Scoring the systems…"):

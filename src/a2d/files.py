@@ -33,10 +33,21 @@ MODEL_SUFFIXES = (".bin", ".json", ".model", ".safetensors", ".spm", ".txt")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: an interruption leaves the whole file or the old one."""
+    """Write a file atomically: an interruption leaves the whole file or the old one.
+
+    Raises:
+        UserError: a pipe or a device is in its place.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{path} is not a regular file: choose another name.")
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
+    temporary.unlink(missing_ok=True)  # of an interrupted attempt; a link is not followed
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

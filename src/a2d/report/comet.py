@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from shutil import which
 
@@ -20,6 +23,8 @@ from a2d.report.comparison import Comparison
 
 COMMAND = "comet-score"
 NAME = "comet"
+_MAX_STDERR = 10_000
+"""Bytes of standard error that are stored."""
 
 
 def parse_metric(text: str) -> Path:
@@ -70,23 +75,47 @@ def comet_scores(checkpoint: Path, comparison: Comparison) -> dict[str, list[flo
             _write(folder / name, system.hypotheses)
         files = ["-s", "sources.txt", "-r", "references.txt", "-t", *names]
         options = ["--to_json", "scores.json", "--gpus", _gpus(), "--quiet", "--only_system"]
-        ended = subprocess.run(
-            [command, *files, "--model", str(checkpoint.resolve()), *options],
-            cwd=folder,
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
+        status, message = _run(
+            [command, *files, "--model", str(checkpoint.resolve()), *options], folder
         )
-        if ended.returncode or not (folder / "scores.json").is_file():
-            raise UserError(f"{COMMAND} failed: {_last_line(ended.stderr)}")
-        records = json.loads((folder / "scores.json").read_text("utf-8"))
-    return {
-        system.name: [100 * float(record["COMET"]) for record in records[name]]
-        for name, system in zip(names, comparison.systems, strict=True)
-    }
+        if status or not (folder / "scores.json").is_file():
+            raise UserError(f"{COMMAND} failed: {message}")
+        try:
+            records = json.loads((folder / "scores.json").read_text("utf-8"))
+            scores = [[100 * float(record["COMET"]) for record in records[name]] for name in names]
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{COMMAND} wrote no scores: {error!r:.200}") from error
+    sizes = {len(comparison.sources), *map(len, scores)}
+    if len(sizes) > 1 or not all(isfinite(value) for row in scores for value in row):
+        raise UserError(f"{COMMAND} did not give every segment a finite score.")
+    return {system.name: row for system, row in zip(comparison.systems, scores, strict=True)}
+
+
+def _run(command: list[str], folder: Path) -> tuple[int, str]:
+    """Run a command in a folder, offline; its processes end with this function, however it ends.
+
+    Returns:
+        Exit status, and the last line of standard error.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    end = b""
+    try:
+        assert process.stderr is not None
+        while block := process.stderr.read1(2**16):  # type: ignore[attr-defined]
+            end = (end + block)[-_MAX_STDERR:]
+        return process.wait(), _last_line(end.decode(errors="replace"))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with its children
+        process.wait()
 
 
 def _write(path: Path, segments: Sequence[str]) -> None:

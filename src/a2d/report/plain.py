@@ -13,6 +13,8 @@ from a2d.text.pairs import Malformed
 
 MAX_SEGMENTS = 100_000
 """Largest test set of a page."""
+MAX_CHARACTERS = 50_000_000
+"""Most characters of a file of segments."""
 
 
 def read_comparison(
@@ -57,12 +59,17 @@ def read_segments(path: Path) -> list[str]:
     path = expand_path(path)
     if not path.exists():
         raise missing_file(path)
-    segments = []
+    segments, characters = [], 0
     for number, line in enumerate(lines(path), 1):
         if isinstance(line, Malformed):
             raise UserError(f"{line}.")
         if number > MAX_SEGMENTS:
             raise UserError(f"{path} has more than {MAX_SEGMENTS:,} lines: compare fewer segments.")
+        characters += len(line)
+        if characters > MAX_CHARACTERS:
+            raise UserError(
+                f"{path} has more than {MAX_CHARACTERS:,} characters: compare fewer segments."
+            )
         segments.append(line)
     return segments
 

@@ -20,6 +20,8 @@ _OF_GZIP = (EOFError, BadGzipFile, zlib.error)
 def intact(path: Path) -> Iterator[None]:
     """Turn errors from reading a file of results, or from using its content, into a `UserError`."""
     mend = "repeat the run's command, which writes it again."
+    if path.exists() and not path.is_file():  # reading a pipe may never end
+        raise UserError(f"{path} is not a regular file: {mend}")
     try:
         yield
     except FileNotFoundError as error:

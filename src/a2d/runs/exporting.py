@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from a2d.errors import UserError
+from a2d.files import damage
 from a2d.models.export import export
 from a2d.models.fidelity import UnfaithfulExport, check_fidelity, compare_export
 from a2d.progress import Bars, Event
@@ -101,5 +103,21 @@ def find_pairs(model: str) -> list[Pair]:
     for run in runs:
         files = [run / f"corpus/valid.{side}.txt" for side in ("source", "reference")]
         if all(file.is_file() for file in files):
-            return list(map(Pair, *map(read_lines, files)))
+            return _read_pairs(run, files)
     return []
+
+
+def _read_pairs(run: Path, files: Sequence[Path]) -> list[Pair]:
+    """Read the validation set of a run.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if damage(run / "corpus") is None:
+        with suppress(UnicodeDecodeError, ValueError):
+            sources, references = map(read_lines, files)
+            return list(map(Pair._make, zip(sources, references, strict=True)))
+    raise UserError(
+        f"the validation set in {run / 'corpus'} is damaged: repeat the run's command, or give "
+        "another set by --valid."
+    )

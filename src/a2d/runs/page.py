@@ -52,11 +52,11 @@ def find_results(folder: Path) -> Path:
     """
     if (folder / results.SCORES).is_file():
         return folder
-    candidates = [path.parent for path in folder.glob(f"results/*/{results.SCORES}")]
+    candidates = [path.parent for path in folder.glob(f"results/[!.]*/{results.SCORES}")]
     if candidates:
         return max(candidates, key=lambda path: (path / results.SCORES).stat().st_mtime)
-    run = folder.with_name(folder.name + ".run")
-    if run.is_dir():
+    run = folder.with_name(folder.name + ".run") if folder.name else folder
+    if run != folder and run.is_dir():
         raise UserError(f"{folder} is a student: give the folder of its run, {run}.")
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: give the folder of a run.")

@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -259,7 +260,19 @@ def write(folder: Path, rows: list[Row], run: Run, meter: EnergyMeter) -> None:
         meter: energy that the command has used; that of earlier commands is added.
     """
     energy = total_energy(meter, folder / ENERGY)
-    shutil.rmtree(folder, ignore_errors=True)
+    new = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)  # of an interrupted attempt
+    try:
+        _write_files(new, rows, run, energy)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _write_files(
+    folder: Path, rows: list[Row], run: Run, energy: Mapping[str, float] | None
+) -> None:
     (folder / "hypotheses").mkdir(parents=True, exist_ok=True)
     records = [asdict(row) for row in rows]
     write_csv(folder / "scores.csv", records)
@@ -386,10 +399,17 @@ def write_compressed(path: Path, lines: Iterable[str]) -> None:
 def read_compressed(path: Path) -> list[str]:
     """Read the lines of `write_compressed`."""
     with intact(path):
-        data = path.read_bytes()
-        if not data:  # not even no lines
+        if not path.stat().st_size:  # not even no lines
             raise EOFError("it is empty")
-        return gzip.decompress(data).decode().split("\n")[:-1]
+        with gzip.open(path) as file:
+            data = file.read(_MAX_TEXT + 1)
+        if len(data) > _MAX_TEXT:
+            raise ValueError(f"it has more than {_MAX_TEXT:,} bytes")
+        return data.decode().split("\n")[:-1]
+
+
+_MAX_TEXT = 200_000_000
+"""Largest text of a file of results, in bytes."""
 
 
 _CURVE = ("step", "epoch", "seconds", "eval_loss", "eval_ce", "eval_bleu", "eval_chrf")
