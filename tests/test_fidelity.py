@@ -18,7 +18,7 @@ from a2d.cli import app
 from a2d.files import seal
 from a2d.models import export as exporting
 from a2d.models.export import ExportedModel
-from a2d.models.fidelity import Fidelity, compare_translations
+from a2d.models.fidelity import Fidelity, check_fidelity, compare_translations
 from a2d.models.loading import load_model
 from a2d.runs import results
 from a2d.runs.card import write_card
@@ -112,6 +112,12 @@ def test_a_broken_export_is_refused_and_nothing_is_left(tmp_path, valid, monkeyp
     text = console.export_text()
     assert "translations differ" in text
     assert text.count("original ") == 3
+
+
+def test_a_proof_that_shows_nothing_asks_for_other_text():
+    with pytest.raises(UserError, match=r"cannot be proved: .*Give other validation text") as error:
+        check_fidelity(fidelity(original_chrf=0.2, chrf=0.2), 0.3, print)
+    assert "auto" not in str(error.value)
 
 
 def test_the_smallest_faithful_precision_is_found(tmp_path, valid, monkeypatch):

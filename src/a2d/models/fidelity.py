@@ -162,6 +162,7 @@ def check_fidelity(fidelity: Fidelity, max_loss: float, show: Callable[[str], No
 
     Raises:
         UnfaithfulExport: it is not.
+        UserError: the original's scores are too low to tell; more precision would not help.
     """
     show(fidelity.summary)
     problem = fidelity.problem(max_loss)
@@ -171,6 +172,11 @@ def check_fidelity(fidelity: Fidelity, max_loss: float, show: Callable[[str], No
         for name, text in zip(("source", "original", "export"), texts, strict=True):
             show(f"  {name.ljust(9)} {shorten(text, 100)}")
         show("")
+    if fidelity.original_chrf < MIN_CHRF:
+        raise UserError(
+            f"the export cannot be proved: {problem}. Give other validation text by --valid, or "
+            "skip the proof by --unchecked."
+        )
     raise UnfaithfulExport(
         f"the export to {fidelity.quantization} is not faithful: {problem}. Export with as much "
         "precision as is needed (--quantization auto), or accept the loss with --max-loss."
