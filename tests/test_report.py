@@ -307,6 +307,7 @@ class TestDamagedResults:
     @pytest.mark.parametrize(
         "content",
         [b"", b"{", b"[]", b"null", b'"x"', b'[{"name": 1}]', b"\xff", b"[" * 10**5],
+        ids=["empty", "open", "list", "null", "text", "records", "not UTF-8", "deep"],
     )
     def test_of_json_are_named_with_the_mend(self, folder, name, content):
         (folder / name).write_bytes(content)
@@ -317,7 +318,9 @@ class TestDamagedResults:
         ["sources.txt.gz", "references.txt.gz", "rarest.txt.gz", "hypotheses/kd-seed1.txt.gz"],
     )
     @pytest.mark.parametrize(
-        "content", [b"", b"plain", gzip.compress(b"\xff\n"), gzip.compress(b"a\n" * 99)[:-12]]
+        "content",
+        [b"", b"plain", gzip.compress(b"\xff\n"), gzip.compress(b"a\n" * 99)[:-12]],
+        ids=["empty", "not packed", "not UTF-8", "cut"],
     )
     def test_of_text_are_named_with_the_mend(self, folder, name, content):
         (folder / name).write_bytes(content)
