@@ -115,6 +115,13 @@ class TestMistakes:
         assert (code, out) == (2, "")
         assert message in err
 
+    def test_large_input(self, a2d, model, tmp_path, monkeypatch):
+        monkeypatch.setattr("a2d.runs.benchmarking._MAX_CHARACTERS", 5)
+        (tmp_path / "in").write_text("abc\nabc\n")
+        code, _, err = a2d(model, "--input", tmp_path / "in")
+        assert code == 2
+        assert "has more than 5 characters in its first 2 lines: give a smaller file." in err
+
     def test_folder_of_figures(self, a2d, model, tmp_path):
         code, _, err = a2d(model, "--input", tmp_path / "in", "--json", tmp_path / "no/json")
         assert code == 2

@@ -18,7 +18,7 @@ from a2d.cli import app
 from a2d.files import seal
 from a2d.models import export as exporting
 from a2d.models.export import ExportedModel
-from a2d.models.fidelity import Fidelity, check_fidelity, compare_translations
+from a2d.models.fidelity import Fidelity, Original, check_fidelity, compare_translations
 from a2d.models.loading import load_model
 from a2d.runs import results
 from a2d.runs.card import write_card
@@ -136,6 +136,24 @@ def test_the_smallest_faithful_precision_is_found(tmp_path, valid, monkeypatch):
     assert ctranslate2.contains_model(str(tmp_path / "fast"))
     result = call("--output", str(tmp_path / "x"), "--quantization", "auto", "--unchecked")
     assert "chooses by the proof: remove --unchecked" in str(result.exception)
+
+
+def test_the_original_translates_once_for_a_width(monkeypatch):
+    widths = []
+    monkeypatch.setattr("a2d.models.fidelity.load_to_run", lambda model: model)
+    monkeypatch.setattr("a2d.models.fidelity.load_tokenizer", lambda model: model)
+    monkeypatch.setattr(
+        "a2d.models.fidelity.translate",
+        lambda *_, beams, progress: widths.append(beams) or [f"with {beams}"],
+    )
+    original = Original("model", ["a"], beams=4)
+    assert [original.translate(beams) for beams in (4, 4, 1, 4)] == [
+        ["with 4"],
+        ["with 4"],
+        ["with 1"],
+        ["with 4"],
+    ]
+    assert widths == [4, 1]
 
 
 def test_without_validation_text_the_remedy_is_named(tmp_path):

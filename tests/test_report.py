@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import math
 import random
+import re
 from dataclasses import fields
 from html.parser import HTMLParser
 
@@ -18,7 +20,8 @@ from a2d.cli import app
 from a2d.method.formulas import FORMULAS
 from a2d.report.analysis import analyse
 from a2d.report.comparison import Comparison, Gain, System
-from a2d.report.page import Details, write_page
+from a2d.report.details import Details
+from a2d.report.page import write_page
 from a2d.runs.page import report
 from a2d.runs.results import Row
 from a2d.runs.stages.corpus import rarest_words
@@ -229,7 +232,7 @@ class TestCompare:
         assert f"{judged}no languages were given (--source and --target)." in text
         assert "identifier is not installed" not in text
         error = self.call(files, f"mine={files / 'one'}").exception
-        assert "exists already: choose another --output, or add --overwrite" in str(error)
+        assert "exists already: choose another name, or add --overwrite" in str(error)
         (files / "page.html").unlink()
         self.call(files, f"mine={files / 'one'}", source="de", target="dsb")
         text = " ".join(" ".join(Page(files / "page.html").texts).split())
@@ -277,7 +280,7 @@ class TestDamagedResults:
         rows = [
             {field.name: None for field in fields(Row)}
             | {"name": name, "pair": "de-dsb", "method": name, "setting": "", "student": "1+1x4"}
-            | {"seed": 1, "bleu": 1.0, "chrf": 1.0, "quantization": ""}
+            | {"seed": 1, "bleu": 1.0, "chrf": 1.0, "quantization": "", "refused": ""}
             for name in names
         ]
         corpus = {"source_language": "de", "target_language": "dsb"}
@@ -312,6 +315,30 @@ class TestDamagedResults:
     def test_of_json_are_named_with_the_mend(self, folder, name, content):
         (folder / name).write_bytes(content)
         self.check(folder, name)
+
+    @pytest.mark.parametrize(
+        ("name", "content", "place"),
+        [
+            ("scores.json", [{"name": 1}], "0.name"),
+            ("scores.json", [{"bleu": "x"}], "0.bleu"),
+            ("scores.json", [{"chrf": math.nan}], "0.chrf"),
+            ("run.json", {"recipe": {"name": 3}}, "recipe.name"),
+            ("run.json", {"recipe": []}, "recipe"),
+            ("run.json", {"versions": {"a2d": 1}}, "versions.a2d"),
+            ("details.json", {"exports": [{"name": "x"}]}, "exports.0.sentences"),
+            ("details.json", {"curves": {"kd": [{"step": "x"}]}}, "curves.kd.0.step"),
+            ("details.json", {"alignments": {"a2d": 3}}, "alignments.a2d"),
+            ("details.json", {"attention": [{"source": None}]}, "attention.0.source"),
+            ("details.json", {"corpus": {"cleaning": {}, "sizes": {"x": 1}}}, "corpus.sizes.x"),
+            ("energy.json", {"watt_hours": 1e400}, "watt_hours"),
+        ],
+    )
+    def test_of_wrong_types_are_named_with_the_place(self, folder, name, content, place):
+        path = folder / name
+        right = json.loads(path.read_text())
+        merged = [right[0] | content[0]] if isinstance(right, list) else right | content
+        path.write_text(json.dumps(merged))
+        self.check(folder, name, rf"is damaged \(ValueError: {re.escape(place)}[.:]")
 
     @pytest.mark.parametrize(
         "name",

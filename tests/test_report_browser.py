@@ -8,7 +8,8 @@ import pytest
 from test_report import HOSTILE, REFERENCES, SOURCES, damaged
 
 from a2d.report.comparison import Comparison, System
-from a2d.report.page import Details, write_page
+from a2d.report.details import Details
+from a2d.report.page import write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")

@@ -146,6 +146,7 @@ def test_input_that_is_no_text_ends_in_one_sentence(address, post, data):
         ("run/translate", b'{"data": [', "the request is not JSON with valid Unicode."),
         ("queue/join", b'{"data": [NaN]}', "the request is not JSON with valid Unicode."),
         ("queue/join", b"[" * 5000, "the request is not JSON with valid Unicode."),
+        ("queue/join", b'{"data": ["a"], "fn_index": 1e400}', "is not JSON with valid Unicode."),
         ("call/translate", ["a"], "the request is not a JSON object."),
         ("call/v2/translate", {"x": 1}, 'other keys than "text"'),
         ("call/v2/translate", {}, 'other keys than "text"'),
@@ -155,6 +156,32 @@ def test_requests_that_are_no_json_end_in_one_sentence(post, path, content, sent
     status, text = post(path, content)
     assert status == 400
     assert sentence in json.loads(text)["error"]
+
+
+@pytest.mark.parametrize("number", [-1, 3, 99, 10**30, "x", None])
+def test_unknown_functions_end_in_one_sentence(post, number):
+    content = {"data": ["a"], "fn_index": number, "session_hash": "x"}
+    status, text = post("queue/join", content)
+    assert 400 <= status < 500
+    assert list(json.loads(text)) in (["error"], ["detail"])
+
+
+@pytest.mark.parametrize(
+    "path", ["call/translate/nosuch", "call/v2/translate/nosuch", "queue/data?session_hash=nosuch"]
+)
+def test_unknown_results_end(address, post, path):
+    with urllib.request.urlopen(f"{address}/gradio_api/{path}", timeout=60) as stream:
+        assert b"404" in stream.read()
+
+
+def test_a_result_is_fetched_once(address, post):
+    _, text = post("call/translate", {"data": ["Save the file."]})
+    place = f"{address}/gradio_api/call/translate/{json.loads(text)['event_id']}"
+    with urllib.request.urlopen(place, timeout=60) as stream:
+        assert b"event: complete" in stream.read()
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(place, timeout=60)
+    assert json.loads(refusal.value.read())["error"].startswith("this result was fetched before")
 
 
 def test_nothing_can_be_uploaded(post):

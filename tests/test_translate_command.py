@@ -216,6 +216,18 @@ class TestFiles:
         assert "link is the input, too: write another file." in err
         assert (tmp_path / "in").read_text() == "ein Text\n"
 
+    def test_input_that_is_not_text_leaves_the_output_as_it_was(self, a2d, exported, tmp_path):
+        (tmp_path / "in").write_bytes(b"\xff\n")
+        (tmp_path / "out").write_text("precious")
+        files = ["-i", tmp_path / "in", "-o", tmp_path / "out", "--overwrite"]
+        code, _, err = a2d(exported, *files)
+        assert code == 2
+        assert "line 1 is not UTF-8" in err
+        assert (tmp_path / "out").read_text() == "precious"
+        (tmp_path / "in").write_bytes(b"")
+        assert a2d(exported, *files) == (0, "", "")
+        assert (tmp_path / "out").read_text() == ""
+
     def test_a_missing_model_leaves_the_output_as_it_was(self, a2d, tmp_path):
         (tmp_path / "out").write_text("precious")
         code, _, err = a2d(tmp_path / "no", "-o", tmp_path / "out", "--overwrite", text="a\n")

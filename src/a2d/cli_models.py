@@ -113,6 +113,7 @@ def translate(
         try:
             for texts in _translations(translator, stream, n_best, scores, progress):
                 lines_out.write("".join(form(texts)))
+            lines_out.write("")  # replaces an old output if there are no lines
         except ReaderLeft:
             leave(endings.READER_LEFT)
 
@@ -241,7 +242,10 @@ def bench(
         ),
     ],
     sentences: Annotated[
-        int, typer.Option(help="Sentences to translate, evenly spaced in the file.", min=1)
+        int,
+        typer.Option(
+            help="Sentences to translate, evenly spaced in the first 100,000 lines.", min=1
+        ),
     ] = 200,
     rounds: Annotated[int, typer.Option(help="Rounds after a warm-up.", min=1)] = 5,
     beams: Annotated[
@@ -282,7 +286,7 @@ def bench(
 
     from rich.console import Console
 
-    from a2d.files import write_text
+    from a2d.files import check_output, write_text
     from a2d.models.decoding import check_beams
     from a2d.progress import Bars, silence_libraries
     from a2d.runs.benchmarking import as_dict, legend_of, measure, read_sample, table_of
@@ -291,14 +295,10 @@ def bench(
     plugins.load_plugins()
     if beams is not None:
         check_beams(beams, "--beams")
-    if (
-        json_file is not None
-        and json_file.exists()
-        and (not json_file.is_file() or json_file.samefile(source))
-    ):
-        raise UserError(f"{json_file} is the input, or no regular file: choose another --json.")
-    if json_file is not None and not json_file.parent.is_dir():
-        raise UserError(f"there is no folder {json_file.parent}: create it, or choose another.")
+    if json_file is not None:
+        check_output(json_file, overwrite=True)
+        if json_file.exists() and source.exists() and json_file.samefile(source):
+            raise UserError(f"{json_file} is the input, too: choose another --json.")
     sample = read_sample(source, sentences)
     options = {"beams": beams, "batch_tokens": batch_tokens, "device": device}
     with Bars(Console(stderr=True)) as bars:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -80,6 +79,7 @@ def compare(
     from rich.console import Console
 
     from a2d.errors import UserError
+    from a2d.files import check_output
     from a2d.progress import show_activity
     from a2d.report.comet import comet_scores, parse_metric
     from a2d.report.page import check_page, write_page
@@ -92,8 +92,7 @@ def compare(
     if pair is not None:
         check_codes(pair)
     check_page(output)
-    if os.path.lexists(output) and not overwrite:
-        raise UserError(f"{output} exists already: choose another --output, or add --overwrite.")
+    check_output(output, overwrite)
     checkpoint = None if metric is None else parse_metric(metric)
     comparison = read_comparison(title, sources, references, systems, pair, domains)
     with show_activity(Console(), "Scoring the systems…"):

@@ -14,8 +14,10 @@ import shutil
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from secrets import token_hex
+from tempfile import mkdtemp
 from typing import Any
 
 from a2d.errors import UserError
@@ -100,6 +102,14 @@ def remove_at_end(folder: Path) -> subprocess.Popen[bytes] | None:
 _removers: list[subprocess.Popen[bytes]] = []  # a deleted Popen would close its process's input
 
 
+@cache
+def temporary_folder() -> str:
+    """Return a folder that is deleted when this process ends, however it ends."""
+    folder = mkdtemp(prefix="a2d-")
+    remove_at_end(Path(folder))
+    return folder
+
+
 def existing_parent(folder: Path) -> Path:
     """Find the folder itself or its nearest parent that exists."""
     place = folder.absolute()
@@ -140,6 +150,29 @@ def require_space(folder: Path, needed: int) -> None:
             f"not enough disk space: the run needs about {size_in_words(needed)} under {folder}, "
             f"and {size_in_words(free)} are free. Free some, or choose another --output."
         )
+
+
+def check_output(path: Path, overwrite: bool, stream: bool = False) -> None:
+    """Refuse an output file that cannot be written, before there is anything to write.
+
+    Args:
+        path: the file.
+        overwrite: whether an existing file may be replaced.
+        stream: whether the output may also be a pipe or a device.
+
+    Raises:
+        UserError: it is a folder, it exists and `overwrite` is False, or its folder does not exist.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the path of a file.")
+    exists = path.exists()
+    if exists and not path.is_file() and not stream:
+        raise UserError(f"{path} is not a regular file: choose another name.")
+    dangling = path.is_symlink() and not exists
+    if (path.is_file() or dangling) and not overwrite:
+        raise UserError(f"{path} exists already: choose another name, or add --overwrite.")
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {path.parent}: create it, or choose another.")
 
 
 def size_in_words(size: int) -> str:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import re
+from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NoReturn
+
+from a2d.errors import first_line, one_line
+
+_LOG = logging.getLogger(__name__)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -19,8 +26,17 @@ _BY_NAME = re.compile(r".*/call/v2/translate/?")
 """Path whose requests have arguments by name: Gradio ends in a traceback for other names."""
 
 
+_RESULT = re.compile(r".*/call/(?:v2/)?translate/([^/]+)")
+"""Path of a result. Gradio waits without end where a result was fetched before."""
+
+_REMEMBERED = 10_000
+"""Number of fetched results that are remembered."""
+
+
 class Gate:
     """ASGI middleware that refuses other requests with one sentence, as JSON: `{"error": …}`.
+
+    A request that the application cannot answer ends in one sentence, too, without a traceback.
 
     Args:
         app: the application behind it.
@@ -29,10 +45,30 @@ class Gate:
 
     def __init__(self, app: Application, size: int) -> None:
         self._app, self._size = app, size
+        self._fetched: deque[str] = deque(maxlen=_REMEMBERED)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answer = _Answer(send)
+        try:
+            await self._answer(scope, receive, answer)
+        except Exception as error:  # of Gradio, for addresses and content that it does not check
+            problem = f"{scope['method']} {scope['path']} failed ({first_line(error)})"
+            _LOG.warning("%s", one_line(problem))
+            _LOG.debug("traceback:", exc_info=error)
+            await answer.fail()
+
+    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            result = _RESULT.fullmatch(scope["path"])
+            if result is not None and result[1] in self._fetched:
+                await _refuse(send, 404, "this result was fetched before: translate again.")
+                return
+            if result is not None and scope["method"] == "GET":
+                self._fetched.append(result[1])
             await self._app(scope, receive, send)
             return
         if not _PATHS.fullmatch(scope["path"]):
@@ -62,10 +98,34 @@ class Gate:
         return body
 
 
+class _Answer:
+    """Sender of a response that can be ended at any time.
+
+    Args:
+        send: sends a message of the response.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send, self._started, self._ended = send, False, False
+
+    async def __call__(self, message: Message) -> None:
+        """Send a message of the response."""
+        self._started = True
+        self._ended = message["type"] == "http.response.body" and not message.get("more_body")
+        await self._send(message)
+
+    async def fail(self) -> None:
+        """Refuse the request, or end the response that was begun."""
+        if not self._started:
+            await _refuse(self, 400, "the request cannot be answered: check its address and keys.")
+        elif not self._ended:
+            await self({"type": "http.response.body", "body": b""})
+
+
 def _problem(body: bytes, named: bool) -> str:
     """Describe what is wrong with a body; nothing if it is right."""
     try:
-        content = json.loads(body, parse_constant=_refuse_constant)
+        content = json.loads(body, parse_constant=_refuse_number, parse_float=_number)
         json.dumps(content, ensure_ascii=False).encode()  # fails for half a surrogate pair
     except (ValueError, RecursionError):
         return "the request is not JSON with valid Unicode."
@@ -76,8 +136,13 @@ def _problem(body: bytes, named: bool) -> str:
     return ""
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+def _number(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _refuse_number(digits)
+
+
+def _refuse_number(digits: str) -> NoReturn:
+    raise ValueError(f"{digits} is not JSON")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

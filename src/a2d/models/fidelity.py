@@ -85,14 +85,39 @@ class Fidelity(NamedTuple):
         )
 
 
+class Original:
+    """A model that exports are compared with; it translates once for all of them.
+
+    Args:
+        model: folder or hub name of the model.
+        sources: plain text, one sentence each.
+        beams: width of the beam that the model is used with; None: its own.
+        progress: called with the number of sentences that it has translated.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        sources: Sequence[str],
+        beams: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self.sources, self.beams = sources, beams
+        self._model, self._progress = model, progress
+        self._translations: dict[int | None, list[str]] = {}
+
+    def translate(self, beams: int | None) -> list[str]:
+        """Translate the sources with a width of the beam."""
+        if beams not in self._translations:
+            network, tokenizer = load_to_run(self._model), load_tokenizer(self._model)
+            self._translations[beams] = translate(
+                network, tokenizer, self.sources, beams=beams, progress=self._progress
+            )
+        return self._translations[beams]
+
+
 def compare_export(
-    model: str | Path,
-    exported: Path,
-    quantization: str,
-    sources: Sequence[str],
-    references: Sequence[str],
-    progress: Callable[[int], None] | None = None,
-    beams: int | None = None,
+    original: Original, exported: Path, quantization: str, references: Sequence[str]
 ) -> Fidelity:
     """Translate with a model and its export, and compare the translations.
 
@@ -100,24 +125,15 @@ def compare_export(
     it is greedy: nearly equal beams hide whether the export computes the same.
 
     Args:
-        model: folder or hub name of the original.
+        original: the model, with the sources.
         exported: folder of the export.
         quantization: data type of the export's weights.
-        sources: plain text, one sentence each.
-        references: a reference each.
-        progress: called with the number of sentences that the original has translated.
-        beams: width of the beam, for other data types than `EXACT`; None: the model's own.
+        references: a reference for each source.
     """
-    beams = 1 if quantization == EXACT else beams
-    network, tokenizer = load_to_run(model), load_tokenizer(model)
-    before = translate(network, tokenizer, sources, beams=beams, progress=progress)
-    return compare_translations(
-        quantization,
-        sources,
-        references,
-        before,
-        ExportedModel(exported).translate(sources, beams=beams),
-    )
+    beams = 1 if quantization == EXACT else original.beams
+    before = original.translate(beams)
+    after = ExportedModel(exported).translate(original.sources, beams=beams)
+    return compare_translations(quantization, original.sources, references, before, after)
 
 
 def compare_translations(

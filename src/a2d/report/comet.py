@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from shutil import which
+from tempfile import TemporaryDirectory
 
 from a2d.errors import UserError
+from a2d.files import temporary_folder
+from a2d.programs import running
 from a2d.quoting import quoted, shorten
 from a2d.report.comparison import Comparison
 
 COMMAND = "comet-score"
 NAME = "comet"
-_MAX_STDERR = 10_000
-"""Bytes of standard error that are stored."""
 
 
 def parse_metric(text: str) -> Path:
@@ -66,7 +64,7 @@ def comet_scores(checkpoint: Path, comparison: Comparison) -> dict[str, list[flo
             f"the command {COMMAND} is not installed: install unbabel-comet in an environment of "
             "its own, because it needs an older transformers (docs/report.md says how)."
         )
-    with tempfile.TemporaryDirectory() as place:
+    with TemporaryDirectory(dir=temporary_folder()) as place:
         folder = Path(place)
         names = [f"{number}.txt" for number in range(len(comparison.systems))]
         _write(folder / "sources.txt", comparison.sources)
@@ -92,30 +90,16 @@ def comet_scores(checkpoint: Path, comparison: Comparison) -> dict[str, list[flo
 
 
 def _run(command: list[str], folder: Path) -> tuple[int, str]:
-    """Run a command in a folder, offline; its processes end with this function, however it ends.
+    """Run a command in a folder, offline.
 
     Returns:
         Exit status, and the last line of standard error.
     """
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    end = b""
-    try:
-        assert process.stderr is not None
-        while block := process.stderr.read1(2**16):  # type: ignore[attr-defined]
-            end = (end + block)[-_MAX_STDERR:]
-        return process.wait(), _last_line(end.decode(errors="replace"))
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with its children
-        process.wait()
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    null = subprocess.DEVNULL
+    with running(command, cwd=folder, env=os.environ | offline, stdin=null, stdout=null) as program:
+        status = program.process.wait()
+    return status, shorten(program.last_line, 200) or "it says nothing"
 
 
 def _write(path: Path, segments: Sequence[str]) -> None:
@@ -127,8 +111,3 @@ def _gpus() -> str:
     import torch
 
     return "1" if torch.cuda.is_available() else "0"
-
-
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return shorten(lines[-1], 200) if lines else "it says nothing"

@@ -7,8 +7,8 @@ it is part of JSON that the scripts write as text, never as HTML.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from a2d.errors import UserError
 from a2d.files import write_text
 from a2d.report.analysis import Analysis, Group, analyse
 from a2d.report.comparison import Comparison
+from a2d.report.details import Details
 from a2d.text.failures import LANGUAGE, WRONG_SCRIPT
 
 _TEMPLATES = Environment(
@@ -35,36 +36,6 @@ _STYLE = "page.css"
 _LICENCES = "LICENSES.txt"
 _LIBRARIES = ("d3.min.js", "plot.umd.min.js", "diff.min.js")
 _SCRIPTS = ("tables.js", "charts.js", "segments.js", "attention.js")
-
-
-@dataclass(frozen=True)
-class Details:
-    """What a run adds to a comparison; empty parts have no section on the page.
-
-    Attributes:
-        verdict: why the student is not fit for use, with what would help; empty if it is fit, or
-            if nothing is known.
-        curves: training → entries of its log, one per step.
-        alignments: student → group → `weights` (teacher heads × student heads), and the heads per
-            layer of both models, `student` and `teacher`.
-        attention: sentences with attention maps (`a2d.runs.attention`).
-        exports: records of exports: name, data type, scores of export and original on the
-            validation set, and why it was refused, if it was.
-        funnel: rows of what became of the corpus: description and number of pairs.
-        recipe: the run's recipe as YAML.
-        facts: names and values of versions, hardware and metrics.
-        commands: what a command computes, and the command.
-    """
-
-    verdict: Sequence[str] = ()
-    curves: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
-    alignments: Mapping[str, Any] = field(default_factory=dict)
-    attention: Sequence[Any] = ()
-    exports: Sequence[Mapping[str, Any]] = ()
-    funnel: Sequence[tuple[str, int]] = ()
-    recipe: str = ""
-    facts: Mapping[str, str] = field(default_factory=dict)
-    commands: Sequence[tuple[str, str]] = ()
 
 
 def check_page(path: Path) -> None:
@@ -183,10 +154,15 @@ def _data(comparison: Comparison, analysis: Analysis, details: Details) -> dict[
             }
             for bucket in analysis.buckets
         ],
-        "curves": {name: list(map(dict, log)) for name, log in details.curves.items()},
+        "curves": {name: list(map(_finite, log)) for name, log in details.curves.items()},
         "alignments": dict(details.alignments),
         "attention": list(details.attention),
     }
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Replace figures that JSON cannot hold: a gradient norm in half precision may be infinite."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 def _label_of(groups: Sequence[Group]) -> Any:

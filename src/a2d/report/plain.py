@@ -13,6 +13,8 @@ from a2d.text.pairs import Malformed
 
 MAX_SEGMENTS = 100_000
 """Largest test set of a page."""
+MAX_SEGMENT = 50_000
+"""Most characters of a segment."""
 MAX_CHARACTERS = 50_000_000
 """Most characters of a file of segments."""
 
@@ -65,6 +67,10 @@ def read_segments(path: Path) -> list[str]:
             raise UserError(f"{line}.")
         if number > MAX_SEGMENTS:
             raise UserError(f"{path} has more than {MAX_SEGMENTS:,} lines: compare fewer segments.")
+        if len(line) > MAX_SEGMENT:
+            raise UserError(
+                f"{path}, line {number:,} has more than {MAX_SEGMENT:,} characters: split it."
+            )
         characters += len(line)
         if characters > MAX_CHARACTERS:
             raise UserError(

@@ -65,7 +65,7 @@ _TOKENIZER_FILES = (
 )
 """Files that tokenizers of all classes may have, beside `SETTINGS` and those of their class."""
 
-_MAX_LINES = 100_000
+_MAX_LINES, _MAX_CHARACTERS = 100_000, 50_000_000
 """Lines of the file that sentences are chosen from."""
 
 
@@ -121,7 +121,16 @@ def read_sample(path: Path, count: int) -> Sample:
     """
     stream = open_input(path)
     lines = islice(enumerate(chain.from_iterable(stream.chunks()), 1), _MAX_LINES)
-    full = [(number, line) for number, line in lines if line.strip()]
+    full, characters = [], 0
+    for number, line in lines:
+        characters += len(line)
+        if characters > _MAX_CHARACTERS:
+            raise UserError(
+                f"{stream.name} has more than {_MAX_CHARACTERS:,} characters in its first "
+                f"{number:,} lines: give a smaller file."
+            )
+        if line.strip():
+            full.append((number, line))
     if not full:
         raise UserError(f"{stream.name} has no sentences: give a file with one per line.")
     places = np.linspace(0, len(full) - 1, min(count, len(full))).round().astype(int)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
-import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from tempfile import TemporaryFile
-from typing import IO
 
 from a2d.errors import UserError
+from a2d.programs import running
 from a2d.runs.lines import one_line
 from a2d.text.bounds import MAX_LINE, format_size
 
@@ -22,10 +19,6 @@ _FIRST_SAMPLE = 16
 """Number of sentences of the first sample that a command is timed with."""
 _MIN_SAMPLE_SECONDS = 2.0
 """The sample is doubled until the command takes this long, without its start."""
-_MAX_STDERR = 10_000
-"""Bytes of standard error that are stored."""
-_STDERR_PATIENCE = 1.0
-"""Seconds to wait for the end of standard error."""
 
 
 def check_command(command: str) -> list[str]:
@@ -70,30 +63,15 @@ def translate_by_command(
         source.write("".join(f"{one_line(text)}\n" for text in sentences).encode())
         source.seek(0)
         try:
-            process = subprocess.Popen(
-                arguments,
-                stdin=source,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
+            with running(arguments, stdin=source, stdout=subprocess.PIPE) as program:
+                lines = _read_lines(program.process, len(sentences), progress)
         except OSError as error:
             raise UserError(
                 f"teacher.command {command!r} cannot be started: {error.strerror or error}."
             ) from error
-        errors = bytearray()
-        reader = threading.Thread(target=_drain, args=(process.stderr, errors), daemon=True)
-        reader.start()
-        try:
-            lines = _read_lines(process, len(sentences), progress)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # with its children
-                process.wait()
-            reader.join(_STDERR_PATIENCE)  # its children may keep standard error open
-        fault = _find_fault(process.returncode, lines, len(sentences))
+        fault = _find_fault(program.process.returncode, lines, len(sentences))
         if fault is not None:
-            message = _first_line(errors)
+            message = program.first_line
             end = f", and says: {message}" if message else "."
             raise UserError(f"teacher.command {command!r} {fault}{end}")
     return [one_line(line.decode()) for line in lines]
@@ -166,15 +144,3 @@ def _find_fault(status: int, lines: Sequence[bytes], count: int) -> str | None:
         except UnicodeDecodeError:
             return f"returns a line that is not UTF-8 (line {number:,} of {count:,})"
     return None
-
-
-def _drain(stream: IO[bytes], start: bytearray) -> None:
-    """Store the start of a stream, and read it to its end, so that its writer is not blocked."""
-    with stream:
-        while block := stream.read1(2**16):  # type: ignore[attr-defined]
-            start += block[: _MAX_STDERR - len(start)]
-
-
-def _first_line(errors: bytearray) -> str:
-    text = errors.decode(errors="replace")
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")

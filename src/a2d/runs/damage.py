@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from gzip import BadGzipFile
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from a2d.errors import UserError, first_line
+
+T = TypeVar("T")
 
 _OF_JSON = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _OF_GZIP = (EOFError, BadGzipFile, zlib.error)
@@ -31,7 +34,20 @@ def intact(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is damaged ({problem}): {mend}") from error
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of results."""
+def read_json(path: Path, kind: type[T]) -> T:
+    """Read a JSON file of results.
+
+    Args:
+        path: the file.
+        kind: type of its content, as pydantic reads it: keys beyond it are ignored.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another type.
+    """
     with intact(path):
-        return json.loads(path.read_text("utf-8"))
+        try:
+            return TypeAdapter(kind).validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from error

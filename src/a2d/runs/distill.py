@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from a2d.errors import UserError
 from a2d.families import positions_of
-from a2d.files import MANIFEST, MAX_NAME, atomic_folder, write_text
+from a2d.files import MANIFEST, MAX_NAME, atomic_folder, temporary_folder, write_text
 from a2d.models.decoding import set_beams
 from a2d.models.loading import load_config
 from a2d.models.model_settings import read_generation_config
@@ -38,7 +38,6 @@ from a2d.runs.training import HISTORY
 from a2d.runs.verdict import LEAST_SHARE, VERDICT, Verdict, advise, measure_quality, read_yardstick
 from a2d.stage import RECORD
 from a2d.text.corpus import from_arguments, places
-from a2d.text.storage import temporary_folder
 
 _RUN_FILES = (RECORD, MANIFEST, HISTORY)
 """Files in a model's folder that only the run uses."""

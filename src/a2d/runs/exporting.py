@@ -13,7 +13,7 @@ from rich.markup import escape
 from a2d.errors import UserError
 from a2d.files import damage
 from a2d.models.export import export
-from a2d.models.fidelity import UnfaithfulExport, check_fidelity, compare_export
+from a2d.models.fidelity import Original, UnfaithfulExport, check_fidelity, compare_export
 from a2d.progress import Bars, Event
 from a2d.runs.lines import read_lines
 from a2d.text.corpus import from_arguments, read_corpus
@@ -60,30 +60,27 @@ def export_checked(
         )
     sources, references = map(list, zip(*pairs, strict=True))
     task = "translating with the original"
-
-    def check(data_type: str, folder: Path) -> None:
-        with Bars(console) as bars:
-            fidelity = compare_export(
-                model,
-                folder,
-                data_type,
-                sources,
-                references,
-                lambda done: bars.show(Event(task, done, len(sources))),
-            )
-        check_fidelity(
-            fidelity, max_loss, lambda line: console.print(escape(line), highlight=False)
+    *tries, last = SMALLEST_FIRST if quantization == AUTO else [quantization]
+    with Bars(console) as bars:
+        original = Original(
+            model, sources, progress=lambda done: bars.show(Event(task, done, len(sources)))
         )
 
-    *tries, last = SMALLEST_FIRST if quantization == AUTO else [quantization]
-    for data_type in tries:
-        try:
-            export(model, output, data_type, partial(check, data_type))
-        except UnfaithfulExport:
-            console.print(f"{data_type} loses too much.", highlight=False)
-        else:
-            return data_type
-    export(model, output, last, partial(check, last))
+        def check(data_type: str, folder: Path) -> None:
+            check_fidelity(
+                compare_export(original, folder, data_type, references),
+                max_loss,
+                lambda line: console.print(escape(line), highlight=False),
+            )
+
+        for data_type in tries:
+            try:
+                export(model, output, data_type, partial(check, data_type))
+            except UnfaithfulExport:
+                console.print(f"{data_type} loses too much.", highlight=False)
+            else:
+                return data_type
+        export(model, output, last, partial(check, last))
     return last
 
 

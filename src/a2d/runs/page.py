@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
+from pydantic import FiniteFloat
+from typing_extensions import TypedDict
 
 from a2d.errors import UserError
 from a2d.report.comet import comet_scores
 from a2d.report.comparison import Comparison, Gain, Role, System
-from a2d.report.page import Details, check_page, write_page
+from a2d.report.details import (
+    Details,
+    ExportScores,
+    Figure,
+    GroupAlignment,
+    SentenceMaps,
+)
+from a2d.report.page import check_page, write_page
 from a2d.runs import results
 from a2d.runs.damage import intact, read_json
 from a2d.runs.results import Row
@@ -19,6 +28,72 @@ from a2d.runs.verdict import VERDICT
 
 PAGE = "report.html"
 """File of the page, in a run's folder."""
+
+
+class _Corpus(TypedDict):
+    """Counts of the corpus in the details."""
+
+    cleaning: dict[str, int]
+    sizes: dict[_Set, int]
+
+
+class _Parts(TypedDict, total=False):
+    """Content of the details; the parts but the corpus are fields of `Details`."""
+
+    curves: dict[str, list[dict[str, Figure]]]
+    alignments: dict[str, dict[str, GroupAlignment]]
+    attention: list[SentenceMaps]
+    exports: list[ExportScores]
+    corpus: _Corpus
+
+
+class _Languages(TypedDict):
+    source_language: str
+    target_language: str
+
+
+class _Evaluation(TypedDict):
+    split: str
+    beams: int
+
+
+class _Recipe(TypedDict):
+    """What the page reads of a recipe."""
+
+    name: str
+    corpus: _Languages
+    evaluation: _Evaluation
+
+
+class _Description(TypedDict):
+    """Content of the description of a run."""
+
+    recipe: _Recipe
+    versions: dict[str, str]
+
+
+class _Whole(TypedDict):
+    """The description with every key of the recipe."""
+
+    recipe: dict[str, Any]
+
+
+class _Energy(TypedDict):
+    """Content of the record of a run's energy."""
+
+    watt_hours: FiniteFloat
+    seconds: FiniteFloat
+
+
+class _Verdict(TypedDict):
+    """What the page reads of a verdict."""
+
+    passed: bool
+    summary: str
+    advice: list[str]
+
+
+_Set = Literal["train", "valid", "test", "monolingual"]
 
 
 def report(folder: Path, output: Path | None = None, comet: Path | None = None) -> Path:
@@ -68,10 +143,8 @@ def find_results(folder: Path) -> Path:
 
 def _comparison(folder: Path) -> Comparison:
     rows = [row for row in results.read(folder) if row.bleu is not None]
-    with intact(folder / results.DESCRIPTION):
-        recipe = results.read_description(folder)["recipe"]
-        title, corpus = recipe["name"], recipe["corpus"]
-        pair = corpus["source_language"], corpus["target_language"]
+    recipe = read_json(folder / results.DESCRIPTION, _Description)["recipe"]
+    corpus = recipe["corpus"]
     sources = folder / results.SOURCES
     if not sources.exists():
         raise UserError(
@@ -80,8 +153,8 @@ def _comparison(folder: Path) -> Comparison:
         )
     rarest, files = folder / results.RAREST, folder / results.FILES
     return Comparison(
-        title=title,
-        pair=pair,
+        title=recipe["name"],
+        pair=(corpus["source_language"], corpus["target_language"]),
         sources=results.read_compressed(sources),
         references=results.read_compressed(folder / results.REFERENCES),
         systems=[_system(row, folder, first=row is rows[0]) for row in rows],
@@ -127,19 +200,16 @@ def _system(row: Row, folder: Path, first: bool) -> System:
 def _details(folder: Path) -> Details:
     rows, path = results.read(folder), folder / results.DETAILS
     devices = dict.fromkeys(row.device for row in rows if row.device)
-    with intact(folder / results.DESCRIPTION):
-        run = results.read_description(folder)
-        recipe, evaluation = run["recipe"], run["recipe"]["evaluation"]
-        facts = {
-            "Evaluated": f"{evaluation['split']} set, beam {evaluation['beams']}",
-            "Trained on": ", ".join(devices),
-            "Energy": _energy(folder / results.ENERGY),
-            **run["versions"],
-        }
-    with intact(path):
-        details = read_json(path) if path.exists() else {}
-        funnel = _funnel(details["corpus"]) if "corpus" in details else ()
-        parts = {name: part for name, part in details.items() if name in _PARTS}
+    description = folder / results.DESCRIPTION
+    run = read_json(description, _Description)
+    recipe, evaluation = read_json(description, _Whole)["recipe"], run["recipe"]["evaluation"]
+    facts = {
+        "Evaluated": f"{evaluation['split']} set, beam {evaluation['beams']}",
+        "Trained on": ", ".join(devices),
+        "Energy": _energy(folder / results.ENERGY),
+        **run["versions"],
+    }
+    parts: _Parts = read_json(path, _Parts) if path.exists() else {}
     place = f"results/{evaluation['split']}"
     # The last row is a student's.
     again = (
@@ -147,8 +217,11 @@ def _details(folder: Path) -> Details:
     )
     return Details(
         verdict=_verdict(folder),
-        **parts,
-        funnel=funnel,
+        curves=parts.get("curves", {}),
+        alignments=parts.get("alignments", {}),
+        attention=parts.get("attention", ()),
+        exports=parts.get("exports", ()),
+        funnel=_funnel(parts["corpus"]) if "corpus" in parts else (),
         recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
         facts={name: value for name, value in facts.items() if value},
         commands=[
@@ -161,20 +234,15 @@ def _details(folder: Path) -> Details:
     )
 
 
-_PARTS = ("curves", "alignments", "attention", "exports")
-"""Parts of the details that are fields of `Details`."""
-
-
 def _energy(record: Path) -> str:
     """Describe the energy that a run has used; nothing if it was not measured."""
     if not record.exists():
         return ""
-    with intact(record):
-        energy = read_json(record)
-        return (
-            f"{energy['watt_hours']:.3g} Wh of processors and GPUs, counted by the whole machine "
-            f"in {energy['seconds'] / 60:.0f} minutes"
-        )
+    energy = read_json(record, _Energy)
+    return (
+        f"{energy['watt_hours']:.3g} Wh of processors and GPUs, counted by the whole machine "
+        f"in {energy['seconds'] / 60:.0f} minutes"
+    )
 
 
 def _verdict(folder: Path) -> list[str]:
@@ -182,16 +250,15 @@ def _verdict(folder: Path) -> list[str]:
     path = folder.parent.parent / VERDICT
     if not path.is_file():
         return []
-    with intact(path):
-        verdict = read_json(path)
-        return [] if verdict.get("passed", True) else [verdict["summary"], *verdict["advice"]]
+    verdict = read_json(path, _Verdict)
+    return [] if verdict["passed"] else [verdict["summary"], *verdict["advice"]]
 
 
-def _funnel(corpus: dict[str, Any]) -> list[tuple[str, int]]:
+def _funnel(corpus: _Corpus) -> list[tuple[str, int]]:
     """List what became of the pairs: counts of cleaning, then the sizes of the sets."""
     counts = {f"dropped: {rule}": count for rule, count in corpus["cleaning"].items() if count}
     names = {"dropped: read": "pairs read", "dropped: kept": "kept"}
     rows = [(names.get(name, name).replace("_", " "), count) for name, count in counts.items()]
-    sizes = {"train": "training pairs", "valid": "validation pairs", "test": "test pairs"}
-    sizes |= {"monolingual": "sentences of monolingual text"}
-    return rows + [(sizes[name], count) for name, count in corpus["sizes"].items() if count]
+    sets = {"train": "training pairs", "valid": "validation pairs", "test": "test pairs"}
+    sets |= {"monolingual": "sentences of monolingual text"}
+    return rows + [(sets[name], count) for name, count in corpus["sizes"].items() if count]

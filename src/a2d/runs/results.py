@@ -22,11 +22,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import FiniteFloat
 
 import a2d
 from a2d.files import write_text
@@ -97,8 +99,8 @@ class Row:
     student: str
     seed: int
     parameters: int | None
-    bleu: float | None
-    chrf: float | None
+    bleu: FiniteFloat | None
+    chrf: FiniteFloat | None
     gain_vs_baseline: float | None
     p_vs_baseline: float | None
     gain_vs_kd: float | None
@@ -325,18 +327,11 @@ def _write_files(
 
 def read(folder: Path) -> list[Row]:
     """Read the rows of a results folder; columns of other versions of a2d are ignored."""
-    columns = {field.name for field in fields(Row)}
     with intact(folder / SCORES):
-        records = read_json(folder / SCORES)
-        rows = [Row(**{k: v for k, v in record.items() if k in columns}) for record in records]
+        rows = read_json(folder / SCORES, list[Row])
         if not rows:
             raise ValueError("it has no rows")
     return rows
-
-
-def read_description(folder: Path) -> Any:
-    """Read recipe, signatures and versions of a results folder."""
-    return read_json(folder / DESCRIPTION)
 
 
 def history(model: Model) -> Any:

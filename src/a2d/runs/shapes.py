@@ -15,6 +15,7 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTr
 
 from a2d.errors import UserError
 from a2d.families import positions_of, sizes_of
+from a2d.files import temporary_folder
 from a2d.models.export import WEIGHTS, export
 from a2d.models.loading import count_parameters, load_model
 from a2d.models.presets import PRESETS, complete_shape, parse_shape
@@ -22,7 +23,6 @@ from a2d.models.students import check_start, student_config, student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Bars
 from a2d.runs.speeds import Batch, Timed, TimedExport, TimedModel, measure_speeds
-from a2d.text.storage import temporary_folder
 
 SENTENCES, TOKENS = 16, 20
 """Sentences of a batch, and tokens of each sentence and of its translation."""

@@ -32,7 +32,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from a2d.errors import UserError
 from a2d.families import family_of
-from a2d.files import set_aside, write_text
+from a2d.files import set_aside, temporary_folder, write_text
 from a2d.models.loading import check_same_ids, count_parameters, load_model, new_model
 from a2d.models.students import check_start, student_config, student_of
 from a2d.models.tokenizer import load_tokenizer
@@ -40,7 +40,6 @@ from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, log
 from a2d.runs.settings import MethodEntry, Training
 from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
-from a2d.text.storage import temporary_folder
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import build_transfer
 from a2d.training.finiteness import NonFiniteError

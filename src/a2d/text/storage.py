@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any, overload
 
 import pyarrow
 from datasets import Dataset
 
-from a2d.files import remove_at_end
+from a2d.files import temporary_folder
 from a2d.text.bounds import MAX_BUFFERED
 from a2d.text.pairs import Pair
 
@@ -78,14 +77,6 @@ class Texts(Iterable[str]):
     def __iter__(self) -> Iterator[str]:
         """Yield the source and target of each pair."""
         return (text for pair in self._pairs for text in pair)
-
-
-@cache
-def temporary_folder() -> str:
-    """Return a folder that is deleted when this process ends, however it ends."""
-    folder = mkdtemp(prefix="a2d-")
-    remove_at_end(Path(folder))
-    return folder
 
 
 def _batches(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:

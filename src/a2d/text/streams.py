@@ -16,6 +16,7 @@ from select import select
 from typing import Any, TextIO
 
 from a2d.errors import UserError
+from a2d.files import check_output
 from a2d.text.bounds import MAX_LINE, format_size
 from a2d.text.files import expand_path, missing_file
 
@@ -203,28 +204,19 @@ class LineOutput:
 
     def __init__(self, path: Path | None, overwrite: bool, source: LineStream) -> None:
         self._file: TextIO | None = None
+        self._begun = False
         self._path = None if path is None or str(path) == "-" else expand_path(path)
         self.name = "standard output" if self._path is None else str(self._path)
         if self._path is None:
             if sys.stdout is None:
                 raise UserError("standard output is closed: open it, or give --output.")
             return
-        if self._path.is_dir():
-            raise UserError(f"{self.name} is a folder: give the path of a file.")
-        if self._path.is_file():
-            if source.reads(self._path):
-                raise UserError(f"{self.name} is the input, too: write another file.")
-            if not overwrite:
-                raise UserError(
-                    f"{self.name} exists already: choose another name, or add --overwrite."
-                )
-        if not self._path.parent.is_dir():
-            raise UserError(
-                f"there is no folder {self._path.parent}: create it, or choose another."
-            )
+        if self._path.is_file() and source.reads(self._path):
+            raise UserError(f"{self.name} is the input, too: write another file.")
+        check_output(self._path, overwrite, stream=True)
 
     def open(self) -> None:
-        """Open the file, which empties an existing one.
+        """Open the file. The first `write` empties it.
 
         Raises:
             UserError: that is not possible.
@@ -235,7 +227,7 @@ class LineOutput:
                 sys.stdout.reconfigure(encoding="utf-8", newline="\n")
             return
         try:
-            self._file = self._path.open("w", encoding="utf-8", newline="\n")
+            self._file = self._path.open("a", encoding="utf-8", newline="\n")
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -253,6 +245,9 @@ class LineOutput:
         """
         assert self._file is not None
         try:
+            if self._path is not None and not self._begun and self._path.is_file():
+                self._file.truncate(0)
+            self._begun = True
             self._file.write(text)
             self._file.flush()
         except OSError as error:

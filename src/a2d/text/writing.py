@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from a2d import files
 from a2d.errors import UserError
 from a2d.text.pairs import Pair
 
@@ -58,16 +59,10 @@ def check_output(path: Path, overwrite: bool) -> None:
     """Refuse an output file that cannot be written, before there is anything to write.
 
     Raises:
-        UserError: its suffix is unknown, it exists and `overwrite` is False, or its folder does not
-            exist.
+        UserError: its suffix is unknown, or as `files.check_output`.
     """
     _output_suffix(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: give the path of a file")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists already: choose another name, or add --overwrite")
-    if not path.parent.is_dir():
-        raise UserError(f"there is no folder {path.parent}: create it, or choose another folder")
+    files.check_output(path, overwrite)
 
 
 def write_pairs(pairs: Iterable[Pair], path: Path) -> None:

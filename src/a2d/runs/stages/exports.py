@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from a2d.files import write_text
 from a2d.models.export import ExportedModel, export
-from a2d.models.fidelity import Fidelity, compare_export
+from a2d.models.fidelity import Fidelity, Original, compare_export
 from a2d.progress import Event, Report
 from a2d.runs.lines import one_line, read_lines, write_lines
 from a2d.runs.settings import EvaluationSettings
@@ -139,14 +139,14 @@ def make_export(
     with stage.work() as folder:
         shutil.rmtree(folder / MODEL, ignore_errors=True)  # of an interrupted attempt
         export(stage.student.path, folder / MODEL, stage.quantization)
-        fidelity = compare_export(
+        texts, proof = valid
+        original = Original(
             stage.student.path,
-            folder / MODEL,
-            stage.quantization,
-            *valid,
-            lambda done: report(Event(task, done, len(valid[0]))),
+            texts,
             search.beams,
+            lambda done: report(Event(task, done, len(texts))),
         )
+        fidelity = compare_export(original, folder / MODEL, stage.quantization, proof)
         write_text(folder / FIDELITY, json.dumps(fidelity._asdict(), ensure_ascii=False) + "\n")
         hypotheses = ExportedModel(folder / MODEL).translate(sources, beams=search.beams)
         write_lines(folder / HYPOTHESES, hypotheses)

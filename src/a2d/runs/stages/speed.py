@@ -35,7 +35,8 @@ class Speed(RunStage):
     Attributes:
         student: first student of the shape, which is measured.
         names: names of all students of the shape, or of their exports.
-        export: export of the first student, which is measured in its place.
+        export: export of the first student. In its place the first faithful one of `names` is
+            measured.
     """
 
     student: Student
@@ -75,7 +76,7 @@ class Speed(RunStage):
         unfinished = [
             stage
             for stage in run.all(cls)
-            if not stage.done and (stage.export is None or stage.export.problem is None)
+            if not stage.done and (stage.export is None or stage._faithful_export(run))
         ]
         if not unfinished:
             return
@@ -96,17 +97,23 @@ class Speed(RunStage):
             speed = sentences_per_second(run.recipe.teacher.command, sources)
             teacher_speed["teacher_sentences_per_second"] = speed
         for stage in unfinished:
-            student = stage._timed(search.beams)
+            student = stage._timed(run)
             batches = sample or sample_for(student, tokenizer, pairs, *longest)
             name = f"speed: {stage.folder.name}"
             with stage.work() as folder:
                 figures = measure_speeds(timed_teacher, student, batches, name, run.report)
                 write_text(folder / FIGURES, json.dumps(figures | teacher_speed, indent=1) + "\n")
 
-    def _timed(self, beams: int) -> Timed:
-        if self.export is None:
+    def _timed(self, run: Run) -> Timed:
+        export, beams = self._faithful_export(run), run.recipe.evaluation.beams
+        if export is None:
             return TimedModel(self.student.path, beams)
-        return TimedExport(self.export.model, beams)
+        return TimedExport(export.model, beams)
+
+    def _faithful_export(self, run: Run) -> Export | None:
+        """Return the first export of the stage that was not refused; None if there is none."""
+        exports = (export for export in run.all(Export) if export.name in self.names)
+        return next((export for export in exports if export.problem is None), None)
 
     @property
     def figures(self) -> dict[str, Any]:
