@@ -19,7 +19,6 @@ from a2d import UserError
 from a2d.models.decoding import translate
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs import results, shards, training
-from a2d.runs.assist import assist
 from a2d.runs.lines import one_line
 from a2d.runs.parts import DISTILLED, MONOLINGUAL, PARALLEL
 from a2d.runs.recipe import load_recipe
@@ -206,7 +205,7 @@ class TestData:
         monkeypatch.setattr(training, "A2DTrainer", record)
         for student in run.all(Student):
             with pytest.raises(Stop):
-                training.train_model(student, run.inputs, lambda event: None)
+                training.train_model(student, run.inputs, 1, lambda event: None)
         monolingual, both, all_parts = datasets
         assert [sum(counts.values()) for counts in datasets] == [90, 120, 150]
         assert set(both.values()) == {2}
@@ -261,21 +260,6 @@ class TestResuming:
         setup.run(setup.recipe())
         with pytest.raises(UserError, match="belongs to another run"):
             setup.run(setup.recipe(teacher={"command": setup.command + " --better"}))
-
-    def test_other_processes_help(self, setup, untrained, monkeypatch):
-        with monkeypatch.context() as patch:
-            patch.setattr(shards, "translate_in_shards", lambda *_: 1 / 0)
-            recipe = setup.recipe()
-            with pytest.raises(ZeroDivisionError):
-                setup.run(recipe)
-        stage, _ = run_of(recipe, setup.folder / "run", read_splits(recipe)).all(Sequences)
-        with pytest.raises(Stop), stage.work():
-            raise Stop
-        assist(setup.folder / "run", Console(quiet=True))
-        assert setup.calls == [25, 25, 10]
-        assert len(list(stage.partial.glob("shard-*.jsonl"))) == 3
-        setup.run(recipe)
-        assert setup.calls[3:] == [25, 25, 5]  # validation, and text without references
 
 
 class TestExistingTranslations:

@@ -122,7 +122,6 @@ def test_other_commands_end_too(tmp_path):
     ("command", "ending"),
     [
         (["run", "demo"], "repeat the command to continue a run."),
-        (["assist", "x"], "repeat the command to continue a run."),
         (DISTILL, "repeat the command to continue a run."),
         ([*DISTILL, "--dry-run"], None),
         (["translate", "x"], None),

@@ -3,11 +3,9 @@
 import json
 import random
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from filelock import FileLock
 from pretrained import released
 from toys import talkative
 
@@ -17,7 +15,7 @@ from a2d.runs import shards
 from a2d.runs.lines import one_line
 from a2d.runs.recipe import load_recipe
 from a2d.runs.settings import EvaluationSettings, SequenceSettings
-from a2d.runs.shards import Task, translate_in_shards, translate_shards
+from a2d.runs.shards import Task, translate_in_shards
 from a2d.runs.workers import Workers
 from a2d.text.corpus import read_corpus
 from a2d.text.evaluation import closest
@@ -79,10 +77,9 @@ def test_are_the_teachers_in_order(teacher, tmp_path):
     assert texts == [one_line(text) for text in expected]
     assert len(set(texts)) > len(texts) / 2  # a wrong order would be noticed
     assert sorted(tmp_path.iterdir()) == [shard(tmp_path, number) for number in range(6)]
-    prefix = f"teacher's translations: {tmp_path.name}, "
-    names = [f"{prefix}shard-{number:05}" for number in range(6)]
-    ends = [event.task for event in events if event.completed == event.total]
-    assert list(dict.fromkeys(ends)) == names
+    assert {event.task for event in events} == {f"teacher's translations: {tmp_path.name}"}
+    assert [event.completed for event in events] == sorted(event.completed for event in events)
+    assert (events[0].completed, events[-1].completed, events[-1].total) == (0, 22, 22)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 9])
@@ -155,49 +152,29 @@ class TestShards:
 
 
 class TestSharedWork:
-    """Several processes share one folder. The tests use threads, to which locks apply as well."""
+    """Several workers, here threads, get a few shards at a time."""
 
-    @staticmethod
-    def start(work, *arguments, **options):
-        pool = ThreadPoolExecutor(1)
-        return pool.submit(work, *arguments, **options)
+    class Threads:
+        def __init__(self, count):
+            self.count, self.report, self.groups = count, print, []
+            self._pool = ThreadPoolExecutor(count)
 
-    @staticmethod
-    def help_with(pairs, folder, engine="transformers"):
-        with Workers(1, folder / "log", print) as workers:
-            task = Task("nobody", SEARCH, SequenceSettings(engine=engine))
-            translate_shards(pairs, folder, task, workers, wait=False)
+        def submit(self, task, shards, *arguments):
+            self.groups.append(len(shards))
+            return self._pool.submit(task, shards, *arguments, self.report)
 
-    def test_no_shard_is_translated_twice(self, echo, tmp_path, monkeypatch):
+    @pytest.mark.parametrize(("seconds", "largest"), [(0.0, 1), (0.1, 7), (60.0, 7)])
+    def test_groups_grow_with_the_speed(self, echo, tmp_path, monkeypatch, seconds, largest):
+        monkeypatch.setattr(shards, "GROUP_SECONDS", seconds)
+        workers = self.Threads(2)
         pairs = [Pair(str(number), "") for number in range(60)]
-        quick = shards.n_best
-        monkeypatch.setattr(shards, "n_best", lambda *a, **k: time.sleep(0.01) or quick(*a, **k))
-        folder = tmp_path / "shards"
-        folder.mkdir()
-        helpers = [self.start(self.help_with, pairs, folder) for _ in range(3)]
-        assert translated(pairs, folder) == [f"{number}!" for number in range(60)]
-        for helper in helpers:
-            helper.result()
-        assert sorted(echo) == sorted(pair.source for pair in pairs)
-
-    def test_shards_of_another_process_are_awaited(self, echo, tmp_path):
-        folder = tmp_path / "shards"
-        folder.mkdir()
-        with FileLock(tmp_path / "shards.locks" / shard(folder, 1).name):
-            self.help_with(NUMBERS, folder)
-            assert echo == [*"0123", *"89"]
-            run = self.start(translated, NUMBERS, folder)
-            time.sleep(0.2)
-            assert not run.done()
-        assert run.result() == EXCLAIMED
-        assert sorted(echo) == list("0123456789")
-        assert [path.name for path in tmp_path.iterdir()] == ["shards"]
-
-    @pytest.mark.parametrize("engine", ["transformers", "ctranslate2"])
-    def test_a_late_helper_of_a_finished_run_does_nothing(self, echo, tmp_path, engine):
-        self.help_with(NUMBERS, tmp_path / "renamed", engine)
-        assert echo == []
-        assert not (tmp_path / "renamed").exists()
+        task = Task("nobody", SEARCH, SequenceSettings(engine="transformers"))
+        texts = translate_in_shards(pairs, tmp_path, task, workers)
+        assert texts == [f"{number}!" for number in range(60)]
+        assert sorted(echo) == sorted(pair.source for pair in pairs)  # none twice
+        assert workers.groups[:2] == [1, 1]
+        assert sum(workers.groups) == 15
+        assert max(workers.groups) <= largest
 
 
 class TestNBest:

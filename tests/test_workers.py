@@ -14,7 +14,7 @@ import torch
 from a2d import UserError
 from a2d.progress import Event
 from a2d.runs import workers
-from a2d.runs.workers import Workers, _gpu
+from a2d.runs.workers import Workers, _gpus
 
 
 def wait_for(condition):
@@ -94,7 +94,7 @@ def two(tmp_path_factory):
     """Outcome of the tasks of two workers, whose processes start only once."""
     folder, events = tmp_path_factory.mktemp("two"), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "_gpu", lambda number: f"gpu{number}")
+        patch.setattr(workers, "_gpus", lambda number, count: f"gpu{number}")
         patch.setattr(torch, "get_num_threads", lambda: 6)
         try:
             with Workers(2, folder / "run.log", events.append) as pool:
@@ -181,11 +181,16 @@ class TestGPUs:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
 
     def gpus(self, count):
-        return [_gpu(number) for number in range(count)]
+        return [_gpus(number, 1) for number in range(count)]
 
     def test_are_assigned_in_turn(self, monkeypatch):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         assert self.gpus(7) == ["0", "1", "2", "0", "1", "2", "0"]
+
+    def test_are_several_for_each_training(self, monkeypatch):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        assert [_gpus(number, 2) for number in range(3)] == ["0,1", "2,0", "1,2"]
+        assert _gpus(0, 5) == "0,1,2"
 
     @pytest.mark.parametrize("visible", ["5", "2,0", "7,1,3", "GPU-8932f937,MIG-1-2"])
     def test_are_the_visible_ones_by_name(self, monkeypatch, visible):

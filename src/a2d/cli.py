@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -96,22 +95,6 @@ def run(
 
     experiment = load_recipe(recipe, overrides or [])
     carry_out(experiment, output or Path("runs") / experiment.name, Console())
-
-
-@app.command()
-def assist(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run that is translating.")],
-) -> None:
-    """Help a run to translate its training source, on the same machine or on another one.
-
-    The other machine must see the folder and the data under the same names. For several GPUs:
-    torchrun --nproc-per-node 4 -m a2d assist FOLDER
-    """
-    interruptions.resumable = True
-    from a2d.runs.assist import assist as work
-
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
-    work(folder, Console(quiet=not first))
 
 
 @app.command()

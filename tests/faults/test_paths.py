@@ -43,7 +43,6 @@ def commands(path, missing):
         ["run", path],
         ["run", "methods", "--output", path, "corpus.train=" + missing],
         ["run", "methods", "corpus.train=" + path],
-        ["assist", path],
         ["distill", "--teacher", path, "--output", missing, *corpus],
         ["distill", "--teacher", missing, "--output", path, *corpus],
         ["distill", "--teacher", "builtin:en-pt", "--output", missing, "--data", path, *languages],

@@ -166,6 +166,25 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_gpus(self) -> Recipe:
+        """Refuse a number of GPUs that cannot share the batches of an update evenly."""
+        count = self.compute.gpus_per_training
+        for place, training in (
+            ("training", self.training),
+            ("teacher.training", self.teacher.training),
+        ):
+            if training is None or training.sized:
+                continue
+            batches = training.gradient_accumulation_steps
+            if batches % count:
+                raise ValueError(
+                    f"compute.gpus_per_training is {count}, and {batches} batches make an update: "
+                    f"set {place}.gradient_accumulation_steps to a multiple of {count}, and "
+                    f"{place}.max_tokens lower to keep the tokens of an update"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_monolingual(self) -> Recipe:
         """Refuse monolingual text if no method learns from the teacher's translations."""
         learners = any(method.definition.sequences for method in self.methods)

@@ -39,6 +39,7 @@ from a2d.runs import report
 from a2d.runs.command import check_command
 from a2d.runs.corpus_record import CorpusRecord, hash_of_inputs, load_record, record_of
 from a2d.runs.energy import EnergyMeter
+from a2d.runs.engines import Engine, open_workers
 from a2d.runs.environment import RECIPE, resolve
 from a2d.runs.parts import PARALLEL
 from a2d.runs.recipe import Recipe
@@ -53,7 +54,6 @@ from a2d.runs.stages.teacher_outputs import TeacherOutputs
 from a2d.runs.stages.teacher_scores import TeacherScores
 from a2d.runs.stages.vocabulary import Tokens, Vocabulary
 from a2d.runs.training import TrainingInputs, check_models
-from a2d.runs.workers import Workers
 from a2d.teachers import model_path
 from a2d.text.pairs import Pair
 
@@ -92,7 +92,7 @@ class Run:
         self._stages: dict[type[RunStage], list[RunStage]] = {}
         self._resources = ExitStack()
         self._bars: Bars | None = None
-        self._workers: Workers | None = None
+        self._workers: Engine | None = None
 
     def all(self, kind: type[S]) -> list[S]:
         """List the stages of a kind."""
@@ -179,11 +179,11 @@ class Run:
         return self._bars.show
 
     @property
-    def workers(self) -> Workers:
-        """Processes that share the work; the first access makes them."""
+    def workers(self) -> Engine:
+        """Workers that share the work; the first access starts them."""
         if self._workers is None:
-            count, log = self.recipe.compute.parallel, self.folder / LOG_FILE
-            self._workers = self._resources.enter_context(Workers(count, log, self.report))
+            workers = open_workers(self.recipe.compute, self.folder / LOG_FILE, self.report)
+            self._workers = self._resources.enter_context(workers)
         return self._workers
 
     def end_workers(self) -> None:

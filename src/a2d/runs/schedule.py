@@ -75,9 +75,13 @@ def fill_schedule(recipe: Recipe, splits: Splits) -> Recipe:
     starts = {method.student_start for method in recipe.methods}
     start = "teacher" if starts == {"teacher"} else "random"
     width = max(student.width for student in recipe.students)
+    schedule = schedule_for(tokens, width, start)
+    if (count := recipe.compute.gpus_per_training) > 1:  # they share the tokens of an update
+        schedule["gradient_accumulation_steps"] = count
+        schedule["max_tokens"] //= count
     return recipe.with_defaults(
         {
-            "training": schedule_for(tokens, width, start),
+            "training": schedule,
             "distillation": objective_for(tokens, start),
         }
     )

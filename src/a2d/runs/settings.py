@@ -336,10 +336,31 @@ class ComputeSettings(Section):
     """Use of the machine; apart from rounding, results do not depend on it.
 
     Attributes:
-        parallel: number of models that are trained at once and share the cores.
+        engine: what executes the tasks: `local`, the processes of this machine, or `ray`, a Ray
+            cluster.
+        address: address of a running Ray cluster: `auto` for the one of this machine, or
+            `HEAD:PORT`. Without it, a cluster is started on this machine for the run.
+        parallel: number of models that are trained at once and share the cores of a machine.
+        gpus_per_training: number of GPUs, or of processes on a machine without GPUs, that share
+            each batch of a training. It must divide `training.gradient_accumulation_steps`: each
+            process takes as many of an update's batches.
     """
 
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = Field(default=None, min_length=1)
     parallel: int = Field(default=1, ge=1, le=MAX_PARALLEL)
+    gpus_per_training: int = Field(default=1, ge=1, le=MAX_PARALLEL)
+
+    @model_validator(mode="after")
+    def _check_address(self) -> ComputeSettings:
+        if self.address is not None and self.engine != "ray":
+            raise ValueError("address is that of a Ray cluster: set compute.engine to ray")
+        if self.address is not None and self.address.startswith("ray://"):
+            raise ValueError(
+                "address is one of Ray's client: start the command on a machine of the cluster, "
+                "with auto or HEAD:PORT as the address"
+            )
+        return self
 
 
 class EvaluationSettings(Section):

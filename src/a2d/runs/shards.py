@@ -2,22 +2,21 @@
 
 Sequence-level distillation (Kim & Rush 2016, section 3.2) trains students on the teacher's
 translations of the training source. Translations are stored in shards; every line names its
-sentence, so that translations cannot be mixed up. Several processes can translate different shards
-at the same time, also on several machines that share the folder: the process that holds a shard's
-lock translates it. The system releases the locks of a killed process.
+sentence, so that translations cannot be mixed up. Workers translate different shards at the same
+time.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-
-from filelock import FileLock, Timeout
 
 from a2d.files import damage, seal, write_text
 from a2d.models.decoding import n_best
@@ -26,9 +25,9 @@ from a2d.models.loading import load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report
 from a2d.runs.command import translate_by_command
+from a2d.runs.engines import Engine
 from a2d.runs.lines import one_line
 from a2d.runs.settings import EvaluationSettings, SequenceSettings
-from a2d.runs.workers import Workers
 from a2d.text.evaluation import closest
 from a2d.text.pairs import Pair
 
@@ -36,7 +35,12 @@ if TYPE_CHECKING:
     from a2d.runs.run import Run
 
 SHARD = 1000
-"""Sentences per shard: an interruption costs at most this many translations."""
+"""Sentences per shard: an interruption costs each worker at most this many translations. The number
+does not follow the speed, because sentences that are translated together share a batch, whose sizes
+can change a translation by their rounding."""
+
+GROUP_SECONDS = 60.0
+"""Time that a worker should need for the shards that it gets at once."""
 
 SHARDS = "shard-*.jsonl"
 
@@ -80,7 +84,7 @@ def translator_of(run: Run) -> Translator:
 
 
 def translate_in_shards(
-    pairs: Sequence[Pair], folder: Path, task: Task, workers: Workers
+    pairs: Sequence[Pair], folder: Path, task: Task, workers: Engine
 ) -> list[str]:
     """Translate the sources of pairs shard by shard.
 
@@ -90,7 +94,7 @@ def translate_in_shards(
         folder: folder of the finished shards (`shard-00000.jsonl`, …). Existing shards are used,
             unless they are damaged or belong to other sentences.
         task: settings of the translation.
-        workers: processes that share the work.
+        workers: workers that share the shards.
 
     Returns:
         A translation for each pair.
@@ -99,41 +103,41 @@ def translate_in_shards(
         UserError: the task asks for CTranslate2, which cannot convert the teacher's family; or the
             command fails.
     """
-    for wait in (False, True):
-        translate_shards(pairs, folder, task, workers, wait=wait)
-    for leftover in (_locks(folder), folder / EXPORTED, *folder.glob(f".{EXPORTED}.*")):
+    missing = [n for n in _shards(pairs) if _read(pairs, folder, n) is None]
+    if missing:
+        _translate_missing(pairs, folder, missing, task, workers)
+    for leftover in (folder / EXPORTED, *folder.glob(f".{EXPORTED}.*")):
         shutil.rmtree(leftover, ignore_errors=True)
     return [text for number in _shards(pairs) for text in _texts(pairs, folder, number)]
 
 
-def translate_shards(
-    pairs: Sequence[Pair], folder: Path, task: Task, workers: Workers, *, wait: bool
+def _translate_missing(
+    pairs: Sequence[Pair], folder: Path, missing: Sequence[int], task: Task, workers: Engine
 ) -> None:
-    """Translate the missing shards.
+    """Give shards to the workers, a few at a time, until all are translated.
 
-    Args:
-        pairs, folder, task, workers: as in `translate_in_shards`.
-        wait: whether to wait for shards that another process is translating, and to translate them
-            if it fails; otherwise they are skipped.
-
-    Raises:
-        UserError: as in `translate_in_shards`.
+    A worker loads the teacher for every group of shards. The first groups are single shards, whose
+    time decides how many shards the next groups have.
     """
-    missing = [n for n in _shards(pairs) if _read(pairs, folder, n) is None]
-    # Without the folder: another process has completed the shards, and renamed it.
-    if not (missing and folder.is_dir()):
-        return
+    name = f"teacher's translations: {folder.name.removesuffix('.partial')}"
     exported = _export(task, folder)
-    futures = []
-    for worker in range(min(workers.count, len(missing))):
-        # Every worker starts at another shard, and skips shards that others are translating.
-        first = worker * len(missing) // workers.count
-        order = missing[first:] + missing[:first]
-        futures.append(
-            workers.submit(_translate_missing, pairs, folder, order, task, exported, wait)
-        )
-    for future in futures:
-        future.result()
+    waiting, sizes = deque(missing), dict[Future[float], int]()
+    size = 1 if workers.count > 1 else len(missing)
+    done = len(pairs) - sum(len(_shard(pairs, number)) for number in missing)
+    workers.report(Event(name, done, len(pairs)))
+    while waiting or sizes:
+        while waiting and len(sizes) < workers.count:
+            share = -(-len(waiting) // workers.count)  # so that the last groups end together
+            numbers = [waiting.popleft() for _ in range(min(size, share))]
+            shards = [(number, _shard(pairs, number)) for number in numbers]
+            started = done if workers.count == 1 else None
+            bar = None if started is None else Event(name, started, len(pairs))
+            future = workers.submit(_translate_group, shards, folder, task, exported, bar)
+            sizes[future] = sum(len(shard) for _, shard in shards)
+        for future in wait(sizes, return_when=FIRST_COMPLETED).done:
+            size = max(1, int(GROUP_SECONDS / max(future.result(), 1e-3)))
+            done += sizes.pop(future)
+            workers.report(Event(name, done, len(pairs)))
 
 
 def _export(task: Task, folder: Path) -> Path | None:
@@ -141,12 +145,11 @@ def _export(task: Task, folder: Path) -> Path | None:
     if task.command is not None or task.sequences.engine != "ctranslate2":
         return None
     path = folder / EXPORTED
-    with _lock(path):
-        if path.exists() and damage(path) is not None:  # left by an interrupted export
-            shutil.rmtree(path)
-        if not path.exists():
-            export(task.teacher, path)
-            seal(path)
+    if path.exists() and damage(path) is not None:  # left by an interrupted export
+        shutil.rmtree(path)
+    if not path.exists():
+        export(task.teacher, path)
+        seal(path)
     return path
 
 
@@ -158,33 +161,36 @@ def _path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05}.jsonl"
 
 
-def _locks(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".locks")
+Shard = tuple[int, Sequence[Pair]]
+"""Number of a shard, and its pairs."""
 
 
-def _lock(path: Path, timeout: float = -1) -> FileLock:
-    return FileLock(_locks(path.parent) / path.name, timeout)
-
-
-def _translate_missing(
-    pairs: Sequence[Pair],
+def _translate_group(
+    shards: Sequence[Shard],
     folder: Path,
-    numbers: Sequence[int],
     task: Task,
     exported: Path | None,
-    wait: bool,
+    bar: Event | None,
     report: Report,
-) -> None:
-    """Translate shards that are missing, and that no other process has locked."""
-    search = cache(partial(_load_search, task, exported))  # loads at most once
-    for number in numbers:
-        path = _path(folder, number)
-        try:
-            with _lock(path, timeout=-1 if wait else 0):
-                if _read(pairs, folder, number) is None and folder.is_dir():
-                    _translate(_shard(pairs, number), number, path, search(), report)
-        except Timeout:
-            pass
+) -> float:
+    """Translate some shards, in any process.
+
+    Args:
+        shards: the shards.
+        folder: folder of the finished shards.
+        task: settings of the translation.
+        exported: folder of the teacher's export, if there is one.
+        bar: progress before this group, if its own progress is to be reported.
+        report: receiver of progress events.
+
+    Returns:
+        Seconds per shard.
+    """
+    start, search = time.perf_counter(), _load_search(task, exported)
+    for number, pairs in shards:
+        _translate(pairs, number, _path(folder, number), search, bar, report)
+        bar = None if bar is None else bar._replace(completed=bar.completed + len(pairs))
+    return (time.perf_counter() - start) / len(shards)
 
 
 Search = Callable[[Sequence[str], Callable[[int], None]], list[list[str]]]
@@ -218,22 +224,26 @@ def _load_search(task: Task, exported: Path | None) -> Search:
 
 
 def _translate(
-    pairs: Sequence[Pair], number: int, path: Path, search: Search, report: Report
+    pairs: Sequence[Pair],
+    number: int,
+    path: Path,
+    search: Search,
+    bar: Event | None,
+    report: Report,
 ) -> None:
     """Translate the pairs of one shard, and write it to `path`."""
-    part = path.parent.name.removesuffix(".partial")
-    name = f"teacher's translations: {part}, {path.stem}"
-    report(Event(name, 0, len(pairs)))
-    n_best_lists = search(
-        [pair.source for pair in pairs], lambda done: report(Event(name, done, len(pairs)))
-    )
+
+    def progress(done: int) -> None:
+        if bar is not None:
+            report(bar._replace(completed=bar.completed + done))
+
+    n_best_lists = search([pair.source for pair in pairs], progress)
     texts = [
         one_line(_choose(hypotheses, pair.target))
         for hypotheses, pair in zip(n_best_lists, pairs, strict=True)
     ]
     lines = _records(pairs, number, texts)
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    report(Event(name, len(pairs), len(pairs)))
 
 
 def _choose(hypotheses: Sequence[str], reference: str) -> str:

@@ -37,6 +37,7 @@ from a2d.models.loading import check_same_ids, count_parameters, load_model, new
 from a2d.models.students import check_start, student_config, student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, log_to
+from a2d.runs.processes import call_in_processes, is_first_process, process_count
 from a2d.runs.settings import MethodEntry, Training
 from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
@@ -87,40 +88,48 @@ class TrainingInputs(NamedTuple):
     beams: int
 
 
-def train_model(model: Model, inputs: TrainingInputs, report: Report) -> None:
+def train_model(model: Model, inputs: TrainingInputs, processes: int, report: Report) -> None:
     """Train one model, or resume its training, and save its best checkpoint in its folder.
 
     Args:
         model: the model.
         inputs: inputs of the run's trainings.
+        processes: number of processes that share each batch, one for each GPU.
         report: receives progress events.
 
     Raises:
         UserError: the settings do not fit the data, or the training diverges.
     """
-    assert model.training is not None
-    callbacks: list[TrainerCallback] = [
-        Stopwatch(),
-        TensorBoardCallback(SummaryWriter(str(inputs.tensorboard / model.name))),
-        TrainingProgress(model.name, report),
-    ]
-    if model.uses_teacher and inputs.yardstick.exists():
-        callbacks.append(LearningWatch(read_yardstick(inputs.yardstick)))
     with (
         log_to(WarningEvents(model.name, report)),
         _set_aside_if_diverged(model),
         model.work(scratch=CHECKPOINTS) as folder,
     ):
-        trainer = _new_trainer(model, inputs, folder / CHECKPOINTS, callbacks)
-        try:
-            trainer.train(resume_from_checkpoint=True)
-        except UserError as error:
-            raise type(error)(f"{model.name}: {error}") from error
-        trainer.save_model(str(folder))
-        # A resumed Trainer replaces stateful callbacks by those of the checkpoint.
-        watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Stopwatch))
-        log = trainer.state.log_history
-        history = {"seconds": watch.seconds, "device": _device(trainer.args), "log": log}
+        if processes == 1:
+            _train(model, inputs, folder, report)
+        else:
+            call_in_processes(processes, _train, model, inputs, folder, report=report)
+
+
+def _train(model: Model, inputs: TrainingInputs, folder: Path, report: Report) -> None:
+    """Train a model in this process, which may be one of several."""
+    callbacks: list[TrainerCallback] = [Stopwatch(), TrainingProgress(model.name, report)]
+    if is_first_process():
+        board = SummaryWriter(str(inputs.tensorboard / model.name))
+        callbacks.append(TensorBoardCallback(board))
+    if model.uses_teacher and inputs.yardstick.exists():
+        callbacks.append(LearningWatch(read_yardstick(inputs.yardstick)))
+    trainer = _new_trainer(model, inputs, folder / CHECKPOINTS, callbacks)
+    try:
+        trainer.train(resume_from_checkpoint=True)
+    except UserError as error:
+        raise type(error)(f"{model.name}: {error}") from error
+    trainer.save_model(str(folder))
+    # A resumed Trainer replaces stateful callbacks by those of the checkpoint.
+    watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Stopwatch))
+    log = trainer.state.log_history
+    history = {"seconds": watch.seconds, "device": _device(trainer.args), "log": log}
+    if is_first_process():
         write_text(folder / HISTORY, json.dumps(history, indent=1) + "\n")
 
 
@@ -316,10 +325,12 @@ def make_config(
     steps = training.max_steps or max(1, round((training.num_train_epochs or 0) * epoch))
     evaluations = min(steps, max(1, round(steps / epoch / training.evaluate_every)))
     interval = round(steps / evaluations)
+    settings = values_of(training, TrainingSettings)
+    settings["gradient_accumulation_steps"] //= process_count()  # each has its share
     return A2DConfig(
         output_dir=str(output),
         **values_of(method, ObjectiveSettings),
-        **values_of(training, TrainingSettings),
+        **settings,
         max_steps=interval * evaluations,
         fingerprint=fingerprint,
         seed=seed,
@@ -355,9 +366,13 @@ def _device(args: A2DConfig) -> str:
     """Describe the device of a training, with its precision."""
     precision = "bf16" if args.bf16 else "fp32"
     if args.device.type == "cuda":
-        return f"{torch.cuda.get_device_name(args.device)}, {precision}"
+        count = f"{args.world_size} × " if args.world_size > 1 else ""
+        return f"{count}{torch.cuda.get_device_name(args.device)}, {precision}"
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{cpu_name()} ({capability}), {torch.get_num_threads()} thread(s), {precision}"
+    threads = f"{torch.get_num_threads()} thread(s)"
+    if args.world_size > 1:
+        threads = f"{args.world_size} processes with {threads}"
+    return f"{cpu_name()} ({capability}), {threads}, {precision}"
 
 
 def cpu_name() -> str:

@@ -43,15 +43,15 @@ class Workers:
     Every process imports the plugins that this process has imported (`a2d.plugins`).
 
     Args:
-        count: number of tasks that run at once. Each gets an equal share of the cores, and one of
-            the GPUs in turn.
+        count: number of tasks that run at once. Each gets an equal share of the cores.
         log: log file of the tasks.
         report: called with every progress event, in this process.
+        gpus_per_task: number of GPUs that each task gets, in turn.
     """
 
-    def __init__(self, count: int, log: Path, report: Report) -> None:
+    def __init__(self, count: int, log: Path, report: Report, gpus_per_task: int = 1) -> None:
         self.count = count
-        self._report = report
+        self.report = report
         self._pool: ProcessPoolExecutor | None = None
         if count == 1:
             return
@@ -61,18 +61,25 @@ class Workers:
         self._reader = threading.Thread(target=self._forward, daemon=True)
         gpus: Any = context.Queue()
         for number in range(count):
-            gpus.put(_gpu(number))
-        threads = max(1, torch.get_num_threads() // count)
-        arguments = (threads, gpus, self._events, log, loaded_files())
+            gpus.put(_gpus(number, gpus_per_task))
+        arguments = (threads_for(count), gpus, self._events, log, loaded_files())
         self._pool = ProcessPoolExecutor(count, context, _start_worker, arguments)
         self._reader.start()
 
-    def submit(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Start a task; with one worker, finish it and raise its errors at once."""
+    def submit(
+        self, task: Callable[..., Any], *arguments: Any, training: bool = False
+    ) -> Future[Any]:
+        """Start a task; with one worker, finish it and raise its errors at once.
+
+        Args:
+            task: function of a module; called as `task(*arguments, report)`.
+            arguments: its arguments.
+            training: whether it is a training; only other engines need to know.
+        """
         if self._pool is not None:
             return self._pool.submit(_run_task, task, *arguments)
         future: Future[Any] = Future()
-        future.set_result(task(*arguments, self._report))
+        future.set_result(task(*arguments, self.report))
         return future
 
     def __enter__(self) -> Workers:
@@ -112,14 +119,22 @@ class Workers:
 
     def _forward(self) -> None:
         for event in iter(self._events.get, None):
-            self._report(event)
+            self.report(event)
 
 
-def _gpu(number: int) -> str | None:
-    """Choose the GPU of a worker, as in `CUDA_VISIBLE_DEVICES`; None without a GPU."""
+def threads_for(count: int) -> int:
+    """Number of CPU threads of a task, if this many share a machine like this one."""
+    return max(1, torch.get_num_threads() // count)
+
+
+def _gpus(number: int, count: int) -> str | None:
+    """Choose the GPUs of a worker, as in `CUDA_VISIBLE_DEVICES`; None without a GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
-    return gpus[number % len(gpus)] if torch.cuda.is_available() and gpus else None
+    if not (torch.cuda.is_available() and gpus):
+        return None
+    chosen = (gpus[(number * count + place) % len(gpus)] for place in range(count))
+    return ",".join(dict.fromkeys(chosen))
 
 
 def _start_worker(

@@ -107,7 +107,7 @@ class TokenBatchSampler(Sampler[list[int]]):
         max_tokens: budget of padded tokens per batch, for each side.
         seed: seed of the order.
         multiple_of: make the number of batches a multiple of this by splitting the fullest ones, so
-            that every process of a distributed training gets equally many.
+            that every update has equally many, and every process of a distributed training.
         shuffle: False yields the same batches every time, longest first, for evaluation.
 
     Raises:
@@ -185,8 +185,8 @@ class TokenBatchSampler(Sampler[list[int]]):
             fullest = int(sizes.argmax())
             if sizes[fullest] < 2:
                 raise ValueError(
-                    f"{len(self.lengths)} sentences are too few for {multiple_of} processes: use "
-                    "fewer processes"
+                    f"{len(self.lengths)} sentences are too few for {multiple_of} batches per "
+                    "update: use fewer processes, or lower gradient_accumulation_steps"
                 )
             self._ends.insert(fullest, self._ends[fullest] - int(sizes[fullest]) // 2)
 

@@ -135,6 +135,7 @@ class A2DTrainer(ResumingTrainer):
         self._train_terms = TermAverages(self.objective.terms)
         self._eval_terms = TermAverages(self.objective.terms)
         self._train_sampler: TokenBatchSampler | None = None
+        self._batch = (-1, 0)  # latest update, and place of its latest batch in this process
         names = [term.name for term in self.objective.terms]
         module = self._unwrapped
         self._finiteness = FinitenessWatch(names, module.terms_outside, module.gradients)
@@ -155,6 +156,12 @@ class A2DTrainer(ResumingTrainer):
     def _unwrapped(self) -> Distillation:
         module: Distillation = self.accelerator.unwrap_model(self.model)
         return module
+
+    @property
+    def _batches_per_update(self) -> int:
+        """Batches of an update, over all processes."""
+        count: int = self.args.gradient_accumulation_steps * self.args.world_size
+        return count
 
     @contextmanager
     def prepare_student(self) -> Iterator[None]:
@@ -197,7 +204,7 @@ class A2DTrainer(ResumingTrainer):
                 sizes,
                 budget,
                 seed=self.args.seed,
-                multiple_of=self.args.world_size,
+                multiple_of=self._batches_per_update if shuffle else self.args.world_size,
                 shuffle=shuffle,
             )
         except ValueError as error:
@@ -227,10 +234,24 @@ class A2DTrainer(ResumingTrainer):
     # Loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the Trainer's step; on CPU with a faster dropout, also in recomputed layers."""
+        """Run the Trainer's step; on CPU with a faster dropout, also in recomputed layers.
+
+        If an update has several batches, the random numbers of each depend on its place only, so
+        that they are the same for any number of processes.
+        """
+        if self._batches_per_update > 1:
+            torch.manual_seed(self._seed_of_batch())
         with fast_dropout() if self._tunes_cpu else nullcontext():
             loss: Tensor = super().training_step(*args, **kwargs)
         return loss
+
+    def _seed_of_batch(self) -> int:
+        """Make a seed from the training's seed, the update, and the batch's place in it."""
+        step = self.state.global_step
+        self._batch = (step, self._batch[1] + 1 if self._batch[0] == step else 0)
+        place = self._batch[1] * self.args.world_size + self.args.process_index
+        sequence = np.random.SeedSequence((self.args.seed, step, place))
+        return int(sequence.generate_state(1)[0])
 
     def compute_loss(
         self,

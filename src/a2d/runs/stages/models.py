@@ -75,7 +75,11 @@ class Model(RunStage):
     def carry_out(cls, run: Run) -> None:
         """Train the unfinished models, as many at once as the recipe allows."""
         unfinished = [model for model in run.all(cls) if not model.done]
-        futures = [run.workers.submit(train_model, model, run.inputs) for model in unfinished]
+        arguments = run.inputs, run.recipe.compute.gpus_per_training
+        futures = [
+            run.workers.submit(train_model, model, *arguments, training=True)
+            for model in unfinished
+        ]
         for future in as_completed(futures):  # an error ends the run at once
             future.result()
         for model in run.all(cls):

@@ -1,0 +1,239 @@
+"""Workers on a Ray cluster: tasks run wherever the cluster has the cores and GPUs they need.
+
+Ray starts a task again elsewhere if its node dies. All nodes must see the run's folder, the corpora
+and the models under the same paths, and have the same version of a2d.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from a2d.errors import UserError, first_line
+from a2d.interruptions import NUMBERS
+from a2d.plugin_errors import plugin_error
+from a2d.plugins import load_same, loaded_files
+from a2d.progress import Event, Report, log_file, log_to, silence_libraries
+from a2d.runs.workers import portable, threads_for
+from a2d.text.pairs import missing_library
+
+_RETRIES = 5
+"""How often a task is started again after its node or its process died."""
+
+_PATIENCE = 10.0
+"""Seconds to wait for an answer of the cluster's address."""
+
+_LOOPBACK = "127.0.0.1"
+"""Address of a cluster that is started on this machine: no other machine can reach it."""
+
+
+class RayWorkers:
+    """Workers with the interface of `a2d.runs.workers.Workers`.
+
+    As many tasks run at once as the cluster has cores or GPUs for.
+
+    Args:
+        count: share of this machine's cores that a task gets: one of this many.
+        log: log file of the tasks.
+        report: called with every progress event, in this process.
+        gpus: GPUs of a training, if the cluster has GPUs; other tasks get one.
+        address: address of a running cluster, as `ray.init` takes it; None starts one on this
+            machine.
+
+    Raises:
+        UserError: Ray is not installed, the cluster cannot be reached, or no node has the cores or
+            the GPUs of a task.
+    """
+
+    def __init__(
+        self, count: int, log: Path, report: Report, gpus: int = 1, address: str | None = None
+    ) -> None:
+        self.report = report
+        self._threads, self._gpus = threads_for(count), gpus
+        ray = self._ray = _import_ray()
+        with _kept_handlers():
+            _connect(ray, address)
+        try:
+            self._has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+            self.count = self._count_workers()
+            self._events = _new_queue(ray)
+        except BaseException:
+            ray.shutdown()
+            raise
+        self._setup = _Setup(self._threads, log, loaded_files(), self._events)
+        self._reader = threading.Thread(target=self._forward, daemon=True)
+        self._reader.start()
+
+    def submit(
+        self, task: Callable[..., Any], *arguments: Any, training: bool = False
+    ) -> Future[Any]:
+        """Start a task when the cluster has room for it.
+
+        Args:
+            task: function of a module; called as `task(*arguments, report)`.
+            arguments: its arguments.
+            training: whether it is a training, which may use several GPUs.
+        """
+        gpus = (self._gpus if training else 1) if self._has_gpus else 0
+        remote = self._ray.remote(
+            num_cpus=self._threads, num_gpus=gpus, max_retries=_RETRIES, retry_exceptions=False
+        )(_run_task)
+        future: Future[Any] = Future()
+        reference = remote.remote(self._setup, task, arguments)
+        reference.future().add_done_callback(lambda done: self._pass_on(done, future))
+        return future
+
+    def __enter__(self) -> RayWorkers:
+        """Return the workers."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the cluster; one that was started here ends, with tasks that still run."""
+        if error[0] is None:
+            self._events.put(None)
+            self._reader.join()
+        self._ray.shutdown()
+
+    def _count_workers(self) -> int:
+        """Count the tasks that the cluster can run at once.
+
+        Raises:
+            UserError: no node has enough cores, or enough GPUs.
+        """
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        needs = {"CPU": ("cores", self._threads)}
+        if self._has_gpus:
+            needs["GPU"] = ("GPUs", self._gpus)
+        for resource, (name, amount) in needs.items():
+            if max(node.get(resource, 0) for node in nodes) < amount:
+                raise UserError(
+                    f"a task needs {amount} {name}, and no node of the Ray cluster has as many: "
+                    "raise compute.parallel, or lower compute.gpus_per_training."
+                )
+        if self._has_gpus:
+            return int(sum(node.get("GPU", 0) for node in nodes))
+        return sum(int(node.get("CPU", 0)) // self._threads for node in nodes)
+
+    def _pass_on(self, done: Future[Any], future: Future[Any]) -> None:
+        """Pass on a task's result, or its own error instead of Ray's."""
+        errors = self._ray.exceptions
+        error = done.exception()
+        if error is None:
+            future.set_result(done.result())
+        elif isinstance(error, errors.RayTaskError):
+            future.set_exception(error.cause)
+        elif isinstance(error, errors.RayError):
+            future.set_exception(_lost(error))
+        else:
+            future.set_exception(error)
+
+    def _forward(self) -> None:
+        """Pass on events until the end of the queue, or of the cluster."""
+        with suppress(self._ray.exceptions.RayError):
+            while (event := self._events.get()) is not None:
+                self.report(event)
+
+
+class _Setup(NamedTuple):
+    """What every process of the cluster needs.
+
+    Attributes:
+        threads: CPU threads of a task.
+        log: log file of the tasks.
+        plugins: plugins to import, with their checksums.
+        events: queue of progress events.
+    """
+
+    threads: int
+    log: Path
+    plugins: Mapping[Path, str]
+    events: Any
+
+
+def _run_task(setup: _Setup, task: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Call a task in a process of the cluster."""
+    torch.set_num_threads(setup.threads)
+    silence_libraries()
+    load_same(setup.plugins)
+
+    last = None
+
+    def report(event: Event) -> None:
+        nonlocal last
+        last = setup.events.actor.put_nowait.remote(event)
+
+    try:
+        with log_to(log_file(setup.log)):
+            return task(*arguments, report)
+    except Exception as error:
+        raise portable(plugin_error(error) or error) from error
+    finally:
+        if last is not None:  # events arrive in order: after the last one, all have arrived
+            _import_ray().get(last)
+
+
+def _import_ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no request leaves the machine
+    try:
+        import ray
+        import ray.exceptions
+        import ray.util.queue
+    except ImportError as error:
+        raise missing_library("ray", error) from error
+    return ray
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    if address is None:
+        ray.init("local", include_dashboard=False, _node_ip_address=_LOOPBACK, **quiet)
+        return
+    try:
+        host, _, port = address.rpartition(":")
+        if host:  # Ray would try to reach it for minutes
+            socket.create_connection((host, int(port)), _PATIENCE).close()
+        ray.init(address, **quiet)
+    except Exception as error:  # Ray has several, by the kind of address
+        raise UserError(
+            f"the Ray cluster at compute.address {address!r} cannot be reached "
+            f"({first_line(error)}): start it by `ray start`, or leave compute.address out."
+        ) from error
+
+
+def _new_queue(ray: Any) -> Any:
+    """Make a queue of events on this node, which lives as long as this process."""
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    return ray.util.queue.Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+
+@contextmanager
+def _kept_handlers() -> Iterator[None]:
+    """Keep this process's handlers of signals, which Ray replaces."""
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in NUMBERS}
+    try:
+        yield
+    finally:
+        if main:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def _lost(error: Exception) -> UserError:
+    return UserError(
+        f"the Ray cluster lost a task {_RETRIES + 1} times, most likely because memory ran out "
+        f"({first_line(error)}): lower training.max_tokens, or give the tasks larger nodes, and "
+        "run the command again; finished stages are kept."
+    )

@@ -1,0 +1,88 @@
+"""Runs on Ray have the results of runs without it, also when nodes die."""
+
+import subprocess
+import time
+
+import pytest
+from test_pipeline import command, corpus, outputs, run  # noqa: F401
+
+from a2d import UserError
+from a2d.runs.recipe import load_recipe
+
+ray = pytest.importorskip("ray", reason="Ray is not installed")
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+
+METHODS = [
+    "methods=[kd, {method: seqkd, student_start: teacher}]",
+    "teacher.cache=true",
+    "export.quantizations=[int8]",
+]
+LOOPBACK = "127.0.0.2"  # Ray replaces 127.0.0.1 by the machine's address in its network
+RAY = ["compute.engine=ray", "compute.parallel=2"]
+
+
+@pytest.fixture(scope="module")
+def expected(corpus, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("local") / "run"
+    run(corpus, folder, *METHODS)
+    return outputs(folder)
+
+
+@pytest.mark.full
+@pytest.mark.slow
+def test_a_cluster_of_this_machine(corpus, tmp_path, expected):  # noqa: F811
+    run(corpus, tmp_path / "run", *METHODS, *RAY)
+    assert outputs(tmp_path / "run") == expected
+    assert not ray.is_initialized()
+
+
+@pytest.mark.slow
+def test_nodes_that_die(corpus, tmp_path, expected):  # noqa: F811
+    """Of three nodes one dies twice while it trains; no hand is laid on the run."""
+    folder = tmp_path / "run"
+    place = {"node_ip_address": LOOPBACK, "include_dashboard": False}
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **place})
+    try:
+        cluster.add_node(num_cpus=1, **place)
+        mortal = cluster.add_node(num_cpus=1, **place)
+        address = f"compute.address={cluster.address}"
+        process = subprocess.Popen(
+            [*command(corpus, folder), *METHODS, *RAY, address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for moment in (
+            "models/teacher.partial/checkpoints/*",
+            "models/*seed1.partial/checkpoints/*",
+        ):
+            while not any(folder.glob(moment)) and process.poll() is None:
+                time.sleep(0.03)
+            assert process.poll() is None, process.stdout.read()
+            cluster.remove_node(mortal, allow_graceful=False)
+            mortal = cluster.add_node(num_cpus=1, **place)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    finally:
+        cluster.shutdown()
+    assert outputs(folder) == expected
+
+
+@pytest.mark.full
+@pytest.mark.slow
+def test_errors_of_tasks_are_those_of_a_machine(corpus, tmp_path):  # noqa: F811
+    with pytest.raises(UserError, match=r"^teacher: .*diverged"):
+        run(corpus, tmp_path / "run", *RAY, "teacher.training.learning_rate=1e6")
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_not_there(corpus, tmp_path):  # noqa: F811
+    with pytest.raises(UserError, match=r"compute\.address '127\.0\.0\.1:1' cannot be reached"):
+        run(corpus, tmp_path / "run", *RAY, "compute.address=127.0.0.1:1")
+
+
+def test_addresses():
+    with pytest.raises(UserError, match=r"set compute\.engine to ray"):
+        load_recipe("methods", ["compute.address=auto"])
+    with pytest.raises(UserError, match="start the command on a machine of the cluster"):
+        load_recipe("methods", [*RAY, "compute.address=ray://head:10001"])
