@@ -71,6 +71,20 @@ class TestEveryFamily:
         prune(release.teacher, student, name_layers(release.teacher, student), release.batch)
         assert release.divergence(student) < 1e-6
 
+    def test_a_shallower_student_needs_no_measurement(self, release, monkeypatch):
+        """It keeps the same parts as if the importance of everything had been measured."""
+        student = release.random(encoder_layers=2, decoder_layers=1)
+        arguments = release.teacher, student, name_layers(release.teacher, student), release.batch
+        unmeasured = choose_subspaces(*arguments)
+        monkeypatch.setattr("a2d.models.pruning.have_same_widths", lambda *_: False)
+        measured = choose_subspaces(*arguments)
+        assert unmeasured.channels.equal(measured.channels)
+        assert unmeasured.heads == measured.heads
+        for name in ("rows", "columns"):
+            ours, theirs = getattr(unmeasured, name), getattr(measured, name)
+            assert ours.keys() == theirs.keys()
+            assert all(ours[key].equal(theirs[key]) for key in ours)
+
     @pytest.mark.parametrize("shape", SHAPES)
     def test_a_fitted_student_is_nearer_than_a_sliced_or_a_random_one(self, release, shape):
         teacher = release.teacher

@@ -28,6 +28,9 @@ _RIDGE = 1e-3
 _MAX_FLOATS = 2**28
 """Largest number of the teacher's activations in memory at a time: 1 GB in float32."""
 
+_WIDTHS = ("width", "heads", "feed_forward", "decoder_heads", "decoder_feed_forward")
+"""Sizes in which a student that takes layers whole equals its teacher."""
+
 _WRITERS = ("output", "contract")
 """Roles of the modules that write to the residual stream."""
 
@@ -78,7 +81,8 @@ def choose_subspaces(
     batch: Batch,
 ) -> Subspaces:
     """Choose the parts that a student keeps by the teacher's activations on sample text."""
-    squares, products = _measure(teacher, batch)
+    same = have_same_widths(student, teacher)
+    squares, products = _equal_measures(teacher) if same else _measure(teacher, batch)
     inputs = [squares[name] for name, role in projections(teacher).items() if role not in _WRITERS]
     scores = torch.stack([square / square.sum() for square in inputs]).mean(0)
     width = sizes_of(student.config)["width"]
@@ -404,6 +408,28 @@ def _measure(model: PreTrainedModel, batch: Batch) -> tuple[dict[str, Tensor], d
         recorder.after(name, add)
     recorder.run()
     return squares, products
+
+
+def _equal_measures(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return measures as `_measure`, by which everything is equally important.
+
+    A student that keeps everything needs no measurement, which takes a third of its start.
+    """
+    squares, products = {}, {}
+    for name, role in projections(model).items():
+        module = model.get_submodule(name)
+        squares[name] = torch.ones(module.in_features, dtype=torch.float64)
+        if role in ("query", "key", "output"):
+            heads = head_count(model, name)
+            size = module.in_features if role == "output" else module.out_features
+            products[name] = torch.eye(size // heads, dtype=torch.float64).repeat(heads, 1, 1)
+    return squares, products
+
+
+def have_same_widths(student: PreTrainedModel, teacher: PreTrainedModel) -> bool:
+    """Check whether two models have the same widths and heads."""
+    sizes, others = (sizes_of(model.config) for model in (student, teacher))
+    return all(sizes.get(name) == others.get(name) for name in _WIDTHS)
 
 
 def head_count(model: PreTrainedModel, name: str) -> int:

@@ -24,12 +24,9 @@ from a2d.families import (
 from a2d.models.activations import sample_text
 from a2d.models.decoding import inherited_settings
 from a2d.models.loading import check_layers, new_model
-from a2d.models.pruning import prune
+from a2d.models.pruning import have_same_widths, prune
 
 Start = Literal["teacher", "random", "marian"]
-_WIDTHS = ("width", "heads", "feed_forward", "decoder_heads", "decoder_feed_forward")
-"""Sizes in which a student that takes layers whole equals its teacher."""
-
 _DEPTHS = ("encoder_layers", "decoder_layers")
 
 _AT_RANDOM = "or start it at random (a2d distill: --start random; recipes: student_start: random)"
@@ -109,9 +106,9 @@ def _start_from(teacher: PreTrainedModel, student: PreTrainedModel, sample: Data
             it has other widths or heads and there is no sample.
     """
     check_start(student.config, teacher.config)
-    shapes = [sizes_of(model.config) for model in (student, teacher)]
     projections = family_of(student.config).projections
-    if all(shapes[0].get(size) == shapes[1].get(size) for size in _WIDTHS):
+    if have_same_widths(student, teacher):
+        shapes = [sizes_of(model.config) for model in (student, teacher)]
         same = all(shapes[0][size] == shapes[1][size] for size in _DEPTHS)
         if same or sample is None or not projections:
             return copy_layers(teacher, student)
