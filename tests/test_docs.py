@@ -59,7 +59,7 @@ def run_python(folder, *arguments):
 
 
 SHORT = """import a2d.models.activations
-a2d.models.activations._SENTENCES = 100
+a2d.models.activations.SENTENCES = 100
 """
 """Beginning of programs that prune a teacher by less text than users do."""
 

@@ -64,19 +64,23 @@ def _about(
     """Define the options of `a2d` itself."""
 
 
+RecipeName = Annotated[
+    str, typer.Argument(help="Name of a packaged recipe, such as demo, or a YAML file.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Settings of the recipe to change, such as training.num_train_epochs=3 or "
+        "students.0.heads=4.",
+        metavar="KEY=VALUE",
+    ),
+]
+
+
 @app.command()
 def run(
-    recipe: Annotated[
-        str, typer.Argument(help="Name of a packaged recipe, such as demo, or a YAML file.")
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Settings of the recipe to change, such as training.num_train_epochs=3 or "
-            "students.0.heads=4.",
-            metavar="KEY=VALUE",
-        ),
-    ] = None,
+    recipe: RecipeName,
+    overrides: Overrides = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -95,6 +99,27 @@ def run(
 
     experiment = load_recipe(recipe, overrides or [])
     carry_out(experiment, output or Path("runs") / experiment.name, Console())
+
+
+@app.command()
+def plan(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+) -> None:
+    """Estimate what a run will take: time, disk and memory, stage by stage.
+
+    The corpus is read and prepared, and every kind of training and translation is tried for a few
+    seconds on this machine. Nothing is written.
+
+    Example: a2d plan methods compute.parallel=2
+    """
+    from rich.console import Console
+
+    from a2d.runs.planning import plan_run, show_plan
+    from a2d.runs.recipe import load_recipe
+
+    console = Console()
+    show_plan(plan_run(load_recipe(recipe, overrides or []), console), console)
 
 
 @app.command()

@@ -19,7 +19,7 @@ Batch = Mapping[str, Tensor]
 """`input_ids` and `attention_mask` (sentences, source length), `labels` (sentences, target length;
 -100 where there is no text)."""
 
-_SENTENCES = 2000
+SENTENCES = 2000
 """Largest number of sentence pairs of sample text."""
 
 _FLOATS = 2**26
@@ -33,7 +33,7 @@ def sample_text(data: Dataset, model: PreTrainedModel) -> Batch:
         data: columns ``input_ids`` and ``labels`` (`a2d.text.batching.tokenise`).
         model: the model to run on the text.
     """
-    count = min(_SENTENCES, len(data))
+    count = min(SENTENCES, len(data))
     rows = data.select([index * len(data) // count for index in range(count)]).to_list()
     lengths = [max(len(row["input_ids"]), len(row["labels"])) for row in rows]
     longest = sorted(lengths)[math.ceil(0.95 * count) - 1]

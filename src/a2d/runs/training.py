@@ -265,7 +265,7 @@ def _new_trainer(
         student = load_model(model.start)
     else:
         template = load_model(inputs.teacher) if inputs.pretrained and teacher is None else teacher
-        student = _new_student(model, tokenizer, template)
+        student = random_student(model, tokenizer, template)
     student.generation_config.num_beams = inputs.beams
     trainer = A2DTrainer(
         student,
@@ -281,7 +281,7 @@ def _new_trainer(
     return trainer
 
 
-def _new_student(
+def random_student(
     model: Model, tokenizer: PreTrainedTokenizerBase, teacher: PreTrainedModel | None
 ) -> PreTrainedModel:
     """Make a model with random weights: of the teacher's family, or without a teacher Marian."""
@@ -406,7 +406,7 @@ def check_models(models: Sequence[Model], inputs: TrainingInputs) -> None:
         if model.start is not None:  # before a student that is too large is built
             sizes = model.shape.model_dump(exclude_none=True)
             check_start(student_config(teacher.config, **sizes), teacher.config)
-        student = _new_student(model, tokenizer, teacher)
+        student = random_student(model, tokenizer, teacher)
         check_same_ids(teacher, student)
         build_transfer(config.objective, student.config, teacher.config)
 
