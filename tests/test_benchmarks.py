@@ -196,6 +196,7 @@ class TestGpu:
         methods = {row["name"].split("-")[0] for row in scores}
         assert {"teacher", "baseline", "kd", "uniform", "tinybert", "a2d", "paper"} <= methods
 
+    @pytest.mark.full
     @pytest.mark.slow
     def test_a_failing_part_does_not_end_the_others(self, tmp_path):
         smoke(tmp_path, "--parts", "training", "steps", "--recipe", "missing.yaml")

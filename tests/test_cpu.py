@@ -161,6 +161,7 @@ print(resident() - before)
 
 @pytest.mark.skipif(not bf16_is_fast(), reason="nothing is multiplied in bf16 here")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system has no /proc")
+@pytest.mark.full
 def test_kernel_cache_is_limited():
     # Temporary tensors must not count.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}

@@ -155,6 +155,7 @@ def test_an_interrupted_distillation_is_resumed(distilled, teacher, data, tmp_pa
     assert weights[0] == weights[1]
 
 
+@pytest.mark.full
 def test_heads_need_not_divide_the_width_in_families_without_that_rule(data, tmp_path):
     released("t5", tmp_path / "teacher", heads=5)
     run(str(tmp_path / "teacher"), data, tmp_path / "small", source_prefix="go: ")
@@ -168,7 +169,7 @@ def test_heads_need_not_divide_the_width_in_families_without_that_rule(data, tmp
 
 
 @pytest.mark.parametrize(
-    "name", ["nllb", "t5", *(pytest.param(n, marks=pytest.mark.full) for n in ("mbart50", "bart"))]
+    "name", ["nllb", *(pytest.param(n, marks=pytest.mark.full) for n in ("t5", "mbart50", "bart"))]
 )
 def test_a_marian_student_of_another_family(name, data, tmp_path):
     released(name, tmp_path / "teacher")

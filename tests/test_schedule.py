@@ -112,7 +112,7 @@ def test_training_ends_after_a_plateau_with_a_validation(tmp_path, tokenizer, da
     assert learning_rates[16] == pytest.approx(28 / 38 / 4 * 1e-30)
 
 
-@pytest.mark.parametrize("step", [10, 14])
+@pytest.mark.parametrize("step", [10, pytest.param(14, marks=pytest.mark.full)])
 def test_interrupted_training_equals_an_uninterrupted_one(tmp_path, tokenizer, data, step):  # noqa: F811
     settings = SETTINGS | {"learning_rate": 1e-3, "dropout": 0.1}
     undisturbed = trainer(tmp_path / "a", tokenizer, data, **settings)
