@@ -52,7 +52,7 @@ def test_models_and_exports_are_measured(a2d, model, tmp_path):
     arguments = ["--input", tmp_path / "in", "--rounds", 3, "--sentences", 5, "--threads", 1]
     code, out, err = a2d(model, tmp_path / "fast", *arguments, "--json", tmp_path / "json")
     assert code == 0, err
-    assert "5 sentences, 3 rounds, 1 threads." in out
+    assert "5 sentences, rounds: 3, threads: 1." in out
     assert f"2 {tmp_path / 'fast'} (CTranslate2, beam 2)\n" in out
     assert "benchmark: 8/8 (100%)" in err
     summary = json.loads((tmp_path / "json").read_text("utf-8"))

@@ -120,6 +120,35 @@ def test_a_proof_that_shows_nothing_asks_for_other_text():
     assert "auto" not in str(error.value)
 
 
+def test_a_wrong_conversion_needs_another_engine():
+    with pytest.raises(
+        UserError, match=r"the conversion to CTranslate2 is wrong: .*PyTorch"
+    ) as error:
+        check_fidelity(fidelity(quantization="float32", changed=50), 0.3, print)
+    assert "auto" not in str(error.value)
+    assert "greedy" in fidelity(quantization="float32").summary
+    assert "greedy" not in fidelity().summary
+
+
+@pytest.mark.parametrize("name", ["model.bin", "shared_vocabulary.json", "config.json"])
+def test_a_damaged_export_is_refused(tmp_path, name):
+    export(TEACHER, tmp_path / "fast", "int8")
+    content = bytearray((tmp_path / "fast" / name).read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 9] = content[middle : middle + 9][::-1]
+    (tmp_path / "fast" / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"damaged: export it again \({name} is damaged\)"):
+        ExportedModel(tmp_path / "fast")
+
+
+def test_few_pairs_prove_nothing(tmp_path):
+    (tmp_path / "few.tsv").write_text("Save the file.\tSalve o arquivo.\n" * 3)
+    console = Console(quiet=True)
+    with pytest.raises(UserError, match=r"^3 validation pairs prove nothing: give at least 50"):
+        arguments = tmp_path / "fast", "int8", [str(tmp_path / "few.tsv")], ("en", "pt")
+        export_checked(TEACHER, *arguments, 0.3, console)
+
+
 def test_the_smallest_faithful_precision_is_found(tmp_path, valid, monkeypatch):
     tried = []
 

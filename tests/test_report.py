@@ -31,6 +31,7 @@ from a2d.text.pairs import Pair
 PAIRS = read_corpus("builtin:de-dsb/test")[:120]
 SOURCES = [pair.source for pair in PAIRS]
 REFERENCES = [pair.target for pair in PAIRS]
+WEIGHTLESS = {"weights": [[math.nan]], "student": 1, "teacher": 1}
 HOSTILE = [
     "</script><script>document.title = 'owned'</script>",
     "<img src=x onerror=\"document.title = 'owned'\">",
@@ -330,6 +331,13 @@ class TestDamagedResults:
             ("details.json", {"alignments": {"a2d": 3}}, "alignments.a2d"),
             ("details.json", {"attention": [{"source": None}]}, "attention.0.source"),
             ("details.json", {"corpus": {"cleaning": {}, "sizes": {"x": 1}}}, "corpus.sizes.x"),
+            (
+                "details.json",
+                {"alignments": {"a2d": {"cross": WEIGHTLESS}}},
+                "alignments.a2d.cross",
+            ),
+            ("scores.json", [{"parameters": 10**400}], "0.parameters"),
+            ("scores.json", [{"train_seconds": math.inf}], "0.train_seconds"),
             ("energy.json", {"watt_hours": 1e400}, "watt_hours"),
         ],
     )
@@ -352,6 +360,67 @@ class TestDamagedResults:
     def test_of_text_are_named_with_the_mend(self, folder, name, content):
         (folder / name).write_bytes(content)
         self.check(folder, name)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("maps", "***"),
+            ("maps", "AAAA"),
+            ("queries", 10**9),
+            ("channels", 0),
+            ("strongest", []),
+            ("strongest", [9]),
+            ("cross", None),
+        ],
+    )
+    def test_of_attention_are_found(self, folder, key, value):
+        maps = {"channels": 1, "queries": 1, "keys": 1, "heads": 1, "maps": "/w=="}
+        group = {"teacher": dict(maps), "student": dict(maps), "strongest": [0]}
+        groups = {name: json.loads(json.dumps(group)) for name in ("encoder", "decoder", "cross")}
+        tokens = {f"{side}Tokens": ["a"] for side in ("source", "target", "input")}
+        texts = {"source": "a", "reference": "b", "student": "kd"}
+        path = folder / "details.json"
+        details = json.loads(path.read_text())
+
+        def write():
+            attention = [{**texts, **tokens, "groups": groups}]
+            path.write_text(json.dumps(details | {"attention": attention}))
+
+        write()
+        report(folder)
+        if key == "cross":
+            del groups["cross"]
+        elif key == "strongest":
+            groups["cross"]["strongest"] = value
+        else:
+            groups["cross"]["teacher"][key] = value
+        write()
+        self.check(folder, "details.json")
+
+    @pytest.mark.parametrize("counts", ["-5\n" * len(SOURCES), "x\n" * len(SOURCES)])
+    def test_of_counts_are_found(self, folder, counts):
+        (folder / "rarest.txt.gz").write_bytes(gzip.compress(counts.encode()))
+        self.check(folder, "rarest.txt.gz")
+
+    def test_other_numbers_of_counts_are_refused(self, folder):
+        (folder / "rarest.txt.gz").write_bytes(gzip.compress(b"1\n"))
+        with pytest.raises(UserError, match=r"the counts of words: 1 lines for 120 sources"):
+            report(folder)
+
+    def test_long_lines_are_refused(self, folder):
+        texts = gzip.compress(("a" * 60_000 + "\n").encode() + b"a\n" * (len(SOURCES) - 1))
+        (folder / "hypotheses/kd-seed1.txt.gz").write_bytes(texts)
+        self.check(folder, "hypotheses/kd-seed1.txt.gz")
+
+    @pytest.mark.parametrize(
+        "name", ["sources.txt.gz", "rarest.txt.gz", "details.json", "energy.json"]
+    )
+    @pytest.mark.parametrize("target", ["nothing", "itself"])
+    def test_of_links_are_named(self, folder, name, target):
+        (folder / name).unlink()
+        (folder / name).symlink_to(folder / name if target == "itself" else folder / "nothing")
+        problem = "cannot be read" if target == "itself" else "is missing"
+        self.check(folder, name, problem)
 
     def test_a_missing_file_is_named_with_the_mend(self, folder):
         (folder / "run.json").unlink()

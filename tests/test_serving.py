@@ -147,6 +147,7 @@ def test_input_that_is_no_text_ends_in_one_sentence(address, post, data):
         ("queue/join", b'{"data": [NaN]}', "the request is not JSON with valid Unicode."),
         ("queue/join", b"[" * 5000, "the request is not JSON with valid Unicode."),
         ("queue/join", b'{"data": ["a"], "fn_index": 1e400}', "is not JSON with valid Unicode."),
+        ("queue/join", b'{"data": [1' + b"0" * 400 + b"]}", "is not JSON with valid Unicode."),
         ("call/translate", ["a"], "the request is not a JSON object."),
         ("call/v2/translate", {"x": 1}, 'other keys than "text"'),
         ("call/v2/translate", {}, 'other keys than "text"'),

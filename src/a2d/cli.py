@@ -309,5 +309,7 @@ app.command()(cli_models.serve)
 app.command()(cli_models.bench)
 
 for _each in (app, cli_data.app):
-    for _command in _each.registered_commands:  # Rich would read [serve] as markup
-        _command.help = escape(inspect.getdoc(_command.callback) or "")
+    for _command in _each.registered_commands:
+        _paragraphs = (inspect.getdoc(_command.callback) or "").split("\n\n")
+        _text = "\n\n".join(" ".join(text.split()) for text in _paragraphs)
+        _command.help = escape(_text)  # Rich would read [serve] as markup

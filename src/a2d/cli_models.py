@@ -308,7 +308,7 @@ def bench(
     console.print(table_of(figures))
     console.print(legend_of(figures), highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"{len(sample.sentences):,} sentences, {rounds} rounds, {summary['threads']} threads.",
+        f"{len(sample.sentences):,} sentences, rounds: {rounds}, threads: {summary['threads']}.",
         highlight=False,
     )
     if json_file is not None:

@@ -360,7 +360,10 @@ def serve(
     """
     app = build_app(models, limits, threads)
     try:
-        app.launch(server_name=host, server_port=port, prevent_thread_lock=not wait)
+        app.launch(server_name=host, server_port=port, prevent_thread_lock=True, quiet=True)
     except OSError as error:
         raise UserError(f"port {port} of {host} cannot be used: choose another --port.") from error
+    if wait:
+        print(f"Serving at {app.local_url}: open it in a browser. Ctrl-C ends.", flush=True)
+        app.block_thread()
     return app

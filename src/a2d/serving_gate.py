@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NoReturn
 
-from a2d.errors import first_line, one_line
+from a2d.errors import first_line
+from a2d.quoting import shorten
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,8 +57,8 @@ class Gate:
         try:
             await self._answer(scope, receive, answer)
         except Exception as error:  # of Gradio, for addresses and content that it does not check
-            problem = f"{scope['method']} {scope['path']} failed ({first_line(error)})"
-            _LOG.warning("%s", one_line(problem))
+            address = f"{scope['method']} {shorten(scope['path'], 100)}"
+            _LOG.warning("%s failed (%s)", address, shorten(first_line(error), 200))
             _LOG.debug("traceback:", exc_info=error)
             await answer.fail()
 
@@ -125,7 +126,9 @@ class _Answer:
 def _problem(body: bytes, named: bool) -> str:
     """Describe what is wrong with a body; nothing if it is right."""
     try:
-        content = json.loads(body, parse_constant=_refuse_number, parse_float=_number)
+        content = json.loads(
+            body, parse_constant=_refuse_number, parse_float=_number, parse_int=_integer
+        )
         json.dumps(content, ensure_ascii=False).encode()  # fails for half a surrogate pair
     except (ValueError, RecursionError):
         return "the request is not JSON with valid Unicode."
@@ -141,8 +144,13 @@ def _number(digits: str) -> float:
     return number if math.isfinite(number) else _refuse_number(digits)
 
 
+def _integer(digits: str) -> int:
+    number = int(digits)
+    return number if abs(number) < 2**63 else _refuse_number(digits)
+
+
 def _refuse_number(digits: str) -> NoReturn:
-    raise ValueError(f"{digits} is not JSON")
+    raise ValueError(f"{shorten(digits, 40)} is too large, or not JSON")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -11,10 +11,11 @@ from typing import Any, Literal, get_args
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from a2d.errors import UserError, first_line
 from a2d.families import Geometry, family_of, positions_of
-from a2d.files import atomic_folder
+from a2d.files import MANIFEST, atomic_folder, damage, seal
 from a2d.models.decoding import (
     BEAMS,
     check_search,
@@ -90,6 +91,7 @@ def export(
         tokenizer.init_kwargs[_POSITIONS] = positions_of(network.config)
         tokenizer.save_pretrained(partial)
         network.generation_config.save_pretrained(partial)
+        seal(partial, without=(GENERATION_CONFIG_NAME,))  # which users may change
         if check is not None:
             check(partial)
 
@@ -167,7 +169,10 @@ class ExportedModel:
     def __init__(self, folder: Path, device: str = "auto", threads: int | None = None) -> None:
         ctranslate2 = require_ctranslate2()
         kind, _, number = device.partition(":")
-        with reading(folder, f"the exported model in {folder} is damaged: export it again"):
+        problem = f"the exported model in {folder} is damaged: export it again"
+        if (folder / MANIFEST).exists() and (damaged := damage(folder)) is not None:
+            raise UserError(f"{problem} ({damaged}).")
+        with reading(folder, problem):
             self.tokenizer = load_tokenizer(folder)  # first, because it refuses other folders
             self._translator = ctranslate2.Translator(
                 str(folder),

@@ -78,8 +78,10 @@ class Fidelity(NamedTuple):
     @property
     def summary(self) -> str:
         """Sum up the comparison in one sentence."""
+        search = " by greedy search" if self.quantization == EXACT else ""
         return (
-            f"{self.changed:,} of {self.sentences:,} translations differ from the original's; "
+            f"{self.changed:,} of {self.sentences:,} translations{search} differ from the "
+            f"original's; "
             f"BLEU {self.original_bleu:.2f} → {self.bleu:.2f}, "
             f"chrF {self.original_chrf:.2f} → {self.chrf:.2f}."
         )
@@ -192,6 +194,11 @@ def check_fidelity(fidelity: Fidelity, max_loss: float, show: Callable[[str], No
         raise UserError(
             f"the export cannot be proved: {problem}. Give other validation text by --valid, or "
             "skip the proof by --unchecked."
+        )
+    if fidelity.quantization == EXACT:
+        raise UnfaithfulExport(
+            f"the conversion to CTranslate2 is wrong: {problem}. Translate with PyTorch, and "
+            "report this; or export all the same by --unchecked."
         )
     raise UnfaithfulExport(
         f"the export to {fidelity.quantization} is not faithful: {problem}. Export with as much "

@@ -86,6 +86,7 @@ class Comparison:
     def __post_init__(self) -> None:
         sizes = {"the references": len(self.references)}
         sizes |= {} if self.domains is None else {"the domains": len(self.domains)}
+        sizes |= {} if self.rarest is None else {"the counts of words": len(self.rarest)}
         sizes |= {system.name: len(system.hypotheses) for system in self.systems}
         for name, size in sizes.items():
             if size != len(self.sources):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, NotRequired
 
-from pydantic import AllowInfNan
+from pydantic import AfterValidator, AllowInfNan, Field, FiniteFloat
 from typing_extensions import TypedDict
 
 Figure = Annotated[float, AllowInfNan(True)]
 """A figure of a training log, which may be infinite or not a number."""
+
+
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class GroupAlignment(TypedDict):
@@ -21,24 +26,24 @@ class GroupAlignment(TypedDict):
         student, teacher: heads per layer.
     """
 
-    weights: list[list[float]]
-    student: int
-    teacher: int
+    weights: Annotated[list[Annotated[list[FiniteFloat], Field(min_length=1)]], Field(min_length=1)]
+    student: Positive
+    teacher: Positive
 
 
 class PackedMaps(TypedDict):
     """Attention maps (channels, queries, keys) as bytes in base64; 255 means all attention."""
 
-    channels: int
-    queries: int
-    keys: int
+    channels: Positive
+    queries: Positive
+    keys: Positive
     maps: str
 
 
 class ModelMaps(PackedMaps):
     """Attention maps of a model, with its heads per layer."""
 
-    heads: int
+    heads: Positive
 
 
 class GroupMaps(TypedDict):
@@ -56,6 +61,14 @@ class GroupMaps(TypedDict):
     strongest: list[int]
 
 
+class Groups(TypedDict):
+    """Attention maps of all groups."""
+
+    encoder: GroupMaps
+    decoder: GroupMaps
+    cross: GroupMaps
+
+
 class SentenceMaps(TypedDict):
     """Attention maps of one sentence pair, by group, with its tokens."""
 
@@ -65,7 +78,34 @@ class SentenceMaps(TypedDict):
     sourceTokens: list[str]
     targetTokens: list[str]
     inputTokens: list[str]
-    groups: dict[str, GroupMaps]
+    groups: Groups
+
+
+def _check_sizes(sentence: SentenceMaps) -> SentenceMaps:
+    """Check that the maps of a sentence have the sizes of its tokens, and their bytes."""
+    sizes = {side: len(sentence[f"{side}Tokens"]) for side in ("source", "target", "input")}  # type: ignore[literal-required]
+    expected = {
+        "encoder": (sizes["source"], sizes["source"]),
+        "decoder": (sizes["target"], sizes["input"]),
+        "cross": (sizes["target"], sizes["source"]),
+    }
+    groups: dict[str, GroupMaps] = dict(sentence["groups"])  # type: ignore[arg-type]
+    for name, group in groups.items():
+        maps = [group["teacher"], group["student"], group.get("aligned", group["teacher"])]
+        for each in maps:
+            shape = each["channels"], each["queries"], each["keys"]
+            if shape[1:] != expected[name] or len(b64decode(each["maps"])) != math.prod(shape):
+                raise ValueError(f"maps of the group {name} have wrong sizes")
+        strongest, channels = group["strongest"], group["student"]["channels"]
+        if len(strongest) != group["teacher"]["channels"] or not all(
+            0 <= channel < channels for channel in strongest
+        ):
+            raise ValueError(f"the strongest maps of the group {name} are not those of a student")
+    return sentence
+
+
+CheckedMaps = Annotated[SentenceMaps, AfterValidator(_check_sizes)]
+"""Maps of a sentence from a file."""
 
 
 class ExportScores(TypedDict):
@@ -81,10 +121,10 @@ class ExportScores(TypedDict):
     name: str
     sentences: int
     changed: int
-    bleu: float
-    chrf: float
-    original_bleu: float
-    original_chrf: float
+    bleu: FiniteFloat
+    chrf: FiniteFloat
+    original_bleu: FiniteFloat
+    original_chrf: FiniteFloat
     problem: NotRequired[str | None]
 
 

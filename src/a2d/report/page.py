@@ -106,7 +106,8 @@ def _render(comparison: Comparison, analysis: Analysis, details: Details) -> str
         data=_embedded(_data(comparison, analysis, details)),
         label=_label_of(analysis.groups),
         times=lambda ratio: f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}",
-        millions=lambda count: "–" if count is None else f"{count / 1e6:.1f}M",
+        millions=_millions,
+        signed=lambda value: f"{value:+.2f}".replace("-", "\u2212"),
         clock=_clock,
         megabytes=lambda size: "–" if size is None else f"{size / 1e6:.1f} MB",
     )
@@ -187,6 +188,12 @@ def _embedded(data: Any) -> Markup:
 
 def _asset(name: str) -> Markup:
     return Markup(files("a2d.report").joinpath("assets", name).read_text("utf-8"))
+
+
+def _millions(count: int | None) -> str:
+    if count is None:
+        return "–"
+    return f"{count / 1e6:.1f}M" if count >= 100_000 else f"{count / 1e6:.3f}M"
 
 
 def _clock(seconds: float) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from select import select
 from tempfile import TemporaryFile
 
 from a2d.errors import UserError
@@ -19,6 +21,8 @@ _FIRST_SAMPLE = 16
 """Number of sentences of the first sample that a command is timed with."""
 _MIN_SAMPLE_SECONDS = 2.0
 """The sample is doubled until the command takes this long, without its start."""
+_PATIENCE = 1.0
+"""Seconds to wait for more output of a command that has ended, or for its end without output."""
 
 
 def check_command(command: str) -> list[str]:
@@ -65,11 +69,12 @@ def translate_by_command(
         try:
             with running(arguments, stdin=source, stdout=subprocess.PIPE) as program:
                 lines = _read_lines(program.process, len(sentences), progress)
+                status = program.process.poll()
         except OSError as error:
             raise UserError(
                 f"teacher.command {command!r} cannot be started: {error.strerror or error}."
             ) from error
-        fault = _find_fault(program.process.returncode, lines, len(sentences))
+        fault = _find_fault(status, lines, len(sentences))
         if fault is not None:
             message = program.first_line
             end = f", and says: {message}" if message else "."
@@ -107,23 +112,42 @@ def _read_lines(
     process: subprocess.Popen[bytes], count: int, progress: Callable[[int], None]
 ) -> list[bytes]:
     """Read a command's output; stop after a line too many or too long, as it may be endless."""
-    assert process.stdout is not None
     lines: list[bytes] = []
-    with process.stdout as output:
-        for line in iter(partial(output.readline, MAX_LINE + 1), b""):
+    rest = b""
+    for block in _blocks(process):
+        *ended, rest = (rest + block).split(b"\n")
+        for line in (*ended, rest) if len(rest) > MAX_LINE else ended:
             lines.append(line)
             if len(lines) > count or len(line) > MAX_LINE:
                 return lines
-            progress(len(lines))
-    process.wait()
+        progress(len(lines))
+    if rest:
+        lines.append(rest)
+    with suppress(subprocess.TimeoutExpired):  # without all lines it has failed already
+        process.wait(None if len(lines) == count else _PATIENCE)
     return lines
 
 
-def _find_fault(status: int, lines: Sequence[bytes], count: int) -> str | None:
+def _blocks(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """Read output until its end. It may have none: children of a program keep its output open."""
+    assert process.stdout is not None
+    output = process.stdout.fileno()
+    while True:
+        ended = process.poll() is not None
+        if select([output], [], [], _PATIENCE)[0]:
+            block = os.read(output, 2**16)
+            if not block:
+                return
+            yield block
+        elif ended:
+            return
+
+
+def _find_fault(status: int | None, lines: Sequence[bytes], count: int) -> str | None:
     """Describe the fault of a command that has ended; None if it has none.
 
     Args:
-        status: exit code, or the negative number of a signal.
+        status: exit code, or the negative number of a signal; None while the command runs.
         lines: output of the command.
         count: expected number of lines.
     """
@@ -132,7 +156,7 @@ def _find_fault(status: int, lines: Sequence[bytes], count: int) -> str | None:
     if lines and len(lines[-1]) > MAX_LINE:
         size = format_size(MAX_LINE)
         return f"returns a line of more than {size} (line {len(lines):,} of {count:,})"
-    if status < 0:
+    if status is not None and status < 0:
         return f"was killed by signal {-status}"
     if status:
         return f"fails with exit code {status}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from a2d.errors import UserError, first_line
 T = TypeVar("T")
 
 _OF_JSON = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
-_OF_GZIP = (EOFError, BadGzipFile, zlib.error)
+_OF_GZIP = (EOFError, zlib.error)
 
 
 @contextmanager
@@ -29,9 +30,22 @@ def intact(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: {mend}") from error
+    except BadGzipFile as error:  # an OSError
+        raise _damaged(path, error, mend) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {mend}") from error
     except (*_OF_JSON, *_OF_GZIP) as error:
-        problem = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"{path} is damaged ({problem}): {mend}") from error
+        raise _damaged(path, error, mend) from error
+
+
+def _damaged(path: Path, error: Exception, mend: str) -> UserError:
+    problem = f"{type(error).__name__}: {first_line(error)}"
+    return UserError(f"{path} is damaged ({problem}): {mend}")
+
+
+def is_there(path: Path) -> bool:
+    """Check for a file that may be absent. A link to nothing is there, and damaged."""
+    return os.path.lexists(path)
 
 
 def read_json(path: Path, kind: type[T]) -> T:

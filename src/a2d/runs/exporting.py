@@ -19,6 +19,8 @@ from a2d.runs.lines import read_lines
 from a2d.text.corpus import from_arguments, read_corpus
 from a2d.text.pairs import Pair
 
+MIN_PAIRS = 50
+"""Smallest validation set that an export is proved with."""
 AUTO = "auto"
 SMALLEST_FIRST = ("int8", "int16", "float32")
 """Data types that `AUTO` tries, with 1, 2 and 4 bytes per weight."""
@@ -57,6 +59,11 @@ def export_checked(
         raise UserError(
             f"there is no validation set beside {model} to prove the export with: give one by "
             "--valid, or skip the proof by --unchecked."
+        )
+    if len(pairs) < MIN_PAIRS:
+        raise UserError(
+            f"{len(pairs)} validation pairs prove nothing: give at least {MIN_PAIRS} by --valid, "
+            "or skip the proof by --unchecked."
         )
     sources, references = map(list, zip(*pairs, strict=True))
     task = "translating with the original"

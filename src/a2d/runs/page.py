@@ -14,15 +14,15 @@ from a2d.errors import UserError
 from a2d.report.comet import comet_scores
 from a2d.report.comparison import Comparison, Gain, Role, System
 from a2d.report.details import (
+    CheckedMaps,
     Details,
     ExportScores,
     Figure,
     GroupAlignment,
-    SentenceMaps,
 )
 from a2d.report.page import check_page, write_page
 from a2d.runs import results
-from a2d.runs.damage import intact, read_json
+from a2d.runs.damage import intact, is_there, read_json
 from a2d.runs.results import Row
 from a2d.runs.verdict import VERDICT
 
@@ -42,7 +42,7 @@ class _Parts(TypedDict, total=False):
 
     curves: dict[str, list[dict[str, Figure]]]
     alignments: dict[str, dict[str, GroupAlignment]]
-    attention: list[SentenceMaps]
+    attention: list[CheckedMaps]
     exports: list[ExportScores]
     corpus: _Corpus
 
@@ -146,7 +146,7 @@ def _comparison(folder: Path) -> Comparison:
     recipe = read_json(folder / results.DESCRIPTION, _Description)["recipe"]
     corpus = recipe["corpus"]
     sources = folder / results.SOURCES
-    if not sources.exists():
+    if not is_there(sources):
         raise UserError(
             f"{folder} was written by an earlier version of a2d, without the sources: repeat the "
             "run's command, which writes it again."
@@ -158,14 +158,17 @@ def _comparison(folder: Path) -> Comparison:
         sources=results.read_compressed(sources),
         references=results.read_compressed(folder / results.REFERENCES),
         systems=[_system(row, folder, first=row is rows[0]) for row in rows],
-        rarest=_counts(rarest) if rarest.exists() else None,
-        domains=_short_names(results.read_compressed(files)) if files.exists() else None,
+        rarest=_counts(rarest) if is_there(rarest) else None,
+        domains=_short_names(results.read_compressed(files)) if is_there(files) else None,
     )
 
 
 def _counts(path: Path) -> list[int]:
     with intact(path):
-        return list(map(int, results.read_compressed(path)))
+        counts = list(map(int, results.read_compressed(path)))
+        if min(counts, default=0) < 0:
+            raise ValueError("a count is negative")
+        return counts
 
 
 def _short_names(paths: Sequence[str]) -> Sequence[str]:
@@ -209,7 +212,7 @@ def _details(folder: Path) -> Details:
         "Energy": _energy(folder / results.ENERGY),
         **run["versions"],
     }
-    parts: _Parts = read_json(path, _Parts) if path.exists() else {}
+    parts: _Parts = read_json(path, _Parts) if is_there(path) else {}
     place = f"results/{evaluation['split']}"
     # The last row is a student's.
     again = (
@@ -236,7 +239,7 @@ def _details(folder: Path) -> Details:
 
 def _energy(record: Path) -> str:
     """Describe the energy that a run has used; nothing if it was not measured."""
-    if not record.exists():
+    if not is_there(record):
         return ""
     energy = read_json(record, _Energy)
     return (
@@ -248,7 +251,7 @@ def _energy(record: Path) -> str:
 def _verdict(folder: Path) -> list[str]:
     """Read why a student of `a2d distill` is not fit for use, from its run's folder."""
     path = folder.parent.parent / VERDICT
-    if not path.is_file():
+    if not is_there(path):
         return []
     verdict = read_json(path, _Verdict)
     return [] if verdict["passed"] else [verdict["summary"], *verdict["advice"]]

@@ -26,14 +26,15 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from pydantic import FiniteFloat
+from pydantic import Field, FiniteFloat
 
 import a2d
 from a2d.files import write_text
 from a2d.method.alignment import FILE_NAME, AttentionAlignment
 from a2d.models.export import WEIGHTS
+from a2d.report.plain import MAX_SEGMENT
 from a2d.runs.attention import sample_maps
 from a2d.runs.damage import intact, read_json
 from a2d.runs.energy import EnergyMeter, total_energy
@@ -62,6 +63,9 @@ SIGNIFICANT = 0.05
 UNKNOWN = "–"
 """Text of an unknown figure in tables."""
 COMPARISONS = ("gain_vs_baseline", "p_vs_baseline", "gain_vs_kd", "p_vs_kd")
+
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @dataclass(frozen=True)
@@ -98,17 +102,17 @@ class Row:
     setting: str
     student: str
     seed: int
-    parameters: int | None
+    parameters: Count | None
     bleu: FiniteFloat | None
     chrf: FiniteFloat | None
-    gain_vs_baseline: float | None
-    p_vs_baseline: float | None
-    gain_vs_kd: float | None
-    p_vs_kd: float | None
-    sentences_per_second: float | None
-    train_seconds: float | None
+    gain_vs_baseline: FiniteFloat | None
+    p_vs_baseline: FiniteFloat | None
+    gain_vs_kd: FiniteFloat | None
+    p_vs_kd: FiniteFloat | None
+    sentences_per_second: FiniteFloat | None
+    train_seconds: FiniteFloat | None
     device: str | None
-    size_bytes: int | None = None
+    size_bytes: Count | None = None
     quantization: str = ""
     refused: str = ""
 
@@ -400,7 +404,10 @@ def read_compressed(path: Path) -> list[str]:
             data = file.read(_MAX_TEXT + 1)
         if len(data) > _MAX_TEXT:
             raise ValueError(f"it has more than {_MAX_TEXT:,} bytes")
-        return data.decode().split("\n")[:-1]
+        lines = data.decode().split("\n")[:-1]
+        if max(map(len, lines), default=0) > MAX_SEGMENT:
+            raise ValueError(f"a line has more than {MAX_SEGMENT:,} characters")
+        return lines
 
 
 _MAX_TEXT = 200_000_000
