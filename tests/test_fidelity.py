@@ -17,7 +17,7 @@ from a2d import UserError
 from a2d.cli import app
 from a2d.files import seal
 from a2d.models import export as exporting
-from a2d.models.export import ExportedModel
+from a2d.models.export import ExportedModel, export
 from a2d.models.fidelity import Fidelity, Original, check_fidelity, compare_translations
 from a2d.models.loading import load_model
 from a2d.runs import results
@@ -144,8 +144,8 @@ def test_a_damaged_export_is_refused(tmp_path, name):
 def test_few_pairs_prove_nothing(tmp_path):
     (tmp_path / "few.tsv").write_text("Save the file.\tSalve o arquivo.\n" * 3)
     console = Console(quiet=True)
+    arguments = tmp_path / "fast", "int8", [str(tmp_path / "few.tsv")], ("en", "pt")
     with pytest.raises(UserError, match=r"^3 validation pairs prove nothing: give at least 50"):
-        arguments = tmp_path / "fast", "int8", [str(tmp_path / "few.tsv")], ("en", "pt")
         export_checked(TEACHER, *arguments, 0.3, console)
 
 
