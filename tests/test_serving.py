@@ -168,7 +168,7 @@ def test_unknown_functions_end_in_one_sentence(post, number):
 
 
 @pytest.mark.parametrize(
-    "path", ["call/translate/nosuch", "call/v2/translate/nosuch", "queue/data?session_hash=nosuch"]
+    "path", ["call/translate/nosuch", "call/v2/translate/nosuch2", "queue/data?session_hash=nosuch"]
 )
 def test_unknown_results_end(address, post, path):
     with urllib.request.urlopen(f"{address}/gradio_api/{path}", timeout=60) as stream:
