@@ -228,7 +228,7 @@ def test_a_pipe_or_device_in_it_is_refused(exported, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "other")
     (folder / "shared_vocabulary.json").unlink()
     (folder / "shared_vocabulary.json").symlink_to("/dev/null")
-    with pytest.raises(UserError, match=r"shared_vocabulary\.json is a pipe or a device"):
+    with pytest.raises(UserError, match=r"shared_vocabulary\.json cannot be read \(it is a pipe"):
         ExportedModel(folder)
 
 

@@ -221,7 +221,7 @@ def damage(
         manifest = json.loads(path.read_text("utf-8"))
         intact = manifest.pop("sum") == _sum(manifest)
         sums = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact = False
     if not intact:
         return f"{MANIFEST} is damaged"
