@@ -123,8 +123,12 @@ def check_a2d(words):
 def check_command(words):
     words = without_redirections(words)
     program, *arguments = words
-    if program == "torchrun":
-        program, *arguments = arguments[arguments.index("-m") + 1 :]
+    if program == "ray":
+        ray = pytest.importorskip("ray.scripts.scripts", reason="Ray is not installed").cli
+        assert arguments[0] in ray.commands
+        if "--" not in arguments:
+            return
+        program, *arguments = arguments[arguments.index("--") + 1 :]
     if program == "a2d":
         check_a2d(arguments)
     elif program == "make":
