@@ -57,6 +57,18 @@ STARTS = {
     "chrF": lambda t: f"{t['curve'][-1][2]:.1f}",
 }
 
+RULE = {
+    "pairs": COLUMNS["pairs"],
+    "student": lambda t: t["shape"],
+    "tokens a batch": COLUMNS["tokens a batch"],
+    "rate": COLUMNS["rate"],
+    "α": COLUMNS["α"],
+    "updates": COLUMNS["updates"],
+    "method": lambda t: f"`{t['method']}`",
+    "BLEU": LAYERS["BLEU"],
+    "chrF": LAYERS["chrF"],
+}
+
 BETAS = {
     "student": lambda t: t["shape"],
     "start": lambda t: {"teacher": "teacher", "random": "random"}[t["start"]],
@@ -102,6 +114,9 @@ def main() -> None:
     betas = read("betas.jsonl")
     betas.sort(key=lambda t: (t["shape"], t["start"], t["updates"], t["method"] != "kd"))
     tables["betas"] = table(betas, BETAS)
+    rule = read("rule.jsonl")
+    rule.sort(key=lambda t: (t["pairs"], t["shape"], t["method"], t["alpha"], t["tokens"], t["lr"]))
+    tables["rule"] = table(rule, RULE)
     regions.fill(PAGE, tables.get)
 
 
