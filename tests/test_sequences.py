@@ -177,6 +177,14 @@ class TestSharedWork:
         assert max(workers.groups) <= largest
 
 
+def test_one_worker_gets_a_bounded_group(echo, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "MAX_GROUP", 2)
+    workers = TestSharedWork.Threads(1)
+    task = Task("nobody", SEARCH, SequenceSettings(engine="transformers"))
+    assert translate_in_shards(NUMBERS, tmp_path, task, workers) == EXCLAIMED
+    assert workers.groups == [2, 1]
+
+
 class TestNBest:
     def test_the_first_is_the_translation(self, teacher):
         _, model, tokenizer = teacher

@@ -77,13 +77,7 @@ class RayWorkers:
     def submit(
         self, task: Callable[..., Any], *arguments: Any, training: bool = False
     ) -> Future[Any]:
-        """Start a task when the cluster has room for it.
-
-        Args:
-            task: function of a module; called as `task(*arguments, report)`.
-            arguments: its arguments.
-            training: whether it is a training, which may use several GPUs.
-        """
+        """Start a task when the cluster has room for it (`a2d.runs.engines.Engine.submit`)."""
         gpus = (self._gpus if training else 1) if self._has_gpus else 0
         remote = self._ray.remote(
             num_cpus=self._threads, num_gpus=gpus, max_retries=_RETRIES, retry_exceptions=False

@@ -18,7 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from a2d.files import damage, seal, write_text
+from a2d.files import damage, write_text
 from a2d.models.decoding import n_best
 from a2d.models.export import ExportedModel, export
 from a2d.models.loading import load_to_run
@@ -41,6 +41,8 @@ can change a translation by their rounding."""
 
 GROUP_SECONDS = 60.0
 """Time that a worker should need for the shards that it gets at once."""
+MAX_GROUP = 100
+"""Most shards that a worker gets at once: their sentences are in memory."""
 
 SHARDS = "shard-*.jsonl"
 
@@ -128,7 +130,7 @@ def _translate_missing(
     while waiting or sizes:
         while waiting and len(sizes) < workers.count:
             share = -(-len(waiting) // workers.count)  # so that the last groups end together
-            numbers = [waiting.popleft() for _ in range(min(size, share))]
+            numbers = [waiting.popleft() for _ in range(min(size, share, MAX_GROUP))]
             shards = [(number, _shard(pairs, number)) for number in numbers]
             started = done if workers.count == 1 else None
             bar = None if started is None else Event(name, started, len(pairs))
@@ -149,7 +151,6 @@ def _export(task: Task, folder: Path) -> Path | None:
         shutil.rmtree(path)
     if not path.exists():
         export(task.teacher, path)
-        seal(path)
     return path
 
 

@@ -71,10 +71,7 @@ class Workers:
     ) -> Future[Any]:
         """Start a task; with one worker, finish it and raise its errors at once.
 
-        Args:
-            task: function of a module; called as `task(*arguments, report)`.
-            arguments: its arguments.
-            training: whether it is a training; only other engines need to know.
+        The arguments are those of `a2d.runs.engines.Engine.submit`; all tasks have the same GPUs.
         """
         if self._pool is not None:
             return self._pool.submit(_run_task, task, *arguments)
