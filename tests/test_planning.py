@@ -27,12 +27,19 @@ def test_times_of_tasks(tasks, workers, seconds):
 
 
 def test_the_plan_adds_up():
-    plan = Plan(10, [Estimate("a", [60, 60]), Estimate("b", [7])], 2, 10**9, 2 * 10**9, 0)
+    estimates = [Estimate("a", [60, 60]), Estimate("b", [7])]
+    plan = Plan(10, estimates, 2, 10**9, 2 * 10**9, 0, ["stage Toy"])
     assert plan.seconds == 77
     console = Console(record=True, width=80)
     show_plan(plan, console)
     text = console.export_text()
-    for words in ("1:17 min", "2 at once", "at most 1.0 GB", "2.0 GB for each task"):
+    for words in (
+        "1:17 min",
+        "2 at once",
+        "at most 1.0 GB",
+        "2.0 GB for each task",
+        "Not estimated: stage Toy.",
+    ):
         assert words in text
 
 

@@ -89,7 +89,7 @@ class Plan(NamedTuple):
         disk: bytes that the run needs at most, with checkpoints.
         memory: largest memory of this process while it tried the tasks, in bytes.
         gpu_memory: the same of the GPU; 0 without one.
-        foreign: whether the teacher is an external system, whose time is unknown.
+        unknown: what cannot be estimated.
     """
 
     preparation: float
@@ -98,7 +98,7 @@ class Plan(NamedTuple):
     disk: int
     memory: int
     gpu_memory: int
-    foreign: bool = False
+    unknown: Sequence[str] = ()
 
     @property
     def seconds(self) -> float:
@@ -137,8 +137,10 @@ def plan_run(recipe: Recipe, console: Console) -> Plan:
         torch.set_num_threads(threads)
     disk += sum(estimate.disk for estimate in estimates)
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    memory, foreign = _largest_memory(), recipe.teacher.foreign
-    return Plan(preparation, estimates, workers, disk, memory, gpu, foreign)
+    unknown = [f"stage {kind.__name__}" for kind in kinds if kind not in ESTIMATES]
+    if recipe.teacher.foreign:
+        unknown.append("translations of the teacher, which a2d does not load")
+    return Plan(preparation, estimates, workers, disk, _largest_memory(), gpu, unknown)
 
 
 def _largest_memory() -> int:
@@ -162,8 +164,8 @@ def show_plan(plan: Plan, console: Console) -> None:
             )
     table.add_row("all", "", "", duration(plan.seconds), style="bold")
     console.print(table)
-    if plan.foreign:
-        console.print("Without the translations of the teacher, which a2d does not load.")
+    for name in plan.unknown:
+        console.print(f"Not estimated: {name}.", highlight=False)
     console.print(
         f"{plan.workers} at once. Disk: at most {size_in_words(plan.disk)}. Memory: "
         f"{size_in_words(plan.memory)} for each task.",
