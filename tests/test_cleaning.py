@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from a2d.errors import UserError
 from a2d.text import identification
-from a2d.text.cleaning import clean, hold_out, overlap
+from a2d.text.cleaning import clean
 from a2d.text.corpus import read_corpus
+from a2d.text.held_out import hold_out, overlap
 from a2d.text.identification import languages_to_check
 from a2d.text.pairs import Pair
 
@@ -48,7 +49,7 @@ def test_a_pair_counts_under_the_first_rule_that_it_breaks():
 
 def test_rules_can_be_switched_off():
     pairs = [Pair("w " * 300, "b"), Pair("same", "same"), Pair("same", "same"), Pair("", "a")]
-    remaining, report = clean(iter(pairs), **OFF)
+    remaining, report = clean(pairs, **OFF)
     assert remaining == pairs[:3]
     assert report.as_dict() == {"read": 4, "empty": 1, "kept": 3}
 

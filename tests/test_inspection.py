@@ -12,8 +12,9 @@ from a2d.cli import app
 from a2d.errors import UserError
 from a2d.quoting import shorten
 from a2d.runs.recipe import make_cleaning
-from a2d.text.cleaning import clean, overlap
+from a2d.text.cleaning import clean
 from a2d.text.corpus import read_corpus
+from a2d.text.held_out import overlap
 from a2d.text.inspection import Inspection, inspect
 from a2d.text.pairs import Pair
 from a2d.text.writing import write_pairs

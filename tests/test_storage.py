@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from a2d.models.tokenizer import train_tokenizer
 from a2d.text import storage
 from a2d.text.batching import lengths, tokenise
-from a2d.text.cleaning import clean, hold_out, overlap
+from a2d.text.cleaning import clean
 from a2d.text.corpus import iterate_corpus, read_corpus
+from a2d.text.held_out import hold_out, overlap
 from a2d.text.pairs import Pair
 from a2d.text.storage import StoredPairs, Texts
 
@@ -73,11 +74,11 @@ def test_a_killed_process_leaves_no_file_behind(number, tmp_path):
 
 def test_cleaning_equals_that_of_a_list():
     rules = {"max_words": 6, "consistent": True, "deduplicate": "near"}
-    stored_result, report = clean(StoredPairs(PAIRS), **rules, into=StoredPairs)
+    stored_result, report = clean(StoredPairs(PAIRS), **rules)
     expected, expected_report = clean(PAIRS, **rules)
     assert isinstance(stored_result, StoredPairs)
     assert (list(stored_result), report) == (expected, expected_report)
-    heldout, training = hold_out(stored_result, 40, into=StoredPairs)
+    heldout, training = hold_out(stored_result, 40)
     assert (heldout, list(training)) == hold_out(expected, 40)
 
 
@@ -95,7 +96,7 @@ def test_tokenisation_equals_that_of_a_list():
 @pytest.mark.parametrize("step", ["read", "clean", "hold out"])
 def test_memory_does_not_grow_with_the_corpus(tmp_path, step, monkeypatch):
     """A pair takes the memory of a hash (for duplicates), not of its text."""
-    monkeypatch.setattr(storage, "_BATCH_PAIRS", 100)
+    monkeypatch.setattr(storage, "PART", 100)
     path = tmp_path / "corpus.tsv"
     with path.open("w") as file:
         for number in range(4_000):
@@ -106,9 +107,9 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, step, monkeypatch):
     if step == "read":
         again = StoredPairs(iterate_corpus(path))
     elif step == "clean":
-        again, _ = clean(stored, deduplicate="near", into=StoredPairs)
+        again, _ = clean(stored, deduplicate="near")
     else:
-        held, again = hold_out(stored, 100, into=StoredPairs)
+        held, again = hold_out(stored, 100)
         assert overlap(again, held) == 0
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

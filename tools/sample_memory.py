@@ -14,8 +14,8 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from a2d.runs.results import write_compressed
-from a2d.text.cleaning import hold_out
 from a2d.text.corpus import read_corpus
+from a2d.text.held_out import hold_out
 from a2d.text.pairs import Pair
 
 MEMORY_PAIRS = 6000

@@ -75,6 +75,14 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def end_with_parent() -> None:
+    """End this process, a worker, when its parent is killed; a thread calls this function."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     for each in NUMBERS:
         signal.signal(each, signal.SIG_IGN)  # further signals change nothing

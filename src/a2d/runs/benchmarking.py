@@ -38,6 +38,7 @@ from transformers.utils import cached_file
 
 import a2d
 from a2d.errors import UserError
+from a2d.interruptions import end_with_parent
 from a2d.models.export import WEIGHTS as EXPORTED
 from a2d.models.export import is_exported
 from a2d.models.folders import CONFIG, INDEX, SETTINGS
@@ -47,7 +48,7 @@ from a2d.plugins import load_same, loaded_files
 from a2d.progress import Event, Report, silence_libraries
 from a2d.quoting import escaped
 from a2d.runs.training import cpu_name
-from a2d.runs.workers import end_with_parent, portable
+from a2d.runs.workers import portable
 from a2d.teachers import model_path
 from a2d.text.streams import open_input
 

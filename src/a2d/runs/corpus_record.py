@@ -13,11 +13,12 @@ from a2d.errors import UserError
 from a2d.files import digest, write_text
 from a2d.runs.recipe import Recipe
 from a2d.runs.splits import Splits, text_hash
-from a2d.text.cleaning import overlap
 from a2d.text.corpus import BUILTIN, places
 from a2d.text.files import expand_path
 from a2d.text.formats import FORMATS, format_of
+from a2d.text.held_out import overlap
 from a2d.text.identification import is_installed
+from a2d.text.parts import usable_cores
 from a2d.text.records import is_saved
 
 CORPUS_RECORD = "corpus.json"
@@ -76,7 +77,7 @@ def record_of(splits: Splits, inputs: str | None) -> CorpusRecord:
         },
         splits.cleaning.as_dict(),
         None if report is None else report.as_dict(),
-        {name: overlap(splits.train, pairs) for name, pairs in held_out.items()},
+        {name: overlap(splits.train, pairs, usable_cores()) for name, pairs in held_out.items()},
         list(splits.warnings),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import random
@@ -14,12 +15,14 @@ from a2d.errors import UserError
 from a2d.quoting import shorten
 from a2d.runs.recipe import Recipe
 from a2d.runs.settings import CorpusSettings
-from a2d.text.cleaning import CleaningReport, clean, hold_out
+from a2d.text.cleaning import CleaningReport, clean
 from a2d.text.corpus import iterate_corpus, iterate_with_places
+from a2d.text.held_out import hold_out
 from a2d.text.identification import count_other_languages, languages_to_check
 from a2d.text.known import KnownTranslations
 from a2d.text.monolingual import clean_text, iterate_text
 from a2d.text.pairs import Pair
+from a2d.text.parts import usable_cores
 from a2d.text.storage import StoredPairs
 
 logger = logging.getLogger(__name__)
@@ -89,6 +92,7 @@ def read_splits(recipe: Recipe) -> Splits:
     Raises:
         UserError: a part is missing, malformed, or empty after cleaning.
     """
+    gc.freeze()  # the collector would examine all of PyTorch's objects for every new million pairs
     corpus = recipe.corpus
     languages = corpus.source_language, corpus.target_language
     rules = corpus.cleaning.model_dump(exclude={"language"})
@@ -105,7 +109,7 @@ def read_splits(recipe: Recipe) -> Splits:
     starts: list[tuple[int, str]] = []
     located_train = iterate_with_places(corpus.train, "train", languages)
     raw = StoredPairs(_note_starts(located_train, starts))
-    train, cleaning = clean(raw, **rules, into=StoredPairs)
+    train, cleaning = clean(raw, **rules, processes=usable_cores())
     for name in [name for name in ("test", "valid") if name not in held_out]:
         before = len(train)
         held_out[name], train = _hold_out(name, train)
@@ -171,6 +175,7 @@ def _add_monolingual(
         max_words=corpus.cleaning.max_words,
         min_letters=corpus.cleaning.min_letters,
         deduplicate=corpus.cleaning.deduplicate,
+        processes=usable_cores(),
     )
     return splits._replace(monolingual=text, monolingual_cleaning=report)
 
@@ -251,4 +256,4 @@ def _hold_out(name: str, train: StoredPairs) -> tuple[list[Pair], StoredPairs]:
             f"it (at least {20 * _MIN_HELD_OUT:,} are needed): give corpus.{name} "
             f"(`a2d distill --{name}`)."
         )
-    return hold_out(train, count, into=StoredPairs)
+    return hold_out(train, count, usable_cores())

@@ -22,7 +22,7 @@ import torch
 
 from a2d.endings import LOG
 from a2d.errors import UserError, first_line
-from a2d.interruptions import leave
+from a2d.interruptions import end_with_parent, leave
 from a2d.plugin_errors import plugin_error
 from a2d.plugins import load_same, loaded_files
 from a2d.progress import Report, log_file, log_to, silence_libraries
@@ -167,14 +167,6 @@ def _end_after_finaliser(error: sys.UnraisableHookArgs) -> None:
         again.start()
     else:
         sys.__unraisablehook__(error)
-
-
-def end_with_parent() -> None:
-    """Exit when the parent is killed, because the next run needs the folder."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _run_task(task: Callable[..., Any], *arguments: Any) -> Any:

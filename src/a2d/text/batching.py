@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 from datasets import Dataset, concatenate_datasets, load_from_disk
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
 from a2d.text.pairs import Pair
-from a2d.text.storage import StoredPairs
-
-PREFIX = "source_prefix"
-"""Tokenizer setting, saved in its configuration: text put before every source, as T5 (`translate
-German to English: `) and MADLAD-400 (`<2en> `) need it."""
+from a2d.text.parts import map_parts
+from a2d.text.storage import StoredPairs, store
+from a2d.text.words import PREFIX, TOKENS, Encoder
 
 
 def encode_sources(
@@ -51,28 +51,27 @@ def encode_sources(
     return ids
 
 
-def tokenise(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> Dataset:
+def tokenise(
+    pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, processes: int = 1
+) -> Dataset:
     """Encode sentence pairs.
 
     Args:
         pairs: sentence pairs.
         tokenizer: tokenizer of both languages.
+        processes: processes that encode a large `StoredPairs`, as in `a2d.text.parts.map_parts`.
 
     Returns:
         Dataset with columns ``input_ids`` and ``labels``, both ending in the end token. Sentences
-        longer than the tokenizer's ``model_max_length`` are cut.
+        longer than the tokenizer's ``model_max_length`` are cut. The tokens of a `StoredPairs` are
+        in a temporary file, which is deleted with the dataset.
     """
-
-    def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-        labels = tokenizer(text_target=batch["target"], truncation=True)["input_ids"]
-        return {"input_ids": encode_sources(tokenizer, batch["source"]), "labels": labels}
-
-    if isinstance(pairs, StoredPairs):
-        texts = pairs.dataset
-    else:
-        columns = {name: [getattr(pair, name) for pair in pairs] for name in Pair._fields}
-        texts = Dataset.from_dict(columns)
-    return texts.map(encode, batched=True, remove_columns=["source", "target"], desc=None)
+    batches = map_parts(Encoder(tokenizer), pairs, processes)
+    if not isinstance(pairs, StoredPairs):
+        return Dataset(pyarrow.Table.from_batches(batches, TOKENS))
+    folder, dataset = store(batches, TOKENS)
+    weakref.finalize(dataset, folder.cleanup)
+    return dataset
 
 
 def load_tokens(folders: Sequence[Path]) -> Dataset:

@@ -1,23 +1,30 @@
-"""Cleaning of parallel text, and detection of held-out text that leaks into training data."""
+"""Cleaning of parallel text."""
 
 from __future__ import annotations
 
-import random
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
 
 from a2d.errors import UserError
 from a2d.text.fixed import differ
-from a2d.text.identification import language_rule
+from a2d.text.gists import gists_of, hash_texts
+from a2d.text.identification import Side, language_rule, sides_to_check
 from a2d.text.pairs import Pair
+from a2d.text.parts import map_parts
+from a2d.text.storage import PairSequence, select
 
 _MIN_RATIO_LENGTH = 20
 """Pairs of shorter texts, in characters, pass the ratio rule: their ratio means little."""
 
 Rule = tuple[str, Callable[[Pair], bool]]
-PairSequence = TypeVar("PairSequence", bound=Sequence[Pair])
+"""Name of a rule, and the function that finds out whether a pair breaks it."""
+
+DUPLICATES = "duplicates"
+"""Name of the last rule, which compares pairs with each other."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,79 @@ class CleaningReport:
         return CleaningReport(self.read, dropped, self.remaining - count)
 
 
+@dataclass(frozen=True)
+class Rules:
+    """Rules that judge every pair by itself.
+
+    Attributes:
+        max_words, max_ratio, min_letters, drop_copies, consistent: as in `clean`.
+        sides: sides of which the language is checked, each with its code.
+    """
+
+    max_words: int | None
+    max_ratio: float | None
+    min_letters: float | None
+    drop_copies: bool
+    consistent: bool
+    sides: tuple[Side, ...]
+
+    def __post_init__(self) -> None:
+        """Check the limits.
+
+        Raises:
+            UserError: a limit is out of range.
+        """
+        for option in ("max_words", "max_ratio"):
+            value = getattr(self, option)
+            if value is not None and not value >= 1:
+                raise UserError(f"{option} is {value}: give 1 or more, or None for no limit")
+        if self.min_letters is not None and not 0 <= self.min_letters <= 1:
+            raise UserError(f"min_letters is {self.min_letters}: give a share between 0 and 1")
+
+    def build(self) -> list[Rule]:
+        """Build the rules in their order."""
+        words, ratio, letters = self.max_words, self.max_ratio, self.min_letters
+        rules: list[Rule] = [("empty", lambda pair: not all(map(str.strip, pair)))]
+        if words is not None:
+            rules.append(("too_long", lambda pair: any(_has_more_words(t, words) for t in pair)))
+        if ratio is not None:
+            rules.append(("ratio", lambda pair: _unequal(pair, ratio)))
+        if letters is not None:
+            rules.append(("letters", lambda pair: any(_letters(t) < letters for t in pair)))
+        if self.drop_copies:
+            rules.append(("copies", lambda pair: pair.source == pair.target))
+        if self.consistent:
+            rules.append(("inconsistent", lambda pair: differ(*pair)))
+        if self.sides:
+            rules.append(("language", language_rule(self.sides)))
+        return rules
+
+
+def make_rules(
+    pairs: Sequence[Pair],
+    *,
+    max_words: int | None,
+    max_ratio: float | None,
+    min_letters: float | None,
+    drop_copies: bool,
+    consistent: bool,
+    languages: tuple[str, str] | None,
+) -> Rules:
+    """Choose the rules that judge every pair by itself.
+
+    Args:
+        pairs: sample that shows whether the identifier knows `languages` well enough.
+        max_words, max_ratio, min_letters, drop_copies, consistent, languages: as in `clean`.
+
+    Raises:
+        UserError: as in `clean`.
+    """
+    sides = () if languages is None else tuple(sides_to_check(languages, pairs))
+    return Rules(max_words, max_ratio, min_letters, drop_copies, consistent, sides)
+
+
 def clean(
-    pairs: Iterable[Pair],
+    pairs: PairSequence,
     *,
     max_words: int | None = 250,
     max_ratio: float | None = 3.0,
@@ -59,14 +137,15 @@ def clean(
     consistent: bool = False,
     languages: tuple[str, str] | None = None,
     deduplicate: bool | Literal["near"] = True,
-    into: Callable[[Iterator[Pair]], PairSequence] = list,  # type: ignore[assignment]
+    processes: int = 1,
 ) -> tuple[PairSequence, CleaningReport]:
     """Drop pairs that are useless or harmful for training a translation model.
 
     A pair is counted under the first rule that it breaks, in this order.
 
     Args:
-        pairs: The pairs; their order stays.
+        pairs: The pairs; their order stays. A corpus that may exceed memory is a `StoredPairs`
+            (`a2d.text.storage`).
         max_words: Most words, split at white space, of either side. None: no limit.
         max_ratio: Most characters of the longer side, as a multiple of the shorter side. Pairs with
             both sides under 20 characters pass: their ratio means little. None: no limit.
@@ -81,11 +160,10 @@ def clean(
             check.
         deduplicate: Keep only the first of equal pairs; with `near`, of pairs that differ only in
             case, numbers, punctuation and spaces.
-        into: Builder of the sequence of remaining pairs (`a2d.text.storage.StoredPairs`, if they do
-            not fit into memory).
+        processes: Processes that judge a large `StoredPairs`, as in `a2d.text.parts.map_parts`.
 
     Returns:
-        The remaining pairs, and the counts.
+        The remaining pairs, a list or stored like `pairs`, and the counts.
 
     Raises:
         UserError: A limit is out of range, the language identifier is not installed, or source and
@@ -96,138 +174,83 @@ def clean(
         >>> remaining, report.dropped["empty"], report.dropped["duplicates"]
         ([Pair(source='ja', target='jo')], 1, 1)
     """
-    if languages is not None and not isinstance(pairs, Sequence):
-        pairs = list(pairs)
     rules = make_rules(
-        pairs if isinstance(pairs, Sequence) else (),
+        pairs,
         max_words=max_words,
         max_ratio=max_ratio,
         min_letters=min_letters,
         drop_copies=drop_copies,
         consistent=consistent,
         languages=languages,
-        deduplicate=deduplicate,
     )
-    dropped = {name: 0 for name, _ in rules}
-    remaining = into(_filter(pairs, rules, dropped))
-    return remaining, CleaningReport(
-        len(remaining) + sum(dropped.values()), dropped, len(remaining)
-    )
-
-
-def make_rules(
-    pairs: Sequence[Pair],
-    *,
-    max_words: int | None,
-    max_ratio: float | None,
-    min_letters: float | None,
-    drop_copies: bool,
-    consistent: bool,
-    languages: tuple[str, str] | None,
-    deduplicate: bool | Literal["near"],
-) -> list[Rule]:
-    """Build the rules of `clean`, by name. Each must be called once for every pair, in order.
-
-    Args:
-        pairs: sample that shows whether the identifier knows `languages` well enough.
-        max_words, max_ratio, min_letters, drop_copies, consistent, languages, deduplicate: as in
-            `clean`.
-
-    Raises:
-        UserError: as in `clean`.
-    """
-    for option, value in (("max_words", max_words), ("max_ratio", max_ratio)):
-        if value is not None and not value >= 1:
-            raise UserError(f"{option} is {value}: give 1 or more, or None for no limit")
-    if min_letters is not None and not 0 <= min_letters <= 1:
-        raise UserError(f"min_letters is {min_letters}: give a share between 0 and 1")
-    rules: list[Rule] = [("empty", lambda pair: not all(map(str.strip, pair)))]
-    if max_words is not None:
-        rules.append(("too_long", lambda pair: any(len(t.split()) > max_words for t in pair)))
-    if max_ratio is not None:
-        rules.append(("ratio", lambda pair: _unequal(pair, max_ratio)))
-    if min_letters is not None:
-        rules.append(("letters", lambda pair: any(_letters(t) < min_letters for t in pair)))
-    if drop_copies:
-        rules.append(("copies", lambda pair: pair.source == pair.target))
-    if consistent:
-        rules.append(("inconsistent", lambda pair: differ(*pair)))
-    if languages is not None and (rule := language_rule(languages, pairs)) is not None:
-        rules.append(("language", rule))
+    names = [name for name, _ in rules.build()]
+    judged = list(map_parts(Judge(rules, deduplicate), pairs, processes))
+    broken = np.concatenate([np.empty(0, np.uint8), *(part for part, _ in judged)])
     if deduplicate:
-        rules.append(("duplicates", _duplicates(near=deduplicate == "near")))
-    return rules
+        hashes = np.concatenate([np.empty(0, np.uint64), *(part for _, part in judged)])
+        broken[np.flatnonzero(broken == _NONE)[_repeats(hashes)]] = len(names)
+        names.append(DUPLICATES)
+    dropped = {name: int((broken == number).sum()) for number, name in enumerate(names)}
+    remaining = select(pairs, broken == _NONE)
+    return remaining, CleaningReport(len(pairs), dropped, len(remaining))
 
 
-def _filter(pairs: Iterable[Pair], rules: list[Rule], dropped: dict[str, int]) -> Iterator[Pair]:
-    for pair in pairs:
-        rule = next((name for name, breaks in rules if breaks(pair)), None)
-        if rule is None:
-            yield pair
-        else:
-            dropped[rule] += 1
+_NONE = 255
+"""Number for pairs that break no rule."""
 
 
-def overlap(train: Iterable[Pair], heldout: Iterable[Pair]) -> int:
-    """Count held-out pairs of which the source or the target also occurs in `train`.
+@dataclass(frozen=True)
+class Judge:
+    """Function that judges a part of a corpus, in any process.
 
-    Case, numbers, punctuation and spaces are ignored; empty sides do not count. If there are such
-    pairs, scores on the held-out pairs also reward memorisation.
-
-    Example:
-        >>> overlap([Pair("Ja!", "jo")], [Pair("ja", "haj"), Pair("nein", "ně")])
-        1
+    Attributes:
+        rules: rules that judge every pair by itself.
+        deduplicate: as in `clean`.
     """
-    return len(leaks(train, heldout))
+
+    rules: Rules
+    deduplicate: bool | Literal["near"]
+
+    def __call__(self, pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
+        """Judge pairs.
+
+        Returns:
+            The number of the first rule that each pair breaks, or `_NONE` (N,); a hash of each of
+            the other pairs, which is equal for duplicates (M,), if they are looked for.
+        """
+        broken = np.fromiter(map(self._first_broken, pairs), np.uint8, len(pairs))
+        if not self.deduplicate:
+            return broken, np.empty(0, np.uint64)
+        passing = [pair for pair, number in zip(pairs, broken, strict=True) if number == _NONE]
+        return broken, hash_pairs(passing, near=self.deduplicate == "near")
+
+    @cached_property
+    def _breaks(self) -> list[Callable[[Pair], bool]]:
+        return [breaks for _, breaks in self.rules.build()]
+
+    def _first_broken(self, pair: Pair) -> int:
+        return next((number for number, breaks in enumerate(self._breaks) if breaks(pair)), _NONE)
 
 
-def leaks(train: Iterable[Pair], heldout: Iterable[Pair]) -> list[int]:
-    """Return the indices, from 0, of the held-out pairs that `overlap` counts."""
-    gists = [(gist(pair.source), gist(pair.target)) for pair in heldout]
-    sources, targets = ({both[side] for both in gists if both[side]} for side in (0, 1))
-    seen: set[tuple[int, str]] = set()  # held-out gists only: training data may exceed memory
-    for pair in train:
-        source, target = gist(pair.source), gist(pair.target)
-        if source in sources:
-            seen.add((0, source))
-        if target in targets:
-            seen.add((1, target))
-    return [
-        index
-        for index, (source, target) in enumerate(gists)
-        if (0, source) in seen or (1, target) in seen
-    ]
+def hash_pairs(pairs: Sequence[Pair], *, near: bool) -> np.ndarray:
+    """Return a 64-bit hash of each pair (N,), equal for duplicates or, with `near`, near ones."""
+    if near:
+        sources, targets = gists_of(pairs).T
+    else:
+        sources, targets = (hash_texts(pair[side] for pair in pairs) for side in (0, 1))
+    combined: np.ndarray = sources * np.uint64(3) + targets
+    return combined
 
 
-def hold_out(
-    pairs: Sequence[Pair],
-    count: int,
-    into: Callable[[Iterator[Pair]], PairSequence] = list,  # type: ignore[assignment]
-) -> tuple[list[Pair], PairSequence]:
-    """Draw pairs for validation or test, and drop from the others those that `overlap` would count.
+def _repeats(hashes: np.ndarray) -> np.ndarray:
+    """Return the indices of all but the first of equal numbers."""
+    repeats = np.ones(len(hashes), bool)
+    repeats[np.unique(hashes, return_index=True)[1]] = False
+    return np.flatnonzero(repeats)
 
-    Args:
-        pairs: the corpus.
-        count: number of pairs to draw, at random with a fixed seed.
-        into: builder of the sequence of remaining pairs.
 
-    Returns:
-        The drawn pairs, all of different gist, and the remaining pairs for training; both in order.
-    """
-    heldout: dict[int, Pair] = {}
-    sources: set[str] = set()
-    targets: set[str] = set()
-    for index in random.Random(0).sample(range(len(pairs)), len(pairs)):
-        if len(heldout) == count:
-            break
-        pair = pairs[index]
-        source, target = gist(pair.source), gist(pair.target)
-        if source not in sources and target not in targets:
-            heldout[index] = pair
-            sources.add(source)
-            targets.add(target)
-    rest = (p for p in pairs if gist(p.source) not in sources and gist(p.target) not in targets)
-    return [heldout[index] for index in sorted(heldout)], into(rest)
+def _has_more_words(text: str, limit: int) -> bool:
+    return len(text) > 2 * limit and len(text.split()) > limit  # splitting takes longer
 
 
 def _unequal(pair: Pair, ratio: float) -> bool:
@@ -238,21 +261,3 @@ def _unequal(pair: Pair, ratio: float) -> bool:
 def _letters(text: str) -> float:
     characters = "".join(text.split())
     return sum(map(str.isalpha, characters)) / max(1, len(characters))
-
-
-def _duplicates(near: bool) -> Callable[[Pair], bool]:
-    seen: set[int] = set()  # hashes: texts would double memory use
-
-    def is_duplicate(pair: Pair) -> bool:
-        key = hash(tuple(map(gist, pair)) if near else pair)
-        if key in seen:
-            return True
-        seen.add(key)
-        return False
-
-    return is_duplicate
-
-
-def gist(text: str) -> str:
-    """Return the words of a text in lower case, or the text itself if it has no words."""
-    return re.sub(r"[\W\d_]+", " ", text.casefold()).strip() or text

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
-from a2d.text.cleaning import gist
 from a2d.text.fixed import lacks_parts
+from a2d.text.gists import gist
 from a2d.text.identification import Identifier, is_installed, sample
 from a2d.text.languages import base_code
 from a2d.text.loops import Loops, find_loops

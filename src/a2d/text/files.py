@@ -158,8 +158,9 @@ def lines(path: Path) -> Iterator[str | Malformed]:
             stream = TextIOWrapper(file, encoding, ERROR_HANDLER, newline="\n")
         end: Any = b"\n" if stream is file else "\n"
         read_line = partial(stream.readline, MAX_LINE + 1)
+        name = str(path)
         for number, line in enumerate(iter(read_line, end[:0]), start=1):
-            place = f"{path}, line {number}"
+            place = f"{name}, line {number}"
             text = line.decode("utf-8", ERROR_HANDLER) if isinstance(line, bytes) else line
             if number == 1:
                 text = text.removeprefix("\ufeff")

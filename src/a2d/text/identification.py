@@ -60,19 +60,21 @@ class Identifier:
         settings = LangDetectConfig(normalize_input=False, max_input_length=None)
         self._detector: Any = LangDetector(settings)
 
-    def guesses(self, text: str) -> dict[str, float]:
-        """Return the probabilities of likely languages, by code, the likeliest first."""
+    def guesses(self, text: str, count: int = 20) -> dict[str, float]:
+        """Return the probabilities of the likeliest languages, by code, the likeliest first."""
         line = " ".join(text[:MAX_IDENTIFIED].split())
-        return {g["lang"]: g["score"] for g in self._detector.detect(line, model="lite", k=20)}
+        return {g["lang"]: g["score"] for g in self._detector.detect(line, model="lite", k=count)}
 
     def likeliest(self, texts: Sequence[str]) -> dict[str, float]:
         """Return the shares of texts by their likeliest language, the largest first."""
-        counts = Counter(next(iter(self.guesses(text)), "?") for text in texts)
+        counts = Counter(next(iter(self.guesses(text, 1)), "?") for text in texts)
         return {code: count / len(texts) for code, count in counts.most_common()}
 
     def is_other(self, text: str, code: str) -> bool:
         """Return whether a text is clearly in another language; False for short texts."""
         if len(text) < MIN_CHARACTERS:
+            return False
+        if next(iter(self.guesses(text, 1)), code) == code:  # the usual case, in half of the time
             return False
         guesses = self.guesses(text)
         best = max(guesses.values(), default=0.0)
@@ -118,24 +120,29 @@ def languages_to_check(
     return languages
 
 
-def language_rule(
-    languages: tuple[str, str], pairs: Sequence[Pair]
-) -> Callable[[Pair], bool] | None:
-    """Build a rule that drops pairs with a side that is clearly in another language.
+Side = tuple[int, str]
+"""Number of a side, 0 or 1, and the code of its language."""
+
+
+def sides_to_check(languages: tuple[str, str], pairs: Sequence[Pair]) -> list[Side]:
+    """Choose the sides of which the language is checked.
 
     A side is not checked, with a warning, if less than half of its texts are identified as its
     language, because the identifier does not know that language well.
 
-    Returns:
-        The rule, or None if neither side is checked.
+    Args:
+        languages: codes of source and target.
+        pairs: the corpus, of which a sample is identified.
 
     Raises:
         UserError: the identifier is not installed, or source and target are swapped.
     """
+    return _known_sides(Identifier(), languages, pairs, logger.warning)
+
+
+def language_rule(sides: Sequence[Side]) -> Callable[[Pair], bool]:
+    """Build a rule that drops pairs with a side that is clearly in another language."""
     identifier = Identifier()
-    sides = _known_sides(identifier, languages, pairs, logger.warning)
-    if not sides:
-        return None
     return lambda pair: any(identifier.is_other(pair[side], code) for side, code in sides)
 
 
@@ -143,7 +150,7 @@ def count_other_languages(languages: tuple[str, str], pairs: Sequence[Pair]) -> 
     """Count the held-out pairs that `language_rule` would drop, without warnings.
 
     Raises:
-        UserError: as in `language_rule`.
+        UserError: as in `sides_to_check`.
     """
     identifier = Identifier()
     sides = _known_sides(identifier, languages, pairs, lambda *message: None)
@@ -155,7 +162,7 @@ def _known_sides(
     languages: tuple[str, str],
     pairs: Sequence[Pair],
     warn: Callable[..., None],
-) -> list[tuple[int, str]]:
+) -> list[Side]:
     """Return the sides, 0 or 1, whose language the identifier knows well, each with its code."""
     codes = Languages(*map(base_code, languages))
     shares = [identifier.likeliest(sample(pairs, side)) for side in (0, 1)]

@@ -5,16 +5,20 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import compress, islice
+from itertools import islice
 from typing import Any
+
+import numpy as np
 
 from a2d.errors import UserError
 from a2d.text import identification
-from a2d.text.cleaning import leaks, make_rules
+from a2d.text.cleaning import DUPLICATES, make_rules
 from a2d.text.corpus import Spec, readers
+from a2d.text.gists import gist
+from a2d.text.held_out import leaks
 from a2d.text.pairs import Pair
 from a2d.text.reading import ReadingReport, no_pairs_message
-from a2d.text.storage import StoredPairs
+from a2d.text.storage import StoredPairs, select
 
 _MAX_EXAMPLES = 3
 """Examples of pairs that break a rule, or leak."""
@@ -189,7 +193,12 @@ def inspect(
         counts,
         sum(remains),
         [sum(islice(flags, reading.pairs)) for reading in readings],
-        _leaks(against, lambda: compress(pairs, remains), languages, bool(rules["languages"])),
+        _leaks(
+            against,
+            lambda: select(pairs, np.array(remains, bool)),
+            languages,
+            bool(rules["languages"]),
+        ),
     )
 
 
@@ -234,14 +243,14 @@ def _apply_rules(
         Counts by rule; for every pair, whether cleaning keeps it.
     """
     off = {key: value for key, value in _DEFAULTS_WHEN_OFF.items() if not rules[key]}
-    checks = make_rules(pairs, **rules | off | {"deduplicate": True})
-    near = make_rules(pairs, **rules | {"languages": None, "deduplicate": "near"})
-    checks.append((_NEAR_DUPLICATES, dict(near)["duplicates"]))
+    single = {name: value for name, value in (rules | off).items() if name != "deduplicate"}
+    checks = make_rules(pairs, **single).build()
+    checks += [(DUPLICATES, _repetition(near=False)), (_NEAR_DUPLICATES, _repetition(near=True))]
     empty = checks[0][1]
     counts = {name: _rule_counts(name, rules, off) for name, _ in checks}
     # Cleaning looks for duplicates among the pairs that pass all other rules.
-    duplicates = {True: "duplicates", "near": _NEAR_DUPLICATES}.get(rules["deduplicate"])
-    duplicate = make_rules(pairs, **rules | {"languages": None})[-1][1]
+    duplicates = {True: DUPLICATES, "near": _NEAR_DUPLICATES}.get(rules["deduplicate"])
+    duplicate = _repetition(near=duplicates == _NEAR_DUPLICATES)
     remains = bytearray()
     for index, pair in enumerate(pairs):
         broken = ["empty"] if empty(pair) else [name for name, breaks in checks if breaks(pair)]
@@ -261,7 +270,21 @@ def _apply_rules(
 
 
 _NEAR_DUPLICATES = "near duplicates"
-_DUPLICATE_RULES = ("duplicates", _NEAR_DUPLICATES)
+_DUPLICATE_RULES = (DUPLICATES, _NEAR_DUPLICATES)
+
+
+def _repetition(near: bool) -> Callable[[Pair], bool]:
+    """Build a function that finds out whether it was called with an equal pair before."""
+    seen: set[int] = set()  # hashes: texts would double memory use
+
+    def is_repeated(pair: Pair) -> bool:
+        key = hash(tuple(map(gist, pair)) if near else pair)
+        if key in seen:
+            return True
+        seen.add(key)
+        return False
+
+    return is_repeated
 
 
 def _rule_counts(name: str, rules: dict[str, Any], off: dict[str, Any]) -> RuleCounts:
@@ -324,7 +347,7 @@ def _languages(pairs: Sequence[Pair]) -> dict[str, dict[str, float]] | None:
 
 def _leaks(
     against: Spec | None,
-    cleaned_pairs: Callable[[], Iterable[Pair]],
+    cleaned_pairs: Callable[[], Sequence[Pair]],
     languages: tuple[str, str] | None,
     identify: bool,
 ) -> list[Leakage]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from a2d.errors import UserError
-from a2d.text.cleaning import CleaningReport, clean, gist
+from a2d.text.cleaning import CleaningReport, clean
 from a2d.text.files import expand_path, lines, missing_file
 from a2d.text.formats import PLAIN, format_of, holds_one_language
+from a2d.text.gists import gist
 from a2d.text.pairs import Entries, Malformed, Pair, normal_pair
 from a2d.text.reading import Reader, ReadingReport
 from a2d.text.storage import StoredPairs
@@ -51,6 +52,7 @@ def clean_text(
     max_words: int | None,
     min_letters: float | None,
     deduplicate: bool | Literal["near"],
+    processes: int = 1,
 ) -> tuple[StoredPairs, CleaningReport]:
     """Drop sentences that `a2d.text.cleaning.clean` would drop, and known sources.
 
@@ -60,7 +62,7 @@ def clean_text(
         heldout: pairs of validation and test. A sentence is dropped if it differs from one of their
             sources only in case, numbers, punctuation and spaces.
         language: code of the language that the texts should be in; None: no check.
-        max_words, min_letters, deduplicate: as in `clean`.
+        max_words, min_letters, deduplicate, processes: as in `clean`.
 
     Returns:
         Pairs with an empty target, and counts by rule.
@@ -69,13 +71,13 @@ def clean_text(
         UserError: no sentence is left.
     """
     cleaned_pairs, report = clean(
-        (Pair(text, _PLACEHOLDER_TARGET) for text in texts),
+        StoredPairs(Pair(text, _PLACEHOLDER_TARGET) for text in texts),
         max_words=max_words,
         max_ratio=None,
         min_letters=min_letters,
         languages=None if language is None else (language, language),
         deduplicate=deduplicate,
-        into=StoredPairs,
+        processes=processes,
     )
     heldout_gists = {gist(pair.source) for pair in heldout}
     training_sources = {hash(pair.source) for pair in training}

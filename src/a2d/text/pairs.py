@@ -112,7 +112,9 @@ def normal_pair(source: str, target: str) -> Pair:
 
 
 def _normalise(text: str) -> str:
-    if len(text) > _MIN_CUT and not text.isascii():
+    if text.isascii():
+        return text.strip()
+    if len(text) > _MIN_CUT:
         # Cut long runs first: normalisation sorts combining characters in quadratic time.
         text = _combining_runs().sub(r"\1", text)
     plain = unicodedata.normalize("NFC", text).strip()

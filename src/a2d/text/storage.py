@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, overload
+from typing import Any, Self, TypeVar, overload
 
+import numpy as np
 import pyarrow
 from datasets import Dataset
 
@@ -14,8 +15,12 @@ from a2d.files import temporary_folder
 from a2d.text.bounds import MAX_BUFFERED
 from a2d.text.pairs import Pair
 
+PairSequence = TypeVar("PairSequence", bound=Sequence[Pair])
+
+PART = 10_000
+"""Most pairs in a part of a stored corpus; a part is written and read as a whole."""
+
 _SCHEMA = pyarrow.schema([("source", pyarrow.string()), ("target", pyarrow.string())])
-_BATCH_PAIRS = 1000
 
 
 class StoredPairs(Sequence[Pair]):
@@ -26,6 +31,8 @@ class StoredPairs(Sequence[Pair]):
 
     Attributes:
         dataset: the pairs as a memory-mapped dataset with the columns `source` and `target`.
+        gists: hashes of the gists of all texts (N, 2), once they have been computed
+            (`a2d.text.gists.gist_hashes`).
 
     Example:
         >>> StoredPairs([Pair("ja", "jo"), Pair("nein", "ně")])[1]
@@ -33,20 +40,12 @@ class StoredPairs(Sequence[Pair]):
     """
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
-        self._folder = TemporaryDirectory(dir=temporary_folder(), ignore_cleanup_errors=True)
-        path = Path(self._folder.name) / "pairs.arrow"
-        with (
-            pyarrow.OSFile(str(path), "wb") as file,
-            pyarrow.ipc.new_stream(file, _SCHEMA) as writer,
-        ):
-            for batch in _batches(pairs):
-                columns = [pyarrow.array(column) for column in zip(*batch, strict=True)]
-                writer.write_batch(pyarrow.record_batch(columns, schema=_SCHEMA))
-        self.dataset = Dataset.from_file(str(path))
+        self._folder, self.dataset = store(_batches(pairs), _SCHEMA)
+        self.gists: np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the dataset without the folder: only this process deletes the file."""
-        return {"dataset": self.dataset}
+        return {"dataset": self.dataset, "gists": None}
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -64,8 +63,61 @@ class StoredPairs(Sequence[Pair]):
 
     def __iter__(self) -> Iterator[Pair]:
         """Yield the pairs in order."""
-        for batch in self.dataset.data.to_batches():
-            yield from _pairs(batch.to_pydict())
+        for batch in self.batches():
+            yield from pairs_of(batch)
+
+    def batches(self) -> list[pyarrow.RecordBatch]:
+        """List the parts of the corpus, whose texts stay in the file until they are read."""
+        batches: list[pyarrow.RecordBatch] = self.dataset.data.to_batches()
+        return batches
+
+    def select(self, flags: np.ndarray) -> Self:
+        """Store the pairs whose flag is set.
+
+        Args:
+            flags: truth values (N,).
+        """
+        ends = np.cumsum([len(batch) for batch in self.batches()])
+        masks = np.split(flags, ends[:-1])
+        selected = type(self)(())
+        selected._folder, selected.dataset = store(
+            (batch.filter(mask) for batch, mask in zip(self.batches(), masks, strict=True)), _SCHEMA
+        )
+        if self.gists is not None:
+            selected.gists = self.gists[flags]
+        return selected
+
+
+def select(pairs: PairSequence, flags: np.ndarray) -> PairSequence:
+    """Return the pairs whose flag is set, as a list or stored, like `pairs`."""
+    if isinstance(pairs, StoredPairs):
+        return pairs.select(flags)
+    return [pair for pair, flag in zip(pairs, flags, strict=True) if flag]  # type: ignore[return-value]
+
+
+def sample_evenly(pairs: PairSequence, count: int) -> PairSequence:
+    """Return evenly spaced pairs, as many as `count`; all pairs if there are not more."""
+    if len(pairs) <= count:
+        return pairs
+    flags = np.zeros(len(pairs), bool)
+    flags[np.arange(count) * len(pairs) // count] = True
+    return select(pairs, flags)
+
+
+def store(
+    batches: Iterable[pyarrow.RecordBatch], schema: pyarrow.Schema
+) -> tuple[TemporaryDirectory[str], Dataset]:
+    """Write batches into a temporary file.
+
+    Returns:
+        The folder of the file, which is deleted with this object, and the memory-mapped dataset.
+    """
+    folder = TemporaryDirectory(dir=temporary_folder(), ignore_cleanup_errors=True)
+    path = Path(folder.name) / "data.arrow"
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return folder, Dataset.from_file(str(path))
 
 
 class Texts(Iterable[str]):
@@ -79,18 +131,28 @@ class Texts(Iterable[str]):
         return (text for pair in self._pairs for text in pair)
 
 
-def _batches(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+def _batches(pairs: Iterable[Pair]) -> Iterator[pyarrow.RecordBatch]:
     """Yield the pairs in batches that fit into memory, however long the texts are."""
     batch: list[Pair] = []
     characters = 0
     for pair in pairs:
         batch.append(pair)
         characters += len(pair.source) + len(pair.target)
-        if len(batch) == _BATCH_PAIRS or characters >= MAX_BUFFERED:
-            yield batch
+        if len(batch) == PART or characters >= MAX_BUFFERED:
+            yield _record_batch(batch)
             batch, characters = [], 0
     if batch:
-        yield batch
+        yield _record_batch(batch)
+
+
+def _record_batch(pairs: Sequence[Pair]) -> pyarrow.RecordBatch:
+    columns = [pyarrow.array(column, pyarrow.string()) for column in zip(*pairs, strict=True)]
+    return pyarrow.record_batch(columns, schema=_SCHEMA)
+
+
+def pairs_of(batch: pyarrow.RecordBatch) -> list[Pair]:
+    """Return the pairs of a part of a stored corpus."""
+    return _pairs(batch.to_pydict())
 
 
 def _pairs(columns: dict[str, list[str]]) -> list[Pair]:

@@ -114,11 +114,12 @@ def table(path: Path, selection: Selection) -> Entries:
     """Read columns separated by tabs; empty lines are skipped, quotes belong to the text."""
 
     def rows() -> Rows:
+        name = str(path)
         for number, line in enumerate(lines(path), start=1):
             if isinstance(line, Malformed):
                 yield line.where, line
             elif line:
-                yield f"{path}, line {number}", line.split("\t", MAX_COLUMNS)
+                yield f"{name}, line {number}", line.split("\t", MAX_COLUMNS)
 
     remaining = rows()
     first_rows = list(islice(remaining, _SAMPLE_ROWS))

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -14,6 +14,7 @@ from a2d.files import write_text
 from a2d.runs.lines import read_lines, write_lines
 from a2d.runs.stages.base import RunStage
 from a2d.text.pairs import Pair
+from a2d.text.parts import map_parts, usable_cores
 
 if TYPE_CHECKING:
     from a2d.runs.run import Run
@@ -36,11 +37,13 @@ class Corpus(RunStage):
         with self.work() as folder:
             counts = json.dumps(splits.cleaning.as_dict(), indent=1) + "\n"
             write_text(folder / "cleaning.json", counts)
-            for name, split in (("valid", splits.valid), ("test", splits.test)):
+            held_out = {"valid": splits.valid, "test": splits.test}
+            rarest = rarest_words([*splits.valid, *splits.test], splits.train)
+            for name, split in held_out.items():
                 write_lines(folder / f"{name}.source.txt", [pair.source for pair in split])
                 write_lines(folder / f"{name}.reference.txt", [pair.target for pair in split])
-                counts_of_rarest = map(str, rarest_words(split, splits.train))
-                write_lines(folder / f"{name}.rarest.txt", list(counts_of_rarest))
+                counts_of_rarest, rarest = rarest[: len(split)], rarest[len(split) :]
+                write_lines(folder / f"{name}.rarest.txt", list(map(str, counts_of_rarest)))
                 if name in splits.files:
                     write_lines(folder / f"{name}.file.txt", splits.files[name])
 
@@ -67,7 +70,7 @@ class Corpus(RunStage):
         return read_lines(path) if path.exists() else None
 
 
-def rarest_words(pairs: Sequence[Pair], training: Iterable[Pair]) -> list[int]:
+def rarest_words(pairs: Sequence[Pair], training: Sequence[Pair]) -> list[int]:
     """Count in training data how often the rarest word of each source occurs.
 
     Args:
@@ -75,11 +78,27 @@ def rarest_words(pairs: Sequence[Pair], training: Iterable[Pair]) -> list[int]:
         training: training pairs.
     """
     texts = [_words(pair.source) for pair in pairs]
-    held_out = {word for words in texts for word in words}
-    occurrences = Counter(
-        word for pair in training for word in _words(pair.source) if word in held_out
-    )
+    count = WordCounter(frozenset(word for words in texts for word in words))
+    occurrences = Counter[str]()
+    for counts in map_parts(count, training, usable_cores()):
+        occurrences.update(counts)
     return [min((occurrences[word] for word in words), default=0) for words in texts]
+
+
+@dataclass(frozen=True)
+class WordCounter:
+    """Function that counts certain words in the sources of a part of a corpus.
+
+    Attributes:
+        words: the words, in lower case.
+    """
+
+    words: frozenset[str]
+
+    def __call__(self, pairs: Sequence[Pair]) -> Counter[str]:
+        """Count the words."""
+        words = _words("\n".join(pair.source for pair in pairs))
+        return Counter(filter(self.words.__contains__, words))
 
 
 def _words(text: str) -> list[str]:

@@ -18,6 +18,7 @@ from a2d.runs.stages.models import Teacher
 from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.text.batching import lengths, tokenise
 from a2d.text.pairs import Pair
+from a2d.text.parts import usable_cores
 from a2d.text.storage import StoredPairs
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ class Sequences(RunStage):
                     f"{self.part}: the teacher has no translation of {count:,} of {len(pairs):,} "
                     "sources, which are left out."
                 )
-            data = tokenise(distilled_pairs, load_tokenizer(run.one(Vocabulary).folder))
+            tokenizer = load_tokenizer(run.one(Vocabulary).folder)
+            data = tokenise(distilled_pairs, tokenizer, usable_cores())
             # Endless translations of weak teachers are useless, and do not fit into a batch.
             longest = run.recipe.training.max_tokens
             indices = np.flatnonzero(lengths(data).max(axis=1) <= longest)

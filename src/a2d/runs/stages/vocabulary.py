@@ -22,10 +22,15 @@ from a2d.runs.stages.corpus import Corpus
 from a2d.runs.stages.prepared import PreparedTeacher
 from a2d.teachers import model_path
 from a2d.text.batching import tokenise
-from a2d.text.storage import Texts
+from a2d.text.parts import usable_cores
+from a2d.text.storage import Texts, sample_evenly
 
 if TYPE_CHECKING:
     from a2d.runs.run import Run
+
+
+SAMPLE_PAIRS = 500_000
+"""Pairs that a vocabulary is learned from, evenly spaced in a larger corpus."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Vocabulary(RunStage):
         paths = [path for path in (run.recipe.vocabulary.path, teacher) if path is not None]
         with self.work() as folder:
             if not paths:
-                texts = Texts(run.splits.learnable)
+                texts = Texts(sample_evenly(run.splits.learnable, SAMPLE_PAIRS))
                 train_tokenizer(texts, run.recipe.vocabulary.size).save_pretrained(folder)
                 return
             tokenizers = [load_tokenizer(path) for path in paths]
@@ -89,7 +94,7 @@ class Tokens(RunStage):
         tokenizer = load_tokenizer(run.one(Vocabulary).folder)
         with self.work() as folder:
             tokens = {
-                "train": tokenise(run.splits.train, tokenizer),
+                "train": tokenise(run.splits.train, tokenizer, usable_cores()),
                 "valid": tokenise(run.splits.valid, tokenizer),
             }
             DatasetDict(tokens).save_to_disk(str(folder))

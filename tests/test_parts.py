@@ -1,0 +1,117 @@
+"""Large corpora are worked on in parts by several processes, with the same results."""
+
+import os
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from part_tasks import die, first_and_process, refuse
+
+from a2d.errors import UserError
+from a2d.models.tokenizer import train_tokenizer
+from a2d.runs.stages.corpus import rarest_words
+from a2d.text import parts, storage
+from a2d.text.batching import tokenise
+from a2d.text.cleaning import clean
+from a2d.text.corpus import read_corpus
+from a2d.text.gists import gist, hash_gists, hash_texts
+from a2d.text.held_out import hold_out, overlap
+from a2d.text.pairs import Pair
+from a2d.text.parts import map_parts, usable_cores
+from a2d.text.storage import StoredPairs, Texts, sample_evenly
+
+PAIRS = read_corpus("builtin:de-dsb/train")[:1500]
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Several processes work on corpora of a few hundred pairs."""
+    monkeypatch.setattr(storage, "PART", 100)
+    monkeypatch.setattr(parts, "MIN_PAIRS", 100)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_parts")
+class TestProcesses:
+    def test_results_come_in_order(self):
+        results = list(map_parts(first_and_process, StoredPairs(PAIRS), 2))
+        assert [result[:2] for result in results] == [(pair, 100) for pair in PAIRS[::100]]
+        processes = {process for _, _, process in results}
+        assert 1 <= len(processes) <= 2
+        assert os.getpid() not in processes
+
+    def test_all_steps_give_the_same(self):
+        stored = StoredPairs(PAIRS)
+        rules = {"max_words": 6, "consistent": True, "deduplicate": "near"}
+        (one, report), (two, report_of_two) = (
+            clean(stored, **rules, processes=count) for count in (1, 2)
+        )
+        assert (list(one), report) == (list(two), report_of_two) == clean_list(rules)
+        held_out, rest = hold_out(one, 40)
+        assert (held_out, list(rest)) == tuple(map(list, hold_out(two, 40, 2)))
+        assert overlap(StoredPairs(PAIRS), PAIRS[:70], 2) == 70
+        tokenizer = train_tokenizer(Texts(stored), 600)
+        assert tokenise(stored, tokenizer)[:] == tokenise(stored, tokenizer, 2)[:]
+
+    def test_errors_reach_the_caller(self):
+        with pytest.raises(UserError, match="100 pairs are refused"):
+            list(map_parts(refuse, StoredPairs(PAIRS), 2))
+
+    def test_a_killed_process_is_an_error_with_advice(self):
+        with pytest.raises(UserError, match=r"memory ran out: repeat .* OMP_NUM_THREADS=1"):
+            list(map_parts(die, StoredPairs(PAIRS), 2))
+
+
+def clean_list(rules):
+    remaining, report = clean(PAIRS, **rules)
+    return remaining, report
+
+
+@pytest.mark.parametrize("pairs", [PAIRS, StoredPairs(PAIRS)], ids=["list", "stored"])
+def test_small_corpora_need_no_process(pairs):
+    results = list(map_parts(first_and_process, pairs, 8))
+    assert results == [(PAIRS[0], 1500, os.getpid())]
+
+
+def test_cores_follow_the_variable_of_pytorch(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert usable_cores() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+
+
+TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from("aB 1_\0\nßİſ"), max_size=12)
+
+
+@given(st.lists(TEXTS, max_size=8))
+def test_hashes_of_gists_are_those_of_single_texts(texts):
+    assert hash_gists(texts).tolist() == hash_texts(map(gist, texts)).tolist()
+
+
+@given(TEXTS)
+def test_a_gist_has_the_words_in_lower_case(text):
+    words = re.findall(r"[^\W\d_]+", text.casefold())
+    assert gist(text) == (" ".join(words) or text)
+
+
+@given(st.integers(0, 40), st.integers(1, 40))
+def test_samples_are_evenly_spaced(size, count):
+    pairs = [Pair(str(number), "x") for number in range(size)]
+    sample = [int(source) for source, _ in sample_evenly(pairs, count)]
+    assert len(sample) == min(size, count)
+    assert sample == sorted(set(sample))
+    assert np.ptp(np.diff(sample)) <= 1 if len(sample) > 2 else True
+
+
+def test_the_rarest_word_counts_whole_words():
+    training = [Pair("Das Haus, das alte Haus.", ""), Pair("Ein haus", "")]
+    pairs = [Pair("Haus", ""), Pair("das Haus", ""), Pair("hau", ""), Pair("!", "")]
+    assert rarest_words(pairs, training) == [3, 2, 0, 0]
+    words = Counter(re.findall(r"\w+", "\n".join(p.source.casefold() for p in PAIRS)))
+    first = PAIRS[7]
+    assert rarest_words([first], PAIRS) == [
+        min(words[word] for word in re.findall(r"\w+", first.source.casefold()))
+    ]
