@@ -51,6 +51,16 @@ def _cut(text: str) -> str:
     return f"'{shorten(text, WIDTH - 20)}'"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number and its noun, which gets an s unless the number is 1.
+
+    Example:
+        >>> counted(1, "pair"), counted(2000, "pair")
+        ('1 pair', '2,000 pairs')
+    """
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
 def listed(values: Iterable[object]) -> str:
     """List quoted values up to `WIDTH` characters; "nothing" if there are none.
 

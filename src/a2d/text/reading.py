@@ -12,7 +12,7 @@ from typing import Any
 
 from a2d.errors import UserError
 from a2d.plugin_errors import CODE, defined_at
-from a2d.quoting import escaped, quoted, shorten
+from a2d.quoting import counted, escaped, quoted, shorten
 from a2d.text.bounds import MAX_MALFORMED
 from a2d.text.entities import printable, unescape_entities
 from a2d.text.formats import format_of
@@ -131,12 +131,12 @@ class ReadingReport:
             sentences.append(f"{place} contains no pair.")
         if self.entities.pairs:
             sentences.append(
-                f"HTML entities were unescaped in {self.entities.pairs:,} pairs of {place}, for "
+                f"HTML entities were unescaped in {counted(self.entities.pairs, 'pair')} of {place}, for "
                 f"example '{shorten(self.entities.example)}'."
             )
         if self.controls.pairs:
             sentences.append(
-                f"Control characters were removed from {self.controls.pairs:,} pairs of {place}, "
+                f"Control characters were removed from {counted(self.controls.pairs, 'pair')} of {place}, "
                 f"for example '{shorten(self.controls.example)}'."
             )
         return sentences

@@ -20,6 +20,18 @@ const choice = (title, options, changed) => {
 
 const metrics = Object.entries(data.metrics).reverse();
 
+// Vertical offsets of the labels of points, so that those of neighbouring points do not overlap.
+const spread = (systems, chart, point) => {
+  const place = (axis, system) => chart.scale(axis).apply(point[axis](system));
+  const placed = [];
+  for (const system of d3.sort(systems, (system) => place("y", system))) {
+    const [x, y] = [place("x", system), place("y", system)];
+    const above = placed.filter((other) => Math.abs(other.x - x) < 130).map((other) => other.y + 16);
+    placed.push({ system, x, y: Math.max(y - 8, ...above) });
+  }
+  return placed.map(({ system, y }) => ({ system, dy: y - place("y", system) }));
+};
+
 const drawFront = (figure) => {
   const axes = [
     ["speed", `speed over ${data.systems[0].label}’s`, (system) => system.speed / data.systems[0].speed],
@@ -37,7 +49,7 @@ const drawFront = (figure) => {
     const [low, high] = d3.extent(known, value);
     const log = high > 4 * low && low > 0;
     const domain = log ? [low / 1.3, high * 1.3] : [0, 1.1 * high];
-    const chart = Plot.plot({
+    const plot = (labels) => Plot.plot({
       ...look, height: 380, marginRight: 120, ariaLabel: `${name} by ${title}`,
       x: { label: title, type: log ? "log" : "linear", domain, ticks: 6, tickFormat: "~g" },
       y: { label: name, nice: true },
@@ -56,9 +68,12 @@ const drawFront = (figure) => {
           },
           tip: { format: { x: ".3~s", y: ".2f", fill: false } },
         }),
-        Plot.text(known, { ...point, text: "label", textAnchor: "start", dx: 10, dy: -8, lineWidth: 14 }),
+        ...labels,
       ],
     });
+    const label = ({ system, dy }) =>
+      Plot.text([system], { ...point, text: "label", textAnchor: "start", dx: 10, dy, lineWidth: 14 });
+    const chart = plot(spread(known, plot([]), point).map(label));
     figure.replaceChildren(choices, chart);
   };
   const x = choice("by", axes.map(([key, title]) => [key, title]), draw);
