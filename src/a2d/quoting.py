@@ -29,7 +29,7 @@ def shorten(text: str, width: int = 40) -> str:
 
     Example:
         >>> shorten("a\\tb\\x1b[31m red and more", width=16)
-        'a\\\\tb\\\\x1b[31m r…'
+        'a\\\\tb\\\\x1b[31m re…'
     """
     plain = escaped(text[: width + 1])
     return plain if len(plain) <= width else plain[: width - 1] + "…"
@@ -66,7 +66,7 @@ def listed(values: Iterable[object]) -> str:
 
     Example:
         >>> listed(["de", "en"]), listed(range(1000))[-8:]
-        ("'de', 'en'", '24, 25, …')
+        ("'de', 'en'", '1, 22, …')
     """
     text = ""
     for value in values:

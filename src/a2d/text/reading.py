@@ -131,13 +131,13 @@ class ReadingReport:
             sentences.append(f"{place} contains no pair.")
         if self.entities.pairs:
             sentences.append(
-                f"HTML entities were unescaped in {counted(self.entities.pairs, 'pair')} of {place}, for "
-                f"example '{shorten(self.entities.example)}'."
+                f"HTML entities were unescaped in {counted(self.entities.pairs, 'pair')} of "
+                f"{place}, for example '{shorten(self.entities.example)}'."
             )
         if self.controls.pairs:
             sentences.append(
-                f"Control characters were removed from {counted(self.controls.pairs, 'pair')} of {place}, "
-                f"for example '{shorten(self.controls.example)}'."
+                f"Control characters were removed from {counted(self.controls.pairs, 'pair')} of "
+                f"{place}, for example '{shorten(self.controls.example)}'."
             )
         return sentences
 
