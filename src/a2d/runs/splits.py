@@ -22,7 +22,7 @@ from a2d.text.identification import count_other_languages, languages_to_check
 from a2d.text.known import KnownTranslations
 from a2d.text.monolingual import clean_text, iterate_text
 from a2d.text.pairs import Pair
-from a2d.text.parts import usable_cores
+from a2d.text.parts import parts, usable_cores
 from a2d.text.storage import StoredPairs
 
 logger = logging.getLogger(__name__)
@@ -76,12 +76,12 @@ class Splits(NamedTuple):
         return table is None or all(pair.source in table for pair in pairs)
 
 
-def text_hash(*splits: Iterable[Pair]) -> str:
+def text_hash(*splits: Sequence[Pair]) -> str:
     """Hash sets of sentence pairs, and the ends of the sets."""
     digest = hashlib.sha256()
     for split in splits:
-        for pair in split:
-            digest.update(f"{pair.source}\t{pair.target}\n".encode())
+        for part in parts(split):
+            digest.update("".join(f"{pair.source}\t{pair.target}\n" for pair in part).encode())
         digest.update(b"\0")
     return digest.hexdigest()[:16]
 
