@@ -62,7 +62,7 @@ def translated(pairs, folder, teacher="nobody", events=None, engine="transformer
     report = print if events is None else events.append
     settings = SequenceSettings(engine=engine, **options)
     with Workers(1, folder / "log", report) as workers:
-        return translate_in_shards(pairs, folder, Task(teacher, SEARCH, settings), workers)
+        return list(translate_in_shards(pairs, folder, Task(teacher, SEARCH, settings), workers))
 
 
 def shard(folder, number):
@@ -169,7 +169,7 @@ class TestSharedWork:
         workers = self.Threads(2)
         pairs = [Pair(str(number), "") for number in range(60)]
         task = Task("nobody", SEARCH, SequenceSettings(engine="transformers"))
-        texts = translate_in_shards(pairs, tmp_path, task, workers)
+        texts = list(translate_in_shards(pairs, tmp_path, task, workers))
         assert texts == [f"{number}!" for number in range(60)]
         assert sorted(echo) == sorted(pair.source for pair in pairs)  # none twice
         assert workers.groups[:2] == [1, 1]
@@ -181,7 +181,7 @@ def test_one_worker_gets_a_bounded_group(echo, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "MAX_GROUP", 2)
     workers = TestSharedWork.Threads(1)
     task = Task("nobody", SEARCH, SequenceSettings(engine="transformers"))
-    assert translate_in_shards(NUMBERS, tmp_path, task, workers) == EXCLAIMED
+    assert list(translate_in_shards(NUMBERS, tmp_path, task, workers)) == EXCLAIMED
     assert workers.groups == [2, 1]
 
 
@@ -251,7 +251,7 @@ def test_several_workers_share_a_stored_corpus(teacher, tmp_path, monkeypatch):
     (tmp_path / "shards").mkdir()
     task = Task(folder, EvaluationSettings(beams=1), SequenceSettings(engine="ctranslate2"))
     with Workers(2, tmp_path / "log", lambda event: None) as workers:
-        texts = translate_in_shards(pairs, tmp_path / "shards", task, workers)
+        texts = list(translate_in_shards(pairs, tmp_path / "shards", task, workers))
     assert len(texts) == 2010
     assert texts[: len(PAIRS)] == texts[1980:2002]
     assert len(set(texts)) > len(PAIRS) / 2

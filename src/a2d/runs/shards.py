@@ -13,7 +13,7 @@ import shutil
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -46,7 +46,7 @@ MAX_GROUP = 100
 
 SHARDS = "shard-*.jsonl"
 
-Translator = Callable[[Sequence[Pair], Path], list[str]]
+Translator = Callable[[Sequence[Pair], Path], Iterator[str]]
 """Translates the sources of pairs; "" is a missing translation. It stores finished shards in the
 folder, so that an interrupted translation is resumed."""
 
@@ -81,13 +81,13 @@ def translator_of(run: Run) -> Translator:
     """Choose the translator of a run: a table of existing translations, a command or a model."""
     table = run.splits.translations
     if table is not None:
-        return lambda pairs, _: [table.find(pair.source) for pair in pairs]
+        return lambda pairs, _: (table.find(pair.source) for pair in pairs)
     return lambda pairs, folder: translate_in_shards(pairs, folder, task_of(run), run.workers)
 
 
 def translate_in_shards(
     pairs: Sequence[Pair], folder: Path, task: Task, workers: Engine
-) -> list[str]:
+) -> Iterator[str]:
     """Translate the sources of pairs shard by shard.
 
     Args:
@@ -99,7 +99,7 @@ def translate_in_shards(
         workers: workers that share the shards.
 
     Returns:
-        A translation for each pair.
+        A translation for each pair, read from one shard after the other.
 
     Raises:
         UserError: the task asks for CTranslate2, which cannot convert the teacher's family; or the
@@ -110,7 +110,7 @@ def translate_in_shards(
         _translate_missing(pairs, folder, missing, task, workers)
     for leftover in (folder / EXPORTED, *folder.glob(f".{EXPORTED}.*")):
         shutil.rmtree(leftover, ignore_errors=True)
-    return [text for number in _shards(pairs) for text in _texts(pairs, folder, number)]
+    return (text for number in _shards(pairs) for text in _texts(pairs, folder, number))
 
 
 def _translate_missing(

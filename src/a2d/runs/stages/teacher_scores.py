@@ -47,7 +47,7 @@ class TeacherScores(RunStage):
             return
         with self.work() as folder:
             start = time.perf_counter()
-            hypotheses = translator_of(run)(pairs, folder)
+            hypotheses = list(translator_of(run)(pairs, folder))
             seconds = time.perf_counter() - start
             quality = quality_of(hypotheses, [pair.target for pair in pairs])
             write_yardstick(folder, quality, pairs, seconds)

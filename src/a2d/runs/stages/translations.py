@@ -80,7 +80,7 @@ class Translations(RunStage):
         with self.work() as folder:
             shards = folder / split
             shards.mkdir(exist_ok=True)
-            hypotheses = translator_of(run)(run.evaluated, shards)
+            hypotheses = list(translator_of(run)(run.evaluated, shards))
             references = run.one(Corpus).references(split)
             figures = score(list(map(one_line, hypotheses)), references)._asdict()
             if not run.has_translations(split):
