@@ -21,6 +21,7 @@ from a2d import corpora
 from a2d.errors import UserError
 from a2d.text.corpus import read_corpus
 from a2d.text.held_out import overlap
+from a2d.text.files import lines
 from a2d.text.pairs import Pair
 
 PAIRS = [Pair("Guten Tag", "Dobry źeń"), Pair("ja", "jo")]
@@ -158,6 +159,8 @@ class TestTable:
         texts = (b"a\n\xff\nc\n", b"d\ne\nf\n")
         sides = [write(tmp_path / f"x.{n}", text) for n, text in enumerate(texts)]
         assert read_corpus(sides) == [Pair("a", "d"), Pair("c", "f")]
+        places = [line.where for line in [*lines(write(tmp_path / "y", b"\xff\nb\n\xff\n"))][::2]]
+        assert places == [f"{tmp_path / 'y'}, line {number}" for number in (1, 3)]
 
     @pytest.mark.parametrize("ending", PACK)
     def test_damaged(self, tmp_path: Path, ending: str) -> None:

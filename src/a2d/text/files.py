@@ -173,8 +173,8 @@ def lines(path: Path) -> Iterator[str | Malformed]:
                 _skip_line(stream, end, place)
                 yield Malformed(place, f"has more than {format_size(MAX_LINE)}: split or delete it")
             elif UNREADABLE in text:
-                name = encoding.upper()
-                yield Malformed(place, f"is not valid {name}: convert the file to {name}")
+                code = encoding.upper()
+                yield Malformed(place, f"is not valid {code}: convert the file to {code}")
             else:
                 yield text.removesuffix("\n").removesuffix("\r")
 
