@@ -20,8 +20,8 @@ from pyarrow import parquet
 from a2d import corpora
 from a2d.errors import UserError
 from a2d.text.corpus import read_corpus
-from a2d.text.held_out import overlap
 from a2d.text.files import lines
+from a2d.text.held_out import overlap
 from a2d.text.pairs import Pair
 
 PAIRS = [Pair("Guten Tag", "Dobry źeń"), Pair("ja", "jo")]
