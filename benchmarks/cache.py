@@ -1,6 +1,6 @@
 """Measure the size of a teacher cache, and the errors of its compression in losses and gradients.
 
-    python benchmarks/cache.py runs/NAME  # a finished run with an a2d student
+    python benchmarks/cache.py small-en-pt.run  # a finished run with an a2d student
 
 The losses and gradients of that student are computed without dropout, once with the outputs of the
 teacher itself and once with cached ones, on random batches of the run's training data.
@@ -26,6 +26,7 @@ from a2d.method.objective import Objective
 from a2d.models.loading import load_model
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import silence_libraries
+from a2d.runs.recipe import load_recipe
 from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.training.distillation import IGNORE_INDEX, Distillation
 from a2d.training.outputs import Outputs, model_outputs
@@ -52,7 +53,8 @@ def run_figures(run: Path, count: int) -> dict[str, Any]:
     """Compare on `count` batches of a run's training data."""
     torch.manual_seed(0)
     models = run / "models"
-    teacher = load_model(models / "teacher").eval().requires_grad_(False)
+    path = load_recipe(str(run / "recipe.yaml")).teacher.path or models / "teacher"
+    teacher = load_model(path).eval().requires_grad_(False)
     student = load_model(next(iter(sorted(models.glob("a2d-*"))))).eval()
     for model in (teacher, student):
         enable_capture(model)
@@ -60,9 +62,7 @@ def run_figures(run: Path, count: int) -> dict[str, Any]:
     batches = list(TokenBatchSampler(lengths(data), TOKENS))
     sample = np.random.default_rng(0).choice(len(batches), count, replace=False)
     data = data.select([row for number in sample for row in batches[number]])
-    collate = DataCollatorForSeq2Seq(
-        load_tokenizer(models / "teacher"), label_pad_token_id=IGNORE_INDEX
-    )
+    collate = DataCollatorForSeq2Seq(load_tokenizer(path), label_pad_token_id=IGNORE_INDEX)
     tokens = lengths(data).mean(axis=0)
     figures: dict[str, Any] = {}
     figures["source tokens per sentence"], figures["target tokens per sentence"] = tokens.tolist()

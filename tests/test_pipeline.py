@@ -290,12 +290,15 @@ def test_a_cache_is_made_only_for_students_that_read_it(corpus, tmp_path):
     folder = tmp_path / "run"
     run(corpus, folder, "teacher.cache=true", "methods=[baseline]")
     assert not (folder / "cache").exists()
-    run(corpus, folder, "teacher.cache=true", "methods=[baseline, kd]")
+    text = run(corpus, folder, "teacher.cache=true", "methods=[baseline, kd]")
     cache = folder / "cache/tokens"
-    assert cache.is_dir()
+    size = sum(path.stat().st_size for path in cache.glob("*.npy"))
+    shown = re.search(r"Teacher's cache: ([\d.]+) MB for", text)
+    assert float(shown[1]) == pytest.approx(size / 1e6, rel=0.05)
     shutil.rmtree(cache)
-    run(corpus, folder, "teacher.cache=true", "methods=[baseline, kd]")
+    text = run(corpus, folder, "teacher.cache=true", "methods=[baseline, kd]")
     assert not cache.exists()
+    assert "Teacher's cache" not in text
     run(corpus, folder, "teacher.cache=true", "methods=[baseline, kd, a2d+hidden]")
     assert (folder / "cache/tokens+states/hidden-encoder.npy").exists()
 

@@ -16,7 +16,7 @@ from a2d.runs.parts import MONOLINGUAL
 from a2d.runs.run import Run
 from a2d.runs.stages.students import Student, space_needed
 from a2d.runs.stages.teacher_scores import TeacherScores
-from a2d.runs.training import make_config, try_updates, updates_per_epoch
+from a2d.runs.training import epochs_of, make_config, try_updates
 from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.text.batching import lengths
 
@@ -53,7 +53,7 @@ def _rows(run: Run, student: Student, yardstick: Yardstick) -> dict[str, str]:
     train = load_from_disk(str(inputs.tokens))["train"]
     train = _training_data(train, student, sizes["monolingual"])
     config = make_config(student.method, training, student.seed, train, Path("unused"))
-    epochs = config.max_steps / updates_per_epoch(training, train)
+    epochs = epochs_of(training, train)
     source, target = lengths(train).sum(axis=0)
     trial = try_updates(student, inputs)
     parameters = count_parameters(load_model(inputs.teacher))

@@ -362,6 +362,13 @@ def updates_per_epoch(training: Training, train: Dataset) -> float:
     return batches / training.gradient_accumulation_steps
 
 
+def epochs_of(training: Training, train: Dataset) -> float:
+    """Count the passes over the data that a training makes, if it does not end early."""
+    if training.max_steps:
+        return training.max_steps / updates_per_epoch(training, train)
+    return training.num_train_epochs or 0.0
+
+
 def _device(args: A2DConfig) -> str:
     """Describe the device of a training, with its precision."""
     precision = "bf16" if args.bf16 else "fp32"

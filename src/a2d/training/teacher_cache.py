@@ -1,9 +1,9 @@
 """Cache of the teacher's outputs for a training corpus: computed once, read in every epoch.
 
 A distribution over next tokens is stored as its `TOP` likeliest tokens; the remaining probability
-is spread evenly over the other tokens. Attention maps are stored as float16. Hidden states and the
-last layers' value vectors are optional, and stored as bfloat16, because those of T5 exceed the
-range of float16.
+is spread evenly over the other tokens. Of attention maps, the square roots are stored in 8 bits,
+which keeps small weights; rows are scaled to the sum 1 again. Hidden states and the last layers'
+value vectors are optional, and stored as bfloat16, because those of T5 exceed the range of float16.
 
 Each output has a memory-mapped NumPy file with all sentences one after the other, in the dataset's
 order. The lengths of the sentences give their offsets. `cache.json` holds checksums of the teacher
@@ -40,6 +40,9 @@ from a2d.training.frozen import frozen_teacher
 from a2d.training.outputs import Needs, Outputs, model_outputs
 
 CONTENTS = "cache.json"
+
+FORMAT = 2
+"""Version of the files. Caches of another version are built again."""
 
 ROW = "row"
 """Dataset column with a sentence's index in the cached dataset."""
@@ -161,7 +164,7 @@ class TeacherCache:
                 queries, keys = (sides[side] for side in _SIDES[group])
                 area = queries[:, None, :, None] & keys[:, None, None, :]
                 area = area.expand(-1, geometry.channels(group), -1, -1)
-                maps[group] = StackedMaps(_scatter(cached[group], area))
+                maps[group] = StackedMaps(_decode_maps(_scatter(cached[group], area)))
         for stack, side in (("encoder", source), ("decoder", target)):
             if f"hidden-{stack}" in cached:
                 states = _scatter(cached[f"hidden-{stack}"], side)
@@ -270,7 +273,8 @@ def build(
         progress(finished)
     for file in files.values():
         file.flush()
-    contents = {"made_from": _checksums(teacher, dataset), "arrays": list(files)}
+    checksums = _checksums(teacher, dataset)
+    contents = {"format": FORMAT, "made_from": checksums, "arrays": list(files)}
     write_text(folder / CONTENTS, json.dumps(contents, indent=1) + "\n")
     seal(folder)
 
@@ -293,7 +297,7 @@ def _write_outputs(
             files[name][part] = tensor[index, : part.stop - part.start].cpu().numpy()
         for group in GROUPS:
             _, queries, keys = layout.shape(group, row)
-            sentence = maps[group][index, :, :queries, :keys]
+            sentence = _encode_maps(maps[group][index, :, :queries, :keys])
             files[group][layout.part(group, row)] = sentence.flatten().cpu().numpy()
 
 
@@ -340,6 +344,36 @@ def _holds_states(files: Container[str]) -> bool:
     return all(name in files for name in _BY_TOKEN)
 
 
+def cache_size(sizes: np.ndarray, config: Any, states: bool) -> int:
+    """Return the bytes of the cache of a corpus.
+
+    Args:
+        sizes: source and target tokens of each sentence (N, 2).
+        config: configuration of the teacher.
+        states: whether hidden states and value vectors are stored.
+    """
+    shapes = _file_shapes(_Layout(sizes, Geometry.of(config)), config, states)
+    return sum(dtype.itemsize * prod(shape) for dtype, shape in shapes.values())
+
+
+def _file_shapes(
+    layout: _Layout, config: Any, states: bool
+) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Return the type and the shape of each file's array."""
+    top, geometry = min(TOP, config.vocab_size), Geometry.of(config)
+    float16, bfloat16 = np.dtype(np.float16), np.dtype(np.int16)  # NumPy has no bfloat16
+    formats: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+        "tokens": (np.min_scalar_type(config.vocab_size - 1), (top,)),
+        "log_probabilities": (float16, (top,)),
+        **dict.fromkeys(GROUPS, (np.dtype(np.uint8), ())),
+    }
+    for stack in ("encoder", "decoder") if states else ():
+        width = sizes_of(config)["width"]
+        formats[f"hidden-{stack}"] = bfloat16, (geometry.layers(stack) * width,)
+        formats[f"values-{stack}"] = bfloat16, (attention_width(config),)
+    return {name: (kind, (layout.size(name), *rest)) for name, (kind, rest) in formats.items()}
+
+
 def _create_files(
     folder: Path, layout: _Layout, config: Any, states: bool
 ) -> dict[str, np.memmap[Any, Any]]:
@@ -348,24 +382,11 @@ def _create_files(
     Raises:
         UserError: the disk has too little space.
     """
-    top, geometry = min(TOP, config.vocab_size), Geometry.of(config)
-    float16, bfloat16 = np.dtype(np.float16), np.dtype(np.int16)  # NumPy has no bfloat16
-    formats: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
-        "tokens": (np.min_scalar_type(config.vocab_size - 1), (top,)),
-        "log_probabilities": (float16, (top,)),
-        **dict.fromkeys(GROUPS, (float16, ())),
-    }
-    for stack in ("encoder", "decoder") if states else ():
-        width = sizes_of(config)["width"]
-        formats[f"hidden-{stack}"] = bfloat16, (geometry.layers(stack) * width,)
-        formats[f"values-{stack}"] = bfloat16, (attention_width(config),)
-    shapes = {name: (layout.size(name), *columns) for name, (_, columns) in formats.items()}
-    sizes = [dtype.itemsize * prod(shapes[name]) for name, (dtype, _) in formats.items()]
-    require_space(folder, sum(sizes))
+    require_space(folder, cache_size(layout.lengths, config, states))
     files = {}
-    for name, (dtype, _) in formats.items():
+    for name, (dtype, shape) in _file_shapes(layout, config, states).items():
         path = folder / f"{name}.npy"
-        files[name] = open_memmap(path, "w+", dtype, shapes[name])
+        files[name] = open_memmap(path, "w+", dtype, shape)
         # Without reserved space, writing to a mapped file on a full disk would kill the process.
         if hasattr(os, "posix_fallocate"):  # not on macOS
             with path.open("r+b") as file:
@@ -384,6 +405,17 @@ def _pack_states(features: Features) -> dict[str, Tensor]:
         columns[f"hidden-{stack}"] = torch.cat(hidden, dim=-1)
         columns[f"values-{stack}"] = features.values[stack].transpose(1, 2).flatten(2)
     return {name: states.bfloat16().view(torch.int16) for name, states in columns.items()}
+
+
+def _encode_maps(maps: Tensor) -> Tensor:
+    """Return the square roots of attention weights in 8 bits (uint8)."""
+    return maps.float().sqrt().mul(255).round().to(torch.uint8)
+
+
+def _decode_maps(codes: Tensor) -> Tensor:
+    """Return attention maps (…, queries, keys) in float32, whose rows without padding sum to 1."""
+    maps = codes.float().square()
+    return maps / maps.sum(dim=-1, keepdim=True).clamp_min(1)
 
 
 def _scatter(flat: Tensor, mask: Tensor) -> Tensor:
@@ -432,7 +464,8 @@ def _read_contents(folder: Path) -> dict[str, Any] | None:
     try:
         contents: dict[str, Any] = json.loads((folder / CONTENTS).read_text("utf-8"))
         complete = {*contents["arrays"]} >= {"tokens", "log_probabilities", *GROUPS}
-        return contents if complete and "made_from" in contents else None
+        complete = complete and contents["format"] == FORMAT and "made_from" in contents
+        return contents if complete else None
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return None
 

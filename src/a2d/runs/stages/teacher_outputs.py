@@ -5,16 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from datasets import Dataset
+
+from a2d.files import size_in_words
+from a2d.models.loading import load_config
 from a2d.runs.parts import PARALLEL
 from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.models import Teacher
 from a2d.runs.stages.sequences import Sequences
 from a2d.runs.stages.students import Student
 from a2d.runs.stages.vocabulary import Tokens
+from a2d.runs.training import epochs_of
+from a2d.text.batching import lengths, load_tokens
 from a2d.training import teacher_cache
 
 if TYPE_CHECKING:
     from a2d.runs.run import Run
+
+
+MIN_READS = 1.5
+"""Passes over a cache below which it does not pay: building it takes one pass of the teacher."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,7 @@ class TeacherOutputs(RunStage):
             settings: dict[str, Any] = {
                 "teacher": run.one(Teacher).fingerprint,
                 "data": data if len(data) > 1 else data[0],
+                "format": teacher_cache.FORMAT,
             }
             if states:
                 settings["states"] = True
@@ -67,15 +78,40 @@ class TeacherOutputs(RunStage):
                     stage.make(run)
 
     def _is_needed(self, run: Run) -> bool:
-        return any(
-            student.method.definition.uses_outputs and student.data_parts == self.parts
+        return any(not student.done for student in self._students(run))
+
+    def _students(self, run: Run) -> list[Student]:
+        """List the students that read the cache."""
+        return [
+            student
             for student in run.all(Student)
-            if not student.done
+            if student.method.definition.uses_outputs and student.data_parts == self.parts
+        ]
+
+    def _show_size(self, run: Run, dataset: Dataset) -> None:
+        """Show the size of the cache; warn if it is read less than `MIN_READS` times."""
+        config, sizes = load_config(run.teacher_path), lengths(dataset)
+        size = teacher_cache.cache_size(sizes, config, self.states)
+        run.console.print(
+            f"Teacher's cache: {size_in_words(size)} for {len(dataset):,} sentences "
+            f"({size / len(dataset) / 1000:.1f} KB each)."
         )
+        students = [student for student in self._students(run) if not student.done]
+        reads = sum(epochs_of(s.training, dataset) for s in students if s.training is not None)
+        if reads < MIN_READS:
+            run.warn(
+                f"Students read the teacher's cache {reads:.2g} times, so that it takes more time "
+                "than it saves: set teacher.cache=false."
+            )
 
     def make(self, run: Run) -> None:
-        """Run the teacher over the data, and write its outputs."""
+        """Run the teacher over the data, and write its outputs.
+
+        The size of the cache is shown before. There is a warning if students read it so rarely that
+        the teacher beside them would take less time.
+        """
         data = [run.data[part] for part in self.parts]
+        self._show_size(run, load_tokens(data))
         with self.work() as folder:
             arguments = folder, run.recipe.evaluation.max_tokens, self.states
             path = run.teacher_path
