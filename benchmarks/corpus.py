@@ -21,18 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
-from rich.console import Console
-from rich.table import Table
-from tables import machine, require_idle, write
-
-from a2d.progress import silence_libraries
-from a2d.runs.recipe import load_recipe
-from a2d.runs.run import open_run
-from a2d.runs.stages.corpus import Corpus
-from a2d.runs.stages.vocabulary import Tokens, Vocabulary
-from a2d.text.corpus import read_corpus
-from a2d.text.parts import usable_cores
+# Other imports are in functions: the processes that share the work import this file.
 
 CORPUS = "builtin:de-dsb/train"
 CHARACTERS = 95
@@ -47,6 +36,11 @@ def main() -> None:
     parser.add_argument("--name", help="name of the file in results")
     parser.add_argument("settings", nargs="*", help="settings of the recipe")
     arguments = parser.parse_args()
+    from tables import machine, require_idle, write
+
+    from a2d.progress import silence_libraries
+    from a2d.text.parts import usable_cores
+
     silence_libraries()
     busy = require_idle(arguments.busy)
     figures = {f"{count:,} pairs": measure(count, arguments.settings) for count in arguments.pairs}
@@ -56,6 +50,11 @@ def main() -> None:
 
 def measure(count: int, settings: list[str]) -> dict[str, dict[str, float]]:
     """Prepare a corpus of so many pairs; return seconds and MB by step."""
+    from a2d.runs.recipe import load_recipe
+    from a2d.runs.run import open_run
+    from a2d.runs.stages.corpus import Corpus
+    from a2d.runs.stages.vocabulary import Tokens, Vocabulary
+
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as place:
         table, folder = Path(place) / "corpus.tsv", Path(place) / "run"
@@ -79,6 +78,8 @@ with `corpus.cleaning.language=auto`."""
 
 def make_corpus(path: Path, count: int) -> None:
     """Write pairs of several segments each."""
+    from a2d.text.corpus import read_corpus
+
     segments = [(pair, len(pair.source)) for pair in read_corpus(CORPUS)]
     numbers = random.Random(0)
     with path.open("w", encoding="utf-8") as file:
@@ -114,6 +115,8 @@ def measured(figures: dict[str, dict[str, float]], name: str) -> Iterator[None]:
 
 def memory() -> tuple[float, float]:
     """Return the memory of this process and its children in MB, without and with file pages."""
+    import psutil  # type: ignore[import-untyped]
+
     private = resident = 0.0
     this = psutil.Process()
     for process in (this, *this.children(recursive=True)):
@@ -128,6 +131,9 @@ def memory() -> tuple[float, float]:
 
 def show(title: str, figures: dict[str, dict[str, float]]) -> None:
     """Print a table with a row for each step, and the sum."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left", box=None)
     for column in ("", "seconds", "MB", "MB with pages of files"):
         table.add_column(column, justify="right" if column else "left")

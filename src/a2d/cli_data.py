@@ -90,15 +90,14 @@ def convert(
     Example: a2d data convert memory.tmx more.csv --source de --target en -o clean.tsv.gz
     """
     from a2d.text.cleaning import clean
-    from a2d.text.corpus import iterate_corpus
+    from a2d.text.corpus import store_corpus
     from a2d.text.files import expand_path
     from a2d.text.parts import usable_cores
-    from a2d.text.storage import StoredPairs
     from a2d.text.writing import check_output, write_pairs
 
     check_output(expand_path(output), overwrite)
     spec, rules = _corpus_and_rules(files, source, target)
-    pairs = StoredPairs(iterate_corpus(spec, "data", _languages(source, target)))
+    pairs, _ = store_corpus(spec, "data", _languages(source, target), usable_cores())
     remaining, report = clean(pairs, **rules, processes=usable_cores())
     if not remaining:
         raise UserError(f"data: cleaning leaves no pair ({report.as_dict()}): loosen its rules.")

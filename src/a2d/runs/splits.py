@@ -7,7 +7,7 @@ import hashlib
 import logging
 import random
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from a2d.quoting import shorten
 from a2d.runs.recipe import Recipe
 from a2d.runs.settings import CorpusSettings
 from a2d.text.cleaning import CleaningReport, clean
-from a2d.text.corpus import iterate_corpus, iterate_with_places
+from a2d.text.corpus import iterate_corpus, iterate_with_places, store_corpus
 from a2d.text.held_out import hold_out
 from a2d.text.identification import count_other_languages, languages_to_check
 from a2d.text.known import KnownTranslations
@@ -106,9 +106,7 @@ def read_splits(recipe: Recipe) -> Splits:
     if rules["languages"] is not None:
         for name, pairs in held_out.items():
             _check_languages(name, pairs, languages)
-    starts: list[tuple[int, str]] = []
-    located_train = iterate_with_places(corpus.train, "train", languages)
-    raw = StoredPairs(_note_starts(located_train, starts))
+    raw, starts = store_corpus(corpus.train, "train", languages, usable_cores())
     train, cleaning = clean(raw, **rules, processes=usable_cores())
     for name in [name for name in ("test", "valid") if name not in held_out]:
         before = len(train)
@@ -130,16 +128,6 @@ def read_splits(recipe: Recipe) -> Splits:
         splits = splits._replace(translations=KnownTranslations(translations))
         _check_translations(splits, recipe)
     return splits
-
-
-def _note_starts(
-    located: Iterable[tuple[str, Pair]], starts: list[tuple[int, str]]
-) -> Iterator[Pair]:
-    """Yield pairs; add the number of each file's first pair, and the file, to `starts`."""
-    for number, (place, pair) in enumerate(located):
-        if not starts or starts[-1][1] != place:
-            starts.append((number, place))
-        yield pair
 
 
 def _files_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from a2d.plugin_errors import NAME_THE_FILE
 from a2d.quoting import quoted
 from a2d.suggestions import nearest
 from a2d.text import records, tables
+from a2d.text.bulk import read_stored
 from a2d.text.files import STANDARD_INPUT, expand_path, missing_file
 from a2d.text.formats import are_two_sides, describe_formats, format_of, holds_one_language
 from a2d.text.languages import base_code, check_codes, names_language
 from a2d.text.pairs import Entries, Keys, Languages, Pair, Selection, Threshold
 from a2d.text.reading import Reader, ReadingReport, no_pairs_message
+from a2d.text.storage import StoredPairs
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +92,34 @@ def read_corpus(
     return list(iterate_corpus(spec, name, languages))
 
 
+def store_corpus(
+    spec: Spec,
+    name: str = "corpus",
+    languages: tuple[str, str] | None = None,
+    processes: int = 1,
+) -> tuple[StoredPairs, list[tuple[int, str]]]:
+    """Read a corpus, which may exceed memory, into a temporary file.
+
+    Args:
+        spec, name, languages: as in `read_corpus`.
+        processes: number of processes that read large tables and plain-text files.
+
+    Returns:
+        The pairs; for each file, the number of its first pair and its name.
+    """
+    readings, pieces, starts = list[ReadingReport](), list[StoredPairs](), list[tuple[int, str]]()
+    with _naming(name):
+        for reader in readers(spec, name, languages):
+            readings.append(ReadingReport(reader.places))
+            first = sum(map(len, pieces))
+            pieces.append(read_stored(reader, readings[-1], processes))
+            _conclude(readings[-1], name)
+            if pieces[-1] and (not starts or starts[-1][1] != readings[-1].place):
+                starts.append((first, readings[-1].place))
+        _require_pairs(readings)
+    return StoredPairs.joined(pieces), starts
+
+
 def iterate_corpus(
     spec: Spec,
     name: str = "corpus",
@@ -105,19 +136,35 @@ def iterate_with_places(
 ) -> Iterator[tuple[str, Pair]]:
     """Yield the pairs of `iterate_corpus`, each with the names of the files that it comes from."""
     readings = []
-    try:
+    with _naming(name):
         for reader in readers(spec, name, languages):
             reading = ReadingReport(reader.places)
             readings.append(reading)
             yield from ((reading.place, pair) for pair in reader.read(reading))
-            if reading.refusal:
-                raise UserError(reading.refusal)
-            if warnings := reading.warnings():
-                logger.warning("%s: %s", name, " ".join(warnings))
-        if not any(reading.pairs for reading in readings):
-            raise UserError(no_pairs_message(readings))
+            _conclude(reading, name)
+        _require_pairs(readings)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Let messages of errors begin with the role of the corpus."""
+    try:
+        yield
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
+
+
+def _conclude(reading: ReadingReport, name: str) -> None:
+    """Refuse or warn after a file has been read."""
+    if reading.refusal:
+        raise UserError(reading.refusal)
+    if warnings := reading.warnings():
+        logger.warning("%s: %s", name, " ".join(warnings))
+
+
+def _require_pairs(readings: Sequence[ReadingReport]) -> None:
+    if not any(reading.pairs for reading in readings):
+        raise UserError(no_pairs_message(readings))
 
 
 def readers(spec: Spec, name: str, languages: tuple[str, str] | None) -> list[Reader]:
@@ -282,7 +329,7 @@ def _reader_at(spec: str | Path, split: str, selection: Selection) -> Reader:
         return Reader(places, lambda: records.folder(path, split, selection))
     if str(spec) == STANDARD_INPUT:
         return Reader(places, lambda: tables.table(path, selection))
-    return Reader(places, lambda: _read_file(path, selection))
+    return Reader(places, lambda: _read_file(path, selection), files=(path,), selection=selection)
 
 
 def _read_file(path: Path, selection: Selection) -> Entries:
@@ -324,7 +371,13 @@ def _two_files(files: Sequence[Any], languages: Languages | None) -> Reader:
     read = formats[0].read_two
     if read is None or read is not formats[1].read_two:
         raise UserError(f"{source} and {target} have different types: list two files of one type")
-    return Reader(list(map(str, files)), lambda: read(source, target, Selection(languages)))
+    selection = Selection(languages)
+    return Reader(
+        list(map(str, files)),
+        lambda: read(source, target, selection),
+        files=(source, target),
+        selection=selection,
+    )
 
 
 def _is_file(spec: object) -> bool:

@@ -15,8 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import TextIOWrapper
+from itertools import repeat
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
+
+import numpy as np
 
 from a2d.errors import UserError
 from a2d.quoting import quoted
@@ -30,6 +33,8 @@ COMPRESSED = (*_OPENERS, ".zst")
 
 _BLOCK_BYTES = 2**20
 """Bytes read at a time from a file that is not read line by line."""
+_BLOCK_OF_LINES = 2**24
+"""Bytes read at a time to find the ends of lines."""
 
 
 def expand_path(name: object) -> Path:
@@ -139,17 +144,61 @@ def blocks(file: IO[bytes], encoding: str) -> Iterator[str]:
     yield decoder.decode(b"", final=True)
 
 
-def lines(path: Path) -> Iterator[str | Malformed]:
+class LineRange(NamedTuple):
+    """Successive lines of a file in UTF-8.
+
+    Attributes:
+        path: the file, which is not compressed.
+        start, end: bytes between which the lines are.
+        first: number of the first line, from 1.
+    """
+
+    path: Path
+    start: int
+    end: int
+    first: int
+
+
+def line_ranges(path: Path, size: int) -> tuple[list[LineRange], int]:
+    """Divide a file into ranges of `size` lines; the last one has the rest.
+
+    Returns:
+        The ranges, and the number of lines in the file. There are no ranges if the file is
+        compressed, not in UTF-8 or not a regular file.
+    """
+    if not path.is_file() or path.suffix.lower() in COMPRESSED:
+        return [], 0
+    starts, count, position, last = [0], 0, 0, b"\n"
+    with open_binary(path) as file:
+        if encoding_of(peek_start(file), "utf-8") != "utf-8":
+            return [], 0
+        while block := file.read(_BLOCK_OF_LINES):
+            ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+            before = -(count + 1) % size  # ends of lines before that of the next range's last line
+            starts += (position + 1 + ends[before::size]).tolist()
+            count, position, last = count + len(ends), position + len(block), block[-1:]
+    starts = [start for start in starts if start < position]
+    numbers = range(1, size * len(starts) + 1, size)
+    ranges = list(map(LineRange, repeat(path), starts, [*starts[1:], position], numbers))
+    return ranges, count + (last != b"\n")
+
+
+def lines(source: Path | LineRange) -> Iterator[str | Malformed]:
     """Yield the lines of a text file one at a time; undecodable and overlong lines are `Malformed`.
 
     Lines end at line feeds only. `str.splitlines` and universal newlines also break at characters
     that belong to the text (U+2028, U+0085, a lone carriage return), which would lose the
     alignment.
 
+    Args:
+        source: a file, or some of its lines.
+
     Raises:
         UserError: the file is missing or damaged, has a line without a visible end, or ends its
             lines with carriage returns alone, as old Macs did.
     """
+    part = source if isinstance(source, LineRange) else None
+    path = source.path if isinstance(source, LineRange) else source
     with open_binary(path) as file:
         encoding = encoding_of(peek_start(file), "utf-8")
         # UTF-8 is read as bytes, which is faster; in UTF-16, a line feed is not a single byte.
@@ -158,8 +207,14 @@ def lines(path: Path) -> Iterator[str | Malformed]:
             stream = TextIOWrapper(file, encoding, ERROR_HANDLER, newline="\n")
         end: Any = b"\n" if stream is file else "\n"
         read_line = partial(stream.readline, MAX_LINE + 1)
-        name = str(path)
-        for number, line in enumerate(iter(read_line, end[:0]), start=1):
+        name, left = str(path), sys.maxsize
+        if part is not None:
+            stream.seek(part.start)
+            left = part.end - part.start
+        for number, line in enumerate(iter(read_line, end[:0]), start=part.first if part else 1):
+            if left <= 0:
+                return
+            left -= len(line)
             place = f"{name}, line {number}"
             text = line.decode("utf-8", ERROR_HANDLER) if isinstance(line, bytes) else line
             if number == 1:
@@ -171,6 +226,7 @@ def lines(path: Path) -> Iterator[str | Malformed]:
                     )
             if len(line) > MAX_LINE and not text.endswith("\n"):
                 _skip_line(stream, end, place)
+                left = left if part is None else part.end - stream.tell()
                 yield Malformed(place, f"has more than {format_size(MAX_LINE)}: split or delete it")
             elif UNREADABLE in text:
                 code = encoding.upper()

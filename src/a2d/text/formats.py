@@ -6,7 +6,7 @@ else asks the table.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from a2d.plugin_errors import check_call
 from a2d.plugins import Registry, check_entry
 from a2d.quoting import listed, quoted
 from a2d.text import localisation, records, tables
-from a2d.text.files import COMPRESSED, suffix_of
+from a2d.text.files import COMPRESSED, LineRange, suffix_of
 from a2d.text.languages import same_language
 from a2d.text.pairs import Entries, Languages, Selection
 
@@ -37,6 +37,9 @@ class Format:
             finds them in `selection.keys`.
         scores: whether pairs may have scores: the reader then applies `selection.threshold`.
         extra: optional dependencies of the reader (`pip install align-to-distill[…]`).
+        read_part: reader of some lines of one file, or of the same lines of two, called as
+            `read_part(ranges, selection)` with `LineRange` (`a2d.text.files`). Several processes
+            then read a large file.
     """
 
     name: str
@@ -46,16 +49,24 @@ class Format:
     keys: str | None = None
     scores: bool = False
     extra: str | None = None
+    read_part: Callable[[Sequence[LineRange], Selection], Entries] | None = None
 
 
 def _aligned(source: Path, target: Path, selection: Selection) -> Entries:
     return tables.aligned_files((source, target), selection)
 
 
-PLAIN = Format("plain text", (), None, _aligned)
+PLAIN = Format("plain text", (), None, _aligned, read_part=tables.read_part)
 """Format of files with any other suffix: two files, one sentence per line."""
 
-TABLE = Format("table", (".tsv", ".tab"), tables.table, keys="columns", scores=True)
+TABLE = Format(
+    "table",
+    (".tsv", ".tab"),
+    tables.table,
+    keys="columns",
+    scores=True,
+    read_part=tables.read_part,
+)
 
 FORMATS: Registry[Format] = Registry()
 """All formats by name."""
@@ -113,7 +124,15 @@ def register_format(file_format: Format) -> Format:
 for _format in (
     TABLE,
     # Two files without tabs are plain text; any other file is a table.
-    Format("table or plain text", (".txt",), tables.table, _aligned, keys="columns", scores=True),
+    Format(
+        "table or plain text",
+        (".txt",),
+        tables.table,
+        _aligned,
+        keys="columns",
+        scores=True,
+        read_part=tables.read_part,
+    ),
     Format(
         "comma-separated values", (".csv",), tables.comma_separated, keys="columns", scores=True
     ),

@@ -112,7 +112,7 @@ def normal_pair(source: str, target: str) -> Pair:
 
 
 def _normalise(text: str) -> str:
-    if text.isascii():
+    if str.isascii(text):  # a TypeError names the reader of a plugin that gives something else
         return text.strip()
     if len(text) > _MIN_CUT:
         # Cut long runs first: normalisation sorts combining characters in quadratic time.

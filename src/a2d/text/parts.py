@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import logging
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -20,9 +21,10 @@ from a2d.interruptions import end_with_parent
 from a2d.text.pairs import Pair
 from a2d.text.storage import PART, StoredPairs, pairs_of
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 
-MIN_PAIRS = 100_000
+MIN_PAIRS = 200_000
 """Pairs for each process: less work is not worth a process, which takes seconds to start."""
 MAX_PROCESSES = 32
 """Each process needs some hundred MB, and reading is one process anyway."""
@@ -53,7 +55,7 @@ def map_parts(
     Args:
         work: the function. It can be pickled, and so can its results.
         pairs: the corpus. Its parts are at most 10,000 pairs long.
-        processes: number of processes, for a corpus in a file (`StoredPairs`) of at least 100,000
+        processes: number of processes, for a corpus in a file (`StoredPairs`) of at least 200,000
             pairs for each process. Any other corpus is worked on in this process.
 
     Raises:
@@ -63,12 +65,35 @@ def map_parts(
     if processes < 2 or not isinstance(pairs, StoredPairs):
         yield from map(work, parts(pairs))
         return
+    numbers = range(len(pairs.batches()))
+    yield from in_processes(_apply, numbers, processes, _share, (work, pairs.dataset))
+
+
+def in_processes(
+    work: Callable[[Item], T],
+    items: Iterable[Item],
+    processes: int,
+    share: Callable[..., None] | None = None,
+    shared: tuple[Any, ...] = (),
+) -> Iterator[T]:
+    """Call a function with each item in processes, and yield the results in order.
+
+    Args:
+        work: the function. It can be pickled, and so can items and results.
+        items: its arguments.
+        processes: number of processes.
+        share: function that every process calls first.
+        shared: its arguments.
+
+    Raises:
+        UserError: a process was killed.
+    """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start, (work, pairs.dataset)) as pool:
+    with ProcessPoolExecutor(processes, context, _start, (share, shared)) as pool:
         waiting: deque[Future[T]] = deque()
         try:
-            for number in range(len(pairs.batches())):
-                waiting.append(pool.submit(_apply, number))
+            for item in items:
+                waiting.append(pool.submit(work, item))
                 if len(waiting) > 2 * processes:  # results of a slow reader must not pile up
                     yield waiting.popleft().result()
             while waiting:
@@ -90,14 +115,21 @@ def parts(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
         yield from (pairs[start : start + PART] for start in range(0, len(pairs), PART))
 
 
-def _start(work: Callable[[Sequence[Pair]], Any], dataset: Dataset) -> None:
+def _start(share: Callable[..., None] | None, shared: tuple[Any, ...]) -> None:
     """Set up a worker process."""
-    global _work, _batches
-    _work, _batches = work, dataset.data.to_batches()
+    logging.disable(logging.WARNING)  # the parent warns
+    if share is not None:
+        share(*shared)
     gc.freeze()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes share the cores already
     threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes
+
+
+def _share(work: Callable[[Sequence[Pair]], Any], dataset: Dataset) -> None:
+    """Remember the work of all parts, and the corpus."""
+    global _work, _batches
+    _work, _batches = work, dataset.data.to_batches()
 
 
 def _apply(number: int) -> Any:

@@ -16,7 +16,7 @@ from a2d.quoting import counted, escaped, quoted, shorten
 from a2d.text.bounds import MAX_MALFORMED
 from a2d.text.entities import printable, unescape_entities
 from a2d.text.formats import format_of
-from a2d.text.pairs import Entries, Malformed, Omitted, Pair, normal_pair
+from a2d.text.pairs import Entries, Malformed, Omitted, Pair, Selection, normal_pair
 
 _MAX_FAULTS = 3
 """Different problems of malformed entries that a warning shows."""
@@ -73,6 +73,7 @@ class ReadingReport:
         omitted: number of valid entries left out, by reason.
         entities: pairs in which HTML entities were unescaped.
         controls: pairs from which control characters were removed.
+        most_faults: most problems in `faults`.
     """
 
     places: list[str]
@@ -82,6 +83,7 @@ class ReadingReport:
     omitted: Counter[str] = field(default_factory=Counter)
     entities: Repairs = field(default_factory=Repairs)
     controls: Repairs = field(default_factory=Repairs)
+    most_faults: int = _MAX_FAULTS
 
     @property
     def place(self) -> str:
@@ -111,8 +113,34 @@ class ReadingReport:
     def count_malformed(self, entry: Malformed) -> None:
         """Count a malformed entry, and keep the first entry of each problem."""
         self.malformed += 1
-        if entry.problem in self.faults or len(self.faults) < _MAX_FAULTS:
+        if entry.problem in self.faults or len(self.faults) < self.most_faults:
             self.faults.setdefault(entry.problem, Fault(entry)).count += 1
+
+    def add(self, part: ReadingReport) -> None:
+        """Add the counts of a part of the file that follows what was counted so far.
+
+        Raises:
+            UserError: the file begins with malformed entries alone.
+        """
+        self.pairs += part.pairs
+        self.malformed += part.malformed
+        self.omitted.update(part.omitted)
+        for problem, fault in part.faults.items():
+            if problem in self.faults or len(self.faults) < self.most_faults:
+                self.faults.setdefault(problem, Fault(fault.first)).count += fault.count
+        for repairs, more in ((self.entities, part.entities), (self.controls, part.controls)):
+            repairs.pairs += more.pairs
+            repairs.example = repairs.example or more.example
+        self.check_beginning()
+
+    def check_beginning(self) -> None:
+        """Check that the file does not begin with malformed entries alone.
+
+        Raises:
+            UserError: it does.
+        """
+        if self.malformed >= MAX_MALFORMED and not self.pairs:
+            raise UserError(f"{self.refusal}; no entry before is valid")
 
     def warnings(self) -> list[str]:
         """Return warnings about the corpus, one sentence each."""
@@ -160,11 +188,15 @@ class Reader:
         entries: function that reads the entries.
         repair_texts: unescape HTML entities and remove control characters. Off for published test
             sets and packaged corpora, which stay as they are.
+        files: the files, if some of their lines can be read without the others.
+        selection: the pairs that are wanted of these.
     """
 
     places: list[str]
     entries: Callable[[], Entries]
     repair_texts: bool = True
+    files: tuple[Path, ...] = ()
+    selection: Selection = field(default_factory=Selection)
 
     def read(self, reading: ReadingReport) -> Iterator[Pair]:
         """Yield the pairs and count everything into `reading`.
@@ -179,8 +211,7 @@ class Reader:
             if isinstance(entry, Malformed):
                 self._require_texts(entry, entries)
                 reading.count_malformed(entry)
-                if reading.malformed == MAX_MALFORMED and not reading.pairs:
-                    raise UserError(f"{reading.refusal}; no entry before is valid")
+                reading.check_beginning()
                 continue
             if isinstance(entry, Omitted):
                 self._require_texts(entry, entries)

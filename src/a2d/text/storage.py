@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, overload
 
 import numpy as np
 import pyarrow
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from a2d.files import temporary_folder
 from a2d.text.bounds import MAX_BUFFERED
@@ -42,10 +42,34 @@ class StoredPairs(Sequence[Pair]):
     def __init__(self, pairs: Iterable[Pair]) -> None:
         self._folder, self.dataset = store(_batches(pairs), _SCHEMA)
         self.gists: np.ndarray | None = None
+        self._pieces: Sequence[StoredPairs] = ()  # owners of the files
+
+    @classmethod
+    def of_files(cls, folder: TemporaryDirectory[str], paths: Sequence[Path]) -> Self:
+        """Return the pairs of files that `write_stored` wrote, one after the other.
+
+        Args:
+            folder: folder of the files, which is deleted with the pairs.
+            paths: the files.
+        """
+        stored = cls(())
+        stored._folder = folder
+        stored.dataset = concatenate_datasets([Dataset.from_file(str(path)) for path in paths])
+        return stored
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Self]) -> Self:
+        """Return the pairs of several corpora, one after the other."""
+        if len(pieces) == 1:
+            return pieces[0]
+        joined = cls(())
+        joined._pieces = pieces
+        joined.dataset = concatenate_datasets([piece.dataset for piece in pieces])
+        return joined
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the dataset without the folder: only this process deletes the file."""
-        return {"dataset": self.dataset, "gists": None}
+        return {"dataset": self.dataset, "gists": None, "_pieces": ()}
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -114,10 +138,19 @@ def store(
     """
     folder = TemporaryDirectory(dir=temporary_folder(), ignore_cleanup_errors=True)
     path = Path(folder.name) / "data.arrow"
+    _write(path, batches, schema)
+    return folder, Dataset.from_file(str(path))
+
+
+def _write(path: Path, batches: Iterable[pyarrow.RecordBatch], schema: pyarrow.Schema) -> None:
     with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
-    return folder, Dataset.from_file(str(path))
+
+
+def write_stored(path: Path, pairs: Iterable[Pair]) -> None:
+    """Write pairs into a file for `StoredPairs.of_files`."""
+    _write(path, _batches(pairs), _SCHEMA)
 
 
 class Texts(Iterable[str]):

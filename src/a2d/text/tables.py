@@ -14,7 +14,7 @@ from typing import NamedTuple
 from a2d.errors import UserError
 from a2d.quoting import escaped, listed, quoted, shorten
 from a2d.text.bounds import MAX_COLUMNS, MAX_LINE
-from a2d.text.files import lines
+from a2d.text.files import LineRange, lines
 from a2d.text.languages import base_code, is_language, names_language, same_language
 from a2d.text.pairs import (
     Entries,
@@ -82,17 +82,21 @@ def aligned_files(paths: Sequence[Path], selection: Selection) -> Entries:
     for source, target in zip_longest(*map(lines, paths)):
         counts[0] += source is not None
         counts[1] += target is not None
-        if isinstance(source, Malformed):
-            yield source
-        elif isinstance(target, Malformed):
-            yield target
-        elif source is not None and target is not None:
-            yield normal_pair(source, target)
+        if source is not None and target is not None:
+            yield _aligned(source, target)
+        elif isinstance(line := source or target, Malformed):
+            yield line
     if counts[0] != counts[1]:
         raise UserError(
             f"{paths[0]} has {counts[0]} lines, but {paths[1]} has {counts[1]}: "
             "align them line by line"
         )
+
+
+def _aligned(source: str | Malformed, target: str | Malformed) -> Pair | Malformed:
+    if isinstance(source, Malformed):
+        return source
+    return target if isinstance(target, Malformed) else normal_pair(source, target)
 
 
 def _check_order(paths: Sequence[Path], languages: Languages | None) -> None:
@@ -113,15 +117,7 @@ def _check_order(paths: Sequence[Path], languages: Languages | None) -> None:
 def table(path: Path, selection: Selection) -> Entries:
     """Read columns separated by tabs; empty lines are skipped, quotes belong to the text."""
 
-    def rows() -> Rows:
-        name = str(path)
-        for number, line in enumerate(lines(path), start=1):
-            if isinstance(line, Malformed):
-                yield line.where, line
-            elif line:
-                yield f"{name}, line {number}", line.split("\t", MAX_COLUMNS)
-
-    remaining = rows()
+    remaining = _rows(path)
     first_rows = list(islice(remaining, _SAMPLE_ROWS))
     cells = [cell for _, row in first_rows if not isinstance(row, Malformed) for cell in row]
     if len(cells) >= _MIN_QUOTED_CELLS and all(map(_QUOTED.fullmatch, cells)):
@@ -129,12 +125,30 @@ def table(path: Path, selection: Selection) -> Entries:
             f"{path} has every text in quotes: if a spreadsheet wrote them, name the file .csv "
             "(tabs may separate its columns)"
         )
-    return _pairs(
-        path,
-        chain(first_rows, remaining),
-        selection,
-        "write source, one tab, target (or list two plain-text files)",
-    )
+    return _pairs(path, chain(first_rows, remaining), selection, _TABLE_ADVICE)
+
+
+_TABLE_ADVICE = "write source, one tab, target (or list two plain-text files)"
+
+
+def read_part(ranges: Sequence[LineRange], selection: Selection) -> Entries:
+    """Read some lines of a table, or the same lines of two plain-text files."""
+    if len(ranges) == 2:
+        return map(_aligned, *map(lines, ranges))
+    (part,) = ranges
+    first_rows = list(islice(_rows(part.path), _SAMPLE_ROWS))
+    return _pairs(part.path, _rows(part), selection, _TABLE_ADVICE, first_rows)
+
+
+def _rows(source: Path | LineRange) -> Rows:
+    """Yield the rows of a table with tabs."""
+    path, first = (source, 1) if isinstance(source, Path) else (source.path, source.first)
+    name = str(path)
+    for number, line in enumerate(lines(source), start=first):
+        if isinstance(line, Malformed):
+            yield line.where, line
+        elif line:
+            yield f"{name}, line {number}", line.split("\t", MAX_COLUMNS)
 
 
 def is_table(path: Path) -> bool:
@@ -272,16 +286,31 @@ class _Columns(NamedTuple):
     header: bool
 
 
-def _pairs(path: Path, rows: Rows, selection: Selection, advice: str) -> Entries:
-    """Yield the pairs of a table's rows; `advice` is for rows of another width."""
-    start = list(islice(rows, _SAMPLE_ROWS))
-    valid = [row for _, row in start if not isinstance(row, Malformed) and len(row) <= MAX_COLUMNS]
-    columns = _columns(path, valid, selection) if valid else _Columns(0, 1, None, 2, False)
-    header = valid[0] if valid and columns.header else None
-    for where, row in chain(start, rows):
+def _pairs(
+    path: Path,
+    rows: Rows,
+    selection: Selection,
+    advice: str,
+    first_rows: Sequence[tuple[str, list[str] | Malformed]] | None = None,
+) -> Entries:
+    """Yield the pairs of a table's rows.
+
+    Args:
+        path: the table.
+        rows: its rows, or some of them.
+        selection: the pairs that are wanted.
+        advice: what to do about rows of another width.
+        first_rows: the table's first rows, if `rows` are some of its rows.
+    """
+    start = list(islice(rows, _SAMPLE_ROWS)) if first_rows is None else first_rows
+    valid = [(w, r) for w, r in start if not isinstance(r, Malformed) and len(r) <= MAX_COLUMNS]
+    shown = [row for _, row in valid]
+    columns = _columns(path, shown, selection) if valid else _Columns(0, 1, None, 2, False)
+    header = valid[0][0] if valid and columns.header else None
+    for where, row in chain(start, rows) if first_rows is None else rows:
         if isinstance(row, Malformed):
             yield row
-        elif row is header:
+        elif where == header:
             continue
         elif len(row) != columns.width:
             hint = (

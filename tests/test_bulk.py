@@ -1,0 +1,153 @@
+"""Several processes read a large file as one process reads it."""
+
+import logging
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from a2d.errors import UserError
+from a2d.text import bulk, corpus
+from a2d.text.bulk import _ranges, read_part
+from a2d.text.corpus import iterate_with_places, readers, store_corpus
+from a2d.text.files import line_ranges, lines
+from a2d.text.reading import ReadingReport
+
+CELLS = st.sampled_from(
+    [
+        b"",
+        b"ja",
+        b"Guten Tag",
+        "źěło".encode(),
+        b"\xff",
+        b"a &amp; b",
+        b"x\x07",
+        b'"q"',
+        b"\r",
+        b" ",
+    ]
+)
+TABLES = st.lists(st.lists(CELLS, min_size=1, max_size=3).map(b"\t".join), max_size=12).flatmap(
+    lambda rows: st.sampled_from([b"\n".join(rows), b"\n".join([*rows, b""])])
+)
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    """Parts are read one after the other in this process, which does not change them."""
+    monkeypatch.setattr(
+        bulk, "in_processes", lambda work, items, processes: map(work, items), raising=True
+    )
+
+
+def outcome(read):
+    """Pairs and places, warnings and errors of a reading."""
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = logging.getLogger("a2d")
+    logger.addHandler(handler)
+    try:
+        return read(), messages
+    except UserError as error:
+        return str(error), messages
+    finally:
+        logger.removeHandler(handler)
+
+
+def sequentially(spec):
+    located = list(iterate_with_places(spec, "train", ("de", "dsb")))
+    starts = []
+    for number, (place, _) in enumerate(located):
+        if not starts or starts[-1][1] != place:
+            starts.append((number, place))
+    return [pair for _, pair in located], starts
+
+
+def in_parts(spec):
+    pairs, starts = store_corpus(spec, "train", ("de", "dsb"), 2)
+    return list(pairs), starts
+
+
+@settings(deadline=None, max_examples=150)
+@given(TABLES, TABLES, st.integers(1, 5))
+def test_any_table_or_pair_of_files(tmp_path_factory, first, second, size):
+    folder = tmp_path_factory.mktemp("tables")
+    table, source, target = folder / "x.tsv", folder / "x.de", folder / "x.dsb"
+    table.write_bytes(first)
+    source.write_bytes(first.replace(b"\t", b" "))
+    target.write_bytes(second.replace(b"\t", b" "))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "LINES", size)
+        for spec in (table, [[str(source), str(target)]], [[str(source), str(source)]]):
+            expected = outcome(lambda spec=spec: sequentially(spec))
+            assert outcome(lambda spec=spec: in_parts(spec)) == expected
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([b"", b"a", b"bc", b"\xc5\xa1"]), max_size=9), st.integers(1, 4))
+def test_ranges_are_the_lines_of_the_file(tmp_path_factory, content, size):
+    path = tmp_path_factory.mktemp("ranges") / "x"
+    path.write_bytes(b"\n".join(content))
+    ranges, count = line_ranges(path, size)
+    parts = [list(lines(each)) for each in ranges]
+    assert [line for part in parts for line in part] == list(lines(path))
+    assert count == sum(map(len, parts))
+    assert [each.first for each in ranges] == list(range(1, 1 + size * len(ranges), size))
+    assert all(len(part) == size for part in parts[:-1])
+
+
+def test_a_header_is_read_once_and_names_the_columns_of_all_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(bulk, "LINES", 2)
+    path = tmp_path / "x.tsv"
+    rows = "".join(f"{number}\tWort {number}\tsłowo {number}\n" for number in range(7))
+    path.write_text(f"number\tde\tdsb\n{rows}", "utf-8")
+    (pairs, _), _ = outcome(lambda: in_parts(path))
+    assert [pair.target for pair in pairs] == [f"słowo {number}" for number in range(7)]
+
+
+@pytest.mark.parametrize("name", ["x.tsv.gz", "utf16.tsv", "x.jsonl"])
+def test_other_files_are_read_as_a_whole(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(bulk, "LINES", 2)
+    path = tmp_path / name
+    path.write_bytes("ja\tjo\n".encode("utf-16" if "16" in name else "utf-8") * 5)
+    (reader,) = readers(path, "train", None)
+    assert not _ranges(reader)
+
+
+def test_long_lines_are_skipped_within_their_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(bulk, "LINES", 2)
+    monkeypatch.setattr("a2d.text.files.MAX_LINE", 10)
+    path = tmp_path / "x.tsv"
+    path.write_text("a\tb\n" + "x" * 50 + "\ty\nc\td\ne\tf\n" * 2, "utf-8")
+    assert outcome(lambda: in_parts(path)) == outcome(lambda: sequentially(path))
+
+
+def test_a_beginning_of_malformed_lines_alone_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("a2d.text.reading.MAX_MALFORMED", 5)
+    monkeypatch.setattr(bulk, "LINES", 3)
+    path = tmp_path / "x.tsv"
+    path.write_text("one column\n" * 20, "utf-8")
+    with pytest.raises(UserError, match=r"train: 5 of 5 entries are malformed.*no entry before"):
+        in_parts(path)
+
+
+@pytest.mark.slow
+def test_processes(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(bulk, "LINES", 100)
+    path = tmp_path / "x.tsv"
+    path.write_text("".join(f"Wort {n}\tsłowo {n}\n" for n in range(350)) + "lone\n", "utf-8")
+    assert outcome(lambda: in_parts(path)) == outcome(lambda: sequentially(path))
+
+
+def test_a_part_has_its_own_counts(tmp_path):
+    path = tmp_path / "x.tsv"
+    path.write_text("a\tb\nlone\nc\td\n", "utf-8")
+    ranges, _ = line_ranges(path, 2)
+    (reader,) = readers(path, "train", None)
+    part = bulk.Part([str(path)], (ranges[0],), reader.selection, tmp_path / "out.arrow")
+    report = read_part(part)
+    assert isinstance(report, ReadingReport)
+    assert (report.pairs, report.malformed) == (1, 1)
+    assert corpus.store_corpus(path)[0][:] == [("a", "b"), ("c", "d")]
