@@ -12,7 +12,6 @@ from part_tasks import die, first_and_process, refuse
 
 from a2d.errors import UserError
 from a2d.models.tokenizer import train_tokenizer
-from a2d.runs.stages.corpus import rarest_words
 from a2d.text import parts, storage
 from a2d.text.batching import tokenise
 from a2d.text.cleaning import clean
@@ -21,6 +20,7 @@ from a2d.text.gists import gist, hash_gists, hash_texts
 from a2d.text.held_out import hold_out, overlap
 from a2d.text.pairs import Pair
 from a2d.text.parts import map_parts, usable_cores
+from a2d.text.rarity import rarest_words
 from a2d.text.storage import StoredPairs, Texts, sample_evenly
 
 PAIRS = read_corpus("builtin:de-dsb/train")[:1500]

@@ -24,9 +24,9 @@ from a2d.report.details import Details
 from a2d.report.page import write_page
 from a2d.runs.page import report
 from a2d.runs.results import Row
-from a2d.runs.stages.corpus import rarest_words
 from a2d.text.corpus import read_corpus
 from a2d.text.pairs import Pair
+from a2d.text.rarity import rarest_words
 
 PAIRS = read_corpus("builtin:de-dsb/test")[:120]
 SOURCES = [pair.source for pair in PAIRS]

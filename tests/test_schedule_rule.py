@@ -20,9 +20,10 @@ from a2d.text.corpus import read_corpus
     tokens=st.integers(200, 10**9),
     width=st.integers(8, 4096),
     start=st.sampled_from(["teacher", "random", "marian"]),
+    narrower=st.booleans(),
 )
-def test_every_corpus_has_a_schedule_that_recipes_accept(tokens, width, start):
-    settings = schedule_for(tokens, width, start)
+def test_every_corpus_has_a_schedule_that_recipes_accept(tokens, width, start, narrower):
+    settings = schedule_for(tokens, width, start, narrower=narrower)
     training = Training(**settings)
     assert training.plateau_patience
     assert training.max_steps > 200
@@ -35,10 +36,12 @@ def test_every_corpus_has_a_schedule_that_recipes_accept(tokens, width, start):
 
 @given(tokens=st.integers(1000, 10**9), factor=st.floats(1, 100))
 def test_schedules_grow_with_text_and_rates_fall_with_width(tokens, factor):
-    few, many = (schedule_for(round(t), 128, "teacher") for t in (tokens, tokens * factor))
+    few, many = (
+        schedule_for(round(t), 128, "teacher", narrower=True) for t in (tokens, tokens * factor)
+    )
     assert many["max_steps"] >= few["max_steps"]
     assert many["max_tokens"] >= few["max_tokens"]
-    wide = schedule_for(tokens, round(128 * factor), "teacher")
+    wide = schedule_for(tokens, round(128 * factor), "teacher", narrower=True)
     assert wide["learning_rate"] <= few["learning_rate"] * 1.01 / factor**0.5
     assert wide["learning_rate"] >= few["learning_rate"] * 0.99 / factor
 

@@ -28,7 +28,7 @@ def tokenizer():
 def test_settings_that_the_recipe_omits_are_filled_in(splits, tokenizer):
     recipe = fill_schedule(load_recipe("distill"), splits)
     tokens = estimate_tokens(splits.train, tokenizer)
-    for name, value in schedule_for(tokens, 160, "teacher").items():
+    for name, value in schedule_for(tokens, 160, "teacher", narrower=False).items():
         assert getattr(recipe.training, name) == value
     for name, value in objective_for(tokens, "teacher").items():
         assert getattr(recipe.methods[0], name) == value
@@ -75,7 +75,7 @@ def test_all_training_text_counts(splits, tokenizer):
         ).training.max_steps
 
     def expected(tokens, start):
-        return schedule_for(tokens, 160, start)["max_steps"]
+        return schedule_for(tokens, 160, start, narrower=False)["max_steps"]
 
     tokens = estimate_tokens(splits.train, tokenizer)
     monolingual = estimate_tokens(splits.monolingual, tokenizer)

@@ -58,6 +58,7 @@ STARTS = {
 }
 
 RULE = {
+    "corpus": lambda t: t["corpus"].replace("-", "→"),
     "pairs": COLUMNS["pairs"],
     "student": lambda t: t["shape"],
     "tokens a batch": COLUMNS["tokens a batch"],
@@ -115,7 +116,8 @@ def main() -> None:
     betas.sort(key=lambda t: (t["shape"], t["start"], t["updates"], t["method"] != "kd"))
     tables["betas"] = table(betas, BETAS)
     rule = read("rule.jsonl")
-    rule.sort(key=lambda t: (t["pairs"], t["shape"], t["method"], t["alpha"], t["tokens"], t["lr"]))
+    order = ("corpus", "shape", "pairs", "method", "tokens", "alpha", "lr")
+    rule.sort(key=lambda trial: [trial[name] for name in order])
     tables["rule"] = table(rule, RULE)
     regions.fill(PAGE, tables.get)
 

@@ -1,4 +1,4 @@
-"""Fill the tables of docs/speed.md from the results of bench.py, cache.py and decoding.py.
+"""Fill the tables of docs/speed.md and docs/scale.md from the results of the benchmarks.
 
 A region of the page is called `FILE VIEW`: a file of benchmarks/results and one of `VIEWS`.
 
@@ -16,7 +16,7 @@ from typing import Any
 import regions
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "speed.md"
+PAGES = [ROOT / "docs" / name for name in ("speed.md", "scale.md")]
 RESULTS = ROOT / "benchmarks" / "results"
 
 CORPUS = "the embedded corpus"
@@ -59,7 +59,8 @@ def main() -> None:
         name, _, view = region.partition(" ")
         return VIEWS[view](figures[name]) if name in figures else None
 
-    regions.fill(PAGE, content)
+    for page in PAGES:
+        regions.fill(page, content)
 
 
 def by_setting(figures: Figures) -> dict[str, Figures]:
@@ -208,6 +209,24 @@ def machine(figures: Figures) -> str:
     return f"Measured on {device}; {facts['rounds']} rounds; {versions}."
 
 
+def preparation(figures: Figures) -> str:
+    """Seconds and memory of each step of a corpus's preparation, for each number of pairs."""
+    sizes = [name for name in figures if name.endswith("pairs")]
+    steps = [name for name in figures[sizes[0]] if name != "table"]
+    rows = [
+        [step, *(f"{figures[size][step][unit]:,.0f}" for size in sizes for unit in UNITS)]
+        for step in steps
+    ]
+    sums = (sum(figures[size][step]["seconds"] for step in steps) for size in sizes)
+    rows.append(["all", *(cell for total in sums for cell in (f"{total:,.0f}", ""))])
+    names = {"seconds": "s", "MB": "MB"}
+    heads = [f"{size}, {names[unit]}" for size in sizes for unit in UNITS]
+    return regions.table(["", *heads], rows)
+
+
+UNITS = ("seconds", "MB")
+
+
 VIEWS: dict[str, Callable[[Figures], str]] = {
     "ratios": ratios,
     "seconds": seconds,
@@ -218,6 +237,7 @@ VIEWS: dict[str, Callable[[Figures], str]] = {
     "speed-ups": speed_ups,
     "exported": exported,
     "machine": machine,
+    "preparation": preparation,
 }
 """Tables that a region may ask for, by name."""
 

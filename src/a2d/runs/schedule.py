@@ -13,6 +13,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from a2d.errors import UserError
+from a2d.families import sizes_of
+from a2d.models.loading import load_config
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.recipe import Recipe
 from a2d.runs.splits import Splits
@@ -32,6 +34,9 @@ LEARNING_RATE, WIDTH = 2e-3, 128
 to the inverse square root of the width. For wider models, which were not measured, it is inversely
 proportional to the width, which is more careful."""
 MAX_MEASURED_WIDTH = 256
+SAME_WIDTH_FACTOR = 0.5
+"""Factor of the rate for a student that starts from layers of its teacher at their whole width: it
+has much to lose."""
 
 UPDATES, BASE_TOKENS = 1000, 12_000
 """Planned updates for a corpus of this many tokens. They grow with the cube root of the number of
@@ -74,8 +79,9 @@ def fill_schedule(recipe: Recipe, splits: Splits) -> Recipe:
         tokens += estimate_tokens(splits.monolingual, tokenizer)
     starts = {method.student_start for method in recipe.methods}
     start = "teacher" if starts == {"teacher"} else "random"
-    width = max(student.width for student in recipe.students)
-    schedule = schedule_for(tokens, width, start)
+    widths = {student.width for student in recipe.students}
+    narrower = widths != {sizes_of(load_config(teacher.path))["width"]}
+    schedule = schedule_for(tokens, max(widths), start, narrower=narrower)
     if (count := recipe.compute.gpus_per_training) > 1:  # they share the tokens of an update
         schedule["gradient_accumulation_steps"] = count
         schedule["max_tokens"] //= count
@@ -98,7 +104,7 @@ def estimate_tokens(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -
     return round(sum(longer) * len(pairs) / max(1, count))
 
 
-def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
+def schedule_for(tokens: int, width: int, start: str, *, narrower: bool) -> dict[str, Any]:
     """Choose settings of a student's training (`a2d.runs.settings.Training`).
 
     The learning rate decays linearly over the planned updates, and faster once validation scores
@@ -109,9 +115,10 @@ def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
         width: width of the student.
         start: `teacher` for a student that starts from the teacher's layers; any other value means
             random weights.
+        narrower: whether the student is narrower than its teacher.
 
     Example:
-        >>> schedule_for(12_000, 128, "teacher")["max_tokens"]
+        >>> schedule_for(12_000, 128, "teacher", narrower=False)["max_tokens"]
         512
     """
     batch = BATCH_TOKENS[0] if tokens < SMALL_CORPUS else BATCH_TOKENS[1]
@@ -119,9 +126,10 @@ def schedule_for(tokens: int, width: int, start: str) -> dict[str, Any]:
     updates = max(UPDATES * (tokens / BASE_TOKENS) ** (1 / 3), MIN_EPOCHS * per_epoch)
     if start != "teacher":
         updates *= RANDOM_START_FACTOR
+    keeps_width = start == "teacher" and not narrower
     return {
         "max_tokens": batch,
-        "learning_rate": learning_rate_for(width),
+        "learning_rate": learning_rate_for(width) * (SAME_WIDTH_FACTOR if keeps_width else 1),
         "warmup_steps": 50 if start == "teacher" else 200,
         "max_steps": round(updates),
         "evaluate_every": round(updates / per_epoch / VALIDATIONS, 3),

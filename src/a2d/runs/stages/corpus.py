@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from a2d.files import write_text
 from a2d.runs.lines import read_lines, write_lines
 from a2d.runs.stages.base import RunStage
-from a2d.text.pairs import Pair
-from a2d.text.parts import map_parts, usable_cores
+from a2d.text.parts import usable_cores
+from a2d.text.rarity import rarest_words
 
 if TYPE_CHECKING:
     from a2d.runs.run import Run
@@ -38,7 +35,7 @@ class Corpus(RunStage):
             counts = json.dumps(splits.cleaning.as_dict(), indent=1) + "\n"
             write_text(folder / "cleaning.json", counts)
             held_out = {"valid": splits.valid, "test": splits.test}
-            rarest = rarest_words([*splits.valid, *splits.test], splits.train)
+            rarest = rarest_words([*splits.valid, *splits.test], splits.train, usable_cores())
             for name, split in held_out.items():
                 write_lines(folder / f"{name}.source.txt", [pair.source for pair in split])
                 write_lines(folder / f"{name}.reference.txt", [pair.target for pair in split])
@@ -68,38 +65,3 @@ class Corpus(RunStage):
         """Read the file that each pair of `valid` or `test` comes from; None if it is one."""
         path = self.folder / f"{split}.file.txt"
         return read_lines(path) if path.exists() else None
-
-
-def rarest_words(pairs: Sequence[Pair], training: Sequence[Pair]) -> list[int]:
-    """Count in training data how often the rarest word of each source occurs.
-
-    Args:
-        pairs: held-out pairs.
-        training: training pairs.
-    """
-    texts = [_words(pair.source) for pair in pairs]
-    count = WordCounter(frozenset(word for words in texts for word in words))
-    occurrences = Counter[str]()
-    for counts in map_parts(count, training, usable_cores()):
-        occurrences.update(counts)
-    return [min((occurrences[word] for word in words), default=0) for words in texts]
-
-
-@dataclass(frozen=True)
-class WordCounter:
-    """Function that counts certain words in the sources of a part of a corpus.
-
-    Attributes:
-        words: the words, in lower case.
-    """
-
-    words: frozenset[str]
-
-    def __call__(self, pairs: Sequence[Pair]) -> Counter[str]:
-        """Count the words."""
-        words = _words("\n".join(pair.source for pair in pairs))
-        return Counter(filter(self.words.__contains__, words))
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
