@@ -94,10 +94,7 @@ def refuse_cuda(subject: str, names: list[str]) -> None:
 
 def pip(*args: str) -> None:
     """Run the environment's pip and exit if it fails; pip prints the reason."""
-    options = ["--quiet", "--disable-pip-version-check"]
-    if args[0] == "install":
-        options.append("--no-compile")  # Python compiles what it imports; all takes a minute
-    command = [str(PYTHON), "-m", "pip", args[0], *options, *args[1:]]
+    command = [str(PYTHON), "-m", "pip", "--quiet", "--disable-pip-version-check", *args]
     code = subprocess.run(command, check=False).returncode
     if code:
         sys.exit(code)
