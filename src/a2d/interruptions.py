@@ -67,6 +67,19 @@ def interruptible() -> Iterator[None]:
         os.close(write)
 
 
+@contextmanager
+def ignored_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C, also in the processes that this one starts; in other threads, do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def leave(code: int) -> NoReturn:
     """End the process without unloading modules, which takes seconds for PyTorch."""
     atexit._run_exitfuncs()

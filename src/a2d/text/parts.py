@@ -6,7 +6,6 @@ import gc
 import logging
 import multiprocessing
 import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 from datasets import Dataset
 
 from a2d.errors import UserError
-from a2d.interruptions import end_with_parent
+from a2d.interruptions import end_with_parent, ignored_interrupts
 from a2d.text.pairs import Pair
 from a2d.text.storage import PART, StoredPairs, pairs_of
 
@@ -88,12 +87,14 @@ def in_processes(
     Raises:
         UserError: a process was killed.
     """
+    others = multiprocessing.active_children()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _start, (share, shared)) as pool:
         waiting: deque[Future[T]] = deque()
         try:
             for item in items:
-                waiting.append(pool.submit(work, item))
+                with ignored_interrupts():  # a process that starts inherits this
+                    waiting.append(pool.submit(work, item))
                 if len(waiting) > 2 * processes:  # results of a slow reader must not pile up
                     yield waiting.popleft().result()
             while waiting:
@@ -103,8 +104,12 @@ def in_processes(
                 "a process was killed, most likely because memory ran out: repeat the command "
                 "with fewer processes (environment variable OMP_NUM_THREADS=1)."
             ) from error
-        finally:
+        except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                if child not in others:
+                    child.kill()
+            raise
 
 
 def parts(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
@@ -123,7 +128,6 @@ def _start(share: Callable[..., None] | None, shared: tuple[Any, ...]) -> None:
     gc.freeze()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes share the cores already
     threading.Thread(target=end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes
 
 
 def _share(work: Callable[[Sequence[Pair]], Any], dataset: Dataset) -> None:
