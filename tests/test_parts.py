@@ -2,6 +2,10 @@
 
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 
 import numpy as np
@@ -68,6 +72,40 @@ class TestProcesses:
 def clean_list(rules):
     remaining, report = clean(PAIRS, **rules)
     return remaining, report
+
+
+PROGRAM = """
+import time
+from a2d.interruptions import Interrupted, interruptible
+from a2d.text.parts import in_processes
+if __name__ == "__main__":
+    try:
+        with interruptible():
+            print("started", flush=True)
+            list(in_processes(time.sleep, [60] * 4, 2))
+    except Interrupted:
+        print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.1, 1, 4])
+def test_an_interrupt_ends_all_processes_at_once(tmp_path, delay):
+    """Ctrl-C comes while the processes start, and while they work."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, str(tmp_path / "program.py")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True
+    )
+    assert process.stdout.readline() == "started\n"
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=30) == ("interrupted\n", "")
+    deadline = time.monotonic() + 10
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.02)
 
 
 @pytest.mark.parametrize("pairs", [PAIRS, StoredPairs(PAIRS)], ids=["list", "stored"])
