@@ -8,6 +8,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,6 +41,13 @@ def test_behaves_as_a_list(pairs, part, index):
 def test_holds_more_than_a_batch():
     assert list(StoredPairs(PAIRS)) == PAIRS
     assert StoredPairs(PAIRS)[990:1010] == PAIRS[990:1010]
+
+
+def test_nothing_can_be_selected_and_cleaned():
+    empty = StoredPairs([])
+    assert list(empty.select(np.zeros(0, bool))) == []
+    assert list(clean(empty)[0]) == []
+    assert list(clean(StoredPairs(PAIRS[:3]).select(np.zeros(3, bool)))[0]) == []
 
 
 def test_leaves_no_file_behind():

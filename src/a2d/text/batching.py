@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from a2d.text.pairs import Pair
 from a2d.text.parts import map_parts
 from a2d.text.storage import StoredPairs, store
-from a2d.text.words import PREFIX, TOKENS, Encoder
+from a2d.text.words import TOKENS, Encoder, with_prefix
 
 
 def encode_sources(
@@ -37,8 +37,7 @@ def encode_sources(
     Returns:
         Token ids of each sentence.
     """
-    prefix = tokenizer.init_kwargs.get(PREFIX, "")
-    texts = [prefix + sentence for sentence in sentences]
+    texts = with_prefix(tokenizer, sentences)
     if not texts:
         return []
     if whole:

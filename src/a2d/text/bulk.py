@@ -9,7 +9,7 @@ from typing import NamedTuple
 from a2d.errors import UserError
 from a2d.files import temporary_folder
 from a2d.text.files import LineRange, line_ranges
-from a2d.text.formats import format_of
+from a2d.text.formats import FORMATS, format_of
 from a2d.text.pairs import Selection
 from a2d.text.parts import in_processes
 from a2d.text.reading import Reader, ReadingReport
@@ -78,10 +78,15 @@ def read_part(part: Part) -> ReadingReport:
 def _ranges(reader: Reader) -> list[tuple[LineRange, ...]]:
     """Divide the lines of a reader's files; returns nothing if they must be read as a whole."""
     try:
-        if not reader.files or not all(format_of(path).read_part for path in reader.files):
+        if not reader.files or not all(map(_is_divisible, reader.files)):
             return []
         each = [line_ranges(path, LINES) for path in reader.files]
     except UserError:  # the reader will report it
         return []
     counts = {(len(ranges), count) for ranges, count in each}
     return list(zip(*(ranges for ranges, _ in each), strict=True)) if len(counts) == 1 else []
+
+
+def _is_divisible(path: Path) -> bool:
+    file_format = format_of(path)
+    return file_format.read_part is not None and not FORMATS.plugin(file_format.name)

@@ -39,7 +39,8 @@ class Format:
         extra: optional dependencies of the reader (`pip install align-to-distill[…]`).
         read_part: reader of some lines of one file, or of the same lines of two, called as
             `read_part(ranges, selection)` with `LineRange` (`a2d.text.files`). Several processes
-            then read a large file.
+            then read a large file. Only this package's formats are read so: the processes do not
+            load plugins.
     """
 
     name: str

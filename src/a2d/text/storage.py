@@ -40,9 +40,16 @@ class StoredPairs(Sequence[Pair]):
     """
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
+        self._folder: object  # owner of the files, which it deletes at its end
         self._folder, self.dataset = store(_batches(pairs), _SCHEMA)
         self.gists: np.ndarray | None = None
-        self._pieces: Sequence[StoredPairs] = ()  # owners of the files
+
+    @classmethod
+    def _of(cls, owner: object, dataset: Dataset, gists: np.ndarray | None = None) -> Self:
+        """Return pairs that are in files already."""
+        stored = cls.__new__(cls)
+        stored._folder, stored.dataset, stored.gists = owner, dataset, gists
+        return stored
 
     @classmethod
     def of_files(cls, folder: TemporaryDirectory[str], paths: Sequence[Path]) -> Self:
@@ -52,24 +59,19 @@ class StoredPairs(Sequence[Pair]):
             folder: folder of the files, which is deleted with the pairs.
             paths: the files.
         """
-        stored = cls(())
-        stored._folder = folder
-        stored.dataset = concatenate_datasets([Dataset.from_file(str(path)) for path in paths])
-        return stored
+        parts = [Dataset.from_file(str(path)) for path in paths]
+        return cls._of(folder, concatenate_datasets(parts))
 
     @classmethod
     def joined(cls, pieces: Sequence[Self]) -> Self:
         """Return the pairs of several corpora, one after the other."""
         if len(pieces) == 1:
             return pieces[0]
-        joined = cls(())
-        joined._pieces = pieces
-        joined.dataset = concatenate_datasets([piece.dataset for piece in pieces])
-        return joined
+        return cls._of(pieces, concatenate_datasets([piece.dataset for piece in pieces]))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the dataset without the folder: only this process deletes the file."""
-        return {"dataset": self.dataset, "gists": None, "_pieces": ()}
+        return {"dataset": self.dataset, "gists": None}
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -101,15 +103,13 @@ class StoredPairs(Sequence[Pair]):
         Args:
             flags: truth values (N,).
         """
-        ends = np.cumsum([len(batch) for batch in self.batches()])
-        masks = np.split(flags, ends[:-1])
-        selected = type(self)(())
-        selected._folder, selected.dataset = store(
-            (batch.filter(mask) for batch, mask in zip(self.batches(), masks, strict=True)), _SCHEMA
+        batches = self.batches()
+        ends = np.cumsum([0, *map(len, batches)])
+        folder, dataset = store(
+            (b.filter(flags[s:e]) for b, s, e in zip(batches, ends, ends[1:], strict=False)),
+            _SCHEMA,
         )
-        if self.gists is not None:
-            selected.gists = self.gists[flags]
-        return selected
+        return self._of(folder, dataset, None if self.gists is None else self.gists[flags])
 
 
 def select(pairs: PairSequence, flags: np.ndarray) -> PairSequence:

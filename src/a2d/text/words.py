@@ -1,7 +1,7 @@
 """Encoding of large corpora word by word, for tokenizers that encode every word by itself.
 
-A part of a corpus has far fewer different words than words. Encoding only these is some ten times
-as fast as encoding every sentence (`docs/scale.md`).
+A part of a corpus has far fewer different words than words. Encoding only these is many times
+as fast as encoding every sentence.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ _SPLITS_AT_SPACES = {
 PREFIX = "source_prefix"
 """Tokenizer setting, saved in its configuration: text put before every source, as T5 (`translate
 German to English: `) and MADLAD-400 (`<2en> `) need it."""
+
+
+def with_prefix(tokenizer: PreTrainedTokenizerBase, sources: Sequence[str]) -> list[str]:
+    """Put the tokenizer's prefix, if it has one, before every source."""
+    prefix = tokenizer.init_kwargs.get(PREFIX, "")
+    return [prefix + source for source in sources]
 
 
 _IDS = pyarrow.list_(pyarrow.int32())
@@ -186,9 +192,8 @@ class Encoder:
 
     def __call__(self, pairs: Sequence[Pair]) -> pyarrow.RecordBatch:
         """Encode pairs into a batch with the columns `TOKENS`."""
-        prefix = self.tokenizer.init_kwargs.get(PREFIX, "")
         sides = [
-            self._sources([prefix + pair.source for pair in pairs]),
+            self._sources(with_prefix(self.tokenizer, [pair.source for pair in pairs])),
             self._targets([pair.target for pair in pairs]),
         ]
         return pyarrow.record_batch(sides, schema=TOKENS)
