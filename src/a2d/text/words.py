@@ -120,7 +120,7 @@ class WordEncoder:
         sizes = np.array([len(row or ()) for row in rows])
         lengths = np.add.reduceat(sizes[kinds], firsts)
         fits = np.logical_and.reduceat(usual[kinds], firsts) & (lengths <= self._room)
-        encoded = self._join(rows, kinds, lengths)
+        encoded = self._join(rows, sizes, kinds, lengths)
         if fits.all():
             return encoded
         others = self._encode([text for text, fit in zip(texts, fits, strict=True) if not fit])
@@ -129,27 +129,29 @@ class WordEncoder:
         return pyarrow.concat_arrays([encoded, others]).take(pyarrow.array(places))
 
     def _join(
-        self, rows: Sequence[tuple[int, ...] | None], kinds: np.ndarray, lengths: np.ndarray
+        self,
+        rows: Sequence[tuple[int, ...] | None],
+        sizes: np.ndarray,
+        kinds: np.ndarray,
+        lengths: np.ndarray,
     ) -> pyarrow.ListArray:
         """Join the token ids of words to those of texts, and add special tokens.
 
         Args:
             rows: token ids of the different words.
+            sizes: their numbers.
             kinds: number of each word in `rows`, text by text (W,).
             lengths: number of tokens of each text (N,).
         """
         ids = np.fromiter(chain.from_iterable(row or () for row in rows), np.int32)
-        sizes = np.array([len(row or ()) for row in rows])
-        starts = (np.cumsum(sizes) - sizes)[kinds]
-        counts = sizes[kinds]
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        framed = lengths + len(self._before) + len(self._after)
+        counts, frame = sizes[kinds], len(self._before) + len(self._after)
+        framed = lengths + frame
         ends = np.cumsum(framed)
         whole = np.empty(ends[-1], np.int32)
-        inner = np.arange(len(within)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        whole[np.repeat(ends - framed + len(self._before), lengths) + inner] = ids[
-            np.repeat(starts, counts) + within
-        ]
+        tokens = np.arange(lengths.sum())  # number of each token among those of all words
+        origins = (np.cumsum(sizes) - sizes)[kinds] - (np.cumsum(counts) - counts)
+        shifts = np.arange(len(lengths)) * frame + len(self._before)
+        whole[tokens + np.repeat(shifts, lengths)] = ids[tokens + np.repeat(origins, counts)]
         for place, token in enumerate(self._before):
             whole[ends - framed + place] = token
         for place, token in enumerate(reversed(self._after), start=1):
