@@ -234,7 +234,7 @@ def test_a_pipe_or_device_in_it_is_refused(exported, tmp_path):
 
 def test_a_missing_library_is_named(student, exported, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
-    mend = r"pip install 'align-to-distill\[ctranslate2\]'"
+    mend = r"ctranslate2 is not installed: run pip install '\.\[ctranslate2\]'"
     with pytest.raises(UserError, match=mend):
         export(student, tmp_path / "out")
     with pytest.raises(UserError, match=mend):

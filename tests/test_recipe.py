@@ -499,3 +499,8 @@ class TestFiles:
 
     def test_control_characters(self, write_recipe):
         assert "not valid YAML" in refused(recipe=write_recipe("name: x\x01\n"))
+
+
+def test_a_method_that_has_no_effect_is_refused():
+    with pytest.raises(UserError, match=r"distillation\.method=kd has no effect: name the methods"):
+        load_recipe("methods", ["distillation.method=kd"])

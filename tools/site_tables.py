@@ -6,6 +6,8 @@ A line `<!-- build: KIND NAME -->` becomes a table when the site is built:
     attributes a2d.A2DConfig   attributes of a class
     command distill            arguments and options of a command
     registry FAMILIES          model families
+
+A line that ends with `<!-- not on the site -->` is for readers of the repository.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from regions import table
 
 BUILD = re.compile(r"<!-- build: (?P<kind>\w+) (?P<name>[\w.]+(?: \w+)*) -->")
 
+ELSEWHERE = "<!-- not on the site -->"
+
 
 class Tables(Preprocessor):
     """Preprocessor that replaces the markers of a page by tables."""
@@ -34,6 +38,8 @@ class Tables(Preprocessor):
         """Replace the lines that are markers."""
         new: list[str] = []
         for line in lines:
+            if line.rstrip().endswith(ELSEWHERE):
+                continue
             marker = BUILD.fullmatch(line.strip())
             new += ["", *build(**marker.groupdict()).split("\n"), ""] if marker else [line]
         return new

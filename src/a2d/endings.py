@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import traceback
 from importlib.metadata import PackageNotFoundError, metadata
@@ -125,3 +126,14 @@ def _issue_tracker() -> str | None:
         return None
     urls = dict(entry.split(", ", 1) for entry in entries)
     return urls.get("Issues") or next(iter(urls.values()), None)
+
+
+def portable(error: Exception) -> Exception:
+    """Replace an error that cannot be pickled, because it would break the pool."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # its constructor can raise errors of any kind
+        replacement = RuntimeError(f"{type(error).__name__}: {first_line(error)}")
+        setattr(replacement, LOG, getattr(error, LOG, None))
+        return replacement
+    return error

@@ -41,6 +41,16 @@ class UserError(Exception):
         super().__init__(one_line(message))
 
 
+def missing_library(extra: str, error: ImportError) -> UserError:
+    """Return the error for a library of an extra that is not installed."""
+    return UserError(f"{error.name} is not installed: run {install_command(extra)}.")
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra of this package, for messages."""
+    return f"pip install '.[{extra}]' in a clone of align-to-distill"
+
+
 def one_line(message: str) -> str:
     """Put a message on one line of at most `MAX_MESSAGE` characters."""
     plain, half = escaped(message), MAX_MESSAGE // 2

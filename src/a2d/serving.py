@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
-from a2d.errors import UserError
+from a2d.errors import UserError, missing_library
 from a2d.families import Geometry
 from a2d.method.attention import GROUPS, enable_capture
 from a2d.models.translator import Translator, open_translator
@@ -26,7 +26,7 @@ from a2d.runs.attention import encode, features_of, tokens_of
 from a2d.runs.plots import TITLES
 from a2d.serving_gate import Gate
 from a2d.text.entities import printable
-from a2d.text.pairs import Pair, missing_library
+from a2d.text.pairs import Pair
 
 MAX_DRAWN = 100
 """Most tokens of a sentence whose attention is drawn: more cannot be read."""

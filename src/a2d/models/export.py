@@ -13,7 +13,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from a2d.errors import UserError, first_line
+from a2d.errors import UserError, first_line, missing_library
 from a2d.families import Geometry, family_of, positions_of
 from a2d.files import MANIFEST, atomic_folder, damage, seal
 from a2d.models.decoding import (
@@ -320,7 +320,5 @@ def require_ctranslate2() -> Any:
     try:
         import ctranslate2
     except ImportError as error:
-        raise UserError(
-            "CTranslate2 is not installed: pip install 'align-to-distill[ctranslate2]'."
-        ) from error
+        raise missing_library("ctranslate2", error) from error
     return ctranslate2

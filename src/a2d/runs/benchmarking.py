@@ -37,6 +37,7 @@ from transformers.tokenization_utils_base import (
 from transformers.utils import cached_file
 
 import a2d
+from a2d.endings import portable
 from a2d.errors import UserError
 from a2d.interruptions import end_with_parent
 from a2d.models.export import WEIGHTS as EXPORTED
@@ -48,7 +49,6 @@ from a2d.plugins import load_same, loaded_files
 from a2d.progress import Event, Report, silence_libraries
 from a2d.quoting import escaped
 from a2d.runs.training import cpu_name
-from a2d.runs.workers import portable
 from a2d.teachers import model_path
 from a2d.text.streams import open_input
 

@@ -14,12 +14,12 @@ from a2d.files import digest, write_text
 from a2d.runs.recipe import Recipe
 from a2d.runs.splits import Splits, text_hash
 from a2d.text.corpus import BUILTIN, places
-from a2d.text.files import expand_path
 from a2d.text.formats import FORMATS, format_of
 from a2d.text.held_out import overlap
 from a2d.text.identification import is_installed
 from a2d.text.parts import usable_cores
 from a2d.text.records import is_saved
+from a2d.text.remote import input_path
 
 CORPUS_RECORD = "corpus.json"
 CHECKSUM = "checksum"
@@ -144,7 +144,7 @@ def _files(place: str) -> list[Path] | None:
     """List the files of a part of the corpus; None if it may come from elsewhere."""
     if place.startswith(BUILTIN):
         return []  # part of this version of a2d
-    path = expand_path(place)
+    path = input_path(place)
     if is_saved(path):
         return sorted(file for file in path.rglob("*") if file.is_file())
     return [path] if path.is_file() else None

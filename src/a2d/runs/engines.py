@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from a2d.progress import Report
+from a2d.runs.processes import Launcher
 from a2d.runs.settings import ComputeSettings
 from a2d.runs.workers import Workers
 
@@ -23,6 +24,10 @@ class Engine(Protocol):
     count: int
     report: Report
 
+    @property
+    def launcher(self) -> Launcher:
+        """Caller of a function in several processes, for tasks of the engine."""
+
     def submit(
         self, task: Callable[..., Any], *arguments: Any, training: bool = False
     ) -> Future[Any]:
@@ -31,7 +36,8 @@ class Engine(Protocol):
         Args:
             task: function of a module.
             arguments: its arguments, which can be pickled.
-            training: whether it is a training, which may use several GPUs.
+            training: whether it is a training, which uses `compute.gpus_per_training` GPUs, in
+                processes of their own if there are several.
         """
 
     def __enter__(self) -> Self:

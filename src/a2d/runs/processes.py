@@ -19,20 +19,29 @@ from pathlib import Path
 from secrets import token_bytes
 from subprocess import DEVNULL, PIPE
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from a2d.endings import portable
 from a2d.errors import UserError
 from a2d.files import temporary_folder
 from a2d.plugin_errors import plugin_error
 from a2d.plugins import load_same, loaded_files
 from a2d.programs import running
 from a2d.progress import Event, Report, log_to, silence_libraries
-from a2d.runs.workers import portable
 
 _LAUNCH = ("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1")
 """Options of the launcher: all processes are on this machine."""
+
+
+class Launcher(Protocol):
+    """Caller of a task in several processes of one PyTorch process group."""
+
+    def __call__(
+        self, count: int, task: Callable[..., None], *arguments: Any, report: Report
+    ) -> None:
+        """Call a task in several processes, as `call_in_processes` does."""
 
 
 class Launch(NamedTuple):

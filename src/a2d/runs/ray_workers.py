@@ -7,25 +7,23 @@ and the models under the same paths, and have the same version of a2d.
 from __future__ import annotations
 
 import logging
-import os
+import shutil
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any
 
 from a2d.errors import UserError, first_line
 from a2d.interruptions import NUMBERS
-from a2d.plugin_errors import plugin_error
-from a2d.plugins import load_same, loaded_files
-from a2d.progress import Event, Report, log_file, log_to, silence_libraries
-from a2d.runs.workers import portable, threads_for
-from a2d.text.pairs import missing_library
+from a2d.plugins import loaded_files
+from a2d.progress import Report
+from a2d.runs.ray_processes import RayLauncher
+from a2d.runs.ray_tasks import Setup, import_ray, run_task
+from a2d.runs.workers import threads_for
 
 _RETRIES = 5
 """How often a task is started again after its node or its process died."""
@@ -35,6 +33,9 @@ _PATIENCE = 10.0
 
 _LOOPBACK = "127.0.0.1"
 """Address of a cluster that is started on this machine: no other machine can reach it."""
+
+RECORDS = ".ray"
+"""Folder of Ray Train's own records, beside the log of the run."""
 
 
 class RayWorkers:
@@ -46,12 +47,13 @@ class RayWorkers:
         count: share of this machine's cores that a task gets: one of this many.
         log: log file of the tasks.
         report: called with every progress event, in this process.
-        gpus: GPUs of a training, if the cluster has GPUs; other tasks get one.
+        gpus: GPUs of a training, if the cluster has GPUs; other tasks get one. Several may be on
+            different nodes. Without GPUs, this is the number of a training's processes.
         address: address of a running cluster, as `ray.init` takes it; None starts one on this
             machine.
 
     Raises:
-        UserError: Ray is not installed, the cluster cannot be reached, or no node has the cores or
+        UserError: Ray is not installed, the cluster cannot be reached, or it has not the cores or
             the GPUs of a task.
     """
 
@@ -59,18 +61,24 @@ class RayWorkers:
         self, count: int, log: Path, report: Report, gpus: int = 1, address: str | None = None
     ) -> None:
         self.report = report
-        self._threads, self._gpus = threads_for(count), gpus
-        ray = self._ray = _import_ray()
+        self._processes = gpus
+        ray = self._ray = import_ray()
         with _kept_handlers():
             _connect(ray, address)
         try:
-            self._has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+            gpu = {"GPU": 1} if ray.cluster_resources().get("GPU", 0) else {}
+            threads = threads_for(count)
+            self._task = {"CPU": threads} | gpu
+            self._process = {"CPU": max(1, threads // gpus)} | gpu
             self.count = self._count_workers()
             self._events = _new_queue(ray)
         except BaseException:
             ray.shutdown()
             raise
-        self._setup = _Setup(self._threads, log, loaded_files(), self._events)
+        self._setup = Setup(self._task["CPU"], log, loaded_files(), self._events)
+        process = self._setup._replace(threads=self._process["CPU"])
+        self._records = log.parent / RECORDS
+        self.launcher = RayLauncher(process, self._process, self._records, _RETRIES + 1)
         self._reader = threading.Thread(target=self._forward, daemon=True)
         self._reader.start()
 
@@ -78,10 +86,14 @@ class RayWorkers:
         self, task: Callable[..., Any], *arguments: Any, training: bool = False
     ) -> Future[Any]:
         """Start a task when the cluster has room for it (`a2d.runs.engines.Engine.submit`)."""
-        gpus = (self._gpus if training else 1) if self._has_gpus else 0
+        shared = training and self._processes > 1  # its processes have the cores and GPUs
+        needs = {} if shared else self._task
         remote = self._ray.remote(
-            num_cpus=self._threads, num_gpus=gpus, max_retries=_RETRIES, retry_exceptions=False
-        )(_run_task)
+            num_cpus=needs.get("CPU", 0),
+            num_gpus=needs.get("GPU", 0),
+            max_retries=_RETRIES,
+            retry_exceptions=False,
+        )(run_task)
         future: Future[Any] = Future()
         reference = remote.remote(self._setup, task, arguments)
         reference.future().add_done_callback(lambda done: self._pass_on(done, future))
@@ -97,26 +109,30 @@ class RayWorkers:
             self._events.put(None)
             self._reader.join()
         self._ray.shutdown()
+        shutil.rmtree(self._records, ignore_errors=True)
 
     def _count_workers(self) -> int:
         """Count the tasks that the cluster can run at once.
 
         Raises:
-            UserError: no node has enough cores, or enough GPUs.
+            UserError: no node has the cores of a task, or the cluster has not the GPUs or cores of
+                a training's processes.
         """
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        needs = {"CPU": ("cores", self._threads)}
-        if self._has_gpus:
-            needs["GPU"] = ("GPUs", self._gpus)
-        for resource, (name, amount) in needs.items():
-            if max(node.get(resource, 0) for node in nodes) < amount:
-                raise UserError(
-                    f"a task needs {amount} {name}, and no node of the Ray cluster has as many: "
-                    "raise compute.parallel, or lower compute.gpus_per_training."
-                )
-        if self._has_gpus:
-            return int(sum(node.get("GPU", 0) for node in nodes))
-        return sum(int(node.get("CPU", 0)) // self._threads for node in nodes)
+        names = {"CPU": "cores", "GPU": "GPUs"}
+        count = _room(nodes, self._task)
+        if not count:
+            needs = " and ".join(f"{need} {names[name]}" for name, need in self._task.items())
+            raise UserError(
+                f"a task needs {needs}, and no node of the Ray cluster has as many: raise "
+                "compute.parallel."
+            )
+        if (room := _room(nodes, self._process)) < self._processes:
+            raise UserError(
+                f"compute.gpus_per_training is {self._processes}, and the Ray cluster has room "
+                f"for {room} processes: lower it, or add nodes."
+            )
+        return count
 
     def _pass_on(self, done: Future[Any], future: Future[Any]) -> None:
         """Pass on a task's result, or its own error instead of Ray's."""
@@ -136,55 +152,6 @@ class RayWorkers:
         with suppress(self._ray.exceptions.RayError):
             while (event := self._events.get()) is not None:
                 self.report(event)
-
-
-class _Setup(NamedTuple):
-    """What every process of the cluster needs.
-
-    Attributes:
-        threads: CPU threads of a task.
-        log: log file of the tasks.
-        plugins: plugins to import, with their checksums.
-        events: queue of progress events.
-    """
-
-    threads: int
-    log: Path
-    plugins: Mapping[Path, str]
-    events: Any
-
-
-def _run_task(setup: _Setup, task: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Call a task in a process of the cluster."""
-    torch.set_num_threads(setup.threads)
-    silence_libraries()
-    load_same(setup.plugins)
-
-    last = None
-
-    def report(event: Event) -> None:
-        nonlocal last
-        last = setup.events.actor.put_nowait.remote(event)
-
-    try:
-        with log_to(log_file(setup.log)):
-            return task(*arguments, report)
-    except Exception as error:
-        raise portable(plugin_error(error) or error) from error
-    finally:
-        if last is not None:  # events arrive in order: after the last one, all have arrived
-            _import_ray().get(last)
-
-
-def _import_ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no request leaves the machine
-    try:
-        import ray
-        import ray.exceptions
-        import ray.util.queue
-    except ImportError as error:
-        raise missing_library("ray", error) from error
-    return ray
 
 
 def _connect(ray: Any, address: str | None) -> None:
@@ -210,6 +177,13 @@ def _new_queue(ray: Any) -> Any:
         ray.get_runtime_context().get_node_id(), soft=False
     )
     return ray.util.queue.Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+
+def _room(nodes: Sequence[Mapping[str, float]], needs: Mapping[str, int]) -> int:
+    """Count how often a need of resources fits on some nodes."""
+    return sum(
+        int(min(node.get(name, 0) // need for name, need in needs.items())) for node in nodes
+    )
 
 
 @contextmanager

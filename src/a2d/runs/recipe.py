@@ -47,7 +47,7 @@ class Recipe(Section):
 
     Attributes:
         name: name of the run's folder in `runs/`.
-        plugins: Python files that register methods, formulas, model families or stages
+        plugins: Python files that register methods, formulas, formats, model families or stages
             (`a2d.plugins`).
         corpus: the parallel text.
         vocabulary: the joint subword vocabulary.
@@ -133,6 +133,16 @@ class Recipe(Section):
             raise ValueError(
                 "{:,} students, {:,} methods and {:,} seeds are {:,} trainings, and a recipe has "
                 "{:,} at most: split it".format(*counts, prod(counts), MAX_TRAININGS)
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_distillation(self) -> Recipe:
+        """Refuse a method in the section that all methods inherit, where it has no effect."""
+        if self.distillation.method != MethodSettings().method:
+            raise ValueError(
+                f"distillation.method={self.distillation.method} has no effect: name the methods "
+                "in the list 'methods'"
             )
         return self
 

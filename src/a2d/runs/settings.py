@@ -253,9 +253,9 @@ class MethodSettings(ObjectiveSettings):
     """A method with its settings, or the settings that all methods of a recipe inherit.
 
     Attributes:
-        student_start: initial weights of the student: `random`, or copied from its `teacher`'s
-            layers and embeddings. `marian`: random weights of a plain Transformer in the Marian
-            class, for a teacher of any family.
+        student_start: initial weights of the student. `random`; `teacher`: those of the teacher,
+            pruned to the student's shape and fitted to what the teacher computes; `marian`: random
+            weights of a plain Transformer in the Marian class, for a teacher of any family.
         monolingual: learn from `corpus.monolingual`, too, if there is any; for methods with
             `seqkd`.
     """
@@ -340,10 +340,12 @@ class ComputeSettings(Section):
             cluster.
         address: address of a running Ray cluster: `auto` for the one of this machine, or
             `HEAD:PORT`. Without it, a cluster is started on this machine for the run.
-        parallel: number of models that are trained at once and share the cores of a machine.
-        gpus_per_training: number of GPUs, or of processes on a machine without GPUs, that share
-            each batch of a training. It must divide `training.gradient_accumulation_steps`: each
-            process takes as many of an update's batches.
+        parallel: number of tasks (trainings, translations, exports, evaluations) that run at once
+            and share the cores of a machine.
+        gpus_per_training: number of GPUs, or of processes on machines without GPUs, that share
+            each batch of a training; with Ray, they may be on several machines. It must divide
+            `training.gradient_accumulation_steps`: each process takes as many of an update's
+            batches.
     """
 
     engine: Literal["local", "ray"] = "local"

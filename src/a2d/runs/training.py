@@ -37,7 +37,7 @@ from a2d.models.loading import check_same_ids, count_parameters, load_model, new
 from a2d.models.students import check_start, student_config, student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, log_to
-from a2d.runs.processes import call_in_processes, is_first_process, process_count
+from a2d.runs.processes import Launcher, is_first_process, process_count
 from a2d.runs.settings import MethodEntry, Training
 from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
@@ -88,13 +88,16 @@ class TrainingInputs(NamedTuple):
     beams: int
 
 
-def train_model(model: Model, inputs: TrainingInputs, processes: int, report: Report) -> None:
+def train_model(
+    model: Model, inputs: TrainingInputs, processes: int, launcher: Launcher, report: Report
+) -> None:
     """Train one model, or resume its training, and save its best checkpoint in its folder.
 
     Args:
         model: the model.
         inputs: inputs of the run's trainings.
         processes: number of processes that share each batch, one for each GPU.
+        launcher: starts them, if there are several.
         report: receives progress events.
 
     Raises:
@@ -108,7 +111,7 @@ def train_model(model: Model, inputs: TrainingInputs, processes: int, report: Re
         if processes == 1:
             _train(model, inputs, folder, report)
         else:
-            call_in_processes(processes, _train, model, inputs, folder, report=report)
+            launcher(processes, _train, model, inputs, folder, report=report)
 
 
 def _train(model: Model, inputs: TrainingInputs, folder: Path, report: Report) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -20,12 +19,13 @@ from typing import Any, NoReturn
 
 import torch
 
-from a2d.endings import LOG
-from a2d.errors import UserError, first_line
+from a2d.endings import portable
+from a2d.errors import UserError
 from a2d.interruptions import end_with_parent, leave
 from a2d.plugin_errors import plugin_error
 from a2d.plugins import load_same, loaded_files
 from a2d.progress import Report, log_file, log_to, silence_libraries
+from a2d.runs.processes import call_in_processes
 
 _PATIENCE = 2.0
 """Seconds after SIGTERM, before a process is killed."""
@@ -48,6 +48,8 @@ class Workers:
         report: called with every progress event, in this process.
         gpus_per_task: number of GPUs that each task gets, in turn.
     """
+
+    launcher = staticmethod(call_in_processes)
 
     def __init__(self, count: int, log: Path, report: Report, gpus_per_task: int = 1) -> None:
         self.count = count
@@ -185,17 +187,6 @@ def _run_task(task: Callable[..., Any], *arguments: Any) -> Any:
         raise portable(plugin_error(error) or error) from error
     finally:
         _busy = False
-
-
-def portable(error: Exception) -> Exception:
-    """Replace an error that cannot be pickled, because it would break the pool."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # its constructor can raise errors of any kind
-        replacement = RuntimeError(f"{type(error).__name__}: {first_line(error)}")
-        setattr(replacement, LOG, getattr(error, LOG, None))
-        return replacement
-    return error
 
 
 def _end(*_: Any) -> NoReturn:

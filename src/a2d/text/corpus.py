@@ -15,11 +15,12 @@ from a2d.quoting import quoted
 from a2d.suggestions import nearest
 from a2d.text import records, tables
 from a2d.text.bulk import read_stored
-from a2d.text.files import STANDARD_INPUT, expand_path, missing_file
+from a2d.text.files import STANDARD_INPUT, missing_file
 from a2d.text.formats import are_two_sides, describe_formats, format_of, holds_one_language
 from a2d.text.languages import base_code, check_codes, names_language
 from a2d.text.pairs import Entries, Keys, Languages, Pair, Selection, Threshold
 from a2d.text.reading import Reader, ReadingReport, no_pairs_message
+from a2d.text.remote import input_path
 from a2d.text.storage import StoredPairs
 
 logger = logging.getLogger(__name__)
@@ -190,8 +191,8 @@ def readers(spec: Spec, name: str, languages: tuple[str, str] | None) -> list[Re
             result.append(_two_files(first, codes))
         elif _are_two_sides(first, second, codes):
             result.append(_two_files([first, remaining.pop(0)], codes))
-        elif len(spec) > 1 and _is_file(first) and holds_one_language(expand_path(first)):
-            raise _lone_file(expand_path(first))
+        elif len(spec) > 1 and _is_file(first) and holds_one_language(input_path(first)):
+            raise _lone_file(input_path(first))
         else:
             result.append(_reader(first, name, codes))
     return result
@@ -286,7 +287,7 @@ def _reader_of_mapping(spec: Mapping[str, Any], name: str, languages: Languages 
     if "path" not in spec:
         dataset, config = spec["dataset"], spec.get("config")
         return Reader([dataset], lambda: records.dataset(dataset, config, split, selection))
-    if "split" in spec and not expand_path(spec["path"]).is_dir():
+    if "split" in spec and not input_path(spec["path"]).is_dir():
         raise UserError(f"{spec['path']} is not a folder of splits: remove 'split'")
     return _reader_at(spec["path"], split, selection)
 
@@ -324,7 +325,7 @@ def _reader_at(spec: str | Path, split: str, selection: Selection) -> Reader:
     if isinstance(spec, str) and spec.startswith(_SACREBLEU):
         test_set = spec.removeprefix(_SACREBLEU)
         return Reader(places, lambda: _read_test_set(test_set, selection), repair_texts=False)
-    path = expand_path(spec)
+    path = input_path(spec)
     if path.is_dir():
         return Reader(places, lambda: records.folder(path, split, selection))
     if str(spec) == STANDARD_INPUT:
@@ -360,7 +361,7 @@ def _two_files(files: Sequence[Any], languages: Languages | None) -> Reader:
         raise UserError(f"{quoted(list(files))} is not a corpus: give {_accepted_forms()}")
     if len(files) != 2:
         raise UserError(f"an inner list has {len(files)} files: list two, source and target")
-    source, target = map(expand_path, files)
+    source, target = map(input_path, files)
     formats = format_of(source), format_of(target)
     for path, file_format in zip((source, target), formats, strict=True):
         if file_format.read_two is None:
@@ -390,12 +391,12 @@ def _is_file(spec: object) -> bool:
         return False
     if str(spec).startswith((BUILTIN, _SACREBLEU)):
         return False
-    return not expand_path(spec).is_dir()
+    return not input_path(spec).is_dir()
 
 
 def _are_two_sides(first: object, second: object, languages: Languages | None) -> bool:
     files = _is_file(first) and _is_file(second)
-    return files and are_two_sides(expand_path(first), expand_path(second), languages)
+    return files and are_two_sides(input_path(first), input_path(second), languages)
 
 
 def _lone_file(path: Path) -> UserError:

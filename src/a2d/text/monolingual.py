@@ -9,11 +9,12 @@ from typing import Literal
 
 from a2d.errors import UserError
 from a2d.text.cleaning import CleaningReport, clean
-from a2d.text.files import expand_path, lines, missing_file
+from a2d.text.files import lines, missing_file
 from a2d.text.formats import PLAIN, format_of, holds_one_language
 from a2d.text.gists import gist
 from a2d.text.pairs import Entries, Malformed, Pair, normal_pair
 from a2d.text.reading import Reader, ReadingReport
+from a2d.text.remote import input_path
 from a2d.text.storage import StoredPairs
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def iterate_text(paths: str | Path | Sequence[str | Path]) -> Iterator[str]:
     """
     try:
         for path in [paths] if isinstance(paths, str | Path) else paths:
-            yield from _texts(expand_path(path))
+            yield from _texts(input_path(path))
     except UserError as error:
         raise UserError(f"{NAME}: {error}") from error
 

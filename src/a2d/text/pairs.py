@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from a2d.errors import UserError
 from a2d.quoting import escaped, quoted
 from a2d.text.bounds import MAX_COMBINING
 
@@ -140,8 +139,3 @@ def _combining_runs() -> re.Pattern[str]:
 @cache
 def _white_space() -> str:
     return "".join(c for c in map(chr, range(sys.maxunicode + 1)) if c.isspace())
-
-
-def missing_library(extra: str, error: ImportError) -> UserError:
-    """Return the error for an optional library that is not installed."""
-    return UserError(f"{error.name} is not installed: run pip install 'align-to-distill[{extra}]'.")

@@ -31,7 +31,8 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
 
     `a2d.training.settings` defines and describes the fields that transformers does not have. The
     defaults follow from our experiments (docs/results.md). The settings of the paper are
-    ``formula="paper", decay=0.9, beta_until=None, alignment_learning_rate=None``.
+    ``formula="paper", beta=1.0, decay=0.9, beta_until=None, alignment_start="random",
+    alignment_learning_rate=None``.
 
     Args:
         fingerprint: hash of everything that the training depends on, set by `a2d run`. Checkpoints

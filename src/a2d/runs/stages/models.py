@@ -75,7 +75,8 @@ class Model(RunStage):
     def carry_out(cls, run: Run) -> None:
         """Train the unfinished models, as many at once as the recipe allows."""
         unfinished = [model for model in run.all(cls) if not model.done]
-        arguments = run.inputs, run.recipe.compute.gpus_per_training
+        processes = run.recipe.compute.gpus_per_training
+        arguments = run.inputs, processes, run.workers.launcher
         futures = [
             run.workers.submit(train_model, model, *arguments, training=True)
             for model in unfinished

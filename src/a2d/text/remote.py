@@ -1,0 +1,71 @@
+"""Corpora at addresses: object stores, web servers, the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+from huggingface_hub.constants import HF_HOME
+
+from a2d.errors import UserError, first_line
+from a2d.quoting import quoted
+from a2d.text.files import expand_path
+
+logger = logging.getLogger(__name__)
+
+_VERSION = ".version"
+"""File beside a copy: what the store said of the file's version."""
+
+
+def input_path(name: object) -> Path:
+    """Return the path of a file to read; a file at an address is downloaded first.
+
+    Args:
+        name: a path, or an address that fsspec knows, such as `s3://bucket/train.tsv.gz`,
+            `https://example.org/train.tmx` or `hf://datasets/NAME/train.parquet`.
+
+    Raises:
+        UserError: no file can have this name, or the file cannot be downloaded.
+    """
+    if "://" in str(name):
+        return _copy(str(name))
+    return expand_path(name)
+
+
+@functools.cache
+def _copy(address: str) -> Path:
+    """Download a file, unless a copy of its present version is in the cache.
+
+    Raises:
+        UserError: the file cannot be downloaded.
+    """
+    folder = Path(HF_HOME) / "a2d" / hashlib.sha256(address.encode()).hexdigest()[:16]
+    version_file = folder / _VERSION
+    try:
+        store, place = fsspec.url_to_fs(address)
+        copy = folder / PurePosixPath(unquote(urlsplit(place).path)).name
+        version = store.ukey(place)
+        if copy.is_file() and version_file.exists() and version_file.read_text("utf-8") == version:
+            return copy
+        logger.info("downloading %s", address)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".{os.getpid()}"
+        store.get_file(place, str(partial))
+        version_file.unlink(missing_ok=True)
+        partial.replace(copy)
+        version_file.write_text(version, "utf-8")
+    except ImportError as error:  # of the store's library, such as s3fs
+        raise UserError(
+            f"{quoted(address)} cannot be read without its library: {first_line(error)}."
+        ) from error
+    except Exception as error:  # whatever the stores raise
+        raise UserError(
+            f"{quoted(address)} cannot be downloaded ({first_line(error)}): check the address, the "
+            "network and your rights, or give the path of a file."
+        ) from error
+    return copy

@@ -1,0 +1,102 @@
+"""Corpora at addresses: downloaded once, again when they change, refused in one sentence."""
+
+import gzip
+import http.server
+import threading
+from functools import partial
+
+import fsspec
+import pytest
+
+from a2d import UserError
+from a2d.text import remote
+from a2d.text.corpus import read_corpus
+from a2d.text.pairs import Pair
+
+PAIRS = [Pair("ein Haus", "a house"), Pair("ein Baum", "a tree")]
+TABLE = "".join(f"{source}\t{target}\n" for source, target in PAIRS).encode()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(remote, "HF_HOME", str(folder))
+    remote._copy.cache_clear()
+    yield folder
+    remote._copy.cache_clear()
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Address of a web server on this machine, and the folder that it serves."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", folder
+        server.shutdown()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+def put(address, content):
+    """Write a file of fsspec's store in memory."""
+    with fsspec.open(f"memory://{address}", "wb") as file:
+        file.write(content)
+
+
+def test_a_web_server(server):
+    address, folder = server
+    (folder / "train corpus.tsv.gz").write_bytes(gzip.compress(TABLE))
+    assert read_corpus(f"{address}/train%20corpus.tsv.gz?download=1") == PAIRS
+
+
+def test_two_sides_and_mappings():
+    put("/two/train.de", b"ein Haus\nein Baum\n")
+    put("/two/train.en", b"a house\na tree\n")
+    put("/two/table.csv", b"german,english\nein Haus,a house\nein Baum,a tree\n")
+    files = ["memory://two/train.de", "memory://two/train.en"]
+    assert read_corpus(files, languages=("de", "en")) == PAIRS
+    spec = {"path": "memory://two/table.csv", "source": "german", "target": "english"}
+    assert read_corpus(spec) == PAIRS
+
+
+def test_a_copy_is_used_until_the_file_changes(cache):
+    put("/one/train.tsv", TABLE)
+    assert read_corpus("memory://one/train.tsv") == PAIRS
+    [copy] = cache.rglob("train.tsv")
+    written = copy.stat().st_mtime_ns
+    remote._copy.cache_clear()
+    assert read_corpus("memory://one/train.tsv") == PAIRS
+    assert copy.stat().st_mtime_ns == written
+    put("/one/train.tsv", TABLE + b"ein Hund\ta dog\n")
+    remote._copy.cache_clear()
+    assert len(read_corpus("memory://one/train.tsv")) == 3
+
+
+def test_an_interrupted_download_is_repeated(cache):
+    put("/cut/train.tsv", TABLE)
+    read_corpus("memory://cut/train.tsv")
+    [copy] = cache.rglob("train.tsv")
+    copy.write_text("half")
+    (copy.parent / ".version").unlink()
+    remote._copy.cache_clear()
+    assert read_corpus("memory://cut/train.tsv") == PAIRS
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("memory://none/train.tsv", "'memory://none/train.tsv' cannot be downloaded"),
+        ("nowhere://x/train.tsv", r"cannot be downloaded \(Protocol not known: nowhere\)"),
+        ("s3://bucket/train.tsv", "cannot be read without its library: Install s3fs"),
+        ("http://127.0.0.1:1/train.tsv", r"cannot be downloaded \(.*127\.0\.0\.1.*: check"),
+    ],
+)
+def test_refusals(address, message):
+    with pytest.raises(UserError, match=message):
+        read_corpus(address)
