@@ -52,7 +52,8 @@ def data(tmp_path_factory):
 
 def run(teacher, data, output, **options):
     console = Console(record=True, width=120)
-    options = {"student": "2x1", "epochs": 1, "overrides": QUICK} | options
+    # Forced, because the teacher is untrained.
+    options = {"student": "2x1", "epochs": 1, "overrides": QUICK, "force": True} | options
     run.verdict = work(teacher, [data], ("de", "dsb"), output, console, **options)
     return console.export_text()
 
@@ -134,7 +135,9 @@ def test_the_cards_program_reproduces_the_translations(distilled):
     run = output.with_name("small.run")
     sources = read_lines(run / "corpus/test.source.txt")
     student = next((run / "translations/test").glob("a2d*/hypotheses.txt"))
-    output_lines = without_a2d(snippet_of(output / "README.md"), sources, output.parent)
+    with_gap = [sources[0], "", *sources[1:]]
+    output_lines = without_a2d(snippet_of(output / "README.md"), with_gap, output.parent)
+    assert output_lines.pop(1) == ""
     assert output_lines == read_lines(student)
 
 
@@ -207,6 +210,11 @@ def test_a_marian_student_of_another_family(name, data, tmp_path):
         ({"teacher_languages": ("de", "cs")}, "knows one language pair only"),
         ({"overrides": ["seeds=[1, 2]"]}, "distill makes one student"),
         ({"overrides": ["methods=[kd, a2d]"]}, "distill makes one student"),
+        ({"overrides": ["training.max_steps=3"]}, "--epochs and training.max_steps both limit"),
+        (
+            {"hours": 1, "overrides": ["training.max_hours=2"]},
+            "--hours and training.max_hours both limit",
+        ),
     ],
 )
 def test_mistakes_are_reported_before_training(teacher, data, tmp_path, options, message):
@@ -247,7 +255,26 @@ class TestGates:
         assert verdict["passed"] is False
         page = output.with_name("small.run").joinpath("report.html").read_text("utf-8")
         assert "<strong>Not fit for use.</strong> The student keeps" in page
-        assert verdict["advice"][0].split(":")[0] in page
+        (advice,) = verdict["advice"]
+        assert advice.startswith("The teacher translates the validation set no better than copied")
+        assert advice.split(" (")[0] in page
+
+    @pytest.mark.parametrize("dry_run", [False, True])
+    def test_a_teacher_that_is_no_better_than_copies_is_refused(
+        self, teacher, data, tmp_path, dry_run
+    ):
+        message = "no better than copied sources .*: check --source and --target"
+        with pytest.raises(UserError, match=message):
+            run(teacher, data, tmp_path / "small", trim=True, force=False, dry_run=dry_run)
+        assert not list(tmp_path.glob("small.run/models/*.partial"))
+
+    @pytest.mark.parametrize(
+        ("teacher", "doubted"),
+        [(Quality(6, 21), False), (Quality(5, 30), True), (Quality(30, 20), True)],
+    )
+    def test_teachers_to_doubt(self, teacher, doubted):
+        yardstick = Yardstick(teacher, Quality(5, 20), 1.0)
+        assert (yardstick.doubt is not None) is doubted
 
     @pytest.mark.parametrize(("force", "uploads"), [(False, []), (True, ["me/small"])])
     def test_a_failing_student_is_uploaded_only_by_force(

@@ -204,6 +204,7 @@ def test_it_is_distilled_trimmed_and_exported(teacher, tmp_path):
         student="2x1",
         epochs=1,
         trim=True,
+        force=True,  # the teacher is untrained
         overrides=[
             "corpus.limit=60",
             "training.evaluate_every=1",

@@ -355,7 +355,8 @@ class TestJsonArrays:
         assert read(path) == [("a", "b")] * 4
         message = warning(caplog)
         assert message.startswith("train: 3 of 7 entries are malformed")
-        for fault in ("line 2 is not valid JSON", "line 4 is not a JSON object"):
+        faults = ("line 2, object 2 is not valid JSON", "line 4, object 4 is not a JSON object")
+        for fault in faults:
             assert f"{path}, {fault}" in message
         assert "an array of objects (and 1 more)" in message  # the array's end is missing
 

@@ -158,6 +158,15 @@ class TestTranslationMemory:
         )
         assert read(path) == [("zuerst", "a")]
 
+    def test_other_variants_are_counted(self, tmp_path, caplog):
+        both = unit(**{"de-CH": "wohl", "de-AT": "ja", "dsb": "jo"})
+        path = memory(tmp_path / "x.tmx", both, unit(de="nein", dsb="ně"))
+        assert read(path) == [("wohl", "jo"), ("nein", "ně")]
+        assert "1 another variant of 'de' (name a region" in skipped(caplog)
+        caplog.clear()
+        assert read(path, languages=("de-AT", "dsb")) == [("ja", "jo"), ("nein", "ně")]
+        assert not caplog.records
+
     def test_other_languages(self, tmp_path):
         path = memory(tmp_path / "x.tmx", unit(de="ja", en="yes"))
         refused(path, path, "no unit in both 'de' and 'dsb'", "'de', 'en'")
@@ -366,14 +375,15 @@ class TestGettext:
     def test_bytes_of_another_encoding_spoil_their_message_alone(self, path, caplog):
         path.write_bytes(path.read_bytes() + b'\nmsgid "Caf\xe9"\nmsgstr "x"\n')
         assert read(path) == ENTRIES
-        assert "1 of 7 entries are malformed" in skipped(caplog)
+        assert "1 of 8 entries are malformed" in skipped(caplog)
 
     @pytest.mark.parametrize("fault", ['msgid "Open\nmsgstr "Wócyń"', "msgstr nothing", "Hallo!"])
     def test_broken_messages_are_skipped_and_reported(self, path, fault, caplog):
         head, _, tail = CATALOGUE.partition("\n\nmsgctxt")
         path.write_text(f"{head}\n\n{fault}\n\nmsgctxt{tail}", "utf-8")
         assert read(path) == ENTRIES
-        assert f"1 of 7 entries are malformed and were skipped: {path}, line 7" in skipped(caplog)
+        assert f"1 of 8 entries are malformed and were skipped: {path}, line 7" in skipped(caplog)
+        assert "1 obsolete" in skipped(caplog)
 
     def test_damaged_compiled_catalogue(self, tmp_path):
         catalogue = polib.POFile()

@@ -60,6 +60,12 @@ class TestControlCharacters:
             r"'a\x07b'."
         ]
 
+    def test_the_example_shows_the_change(self, tmp_path, caplog):
+        text = "A sentence that is long before the \x07 fault, and long after it as well, for sure"
+        read_corpus(write_file(tmp_path / "x.tsv", f"{text}\tx\n"))
+        (message,) = warnings(caplog)
+        assert r"… before the \x07 fault, and long" in message
+
     def test_byte_order_marks_of_files_put_together(self, tmp_path):
         path = write_file(tmp_path / "x.tsv", "\ufeffa\tb\n\ufeffc\td\n\u200b \ufeff\te\u2060 \n")
         assert read_corpus(path) == [("a", "b"), ("c", "d"), ("", "e")]

@@ -229,7 +229,12 @@ def distill(
         ),
     ] = 0.75,
     force: Annotated[
-        bool, typer.Option("--force", help="Upload the student even if it is not fit for use.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Go on with a teacher that is no better than copied sources, and upload a student "
+            "that is not fit for use.",
+        ),
     ] = False,
     dry_run: Annotated[
         bool,

@@ -159,7 +159,7 @@ def test_paths(check, tmp_path):
 
 def test_names_of_languages(tmp_path):
     (tmp_path / "x.tsv").write_bytes(tsv())
-    with pytest.raises(UserError, match="'english' is not a language code: did you mean 'en'"):
+    with pytest.raises(UserError, match="'english' is not a language code: write 'en'"):
         list(iterate_corpus(str(tmp_path / "x.tsv"), "train", ("de", "english")))
 
 

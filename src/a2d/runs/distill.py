@@ -100,7 +100,8 @@ def distill(
             precedence over the schedule.
         push_to: name of a repository on the hub to upload the folder to.
         least_share: share of the teacher's validation chrF that the student must keep, 0 to 1.
-        force: upload the student even if it is not fit for use.
+        force: go on with a teacher that is no better than copied sources, and upload a student that
+            is not fit for use.
         dry_run: show the plan and stop; nothing is written.
 
     Returns:
@@ -114,6 +115,8 @@ def distill(
         raise UserError(f"{output} exists already: choose another --output, or move it away.")
     hub = None if push_to is None else check_hub(push_to)
     load_plugins_of("distill", overrides)
+    overrides = list(overrides)
+    _check_limits(overrides, epochs, hours)
     limits = {"num_train_epochs": epochs, "max_hours": hours}
     changes = {
         "name": _name_of(output),
@@ -137,7 +140,7 @@ def distill(
     }
     recipe = load_recipe("distill", overrides, changes)
     _check_one_student(recipe)
-    run = _carry_out(recipe, output, console, hub, dry_run)
+    run = _carry_out(recipe, output, console, hub, dry_run, force)
     if dry_run:
         console.print("This was a dry run: nothing was trained or written.")
         return None
@@ -151,6 +154,24 @@ def distill(
     elif push_to is not None:
         console.print("[red]The student was not uploaded: give --force to upload it anyway.[/]")
     return verdict
+
+
+def _check_limits(overrides: Sequence[str], epochs: float | None, hours: float | None) -> None:
+    """Check that no limit of the training is given as an option and as a setting.
+
+    Raises:
+        UserError: one is.
+    """
+    keys = {override.partition("=")[0] for override in overrides}
+    for option, value, settings in (
+        ("--epochs", epochs, ("num_train_epochs", "max_steps")),
+        ("--hours", hours, ("max_hours",)),
+    ):
+        for setting in settings:
+            if value is not None and f"training.{setting}" in keys:
+                raise UserError(
+                    f"{option} and training.{setting} both limit the training: give one of them."
+                )
 
 
 def _name_of(output: Path) -> str:
@@ -178,9 +199,13 @@ def _check_one_student(recipe: Recipe) -> None:
 
 
 def _carry_out(
-    recipe: Recipe, output: Path, console: Console, hub: str | None, dry_run: bool
+    recipe: Recipe, output: Path, console: Console, hub: str | None, dry_run: bool, force: bool
 ) -> Run:
-    """Carry out the recipe in the folder `output`.run, or a dry run in a temporary folder."""
+    """Carry out the recipe in the folder `output`.run, or a dry run in a temporary folder.
+
+    Raises:
+        UserError: the teacher is no better than copied sources, without `force`.
+    """
     with ExitStack() as stack:
         folder = output.with_name(output.name + ".run")
         if dry_run:
@@ -188,7 +213,9 @@ def _carry_out(
 
         def preview(run: Run) -> None:
             if dry_run or not run.one(Student).done:
-                show_preview(run, output if dry_run else folder, hub)
+                yardstick = show_preview(run, output if dry_run else folder, hub)
+                if yardstick.doubt is not None and not force:
+                    raise UserError(f"{yardstick.doubt}, or go on by --force.")
 
         return carry_out(recipe, folder, console, preview, dry_run)
 
@@ -205,6 +232,8 @@ def _judge(run: Run, least_share: float) -> Verdict:
         log = [entry for entry in history(student)["log"] if "eval_bleu" in entry]
         improving = log[-1]["eval_bleu"] >= max(entry["eval_bleu"] for entry in log)
         advice = advise(student, run.corpus.sizes["train"], improving)
+        if (doubt := verdict.yardstick.doubt) is not None:
+            advice = (f"{doubt[0].upper()}{doubt[1:]}.",)
         verdict = replace(verdict, advice=advice)
     record = {**asdict(verdict), "passed": verdict.passed, "summary": verdict.summary}
     write_text(run.folder / VERDICT, json.dumps(record, indent=1) + "\n")

@@ -21,13 +21,16 @@ from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.text.batching import lengths
 
 
-def show_preview(run: Run, folder: Path, hub: str | None) -> None:
+def show_preview(run: Run, folder: Path, hub: str | None) -> Yardstick:
     """Measure teacher and student, and show the plan for the one student of a run.
 
     Args:
         run: the run.
         folder: folder that the run will write to.
         hub: address of the upload in words (`a2d.runs.hub.check_hub`); None without an upload.
+
+    Returns:
+        The teacher's scores.
     """
     student = run.one(Student)
     TeacherScores.carry_out(run)
@@ -44,6 +47,7 @@ def show_preview(run: Run, folder: Path, hub: str | None) -> None:
     if hub is not None:
         table.add_row("upload", hub)
     run.console.print(table, "")
+    return yardstick
 
 
 def _rows(run: Run, student: Student, yardstick: Yardstick) -> dict[str, str]:

@@ -54,6 +54,22 @@ class Yardstick:
     copy: Quality
     seconds: float
 
+    def beats_copying(self, quality: Quality) -> bool:
+        """Return whether scores are better than those of copied sources."""
+        return quality.chrf > self.copy.chrf and quality.bleu > self.copy.bleu
+
+    @property
+    def doubt(self) -> str | None:
+        """Clause on a teacher that is no better than copied sources; None for any other one."""
+        if self.beats_copying(self.teacher):
+            return None
+        return (
+            "the teacher translates the validation set no better than copied sources (chrF "
+            f"{self.teacher.chrf:.1f} and {self.copy.chrf:.1f}, BLEU {self.teacher.bleu:.1f} and "
+            f"{self.copy.bleu:.1f}): check --source and --target, --teacher-languages and "
+            "--source-prefix"
+        )
+
 
 def measure_yardstick(
     stage: Stage, teacher: str, tokenizer: Path, pairs: Sequence[Pair], report: Report
@@ -142,8 +158,7 @@ class Verdict:
     @property
     def beats_copying(self) -> bool:
         """Return whether the student scores better than copied sources."""
-        copy = self.yardstick.copy
-        return self.student.chrf > copy.chrf and self.student.bleu > copy.bleu
+        return self.yardstick.beats_copying(self.student)
 
     @property
     def passed(self) -> bool:

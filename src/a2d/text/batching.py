@@ -27,6 +27,8 @@ def encode_sources(
 ) -> list[list[int]]:
     """Encode source sentences, each after the tokenizer's prefix, if it has one.
 
+    White space at the ends of a sentence is left out, as in training data.
+
     Args:
         tokenizer: tokenizer of the model.
         sentences: plain text.
@@ -37,7 +39,7 @@ def encode_sources(
     Returns:
         Token ids of each sentence.
     """
-    texts = with_prefix(tokenizer, sentences)
+    texts = with_prefix(tokenizer, [sentence.strip() for sentence in sentences])
     if not texts:
         return []
     if whole:

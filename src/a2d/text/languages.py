@@ -68,13 +68,10 @@ def check_codes(languages: Iterable[str]) -> None:
     for language in languages:
         codes = [code for code, name in _names().items() if language.casefold() == name]
         if codes and base_code(language) not in _names():
-            raise UserError(
-                f"{quoted(language)} is not a language code: did you mean {quoted(codes[0])}?"
-            )
+            raise UserError(f"{quoted(language)} is not a language code: write {quoted(codes[0])}")
         if not is_code(language):
             raise UserError(
-                f"{quoted(language)} is not a language code: give one such as de, pt-BR or "
-                "deu_Latn."
+                f"{quoted(language)} is not a language code: give one such as de, pt-BR or deu_Latn"
             )
 
 

@@ -39,7 +39,8 @@ Message = tuple[str, str]
 def translation_memory(path: Path, selection: Selection) -> Entries:
     """Read the translation units of a TMX file; units that lack one of the languages are omitted.
 
-    `de` also matches `de-AT` if a unit has no `de` itself. The score of a unit is its `prop` of the
+    `de` also matches `de-AT` if a unit has no `de` itself; of several variants the first one is
+    used, and the others are omitted. The score of a unit is its `prop` of the
     type that the threshold names.
 
     Raises:
@@ -71,6 +72,9 @@ def translation_memory(path: Path, selection: Selection) -> Entries:
             yield Omitted(f"without {' and '.join(absent)}")
             continue
         has_pairs = True
+        for code in languages:
+            if _has_variants(texts, code):
+                yield Omitted(f"another variant of {code!r} (name a region, as in pt-BR)")
         yield _check_score(unit, normal_pair(*map(str, sides)), selection.threshold, path)
     if languages_seen and not has_pairs:
         raise UserError(
@@ -272,6 +276,13 @@ def _text_in(texts: dict[str, str], language: str) -> str | None:
     return next((text for code, text in texts.items() if same_language(code, language)), None)
 
 
+def _has_variants(texts: dict[str, str], language: str) -> bool:
+    """Return whether a unit has several regional variants of a language, and no plain text."""
+    if language.replace("_", "-").lower() in texts:
+        return False
+    return sum(same_language(code, language) for code in texts) > 1
+
+
 # gettext
 
 
@@ -334,11 +345,13 @@ def _compiled_catalogue(data: bytes, polib: Any) -> Any:
 
 
 def _catalogue_entries(part: Any) -> Iterator[Any]:
-    """Yield the header of a parsed catalogue, and its messages that are not obsolete."""
+    """Yield the header of a parsed catalogue, and its messages."""
     if part.metadata:
         yield dict(part.metadata)
     for entry in part:
-        if not entry.obsolete:
+        if entry.obsolete:
+            yield Omitted("obsolete")
+        else:
             yield entry if entry.translated() else Omitted(_NO_TRANSLATION)
 
 

@@ -18,6 +18,9 @@ from a2d.text.entities import printable, unescape_entities
 from a2d.text.formats import format_of
 from a2d.text.pairs import Entries, Malformed, Omitted, Pair, Selection, normal_pair
 
+_SHOWN_BEFORE = 24
+"""Most characters before a change in an example; longer beginnings are cut to half of this."""
+
 _MAX_FAULTS = 3
 """Different problems of malformed entries that a warning shows."""
 
@@ -45,7 +48,7 @@ class Repairs:
 
     Attributes:
         pairs: number of pairs changed.
-        example: the first text changed, before its repair.
+        example: the first text changed, before its repair, from a little before the change.
     """
 
     pairs: int = 0
@@ -56,9 +59,18 @@ class Repairs:
         repaired = normal_pair(*map(repair, pair))
         if repaired != pair:
             self.pairs += 1
-            side = pair.source if pair.source != repaired.source else pair.target
-            self.example = self.example or side
+            side = int(pair.source == repaired.source)
+            self.example = self.example or _near_change(pair[side], repaired[side])
         return repaired
+
+
+def _near_change(text: str, changed: str) -> str:
+    """Cut off the beginning of a text, so that what changes stays visible when it is shortened."""
+    same = next(
+        (at for at, (one, other) in enumerate(zip(text, changed, strict=False)) if one != other),
+        min(len(text), len(changed)),
+    )
+    return text if same < _SHOWN_BEFORE else "…" + text[same - _SHOWN_BEFORE // 2 :]
 
 
 @dataclass

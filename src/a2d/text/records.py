@@ -50,6 +50,7 @@ def _array_records(path: Path) -> Records:
     with open_binary(path) as file:
         window = _TextWindow(blocks(file, encoding_of(peek_start(file), "utf-8-sig")))
         window.move(window.text.index("[") + 1)
+        number = 1
         while True:
             window.skip_gap()
             position, where = window.position, f"{path}, line {window.line}"
@@ -60,6 +61,7 @@ def _array_records(path: Path) -> Records:
                     problem = "ends the array, but more text follows: delete the text"
                     yield where, Malformed(where, problem)
                 return
+            where += f", object {number}"
             try:
                 record, stop = _DECODER.raw_decode(window.text, position)
             except RecursionError as error:
@@ -73,11 +75,13 @@ def _array_records(path: Path) -> Records:
                 yield where, Malformed(where, problem)
                 if not window.skip_to_object(getattr(error, "pos", position), where):
                     return
+                number += 1
             else:
                 if UNREADABLE in window.text[position:stop]:
                     record = Malformed(where, "is in another encoding: convert the file to UTF-8")
                 yield where, record
                 window.move(stop)
+                number += 1
 
 
 _DECODER = json.JSONDecoder()

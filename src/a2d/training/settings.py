@@ -117,8 +117,8 @@ class TrainingSettings:
         max_grad_norm: largest norm of the gradients, which are clipped to it; 0: no clipping.
         plateau_patience: number of validations in a row, without a better BLEU (Python:
             `metric_for_best_model`) or a lower cross-entropy, after which the learning rate decays
-            faster, to an early end (`a2d.training.schedule`). Until then it decays linearly over all
-            planned updates. None: the schedule is `lr_scheduler_type`.
+            faster, to an early end (`a2d.training.schedule`). Until then it decays linearly over
+            all planned updates. None: the schedule is `lr_scheduler_type`.
         early_stopping_patience: number of validations in a row, without a better BLEU (Python:
             `metric_for_best_model`), after which training ends; None: no early stopping.
         max_hours: longest duration of the training, in hours; it needs `plateau_patience`. The

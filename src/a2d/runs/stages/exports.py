@@ -76,8 +76,8 @@ class Export(RunStage):
         for stage in run.all(cls):
             if stage.problem is not None:
                 run.warn(
-                    f"The export {stage.name} was refused: {stage.problem}. An export of the "
-                    "student with more precision: a2d export --quantization auto."
+                    f"The export {stage.name} was refused: {stage.problem}. `a2d export "
+                    "--quantization auto` tries data types of more precision."
                 )
 
     @property
