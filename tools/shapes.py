@@ -1,6 +1,8 @@
-"""Fill the table and draw the picture of docs/shapes.md: speed and quality by shape.
+"""Fill the tables and draw the pictures of docs/shapes.md: size, speed and quality by shape.
 
-Quality is from results/shapes, speed from benchmarks/results/decoding.json.
+The region `front` has students of the packaged teacher, from results/front: each folder is the
+`results/test` of a run of `a2d distill`, with the student's shape as its name. The region `shapes`
+has quality from results/shapes and speed from benchmarks/results/decoding.json.
 
     python tools/shapes.py
 """
@@ -18,13 +20,64 @@ from a2d.runs import plots, results
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "shapes.md"
 PICTURE = ROOT / "docs" / "results" / "shapes-speed.png"
+FRONT_PICTURE = ROOT / "docs" / "results" / "shapes-front.png"
 
 ENGINES = ("PyTorch, beam 5", "CTranslate2 int8, beam 5")
 """Engines of the table; the picture shows the last one."""
 
 
 def main() -> None:
-    """Read the results, draw the picture and fill the table."""
+    """Draw the pictures and fill the tables."""
+    regions.fill(PAGE, {"shapes": shapes(), "front": front()}.get)
+
+
+def front() -> str:
+    """Draw quality by size of the packaged teacher's students; return their table."""
+    runs = {path.name: results.read(path) for path in (ROOT / "results/front").iterdir()}
+    teacher = next(iter(runs.values()))[0]
+    assert teacher.bleu is not None
+    assert teacher.parameters
+    runs = dict(sorted(runs.items(), key=lambda run: -(run[1][1].parameters or 0)))
+    rows = [["teacher", *_front_cells(teacher, teacher), "", "", ""]]
+    bleu, smaller = {}, {}
+    for shape, (_, student, *exports) in runs.items():
+        assert student.bleu is not None
+        assert student.parameters
+        assert student.train_seconds
+        (int8,) = exports
+        rows.append(
+            [
+                shape,
+                *_front_cells(student, teacher),
+                f"{int8.bleu:.1f}",
+                f"{(int8.size_bytes or 0) / 1e6:.1f} MB",
+                f"{student.train_seconds / 60:.0f} min",
+            ]
+        )
+        bleu[shape], smaller[shape] = student.bleu, teacher.parameters / student.parameters
+    gain = "times smaller than the teacher, by parameters"
+    plots.trade_off({"students": bleu}, smaller, teacher.bleu, FRONT_PICTURE, gain)
+    head = ["shape", "parameters", "share", "BLEU", "chrF", "chrF kept"]
+    return regions.table([*head, "BLEU, int8", "size, int8", "training"], rows)
+
+
+def _front_cells(row: results.Row, teacher: results.Row) -> list[str]:
+    """Format size and quality of a model."""
+    assert row.parameters
+    assert teacher.parameters
+    assert row.chrf
+    assert teacher.chrf
+    return [
+        f"{row.parameters / 1e6:.1f}M",
+        f"{row.parameters / teacher.parameters:.0%}",
+        f"{row.bleu:.1f}",
+        f"{row.chrf:.1f}",
+        f"{row.chrf / teacher.chrf:.0%}",
+    ]
+
+
+def shapes() -> str:
+    """Draw quality by speed of the experiment's students; return their table."""
     speeds = json.loads((ROOT / "benchmarks/results/decoding.json").read_text("utf-8"))
     teacher, *students = results.read(ROOT / "results/shapes")
     assert teacher.bleu is not None
@@ -32,9 +85,9 @@ def main() -> None:
     for row in students:
         assert row.bleu is not None
         bleu.setdefault(row.label, {})[row.student.split("x")[0]] = row.bleu
-    shapes = {shape for scores in bleu.values() for shape in scores}
+    names = {shape for scores in bleu.values() for shape in scores}
     speed_ups = {
-        engine: {shape: speed_up(speeds, engine, shape) for shape in shapes} for engine in ENGINES
+        engine: {shape: speed_up(speeds, engine, shape) for shape in names} for engine in ENGINES
     }
     sorted_shapes = dict(sorted(speed_ups[ENGINES[-1]].items(), key=lambda item: item[1]))
     plots.trade_off(bleu, sorted_shapes, teacher.bleu, PICTURE)
@@ -43,8 +96,7 @@ def main() -> None:
     for shape in sorted_shapes:
         times = [f"{speed_ups[engine][shape]:.1f}×" for engine in ENGINES]
         rows.append([shape, *times, *[f"{scores[shape]:.1f}" for scores in bleu.values()]])
-    table = regions.table(["layers", *ENGINES, *bleu], rows)
-    regions.fill(PAGE, {"shapes": table}.get)
+    return regions.table(["layers", *ENGINES, *bleu], rows)
 
 
 def speed_up(speeds: dict[str, Any], engine: str, layers: str) -> float:

@@ -157,14 +157,16 @@ def trade_off(
     speed: Mapping[str, float],
     teacher: float,
     path: Path,
+    gain: str = "speed-up over the teacher",
 ) -> None:
-    """Plot BLEU of students by their speed-up over the teacher.
+    """Plot BLEU of students by what they gain over the teacher.
 
     Args:
         bleu: maps a method and a shape to BLEU.
-        speed: maps a shape to its speed-up over the teacher, slowest first.
+        speed: maps a shape to its gain over the teacher, such as its speed-up, the smallest first.
         teacher: BLEU of the teacher.
         path: picture to write (.png, .svg or .pdf).
+        gain: name of the gain.
     """
     figure = Figure((7.5, 4.5), layout="constrained")
     axis = figure.subplots()
@@ -177,7 +179,7 @@ def trade_off(
     for shape, ratio in speed.items():
         top = max(scores[shape] for scores in bleu.values())
         axis.annotate(shape, (ratio, top), (0, -16), textcoords="offset points", ha="center")
-    axis.set_xlabel("speed-up over the teacher")
+    axis.set_xlabel(gain)
     axis.set_ylabel("BLEU")
     axis.margins(y=0.12)
     axis.grid(alpha=0.3)
