@@ -97,7 +97,7 @@ class Stage:
                 difference = _difference(record, self._json_settings)
                 raise UserError(
                     f"{folder} belongs to another run ({difference}): choose another --output, or "
-                    "delete the folder."
+                    "delete the run's folder."
                 )
 
     def restore(self) -> str | None:
