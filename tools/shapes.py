@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import regions
+from results import check
 
 from a2d.runs import plots, results
 
@@ -34,46 +35,37 @@ def main() -> None:
 def front() -> str:
     """Draw quality by size of the packaged teacher's students; return their table."""
     runs = {path.name: results.read(path) for path in (ROOT / "results/front").iterdir()}
+    for shape, scored in runs.items():
+        check(ROOT / "results/front" / shape, scored)
     teacher = next(iter(runs.values()))[0]
-    assert teacher.bleu is not None
-    assert teacher.parameters
-    runs = dict(sorted(runs.items(), key=lambda run: -(run[1][1].parameters or 0)))
-    rows = [["teacher", *_front_cells(teacher, teacher), "", "", ""]]
-    bleu, smaller = {}, {}
-    for shape, (_, student, *exports) in runs.items():
-        assert student.bleu is not None
-        assert student.parameters
-        assert student.train_seconds
-        (int8,) = exports
-        rows.append(
-            [
-                shape,
-                *_front_cells(student, teacher),
-                f"{int8.bleu:.1f}",
-                f"{(int8.size_bytes or 0) / 1e6:.1f} MB",
-                f"{student.train_seconds / 60:.0f} min",
-            ]
-        )
-        bleu[shape], smaller[shape] = student.bleu, teacher.parameters / student.parameters
-    gain = "times smaller than the teacher, by parameters"
-    plots.trade_off({"students": bleu}, smaller, teacher.bleu, FRONT_PICTURE, gain)
+    runs = dict(sorted(runs.items(), key=lambda run: smaller(run[1][1], teacher)))
+    rows = [["teacher", *_cells(teacher, teacher), ""]]
+    for shape, (_, student, int8) in runs.items():
+        exported = f"{int8.bleu:.1f}{' (refused)' if int8.refused else ''}"
+        rows.append([shape, *_cells(student, teacher), exported])
+    plots.trade_off(
+        {"students": {shape: students[1].bleu or 0 for shape, students in runs.items()}},
+        {shape: smaller(students[1], teacher) for shape, students in runs.items()},
+        teacher.bleu or 0,
+        FRONT_PICTURE,
+        "times smaller than the teacher, by parameters",
+    )
     head = ["shape", "parameters", "share", "BLEU", "chrF", "chrF kept"]
-    return regions.table([*head, "BLEU, int8", "size, int8", "training"], rows)
+    return regions.table([*head, "BLEU, int8"], rows)
 
 
-def _front_cells(row: results.Row, teacher: results.Row) -> list[str]:
+def smaller(row: results.Row, teacher: results.Row) -> float:
+    """How many times fewer parameters a model has than the teacher."""
+    return (teacher.parameters or 0) / (row.parameters or 1)
+
+
+def _cells(row: results.Row, teacher: results.Row) -> list[str]:
     """Format size and quality of a model."""
     assert row.parameters
-    assert teacher.parameters
     assert row.chrf
-    assert teacher.chrf
-    return [
-        f"{row.parameters / 1e6:.1f}M",
-        f"{row.parameters / teacher.parameters:.0%}",
-        f"{row.bleu:.1f}",
-        f"{row.chrf:.1f}",
-        f"{row.chrf / teacher.chrf:.0%}",
-    ]
+    share, kept = 1 / smaller(row, teacher), row.chrf / (teacher.chrf or 1)
+    size = f"{row.parameters / 1e6:.1f}M"
+    return [size, f"{share:.0%}", f"{row.bleu:.1f}", f"{row.chrf:.1f}", f"{kept:.0%}"]
 
 
 def shapes() -> str:
