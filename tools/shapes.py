@@ -49,6 +49,7 @@ def front() -> str:
         teacher.bleu or 0,
         FRONT_PICTURE,
         "times smaller than the teacher, by parameters",
+        marks="o",
     )
     head = ["shape", "parameters", "share", "BLEU", "chrF", "chrF kept"]
     return regions.table([*head, "BLEU, int8"], rows)

@@ -158,6 +158,7 @@ def trade_off(
     teacher: float,
     path: Path,
     gain: str = "speed-up over the teacher",
+    marks: str = "o-",
 ) -> None:
     """Plot BLEU of students by what they gain over the teacher.
 
@@ -167,6 +168,7 @@ def trade_off(
         teacher: BLEU of the teacher.
         path: picture to write (.png, .svg or .pdf).
         gain: name of the gain.
+        marks: Matplotlib's format of points and lines.
     """
     figure = Figure((7.5, 4.5), layout="constrained")
     axis = figure.subplots()
@@ -175,7 +177,7 @@ def trade_off(
     colors = cycle(["C7", "C0", "C1", "C2", "C4", "C5"])  # C3 is the teacher's
     for color, (name, scores) in zip(colors, bleu.items(), strict=False):
         heights = [scores[shape] for shape in speed]
-        axis.plot(list(speed.values()), heights, "o-", color=color, markersize=4, label=name)
+        axis.plot(list(speed.values()), heights, marks, color=color, markersize=4, label=name)
     for shape, ratio in speed.items():
         top = max(scores[shape] for scores in bleu.values())
         axis.annotate(shape, (ratio, top), (0, -16), textcoords="offset points", ha="center")
