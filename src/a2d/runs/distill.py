@@ -114,8 +114,8 @@ def distill(
     if lexists(output):  # also a broken link
         raise UserError(f"{output} exists already: choose another --output, or move it away.")
     hub = None if push_to is None else check_hub(push_to)
-    load_plugins_of("distill", overrides)
     overrides = list(overrides)
+    load_plugins_of("distill", overrides)
     _check_limits(overrides, epochs, hours)
     limits = {"num_train_epochs": epochs, "max_hours": hours}
     changes = {
@@ -229,11 +229,12 @@ def _judge(run: Run, least_share: float) -> Verdict:
         )
     verdict = Verdict(quality, read_yardstick(run.one(TeacherScores).folder), least_share)
     if not verdict.passed:
-        log = [entry for entry in history(student)["log"] if "eval_bleu" in entry]
-        improving = log[-1]["eval_bleu"] >= max(entry["eval_bleu"] for entry in log)
-        advice = advise(student, run.corpus.sizes["train"], improving)
         if (doubt := verdict.yardstick.doubt) is not None:
-            advice = (f"{doubt[0].upper()}{doubt[1:]}.",)
+            advice: tuple[str, ...] = (f"{doubt[0].upper()}{doubt[1:]}.",)
+        else:
+            log = [entry for entry in history(student)["log"] if "eval_bleu" in entry]
+            improving = log[-1]["eval_bleu"] >= max(entry["eval_bleu"] for entry in log)
+            advice = advise(student, run.corpus.sizes["train"], improving)
         verdict = replace(verdict, advice=advice)
     record = {**asdict(verdict), "passed": verdict.passed, "summary": verdict.summary}
     write_text(run.folder / VERDICT, json.dumps(record, indent=1) + "\n")

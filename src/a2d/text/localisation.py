@@ -40,8 +40,8 @@ def translation_memory(path: Path, selection: Selection) -> Entries:
     """Read the translation units of a TMX file; units that lack one of the languages are omitted.
 
     `de` also matches `de-AT` if a unit has no `de` itself; of several variants the first one is
-    used, and the others are omitted. The score of a unit is its `prop` of the
-    type that the threshold names.
+    used, and the others are omitted. The score of a unit is its `prop` of the type that the
+    threshold names.
 
     Raises:
         UserError: no unit has both languages, or no languages were named.

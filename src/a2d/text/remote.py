@@ -55,9 +55,12 @@ def _copy(address: str) -> Path:
         logger.info("downloading %s", address)
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".{os.getpid()}"
-        store.get_file(place, str(partial))
-        version_file.unlink(missing_ok=True)
-        partial.replace(copy)
+        try:
+            store.get_file(place, str(partial))
+            version_file.unlink(missing_ok=True)
+            partial.replace(copy)
+        finally:
+            partial.unlink(missing_ok=True)
         version_file.write_text(version, "utf-8")
     except ImportError as error:  # of the store's library, such as s3fs
         raise UserError(
