@@ -65,13 +65,13 @@ class TestEngine:
 
     def test_without_ctranslate2(self, tmp_path, bare):
         assert resolve(recipe(), tmp_path).sequences.engine == "transformers"
-        with pytest.raises(UserError, match="CTranslate2 is not installed"):
+        with pytest.raises(UserError, match="ctranslate2 is not installed"):
             resolve(recipe("sequences.engine=ctranslate2"), tmp_path)
 
     def test_does_not_change(self, tmp_path, monkeypatch):
         begin(resolve(recipe(), tmp_path / "run"), tmp_path / "run")
         monkeypatch.setitem(sys.modules, "ctranslate2", None)
-        with pytest.raises(UserError, match="CTranslate2 is not installed"):
+        with pytest.raises(UserError, match="ctranslate2 is not installed"):
             resolve(recipe(), tmp_path / "run")
         (tmp_path / "run/distilled").mkdir()  # all translations exist
         assert resolve(recipe(), tmp_path / "run").sequences.engine == "ctranslate2"

@@ -89,9 +89,10 @@ def call(*arguments):
 
 def test_a_faithful_export_is_written(tmp_path, valid):
     output = tmp_path / "fast"
-    result = call("--output", str(output), "--quantization", "int8", "--valid", valid)
+    # Not int8: its loss differs between CPUs, and may be too much for 60 sentences.
+    result = call("--output", str(output), "--quantization", "float32", "--valid", valid)
     assert result.exit_code == 0, result.output
-    assert "of 60 translations differ" in result.output
+    assert "of 60 translations by greedy search differ" in result.output
     assert ctranslate2.contains_model(str(output))
 
 

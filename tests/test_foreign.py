@@ -205,7 +205,9 @@ class TestData:
         monkeypatch.setattr(training, "A2DTrainer", record)
         for student in run.all(Student):
             with pytest.raises(Stop):
-                training.train_model(student, run.inputs, 1, lambda event: None)
+                training.train_model(
+                    student, run.inputs, 1, run.workers.launcher, lambda event: None
+                )
         monolingual, both, all_parts = datasets
         assert [sum(counts.values()) for counts in datasets] == [90, 120, 150]
         assert set(both.values()) == {2}
