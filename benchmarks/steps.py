@@ -25,6 +25,7 @@ from a2d.method.attention import GROUPS
 from a2d.method.formulas import FORMULAS
 from a2d.models.loading import decoder_inputs, new_model
 from a2d.training.distillation import IGNORE_INDEX, group_masks
+from a2d.training.settings import Precision
 from a2d.training.teacher_cache import CACHED, TeacherCache, open_or_build
 
 ALPHA, BETA, SMOOTHING = 0.5, 3.0, 0.1
@@ -200,7 +201,9 @@ prepared_students = ExitStack()
 """Students that stay prepared for attention capture until the process ends."""
 
 
-def trainer_step(method: str, cached: bool = False, teacher_bf16: bool | None = None) -> MakeStep:
+def trainer_step(
+    method: str, cached: bool = False, teacher_precision: Precision | None = None
+) -> MakeStep:
     """Make a builder of steps of `A2DTrainer`."""
 
     def make(setting: Setting, data: list[Batch], folder: Path) -> Step:
@@ -219,7 +222,7 @@ def trainer_step(method: str, cached: bool = False, teacher_bf16: bool | None = 
             alignment_learning_rate=None,
             label_smoothing_factor=SMOOTHING,
             bf16=setting.bf16,
-            teacher_bf16=teacher_bf16,
+            teacher_precision=teacher_precision,
             max_tokens=max(setting.tokens, setting.length),
             max_steps=1,
             learning_rate=LEARNING_RATE,
@@ -296,6 +299,6 @@ STEPS: dict[str, MakeStep] = {
     "our student": trainer_step("baseline"),
     "our kd": trainer_step("kd"),
     "a2d": trainer_step("a2d"),
-    "a2d, bf16 teacher": trainer_step("a2d", teacher_bf16=True),
+    "a2d, bf16 teacher": trainer_step("a2d", teacher_precision="bfloat16"),
     "a2d, cached": trainer_step("a2d", cached=True),
 }

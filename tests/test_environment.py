@@ -68,6 +68,12 @@ class TestEngine:
         with pytest.raises(UserError, match="ctranslate2 is not installed"):
             resolve(recipe("sequences.engine=ctranslate2"), tmp_path)
 
+    def test_teachers_in_8_bits_need_bitsandbytes(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+        with pytest.raises(UserError, match="bitsandbytes is not installed"):
+            resolve(recipe("teacher.precision=int8"), tmp_path)
+        assert resolve(recipe("teacher.precision=bfloat16"), tmp_path).teacher.precision
+
     def test_does_not_change(self, tmp_path, monkeypatch):
         begin(resolve(recipe(), tmp_path / "run"), tmp_path / "run")
         monkeypatch.setitem(sys.modules, "ctranslate2", None)

@@ -362,6 +362,8 @@ class TestRefused:
             ("{path: x, command: cat}", "not both path and command"),
             ("{command: cat, trim: true}", "trim are for a pretrained"),
             ("{translations: x, cache: true}", "cache is for a teacher that a2d runs"),
+            ("{command: cat, precision: int8}", "precision is for a teacher that a2d runs"),
+            ("{path: x, cache: true, precision: int8}", "either cache or precision"),
             ("{}", "give one of path"),
         ],
     )

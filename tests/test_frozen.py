@@ -1,8 +1,10 @@
 """Frozen teachers: packing changes neither outputs nor the original model."""
 
 import platform
+import sys
 from copy import deepcopy
 
+import bitsandbytes
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,8 +14,9 @@ from torch import nn
 from torch.nn import functional
 from toys import batch, marian
 
+from a2d import UserError
 from a2d.method.attention import GROUPS, enable_capture
-from a2d.training.frozen import frozen_teacher, pack
+from a2d.training.frozen import OUTLIER, frozen_teacher, pack, quantise
 from a2d.training.outputs import Needs, model_outputs
 
 CPU = torch.device("cpu")
@@ -111,6 +114,58 @@ def test_the_teacher_is_not_changed(bf16):
     for name, weight in teacher.state_dict().items():
         assert torch.equal(weight, initial[name])
     teacher(**batch([4], [3])).loss.backward()
+
+
+@every_family
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_teacher_in_8_bits_computes_nearly_the_same(family, bf16):
+    inputs, teacher = batch([5, 7, 2], [6, 3, 4]), tiny(family).float()
+    initial = {name: weight.clone() for name, weight in teacher.state_dict().items()}
+    exact, frozen = frozen_teacher(teacher, CPU), frozen_teacher(teacher, CPU, bf16=bf16, int8=True)
+    quantised = [m for m in frozen.modules() if isinstance(m, bitsandbytes.nn.Linear8bitLt)]
+    linear = [m for m in teacher.modules() if isinstance(m, nn.Linear)]
+    assert len(quantised) == len(linear) - 1  # the output layer stays
+    assert {layer.weight.dtype for layer in quantised} == {torch.int8}
+    with torch.no_grad():
+        (prediction, features), (expected, expected_features) = (
+            model_outputs(each, inputs, Needs(hidden_states=True)) for each in (frozen, exact)
+        )
+    pairs = [
+        (features.maps[group].stacked(), expected_features.maps[group].stacked())
+        for group in GROUPS
+    ]
+    # With 8 bits, so few random channels with such large weights lose more than real ones do.
+    for value, other in [(prediction.logits, expected.logits), *pairs]:
+        assert functional.cosine_similarity(value.float().flatten(), other.flatten(), 0) > 0.9
+        assert not torch.equal(value.float(), other)
+    assert all(torch.equal(weight, initial[n]) for n, weight in teacher.state_dict().items())
+
+
+@given(st.integers(1, 6), st.integers(1, 60), st.integers(1, 60), st.booleans(), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_errors_of_layers_in_8_bits_have_a_bound(rows, inputs, outputs, bias, seed):
+    torch.manual_seed(seed)
+    layer = nn.Linear(inputs, outputs, bias=bias).requires_grad_(False)
+    model = OneLayer(layer)
+    quantise(model)
+    states = torch.randn(rows, inputs).half().float()
+    states[0, 0] = 20.0  # an outlier, which is not rounded to 8 bits
+    values, weight = states.double(), layer.weight.double()
+    exact = functional.linear(values, weight, layer.bias.double() if bias else None)
+    result = model.layer.to("cpu")(states).double()
+    inner = values * ~(values.abs() >= OUTLIER).any(0)
+
+    def steps(matrix):  # of 8 bits: 127 of them reach the largest value of a row
+        return (matrix.abs().amax(1, keepdim=True) / 127).expand_as(matrix)
+
+    bound = values.abs() @ steps(weight).T + steps(inner) @ weight.abs().T
+    assert ((result - exact).abs() <= bound + 2e-3 * (1 + exact.abs())).all()
+
+
+def test_8_bits_need_bitsandbytes(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match=r"bitsandbytes is not installed: .*\[bitsandbytes\]"):
+        frozen_teacher(marian(), CPU, int8=True)
 
 
 @pytest.mark.parametrize("bf16", [False, True])

@@ -19,6 +19,7 @@ from a2d import UserError
 from a2d.runs.recipe import load_recipe
 from a2d.runs.run import carry_out
 from a2d.text.corpus import read_corpus
+from a2d.training import frozen
 from a2d.training.finiteness import FinitenessWatch, NonFiniteError
 
 TIMINGS = {"train_seconds", "sentences_per_second"}
@@ -312,6 +313,33 @@ def test_a_damaged_cache_is_made_again(corpus, tmp_path):
     text = run(corpus, folder, "teacher.cache=true", "methods=[kd, a2d]")
     assert "is done again" in text.replace("\n", " ")
     assert file.read_bytes() == content
+
+
+def test_the_precision_of_a_teacher_reaches_its_students(corpus, tmp_path, monkeypatch):
+    quantised, quantise = [], frozen.quantise
+
+    def record(model):
+        quantised.append(model)
+        quantise(model)
+
+    monkeypatch.setattr(frozen, "quantise", record)
+    logs = {}
+    for name in ("float32", "int8"):
+        run(corpus, tmp_path / name, f"teacher.precision={name}", "methods=[baseline, kd]")
+        histories = (tmp_path / name).glob("models/*/history.json")
+        logs[name] = {
+            path.parent.name: [
+                entry["loss"] for entry in json.loads(path.read_text())["log"] if "loss" in entry
+            ]
+            for path in histories
+        }
+    assert len(quantised) == 1  # the baseline has no teacher
+    assert logs["int8"]["kd-1+1x4-seed1"] != logs["float32"]["kd-1+1x4-seed1"]
+    assert logs["int8"]["kd-1+1x4-seed1"] == pytest.approx(
+        logs["float32"]["kd-1+1x4-seed1"], rel=0.02
+    )
+    for name in ("teacher", "baseline-1+1x4-seed1"):
+        assert logs["int8"][name] == logs["float32"][name]
 
 
 def test_skipped_entries_cause_a_warning_and_change_nothing(finished, corpus, tmp_path):

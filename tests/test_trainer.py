@@ -458,7 +458,9 @@ def test_bf16_default_is_off_with_fp16(monkeypatch, tmp_path):
     assert (config.fp16, config.bf16) == (True, False)
 
 
-@pytest.mark.parametrize("settings", [{"bf16": True}, {"bf16": False, "teacher_bf16": True}])
+@pytest.mark.parametrize(
+    "settings", [{"bf16": True}, {"bf16": False, "teacher_precision": "bfloat16"}]
+)
 def test_outputs_of_a_bf16_teacher_are_close_to_float32(tmp_path, tokenizer, data, settings):
     teacher = model(tokenizer, seed=1)
     config = A2DConfig(str(tmp_path), max_tokens=128, report_to=[], **settings)
@@ -511,7 +513,7 @@ def test_a_float32_student_learns_from_a_bf16_teacher(tmp_path, tokenizer, data,
             str(tmp_path),
             method=method,
             bf16=False,
-            teacher_bf16=half,
+            teacher_precision="bfloat16" if half else "float32",
             max_tokens=128,
             report_to=[],
         )

@@ -13,6 +13,7 @@ from a2d.runs.parts import DISTILLED, MONOLINGUAL
 from a2d.runs.recipe import Recipe
 from a2d.runs.settings import ExportSettings, Training
 from a2d.training.config import bf16_is_fast
+from a2d.training.frozen import require_bitsandbytes
 
 RECIPE = "recipe.yaml"
 """File of the resolved recipe, in the run's folder."""
@@ -29,7 +30,7 @@ def resolve(recipe: Recipe, folder: Path) -> Recipe:
         folder: folder of the run.
 
     Raises:
-        UserError: the run needs CTranslate2 to translate, and it is not installed.
+        UserError: the run needs CTranslate2 or bitsandbytes, and it is not installed.
     """
     earlier = _load_earlier(folder)
     sequences, teacher = recipe.sequences, recipe.teacher
@@ -43,6 +44,8 @@ def resolve(recipe: Recipe, folder: Path) -> Recipe:
         translated = all((folder / part).is_dir() for part in parts)
         if sequences.engine == "ctranslate2" and not translated:
             require_ctranslate2()
+    if teacher.precision == "int8":
+        require_bitsandbytes()
     if teacher.training is not None:
         before = None if earlier is None else earlier.teacher.training
         teacher = teacher.model_copy(update={"training": _resolve_bf16(teacher.training, before)})

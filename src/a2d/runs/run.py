@@ -166,6 +166,7 @@ class Run:
             caches={stage.parts: stage.folder for stage in self.all(TeacherOutputs)},
             teacher="" if self.recipe.teacher.foreign else self.teacher_path,
             pretrained=self.recipe.teacher.path is not None,
+            precision=self.recipe.teacher.precision,
             yardstick=self.one(TeacherScores).folder,
             tensorboard=self.folder / "tensorboard",
             beams=self.recipe.evaluation.beams,

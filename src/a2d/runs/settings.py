@@ -17,7 +17,7 @@ from a2d.models.loading import MAX_LAYERS
 from a2d.models.students import Start
 from a2d.runs.sections import CONFIG, Section, check_numbers, keep_kind
 from a2d.text.languages import check_codes
-from a2d.training.settings import MethodName, ObjectiveSettings, TrainingSettings
+from a2d.training.settings import MethodName, ObjectiveSettings, Precision, TrainingSettings
 
 
 def _check_name(name: str) -> str:
@@ -180,6 +180,7 @@ class Shape(Section):
 
 _FOREIGN = ("command", "translations")
 _ADAPTATION = ("languages", "source_prefix", "trim")
+_OUTPUTS = ("cache", "precision")
 _FORMS = ("path", "shape", *_FOREIGN)
 
 
@@ -200,6 +201,9 @@ class TeacherSettings(Section):
             recipe's `training`.
         cache: apply the teacher to the training data once, and store its outputs on disk for all
             students.
+        precision: precision in which it computes beside its students: `float32`, `bfloat16` (half
+            of the memory) or `int8` (half of that for its linear layers, and slower; it needs the
+            extra `bitsandbytes`). null: `bfloat16` if `training.bf16` is set.
         command: program that translates standard input line by line.
         translations: corpus of sources with the translations that some system made of them.
     """
@@ -207,8 +211,8 @@ class TeacherSettings(Section):
     replaces: ClassVar = {
         "path": ("shape", "training", *_FOREIGN),
         "shape": ("path", *_ADAPTATION, *_FOREIGN),
-        "command": ("shape", "training", "path", *_ADAPTATION, "cache", "translations"),
-        "translations": ("shape", "training", "path", *_ADAPTATION, "cache", "command"),
+        "command": ("shape", "training", "path", *_ADAPTATION, *_OUTPUTS, "translations"),
+        "translations": ("shape", "training", "path", *_ADAPTATION, *_OUTPUTS, "command"),
     }
 
     path: str | None = None
@@ -218,6 +222,7 @@ class TeacherSettings(Section):
     shape: Shape | None = None
     training: Training | None = None
     cache: bool = False
+    precision: Precision | None = None
     command: str | None = None
     translations: CorpusSpec | None = None
 
@@ -241,9 +246,15 @@ class TeacherSettings(Section):
             raise ValueError(
                 "languages, source_prefix and trim are for a pretrained teacher: give its path"
             )
-        if self.foreign and self.cache:
+        outputs = [name for name in _OUTPUTS if getattr(self, name)]
+        if self.foreign and outputs:
             raise ValueError(
-                f"cache is for a teacher that a2d runs: leave it out beside {forms[0]}"
+                f"{outputs[0]} is for a teacher that a2d runs: leave it out beside {forms[0]}"
+            )
+        if len(outputs) > 1:
+            raise ValueError(
+                "cache holds what the teacher computes in float32, so that it does not run beside "
+                "its students: leave out either cache or precision"
             )
         return self
 

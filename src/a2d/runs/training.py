@@ -44,7 +44,7 @@ from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import build_transfer
 from a2d.training.finiteness import NonFiniteError
-from a2d.training.settings import ObjectiveSettings, TrainingSettings, values_of
+from a2d.training.settings import ObjectiveSettings, Precision, TrainingSettings, values_of
 from a2d.training.teacher_cache import TeacherCache
 from a2d.training.trainer import A2DTrainer
 
@@ -72,6 +72,7 @@ class TrainingInputs(NamedTuple):
         caches: folders of the teacher's caches, by the parts that they cover.
         teacher: folder or hub name of the teacher; empty if a2d cannot load it.
         pretrained: whether the teacher is pretrained, so that students belong to its family.
+        precision: precision in which the teacher computes; None: that of the training.
         yardstick: folder of the teacher's validation scores.
         tensorboard: folder of TensorBoard logs.
         beams: width of the beam in the final evaluation, for the generation settings of the models.
@@ -83,6 +84,7 @@ class TrainingInputs(NamedTuple):
     caches: dict[tuple[str, ...], Path]
     teacher: str
     pretrained: bool
+    precision: Precision | None
     yardstick: Path
     tensorboard: Path
     beams: int
@@ -270,10 +272,12 @@ def _new_trainer(
         template = load_model(inputs.teacher) if inputs.pretrained and teacher is None else teacher
         student = random_student(model, tokenizer, template)
     student.generation_config.num_beams = inputs.beams
+    config = make_config(model.method, model.training, model.seed, train, output, model.fingerprint)
+    config.teacher_precision = inputs.precision or config.teacher_precision
     trainer = A2DTrainer(
         student,
         teacher,
-        make_config(model.method, model.training, model.seed, train, output, model.fingerprint),
+        config,
         train,
         data["valid"],
         tokenizer,

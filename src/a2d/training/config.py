@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import Seq2SeqTrainingArguments
@@ -12,7 +12,9 @@ from a2d.errors import UserError
 from a2d.method.attention import GROUPS
 from a2d.method.methods import METHODS
 from a2d.method.objective import Objective
-from a2d.training.settings import ObjectiveSettings, TrainingSettings, validate
+from a2d.quoting import quoted
+from a2d.suggestions import nearest
+from a2d.training.settings import ObjectiveSettings, Precision, TrainingSettings, validate
 
 
 def bf16_is_fast() -> bool:
@@ -41,9 +43,10 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
         tune_cpu: on CPU, use a faster dropout while training, keep freed memory in the process, and
             limit oneDNN's cache (`a2d.training.cpu`). The last two persist until the process ends.
             The faster dropout draws other random numbers than PyTorch's.
-        teacher_bf16: compute the teacher in bfloat16, whatever the student's dtype is. This halves
-            its memory, and is faster on hardware that multiplies bfloat16. None: the value of
-            `bf16`.
+        teacher_precision: precision of the teacher's copy, whatever the student's is. `bfloat16`
+            halves its memory, and is faster on hardware that multiplies bfloat16. `int8` halves
+            the memory of its linear layers again, and is slower; it needs bitsandbytes (an extra).
+            None: `bfloat16` if `bf16` is set, otherwise `float32`.
 
     Raises:
         UserError: a value is outside its range, or a method or formula is unknown.
@@ -55,7 +58,7 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
 
     fingerprint: str | None = None
     tune_cpu: bool = True
-    teacher_bf16: bool | None = None
+    teacher_precision: Precision | None = None
 
     # Fields of Seq2SeqTrainingArguments with other defaults, which are usual for translation.
     adam_beta2: float = 0.98
@@ -78,8 +81,13 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
             self.lr_scheduler_type = "constant_with_warmup"
         if self.bf16 is None:
             self.bf16 = not self.fp16 and bf16_is_fast()
-        if self.teacher_bf16 is None:
-            self.teacher_bf16 = self.bf16
+        if self.teacher_precision is None:
+            self.teacher_precision = "bfloat16" if self.bf16 else "float32"
+        if self.teacher_precision not in get_args(Precision):
+            raise UserError(
+                f"unknown teacher_precision {quoted(self.teacher_precision)}"
+                f"{nearest(str(self.teacher_precision), get_args(Precision))}"
+            )
         if not torch.cuda.is_available():
             self.use_cpu = True
         super().__post_init__()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import logging
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from a2d.errors import UserError
+from a2d.errors import UserError, missing_library
 from a2d.families import family_of
 from a2d.method.attention import enable_capture
 from a2d.method.token_losses import Prediction, TopTokens, token_losses
@@ -22,25 +22,35 @@ from a2d.training.distillation import IGNORE_INDEX
 
 logger = logging.getLogger(__name__)
 
+OUTLIER = 6.0
+"""Inputs of quantised layers that are larger are multiplied in 16 bits (Dettmers et al. 2022,
+LLM.int8())."""
+
 
 def frozen_teacher(
-    teacher: PreTrainedModel, device: torch.device | str, *, bf16: bool = False
+    teacher: PreTrainedModel,
+    device: torch.device | str,
+    *,
+    bf16: bool = False,
+    int8: bool = False,
 ) -> PreTrainedModel:
     """Copy a teacher for inference with captured attention; the teacher itself is not changed.
 
-    The copy shares all weights that need not differ. On CPU its weights are packed (`pack`).
+    The copy shares all weights that need not differ. On CPU, weights that are not quantised are
+    packed (`pack`).
 
     Args:
         teacher: model to copy.
         device: device of the copy.
         bf16: convert the copy to bfloat16. Autocast is slower, because it converts weights and
             hidden states in every forward pass.
+        int8: quantise the copy's linear layers to 8 bits (`quantise`).
 
     Returns:
         The copy, in evaluation mode, without gradients.
 
     Raises:
-        UserError: the model's family is not supported.
+        UserError: the model's family is not supported, or bitsandbytes is not installed.
     """
     family_of(teacher.config)  # refuses unknown families before the copy is made
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in teacher.parameters()}
@@ -48,6 +58,8 @@ def frozen_teacher(
     if bf16:
         frozen = frozen.bfloat16()
     enable_capture(frozen)
+    if int8:
+        quantise(frozen)
     frozen.eval().to(device)
     if frozen.device.type == "cpu":
         pack(frozen)
@@ -67,7 +79,9 @@ def teacher_for(
     if teacher is None:
         raise UserError(f"method {args.method!r} needs a teacher: pass teacher=…")
     check_same_ids(teacher, student)
-    return frozen_teacher(teacher, args.device, bf16=bool(args.teacher_bf16))
+    precision = args.teacher_precision
+    bf16 = precision == "bfloat16" or (precision == "int8" and bool(args.bf16))
+    return frozen_teacher(teacher, args.device, bf16=bf16, int8=precision == "int8")
 
 
 def warn_if_untrained(batches: Iterable[tuple[Prediction | TopTokens, Tensor]]) -> None:
@@ -102,11 +116,58 @@ def pack(model: PreTrainedModel) -> None:
     read its weight. Only float32 and bfloat16 weights are packed, and only on x86 with a PyTorch
     that has the operations. A packed model cannot be trained.
     """
+    _replace_linear(
+        model, lambda layer: _PackedLinear(layer) if _can_pack(layer.weight.dtype) else layer
+    )
+
+
+def quantise(model: PreTrainedModel) -> None:
+    """Quantise the weights of linear layers to 8 bits, in place (Dettmers et al. 2022).
+
+    bitsandbytes computes their products; it quantises the weights when the model moves to its
+    device. The output layer stays as it is, because losses read its weight.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+    library = require_bitsandbytes()
+
+    def convert(layer: nn.Linear) -> nn.Module:
+        size = layer.in_features, layer.out_features
+        converted: nn.Module = library.nn.Linear8bitLt(
+            *size, bias=False, has_fp16_weights=False, threshold=OUTLIER, device="meta"
+        )
+        converted.weight = library.nn.Int8Params(
+            layer.weight.detach(), requires_grad=False, has_fp16_weights=False
+        )
+        converted.bias = layer.bias
+        return converted
+
+    _replace_linear(model, convert)
+
+
+def require_bitsandbytes() -> Any:
+    """Import bitsandbytes, an extra.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise missing_library("bitsandbytes", error) from error
+    # It warns in every product that it computes in float16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    return bitsandbytes
+
+
+def _replace_linear(model: PreTrainedModel, convert: Callable[[nn.Linear], nn.Module]) -> None:
+    """Replace all linear layers of a model but its output layer."""
     head = model.get_output_embeddings()
     for module in list(model.modules()):
         for name, layer in module.named_children():
-            if type(layer) is nn.Linear and layer is not head and _can_pack(layer.weight.dtype):
-                setattr(module, name, _PackedLinear(layer))
+            if type(layer) is nn.Linear and layer is not head:
+                setattr(module, name, convert(layer))
 
 
 class _PackedLinear(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
@@ -21,6 +21,9 @@ from a2d.suggestions import nearest
 
 SCHEDULES = ("linear", "cosine", "inverse_sqrt", "constant_with_warmup")
 """Learning-rate schedules of transformers without further arguments."""
+
+Precision = Literal["float32", "bfloat16", "int8"]
+"""Precision of a teacher beside its student."""
 
 
 def _one_of(setting: str, names: Collection[str]) -> AfterValidator:

@@ -303,7 +303,7 @@ class A2DTrainer(ResumingTrainer):
 
     @torch.no_grad()
     def _teacher_outputs(self, inputs: dict[str, Any], needs: Needs | None) -> Outputs:
-        needs_autocast = self.args.fp16 and not self.args.teacher_bf16
+        needs_autocast = self.args.fp16 and self.args.teacher_precision == "float32"
         with self.accelerator.autocast() if needs_autocast else nullcontext():
             return model_outputs(self.teacher, inputs, needs)
 

@@ -126,6 +126,8 @@ class Student(Model):
             settings["plugins"] = plugins
         if needs.uses_outputs and recipe.teacher.cache:
             settings["cache"] = True
+        if needs.uses_outputs and recipe.teacher.precision is not None:
+            settings["teacher_precision"] = recipe.teacher.precision
         name = f"{method.name}-{size}-seed{seed}"
         folder = run.folder / "models" / name
         training = recipe.training
