@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a2d.models.tokenizer import train_tokenizer
-from a2d.text import storage
+from a2d.runs.splits import text_hash
+from a2d.text import held_out, storage
 from a2d.text.batching import lengths, tokenise
 from a2d.text.cleaning import clean
 from a2d.text.corpus import iterate_corpus, read_corpus
@@ -36,6 +37,32 @@ def test_behaves_as_a_list(pairs, part, index):
     if index < len(pairs):
         assert stored[index] == pairs[index]
     assert list(Texts(stored)) == [text for pair in pairs for text in pair]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.builds(Pair, TEXT, TEXT), st.booleans()), max_size=12),
+    st.integers(1, 5),
+)
+def test_has_the_hash_of_a_list(flagged, size):
+    pairs, flags = [pair for pair, _ in flagged], np.array([flag for _, flag in flagged], bool)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "PART", size)
+        stored = StoredPairs(pairs)
+    left = [pair for pair, flag in flagged if flag]
+    assert text_hash(stored, PAIRS[:2]) == text_hash(pairs, PAIRS[:2])
+    assert text_hash(stored.select(flags)) == text_hash(left)
+    assert text_hash(StoredPairs.joined([stored, stored])) == text_hash(pairs * 2)
+
+
+@given(
+    st.lists(st.integers(0, 9), max_size=30),
+    st.lists(st.integers(0, 9), max_size=5),
+)
+def test_a_few_numbers_are_found_among_many(many, few):
+    many, few = np.array(many, np.uint64), np.array(few, np.uint64)
+    assert held_out._are_among(many, few).tolist() == np.isin(many, few).tolist()
+    assert held_out._occur(few, many).tolist() == np.isin(few, many).tolist()
 
 
 def test_holds_more_than_a_batch():

@@ -22,8 +22,8 @@ from a2d.text.identification import count_other_languages, languages_to_check
 from a2d.text.known import KnownTranslations
 from a2d.text.monolingual import clean_text, iterate_text
 from a2d.text.pairs import Pair
-from a2d.text.parts import parts, usable_cores
-from a2d.text.storage import StoredPairs
+from a2d.text.parts import usable_cores
+from a2d.text.storage import StoredPairs, tables_of
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +80,8 @@ def text_hash(*splits: Sequence[Pair]) -> str:
     """Hash sets of sentence pairs, and the ends of the sets."""
     digest = hashlib.sha256()
     for split in splits:
-        for part in parts(split):
-            digest.update("".join(f"{pair.source}\t{pair.target}\n" for pair in part).encode())
+        for part in tables_of(split):
+            digest.update(part)
         digest.update(b"\0")
     return digest.hexdigest()[:16]
 

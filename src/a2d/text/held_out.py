@@ -34,9 +34,24 @@ def leaks(train: Sequence[Pair], heldout: Sequence[Pair], processes: int = 1) ->
     """Return the indices, from 0, of the held-out pairs that `overlap` counts."""
     known, looked_for = gist_hashes(train, processes), gists_of(heldout)
     filled = np.array([list(map(bool, pair)) for pair in heldout], bool).reshape(-1, 2)
-    occurs = [np.isin(looked_for[:, side], known[:, side]) & filled[:, side] for side in (0, 1)]
+    occurs = [_occur(looked_for[:, side], known[:, side]) & filled[:, side] for side in (0, 1)]
     found: list[int] = np.flatnonzero(occurs[0] | occurs[1]).tolist()
     return found
+
+
+def _occur(few: np.ndarray, many: np.ndarray) -> np.ndarray:
+    """Return which of a few numbers occur among many, without sorting those."""
+    return np.isin(few, many[_are_among(many, few)])
+
+
+def _are_among(many: np.ndarray, few: np.ndarray) -> np.ndarray:
+    """Return which of many numbers are among a few."""
+    ordered = np.sort(few)
+    if not len(ordered):
+        return np.zeros(len(many), bool)
+    places = np.searchsorted(ordered, many)
+    same: np.ndarray = ordered[np.minimum(places, len(ordered) - 1)] == many
+    return same
 
 
 def hold_out(
@@ -65,7 +80,7 @@ def hold_out(
             sources.add(source)
             targets.add(target)
     drawn = hashes[indices]
-    similar = [np.isin(hashes[:, side], drawn[:, side]) for side in (0, 1)]
+    similar = [_are_among(hashes[:, side], drawn[:, side]) for side in (0, 1)]
     return [pairs[index] for index in sorted(indices)], select(pairs, ~(similar[0] | similar[1]))
 
 

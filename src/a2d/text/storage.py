@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar, overload
 
 import numpy as np
 import pyarrow
+import pyarrow.compute as compute
 from datasets import Dataset, concatenate_datasets
 
 from a2d.files import temporary_folder
@@ -117,6 +118,23 @@ def select(pairs: PairSequence, flags: np.ndarray) -> PairSequence:
     if isinstance(pairs, StoredPairs):
         return pairs.select(flags)
     return [pair for pair, flag in zip(pairs, flags, strict=True) if flag]  # type: ignore[return-value]
+
+
+def tables_of(pairs: Sequence[Pair]) -> Iterator[bytes | memoryview]:
+    """Yield the pairs as tab-separated text with one pair a line, in UTF-8, part by part."""
+    if not isinstance(pairs, StoredPairs):
+        yield "".join(f"{pair.source}\t{pair.target}\n" for pair in pairs).encode()
+        return
+    for batch in pairs.batches():
+        rows = compute.binary_join_element_wise(*batch.columns, "\t")
+        yield _joined_text(compute.binary_join_element_wise(rows, "", "\n"))
+
+
+def _joined_text(texts: pyarrow.StringArray) -> memoryview:
+    """Return the texts of a column without their ends, which lie one after the other in memory."""
+    _, ends, text = texts.buffers()
+    places = np.frombuffer(ends, np.int32)
+    return memoryview(text)[places[texts.offset] : places[texts.offset + len(texts)]]
 
 
 def sample_evenly(pairs: PairSequence, count: int) -> PairSequence:
