@@ -1,5 +1,6 @@
 """Several processes read a large file as one process reads it."""
 
+import json
 import logging
 
 import pytest
@@ -84,6 +85,33 @@ def test_any_table_or_pair_of_files(tmp_path_factory, first, second, size):
             assert outcome(lambda spec=spec: in_parts(spec)) == expected
 
 
+TEXT = st.sampled_from(["", "ja", "źěło", "a &amp; b"])
+RECORDS = st.one_of(
+    st.fixed_dictionaries({"source": TEXT, "target": TEXT}),
+    st.fixed_dictionaries({"de": TEXT, "dsb": TEXT}, optional={"score": TEXT}),
+    st.fixed_dictionaries({"translation": st.fixed_dictionaries({"de": TEXT, "dsb": TEXT})}),
+    st.fixed_dictionaries({"source": st.just(None), "target": TEXT}),
+    st.dictionaries(TEXT, TEXT, max_size=3),
+    st.integers(),
+)
+OBJECTS = st.one_of(
+    RECORDS.map(json.dumps), st.sampled_from(["", " ", "{", "[", "[{}]", "\ufeff{}", "\\"])
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(OBJECTS, max_size=10), st.integers(1, 4))
+def test_any_json_lines(tmp_path_factory, rows, size):
+    path = tmp_path_factory.mktemp("json") / "x.jsonl"
+    path.write_text("\n".join(rows), "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "LINES", size)
+        keys = {"path": str(path), "source": "dsb", "target": "de"}
+        for spec in (path, keys):
+            expected = outcome(lambda spec=spec: sequentially(spec))
+            assert outcome(lambda spec=spec: in_parts(spec)) == expected
+
+
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([b"", b"a", b"bc", b"\xc5\xa1"]), max_size=9), st.integers(1, 4))
 def test_ranges_are_the_lines_of_the_file(tmp_path_factory, content, size):
@@ -106,13 +134,22 @@ def test_a_header_is_read_once_and_names_the_columns_of_all_parts(tmp_path, monk
     assert [pair.target for pair in pairs] == [f"słowo {number}" for number in range(7)]
 
 
-@pytest.mark.parametrize("name", ["x.tsv.gz", "utf16.tsv", "x.jsonl"])
+@pytest.mark.parametrize("name", ["x.tsv.gz", "utf16.tsv", "x.json", "x.csv"])
 def test_other_files_are_read_as_a_whole(tmp_path, name, monkeypatch):
     monkeypatch.setattr(bulk, "LINES", 2)
     path = tmp_path / name
-    path.write_bytes("ja\tjo\n".encode("utf-16" if "16" in name else "utf-8") * 5)
+    text = "ja\tjo\n" * 5 if name != "x.json" else '[\n{"source": "ja", "target": "jo"}\n]\n'
+    path.write_text(text, "utf-16" if "16" in name else "utf-8")
     (reader,) = readers(path, "train", None)
     assert not _ranges(reader)
+
+
+def test_json_lines_are_read_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(bulk, "LINES", 2)
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"source": "ja", "target": "jo"}\n' * 5, "utf-8")
+    (reader,) = readers(path, "train", None)
+    assert len(_ranges(reader)) == 3
 
 
 def test_long_lines_are_skipped_within_their_part(tmp_path, monkeypatch):

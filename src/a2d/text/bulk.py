@@ -44,8 +44,8 @@ def read_stored(reader: Reader, reading: ReadingReport, processes: int) -> Store
     Args:
         reader: reader of the file.
         reading: counts, to which everything is added.
-        processes: number of processes, for tables and plain text of several hundred thousand lines
-            that are not compressed.
+        processes: number of processes, for tables, JSON lines and plain text of several hundred
+            thousand lines that are not compressed.
 
     Raises:
         UserError: as in `Reader.read`, or a process was killed.
@@ -89,4 +89,6 @@ def _ranges(reader: Reader) -> list[tuple[LineRange, ...]]:
 
 def _is_divisible(path: Path) -> bool:
     file_format = format_of(path)
-    return file_format.read_part is not None and not FORMATS.plugin(file_format.name)
+    if file_format.read_part is None or FORMATS.plugin(file_format.name):
+        return False
+    return file_format.has_lines is None or file_format.has_lines(path)

@@ -41,6 +41,8 @@ class Format:
             `read_part(ranges, selection)` with `LineRange` (`a2d.text.files`). Several processes
             then read a large file. Only this package's formats are read so: the processes do not
             load plugins.
+        has_lines: whether the entries of a file are its lines, called as `has_lines(path)`; None:
+            those of all files are. `read_part` reads no other files.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Format:
     scores: bool = False
     extra: str | None = None
     read_part: Callable[[Sequence[LineRange], Selection], Entries] | None = None
+    has_lines: Callable[[Path], bool] | None = None
 
 
 def _aligned(source: Path, target: Path, selection: Selection) -> Entries:
@@ -137,7 +140,15 @@ for _format in (
     Format(
         "comma-separated values", (".csv",), tables.comma_separated, keys="columns", scores=True
     ),
-    Format("JSON", (".jsonl", ".ndjson", ".json"), records.json_records, keys="keys", scores=True),
+    Format(
+        "JSON",
+        (".jsonl", ".ndjson", ".json"),
+        records.json_records,
+        keys="keys",
+        scores=True,
+        read_part=records.json_part,
+        has_lines=records.has_objects_by_line,
+    ),
     Format("Parquet", (".parquet",), records.parquet, keys="keys", scores=True),
     Format(
         "translation memory",

@@ -6,6 +6,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from a2d.errors import UserError, first_line
 from a2d.quoting import WIDTH, listed, quoted, shorten
 from a2d.text.bounds import MAX_COLUMNS, MAX_LINE, MAX_SKIPPED, format_size
 from a2d.text.encodings import UNREADABLE, decode, encoding_of, peek_start
-from a2d.text.files import blocks, expand_path, lines, open_binary
+from a2d.text.files import LineRange, blocks, expand_path, lines, open_binary
 from a2d.text.languages import is_language, same_language
 from a2d.text.pairs import Entries, Keys, Languages, Malformed, Omitted, Selection, normal_pair
 from a2d.text.tables import columns_by_name
@@ -24,14 +26,36 @@ Records = Iterator[tuple[str, object]]
 
 def json_records(path: Path, selection: Selection) -> Entries:
     """Read one object per line, or an array of objects."""
-    with open_binary(path) as file:
-        beginning = decode(peek_start(file))
-    parse = _array_records if _ARRAY.match(beginning) else _line_records
+    parse = _line_records if has_objects_by_line(path) else _array_records
     return _pairs(str(path), parse(path), selection)
 
 
-def _line_records(path: Path) -> Records:
-    for number, line in enumerate(lines(path), start=1):
+def json_part(ranges: Sequence[LineRange], selection: Selection) -> Entries:
+    """Read the objects of some lines, whose keys may be known from the lines before."""
+    (part,) = ranges
+    before = LineRange(part.path, 0, part.start, 1)
+    keys = selection.keys or _first_keys(before, selection)
+    return _pairs(str(part.path), _line_records(part), replace(selection, keys=keys))
+
+
+def has_objects_by_line(path: Path) -> bool:
+    """Return whether a JSON file has one object per line, and is no array of objects."""
+    with open_binary(path) as file:
+        return _ARRAY.match(decode(peek_start(file))) is None
+
+
+def _first_keys(lines_before: LineRange, selection: Selection) -> Keys | None:
+    """Find the keys of the first record that has some, in the lines before a part."""
+    for _, record in _line_records(lines_before):
+        if isinstance(record, Mapping):
+            with suppress(_NoPairError):
+                return _guess_keys(str(lines_before.path), record, selection.languages)
+    return None
+
+
+def _line_records(source: Path | LineRange) -> Records:
+    path, first = (source, 1) if isinstance(source, Path) else (source.path, source.first)
+    for number, line in enumerate(lines(source), start=first):
         if isinstance(line, Malformed):
             yield line.where, line
             continue
