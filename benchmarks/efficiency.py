@@ -20,13 +20,15 @@ from pathlib import Path
 # Other imports are in functions: processes that share the preparation import this file.
 
 WORK = ("preparation", "translation")
+STUDENT = "{encoder_layers: 2, decoder_layers: 1, heads: 4, width: 32, feed_forward: 64}"
+"""Student that a recipe needs; it is not trained."""
 
 
 def main() -> None:
     """Measure in processes of their own, show and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--pairs", type=int, default=4_000_000, help="pairs to prepare")
-    parser.add_argument("--sentences", type=int, default=12_000, help="sentences to translate")
+    parser.add_argument("--sentences", type=int, default=20_000, help="sentences to translate")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--busy", action="store_true", help="measure on a busy machine, too")
     parser.add_argument("--name", default="efficiency", help="name of the file in results")
@@ -78,7 +80,7 @@ def make_memory(path: Path, count: int) -> None:
     """Write different pairs of the sample memory: what it lacks is repeated with a number."""
     from a2d.text.corpus import read_corpus
 
-    pairs = read_corpus("builtin:en-pt/memory")
+    pairs = read_corpus("builtin:en-pt/memory", languages=("en", "pt"))
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
             pair, turn = pairs[number % len(pairs)], number // len(pairs)
@@ -128,6 +130,7 @@ def translate(corpus: Path, workers: int) -> float:
             *held_out,
             *LANGUAGE_OFF,
             "teacher.path=builtin:en-pt",
+            f"students=[{STUDENT}]",
             "methods=[seqkd]",
             "sequences.engine=ctranslate2",
             f"compute.parallel={workers}",

@@ -64,6 +64,7 @@ a2d.models.activations.SENTENCES = 100
 """Beginning of programs that prune a teacher by less text than users do."""
 
 
+@pytest.mark.full
 def test_the_notebook_runs(tmp_path):
     cells = json.loads((ROOT / "docs/notebook.ipynb").read_text("utf-8"))["cells"]
     assert len(cells) == 10

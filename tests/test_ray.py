@@ -1,6 +1,5 @@
 """Runs on Ray have the results of runs without it, also when nodes die."""
 
-import os
 import subprocess
 import time
 
@@ -51,7 +50,6 @@ def expected(corpus, tmp_path_factory):  # noqa: F811
     return outputs(folder)
 
 
-@pytest.mark.full
 @pytest.mark.slow
 def test_a_cluster_of_this_machine(corpus, tmp_path, expected):  # noqa: F811
     run(corpus, tmp_path / "run", *METHODS, *RAY)
@@ -59,12 +57,10 @@ def test_a_cluster_of_this_machine(corpus, tmp_path, expected):  # noqa: F811
     assert not ray.is_initialized()
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_nodes_that_die(corpus, tmp_path, expected):  # noqa: F811
-    """Of three nodes one dies while two train a model, in the full suite twice.
-
-    No hand is laid on the run.
-    """
+    """Of three nodes one dies twice while two train a model. No hand is laid on the run."""
     folder = tmp_path / "run"
     place = {"node_ip_address": LOOPBACK, "include_dashboard": False}
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **place})
@@ -78,7 +74,7 @@ def test_nodes_that_die(corpus, tmp_path, expected):  # noqa: F811
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for moment in MOMENTS if os.environ.get("SUITE") == "full" else MOMENTS[:1]:
+        for moment in MOMENTS:
             while not any(folder.glob(moment)) and process.poll() is None:
                 time.sleep(0.03)
             assert process.poll() is None, process.stdout.read()

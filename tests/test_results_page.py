@@ -137,3 +137,29 @@ def test_duels_are_between_students_of_one_seed(page, folder):
     gain = score(HYPOTHESES["a2d-1"], REFERENCES).bleu - score(HYPOTHESES["kd-1"], REFERENCES).bleu
     assert line.startswith(f"`a2d` over `kd`: {gain:+.2f} (")
     assert line.endswith("/1)")
+
+
+def test_ranking_has_gaps_and_ranks(page):
+    bleu = {
+        "kd": {"3+3x8": (10.0, 11.0), "2+1x8": (5.0, 5.0)},
+        "a2d": {"3+3x8": (12.0, 11.0), "2+1x8": (6.0, 4.0)},
+    }
+    rows = [replace(row("teacher", REFERENCES), student="6+6x4")]
+    rows += [
+        replace(row(f"{method}-{seed}", REFERENCES), student=shape, seed=seed, bleu=scores[seed - 1])
+        for method, shapes in bleu.items()
+        for shape, scores in shapes.items()
+        for seed in (1, 2)
+    ]
+    head, _, first, second = page.ranking(rows).split("\n")
+    assert head.split(" | ")[1:3] == ["3+3×8", "2+1×8"]
+    # Gaps of a2d: 0, 0, 0, 1; of kd: 2, 0, 1, 0. Ranks of a2d: 1, 1, 1, 2; of kd: 2, 1, 2, 1.
+    assert first == "| `a2d` | 0.00 | 0.50 | 0.25 (0.00 to 0.75) | 1.2 |"
+    assert second == "| `kd` | 1.00 | 0.50 | 0.75 (0.00 to 1.50) | 1.5 |"
+
+
+def test_a_method_that_lacks_a_training_cannot_be_ranked(page):
+    rows = [replace(row(f"kd-{seed}", REFERENCES), seed=seed, bleu=1.0) for seed in (1, 2)]
+    rows.append(replace(row("a2d-1", REFERENCES), method="a2d", bleu=2.0))
+    with pytest.raises(AssertionError):
+        page.ranking(rows)

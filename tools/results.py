@@ -22,6 +22,7 @@ from typing import Any
 
 import regions
 import yaml
+from ranking import ranking
 
 from a2d.runs import plots, results
 from a2d.runs.report import millions, spread
@@ -69,6 +70,8 @@ def experiment(folder: Path, about: dict[str, Any]) -> tuple[str, str]:
         histories = dict(curves(folder, rows, about["curves"]))
         plots.wall_clock(histories, PICTURES / f"{folder.name}-curves.png")
         lines.append(f"![Validation BLEU by training time](results/{folder.name}-curves.png)")
+    if about.get("ranking"):
+        lines.append(ranking(rows))
     if "duels" in about:
         lines.append(f"Compared directly: {'; '.join(duels(folder, rows, about['duels']))}.")
     return "\n\n".join(lines), facts(rows, about)
