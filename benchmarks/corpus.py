@@ -54,6 +54,7 @@ def measure(count: int, settings: list[str]) -> dict[str, dict[str, float]]:
     from a2d.runs.run import open_run
     from a2d.runs.stages.corpus import Corpus
     from a2d.runs.stages.vocabulary import Tokens, Vocabulary
+    from a2d.text.parts import kept_processes
 
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as place:
@@ -61,11 +62,12 @@ def measure(count: int, settings: list[str]) -> dict[str, dict[str, float]]:
         make_corpus(table, count)
         recipe = load_recipe("methods", [f"corpus.train={table}", *LANGUAGE_OFF, *settings])
         figures["table"] = {"seconds": 0, "MB of its file": table.stat().st_size / 1e6}
-        with measured(figures, "reading, cleaning, leaks"):
-            run = open_run(recipe, folder)
-        for kind in (Corpus, Vocabulary, Tokens):
-            with measured(figures, kind.__name__.lower()):
-                kind.carry_out(run)
+        with kept_processes():
+            with measured(figures, "reading, cleaning, leaks"):
+                run = open_run(recipe, folder)
+            for kind in (Corpus, Vocabulary, Tokens):
+                with measured(figures, kind.__name__.lower()):
+                    kind.carry_out(run)
         kept = run.corpus.sizes["train"]
     show(f"{count:,} pairs, {kept:,} of them kept", figures)
     return figures

@@ -97,14 +97,16 @@ def prepare(corpus: Path, workers: int) -> float:
     from a2d.runs.run import open_run
     from a2d.runs.stages.corpus import Corpus
     from a2d.runs.stages.vocabulary import Tokens, Vocabulary
+    from a2d.text.parts import kept_processes
 
     silence_libraries()
     recipe = load_recipe("methods", [f"corpus.train={corpus}", *LANGUAGE_OFF])
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        run = open_run(recipe, Path(folder) / "run")
-        for kind in (Corpus, Vocabulary, Tokens):
-            kind.carry_out(run)
+        with kept_processes():
+            run = open_run(recipe, Path(folder) / "run")
+            for kind in (Corpus, Vocabulary, Tokens):
+                kind.carry_out(run)
         return time.perf_counter() - start
 
 

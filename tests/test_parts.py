@@ -1,5 +1,6 @@
 """Large corpora are worked on in parts by several processes, with the same results."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from part_tasks import die, first_and_process, refuse
+from part_tasks import count_pairs, die, first_and_process, refuse
 
 from a2d.errors import UserError
 from a2d.models.tokenizer import train_tokenizer
@@ -23,7 +24,7 @@ from a2d.text.corpus import read_corpus
 from a2d.text.gists import gist, hash_gists, hash_texts
 from a2d.text.held_out import hold_out, overlap
 from a2d.text.pairs import Pair
-from a2d.text.parts import map_parts, usable_cores
+from a2d.text.parts import kept_processes, map_parts, usable_cores
 from a2d.text.rarity import rarest_words
 from a2d.text.storage import StoredPairs, Texts, sample_evenly
 
@@ -60,6 +61,32 @@ class TestProcesses:
         tokenizer = train_tokenizer(Texts(stored), 600)
         assert tokenise(stored, tokenizer)[:] == tokenise(stored, tokenizer, 2)[:]
 
+    def test_steps_can_use_the_same_processes(self):
+        stored, others = StoredPairs(PAIRS), multiprocessing.active_children()
+        with kept_processes():
+            steps = [list(map_parts(first_and_process, stored, 2)) for _ in range(3)]
+            with kept_processes():
+                steps.append(list(map_parts(count_pairs, stored, 2)))
+            assert steps[3] == [100] * 15
+            children = {child.pid for child in multiprocessing.active_children()}
+        for step in steps[:3]:
+            assert [result[:2] for result in step] == [(pair, 100) for pair in PAIRS[::100]]
+            assert {process for _, _, process in step} <= children
+        assert multiprocessing.active_children() == others
+
+    def test_an_error_ends_kept_processes(self):
+        others = multiprocessing.active_children()
+
+        def count_and_refuse():
+            with kept_processes():
+                assert len(list(map_parts(count_pairs, StoredPairs(PAIRS), 2))) == 15
+                list(map_parts(refuse, StoredPairs(PAIRS), 2))
+
+        with pytest.raises(UserError, match="100 pairs are refused"):
+            count_and_refuse()
+        assert multiprocessing.active_children() == others
+        assert list(map_parts(count_pairs, StoredPairs(PAIRS), 2)) == [100] * 15
+
     def test_errors_reach_the_caller(self):
         with pytest.raises(UserError, match="100 pairs are refused"):
             list(map_parts(refuse, StoredPairs(PAIRS), 2))
@@ -77,12 +104,14 @@ def clean_list(rules):
 PROGRAM = """
 import time
 from a2d.interruptions import Interrupted, interruptible
-from a2d.text.parts import in_processes
+from a2d.text.parts import in_processes, kept_processes
 if __name__ == "__main__":
     try:
         with interruptible():
             print("started", flush=True)
-            list(in_processes(time.sleep, [60] * 4, 2))
+            with kept_processes():
+                list(in_processes(abs, [1], 2))
+                list(in_processes(time.sleep, [60] * 4, 2))
     except Interrupted:
         print("interrupted", flush=True)
 """

@@ -146,7 +146,9 @@ def test_ranking_has_gaps_and_ranks(page):
     }
     rows = [replace(row("teacher", REFERENCES), student="6+6x4")]
     rows += [
-        replace(row(f"{method}-{seed}", REFERENCES), student=shape, seed=seed, bleu=scores[seed - 1])
+        replace(
+            row(f"{method}-{seed}", REFERENCES), student=shape, seed=seed, bleu=scores[seed - 1]
+        )
         for method, shapes in bleu.items()
         for shape, scores in shapes.items()
         for seed in (1, 2)

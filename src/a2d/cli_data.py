@@ -92,13 +92,14 @@ def convert(
     from a2d.text.cleaning import clean
     from a2d.text.corpus import store_corpus
     from a2d.text.files import expand_path
-    from a2d.text.parts import usable_cores
+    from a2d.text.parts import kept_processes, usable_cores
     from a2d.text.writing import check_output, write_pairs
 
     check_output(expand_path(output), overwrite)
     spec, rules = _corpus_and_rules(files, source, target)
-    pairs, _ = store_corpus(spec, "data", _languages(source, target), usable_cores())
-    remaining, report = clean(pairs, **rules, processes=usable_cores())
+    with kept_processes():
+        pairs, _ = store_corpus(spec, "data", _languages(source, target), usable_cores())
+        remaining, report = clean(pairs, **rules, processes=usable_cores())
     if not remaining:
         raise UserError(f"data: cleaning leaves no pair ({report.as_dict()}): loosen its rules.")
     write_pairs(remaining, output)

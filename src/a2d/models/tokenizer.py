@@ -325,7 +325,8 @@ def _count_characters(texts: Iterable[str]) -> dict[str, int]:
     counts = np.zeros(sys.maxunicode + 1, np.int64)
     for batch in _batches(texts):
         codes = np.frombuffer("".join(batch).encode("utf-32-le", "surrogatepass"), np.uint32)
-        counts += np.bincount(codes, minlength=len(counts))
+        found = np.bincount(codes)
+        counts[: len(found)] += found
     counts[ord(SPACE)] += 1 + counts[ord(" ")]
     counts[ord(" ")] = 0
     return {chr(code): int(counts[code]) for code in np.flatnonzero(counts)}

@@ -56,6 +56,7 @@ from a2d.runs.stages.vocabulary import Tokens, Vocabulary
 from a2d.runs.training import TrainingInputs, check_models
 from a2d.teachers import model_path
 from a2d.text.pairs import Pair
+from a2d.text.parts import kept_processes
 
 logger = logging.getLogger(__name__)
 
@@ -240,35 +241,43 @@ def carry_out(
         check_command(recipe.teacher.command)
     if not dry:
         console.print(f"Log: {escape(str(folder / LOG_FILE))}", highlight=False, soft_wrap=True)
-    run = open_run(recipe, folder, console)
-    check_folders(run.stages, folder)
-    for stage in run.stages:
-        stage.check()
-    for place in (*report.folders(run), run.inputs.tensorboard):
-        require_folder(place)
-    require_space(folder, space_needed(run))
-    with _locked(folder), log_to(log_file(folder / LOG_FILE)), EnergyMeter() as meter, run:
-        write_text(folder / RECIPE, yaml.safe_dump(run.recipe.model_dump(), sort_keys=False))
-        run.corpus.save(folder)
-        for warning in run.corpus.warnings:
-            run.warn(warning)
+    with ExitStack() as preparing:
+        preparing.enter_context(kept_processes())
+        run = open_run(recipe, folder, console)
+        check_folders(run.stages, folder)
         for stage in run.stages:
-            if not stage.restored_when_needed:
-                run.restore(stage)
-        _show_corpus(run)
-        with show_activity(console, "Preparing the vocabulary…"):
-            for kind in PREPARATION:
-                kind.carry_out(run)
-        check_models(trained_models_of(run), run.inputs)
-        if preview is not None:
-            preview(run)
-        if not dry:
-            _show_trained_models(run)
-            for kind in AFTER_PREPARATION:
-                kind.carry_out(run)
-            run.end_workers()
-            report.write(run, meter)
+            stage.check()
+        for place in (*report.folders(run), run.inputs.tensorboard):
+            require_folder(place)
+        require_space(folder, space_needed(run))
+        with _locked(folder), log_to(log_file(folder / LOG_FILE)), EnergyMeter() as meter, run:
+            _prepare(run)
+            preparing.close()
+            check_models(trained_models_of(run), run.inputs)
+            if preview is not None:
+                preview(run)
+            if not dry:
+                _show_trained_models(run)
+                for kind in AFTER_PREPARATION:
+                    kind.carry_out(run)
+                run.end_workers()
+                report.write(run, meter)
     return run
+
+
+def _prepare(run: Run) -> None:
+    """Write the recipe and the corpus, and carry out the stages before the trainings."""
+    write_text(run.folder / RECIPE, yaml.safe_dump(run.recipe.model_dump(), sort_keys=False))
+    run.corpus.save(run.folder)
+    for warning in run.corpus.warnings:
+        run.warn(warning)
+    for stage in run.stages:
+        if not stage.restored_when_needed:
+            run.restore(stage)
+    _show_corpus(run)
+    with show_activity(run.console, "Preparing the vocabulary…"):
+        for kind in PREPARATION:
+            kind.carry_out(run)
 
 
 def open_run(recipe: Recipe, folder: Path, console: Console | None = None) -> Run:
