@@ -9,8 +9,11 @@ import fsspec
 import pytest
 
 from a2d import UserError
+from a2d.runs.corpus_record import hash_of_inputs
+from a2d.runs.recipe import load_recipe
 from a2d.text import remote
-from a2d.text.corpus import read_corpus
+from a2d.text.corpus import places, read_corpus
+from a2d.text.monolingual import iterate_text
 from a2d.text.pairs import Pair
 
 PAIRS = [Pair("ein Haus", "a house"), Pair("ein Baum", "a tree")]
@@ -63,6 +66,44 @@ def test_two_sides_and_mappings():
     assert read_corpus(files, languages=("de", "en")) == PAIRS
     spec = {"path": "memory://two/table.csv", "source": "german", "target": "english"}
     assert read_corpus(spec) == PAIRS
+
+
+def test_a_pattern_stands_for_all_files_that_match():
+    for number, content in enumerate([TABLE, b"ein Hund\ta dog\n", b"eine Maus\ta mouse\n"]):
+        put(f"/parts/train-{number}.tsv", content)
+    put("/parts/test.tsv", b"nichts\tnothing\n")
+    others = [Pair("ein Hund", "a dog"), Pair("eine Maus", "a mouse")]
+    assert read_corpus("memory://parts/train-*.tsv") == [*PAIRS, *others]
+    swapped = {"path": "memory://parts/train-*.tsv", "source": 2, "target": 1}
+    assert read_corpus(swapped)[-1] == Pair("a mouse", "eine Maus")
+    one = {"path": "memory://parts/*-2.tsv", "source": 2, "target": 1}
+    assert read_corpus([one, "memory://parts/te*"])[-1] == Pair("nichts", "nothing")
+    assert places(["memory://parts/train-*.tsv"])[2].endswith("parts/train-2.tsv")
+    with pytest.raises(UserError, match=r"train: no file matches 'memory://parts/\*\.csv'"):
+        read_corpus("memory://parts/*.csv", "train")
+
+
+def test_a_pattern_of_paths(tmp_path):
+    sides = {"b.de": "ein Haus\nein Baum\n", "b.en": "a house\na tree\n"}
+    for name, text in sides.items():
+        (tmp_path / name).write_text(text)
+    assert read_corpus(f"{tmp_path}/b.*", languages=("de", "en")) == PAIRS
+    assert list(iterate_text(f"{tmp_path}/*.de")) == ["ein Haus", "ein Baum"]
+    (tmp_path / "a*.tsv").write_bytes(TABLE)
+    (tmp_path / "ab.tsv").write_text("no table")
+    assert read_corpus(tmp_path / "a*.tsv") == PAIRS  # the name of a file
+    with pytest.raises(UserError, match="no file matches"):
+        read_corpus(f"{tmp_path}/*.jsonl")
+
+
+def test_a_new_file_of_a_pattern_is_a_change(tmp_path):
+    (tmp_path / "a.tsv").write_bytes(TABLE)
+    recipe = load_recipe("methods", [f"corpus.train={tmp_path}/*.tsv"])
+    before = hash_of_inputs(recipe)
+    assert before == hash_of_inputs(recipe)
+    (tmp_path / "b.tsv").write_bytes(TABLE)
+    assert before is not None
+    assert hash_of_inputs(recipe) not in (before, None)
 
 
 def test_a_copy_is_used_until_the_file_changes(cache):

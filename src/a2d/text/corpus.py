@@ -20,7 +20,7 @@ from a2d.text.formats import are_two_sides, describe_formats, format_of, holds_o
 from a2d.text.languages import base_code, check_codes, names_language
 from a2d.text.pairs import Entries, Keys, Languages, Pair, Selection, Threshold
 from a2d.text.reading import Reader, ReadingReport, no_pairs_message
-from a2d.text.remote import input_path
+from a2d.text.remote import input_path, matching
 from a2d.text.storage import StoredPairs
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ def read_corpus(
               `prop`), and its minimum;
             - `{"dataset": ..., "config": ..., "split": ..., "source": ..., "target": ...}`: a
               Hugging Face dataset by name, or a folder; only `dataset` is required;
+            - a path with `*`: all files that match, in the order of their names;
             - a list of any number of these. Files that hold one language are paired in their
               order; a list of two files inside the list is such a pair.
 
@@ -182,20 +183,35 @@ def readers(spec: Spec, name: str, languages: tuple[str, str] | None) -> list[Re
     """
     codes = Languages(*languages) if languages else None
     check_codes(languages or ())
-    if isinstance(spec, str | Path | Mapping) or not isinstance(spec, Sequence) or not spec:
-        return [_reader(spec, name, codes)]
-    result, remaining = [], list(spec)
+    if isinstance(spec, Sequence) and not isinstance(spec, str) and spec:
+        specs = [each for item in spec for each in _expanded(item)]
+    else:
+        specs = _expanded(spec)
+        if len(specs) == 1:
+            return [_reader(specs[0], name, codes)]
+    result, remaining = [], list(specs)
     while remaining:
         first, second = remaining.pop(0), next(iter(remaining), None)
         if isinstance(first, list | tuple):
             result.append(_two_files(first, codes))
         elif _are_two_sides(first, second, codes):
             result.append(_two_files([first, remaining.pop(0)], codes))
-        elif len(spec) > 1 and _is_file(first) and holds_one_language(input_path(first)):
+        elif len(specs) > 1 and _is_file(first) and holds_one_language(input_path(first)):
             raise _lone_file(input_path(first))
         else:
             result.append(_reader(first, name, codes))
     return result
+
+
+def _expanded(spec: Any) -> list[Any]:
+    """List the corpora that one stands for: several if its path is a pattern."""
+    path = spec.get("path") if isinstance(spec, Mapping) else spec
+    if not isinstance(path, str | Path):
+        return [spec]
+    names = matching(path)
+    if names == [str(path)]:
+        return [spec]
+    return [{**spec, "path": name} for name in names] if isinstance(spec, Mapping) else names
 
 
 def from_arguments(arguments: Sequence[str]) -> Any:
@@ -232,13 +248,15 @@ def _not_a_mapping(argument: str) -> UserError:
 
 def places(spec: object) -> list[str]:
     """List the files or datasets of a corpus, given in any form of `read_corpus`."""
-    if isinstance(spec, Mapping):
-        return places(spec.get("path", spec.get("dataset")))
-    if isinstance(spec, str | Path):
-        return [str(spec)]
-    if isinstance(spec, Sequence):
+    if isinstance(spec, Sequence) and not isinstance(spec, str):
         return [place for item in spec for place in places(item)]
-    return [repr(spec)]
+    return list(map(_place, _expanded(spec)))
+
+
+def _place(spec: object) -> str:
+    if isinstance(spec, Mapping):
+        spec = spec.get("path", spec.get("dataset"))
+    return str(spec) if isinstance(spec, str | Path) else repr(spec)
 
 
 def _accepted_forms() -> str:

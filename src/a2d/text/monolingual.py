@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ from a2d.text.formats import PLAIN, format_of, holds_one_language
 from a2d.text.gists import gist
 from a2d.text.pairs import Entries, Malformed, Pair, normal_pair
 from a2d.text.reading import Reader, ReadingReport
-from a2d.text.remote import input_path
+from a2d.text.remote import input_path, matching
 from a2d.text.storage import StoredPairs
 
 logger = logging.getLogger(__name__)
@@ -31,14 +32,16 @@ def iterate_text(paths: str | Path | Sequence[str | Path]) -> Iterator[str]:
     Empty lines are skipped.
 
     Args:
-        paths: one file or several, each optionally compressed (.gz, .bz2, .xz, .zst).
+        paths: one file or several, each optionally compressed (.gz, .bz2, .xz, .zst), or patterns
+            such as `part-*.txt`.
 
     Raises:
         UserError: a file is missing, empty, damaged or not plain text, or half of its lines or more
             are malformed.
     """
     try:
-        for path in [paths] if isinstance(paths, str | Path) else paths:
+        patterns = [paths] if isinstance(paths, str | Path) else paths
+        for path in chain.from_iterable(map(matching, patterns)):
             yield from _texts(input_path(path))
     except UserError as error:
         raise UserError(f"{NAME}: {error}") from error

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -37,6 +40,31 @@ def input_path(name: object) -> Path:
     return expand_path(name)
 
 
+def matching(name: str | Path) -> list[str]:
+    """List the files that a pattern such as `train-*.parquet` stands for, in order.
+
+    Args:
+        name: a path or an address. Without `*`, or if a file has this very name, it stands for
+            itself.
+
+    Raises:
+        UserError: no file matches, or the store cannot be asked.
+    """
+    pattern = str(name)
+    if "*" not in pattern:
+        return [pattern]
+    if "://" not in pattern:
+        path = expand_path(pattern)
+        names = [pattern] if path.exists() else sorted(glob.glob(str(path), recursive=True))
+    else:
+        with _reading(pattern):
+            store, place = fsspec.url_to_fs(pattern)
+            names = [store.unstrip_protocol(found) for found in sorted(store.glob(place))]
+    if not names:
+        raise UserError(f"no file matches {quoted(pattern)}: check the pattern")
+    return names
+
+
 @functools.cache
 def _copy(address: str) -> Path:
     """Download a file, unless a copy of its present version is in the cache.
@@ -46,7 +74,7 @@ def _copy(address: str) -> Path:
     """
     folder = Path(HF_HOME) / "a2d" / hashlib.sha256(address.encode()).hexdigest()[:16]
     version_file = folder / _VERSION
-    try:
+    with _reading(address):
         store, place = fsspec.url_to_fs(address)
         copy = folder / PurePosixPath(unquote(urlsplit(place).path)).name
         version = store.ukey(place)
@@ -62,6 +90,18 @@ def _copy(address: str) -> Path:
         finally:
             partial.unlink(missing_ok=True)
         version_file.write_text(version, "utf-8")
+    return copy
+
+
+@contextmanager
+def _reading(address: str) -> Iterator[None]:
+    """Describe errors of a store.
+
+    Raises:
+        UserError: the store, its library or the network fails.
+    """
+    try:
+        yield
     except ImportError as error:  # of the store's library, such as s3fs
         raise UserError(
             f"{quoted(address)} cannot be read without its library: {first_line(error)}."
@@ -71,4 +111,3 @@ def _copy(address: str) -> Path:
             f"{quoted(address)} cannot be downloaded ({first_line(error)}): check the address, the "
             "network and your rights, or give the path of a file."
         ) from error
-    return copy
