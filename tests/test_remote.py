@@ -15,6 +15,7 @@ from a2d.text import remote
 from a2d.text.corpus import places, read_corpus
 from a2d.text.monolingual import iterate_text
 from a2d.text.pairs import Pair
+from a2d.text.writing import check_output, write_pairs
 
 PAIRS = [Pair("ein Haus", "a house"), Pair("ein Baum", "a tree")]
 TABLE = "".join(f"{source}\t{target}\n" for source, target in PAIRS).encode()
@@ -96,6 +97,43 @@ def test_a_pattern_of_paths(tmp_path):
         read_corpus(f"{tmp_path}/*.jsonl")
 
 
+@pytest.mark.parametrize("place", ["memory://out", "{tmp_path}"])
+def test_numbered_files_are_written_and_replaced(tmp_path, place):
+    place = place.format(tmp_path=tmp_path)
+    pairs = [Pair(f"Haus {number}", f"house {number}") for number in range(7)]
+    name = f"{place}/clean [x]-*.parquet"
+    put("/out/clean [x]-note.txt", b"stays")
+    check_output(name, overwrite=False)
+    assert write_pairs(pairs, name, 3) == 3
+    assert read_corpus(name) == pairs
+    assert read_corpus(f"{place}/clean [x]-00002.parquet") == pairs[6:]
+    with pytest.raises(UserError, match=r"clean \[x\]-00000.parquet exists already"):
+        check_output(name, overwrite=False)
+    check_output(name, overwrite=True)
+    assert write_pairs(pairs[:4], name, 2) == 2
+    remote._copy.cache_clear()
+    assert read_corpus(name) == pairs[:4]
+    assert len(remote.existing(name)) == 2
+    assert write_pairs([], name) == 1
+
+
+def test_a_file_at_an_address_is_written_as_a_whole(tmp_path):
+    address = "memory://whole/x.tsv.gz"
+    check_output(address, overwrite=False)
+    assert write_pairs(PAIRS, address) == 1
+    assert read_corpus(address) == PAIRS
+    with pytest.raises(UserError, match="exists already"):
+        check_output(address, overwrite=False)
+    with pytest.raises(UserError, match="cannot be written"):
+        write_pairs(PAIRS, "nowhere://x/y.tsv")
+
+
+@pytest.mark.parametrize("name", ["*/x.tsv", "x-*-*.tsv", "s3://*/x.tsv"])
+def test_more_than_one_star_is_refused(name):
+    with pytest.raises(UserError, match="'\\*' too many"):
+        check_output(name, overwrite=False)
+
+
 def test_a_new_file_of_a_pattern_is_a_change(tmp_path):
     (tmp_path / "a.tsv").write_bytes(TABLE)
     recipe = load_recipe("methods", [f"corpus.train={tmp_path}/*.tsv"])
@@ -134,7 +172,7 @@ def test_an_interrupted_download_is_repeated(cache):
     [
         ("memory://none/train.tsv", "'memory://none/train.tsv' cannot be downloaded"),
         ("nowhere://x/train.tsv", r"cannot be downloaded \(Protocol not known: nowhere\)"),
-        ("s3://bucket/train.tsv", "cannot be read without its library: Install s3fs"),
+        ("s3://bucket/train.tsv", "cannot be downloaded without its library: Install s3fs"),
         ("http://127.0.0.1:1/train.tsv", r"cannot be downloaded \(.*127\.0\.0\.1.*: check"),
     ],
 )

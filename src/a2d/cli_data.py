@@ -73,40 +73,44 @@ def inspect(
 def convert(
     files: Annotated[list[str], _FILES],
     output: Annotated[
-        Path,
+        str,
         typer.Option(
             "--output",
             "-o",
-            help="File to write: .parquet, .tsv, .jsonl, .tsv.gz or .jsonl.gz",
+            help="File to write: .parquet, .tsv, .jsonl, .tsv.gz or .jsonl.gz, a path or an "
+            "address (s3://…); a * in its name becomes a number, for several files",
             show_default=False,
         ),
     ],
     source: Annotated[str | None, _SOURCE] = None,
     target: Annotated[str | None, _TARGET] = None,
+    pairs_per_file: Annotated[
+        int, typer.Option(min=1, help="Most pairs in each of several files")
+    ] = 1_000_000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
-    """Clean corpora into one file with the pairs that a training would use.
+    """Clean corpora into one file or several with the pairs that a training would use.
 
     Example: a2d data convert memory.tmx more.csv --source de --target en -o clean.tsv.gz
     """
     from a2d.text.cleaning import clean
     from a2d.text.corpus import store_corpus
-    from a2d.text.files import expand_path
     from a2d.text.parts import kept_processes, usable_cores
     from a2d.text.writing import check_output, write_pairs
 
-    check_output(expand_path(output), overwrite)
+    check_output(output, overwrite)
     spec, rules = _corpus_and_rules(files, source, target)
     with kept_processes():
         pairs, _ = store_corpus(spec, "data", _languages(source, target), usable_cores())
         remaining, report = clean(pairs, **rules, processes=usable_cores())
     if not remaining:
         raise UserError(f"data: cleaning leaves no pair ({report.as_dict()}): loosen its rules.")
-    write_pairs(remaining, output)
+    count = write_pairs(remaining, output, pairs_per_file)
     reasons = ", ".join(f"{name} {count:,}" for name, count in report.dropped.items() if count)
     Console(highlight=False).print(
         f"{report.read:,} pairs read, dropped: {reasons or 'none'}. "
-        f"{report.remaining:,} pairs are in {escape(escaped(str(output)))}."
+        f"{report.remaining:,} pairs are in {escape(escaped(output))}"
+        f"{f' ({count:,} files)' if '*' in output else ''}."
     )
 
 

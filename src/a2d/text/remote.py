@@ -1,4 +1,4 @@
-"""Corpora at addresses: object stores, web servers, the Hugging Face Hub."""
+"""Files of corpora by path, pattern or address (object stores, web servers, the Hub)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def input_path(name: object) -> Path:
     Raises:
         UserError: no file can have this name, or the file cannot be downloaded.
     """
-    if "://" in str(name):
+    if is_address(name):
         return _copy(str(name))
     return expand_path(name)
 
@@ -51,18 +51,62 @@ def matching(name: str | Path) -> list[str]:
         UserError: no file matches, or the store cannot be asked.
     """
     pattern = str(name)
-    if "*" not in pattern:
+    if "*" not in pattern or (not is_address(pattern) and expand_path(pattern).exists()):
         return [pattern]
-    if "://" not in pattern:
-        path = expand_path(pattern)
-        names = [pattern] if path.exists() else sorted(glob.glob(str(path), recursive=True))
-    else:
-        with _reading(pattern):
-            store, place = fsspec.url_to_fs(pattern)
-            names = [store.unstrip_protocol(found) for found in sorted(store.glob(place))]
+    names = existing(pattern)
     if not names:
         raise UserError(f"no file matches {quoted(pattern)}: check the pattern")
     return names
+
+
+def is_address(name: object) -> bool:
+    """Return whether a name is an address, and not a path."""
+    return "://" in str(name)
+
+
+def existing(pattern: str) -> list[str]:
+    """List the files whose names match a pattern, a path or address with `*`, in order.
+
+    Raises:
+        UserError: the store cannot be asked.
+    """
+    if not is_address(pattern):
+        return sorted(glob.glob(_only_stars(str(expand_path(pattern))), recursive=True))
+    with _asking(pattern, "read"):
+        store, place = fsspec.url_to_fs(pattern)
+        found = sorted(store.glob(_only_stars(place)))
+        return list(map(store.unstrip_protocol, found))
+
+
+def _only_stars(pattern: str) -> str:
+    """Let `*` be the only character of a pattern that stands for others."""
+    return glob.escape(pattern).replace("[*]", "*")
+
+
+def upload(path: Path, address: str) -> str:
+    """Copy a file to an address; return the name by which `existing` lists it.
+
+    Raises:
+        UserError: the store refuses it.
+    """
+    with _asking(address, "written"):
+        store, place = fsspec.url_to_fs(address)
+        store.put_file(str(path), place)
+        return str(store.unstrip_protocol(place))
+
+
+def remove(name: str) -> None:
+    """Delete a file by the name that `existing` lists it by.
+
+    Raises:
+        UserError: the store refuses it.
+    """
+    if not is_address(name):
+        Path(name).unlink()
+        return
+    with _asking(name, "deleted"):
+        store, place = fsspec.url_to_fs(name)
+        store.rm_file(place)
 
 
 @functools.cache
@@ -74,7 +118,7 @@ def _copy(address: str) -> Path:
     """
     folder = Path(HF_HOME) / "a2d" / hashlib.sha256(address.encode()).hexdigest()[:16]
     version_file = folder / _VERSION
-    with _reading(address):
+    with _asking(address, "downloaded"):
         store, place = fsspec.url_to_fs(address)
         copy = folder / PurePosixPath(unquote(urlsplit(place).path)).name
         version = store.ukey(place)
@@ -94,8 +138,8 @@ def _copy(address: str) -> Path:
 
 
 @contextmanager
-def _reading(address: str) -> Iterator[None]:
-    """Describe errors of a store.
+def _asking(address: str, action: str) -> Iterator[None]:
+    """Describe errors of a store, which was asked for an action.
 
     Raises:
         UserError: the store, its library or the network fails.
@@ -104,10 +148,10 @@ def _reading(address: str) -> Iterator[None]:
         yield
     except ImportError as error:  # of the store's library, such as s3fs
         raise UserError(
-            f"{quoted(address)} cannot be read without its library: {first_line(error)}."
+            f"{quoted(address)} cannot be {action} without its library: {first_line(error)}."
         ) from error
     except Exception as error:  # whatever the stores raise
         raise UserError(
-            f"{quoted(address)} cannot be downloaded ({first_line(error)}): check the address, the "
+            f"{quoted(address)} cannot be {action} ({first_line(error)}): check the address, the "
             "network and your rights, or give the path of a file."
         ) from error
