@@ -68,7 +68,7 @@ def measure(kind: str, corpus: Path, workers: int) -> float:
     """Return the seconds that so many workers, each with one core, need."""
     done = subprocess.run(
         [sys.executable, __file__, "--worker", kind, str(corpus), str(workers)],
-        env=os.environ | {"OMP_NUM_THREADS": str(workers)},
+        env=os.environ | {"OMP_NUM_THREADS": str(workers), "RAYON_NUM_THREADS": str(workers)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

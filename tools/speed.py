@@ -227,6 +227,19 @@ def preparation(figures: Figures) -> str:
 UNITS = ("seconds", "MB")
 
 
+def workers(figures: Figures) -> str:
+    """Seconds of one worker and of two, and their ratio, a row for every kind of work."""
+    rows = [
+        [
+            kind,
+            *(f"{figures[f'{kind}, {count} worker(s), s']['median']:,.0f}" for count in (1, 2)),
+            f"{figures[f'{kind}, two workers over one']['median']:.2f}",
+        ]
+        for kind in ("preparation", "translation")
+    ]
+    return regions.table(["", "one worker, s", "two workers, s", "ratio"], rows)
+
+
 VIEWS: dict[str, Callable[[Figures], str]] = {
     "ratios": ratios,
     "seconds": seconds,
@@ -238,6 +251,7 @@ VIEWS: dict[str, Callable[[Figures], str]] = {
     "exported": exported,
     "machine": machine,
     "preparation": preparation,
+    "workers": workers,
 }
 """Tables that a region may ask for, by name."""
 
