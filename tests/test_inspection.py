@@ -306,6 +306,10 @@ class TestCommands:
             self.run(*arguments)
         self.run(*arguments, "--overwrite", "language=false", "max_ratio=null")
         assert len(read_corpus(tmp_path / "clean.parquet")) == count - 45 + 13 + 11
+        several = ("-o", tmp_path / "part-*.tsv", "--pairs-per-file", count - 46)
+        output = " ".join(self.run(*arguments[:-2], *several).split())
+        assert output.endswith("part-*.tsv (2 files).")
+        assert len(read_corpus(tmp_path / "part-*.tsv")) == count - 45
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

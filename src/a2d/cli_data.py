@@ -17,7 +17,7 @@ from rich.text import Text
 
 from a2d.errors import UserError, install_command
 from a2d.plugins import load_plugins
-from a2d.quoting import escaped, shorten
+from a2d.quoting import counted, escaped, shorten
 
 if TYPE_CHECKING:
     from a2d.text.inspection import Example, Inspection, Leakage
@@ -107,10 +107,10 @@ def convert(
         raise UserError(f"data: cleaning leaves no pair ({report.as_dict()}): loosen its rules.")
     count = write_pairs(remaining, output, pairs_per_file)
     reasons = ", ".join(f"{name} {count:,}" for name, count in report.dropped.items() if count)
+    number = f" ({counted(count, 'file')})" if "*" in output else ""
     Console(highlight=False).print(
         f"{report.read:,} pairs read, dropped: {reasons or 'none'}. "
-        f"{report.remaining:,} pairs are in {escape(escaped(output))}"
-        f"{f' ({count:,} files)' if '*' in output else ''}."
+        f"{report.remaining:,} pairs are in {escape(escaped(output))}{number}."
     )
 
 
