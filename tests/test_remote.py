@@ -114,7 +114,10 @@ def test_numbered_files_are_written_and_replaced(tmp_path, place):
     remote._copy.cache_clear()
     assert read_corpus(name) == pairs[:4]
     assert len(remote.existing(name)) == 2
+    own = f"{place}/clean [x]-of mine.parquet"
+    write_pairs(pairs, own)
     assert write_pairs([], name) == 1
+    assert read_corpus(own) == pairs
 
 
 def test_a_file_at_an_address_is_written_as_a_whole(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -89,7 +90,8 @@ def write_pairs(pairs: Sequence[Pair], name: str | Path, pairs_per_file: int = 1
     Args:
         pairs: the pairs.
         name: path or address of the file. A `*` in the name of the file becomes a number from
-            00000, for as many files as needed; other files that match are deleted afterwards.
+            00000, for as many files as needed. Files with further numbers are deleted afterwards,
+            because the pattern would read them, too; other files that match stay.
         pairs_per_file: most pairs in each of several files.
 
     Returns:
@@ -102,7 +104,10 @@ def write_pairs(pairs: Sequence[Pair], name: str | Path, pairs_per_file: int = 1
     if "*" not in name:
         _write_file(pairs, name)
         return 1
-    old, remaining = set(remote.existing(name)), iter(pairs)
+    numbered = re.compile(r"\d{5}".join(map(re.escape, name.rpartition("/")[2].split("*"))))
+    found = remote.existing(name)
+    old = {each for each in found if numbered.fullmatch(each.rpartition("/")[2])}
+    remaining = iter(pairs)
     count = max(1, -(-len(pairs) // pairs_per_file))
     for number in range(count):
         part = islice(remaining, pairs_per_file)
