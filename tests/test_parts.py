@@ -11,13 +11,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from datasets import load_from_disk
 from hypothesis import given
 from hypothesis import strategies as st
 from part_tasks import count_pairs, die, first_and_process, refuse
 
 from a2d.errors import UserError
 from a2d.models.tokenizer import train_tokenizer
-from a2d.text import parts, storage
+from a2d.text import parts, storage, token_files
 from a2d.text.batching import tokenise
 from a2d.text.cleaning import clean
 from a2d.text.corpus import read_corpus
@@ -27,6 +28,7 @@ from a2d.text.pairs import Pair
 from a2d.text.parts import kept_processes, map_parts, usable_cores
 from a2d.text.rarity import rarest_words
 from a2d.text.storage import StoredPairs, Texts, sample_evenly
+from a2d.text.token_files import save_tokens
 
 PAIRS = read_corpus("builtin:de-dsb/train")[:1500]
 
@@ -60,6 +62,18 @@ class TestProcesses:
         assert overlap(StoredPairs(PAIRS), PAIRS[:70], 2) == 70
         tokenizer = train_tokenizer(Texts(stored), 600)
         assert tokenise(stored, tokenizer)[:] == tokenise(stored, tokenizer, 2)[:]
+
+    def test_files_of_tokens_do_not_depend_on_the_processes(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(token_files, "PARTS", 4)
+        stored = StoredPairs(PAIRS)
+        tokenizer = train_tokenizer(Texts(stored), 600)
+        for count in (1, 2):
+            save_tokens(tmp_path / str(count), {"train": stored}, tokenizer, count)
+            saved = load_from_disk(str(tmp_path / str(count)))["train"]
+            assert saved[:] == tokenise(PAIRS, tokenizer)[:]
+        files, others = (sorted((tmp_path / str(count)).rglob("*.arrow")) for count in (1, 2))
+        assert len(files) == 4
+        assert [f.read_bytes() for f in files] == [f.read_bytes() for f in others]
 
     def test_steps_can_use_the_same_processes(self):
         stored, others = StoredPairs(PAIRS), multiprocessing.active_children()

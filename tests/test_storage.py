@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import load_from_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +23,7 @@ from a2d.text.corpus import iterate_corpus, read_corpus
 from a2d.text.held_out import hold_out, overlap
 from a2d.text.pairs import Pair
 from a2d.text.storage import StoredPairs, Texts
+from a2d.text.token_files import save_tokens
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=5)
 PAIRS = read_corpus("builtin:de-dsb/train")[:1500]
@@ -36,7 +38,7 @@ def test_behaves_as_a_list(pairs, part, index):
     assert stored[part] == pairs[part]
     if index < len(pairs):
         assert stored[index] == pairs[index]
-    assert list(Texts(stored)) == [text for pair in pairs for text in pair]
+    assert sorted(Texts(stored)) == sorted(text for pair in pairs for text in pair)
 
 
 @settings(deadline=None, max_examples=60)
@@ -117,13 +119,17 @@ def test_cleaning_equals_that_of_a_list():
     assert (heldout, list(training)) == hold_out(expected, 40)
 
 
-def test_tokenisation_equals_that_of_a_list():
+def test_tokenisation_equals_that_of_a_list(tmp_path):
     stored = StoredPairs(PAIRS)
     tokenizer = train_tokenizer(Texts(stored), 600)
     texts = [text for pair in PAIRS for text in pair]
     assert tokenizer.get_vocab() == train_tokenizer(iter(texts), 600).get_vocab()
     tokens, expected = tokenise(stored, tokenizer), tokenise(PAIRS, tokenizer)
     assert tokens[:] == expected[:]
+    save_tokens(tmp_path / "tokens", {"stored": stored, "list": PAIRS, "none": []}, tokenizer)
+    saved = load_from_disk(str(tmp_path / "tokens"))
+    assert saved["stored"][:] == saved["list"][:] == expected[:]
+    assert len(saved["none"]) == 0
     sizes = [[len(tokens[name][i]) for name in ("input_ids", "labels")] for i in (0, 700, 1499)]
     assert lengths(tokens)[[0, 700, 1499]].tolist() == sizes
 

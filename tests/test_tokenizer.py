@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from a2d.errors import UserError
+from a2d.models import tokenizer as tokenizers
 from a2d.models.loading import new_model
 from a2d.models.tokenizer import (
     BYTES,
@@ -120,6 +121,14 @@ class TestDeterminism:
     def test_same_text_gives_the_same_vocabulary(self, texts):
         first, second = (train_tokenizer(iter(texts), 1000) for _ in range(2))
         assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
+
+    @settings(deadline=None, max_examples=30)
+    @given(st.lists(st.text(alphabet=" ab▁\u00a0é", max_size=9), min_size=1, max_size=40))
+    def test_texts_that_the_trainer_reads_as_one_give_the_same_tokens(self, texts):
+        joined = tokenizers._learn(texts, 20)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tokenizers, "JOINED", 1)
+            assert tokenizers._learn(texts, 20) == joined
 
     def test_also_in_another_process(self, tokenizer):
         program = (

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 MAX_PREFIX = 1000
 """Longest prefix, in characters: every source is encoded with it."""
+
+JOINED = 30
+"""Texts that the trainer of a vocabulary reads as one."""
 
 _RESERVED = re.compile("|".join(map(re.escape, (END, UNKNOWN, PADDING, *BYTES))))
 
@@ -286,8 +290,11 @@ def _learn(texts: Iterable[str], size: int) -> dict[str, Any]:
     rereadable = list(texts) if isinstance(texts, Iterator) else texts
 
     def plain() -> Iterator[str]:
-        """The texts without names of reserved tokens, because no token may be learned twice."""
-        return (_RESERVED.sub(" ", text) for text in rereadable)
+        """The texts without names of reserved tokens, because no token may be learned twice.
+
+        Many are joined, because the trainer needs as long for a text as for some words.
+        """
+        return (_RESERVED.sub(" ", " ".join(lot)) for lot in _lots(rereadable, JOINED))
 
     counts = _count_characters(plain())
     # Rare characters are left to the byte fallback. The alphabet is chosen here, because the
@@ -302,19 +309,15 @@ def _learn(texts: Iterable[str], size: int) -> dict[str, Any]:
         limit_alphabet=limit,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_batches(plain()), trainer)
+    tokenizer.train_from_iterator(_lots(plain(), 300), trainer)
     model: dict[str, Any] = json.loads(tokenizer.to_str())["model"]
     return model
 
 
-def _batches(texts: Iterable[str], size: int = 1000) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    yield batch
+def _lots(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    remaining = iter(texts)
+    while lot := list(islice(remaining, size)):
+        yield lot
 
 
 def _count_characters(texts: Iterable[str]) -> dict[str, int]:
@@ -323,8 +326,8 @@ def _count_characters(texts: Iterable[str]) -> dict[str, int]:
     `Counter` would take a third of a vocabulary's time.
     """
     counts = np.zeros(sys.maxunicode + 1, np.int64)
-    for batch in _batches(texts):
-        codes = np.frombuffer("".join(batch).encode("utf-32-le", "surrogatepass"), np.uint32)
+    for text in texts:
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
         found = np.bincount(codes)
         counts[: len(found)] += found
     counts[ord(SPACE)] += 1 + counts[ord(" ")]

@@ -57,18 +57,29 @@ def map_parts(
     Args:
         work: the function. It can be pickled, and so can its results.
         pairs: the corpus. Its parts are at most 10,000 pairs long.
-        processes: number of processes, for a corpus in a file (`StoredPairs`) of at least 200,000
-            pairs for each process. Any other corpus is worked on in this process.
+        processes: number of processes, if the corpus is large enough (`processes_for`).
 
     Raises:
         UserError: a process was killed.
     """
-    processes = min(processes, MAX_PROCESSES, len(pairs) // MIN_PAIRS)
+    processes = processes_for(pairs, processes)
     if processes < 2 or not isinstance(pairs, StoredPairs):
         yield from map(work, parts(pairs))
         return
     numbers = range(len(pairs.batches()))
     yield from in_processes(_PartWork(work, pairs.dataset), numbers, processes)
+
+
+def processes_for(pairs: Sequence[Pair], processes: int) -> int:
+    """Return how many processes to use for a corpus; this process works on it if that is 1.
+
+    Args:
+        pairs: the corpus. Only one in files (`StoredPairs`) can be shared.
+        processes: number of processes, each of which gets at least 200,000 pairs.
+    """
+    if not isinstance(pairs, StoredPairs):
+        return 1
+    return max(1, min(processes, MAX_PROCESSES, len(pairs) // MIN_PAIRS))
 
 
 def in_processes(work: Callable[[Item], T], items: Iterable[Item], processes: int) -> Iterator[T]:
@@ -156,12 +167,14 @@ def _stored(work: Callable[..., Any]) -> Iterator[Path]:
         yield file
 
 
-def parts(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
-    """Yield the parts of a corpus in order."""
+def parts(pairs: Sequence[Pair], numbers: range | None = None) -> Iterator[Sequence[Pair]]:
+    """Yield the parts of a corpus in order, or those with the given consecutive numbers."""
+    first, end = (0, None) if numbers is None else (numbers.start, numbers.stop)
     if isinstance(pairs, StoredPairs):
-        yield from map(pairs_of, pairs.batches())
+        yield from map(pairs_of, pairs.batches()[first:end])
     else:
-        yield from (pairs[start : start + PART] for start in range(0, len(pairs), PART))
+        starts = range(0, len(pairs), PART)[first:end]
+        yield from (pairs[start : start + PART] for start in starts)
 
 
 def _start() -> None:

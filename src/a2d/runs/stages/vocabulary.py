@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from datasets import DatasetDict
-
 from a2d.families import positions_of
 from a2d.files import identity
 from a2d.models.loading import load_config
@@ -21,9 +19,9 @@ from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.corpus import Corpus
 from a2d.runs.stages.prepared import PreparedTeacher
 from a2d.teachers import model_path
-from a2d.text.batching import tokenise
 from a2d.text.parts import usable_cores
 from a2d.text.storage import Texts, sample_evenly
+from a2d.text.token_files import save_tokens
 
 if TYPE_CHECKING:
     from a2d.runs.run import Run
@@ -93,8 +91,5 @@ class Tokens(RunStage):
         """Write the pairs as token ids."""
         tokenizer = load_tokenizer(run.one(Vocabulary).folder)
         with self.work() as folder:
-            tokens = {
-                "train": tokenise(run.splits.train, tokenizer, usable_cores()),
-                "valid": tokenise(run.splits.valid, tokenizer),
-            }
-            DatasetDict(tokens).save_to_disk(str(folder))
+            splits = {"train": run.splits.train, "valid": run.splits.valid}
+            save_tokens(folder, splits, tokenizer, usable_cores())
