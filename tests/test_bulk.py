@@ -1,8 +1,12 @@
 """Several processes read a large file as one process reads it."""
 
+import gzip
 import json
 import logging
+from xml.sax.saxutils import escape
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +16,7 @@ from a2d.text import bulk, corpus
 from a2d.text.bulk import _ranges, read_part
 from a2d.text.corpus import iterate_with_places, readers, store_corpus
 from a2d.text.files import line_ranges, lines
-from a2d.text.reading import ReadingReport
+from a2d.text.reading import Reader, ReadingReport
 
 CELLS = st.sampled_from(
     [
@@ -183,8 +187,76 @@ def test_a_part_has_its_own_counts(tmp_path):
     path.write_text("a\tb\nlone\nc\td\n", "utf-8")
     ranges, _ = line_ranges(path, 2)
     (reader,) = readers(path, "train", None)
-    part = bulk.Part([str(path)], (ranges[0],), reader.selection, tmp_path / "out.arrow")
+    part = bulk.Part([str(path)], (path,), (ranges[0],), reader.selection, tmp_path / "out")
     report = read_part(part)
     assert isinstance(report, ReadingReport)
     assert (report.pairs, report.malformed) == (1, 1)
     assert corpus.store_corpus(path)[0][:] == [("a", "b"), ("c", "d")]
+
+
+ROWS = st.lists(
+    st.tuples(*[st.sampled_from(["", "ja", "źěło", "a &amp; b", "b\x07"])] * 2), max_size=6
+)
+NAMES = ("a.tsv", "b.tsv.gz", "c.csv", "d.jsonl", "e.parquet", "f.tmx", "g.tsv")
+
+
+def write_rows(path, rows):
+    """Write pairs into a file of any type."""
+    if path.suffix == ".parquet":
+        columns = {"source": [row[0] for row in rows], "target": [row[1] for row in rows]}
+        pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    elif path.suffix == ".tmx":
+        units = "".join(
+            "<tu>"
+            + "".join(
+                f'<tuv xml:lang="{code}"><seg>{escape(text.replace(chr(7), ""))}</seg></tuv>'
+                for code, text in zip(("de", "dsb"), row, strict=True)
+            )
+            + "</tu>"
+            for row in rows
+        )
+        path.write_text(f"<tmx><body>{units}</body></tmx>", "utf-8")
+    elif path.suffix == ".jsonl":
+        keys = [dict(zip(("source", "target"), row, strict=True)) for row in rows]
+        path.write_text("".join(f"{json.dumps(each)}\n" for each in keys), "utf-8")
+    else:
+        comma = "," if path.suffix == ".csv" else "\t"
+        text = "".join(f"{comma.join(row)}\n" for row in rows).encode()
+        path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.sampled_from(NAMES), ROWS), min_size=1, max_size=5), st.booleans())
+def test_any_files(tmp_path_factory, files, damaged):
+    folder = tmp_path_factory.mktemp("files")
+    spec = []
+    for number, (name, rows) in enumerate(files):
+        spec.append(str(folder / f"{number}{name}"))
+        write_rows(folder / f"{number}{name}", rows)
+    if damaged:
+        (folder / "last.tsv.gz").write_bytes(gzip.compress(b"ja\tjo\n" * 9)[:-6])
+        spec.append(str(folder / "last.tsv.gz"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "BYTES", 1)
+        patch.setattr(bulk, "LINES", 3)
+        (found, warnings), expected = (
+            outcome(lambda read=read: read(spec)) for read in (in_parts, sequentially)
+        )
+        assert found == expected[0]
+        # A file may be refused before another one is read, whose warnings then do not come.
+        assert warnings == expected[1] or (isinstance(found, str) and not warnings)
+
+
+@pytest.mark.slow
+def test_processes_read_whole_files(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(bulk, "BYTES", 1)
+    for number in range(3):
+        rows = [(f"Wort {number} {n}", f"słowo {n}") for n in range(50)]
+        write_rows(tmp_path / f"{number}.tsv.gz", [*rows, ("lone", "")])
+    spec = str(tmp_path / "*.tsv.gz")
+    assert outcome(lambda: in_parts(spec)) == outcome(lambda: sequentially(spec))
+    read = []
+    monkeypatch.setattr(Reader, "read", lambda *_: read.append(1) or iter([]))
+    store_corpus(spec, "train", ("de", "dsb"), 2)
+    assert len(read) == 3  # this process looks at the beginning of each only

@@ -104,20 +104,19 @@ def store_corpus(
 
     Args:
         spec, name, languages: as in `read_corpus`.
-        processes: number of processes that read large tables and plain-text files.
+        processes: number of processes that read a large corpus (`a2d.text.bulk.read_stored`).
 
     Returns:
         The pairs; for each file, the number of its first pair and its name.
     """
     readings, pieces, starts = list[ReadingReport](), list[StoredPairs](), list[tuple[int, str]]()
     with _naming(name):
-        for reader in readers(spec, name, languages):
-            readings.append(ReadingReport(reader.places))
-            first = sum(map(len, pieces))
-            pieces.append(read_stored(reader, readings[-1], processes))
-            _conclude(readings[-1], name)
-            if pieces[-1] and (not starts or starts[-1][1] != readings[-1].place):
-                starts.append((first, readings[-1].place))
+        for reading, piece in read_stored(readers(spec, name, languages), processes):
+            _conclude(reading, name)
+            if piece and (not starts or starts[-1][1] != reading.place):
+                starts.append((sum(map(len, pieces)), reading.place))
+            readings.append(reading)
+            pieces.append(piece)
         _require_pairs(readings)
     return StoredPairs.joined(pieces), starts
 
