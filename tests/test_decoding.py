@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from a2d.models.decoding import generation_limit, n_best, set_generation_defaults, translate
+from a2d.models.decoding import n_best, translate
 from a2d.models.loading import new_model
+from a2d.models.search_settings import generation_limit, set_generation_defaults
 from a2d.models.tokenizer import train_tokenizer
 from a2d.text.corpus import read_corpus
 

@@ -16,7 +16,8 @@ from a2d import UserError
 from a2d.__main__ import main
 from a2d.families import Geometry
 from a2d.models.decoding import translate
-from a2d.models.export import ExportedModel, export
+from a2d.models.export import export
+from a2d.models.exported import ExportedModel
 from a2d.runs import hub
 from a2d.runs.card import _hub_datasets, write_card
 from a2d.runs.distill import distill as work

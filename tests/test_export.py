@@ -10,7 +10,8 @@ from pretrained import FAMILIES, model_of, released, tokenizer_of
 
 from a2d import UserError
 from a2d.models.decoding import translate
-from a2d.models.export import ExportedModel, export, is_exported
+from a2d.models.export import export
+from a2d.models.exported import ExportedModel, is_exported
 from a2d.models.loading import load_model, new_model
 from a2d.models.teachers import set_target_language
 from a2d.models.tokenizer import load_tokenizer, train_tokenizer

@@ -20,7 +20,8 @@ from a2d.errors import UserError
 from a2d.families import FAMILIES, Geometry, register_family, sizes_of
 from a2d.method.attention import enable_capture
 from a2d.models.decoding import translate
-from a2d.models.export import ExportedModel, export
+from a2d.models.export import export
+from a2d.models.exported import ExportedModel
 from a2d.models.loading import load_config, load_model
 from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer

@@ -17,7 +17,8 @@ from a2d import UserError
 from a2d.cli import app
 from a2d.files import seal
 from a2d.models import export as exporting
-from a2d.models.export import ExportedModel, export
+from a2d.models.export import export
+from a2d.models.exported import ExportedModel
 from a2d.models.fidelity import Fidelity, Original, check_fidelity, compare_translations
 from a2d.models.loading import load_model
 from a2d.runs import results

@@ -8,9 +8,11 @@ import pytest
 from pretrained import released
 
 from a2d.errors import UserError
-from a2d.models.decoding import set_generation_defaults, translate
-from a2d.models.export import ExportedModel, export
+from a2d.models.decoding import translate
+from a2d.models.export import export
+from a2d.models.exported import ExportedModel
 from a2d.models.loading import load_model
+from a2d.models.search_settings import set_generation_defaults
 from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
 

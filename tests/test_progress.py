@@ -10,7 +10,8 @@ from rich.console import Console
 from transformers import TrainerState
 
 from a2d import progress
-from a2d.progress import Bars, Event, TrainingProgress, show_activity
+from a2d.progress import Bars, Event, show_activity
+from a2d.training.callbacks import TrainingProgress
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from a2d.errors import UserError
 from a2d.models.decoding import translate
-from a2d.models.export import ExportedModel, export
+from a2d.models.export import export
+from a2d.models.exported import ExportedModel
 from a2d.models.loading import load_model
 from a2d.models.teachers import prepare_teacher, set_target_language
 from a2d.models.tokenizer import load_tokenizer

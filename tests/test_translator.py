@@ -2,6 +2,8 @@
 
 import math
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -146,3 +148,12 @@ def test_threads_are_set(tmp_path):
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_exports_need_no_models_of_transformers():
+    program = (
+        "import sys; import a2d.models.translator, a2d.progress, a2d.text.streams; "
+        "print({'transformers.modeling_utils', 'datasets'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert done.stdout == "set()\n"

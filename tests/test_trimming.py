@@ -7,7 +7,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from a2d.errors import UserError
 from a2d.models.decoding import translate
-from a2d.models.export import ExportedModel, export
+from a2d.models.export import export
+from a2d.models.exported import ExportedModel
 from a2d.models.teachers import set_target_language
 from a2d.models.trimming import trim
 from a2d.text.pairs import Pair

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from a2d.models.decoding import set_generation_defaults
 from a2d.models.loading import count_parameters, load_model
+from a2d.models.search_settings import set_generation_defaults
 from a2d.models.tokenizer import load_tokenizer
 
 FOLDER = Path(__file__).parent.parent / "src" / "a2d" / "teachers" / "en-pt"

@@ -287,7 +287,7 @@ def bench(
     from rich.console import Console
 
     from a2d.files import check_output, write_text
-    from a2d.models.decoding import check_beams
+    from a2d.models.search_settings import check_beams
     from a2d.progress import Bars, silence_libraries
     from a2d.runs.benchmarking import as_dict, legend_of, measure, read_sample, table_of
 

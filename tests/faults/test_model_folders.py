@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from a2d.families import Geometry
 from a2d.method.alignment import FILE_NAME, AttentionAlignment
 from a2d.models import decoding
-from a2d.models.export import ExportedModel, export, is_exported
+from a2d.models.export import export
+from a2d.models.exported import ExportedModel, is_exported
 from a2d.models.loading import load_model
 from a2d.models.students import student_of
 from a2d.models.tokenizer import check_fits, load_tokenizer

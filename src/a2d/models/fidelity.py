@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from a2d.errors import UserError
 from a2d.models.decoding import translate
-from a2d.models.export import ExportedModel
+from a2d.models.exported import ExportedModel
 from a2d.models.loading import load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.quoting import shorten

@@ -11,21 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import constants, get_session, try_to_load_from_cache
 from safetensors import safe_open
-from transformers import (
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from a2d.errors import UserError, disk_is_full, first_line, memory_is_full
 from a2d.families import FAMILIES
 from a2d.teachers import model_path
+
+# Models' classes take seconds to import, and exports do not need them.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 GENERATION = "generation_config.json"
 CONFIG = "config.json"
@@ -110,6 +109,8 @@ def read_model(place: str | Path, config: Any) -> tuple[PreTrainedModel, dict[st
     Returns:
         The model, and transformers' loading info, such as `missing_keys`.
     """
+    from transformers import AutoModelForSeq2SeqLM
+
     model, info = AutoModelForSeq2SeqLM.from_pretrained(
         safe_place(place),
         config=config,

@@ -33,9 +33,10 @@ from a2d.families import (
     positions_of,
     sizes_of,
 )
-from a2d.models.decoding import check_generates, check_search, check_tokens
+from a2d.models.decoding import check_generates
 from a2d.models.folders import read_model, reading, tensor_shapes
 from a2d.models.model_settings import empty_model, read_config, read_generation_config
+from a2d.models.search_settings import check_search, check_tokens
 from a2d.quoting import quoted
 
 

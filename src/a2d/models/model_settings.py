@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import (
-    CONFIG_MAPPING,
-    AutoModelForSeq2SeqLM,
-    GenerationConfig,
-    PreTrainedModel,
-)
+from transformers import GenerationConfig
 from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
 from a2d.errors import UserError
@@ -28,6 +23,10 @@ from a2d.models.folders import (
 )
 from a2d.quoting import quoted
 
+# Models' classes take seconds to import, and exports do not need them.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 def read_config(place: str | Path) -> Any:
     """Read a model's configuration.
@@ -36,6 +35,8 @@ def read_config(place: str | Path) -> Any:
         UserError: as `folders.refuse_code`, or transformers cannot use a setting.
         OSError: there is no model, or the hub cannot be reached.
     """
+    from transformers import CONFIG_MAPPING
+
     path = safe_place(place)
     if find_file(path, CONFIG) is None:
         raise OSError(f"it has no {CONFIG}")
@@ -69,6 +70,8 @@ def empty_model(config: Any, place: str | Path) -> PreTrainedModel:
     Raises:
         UserError: transformers cannot use a setting of the configuration.
     """
+
+    from transformers import AutoModelForSeq2SeqLM
 
     def use(settings: dict[str, Any]) -> PreTrainedModel:
         with torch.device("meta"):

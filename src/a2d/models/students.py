@@ -22,9 +22,9 @@ from a2d.families import (
     sizes_of,
 )
 from a2d.models.activations import sample_text
-from a2d.models.decoding import inherited_settings
 from a2d.models.loading import check_layers, new_model
 from a2d.models.pruning import have_same_widths, prune
+from a2d.models.search_settings import inherited_settings
 
 Start = Literal["teacher", "random", "marian"]
 _DEPTHS = ("encoder_layers", "decoder_layers")

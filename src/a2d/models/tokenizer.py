@@ -18,8 +18,8 @@ from a2d.errors import UserError, first_line
 from a2d.families import FAMILIES
 from a2d.models.folders import read_tokenizer, reading
 from a2d.suggestions import nearest
-from a2d.text.batching import encode_sources
-from a2d.text.words import PREFIX, SPACE
+from a2d.text.sources import PREFIX, encode_sources
+from a2d.text.words import SPACE
 
 END, UNKNOWN, PADDING = "</s>", "<unk>", "<pad>"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -139,7 +139,7 @@ def _check_works(tokenizer: PreTrainedTokenizerBase) -> None:
         encoded += tokenizer(text_target=texts, verbose=False)["input_ids"]
     if not all(encoded) or min(map(min, encoded)) < 0:
         raise ValueError("it encodes a text as no tokens, or as negative numbers")
-    batch = tokenizer.pad({"input_ids": encoded[:2]}, return_tensors="pt")
+    batch = tokenizer.pad({"input_ids": encoded[:2]}, return_tensors="np")
     decoded = tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
     if not all(isinstance(text, str) for text in decoded):
         raise ValueError("it does not decode tokens to text")

@@ -7,19 +7,22 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from a2d.errors import UserError
 from a2d.families import positions_of
-from a2d.models import decoding
-from a2d.models.export import ExportedModel, is_exported, require_ctranslate2
+from a2d.models.exported import ExportedModel, is_exported, require_ctranslate2
 from a2d.models.hypotheses import EMPTY, Hypothesis, join
-from a2d.models.loading import load_to_run
+from a2d.models.search_settings import BEAMS, check_beams
 from a2d.models.tokenizer import check_fits, load_tokenizer
-from a2d.text.batching import encode_sources
+from a2d.text.sources import encode_sources
+
+# Models' classes take seconds to import, and exports do not need them.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MAX_SOURCE = 512
 """Longest source, in tokens, for models without a limit: longer ones were not in their training."""
@@ -64,7 +67,7 @@ class Translator:
         tokenizer: the model's tokenizer.
         positions: largest number of source tokens; None: unlimited.
         settings: the model's generation settings.
-        beams: beam width; None: the model's setting, or `a2d.models.decoding.BEAMS`.
+        beams: beam width; None: the model's setting, or `a2d.models.search_settings.BEAMS`.
         batch_tokens: padded source tokens per batch.
         engine: name of the library.
         network: the model, if it is in transformers.
@@ -87,7 +90,7 @@ class Translator:
         network: PreTrainedModel | None = None,
     ) -> None:
         self.engine, self.tokenizer, self.network = engine, tokenizer, network
-        self.beams = beams or settings.num_beams or decoding.BEAMS
+        self.beams = beams or settings.num_beams or BEAMS
         self._search = partial(search, beams=self.beams, max_tokens=batch_tokens)
         self._limit = min(positions or MAX_SOURCE, tokenizer.model_max_length)
 
@@ -186,18 +189,21 @@ def open_translator(
     exported = is_exported(Path(model))
     check_device(device, exported)
     if beams is not None:
-        decoding.check_beams(beams, "the number of beams")
-    if threads is not None:
-        torch.set_num_threads(threads)
+        check_beams(beams, "the number of beams")
     options: dict[str, Any] = {"beams": beams, "batch_tokens": batch_tokens}
     if exported:
         fast = ExportedModel(Path(model), device, threads)
         options["engine"] = "CTranslate2"
         return Translator(fast.search, fast.tokenizer, fast.positions, fast.settings, **options)
+    from a2d.models.decoding import search
+    from a2d.models.loading import load_to_run
+
+    if threads is not None:
+        torch.set_num_threads(threads)
     network, tokenizer = load_to_run(model, device), load_tokenizer(model)
     check_fits(tokenizer, network.config, model)
     return Translator(
-        partial(decoding.search, network, tokenizer),
+        partial(search, network, tokenizer),
         tokenizer,
         positions_of(network.config),
         network.generation_config,
@@ -221,8 +227,10 @@ def check_device(device: str, exported: bool) -> None:
     match = re.fullmatch(r"cuda(?::(\d{1,4}))?", device)
     if match is None:
         raise UserError(f"unknown device {device!r}: give auto, cpu, cuda, or cuda:1 for GPU 1.")
-    library = "CTranslate2" if exported else "PyTorch"
-    count = require_ctranslate2().get_cuda_device_count() if exported else torch.cuda.device_count()
+    if exported:
+        library, count = "CTranslate2", require_ctranslate2().get_cuda_device_count()
+    else:
+        library, count = "PyTorch", torch.cuda.device_count()
     if int(match[1] or 0) >= count:
         raise UserError(
             f"there is no device {device!r}: {library} sees {count} GPUs. Give another device, or "

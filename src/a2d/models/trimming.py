@@ -21,11 +21,11 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from a2d.errors import UserError
 from a2d.families import FAMILIES, family_of
 from a2d.files import write_text
-from a2d.models.decoding import token_ids, token_settings
 from a2d.models.folders import read_tokenizer
+from a2d.models.search_settings import token_ids, token_settings
 from a2d.models.tokenizer import language_tokens
-from a2d.text.batching import encode_sources
 from a2d.text.pairs import Pair
+from a2d.text.sources import encode_sources
 
 _BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
 _SPACES = ("▁", "Ġ")

@@ -40,8 +40,8 @@ import a2d
 from a2d.endings import portable
 from a2d.errors import UserError
 from a2d.interruptions import end_with_parent
-from a2d.models.export import WEIGHTS as EXPORTED
-from a2d.models.export import is_exported
+from a2d.models.exported import WEIGHTS as EXPORTED
+from a2d.models.exported import is_exported
 from a2d.models.folders import CONFIG, INDEX, SETTINGS
 from a2d.models.translator import LongSentence, Translator, open_translator
 from a2d.plugin_errors import plugin_error

@@ -18,10 +18,10 @@ from rich.markup import escape
 from a2d.errors import UserError
 from a2d.families import positions_of
 from a2d.files import MANIFEST, MAX_NAME, atomic_folder, temporary_folder, write_text
-from a2d.models.decoding import set_beams
 from a2d.models.loading import load_config
 from a2d.models.model_settings import read_generation_config
 from a2d.models.presets import complete_shape, parse_shape
+from a2d.models.search_settings import set_beams
 from a2d.progress import Bars, silence_libraries
 from a2d.runs import page
 from a2d.runs.card import write_card

@@ -8,7 +8,8 @@ from typing import Any
 
 from a2d import plain_yaml
 from a2d.errors import UserError
-from a2d.models.export import can_replace_transformers, export_obstacle, require_ctranslate2
+from a2d.models.export import can_replace_transformers, export_obstacle
+from a2d.models.exported import require_ctranslate2
 from a2d.runs.parts import DISTILLED, MONOLINGUAL
 from a2d.runs.recipe import Recipe
 from a2d.runs.settings import ExportSettings, Training

@@ -33,7 +33,7 @@ from pydantic import Field, FiniteFloat
 import a2d
 from a2d.files import write_text
 from a2d.method.alignment import FILE_NAME, AttentionAlignment
-from a2d.models.export import WEIGHTS
+from a2d.models.exported import WEIGHTS
 from a2d.report.plain import MAX_SEGMENT
 from a2d.runs.attention import sample_maps
 from a2d.runs.damage import intact, read_json

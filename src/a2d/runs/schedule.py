@@ -18,8 +18,8 @@ from a2d.models.loading import load_config
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.recipe import Recipe
 from a2d.runs.splits import Splits
-from a2d.text.batching import encode_sources
 from a2d.text.pairs import Pair
+from a2d.text.sources import encode_sources
 
 SAMPLE_SIZE = 2000
 """Number of pairs whose tokens are counted, to estimate those of the corpus."""

@@ -10,10 +10,10 @@ from pydantic.dataclasses import dataclass
 from a2d.errors import UserError
 from a2d.files import MAX_NAME, NAME
 from a2d.method.methods import METHODS, Method
-from a2d.models.decoding import MAX_BEAMS
 from a2d.models.export import Quantization
 from a2d.models.fidelity import MAX_LOSS
 from a2d.models.loading import MAX_LAYERS
+from a2d.models.search_settings import MAX_BEAMS
 from a2d.models.students import Start
 from a2d.runs.sections import CONFIG, Section, check_numbers, keep_kind
 from a2d.text.languages import check_codes

@@ -16,7 +16,8 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTr
 from a2d.errors import UserError
 from a2d.families import positions_of, sizes_of
 from a2d.files import temporary_folder
-from a2d.models.export import WEIGHTS, export
+from a2d.models.export import export
+from a2d.models.exported import WEIGHTS
 from a2d.models.loading import count_parameters, load_model
 from a2d.models.presets import PRESETS, complete_shape, parse_shape
 from a2d.models.students import check_start, student_config, student_of

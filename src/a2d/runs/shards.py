@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from a2d.files import damage, write_text
 from a2d.models.decoding import n_best
-from a2d.models.export import ExportedModel, export
+from a2d.models.export import export
+from a2d.models.exported import ExportedModel
 from a2d.models.loading import load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from a2d.models.decoding import search_settings
-from a2d.models.export import require_ctranslate2
+from a2d.models.exported import require_ctranslate2
 from a2d.models.loading import load_to_run
+from a2d.models.search_settings import search_settings
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report
-from a2d.text.batching import TokenBatchSampler, encode_sources
+from a2d.text.batching import TokenBatchSampler
 from a2d.text.pairs import Pair
+from a2d.text.sources import encode_sources
 
 _FIRST_SAMPLE = 16
 """Number of sentences of the first sample."""

@@ -36,11 +36,12 @@ from a2d.files import set_aside, temporary_folder, write_text
 from a2d.models.loading import check_same_ids, count_parameters, load_model, new_model
 from a2d.models.students import check_start, student_config, student_of
 from a2d.models.tokenizer import load_tokenizer
-from a2d.progress import Report, Stopwatch, TrainingProgress, WarningEvents, log_to
+from a2d.progress import Report, WarningEvents, log_to
 from a2d.runs.processes import Launcher, is_first_process, process_count
 from a2d.runs.settings import MethodEntry, Training
 from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
+from a2d.training.callbacks import Stopwatch, TrainingProgress
 from a2d.training.config import A2DConfig
 from a2d.training.distillation import build_transfer
 from a2d.training.finiteness import NonFiniteError

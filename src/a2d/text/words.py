@@ -18,6 +18,7 @@ import pyarrow.compute
 from transformers import PreTrainedTokenizerBase
 
 from a2d.text.pairs import Pair
+from a2d.text.sources import with_prefix
 
 MAX_WORDS = 500_000
 """Most words in a table, to limit its memory; further ones are encoded whenever they occur."""
@@ -32,17 +33,6 @@ _SPLITS_AT_SPACES = {
     "split": True,
 }
 """State of a pre-tokenizer that splits before every space, and puts a space before the text."""
-
-PREFIX = "source_prefix"
-"""Tokenizer setting, saved in its configuration: text put before every source, as T5 (`translate
-German to English: `) and MADLAD-400 (`<2en> `) need it."""
-
-
-def with_prefix(tokenizer: PreTrainedTokenizerBase, sources: Sequence[str]) -> list[str]:
-    """Put the tokenizer's prefix, if it has one, before every source."""
-    prefix = tokenizer.init_kwargs.get(PREFIX, "")
-    return [prefix + source for source in sources]
-
 
 _IDS = pyarrow.list_(pyarrow.int32())
 TOKENS = pyarrow.schema([("input_ids", _IDS), ("labels", _IDS)])

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from a2d.progress import Stopwatch
+from a2d.training.callbacks import Stopwatch
 
 FINISH_SHARE = 0.25
 """Share of all updates that follows the call of `PlateauSchedule.finish`."""

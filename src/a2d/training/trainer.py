@@ -30,9 +30,10 @@ from a2d.families import family_of, positions_of
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import enable_capture
 from a2d.method.objective import TOKEN_LOSS, Moment, detached_sums
-from a2d.models.decoding import generation_limit, searching, set_generation_defaults
+from a2d.models.decoding import searching
 from a2d.models.folders import read_checkpoint
 from a2d.models.loading import freeze_padding_row
+from a2d.models.search_settings import generation_limit, set_generation_defaults
 from a2d.models.tokenizer import check_same_vocabulary, mark_languages
 from a2d.text.batching import TokenBatchSampler, lengths
 from a2d.text.evaluation import score

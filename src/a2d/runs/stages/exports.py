@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from a2d.files import write_text
-from a2d.models.export import ExportedModel, export
+from a2d.models.export import export
+from a2d.models.exported import ExportedModel
 from a2d.models.fidelity import Fidelity, Original, compare_export
 from a2d.progress import Event, Report
 from a2d.runs.lines import one_line, read_lines, write_lines
