@@ -15,7 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 # Other imports are in functions: processes that share the preparation import this file.
 
@@ -30,8 +32,13 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4_000_000, help="pairs to prepare")
     parser.add_argument("--sentences", type=int, default=20_000, help="sentences to translate")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--work", choices=WORK, nargs="+", default=WORK)
     parser.add_argument("--busy", action="store_true", help="measure on a busy machine, too")
-    parser.add_argument("--name", default="efficiency", help="name of the file in results")
+    parser.add_argument(
+        "--name",
+        default="efficiency",
+        help="name of the file in results, which keeps its other figures",
+    )
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)  # kind, corpus, workers
     arguments = parser.parse_args()
     if arguments.worker:
@@ -40,15 +47,18 @@ def main() -> None:
         return
     from corpus import make_corpus
     from rich.console import Console
-    from tables import machine, require_idle, show, spread, write
+    from tables import add, machine, require_idle, show, spread
 
     busy = require_idle(arguments.busy)
-    figures: dict[str, object] = {}
+    makers = {
+        "preparation": partial(make_corpus, count=arguments.pairs),
+        "translation": partial(make_memory, count=arguments.sentences),
+    }
     with tempfile.TemporaryDirectory() as folder:
-        corpora = {kind: Path(folder) / f"{kind}.tsv" for kind in WORK}
-        make_corpus(corpora["preparation"], arguments.pairs)
-        make_memory(corpora["translation"], arguments.sentences)
-        for kind, corpus in corpora.items():
+        for kind in arguments.work:
+            figures: dict[str, Any] = {}
+            corpus = Path(folder) / f"{kind}.tsv"
+            makers[kind](corpus)
             seconds: dict[int, list[float]] = {1: [], 2: []}
             for _ in range(arguments.rounds):
                 for workers in seconds:
@@ -57,11 +67,10 @@ def main() -> None:
                 figures[f"{kind}, {workers} worker(s), s"] = spread(values)
             ratios = [one / two for one, two in zip(*seconds.values(), strict=True)]
             figures[f"{kind}, two workers over one"] = spread(ratios)
-    sizes = f"{arguments.pairs:,} pairs, {arguments.sentences:,} sentences"
-    show(sizes, figures, Console())
-    write(
-        arguments.name, {**figures, "sizes": sizes, "machine": machine(2, arguments.rounds, busy)}
-    )
+            size = {"preparation": arguments.pairs, "translation": arguments.sentences}[kind]
+            show(f"{size:,} pairs", figures, Console())
+            figures[kind] = {"pairs": size, "machine": machine(2, arguments.rounds, busy)}
+            add(arguments.name, figures)
 
 
 def measure(kind: str, corpus: Path, workers: int) -> float:

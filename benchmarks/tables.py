@@ -37,6 +37,12 @@ def write(name: str, figures: dict[str, Any]) -> Path:
     return path
 
 
+def add(name: str, figures: dict[str, Any]) -> None:
+    """Write figures to results/NAME.json, in which other figures stay."""
+    path = RESULTS / f"{name}.json"
+    write(name, {**(json.loads(path.read_text("utf-8")) if path.exists() else {}), **figures})
+
+
 def show(title: str, figures: dict[str, Any], console: Console) -> None:
     """Print a small table."""
     table = Table(title=title, title_justify="left", box=None)
