@@ -7,7 +7,8 @@ A trial names the student's `shape` (as `a2d distill --student` does), its `star
 pruned and fitted; `sliced`: pruned, not fitted; `random`), `tokens` a batch, peak `lr` and
 `updates`. `patience` (validations; 0: a linear decay over all updates), `warmup` (updates),
 `every` (updates between validations), `method`, `beta`, `decay`, `until` (`beta_until`; 0: β does
-not fall), `alpha` and `seed` have defaults. `release=1` sets β to zero at the first validation
+not fall), `alpha` and `seed` have defaults. `through=SHAPE,first=UPDATES` first trains a larger
+student, from which the trial's then starts. `release=1` sets β to zero at the first validation
 whose attention loss is not 1% below the least one before. Every trial is a line of JSON: its
 settings, the best validation BLEU and chrF, seconds, and the curve.
 """
@@ -56,6 +57,8 @@ DEFAULTS: dict[str, Any] = {
     "seed": 1,
     "shape": "2x1",
     "start": "teacher",
+    "through": "",
+    "first": 0,
 }
 
 
@@ -101,11 +104,13 @@ class ReleaseAttention(TrainerCallback):
         self.least = min(self.least, loss)
 
 
-def train(trial: dict[str, Any], inputs: dict[str, Any], options: argparse.Namespace) -> Any:
-    """Train a student; its best validation scores and its curve."""
-    teacher = load_model(options.teacher)
-    torch.manual_seed(trial["seed"])
-    student = start_student(teacher, trial, inputs)
+def fit(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    trial: dict[str, Any],
+    inputs: dict[str, Any],
+) -> tuple[A2DTrainer, float]:
+    """Train a student; its trainer and the seconds."""
     with tempfile.TemporaryDirectory() as folder:
         config = A2DConfig(
             output_dir=folder,
@@ -138,7 +143,20 @@ def train(trial: dict[str, Any], inputs: dict[str, Any], options: argparse.Names
             trainer.add_callback(ReleaseAttention(trainer))
         started = time.perf_counter()
         trainer.train()
-        seconds = time.perf_counter() - started
+        return trainer, time.perf_counter() - started
+
+
+def train(trial: dict[str, Any], inputs: dict[str, Any], options: argparse.Namespace) -> Any:
+    """Train a student, perhaps in two steps; its best validation scores and its curve."""
+    teacher = load_model(options.teacher)
+    torch.manual_seed(trial["seed"])
+    larger, before = teacher, 0.0
+    if trial["through"]:
+        first = {**trial, "shape": trial["through"], "updates": trial["first"]}
+        larger = start_student(teacher, first, inputs)
+        _, before = fit(larger, teacher, first, inputs)
+    student = start_student(larger, trial, inputs)
+    trainer, seconds = fit(student, teacher, trial, inputs)
     log = [entry for entry in trainer.state.log_history if "eval_bleu" in entry]
     best = max(log, key=lambda entry: entry["eval_bleu"])
     return {
@@ -147,7 +165,7 @@ def train(trial: dict[str, Any], inputs: dict[str, Any], options: argparse.Names
         "best_step": best["step"],
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
-        "seconds": seconds,
+        "seconds": before + seconds,
         "validating": sum(entry["eval_runtime"] for entry in log),
         "student": count_parameters(student),
         "teacher": count_parameters(teacher),
