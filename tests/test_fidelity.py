@@ -294,6 +294,31 @@ def test_a_refused_export_is_named_and_not_kept(tmp_path):
     assert "--quantization auto" in log
 
 
+def test_the_first_data_type_that_is_not_refused_is_found(tmp_path, monkeypatch):
+    problem = Fidelity.problem
+
+    def refuse(fidelity, max_loss=0.3):
+        return "it is int8" if fidelity.quantization == "int8" else problem(fidelity, max_loss)
+
+    monkeypatch.setattr(Fidelity, "problem", refuse)
+    shape = "{encoder_layers: 4, decoder_layers: 2, heads: 4, width: 160, feed_forward: 640}"
+    run = run_with(tmp_path / "run", shape, "export={quantizations: auto, max_loss: 5}")
+    rows = results.read(run.folder / "results/test")
+    assert [row.label for row in rows[2:]] == ["kd int8 (refused)", "kd int16"]
+    models = [path.parent.parent.name for path in (run.folder / "exports").rglob("model.bin")]
+    assert models == ["kd-4+2x4-seed1-int16"]
+    assert "was refused: it is int8.\n" in (run.folder / "run.log").read_text("utf-8")
+    monkeypatch.setattr("a2d.runs.stages.exports.export", None)
+    carry_out(run.recipe, run.folder, Console(quiet=True))
+
+
+def test_no_other_data_type_helps_a_student_that_cannot_translate(tmp_path):
+    shape = "{encoder_layers: 1, decoder_layers: 1, heads: 4, width: 32, feed_forward: 64}"
+    run = run_with(tmp_path / "run", shape, "export={quantizations: auto}")
+    labels = [row.label for row in results.read(run.folder / "results/test")]
+    assert labels[2:] == ["kd int8 (refused)"]
+
+
 def test_a_finished_run_exports_nothing_again(run, monkeypatch):
     monkeypatch.setattr("a2d.runs.stages.exports.export", None)
     carry_out(run.recipe, run.folder, Console(quiet=True))

@@ -24,6 +24,8 @@ Quantization = Literal[
 ]
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 """Data types of the weights of an export."""
+SMALLEST_FIRST: tuple[Quantization, ...] = ("int8", "int16", "float32")
+"""Data types that are tried in turn, with 1, 2 and 4 bytes per weight."""
 
 
 def export(

@@ -56,7 +56,7 @@ class Fidelity(NamedTuple):
         Args:
             max_loss: largest loss of BLEU and of chrF.
         """
-        if self.original_chrf < MIN_CHRF:
+        if not self.is_measurable:
             return (
                 f"the original has {self.original_chrf:.1f} chrF on the validation set, too little "
                 "for a loss to show"
@@ -74,6 +74,11 @@ class Fidelity(NamedTuple):
             if not before - after <= max_loss:
                 return f"{metric} falls from {before:.2f} to {after:.2f}, by more than {max_loss:g}"
         return None
+
+    @property
+    def is_measurable(self) -> bool:
+        """Whether the original translates well enough for a loss to show."""
+        return self.original_chrf >= MIN_CHRF
 
     @property
     def summary(self) -> str:

@@ -69,7 +69,7 @@ def _resolve_exports(recipe: Recipe, earlier: ExportSettings | None) -> ExportSe
     if settings.quantizations == "auto":
         chosen: Any = "auto" if earlier is None else earlier.quantizations
         if chosen == "auto":
-            chosen = [] if obstacle else ["int8"]
+            chosen = [] if obstacle else "auto"
         return settings.model_copy(update={"quantizations": chosen})
     if settings.quantizations and obstacle:
         raise UserError(f"the students cannot be exported: {obstacle}. Leave `export` out.")

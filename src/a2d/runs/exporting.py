@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from a2d.errors import UserError
 from a2d.files import damage
-from a2d.models.export import export
+from a2d.models.export import SMALLEST_FIRST, export
 from a2d.models.fidelity import Original, UnfaithfulExport, check_fidelity, compare_export
 from a2d.progress import Bars, Event
 from a2d.runs.lines import read_lines
@@ -22,8 +22,7 @@ from a2d.text.pairs import Pair
 MIN_PAIRS = 50
 """Smallest validation set that an export is proved with."""
 AUTO = "auto"
-SMALLEST_FIRST = ("int8", "int16", "float32")
-"""Data types that `AUTO` tries, with 1, 2 and 4 bytes per weight."""
+"""Data type of the first of `SMALLEST_FIRST` that translates as the model does."""
 
 
 def export_checked(
@@ -40,8 +39,7 @@ def export_checked(
     Args:
         model: folder or hub name of the model.
         output: folder to write, which must not exist.
-        quantization: data type of the weights; `AUTO`: the first of `SMALLEST_FIRST` whose export
-            translates as the model does.
+        quantization: data type of the weights, or `AUTO`.
         valid: validation corpora (`a2d.text.corpus.from_arguments`); empty: the validation set of
             the model's run.
         languages: language codes of source and target, for corpora of several languages.

@@ -105,6 +105,10 @@ class Run:
             ]
         return self._stages[kind]  # type: ignore[return-value]
 
+    def list_again(self) -> None:
+        """Forget the lists of stages, which finished stages may change."""
+        self._stages.clear()
+
     def one(self, kind: type[S]) -> S:
         """Look up the only stage of a kind."""
         (stage,) = self.all(kind)

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from a2d.errors import UserError
 from a2d.files import MAX_NAME, NAME
 from a2d.method.methods import METHODS, Method
-from a2d.models.export import Quantization
+from a2d.models.export import SMALLEST_FIRST, Quantization
 from a2d.models.fidelity import MAX_LOSS
 from a2d.models.loading import MAX_LAYERS
 from a2d.models.search_settings import MAX_BEAMS
@@ -332,15 +332,20 @@ class ExportSettings(Section):
 
     Attributes:
         quantizations: data types of the weights: `float32`, `float16`, `bfloat16`, `int16`, `int8`,
-            `int8_float32` and `int8_float16`. Each makes an export of each student. `auto`: `int8`
-            if CTranslate2 is installed and can convert the students, otherwise none. `auto` is
-            resolved when a run begins (`a2d.runs.environment`).
+            `int8_float32` and `int8_float16`. Each makes an export of each student. `auto`: the
+            first of `int8`, `int16` and `float32` that is not refused, if CTranslate2 is installed
+            and can convert the students, otherwise none.
         max_loss: largest loss of BLEU and of chrF; an export that loses more is reported as
             refused.
     """
 
     quantizations: list[Quantization] | Literal["auto"] = Field(default=[])
     max_loss: float = Field(default=MAX_LOSS, ge=0)
+
+    @property
+    def tried(self) -> tuple[Quantization, ...]:
+        """Data types to try until an export is not refused; empty: those of the list are made."""
+        return SMALLEST_FIRST if self.quantizations == "auto" else ()
 
 
 class ComputeSettings(Section):

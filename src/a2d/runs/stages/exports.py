@@ -45,19 +45,27 @@ class Export(RunStage):
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """List a stage for each student and quantization."""
+        """List a stage for each student and quantization.
+
+        Where the data type is to be found, a further one is listed once those before it have been
+        refused.
+        """
+        settings = run.recipe.export
         search = run.recipe.evaluation.model_dump(include={"split", "beams"})
-        search["max_loss"] = run.recipe.export.max_loss
-        return [
-            cls(
-                run.folder / "exports" / f"{student.name}-{quantization}",
-                {"model": student.fingerprint, "quantization": quantization, **search},
-                student,
-                quantization,
-            )
-            for student in run.all(Student)
-            for quantization in run.recipe.export.quantizations
-        ]
+        search["max_loss"] = settings.max_loss
+        stages: list[Self] = []
+        for student in run.all(Student):
+            for quantization in settings.tried or settings.quantizations:
+                stage = cls(
+                    run.folder / "exports" / f"{student.name}-{quantization}",
+                    {"model": student.fingerprint, "quantization": quantization, **search},
+                    student,
+                    quantization,
+                )
+                stages.append(stage)
+                if settings.tried and not (stage.done and stage.may_be_bettered):
+                    break
+        return stages
 
     @classmethod
     def carry_out(cls, run: Run) -> None:
@@ -67,19 +75,19 @@ class Export(RunStage):
         valid, evaluated = (
             (corpus.sources(split), corpus.references(split)) for split in ("valid", search.split)
         )
-        futures = [
-            run.workers.submit(make_export, stage, valid, evaluated, search, max_loss)
-            for stage in run.all(cls)
-            if not stage.done
-        ]
-        for future in futures:
-            future.result()
+        while waiting := [stage for stage in run.all(cls) if not stage.done]:
+            futures = [
+                run.workers.submit(make_export, stage, valid, evaluated, search, max_loss)
+                for stage in waiting
+            ]
+            for future in futures:
+                future.result()
+            run.list_again()
+        advice = "`a2d export --quantization auto` tries data types of more precision."
         for stage in run.all(cls):
             if stage.problem is not None:
-                run.warn(
-                    f"The export {stage.name} was refused: {stage.problem}. `a2d export "
-                    "--quantization auto` tries data types of more precision."
-                )
+                refusal = f"The export {stage.name} was refused: {stage.problem}."
+                run.warn(refusal if run.recipe.export.tried else f"{refusal} {advice}")
 
     @property
     def name(self) -> str:
@@ -100,6 +108,11 @@ class Export(RunStage):
     def problem(self) -> str | None:
         """Why the export was refused; None if it was not."""
         return self.fidelity.problem(self.settings["max_loss"])
+
+    @property
+    def may_be_bettered(self) -> bool:
+        """Whether the export was refused, and one of more precision may not be."""
+        return self.problem is not None and self.fidelity.is_measurable
 
     @property
     def hypotheses(self) -> list[str]:

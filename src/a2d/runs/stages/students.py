@@ -170,8 +170,8 @@ def space_needed(run: Run) -> int:
     starts = sum(_parameters(vocabulary, start.shape) for start in missing)
     # A checkpoint holds weights and two Adam moments; three exist while the oldest goes.
     checkpoints = 9 * sum(sizes[-run.recipe.compute.parallel :])
-    exports = len(run.recipe.export.quantizations) * sum(sizes)
-    return 4 * (sum(sizes) + starts + checkpoints + exports) + 50_000_000
+    kept = 1 if run.recipe.export.tried else len(run.recipe.export.quantizations)
+    return 4 * (sum(sizes) + starts + checkpoints + kept * sum(sizes)) + 50_000_000
 
 
 def _parameters(vocabulary: int, shape: Shape) -> int:
