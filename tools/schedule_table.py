@@ -70,6 +70,15 @@ RULE = {
     "chrF": LAYERS["chrF"],
 }
 
+STEPS = {
+    "student": lambda t: t["shape"],
+    "first step": lambda t: f"{t['through']}, {t['first']:,} updates" if t["through"] else "–",
+    "updates": COLUMNS["updates"],
+    "seconds": lambda t: f"{t['seconds']:,.0f}",
+    "BLEU": LAYERS["BLEU"],
+    "chrF": LAYERS["chrF"],
+}
+
 BETAS = {
     "student": lambda t: t["shape"],
     "start": lambda t: {"teacher": "teacher", "random": "random"}[t["start"]],
@@ -119,6 +128,7 @@ def main() -> None:
     order = ("corpus", "shape", "pairs", "method", "tokens", "alpha", "lr")
     rule.sort(key=lambda trial: [trial[name] for name in order])
     tables["rule"] = table(rule, RULE)
+    tables["steps"] = table(read("steps.jsonl"), STEPS)
     regions.fill(PAGE, tables.get)
 
 
