@@ -127,7 +127,7 @@ class TestDeterminism:
     def test_texts_that_the_trainer_reads_as_one_give_the_same_tokens(self, texts):
         joined = tokenizers._learn(texts, 20)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tokenizers, "JOINED", 1)
+            patch.setattr(tokenizers, "TEXTS_AT_ONCE", 1)
             assert tokenizers._learn(texts, 20) == joined
 
     def test_also_in_another_process(self, tokenizer):

@@ -27,7 +27,7 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 MAX_PREFIX = 1000
 """Longest prefix, in characters: every source is encoded with it."""
 
-JOINED = 30
+TEXTS_AT_ONCE = 30
 """Texts that the trainer of a vocabulary reads as one."""
 
 _RESERVED = re.compile("|".join(map(re.escape, (END, UNKNOWN, PADDING, *BYTES))))
@@ -294,7 +294,7 @@ def _learn(texts: Iterable[str], size: int) -> dict[str, Any]:
 
         Many are joined, because the trainer needs as long for a text as for some words.
         """
-        return (_RESERVED.sub(" ", " ".join(lot)) for lot in _lots(rereadable, JOINED))
+        return (_RESERVED.sub(" ", " ".join(lot)) for lot in _lots(rereadable, TEXTS_AT_ONCE))
 
     counts = _count_characters(plain())
     # Rare characters are left to the byte fallback. The alphabet is chosen here, because the

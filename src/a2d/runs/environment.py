@@ -68,8 +68,8 @@ def _resolve_exports(recipe: Recipe, earlier: ExportSettings | None) -> ExportSe
         obstacle = "students have different numbers of heads in encoder and decoder"
     if settings.quantizations == "auto":
         chosen: Any = "auto" if earlier is None else earlier.quantizations
-        if chosen == "auto":
-            chosen = [] if obstacle else "auto"
+        if chosen == "auto" and obstacle:
+            chosen = []
         return settings.model_copy(update={"quantizations": chosen})
     if settings.quantizations and obstacle:
         raise UserError(f"the students cannot be exported: {obstacle}. Leave `export` out.")

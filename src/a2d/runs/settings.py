@@ -343,7 +343,7 @@ class ExportSettings(Section):
     max_loss: float = Field(default=MAX_LOSS, ge=0)
 
     @property
-    def tried(self) -> tuple[Quantization, ...]:
+    def candidates(self) -> tuple[Quantization, ...]:
         """Data types to try until an export is not refused; empty: those of the list are made."""
         return SMALLEST_FIRST if self.quantizations == "auto" else ()
 

@@ -55,7 +55,7 @@ class Export(RunStage):
         search["max_loss"] = settings.max_loss
         stages: list[Self] = []
         for student in run.all(Student):
-            for quantization in settings.tried or settings.quantizations:
+            for quantization in settings.candidates or settings.quantizations:
                 stage = cls(
                     run.folder / "exports" / f"{student.name}-{quantization}",
                     {"model": student.fingerprint, "quantization": quantization, **search},
@@ -63,7 +63,7 @@ class Export(RunStage):
                     quantization,
                 )
                 stages.append(stage)
-                if settings.tried and not (stage.done and stage.may_be_bettered):
+                if settings.candidates and not (stage.done and stage.may_be_bettered):
                     break
         return stages
 
@@ -87,7 +87,7 @@ class Export(RunStage):
         for stage in run.all(cls):
             if stage.problem is not None:
                 refusal = f"The export {stage.name} was refused: {stage.problem}."
-                run.warn(refusal if run.recipe.export.tried else f"{refusal} {advice}")
+                run.warn(refusal if run.recipe.export.candidates else f"{refusal} {advice}")
 
     @property
     def name(self) -> str:

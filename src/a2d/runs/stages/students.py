@@ -170,7 +170,7 @@ def space_needed(run: Run) -> int:
     starts = sum(_parameters(vocabulary, start.shape) for start in missing)
     # A checkpoint holds weights and two Adam moments; three exist while the oldest goes.
     checkpoints = 9 * sum(sizes[-run.recipe.compute.parallel :])
-    kept = 1 if run.recipe.export.tried else len(run.recipe.export.quantizations)
+    kept = 1 if run.recipe.export.candidates else len(run.recipe.export.quantizations)
     return 4 * (sum(sizes) + starts + checkpoints + kept * sum(sizes)) + 50_000_000
 
 
