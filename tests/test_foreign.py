@@ -364,6 +364,9 @@ class TestRefused:
             ("{translations: x, cache: true}", "cache is for a teacher that a2d runs"),
             ("{command: cat, precision: int8}", "precision is for a teacher that a2d runs"),
             ("{path: x, cache: true, precision: int8}", "either cache or precision"),
+            ("{path: x, cache: true, sharded: true}", "either cache or sharded"),
+            ("{path: x, precision: int8, sharded: true}", "sharded is for float32 and bfloat16"),
+            ("{path: x, sharded: true}", "set compute.gpus_per_training"),
             ("{}", "give one of path"),
         ],
     )

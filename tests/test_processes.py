@@ -112,8 +112,9 @@ TWO = ["compute.gpus_per_training=2"]
 
 @pytest.mark.full
 @pytest.mark.slow
-def test_two_processes_train_the_same_models(corpus, tmp_path, alone):  # noqa: F811
-    run(corpus, tmp_path / "run", *METHODS, *TEACHER, *TWO)
+@pytest.mark.parametrize("sharded", ["false", "true"])
+def test_two_processes_train_the_same_models(sharded, corpus, tmp_path, alone):  # noqa: F811
+    run(corpus, tmp_path / "run", *METHODS, *TEACHER, *TWO, f"teacher.sharded={sharded}")
     assert_close(weights(tmp_path / "run"), alone)
 
 

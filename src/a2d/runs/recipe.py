@@ -179,6 +179,11 @@ class Recipe(Section):
     def _check_gpus(self) -> Recipe:
         """Refuse a number of GPUs that cannot share the batches of an update evenly."""
         count = self.compute.gpus_per_training
+        if self.teacher.sharded and count == 1:
+            raise ValueError(
+                "teacher.sharded divides the teacher among the GPUs of a training: set "
+                "compute.gpus_per_training to their number, or leave it out"
+            )
         for place, training in (
             ("training", self.training),
             ("teacher.training", self.teacher.training),

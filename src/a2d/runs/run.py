@@ -172,6 +172,7 @@ class Run:
             teacher="" if self.recipe.teacher.foreign else self.teacher_path,
             pretrained=self.recipe.teacher.path is not None,
             precision=self.recipe.teacher.precision,
+            sharded=self.recipe.teacher.sharded,
             yardstick=self.one(TeacherScores).folder,
             tensorboard=self.folder / "tensorboard",
             beams=self.recipe.evaluation.beams,

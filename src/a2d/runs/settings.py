@@ -180,7 +180,7 @@ class Shape(Section):
 
 _FOREIGN = ("command", "translations")
 _ADAPTATION = ("languages", "source_prefix", "trim")
-_OUTPUTS = ("cache", "precision")
+_OUTPUTS = ("cache", "precision", "sharded")
 _FORMS = ("path", "shape", *_FOREIGN)
 
 
@@ -204,6 +204,8 @@ class TeacherSettings(Section):
         precision: precision in which it computes beside its students: `float32`, `bfloat16` (half
             of the memory) or `int8` (half of that for its linear layers, and slower; it needs the
             extra `bitsandbytes`). null: `bfloat16` if `training.bf16` is set.
+        sharded: divide it among the GPUs of a training (`compute.gpus_per_training`), which then
+            exchange the weights of its layers for every batch.
         command: program that translates standard input line by line.
         translations: corpus of sources with the translations that some system made of them.
     """
@@ -223,6 +225,7 @@ class TeacherSettings(Section):
     training: Training | None = None
     cache: bool = False
     precision: Precision | None = None
+    sharded: bool = False
     command: str | None = None
     translations: CorpusSpec | None = None
 
@@ -251,11 +254,13 @@ class TeacherSettings(Section):
             raise ValueError(
                 f"{outputs[0]} is for a teacher that a2d runs: leave it out beside {forms[0]}"
             )
-        if len(outputs) > 1:
+        if self.cache and len(outputs) > 1:
             raise ValueError(
                 "cache holds what the teacher computes in float32, so that it does not run beside "
-                "its students: leave out either cache or precision"
+                f"its students: leave out either cache or {outputs[1]}"
             )
+        if self.sharded and self.precision == "int8":
+            raise ValueError("sharded is for float32 and bfloat16: choose another precision")
         return self
 
 

@@ -74,6 +74,7 @@ class TrainingInputs(NamedTuple):
         teacher: folder or hub name of the teacher; empty if a2d cannot load it.
         pretrained: whether the teacher is pretrained, so that students belong to its family.
         precision: precision in which the teacher computes; None: that of the training.
+        sharded: whether the processes of a training share the teacher's weights.
         yardstick: folder of the teacher's validation scores.
         tensorboard: folder of TensorBoard logs.
         beams: width of the beam in the final evaluation, for the generation settings of the models.
@@ -86,6 +87,7 @@ class TrainingInputs(NamedTuple):
     teacher: str
     pretrained: bool
     precision: Precision | None
+    sharded: bool
     yardstick: Path
     tensorboard: Path
     beams: int
@@ -275,6 +277,7 @@ def _new_trainer(
     student.generation_config.num_beams = inputs.beams
     config = make_config(model.method, model.training, model.seed, train, output, model.fingerprint)
     config.teacher_precision = inputs.precision or config.teacher_precision
+    config.shard_teacher = inputs.sharded and process_count() > 1  # trials have one process
     trainer = A2DTrainer(
         student,
         teacher,

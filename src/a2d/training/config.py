@@ -47,6 +47,9 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
             halves its memory, and is faster on hardware that multiplies bfloat16. `int8` halves
             the memory of its linear layers again, and is slower; it needs bitsandbytes (an extra).
             None: `bfloat16` if `bf16` is set, otherwise `float32`.
+        shard_teacher: divide the weights of the teacher's layers among the processes of the
+            training (`a2d.training.frozen.shard`), for teachers that do not fit one GPU. The
+            processes exchange these weights for every batch. Not for a teacher in `int8`.
 
     Raises:
         UserError: a value is outside its range, or a method or formula is unknown.
@@ -59,6 +62,7 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
     fingerprint: str | None = None
     tune_cpu: bool = True
     teacher_precision: Precision | None = None
+    shard_teacher: bool = False
 
     # Fields of Seq2SeqTrainingArguments with other defaults, which are usual for translation.
     adam_beta2: float = 0.98
@@ -88,6 +92,8 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
                 f"unknown teacher_precision {quoted(self.teacher_precision)}"
                 f"{nearest(str(self.teacher_precision), get_args(Precision))}"
             )
+        if self.shard_teacher and self.teacher_precision == "int8":
+            raise UserError("a teacher in int8 cannot be divided: leave out shard_teacher.")
         if not torch.cuda.is_available():
             self.use_cpu = True
         super().__post_init__()

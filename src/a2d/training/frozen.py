@@ -33,11 +33,12 @@ def frozen_teacher(
     *,
     bf16: bool = False,
     int8: bool = False,
+    sharded: bool = False,
 ) -> PreTrainedModel:
     """Copy a teacher for inference with captured attention; the teacher itself is not changed.
 
     The copy shares all weights that need not differ. On CPU, weights that are not quantised are
-    packed (`pack`).
+    packed (`pack`), unless they are divided among processes.
 
     Args:
         teacher: model to copy.
@@ -45,6 +46,7 @@ def frozen_teacher(
         bf16: convert the copy to bfloat16. Autocast is slower, because it converts weights and
             hidden states in every forward pass.
         int8: quantise the copy's linear layers to 8 bits (`quantise`).
+        sharded: divide the layers' weights among the processes of the training (`shard`).
 
     Returns:
         The copy, in evaluation mode, without gradients.
@@ -60,8 +62,10 @@ def frozen_teacher(
     enable_capture(frozen)
     if int8:
         quantise(frozen)
+    if sharded:
+        shard(frozen)
     frozen.eval().to(device)
-    if frozen.device.type == "cpu":
+    if frozen.device.type == "cpu" and not sharded:
         pack(frozen)
     return frozen
 
@@ -72,7 +76,8 @@ def teacher_for(
     """Freeze a copy of a student's teacher; None if the method needs no teacher.
 
     Raises:
-        UserError: the method needs a teacher and there is none, or their vocabularies differ.
+        UserError: the method needs a teacher and there is none, their vocabularies differ, or a
+            single process is to share the teacher's weights.
     """
     if not args.objective.definition.uses_outputs:
         return None
@@ -81,7 +86,14 @@ def teacher_for(
     check_same_ids(teacher, student)
     precision = args.teacher_precision
     bf16 = precision == "bfloat16" or (precision == "int8" and bool(args.bf16))
-    return frozen_teacher(teacher, args.device, bf16=bf16, int8=precision == "int8")
+    if args.shard_teacher and args.world_size == 1:
+        raise UserError(
+            "shard_teacher divides the teacher among several processes, and there is one: start "
+            "the training with torchrun, or leave shard_teacher out."
+        )
+    return frozen_teacher(
+        teacher, args.device, bf16=bf16, int8=precision == "int8", sharded=args.shard_teacher
+    )
 
 
 def warn_if_untrained(batches: Iterable[tuple[Prediction | TopTokens, Tensor]]) -> None:
@@ -107,6 +119,23 @@ def warn_if_untrained(batches: Iterable[tuple[Prediction | TopTokens, Tensor]]) 
             total / len(targets),
             entropy,
         )
+
+
+def shard(model: PreTrainedModel) -> None:
+    """Divide the weights of a model's layers among all processes, in place (PyTorch's FSDP2).
+
+    A layer's weights are gathered while it computes. Embeddings and the output layer stay whole,
+    because losses read the output layer's weight. Each process must apply the model to the same
+    number of batches. Layers move to the process's device one by one.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    whole = set(model.parameters())
+    for stack in (model.get_encoder(), model.get_decoder()):
+        for layer in getattr(stack, family_of(model.config).layers):
+            whole -= set(layer.parameters())
+            fully_shard(layer)
+    fully_shard(model, ignored_params=whole)
 
 
 def pack(model: PreTrainedModel) -> None:
