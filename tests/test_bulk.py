@@ -75,8 +75,8 @@ def in_parts(spec):
 
 
 @settings(deadline=None, max_examples=150)
-@given(TABLES, TABLES, st.integers(1, 5))
-def test_any_table_or_pair_of_files(tmp_path_factory, first, second, size):
+@given(TABLES, TABLES, st.integers(1, 5), st.integers(1, 9))
+def test_any_table_or_pair_of_files(tmp_path_factory, first, second, size, most_malformed):
     folder = tmp_path_factory.mktemp("tables")
     table, source, target = folder / "x.tsv", folder / "x.de", folder / "x.dsb"
     table.write_bytes(first)
@@ -84,6 +84,7 @@ def test_any_table_or_pair_of_files(tmp_path_factory, first, second, size):
     target.write_bytes(second.replace(b"\t", b" "))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bulk, "LINES", size)
+        patch.setattr("a2d.text.reading.MAX_MALFORMED", most_malformed)
         for spec in (table, [[str(source), str(target)]], [[str(source), str(source)]]):
             expected = outcome(lambda spec=spec: sequentially(spec))
             assert outcome(lambda spec=spec: in_parts(spec)) == expected
@@ -169,8 +170,10 @@ def test_a_beginning_of_malformed_lines_alone_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(bulk, "LINES", 3)
     path = tmp_path / "x.tsv"
     path.write_text("one column\n" * 20, "utf-8")
-    with pytest.raises(UserError, match=r"train: 5 of 5 entries are malformed.*no entry before"):
+    with pytest.raises(UserError, match=r"train: 5 entries before the first pair are malformed"):
         in_parts(path)
+    path.write_text("a\tb\n" * 5 + "one column\n" * 8 + "a\tb\n" * 9, "utf-8")
+    assert outcome(lambda: in_parts(path)) == outcome(lambda: sequentially(path))
 
 
 @pytest.mark.slow

@@ -1,14 +1,22 @@
 """Runs on Ray have the results of runs without it, also when nodes die."""
 
+import os
 import subprocess
+import sys
 import time
 
 import pytest
-from test_pipeline import command, corpus, outputs, run  # noqa: F401
+import torch
+from rich.console import Console
+from test_pipeline import command, corpus, outputs, run, settings  # noqa: F401
 
 from a2d import UserError
+from a2d.runs.engines import count_workers
+from a2d.runs.planning import plan_run
+from a2d.runs.ray_tasks import Setup, run_task
 from a2d.runs.ray_workers import RECORDS
 from a2d.runs.recipe import load_recipe
+from a2d.runs.settings import ComputeSettings
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -33,6 +41,10 @@ SIXTY_FOUR = [
 ]
 LOOPBACK = "127.0.0.2"  # Ray replaces 127.0.0.1 by the machine's address in its network
 RAY = ["compute.engine=ray", "compute.parallel=2"]
+
+
+def plan(corpus, output, *overrides):  # noqa: F811
+    return plan_run(load_recipe("methods", [*settings(corpus), *overrides]), Console(quiet=True))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -110,10 +122,52 @@ def test_a_cluster_too_small_for_a_training(corpus, tmp_path):  # noqa: F811
         run(corpus, tmp_path / "run", *SIXTY_FOUR, *RAY)
 
 
+@pytest.mark.full
 @pytest.mark.slow
-def test_a_cluster_that_is_not_there(corpus, tmp_path):  # noqa: F811
+def test_a_relative_folder(corpus, tmp_path, monkeypatch, expected):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    run(corpus, "run", *METHODS, *RAY, *TWO)
+    assert without_devices(outputs(tmp_path / "run")) == without_devices(expected)
+
+
+def test_a_folder_that_a_machine_does_not_see(tmp_path):
+    setup = Setup(1, tmp_path / "elsewhere", tmp_path / "absent/run.log", {}, None)
+    with pytest.raises(UserError, match="choose an --output that all machines see"):
+        run_task(setup, print, ())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("carry_out", [run, plan])
+def test_a_cluster_that_is_not_there(carry_out, corpus, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("a2d.runs.run.read_splits", lambda recipe: 1 / 0)  # it takes long
     with pytest.raises(UserError, match=r"compute\.address '127\.0\.0\.1:1' cannot be reached"):
-        run(corpus, tmp_path / "run", *RAY, "compute.address=127.0.0.1:1")
+        carry_out(corpus, tmp_path / "run", *RAY, "compute.address=127.0.0.1:1")
+
+
+@pytest.mark.full
+@pytest.mark.slow
+def test_a_token_is_used(tmp_path):
+    program = (
+        "from a2d.runs.ray_tasks import import_ray; import os; import_ray(); print(os.environ)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"}
+    environment["HOME"] = str(tmp_path)
+    (tmp_path / ".ray").mkdir()
+    for token in (False, True):
+        if token:
+            (tmp_path / ".ray/auth_token").touch()
+        text = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)
+        assert ("'RAY_AUTH_MODE': 'token'" in text) == token
+
+
+def test_more_gpus_than_there_are(monkeypatch):
+    settings = ComputeSettings(gpus_per_training=3)
+    assert count_workers(settings) == 1  # without GPUs, it is the number of processes
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="this machine has 2 GPUs"):
+        count_workers(settings)
+    assert count_workers(ComputeSettings(gpus_per_training=2, parallel=2)) == 2
 
 
 def test_addresses():

@@ -1,4 +1,4 @@
-"""README's first distillation, run as it is printed."""
+"""README's first distillation, run as it is printed; a shorter training unless SUITE is full."""
 
 import json
 import os
@@ -15,6 +15,8 @@ from a2d.models.loading import count_parameters, load_model
 from a2d.models.tokenizer import load_tokenizer
 from a2d.text.corpus import read_corpus
 from a2d.text.evaluation import score
+
+COMPLETE = os.environ.get("SUITE") == "full"
 
 
 def shell(command, folder):
@@ -39,12 +41,16 @@ def shell(command, folder):
 def test_the_first_distillation(tmp_path):
     texts = [block.text for block in blocks(ROOT / "README.md")]
     (command,) = (text for text in texts if "a2d distill --teacher builtin:en-pt" in text)
+    if not COMPLETE:
+        assert "--epochs 3 " in command
+        command = command.replace("--epochs 3 ", "--epochs 0.5 ")
     process = shell(command, tmp_path)
     assert process.returncode == 0, process.stdout + process.stderr
     translation = process.stdout.rstrip().rpartition("\n")[2]
     assert "navegador" in translation
     verdict = json.loads((tmp_path / "small-en-pt.run/verdict.json").read_text())
-    assert verdict["student"][1] > 0.75 * verdict["yardstick"]["teacher"][1]
+    kept = 0.75 if COMPLETE else 0.5
+    assert verdict["student"][1] > kept * verdict["yardstick"]["teacher"][1]
     assert max(map(len, process.stdout.splitlines())) <= 80
 
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol, Self
 
+import torch
+
+from a2d.errors import UserError
+from a2d.files import temporary_folder
 from a2d.progress import Report
 from a2d.runs.processes import Launcher
 from a2d.runs.settings import ComputeSettings
@@ -45,6 +50,33 @@ class Engine(Protocol):
 
     def __exit__(self, *error: object) -> None:
         """End the workers."""
+
+
+def count_workers(settings: ComputeSettings) -> int:
+    """Check that an engine can do a run's tasks, and count those that it does at once.
+
+    Raises:
+        UserError: Ray is not installed, its cluster cannot be used, or this machine has too few
+            GPUs.
+    """
+    if settings.engine == "local":
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if 0 < gpus < settings.gpus_per_training:
+            raise UserError(
+                f"compute.gpus_per_training is {settings.gpus_per_training}, and this machine has "
+                f"{gpus} GPUs: lower it, or give the work to a cluster (compute.engine=ray)."
+            )
+        return settings.parallel
+    from a2d.runs.ray_tasks import import_ray  # an extra
+
+    import_ray()
+    if settings.address is None:  # a cluster on this machine
+        return settings.parallel
+    with (
+        TemporaryDirectory(dir=temporary_folder()) as folder,
+        open_workers(settings, Path(folder) / "log", lambda event: None) as workers,
+    ):
+        return workers.count
 
 
 def open_workers(settings: ComputeSettings, log: Path, report: Report) -> Engine:

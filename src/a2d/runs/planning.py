@@ -31,6 +31,7 @@ from a2d.models.loading import load_config, load_model, load_to_run, new_model
 from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Bars, Event, Report, log_to, silence_libraries
+from a2d.runs.engines import count_workers
 from a2d.runs.parts import MONOLINGUAL
 from a2d.runs.recipe import Recipe
 from a2d.runs.run import Run, open_run
@@ -118,8 +119,8 @@ def plan_run(recipe: Recipe, console: Console) -> Plan:
     """
     silence_libraries()
     threads = torch.get_num_threads()
-    workers = recipe.compute.parallel
-    torch.set_num_threads(threads_for(workers))
+    workers = count_workers(recipe.compute)
+    torch.set_num_threads(threads_for(recipe.compute.parallel))
     try:
         with TemporaryDirectory(dir=temporary_folder()) as folder:
             start = time.perf_counter()

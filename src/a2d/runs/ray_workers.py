@@ -75,7 +75,8 @@ class RayWorkers:
         except BaseException:
             ray.shutdown()
             raise
-        self._setup = Setup(self._task["CPU"], log, loaded_files(), self._events)
+        log = log.absolute()
+        self._setup = Setup(self._task["CPU"], Path.cwd(), log, loaded_files(), self._events)
         process = self._setup._replace(threads=self._process["CPU"])
         self._records = log.parent / RECORDS
         self.launcher = RayLauncher(process, self._process, self._records, _RETRIES + 1)
@@ -167,7 +168,8 @@ def _connect(ray: Any, address: str | None) -> None:
     except Exception as error:  # Ray has several, by the kind of address
         raise UserError(
             f"the Ray cluster at compute.address {address!r} cannot be reached "
-            f"({first_line(error)}): start it by `ray start`, or leave compute.address out."
+            f"({first_line(error)}): start it by `ray start`, with the RAY_AUTH_MODE and token of "
+            "this command, or leave compute.address out."
         ) from error
 
 

@@ -39,7 +39,7 @@ from a2d.runs import report
 from a2d.runs.command import check_command
 from a2d.runs.corpus_record import CorpusRecord, hash_of_inputs, load_record, record_of
 from a2d.runs.energy import EnergyMeter
-from a2d.runs.engines import Engine, open_workers
+from a2d.runs.engines import Engine, count_workers, open_workers
 from a2d.runs.environment import RECIPE, resolve
 from a2d.runs.parts import PARALLEL
 from a2d.runs.recipe import Recipe
@@ -291,13 +291,15 @@ def open_run(recipe: Recipe, folder: Path, console: Console | None = None) -> Ru
     The corpus is not read if the folder has an up-to-date record of it.
 
     Raises:
-        UserError: a part of the corpus is missing, malformed, or empty after cleaning.
+        UserError: a part of the corpus is missing, malformed, or empty after cleaning, or the
+            engine cannot be used.
     """
     console = console or Console(quiet=True)
     inputs = hash_of_inputs(recipe)
     record = load_record(folder, inputs)
     splits = None
     if record is None or recipe.training.sized:
+        count_workers(recipe.compute)  # refuses a wrong engine before time is spent
         splits = _read_splits(recipe, console)
         record = record_of(splits, inputs)
         recipe = fill_schedule(recipe, splits)

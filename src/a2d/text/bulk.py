@@ -43,6 +43,11 @@ class Part(NamedTuple):
     selection: Selection
     output: Path
 
+    @property
+    def is_first(self) -> bool:
+        """Return whether the part is the beginning of its files."""
+        return all(lines.start == 0 for lines in self.ranges)
+
     def entries(self) -> Entries:
         """Read the entries."""
         file_format = format_of(self.files[0])
@@ -92,7 +97,7 @@ def read_stored(
 
 def read_part(part: Part) -> ReadingReport:
     """Read a part of a corpus into its file, and return its counts."""
-    reading = ReadingReport(part.places, most_faults=_ALL_FAULTS)
+    reading = ReadingReport(part.places, from_beginning=part.is_first, most_faults=_ALL_FAULTS)
     write_stored(part.output, Reader(part.places, part.entries).read(reading))
     return reading
 

@@ -81,6 +81,8 @@ class ReadingReport:
         places: paths of the files, or name of the dataset.
         pairs: number of pairs read.
         malformed: number of entries that should hold a pair but do not.
+        malformed_first: number of those before the first pair.
+        from_beginning: False for a part of a file that other parts precede.
         faults: up to three of their problems.
         omitted: number of valid entries left out, by reason.
         entities: pairs in which HTML entities were unescaped.
@@ -91,6 +93,8 @@ class ReadingReport:
     places: list[str]
     pairs: int = 0
     malformed: int = 0
+    malformed_first: int = 0
+    from_beginning: bool = True
     faults: dict[str, Fault] = field(default_factory=dict)
     omitted: Counter[str] = field(default_factory=Counter)
     entities: Repairs = field(default_factory=Repairs)
@@ -125,6 +129,7 @@ class ReadingReport:
     def count_malformed(self, entry: Malformed) -> None:
         """Count a malformed entry, and keep the first entry of each problem."""
         self.malformed += 1
+        self.malformed_first += not self.pairs
         if entry.problem in self.faults or len(self.faults) < self.most_faults:
             self.faults.setdefault(entry.problem, Fault(entry)).count += 1
 
@@ -134,6 +139,8 @@ class ReadingReport:
         Raises:
             UserError: the file begins with malformed entries alone.
         """
+        if not self.pairs:
+            self.malformed_first += part.malformed_first
         self.pairs += part.pairs
         self.malformed += part.malformed
         self.omitted.update(part.omitted)
@@ -151,8 +158,12 @@ class ReadingReport:
         Raises:
             UserError: it does.
         """
-        if self.malformed >= MAX_MALFORMED and not self.pairs:
-            raise UserError(f"{self.refusal}; no entry before is valid")
+        if self.from_beginning and self.malformed_first >= MAX_MALFORMED:
+            first = next(iter(self.faults.values())).first
+            raise UserError(
+                f"{MAX_MALFORMED:,} entries before the first pair are malformed, for example: "
+                f"{first}"
+            )
 
     def warnings(self) -> list[str]:
         """Return warnings about the corpus, one sentence each."""
@@ -168,7 +179,8 @@ class ReadingReport:
         if self.omitted:
             sentences.append(f"Skipped entries of {place}: {self.omissions}.")
         if not self.pairs and not self.malformed:
-            sentences.append(f"{place} contains no pair.")
+            verb = "contains" if len(self.places) == 1 else "contain"
+            sentences.append(f"{place} {verb} no pair.")
         if self.entities.pairs:
             sentences.append(
                 f"HTML entities were unescaped in {counted(self.entities.pairs, 'pair')} of "
