@@ -102,7 +102,7 @@ def test_a_training_that_diverged_is_set_aside(corpus, tmp_path, monkeypatch):
     with pytest.raises(
         NonFiniteError, match=r"teacher: .* is now in .*/teacher\.partial\.diverged"
     ):
-        run(corpus, tmp_path, "methods=[baseline]")
+        run(corpus, tmp_path, "methods=[baseline]", "teacher.training.evaluate_every=1")
     assert os.listdir(tmp_path / "models") == ["teacher.partial.diverged"]
     assert list((tmp_path / "models").glob("*/checkpoints/checkpoint-*/model.safetensors"))
 
