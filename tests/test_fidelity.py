@@ -156,14 +156,15 @@ def test_the_smallest_faithful_precision_is_found(tmp_path, valid, monkeypatch):
 
     def compare(model, exported, quantization, *arguments):
         tried.append(quantization)
-        return fidelity(quantization=quantization, bleu=28.0 if quantization == "int8" else 30.0)
+        faithful = {"changed": 0} if quantization == "float32" else {"bleu": 28.0}
+        return fidelity(quantization=quantization, **faithful)
 
     monkeypatch.setattr("a2d.runs.exporting.compare_export", compare)
     result = call("--output", str(tmp_path / "fast"), "--quantization", "auto", "--valid", valid)
     assert result.exit_code == 0, result.output
-    assert tried == ["int8", "int16"]
+    assert tried == ["int8", "float32"]
     assert "int8 loses too much" in result.output
-    assert "(int16)" in result.output
+    assert "(float32)" in result.output
     assert ctranslate2.contains_model(str(tmp_path / "fast"))
     result = call("--output", str(tmp_path / "x"), "--quantization", "auto", "--unchecked")
     assert "chooses by the proof: remove --unchecked" in str(result.exception)
@@ -304,9 +305,9 @@ def test_the_first_data_type_that_is_not_refused_is_found(tmp_path, monkeypatch)
     shape = "{encoder_layers: 4, decoder_layers: 2, heads: 4, width: 160, feed_forward: 640}"
     run = run_with(tmp_path / "run", shape, "export={quantizations: auto, max_loss: 5}")
     rows = results.read(run.folder / "results/test")
-    assert [row.label for row in rows[2:]] == ["kd int8 (refused)", "kd int16"]
+    assert [row.label for row in rows[2:]] == ["kd int8 (refused)", "kd float32"]
     models = [path.parent.parent.name for path in (run.folder / "exports").rglob("model.bin")]
-    assert models == ["kd-4+2x4-seed1-int16"]
+    assert models == ["kd-4+2x4-seed1-float32"]
     assert "was refused: it is int8.\n" in (run.folder / "run.log").read_text("utf-8")
     monkeypatch.setattr("a2d.runs.stages.exports.export", None)
     carry_out(run.recipe, run.folder, Console(quiet=True))

@@ -118,6 +118,16 @@ def test_two_processes_train_the_same_models(sharded, corpus, tmp_path, alone): 
     assert_close(weights(tmp_path / "run"), alone)
 
 
+@pytest.mark.full
+@pytest.mark.slow
+def test_four_processes_train_the_same_models(corpus, tmp_path):  # noqa: F811
+    batches = [f"{place}training.gradient_accumulation_steps=4" for place in ("", "teacher.")]
+    for count in (1, 4):
+        settings = [*METHODS, *TEACHER, *batches, f"compute.gpus_per_training={count}"]
+        run(corpus, tmp_path / str(count), *settings)
+    assert_close(weights(tmp_path / "4"), weights(tmp_path / "1"))
+
+
 @pytest.mark.slow
 def test_one_process_continues_what_two_began(corpus, tmp_path, alone):  # noqa: F811
     folder = tmp_path / "run"

@@ -176,7 +176,7 @@ def export(
         str,
         typer.Option(
             help="Data type of the weights: float32, float16, bfloat16, int16, int8, int8_float32 "
-            "or int8_float16; auto: the first of int8, int16 and float32 that translates as the "
+            "or int8_float16; auto: the first of int8 and float32 that translates as the "
             "model does."
         ),
     ] = "float32",

@@ -24,8 +24,9 @@ Quantization = Literal[
 ]
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 """Data types of the weights of an export."""
-SMALLEST_FIRST: tuple[Quantization, ...] = ("int8", "int16", "float32")
-"""Data types that are tried in turn, with 1, 2 and 4 bytes per weight."""
+SMALLEST_FIRST: tuple[Quantization, ...] = ("int8", "float32")
+"""Data types that are tried in turn. int16 is not among them: CTranslate2 computes such models in 8
+bits on CPUs without its int16 products, such as AMD's."""
 
 
 def export(

@@ -254,7 +254,7 @@ def _show_exports(run: Run) -> None:
     """Say where the exports are."""
     for export in run.all(Export):
         if export.problem is None:
-            line = f"For CTranslate2, in {export.quantization}: {escape(str(export.model))}."
+            line = f"CTranslate2, {export.quantization}: {escape(str(export.model))}."
             run.console.print(line, soft_wrap=True)
 
 

@@ -338,7 +338,7 @@ class ExportSettings(Section):
     Attributes:
         quantizations: data types of the weights: `float32`, `float16`, `bfloat16`, `int16`, `int8`,
             `int8_float32` and `int8_float16`. Each makes an export of each student. `auto`: the
-            first of `int8`, `int16` and `float32` that is not refused, if CTranslate2 is installed
+            first of `int8` and `float32` that is not refused, if CTranslate2 is installed
             and can convert the students, otherwise none.
         max_loss: largest loss of BLEU and of chrF; an export that loses more is reported as
             refused.
