@@ -50,7 +50,7 @@ def run_task(setup: Setup, task: Callable[..., Any], arguments: tuple[Any, ...])
     Raises:
         UserError: the task raises it, or this machine does not see the run's folder.
     """
-    with suppress(FileNotFoundError):  # other paths than that of the run may be absolute
+    with suppress(FileNotFoundError):  # absolute paths work without it
         os.chdir(setup.folder)
     if not setup.log.parent.is_dir():
         raise UserError(
