@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 SCRIPT = Path(__file__).with_name("distributed_training.py")
 
 
-@pytest.mark.full
 @pytest.mark.slow
 def test_two_processes_equal_accumulation(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

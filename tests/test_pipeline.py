@@ -266,6 +266,7 @@ def test_another_run_in_the_folder_is_refused_before_anything_is_touched(finishe
     assert contents(folder / "results/test") == before
 
 
+@pytest.mark.full
 def test_the_other_split_is_evaluated_beside_the_first(finished, corpus, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     folders = ("models", "translations/test", "results/test")
@@ -304,6 +305,7 @@ def test_a_cache_is_made_only_for_students_that_read_it(corpus, tmp_path):
     assert (folder / "cache/tokens+states/hidden-encoder.npy").exists()
 
 
+@pytest.mark.full
 def test_a_damaged_cache_is_made_again(corpus, tmp_path):
     folder = tmp_path / "run"
     run(corpus, folder, "teacher.cache=true", "methods=[kd]")
@@ -315,6 +317,7 @@ def test_a_damaged_cache_is_made_again(corpus, tmp_path):
     assert file.read_bytes() == content
 
 
+@pytest.mark.full
 def test_the_precision_of_a_teacher_reaches_its_students(corpus, tmp_path, monkeypatch):
     quantised, quantise = [], frozen.quantise
 

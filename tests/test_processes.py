@@ -71,7 +71,7 @@ class TestCalls:
     @pytest.mark.parametrize(
         ("task", "error", "message"),
         [
-            (fail, UserError, r"^the second process refuses\."),
+            pytest.param(fail, UserError, r"^the second process refuses\.", marks=pytest.mark.full),
             pytest.param(break_off, ValueError, "^a defect", marks=pytest.mark.full),
             pytest.param(
                 vanish, UserError, "a process of the training was killed", marks=pytest.mark.full
@@ -143,6 +143,7 @@ def without_key_biases(models):
     }
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_one_process_continues_what_two_began(corpus, tmp_path, alone):  # noqa: F811
     folder = tmp_path / "run"

@@ -56,11 +56,16 @@ def release(name):
 
 
 SHAPES = [
-    {"width": 16, "feed_forward": 24},
     {"width": 12, "feed_forward": 20, "encoder_layers": 2, "decoder_layers": 1},
-    {"width": 16, "heads": 1, "feed_forward": 60},
     {"width": 18, "heads": 3},
-    {"feed_forward": 24, "decoder_layers": 1},
+    *(
+        pytest.param(shape, marks=pytest.mark.full)
+        for shape in (
+            {"width": 16, "feed_forward": 24},
+            {"width": 16, "heads": 1, "feed_forward": 60},
+            {"feed_forward": 24, "decoder_layers": 1},
+        )
+    ),
 ]
 
 
