@@ -12,7 +12,7 @@ from pretrained import FAMILIES, PAIRS, released
 from a2d.errors import UserError
 from a2d.families import FAMILIES as RECORDS
 from a2d.families import sizes_of
-from a2d.models.activations import Recorder, projections, sample_text
+from a2d.models.activations import Recorder, norms, projections, sample_text
 from a2d.models.pruning import choose_subspaces, prune, take_weights
 from a2d.models.students import name_layers, student_of
 from a2d.models.subspaces import HeadMoments, choose_channels, map_heads, share_heads
@@ -72,9 +72,12 @@ SHAPES = [
 @every_family
 class TestEveryFamily:
     def test_all_parts_together_compute_what_the_teacher_computes(self, release):
-        student = release.random()
-        prune(release.teacher, student, name_layers(release.teacher, student), release.batch)
+        student, steps = release.random(), []
+        names = name_layers(release.teacher, student)
+        prune(release.teacher, student, names, release.batch, lambda *step: steps.append(step))
         assert release.divergence(student) < 1e-6
+        count = len(projections(student)) + len(norms(student))
+        assert steps == [(number, count) for number in range(count + 1)]
 
     def test_a_shallower_student_needs_no_measurement(self, release, monkeypatch):
         """It keeps the same parts as if the importance of everything had been measured."""

@@ -34,6 +34,13 @@ _WIDTHS = ("width", "heads", "feed_forward", "decoder_heads", "decoder_feed_forw
 _WRITERS = ("output", "contract")
 """Roles of the modules that write to the residual stream."""
 
+Progress = Callable[[int, int], None]
+"""Function that is called with the numbers of finished steps and of all."""
+
+
+def ignore_progress(finished: int, total: int) -> None:
+    """Do nothing."""
+
 
 class Subspaces(NamedTuple):
     """Parts of the teacher that the student keeps.
@@ -60,6 +67,7 @@ def prune(
     student: PreTrainedModel,
     teacher_name: Callable[[str], str],
     batch: Batch,
+    progress: Progress = ignore_progress,
 ) -> None:
     """Start a smaller student from its teacher's weights, in place.
 
@@ -68,10 +76,17 @@ def prune(
         student: a model with random weights. Weights that the teacher lacks stay random.
         teacher_name: maps names of the student's weights to names of the teacher's.
         batch: sample text.
+        progress: called with the numbers of fitted modules and of all.
     """
+    progress(0, _count_fits(student))
     subspaces = choose_subspaces(teacher, student, teacher_name, batch)
     take_weights(teacher, student, teacher_name, subspaces)
-    reconstruct(teacher, student, subspaces, batch)
+    reconstruct(teacher, student, subspaces, batch, progress)
+
+
+def _count_fits(student: PreTrainedModel) -> int:
+    """Number of modules that `reconstruct` fits."""
+    return len(projections(student)) + len(norms(student))
 
 
 def choose_subspaces(
@@ -225,7 +240,11 @@ def _fill(new: Tensor, old: Tensor, role: str) -> Tensor:
 
 
 def reconstruct(
-    teacher: PreTrainedModel, student: PreTrainedModel, subspaces: Subspaces, batch: Batch
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    subspaces: Subspaces,
+    batch: Batch,
+    progress: Progress = ignore_progress,
 ) -> None:
     """Fit a student's modules, in the order of computation, to its teacher's activations.
 
@@ -242,8 +261,9 @@ def reconstruct(
         student: the student, changed in place.
         subspaces: parts of the teacher that the student keeps.
         batch: sample text.
+        progress: called with the numbers of fitted modules and of all.
     """
-    _Reconstruction(teacher, student, subspaces, batch).run()
+    _Reconstruction(teacher, student, subspaces, batch, progress).run()
 
 
 class _Targets:
@@ -311,13 +331,19 @@ class _Reconstruction:
     """Pass of the student over the sample text that fits each module before it runs."""
 
     def __init__(
-        self, teacher: PreTrainedModel, student: PreTrainedModel, subspaces: Subspaces, batch: Batch
+        self,
+        teacher: PreTrainedModel,
+        student: PreTrainedModel,
+        subspaces: Subspaces,
+        batch: Batch,
+        progress: Progress,
     ) -> None:
-        self._student = student
+        self._student, self._progress = student, progress
         self._roles, self._norms = projections(student), norms(student)
         self._targets = _Targets(teacher, student, subspaces, batch)
         self._writer: tuple[str, Tensor] | None = None
         self._recorder = Recorder(student, batch)
+        self._fitted = 0
 
     def run(self) -> None:
         """Fit all modules."""
@@ -332,6 +358,7 @@ class _Reconstruction:
         states, (_, targets) = inputs[self._recorder.text(name)], self._targets.take(name)
         errors = targets - linear(states, module.weight, module.bias)[:, : targets.shape[1]]
         _regress(module, states, errors)
+        self._count()
 
     def _defer(self, name: str, inputs: Tensor) -> None:
         """Defer the fit of a module that writes: the next norm reads the stream after it."""
@@ -346,6 +373,7 @@ class _Reconstruction:
             errors = stream - inputs[text]
             inputs[text] += _regress(module, writer_inputs[text], errors).to(inputs.dtype)
             self._writer = None
+            self._count()
         states, targets = normalise(norm, inputs[text].double()), outputs.double()
         if has_bias(norm):
             centred = states - states.mean(0)
@@ -354,6 +382,11 @@ class _Reconstruction:
         else:
             gain = (states * targets).sum(0) / states.square().sum(0)
         _set(norm, "weight", gain)
+        self._count()
+
+    def _count(self) -> None:
+        self._fitted += 1
+        self._progress(self._fitted, _count_fits(self._student))
 
 
 def _set(module: torch.nn.Module, name: str, value: Tensor) -> None:

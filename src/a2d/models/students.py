@@ -23,7 +23,7 @@ from a2d.families import (
 )
 from a2d.models.activations import sample_text
 from a2d.models.loading import check_layers, new_model
-from a2d.models.pruning import have_same_widths, prune
+from a2d.models.pruning import Progress, have_same_widths, ignore_progress, prune
 from a2d.models.search_settings import inherited_settings
 
 Start = Literal["teacher", "random", "marian"]
@@ -47,6 +47,7 @@ def student_of(
     activation_dropout: float | None = None,
     start: Start = "teacher",
     sample: Dataset | None = None,
+    progress: Progress = ignore_progress,
 ) -> PreTrainedModel:
     """Make a student with the teacher's vocabulary.
 
@@ -63,6 +64,7 @@ def student_of(
         sample: tokenised pairs (`a2d.text.batching.tokenise`), by which a student that starts from
             the teacher chooses what it keeps. Without them, a student of the teacher's widths and
             heads gets copies of layers as they are (`copy_layers`); others are refused.
+        progress: called while modules are fitted, with the numbers of fitted ones and of all.
 
     Returns:
         The student in float32, on the CPU.
@@ -94,11 +96,13 @@ def student_of(
     student = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
     student.generation_config = inherited_settings(teacher.generation_config)
     if start == "teacher":
-        _start_from(teacher, student, sample)
+        _start_from(teacher, student, sample, progress)
     return student
 
 
-def _start_from(teacher: PreTrainedModel, student: PreTrainedModel, sample: Dataset | None) -> None:
+def _start_from(
+    teacher: PreTrainedModel, student: PreTrainedModel, sample: Dataset | None, progress: Progress
+) -> None:
     """Copy a teacher's layers, or the parts of them that a student keeps.
 
     Raises:
@@ -124,7 +128,7 @@ def _start_from(teacher: PreTrainedModel, student: PreTrainedModel, sample: Data
             "what it keeps: give sample=tokenise(pairs, tokenizer)."
         )
     text = sample_text(sample, teacher)
-    prune(teacher, student, name_layers(teacher, student), text)
+    prune(teacher, student, name_layers(teacher, student), text, progress)
 
 
 def check_start(student: Any, teacher: Any) -> None:

@@ -36,7 +36,7 @@ from a2d.files import set_aside, temporary_folder, write_text
 from a2d.models.loading import check_same_ids, count_parameters, load_model, new_model
 from a2d.models.students import check_start, student_config, student_of
 from a2d.models.tokenizer import load_tokenizer
-from a2d.progress import Report, WarningEvents, log_to
+from a2d.progress import Event, Report, WarningEvents, log_to
 from a2d.runs.processes import Launcher, is_first_process, process_count
 from a2d.runs.settings import MethodEntry, Training
 from a2d.runs.verdict import Yardstick, read_yardstick
@@ -160,9 +160,15 @@ def save_start(stage: StudentStart, inputs: TrainingInputs, report: Report) -> N
     """Prune the teacher to a shape, and save the model in the stage's folder."""
     sample = load_from_disk(str(inputs.tokens))["train"]
     torch.manual_seed(0)
-    with log_to(WarningEvents(f"start {stage.size}", report)), stage.work() as folder:
-        shape = stage.shape.model_dump()
-        student = student_of(load_model(inputs.teacher), **shape, start="teacher", sample=sample)
+    task = f"pruning: {stage.size}"
+    with log_to(WarningEvents(task, report)), stage.work() as folder:
+        student = student_of(
+            load_model(inputs.teacher),
+            **stage.shape.model_dump(),
+            start="teacher",
+            sample=sample,
+            progress=lambda *steps: report(Event(task, *steps)),
+        )
         student.save_pretrained(folder)
 
 

@@ -10,7 +10,6 @@ from a2d.errors import UserError
 from a2d.method.formulas import FORMULAS
 from a2d.method.methods import METHODS
 from a2d.models.loading import load_config
-from a2d.progress import show_activity
 from a2d.runs.parts import MONOLINGUAL, PARALLEL, parts_for
 from a2d.runs.settings import MethodEntry, Shape
 from a2d.runs.stages.base import RunStage
@@ -61,10 +60,9 @@ class StudentStart(RunStage):
             run.restore(stage)
         missing = [stage for stage in needed if not stage.done]
         if missing:
-            with show_activity(run.console, "Pruning the teacher…"):
-                futures = [run.workers.submit(save_start, each, run.inputs) for each in missing]
-                for future in as_completed(futures):
-                    future.result()
+            futures = [run.workers.submit(save_start, each, run.inputs) for each in missing]
+            for future in as_completed(futures):
+                future.result()
 
     def _is_needed(self, run: Run) -> bool:
         return any(
