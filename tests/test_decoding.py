@@ -75,6 +75,22 @@ def test_batches_change_nothing(ending, tokenizer, beams, max_tokens):
     assert translations == expected
 
 
+def test_batches_are_small_on_cpu(ending, tokenizer, monkeypatch):
+    """The product of a batch's tokens, beams and the model's width is limited."""
+    sizes = []
+    ending.get_encoder().register_forward_pre_hook(
+        lambda module, inputs, named: sizes.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    expected = translate(ending, tokenizer, SENTENCES, beams=4)
+    monkeypatch.setattr("a2d.models.decoding._CPU_FLOATS", 200 * 4 * ending.config.d_model)
+    monkeypatch.setattr("a2d.models.decoding._LEAST_TOKENS", 1)
+    for limit, largest in ((4096, 200), (100, 100)):
+        sizes.clear()
+        found = translate(ending, tokenizer, SENTENCES, beams=4, max_tokens=limit)
+        assert found == expected
+        assert largest / 2 < max(sizes) <= largest
+
+
 @pytest.mark.parametrize("beams", [1, 4])
 def test_how_long_it_may_get_does_not_depend_on_the_batch(endless, tokenizer, beams):
     expected, cut = one_at_a_time(endless, tokenizer, SENTENCES[:5], beams)

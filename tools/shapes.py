@@ -1,8 +1,9 @@
 """Fill the tables and draw the pictures of docs/shapes.md: size, speed and quality by shape.
 
 The region `front` has students of the packaged teacher, from results/front: each folder is the
-`results/test` of a run of `a2d distill`, with the student's shape as its name. The region `shapes`
-has quality from results/shapes and speed from benchmarks/results/decoding.json.
+`results/test` of a run of `a2d distill`, with the student's shape as its name. The regions
+`front-…` have students of a large teacher, from the experiment in results/ with that name. The
+region `shapes` has quality from results/shapes and speed from benchmarks/results/decoding.json.
 
     python tools/shapes.py
 """
@@ -17,6 +18,7 @@ import regions
 from results import check
 
 from a2d.runs import plots, results
+from a2d.runs.report import millions, spread, times
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "shapes.md"
@@ -29,7 +31,10 @@ ENGINES = ("PyTorch, beam 5", "CTranslate2 int8, beam 5")
 
 def main() -> None:
     """Draw the pictures and fill the tables."""
-    regions.fill(PAGE, {"shapes": shapes(), "front": front()}.get)
+    filled = {"shapes": shapes(), "front": front()}
+    for folder in sorted((ROOT / "results").glob("front-*")):
+        filled[folder.name] = large_front(folder)
+    regions.fill(PAGE, filled.get)
 
 
 def front() -> str:
@@ -53,6 +58,55 @@ def front() -> str:
     )
     head = ["shape", "parameters", "share", "BLEU", "chrF", "chrF kept"]
     return regions.table([*head, "BLEU, int8"], rows)
+
+
+def large_front(folder: Path) -> str:
+    """Draw quality by size of a large teacher's students; return their table.
+
+    Args:
+        folder: results of a run, exports included.
+    """
+    rows = results.read(folder)
+    exports = {row.name: row for row in rows if row.quantization}
+    teacher, *groups = results.group_rows([row for row in rows if not row.quantization])
+    groups.sort(key=lambda group: (smaller(group.rows[0], teacher.rows[0]), group.mean("bleu")))
+    lines = [["teacher", "", *_large_cells(teacher, teacher), "", ""]]
+    bleu: dict[str, dict[str, float]] = {}
+    for group in groups:
+        int8 = [exports.get(f"{row.name}-int8") for row in group.rows]
+        cells = _large_cells(group, teacher), _export_cells([row for row in int8 if row], teacher)
+        lines.append([f"{group.student}", f"`{group.label}`", *cells[0], *cells[1]])
+        bleu.setdefault(group.label, {})[group.student] = group.mean("bleu")
+    plots.trade_off(
+        bleu,
+        {group.student: smaller(group.rows[0], teacher.rows[0]) for group in groups},
+        teacher.mean("bleu"),
+        ROOT / "docs/results" / f"shapes-{folder.name}.png",
+        "times smaller than the teacher, by parameters",
+    )
+    head = ["student", "method", "parameters", "share", "seeds", "BLEU", "chrF", "lost BLEU"]
+    return regions.table([*head, "int8", "speed, int8"], lines, left=2)
+
+
+def _large_cells(group: results.Group, teacher: results.Group) -> list[str]:
+    first, several = group.rows[0], len(group.rows) > 1
+    lost = "" if group is teacher else f"{teacher.mean('bleu') - group.mean('bleu'):.2f}"
+    return [
+        millions(first),
+        f"{1 / smaller(first, teacher.rows[0]):.0%}",
+        str(len(group.rows)),
+        spread(group, "bleu", several),
+        spread(group, "chrf", several),
+        lost,
+    ]
+
+
+def _export_cells(exports: list[results.Row], teacher: results.Group) -> list[str]:
+    """Format size and speed of a model's exports; empty for models without any."""
+    if not exports:
+        return ["", ""]
+    group = results.Group(exports)
+    return [f"{group.mean('size_bytes') / 1e6:.1f} MB", times(group.speed_up(teacher))]
 
 
 def smaller(row: results.Row, teacher: results.Row) -> float:

@@ -74,7 +74,13 @@ def translate(
         int | None, typer.Option(help="CPU threads.", min=1, max=1024, show_default="all cores")
     ] = None,
     batch_tokens: Annotated[
-        int, typer.Option(help="Source tokens that are translated at once.", min=1, max=2**31 - 1)
+        int,
+        typer.Option(
+            help="Source tokens that are translated at once, at most. PyTorch takes fewer on CPU "
+            "if that is faster.",
+            min=1,
+            max=2**31 - 1,
+        ),
     ] = 4096,
     device: Annotated[
         str,
@@ -261,7 +267,13 @@ def bench(
         typer.Option(help="CPU threads of each model.", min=1, max=1024, show_default="all cores"),
     ] = None,
     batch_tokens: Annotated[
-        int, typer.Option(help="Source tokens that are translated at once.", min=1, max=2**31 - 1)
+        int,
+        typer.Option(
+            help="Source tokens that are translated at once, at most. PyTorch takes fewer on CPU "
+            "if that is faster.",
+            min=1,
+            max=2**31 - 1,
+        ),
     ] = 4096,
     device: Annotated[
         str,

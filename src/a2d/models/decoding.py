@@ -19,7 +19,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from a2d.families import positions_of
+from a2d.families import positions_of, sizes_of
 from a2d.models.folders import reading
 from a2d.models.hypotheses import Hypothesis
 from a2d.models.likelihoods import count_tokens, log_probabilities
@@ -34,6 +34,16 @@ from a2d.models.search_settings import (
 from a2d.models.tokenizer import mark_languages
 from a2d.text.batching import TokenBatchSampler
 from a2d.text.sources import encode_sources
+
+_CPU_FLOATS = 2**20
+"""Largest product of a batch's source tokens, beams and the model's width on CPU.
+
+Larger states leave the processor's caches, and a batch goes on until its last sentence ends: with
+6+6 layers of width 512 and five beams, batches of 4,096 tokens take three times as long.
+"""
+
+_LEAST_TOKENS = 256
+"""Size of a batch, in padded source tokens, that is not lowered further."""
 
 
 @torch.inference_mode()
@@ -136,7 +146,8 @@ def search(
         encoded: token ids of each sentence, no more than the model has positions.
         count: number of hypotheses per sentence, at most `beams`.
         beams: beam width; 1 is greedy search; None: the model's setting, or `BEAMS`.
-        max_tokens: padded source tokens per batch.
+        max_tokens: largest number of padded source tokens per batch. On CPU a batch has at most
+            `_CPU_FLOATS` floats in a layer's states, too.
         cut: end translations at `generation_limit` even if the model has a `max_length`. This
             guards against teachers that do not stop.
         scored: compute log-probabilities, which costs one more pass of the model.
@@ -151,9 +162,9 @@ def search(
     limits = [generation_limit(len(ids), positions) for ids in encoded]
     translations: dict[int, list[Hypothesis]] = {}
     with searching(model) as settings:
-        batch_search = _Search(
-            model, tokenizer, count, beams or settings.num_beams or BEAMS, scored
-        )
+        beams = beams or settings.num_beams or BEAMS
+        batch_search = _Search(model, tokenizer, count, beams, scored)
+        max_tokens = _batch_tokens(model, beams, max_tokens)
         max_limit = None if cut else max_length_limit(settings, positions)
         if max_limit is not None:
             exhaustive = settings.early_stopping == "never"  # the search depends on `max_limit`
@@ -179,6 +190,15 @@ def search(
                 assert max_limit is not None
                 limits[index] = sizes[index] = max_limit
     return [translations[index] for index in range(len(encoded))]
+
+
+def _batch_tokens(model: PreTrainedModel, beams: int, max_tokens: int) -> int:
+    """Return the largest number of padded source tokens per batch, which depends on the device."""
+    if model.device.type != "cpu":
+        return max_tokens
+    width: int = sizes_of(model.config)["width"]
+    fitting = _CPU_FLOATS // (beams * width)
+    return min(max_tokens, max(_LEAST_TOKENS, fitting))
 
 
 def _batches(sizes: Sequence[int], max_tokens: int) -> TokenBatchSampler:

@@ -68,7 +68,7 @@ class Translator:
         positions: largest number of source tokens; None: unlimited.
         settings: the model's generation settings.
         beams: beam width; None: the model's setting, or `a2d.models.search_settings.BEAMS`.
-        batch_tokens: padded source tokens per batch.
+        batch_tokens: largest number of padded source tokens per batch.
         engine: name of the library.
         network: the model, if it is in transformers.
 

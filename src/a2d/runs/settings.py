@@ -392,7 +392,8 @@ class EvaluationSettings(Section):
     Attributes:
         split: held-out set to score: `test`, or `valid` while you choose settings.
         beams: width of the beam; 1 is greedy search.
-        max_tokens: largest number of padded tokens per batch.
+        max_tokens: largest number of padded tokens per batch. On CPU, a2d translates with smaller
+            batches if they are faster.
         samples: number of sample translations to show.
     """
 

@@ -176,9 +176,10 @@ def _int8(folder: Path) -> Path | None:
 
 def _table(figures: Sequence[ShapeFigures]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("shape")
-    for name in ("layers", "width", "params", "share", "int8", "PyTorch", "CTranslate2 int8"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("shape", vertical="bottom", overflow="fold")
+    speeds = "PyTorch\nspeed", "CTranslate2\nint8 speed"
+    for name in ("layers", "width", "params", "share", "int8\nsize", *speeds):
+        table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
     teacher = figures[0]
     for row in figures:
         sizes = row.sizes
