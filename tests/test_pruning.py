@@ -69,6 +69,16 @@ SHAPES = [
 ]
 
 
+def recorded(release, *sentences):
+    """Inputs and outputs of the teacher's modules."""
+    pairs = {}
+    recorder = Recorder(release.teacher, release.batch)
+    for name in (*projections(release.teacher), *norms(release.teacher)):
+        recorder.after(name, lambda name, *both: pairs.setdefault(name, []).append(both))
+    recorder.run(*sentences)
+    return {name: [*map(torch.cat, zip(*both, strict=True))] for name, both in pairs.items()}
+
+
 @every_family
 class TestEveryFamily:
     def test_all_parts_together_compute_what_the_teacher_computes(self, release):
@@ -78,6 +88,13 @@ class TestEveryFamily:
         assert release.divergence(student) < 1e-6
         count = len(projections(student)) + len(norms(student))
         assert steps == [(number, count) for number in range(count + 1)]
+
+    def test_the_teacher_s_activations_do_not_depend_on_parts_of_the_text(self, release):
+        whole, parts = recorded(release), recorded(release, 7)
+        assert whole.keys() == parts.keys()
+        for name, tensors in whole.items():
+            for one, other in zip(tensors, parts[name], strict=True):
+                assert torch.allclose(one, other, atol=1e-5), name
 
     def test_a_shallower_student_needs_no_measurement(self, release, monkeypatch):
         """It keeps the same parts as if the importance of everything had been measured."""
@@ -264,7 +281,9 @@ def test_little_memory_records_the_teacher_in_several_passes(release, monkeypatc
     at_once = release.narrow(**shape).state_dict()
     passes = []
     run = Recorder.run
-    monkeypatch.setattr(Recorder, "run", lambda self: (passes.append(self.model), run(self))[1])
+    monkeypatch.setattr(
+        Recorder, "run", lambda self, *n: (passes.append(self.model), run(self, *n))[1]
+    )
     monkeypatch.setattr("a2d.models.pruning._MAX_FLOATS", 100_000)
     in_turn = release.narrow(**shape).state_dict()
     assert all(in_turn[name].equal(weight) for name, weight in at_once.items())

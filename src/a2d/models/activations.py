@@ -27,7 +27,7 @@ _FLOATS = 2**26
 
 
 def sample_text(data: Dataset, model: PreTrainedModel) -> Batch:
-    """Make a batch of evenly spaced sentence pairs, without the longest 5%.
+    """Make a batch of evenly spaced sentence pairs, without the longest 5%, sorted by length.
 
     Args:
         data: columns ``input_ids`` and ``labels`` (`a2d.text.batching.tokenise`).
@@ -40,6 +40,9 @@ def sample_text(data: Dataset, model: PreTrainedModel) -> Batch:
     rows = [row for row, length in zip(rows, lengths, strict=True) if length <= longest]
     widest = max(sizes_of(model.config)[size] for size in ("width", "feed_forward"))
     rows = rows[: max(1, _FLOATS // (longest * widest))]
+    rows.sort(
+        key=lambda row: (len(row["input_ids"]), len(row["labels"]))
+    )  # little padding in parts
 
     def pad(name: str, value: int) -> Tensor:
         return pad_sequence([torch.tensor(row[name]) for row in rows], True, value)
@@ -96,20 +99,21 @@ class Recorder:
     def __init__(self, model: PreTrainedModel, batch: Batch) -> None:
         self.model = model
         self.batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        self._source = self.batch["attention_mask"].bool()
-        self._target = self.batch["labels"] != -100
         self._roles = projections(model)
         self._handles: list[Any] = []
+        self._decodes = False
+        self._part: Batch = {}
 
     def text(self, name: str) -> Tensor:
         """Mask of the positions with text in a module's inputs: booleans (sentences, length)."""
-        if "encoder" in name.split("."):
-            return self._source
+        source, target = self._part["attention_mask"].bool(), self._part["labels"] != -100
+        if _is_encoders(name):
+            return source
         if self._roles.get(name) not in ("key", "value"):
-            return self._target
+            return target
         attention = self.model.get_submodule(name.rpartition(".")[0])
         crosses = family_of(self.model.config).group(attention) == "cross"
-        return self._source if crosses else self._target
+        return source if crosses else target
 
     def before(self, name: str, call: Callable[[str, Tensor], None]) -> None:
         """Call ``call(name, inputs)`` before a module runs.
@@ -118,33 +122,62 @@ class Recorder:
         """
         module = self.model.get_submodule(name)
         hook = module.register_forward_pre_hook(lambda _, inputs: call(name, inputs[0]))
-        self._handles.append(hook)
+        self._add(name, hook)
 
     def after(self, name: str, call: Callable[[str, Tensor, Tensor], None]) -> None:
         """Call ``call(name, inputs, outputs)``, (tokens, width) each, after a module has run."""
-        module, text = self.model.get_submodule(name), self.text(name)
-        hook = module.register_forward_hook(
-            lambda _, inputs, outputs: call(name, inputs[0][text], outputs[text])
-        )
-        self._handles.append(hook)
+
+        def show(_: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
+            text = self.text(name)
+            call(name, inputs[0][text], outputs[text])
+
+        self._add(name, self.model.get_submodule(name).register_forward_hook(show))
+
+    def _add(self, name: str, handle: Any) -> None:
+        self._handles.append(handle)
+        self._decodes = self._decodes or not _is_encoders(name)
 
     @torch.no_grad()
-    def run(self) -> None:
-        """Run encoder and decoder, without the output layer, and remove the functions."""
+    def run(self, sentences: int | None = None) -> None:
+        """Run the encoder, and the decoder if functions need it, and remove the functions.
+
+        Args:
+            sentences: number of sentences that are run at a time, in their order; None: all.
+        """
         training = self.model.training
         self.model.eval()
+        count = len(self.batch["labels"])
         try:
-            encoded = self.model.get_encoder()(
-                input_ids=self.batch["input_ids"], attention_mask=self.batch["attention_mask"]
-            )
-            self.model.get_decoder()(
-                input_ids=decoder_inputs(self.model, self.batch["labels"]),
-                encoder_hidden_states=encoded.last_hidden_state,
-                encoder_attention_mask=self.batch["attention_mask"],
-                use_cache=False,
-            )
+            for start in range(0, count, sentences or count):
+                self._part = self._cut(slice(start, start + (sentences or count)))
+                self._run_part()
         finally:
             self.model.train(training)
             for handle in self._handles:
                 handle.remove()
             self._handles.clear()
+
+    def _cut(self, rows: slice) -> Batch:
+        """Take sentences out of the batch, without columns that are padding in all of them."""
+        part = {name: tensor[rows] for name, tensor in self.batch.items()}
+        source = int(part["attention_mask"].sum(1).max())
+        target = int((part["labels"] != -100).sum(1).max())
+        return {name: t[:, : target if name == "labels" else source] for name, t in part.items()}
+
+    def _run_part(self) -> None:
+        mask = self._part["attention_mask"]
+        encoded = self.model.get_encoder()(
+            input_ids=self._part["input_ids"], attention_mask=mask
+        ).last_hidden_state
+        if self._decodes:  # without its output layer
+            self.model.get_decoder()(
+                input_ids=decoder_inputs(self.model, self._part["labels"]),
+                encoder_hidden_states=encoded,
+                encoder_attention_mask=mask,
+                use_cache=False,
+            )
+
+
+def _is_encoders(name: str) -> bool:
+    """Check whether a module belongs to the encoder."""
+    return "encoder" in name.split(".")

@@ -25,6 +25,9 @@ from a2d.models.subspaces import HeadMoments, choose_channels, map_heads, share_
 _RIDGE = 1e-3
 """Strength of the ridge penalty on changes of weights, as a share of the inputs' mean square."""
 
+_SENTENCES = 128
+"""Number of sentences that the teacher gets at a time, sorted by length: little is padding."""
+
 _MAX_FLOATS = 2**28
 """Largest number of the teacher's activations in memory at a time: 1 GB in float32."""
 
@@ -311,20 +314,24 @@ class _Targets:
     def _record(self, group: Sequence[str]) -> None:
         student_names = {self._subspaces.names[name]: name for name in group}
         channels = self._subspaces.channels
+        parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in group}
 
         def record(teacher_name: str, inputs: Tensor, outputs: Tensor) -> None:
             name = student_names[teacher_name]
             if name in self._norms:
-                self._recorded[name] = inputs[:, channels], outputs[:, channels]
+                parts[name].append((inputs[:, channels], outputs[:, channels]))
                 return
             rows = self._subspaces.rows[name]
             targets = outputs.double() @ rows.T if rows.is_floating_point() else outputs[:, rows]
-            self._recorded[name] = inputs[:0], targets.to(outputs.dtype)
+            parts[name].append((inputs[:0], targets.to(outputs.dtype)))
 
         recorder = Recorder(self._teacher, self._batch)
         for teacher_name in student_names:
             recorder.after(teacher_name, record)
-        recorder.run()
+        recorder.run(_SENTENCES)
+        for name in group:
+            inputs, outputs = zip(*parts.pop(name), strict=True)
+            self._recorded[name] = torch.cat(inputs), torch.cat(outputs)
 
 
 class _Reconstruction:
@@ -430,16 +437,18 @@ def _measure(model: PreTrainedModel, batch: Batch) -> tuple[dict[str, Tensor], d
     products: dict[str, Tensor] = {}
 
     def add(name: str, inputs: Tensor, outputs: Tensor) -> None:
-        squares[name] = inputs.square().sum(0, dtype=torch.float64)
+        square = inputs.square().sum(0, dtype=torch.float64)
+        squares[name] = squares[name] + square if name in squares else square
         if roles[name] in ("query", "key", "output"):
             states = (inputs if roles[name] == "output" else outputs).double()
             heads = states.unflatten(-1, (head_count(model, name), -1))
-            products[name] = torch.einsum("thd,the->hde", heads, heads)
+            product = torch.einsum("thd,the->hde", heads, heads)
+            products[name] = products[name] + product if name in products else product
 
     recorder = Recorder(model, batch)
     for name in roles:
         recorder.after(name, add)
-    recorder.run()
+    recorder.run(_SENTENCES)
     return squares, products
 
 
