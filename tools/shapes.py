@@ -2,8 +2,9 @@
 
 The region `front` has students of the packaged teacher, from results/front: each folder is the
 `results/test` of a run of `a2d distill`, with the student's shape as its name. The regions
-`front-…` have students of a large teacher, from the experiment in results/ with that name. The
-region `shapes` has quality from results/shapes and speed from benchmarks/results/decoding.json.
+`front-…` have students of a large teacher, from the folder with that name, with results of several
+runs. The region `shapes` has quality from results/shapes and speed from
+benchmarks/results/decoding.json.
 
     python tools/shapes.py
 """
@@ -64,9 +65,13 @@ def large_front(folder: Path) -> str:
     """Draw quality by size of a large teacher's students; return their table.
 
     Args:
-        folder: results of a run, exports included.
+        folder: folder of results of runs under this teacher, exports included.
     """
-    rows = results.read(folder)
+    rows: list[results.Row] = []
+    for part in sorted(folder.iterdir()):
+        scored = results.read(part)
+        check(part, scored)
+        rows += scored[bool(rows) :]  # the teacher once
     exports = {row.name: row for row in rows if row.quantization}
     teacher, *groups = results.group_rows([row for row in rows if not row.quantization])
     groups.sort(key=lambda group: (smaller(group.rows[0], teacher.rows[0]), group.mean("bleu")))
