@@ -62,7 +62,7 @@ def front() -> str:
 
 
 def large_front(folder: Path) -> str:
-    """Draw quality by size of a large teacher's students; return their table.
+    """Return the table of a large teacher's students.
 
     Args:
         folder: folder of results of runs under this teacher, exports included.
@@ -76,19 +76,10 @@ def large_front(folder: Path) -> str:
     teacher, *groups = results.group_rows([row for row in rows if not row.quantization])
     groups.sort(key=lambda group: (smaller(group.rows[0], teacher.rows[0]), group.mean("bleu")))
     lines = [["teacher", "", *_large_cells(teacher, teacher), "", ""]]
-    bleu: dict[str, dict[str, float]] = {}
     for group in groups:
         int8 = [exports.get(f"{row.name}-int8") for row in group.rows]
         cells = _large_cells(group, teacher), _export_cells([row for row in int8 if row], teacher)
         lines.append([f"{group.student}", f"`{group.label}`", *cells[0], *cells[1]])
-        bleu.setdefault(group.label, {})[group.student] = group.mean("bleu")
-    plots.trade_off(
-        bleu,
-        {group.student: smaller(group.rows[0], teacher.rows[0]) for group in groups},
-        teacher.mean("bleu"),
-        ROOT / "docs/results" / f"shapes-{folder.name}.png",
-        "times smaller than the teacher, by parameters",
-    )
     head = ["student", "method", "parameters", "share", "seeds", "BLEU", "chrF", "lost BLEU"]
     return regions.table([*head, "int8", "speed, int8"], lines, left=2)
 
