@@ -53,6 +53,7 @@ def show_preview(run: Run, folder: Path, hub: str | None) -> Yardstick:
 def _rows(run: Run, student: Student, yardstick: Yardstick) -> dict[str, str]:
     """Estimate the figures of the plan; maps their names to texts."""
     assert student.training is not None
+    assert student.shape is not None
     sizes, inputs, training = run.corpus.sizes, run.inputs, student.training
     train = load_from_disk(str(inputs.tokens))["train"]
     train = _training_data(train, student, sizes["monolingual"])
@@ -76,8 +77,8 @@ def _rows(run: Run, student: Student, yardstick: Yardstick) -> dict[str, str]:
         "teacher": f"{parameters / 1e6:.2f}M parameters, validation BLEU "
         f"{yardstick.teacher.bleu:.1f}, chrF {yardstick.teacher.chrf:.1f} (copied sources: "
         f"{yardstick.copy.bleu:.1f}, {yardstick.copy.chrf:.1f})",
-        "student": f"{student.size}, {trial.parameters / 1e6:.2f}M parameters, from {start}, "
-        f"method {student.method.method}",
+        "student": f"{student.size}, width {student.shape.width}, "
+        f"{trial.parameters / 1e6:.2f}M parameters, from {start}, method {student.method.method}",
         "updates": f"at most {config.max_steps:,} of {training.max_tokens:,} tokens "
         f"({epochs:.3g} epochs), {end}; validation every {int(config.eval_steps):,}",
         "learning rate": f"{training.learning_rate:.2g}, after "
