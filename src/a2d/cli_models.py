@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from a2d.progress import CountLine
     from a2d.text.streams import LineStream
 
+BatchTokens = Annotated[
+    int,
+    typer.Option(
+        help="Source tokens that are translated at once, at most. PyTorch takes fewer on CPU if "
+        "that is faster.",
+        min=1,
+        max=2**31 - 1,
+    ),
+]
+
 
 def translate(
     model: Annotated[
@@ -73,15 +83,7 @@ def translate(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads.", min=1, max=1024, show_default="all cores")
     ] = None,
-    batch_tokens: Annotated[
-        int,
-        typer.Option(
-            help="Source tokens that are translated at once, at most. PyTorch takes fewer on CPU "
-            "if that is faster.",
-            min=1,
-            max=2**31 - 1,
-        ),
-    ] = 4096,
+    batch_tokens: BatchTokens = 4096,
     device: Annotated[
         str,
         typer.Option(help="auto (a GPU if there is one), cpu, cuda, or cuda:1 for GPU 1."),
@@ -266,15 +268,7 @@ def bench(
         int | None,
         typer.Option(help="CPU threads of each model.", min=1, max=1024, show_default="all cores"),
     ] = None,
-    batch_tokens: Annotated[
-        int,
-        typer.Option(
-            help="Source tokens that are translated at once, at most. PyTorch takes fewer on CPU "
-            "if that is faster.",
-            min=1,
-            max=2**31 - 1,
-        ),
-    ] = 4096,
+    batch_tokens: BatchTokens = 4096,
     device: Annotated[
         str,
         typer.Option(help="auto (a GPU if there is one), cpu, cuda, or cuda:1 for GPU 1."),
