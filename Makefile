@@ -49,7 +49,7 @@ test: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	SUITE=$(SUITE) $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	SUITE=$(SUITE) $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 40
 
 faults: .venv/.installed-dev
 	FAULTS=full $(BIN)/pytest tests/faults
