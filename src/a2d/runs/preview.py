@@ -77,7 +77,8 @@ def _rows(run: Run, student: Student, yardstick: Yardstick) -> dict[str, str]:
         "teacher": f"{parameters / 1e6:.2f}M parameters, validation BLEU "
         f"{yardstick.teacher.bleu:.1f}, chrF {yardstick.teacher.chrf:.1f} (copied sources: "
         f"{yardstick.copy.bleu:.1f}, {yardstick.copy.chrf:.1f})",
-        "student": f"{student.size}, width {student.shape.width}, "
+        "student": f"{student.shape.encoder_layers}+{student.shape.decoder_layers} layers, "
+        f"width {student.shape.width}, "
         f"{trial.parameters / 1e6:.2f}M parameters, from {start}, method {student.method.method}",
         "updates": f"at most {config.max_steps:,} of {training.max_tokens:,} tokens "
         f"({epochs:.3g} epochs), {end}; validation every {int(config.eval_steps):,}",
