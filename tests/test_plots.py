@@ -223,11 +223,12 @@ class TestWallClock:
 class TestTradeOff:
     def test_methods_are_lines_and_shapes_are_named_once(self, tmp_path, figures):
         bleu = {"kd": {"6+2": 8.0, "6+3": 9.0}, "a2d": {"6+3": 8.0, "6+2": 8.5}}
+        bleu["last"] = {"6+2": 7.0}
         plots.trade_off(bleu, {"6+3": 1.5, "6+2": 2.0}, 10.0, tmp_path / "t.png")
         axis = figures[0][0]["axis"]
         lines = {line.get_label(): line.get_xydata().tolist() for line in axis.lines[1:]}
         expected = {"teacher": [[1, 10]], "kd": [[1.5, 9], [2, 8]], "a2d": [[1.5, 8], [2, 8.5]]}
-        assert lines == expected
+        assert lines == expected | {"last": [[2, 7]]}
         names = {text.get_text(): text.xy for text in axis.texts}
         assert names == {"6+3": (1.5, 9), "6+2": (2, 8.5)}
         assert size(tmp_path / "t.png")[0] > 600

@@ -12,7 +12,9 @@ benchmarks/results/decoding.json.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import regions
@@ -68,41 +70,71 @@ def large_front(folder: Path) -> str:
         folder: folder of results of runs under this teacher, exports included.
     """
     rows: list[results.Row] = []
+    exports: dict[str, tuple[results.Row, float]] = {}
     for part in sorted(folder.iterdir()):
-        scored = results.read(part)
+        first, *others = scored = results.read(part)
         check(part, scored)
-        rows += scored[bool(rows) :]  # the teacher once
-    exports = {row.name: row for row in rows if row.quantization}
-    teacher, *groups = results.group_rows([row for row in rows if not row.quantization])
+        rows += [row for row in scored[bool(rows) :] if not row.quantization]  # the teacher once
+        # Speeds are compared within a run: other runs had other conditions.
+        of_teacher = first.sentences_per_second or 1
+        exports |= {
+            row.name: (row, (row.sentences_per_second or 0) / of_teacher)
+            for row in others
+            if row.quantization
+        }
+    teacher, *groups = results.group_rows(rows)
     groups.sort(key=lambda group: (smaller(group.rows[0], teacher.rows[0]), group.mean("bleu")))
+    plots.trade_off(
+        quality(groups),
+        {argument(group.student): smaller(group.rows[0], teacher.rows[0]) for group in groups},
+        teacher.mean("bleu"),
+        ROOT / f"docs/results/shapes-{folder.name}.png",
+        "times smaller than the teacher, by parameters",
+        marks="o",
+    )
     lines = [["teacher", "", *_large_cells(teacher, teacher), "", ""]]
     for group in groups:
         int8 = [exports.get(f"{row.name}-int8") for row in group.rows]
-        cells = _large_cells(group, teacher), _export_cells([row for row in int8 if row], teacher)
-        lines.append([f"{group.student}", f"`{group.label}`", *cells[0], *cells[1]])
-    head = ["student", "method", "parameters", "share", "seeds", "BLEU", "chrF", "lost BLEU"]
+        cells = _large_cells(group, teacher), _export_cells([export for export in int8 if export])
+        lines.append([f"`{argument(group.student)}`", group.label, *cells[0], *cells[1]])
+    head = ["student", "method", "parameters", "share", "seeds", "BLEU", "chrF", "over teacher"]
     return regions.table([*head, "int8", "speed, int8"], lines, left=2)
+
+
+def argument(student: str) -> str:
+    """Write a student's sizes as `--student` takes them, if it has as many heads as its teacher."""
+    layers, _, sizes = student.partition("x")
+    widths = sizes.partition("-")[2]
+    return "-".join([layers.replace("+", "x"), *[widths] * bool(widths)])
+
+
+def quality(groups: Sequence[results.Group]) -> dict[str, dict[str, float]]:
+    """Map methods to the mean BLEU of their students, by shape."""
+    bleu: dict[str, dict[str, float]] = {}
+    for group in groups:
+        bleu.setdefault(group.label, {})[argument(group.student)] = group.mean("bleu")
+    return bleu
 
 
 def _large_cells(group: results.Group, teacher: results.Group) -> list[str]:
     first, several = group.rows[0], len(group.rows) > 1
-    lost = "" if group is teacher else f"{teacher.mean('bleu') - group.mean('bleu'):.2f}"
+    gain = "" if group is teacher else f"{group.mean('bleu') - teacher.mean('bleu'):+.2f}"
     return [
         millions(first),
         f"{1 / smaller(first, teacher.rows[0]):.0%}",
         str(len(group.rows)),
         spread(group, "bleu", several),
         spread(group, "chrf", several),
-        lost,
+        gain.replace("-", "−"),
     ]
 
 
-def _export_cells(exports: list[results.Row], teacher: results.Group) -> list[str]:
-    """Format size and speed of a model's exports; empty for models without any."""
+def _export_cells(exports: Sequence[tuple[results.Row, float]]) -> list[str]:
+    """Format size and speed of a model's exports, over the teacher's; empty without exports."""
     if not exports:
         return ["", ""]
-    group = results.Group(exports)
-    return [f"{group.mean('size_bytes') / 1e6:.1f} MB", times(group.speed_up(teacher))]
+    size = mean(row.size_bytes or 0 for row, _ in exports)
+    return [f"{size / 1e6:.1f} MB", times(mean(ratio for _, ratio in exports))]
 
 
 def smaller(row: results.Row, teacher: results.Row) -> float:

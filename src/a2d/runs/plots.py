@@ -163,7 +163,7 @@ def trade_off(
     """Plot BLEU of students by what they gain over the teacher.
 
     Args:
-        bleu: maps a method and a shape to BLEU.
+        bleu: maps a method and a shape to BLEU; a method may lack shapes.
         speed: maps a shape to its gain over the teacher, such as its speed-up, the smallest first.
         teacher: BLEU of the teacher.
         path: picture to write (.png, .svg or .pdf).
@@ -176,14 +176,15 @@ def trade_off(
     axis.plot([1], [teacher], "o", color="C3", label="teacher")
     colors = cycle(["C7", "C0", "C1", "C2", "C4", "C5"])  # C3 is the teacher's
     for color, (name, scores) in zip(colors, bleu.items(), strict=False):
-        heights = [scores[shape] for shape in speed]
-        axis.plot(list(speed.values()), heights, marks, color=color, markersize=4, label=name)
+        measured = {shape: ratio for shape, ratio in speed.items() if shape in scores}
+        heights = [scores[shape] for shape in measured]
+        axis.plot(list(measured.values()), heights, marks, color=color, markersize=4, label=name)
     for shape, ratio in speed.items():
-        top = max(scores[shape] for scores in bleu.values())
+        top = max(scores[shape] for scores in bleu.values() if shape in scores)
         axis.annotate(shape, (ratio, top), (0, -16), textcoords="offset points", ha="center")
     axis.set_xlabel(gain)
     axis.set_ylabel("BLEU")
-    axis.margins(y=0.12)
+    axis.margins(x=0.1, y=0.12)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     _save(figure, path)
