@@ -27,6 +27,7 @@ from a2d.runs.results import read
 from a2d.runs.verdict import Quality, Verdict, Yardstick
 from a2d.text.corpus import read_corpus
 from a2d.text.evaluation import score
+from a2d.training.teacher_cache import TeacherCache
 
 QUICK = (
     "training.evaluate_every=1",
@@ -240,6 +241,23 @@ class TestGates:
         assert not list(tmp_path.iterdir())
         for part in ("60 training", "at most", "of warm-up", "GB free", "nothing was trained"):
             assert part in text
+
+    @pytest.mark.parametrize("cached", [True, False])
+    def test_a_dry_run_measures_updates_with_the_cache(
+        self, teacher, data, tmp_path, monkeypatch, cached
+    ):
+        read = []
+
+        class Spy(TeacherCache):
+            def __init__(self, folder, dataset, teacher):
+                super().__init__(folder, dataset, teacher)
+                read.append(len(dataset))
+
+        monkeypatch.setattr("a2d.runs.training.TeacherCache", Spy)
+        overrides = [*QUICK, f"teacher.cache={cached}"]
+        text = run(teacher, data, tmp_path / "small", dry_run=True, overrides=overrides)
+        assert read == [60] * cached
+        assert ("1 min before, to store the teacher's outputs" in " ".join(text.split())) is cached
 
     def test_a_student_of_a_random_teacher_fails(self, distilled):
         output, text = distilled

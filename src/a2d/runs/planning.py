@@ -48,7 +48,8 @@ from a2d.runs.stages.teacher_outputs import TeacherOutputs
 from a2d.runs.stages.teacher_scores import TeacherScores
 from a2d.runs.stages.translations import Translations
 from a2d.runs.stages.vocabulary import Vocabulary
-from a2d.runs.training import make_config, random_student, try_updates
+from a2d.runs.training import make_config, random_student
+from a2d.runs.trials import try_updates
 from a2d.runs.workers import threads_for
 from a2d.text.pairs import Pair
 from a2d.training import teacher_cache

@@ -16,7 +16,8 @@ from a2d.runs.parts import MONOLINGUAL
 from a2d.runs.run import Run
 from a2d.runs.stages.students import Student, space_needed
 from a2d.runs.stages.teacher_scores import TeacherScores
-from a2d.runs.training import epochs_of, make_config, try_updates
+from a2d.runs.training import epochs_of, make_config
+from a2d.runs.trials import try_updates
 from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.text.batching import lengths
 
@@ -66,6 +67,8 @@ def _rows(run: Run, student: Student, yardstick: Yardstick) -> dict[str, str]:
     seconds = config.max_steps * trial.seconds + validations * yardstick.seconds
     if training.max_hours is not None:
         seconds = min(seconds, 3600 * training.max_hours)
+    stored = trial.cache_seconds * len(train)
+    caching = f"; {_duration(stored)} before, to store the teacher's outputs" if stored else ""
     monolingual = f"; {sizes['monolingual']:,} monolingual sources" if sizes["monolingual"] else ""
     can_end_early = training.plateau_patience or training.early_stopping_patience
     end = "fewer if validation stops improving" if can_end_early else "no fewer"
@@ -85,7 +88,7 @@ def _rows(run: Run, student: Student, yardstick: Yardstick) -> dict[str, str]:
         "learning rate": f"{training.learning_rate:.2g}, after "
         f"{config.get_warmup_steps(config.max_steps):,} updates of warm-up",
         "time": f"at most {_duration(seconds)} of training ({trial.seconds:.2f} s per update, "
-        f"{yardstick.seconds:.0f} s per validation, measured on this machine)",
+        f"{yardstick.seconds:.0f} s per validation, measured on this machine){caching}",
     }
 
 

@@ -7,12 +7,9 @@ import logging
 import platform
 import re
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import mean
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -28,12 +25,11 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import IntervalStrategy
 
 from a2d.errors import UserError
 from a2d.families import family_of
-from a2d.files import set_aside, temporary_folder, write_text
-from a2d.models.loading import check_same_ids, count_parameters, load_model, new_model
+from a2d.files import set_aside, write_text
+from a2d.models.loading import check_same_ids, load_model, new_model
 from a2d.models.students import check_start, student_config, student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report, WarningEvents, log_to
@@ -127,7 +123,7 @@ def _train(model: Model, inputs: TrainingInputs, folder: Path, report: Report) -
         callbacks.append(TensorBoardCallback(board))
     if model.uses_teacher and inputs.yardstick.exists():
         callbacks.append(LearningWatch(read_yardstick(inputs.yardstick)))
-    trainer = _new_trainer(model, inputs, folder / CHECKPOINTS, callbacks)
+    trainer = new_trainer(model, inputs, folder / CHECKPOINTS, callbacks)
     try:
         trainer.train(resume_from_checkpoint=True)
     except UserError as error:
@@ -172,43 +168,6 @@ def save_start(stage: StudentStart, inputs: TrainingInputs, report: Report) -> N
         student.save_pretrained(folder)
 
 
-class Trial(NamedTuple):
-    """Measurements of a short training.
-
-    Attributes:
-        seconds: mean time of an update.
-        parameters: number of the model's parameters.
-    """
-
-    seconds: float
-    parameters: int
-
-
-def try_updates(model: Model, inputs: TrainingInputs, updates: int = 8) -> Trial:
-    """Train a model for a few updates in a temporary folder, and measure their time."""
-    clock = _UpdateClock()
-    with TemporaryDirectory(dir=temporary_folder()) as folder:
-        trainer = _new_trainer(model, inputs, Path(folder), [clock], trial=True)
-        trainer.args.max_steps = updates + 2  # the first ones are slower
-        trainer.args.eval_strategy = trainer.args.save_strategy = IntervalStrategy.NO
-        trainer.args.load_best_model_at_end = False
-        trainer.train()
-    return Trial(mean(clock.seconds[2:]), count_parameters(trainer.student))
-
-
-class _UpdateClock(TrainerCallback):
-    """Measures the time of each update, in seconds."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self._start = time.perf_counter()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.seconds.append(time.perf_counter() - self._start)
-
-
 class LearningWatch(TrainerCallback):
     """Logs one warning if a student's validation scores stay far below its teacher's.
 
@@ -247,11 +206,12 @@ class LearningWatch(TrainerCallback):
             )
 
 
-def _new_trainer(
+def new_trainer(
     model: Model,
     inputs: TrainingInputs,
     output: Path,
     callbacks: Sequence[TrainerCallback],
+    *,
     trial: bool = False,
 ) -> A2DTrainer:
     """Load data and teacher, make the model, and make a Trainer of them.
@@ -261,20 +221,19 @@ def _new_trainer(
         inputs: inputs of the run's trainings.
         output: folder of the checkpoints.
         callbacks: callbacks of the Trainer.
-        trial: train without the teacher's translations, its cache and the initial weights from it,
-            which do not exist yet.
+        trial: train without the teacher's translations and the initial weights from it, which do
+            not exist yet. A cache, if there is one, covers `TrainingInputs.data`.
     """
     assert model.training is not None
     tokenizer = load_tokenizer(inputs.vocabulary)
     data = load_from_disk(str(inputs.tokens))
     parts = [inputs.data[part] for part in model.data_parts]
-    train = data["train"] if trial else load_tokens(parts)
     teacher = load_model(inputs.teacher) if model.method.definition.uses_outputs else None
+    cache_folder = None if teacher is None else inputs.caches.get(model.data_parts)
+    train = data["train"] if trial and cache_folder is None else load_tokens(parts)
     cache = None
-    compares = model.method.definition.uses_outputs and not trial
-    if compares and model.data_parts in inputs.caches:
-        assert teacher is not None
-        cache = TeacherCache(inputs.caches[model.data_parts], train, teacher)
+    if teacher is not None and cache_folder is not None:
+        cache = TeacherCache(cache_folder, train, teacher)
     if model.start is not None and not trial:
         student = load_model(model.start)
     else:
