@@ -3,7 +3,7 @@
 The region `front` has students of the packaged teacher, from results/front: each folder is the
 `results/test` of a run of `a2d distill`, with the student's shape as its name. The regions
 `front-…` have students of a large teacher, from the folder with that name, with results of several
-runs. The region `shapes` has quality from results/shapes and speed from
+runs. The region `shapes` has quality from results/shapes and results/deep, and speed from
 benchmarks/results/decoding.json.
 
     python tools/shapes.py
@@ -25,11 +25,10 @@ from a2d.runs.report import millions, spread, times
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "shapes.md"
-PICTURE = ROOT / "docs" / "results" / "shapes-speed.png"
 FRONT_PICTURE = ROOT / "docs" / "results" / "shapes-front.png"
 
 ENGINES = ("PyTorch, beam 5", "CTranslate2 int8, beam 5")
-"""Engines of the table; the picture shows the last one."""
+"""Engines of the table, with their beams."""
 
 
 def main() -> None:
@@ -97,8 +96,8 @@ def large_front(folder: Path) -> str:
         int8 = [exports.get(f"{row.name}-int8") for row in group.rows]
         cells = _large_cells(group, teacher), _export_cells([export for export in int8 if export])
         lines.append([f"`{argument(group.student)}`", group.label, *cells[0], *cells[1]])
-    head = ["student", "method", "parameters", "share", "seeds", "BLEU", "chrF", "over teacher"]
-    return regions.table([*head, "int8", "speed, int8"], lines, left=2)
+    head = ["student", "method", "parameters", "share", "seeds", "BLEU", "chrF", "BLEU − teacher's"]
+    return regions.table([*head, "int8 size", "int8 speed"], lines, left=2)
 
 
 def argument(student: str) -> str:
@@ -152,26 +151,22 @@ def _cells(row: results.Row, teacher: results.Row) -> list[str]:
 
 
 def shapes() -> str:
-    """Draw quality by speed of the experiment's students; return their table."""
+    """Return the table of students with fewer layers, with their speed and their teacher's BLEU."""
     speeds = json.loads((ROOT / "benchmarks/results/decoding.json").read_text("utf-8"))
-    teacher, *students = results.read(ROOT / "results/shapes")
-    assert teacher.bleu is not None
-    bleu: dict[str, dict[str, float]] = {}
-    for row in students:
-        assert row.bleu is not None
-        bleu.setdefault(row.label, {})[row.student.split("x")[0]] = row.bleu
-    names = {shape for scores in bleu.values() for shape in scores}
-    speed_ups = {
-        engine: {shape: speed_up(speeds, engine, shape) for shape in names} for engine in ENGINES
-    }
-    sorted_shapes = dict(sorted(speed_ups[ENGINES[-1]].items(), key=lambda item: item[1]))
-    plots.trade_off(bleu, sorted_shapes, teacher.bleu, PICTURE)
-    teacher_row = ["1.0×"] * len(ENGINES) + [f"{teacher.bleu:.1f}"] * len(bleu)
-    rows = [["6+6: the teacher", *teacher_row]]
-    for shape in sorted_shapes:
-        times = [f"{speed_ups[engine][shape]:.1f}×" for engine in ENGINES]
-        rows.append([shape, *times, *[f"{scores[shape]:.1f}" for scores in bleu.values()]])
-    return regions.table(["layers", *ENGINES, *bleu], rows)
+    rows = []
+    for name in ("shapes", "deep"):
+        teacher, *students = results.read(ROOT / "results" / name)
+        for row in students:
+            if row.label != "kd student_start=teacher":
+                continue
+            layers = row.student.partition("x")[0]
+            gains = [f"{speed_up(speeds, engine, layers):.1f}×" for engine in ENGINES]
+            rows.append([layers, *gains, f"{row.bleu:.1f}", f"{teacher.bleu:.1f}"])
+    return regions.table(["layers", *ENGINES, "BLEU", "teacher's BLEU"], sorted(rows, key=_speed))
+
+
+def _speed(row: list[str]) -> float:
+    return float(row[2].rstrip("×"))
 
 
 def speed_up(speeds: dict[str, Any], engine: str, layers: str) -> float:
