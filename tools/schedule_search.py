@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 
-from a2d.families import sizes_of
+from a2d.families import family_of, sizes_of
 from a2d.method.attention import GROUPS
 from a2d.models.activations import sample_text
 from a2d.models.loading import count_parameters, load_model, new_model
@@ -76,12 +76,14 @@ def start_student(
 ) -> PreTrainedModel:
     """Make the student of a trial."""
     shape = complete_shape(teacher.config, parse_shape(trial["shape"]))
-    if trial["start"] == "random":
+    if trial["start"] == "random" and family_of(teacher.config).scratch:
         dropout = sizes_of(teacher.config)["dropout"]
         return new_model(inputs["tokenizer"], **shape, dropout=dropout)
     if trial["start"] == "teacher":
         return student_of(teacher, **shape, sample=inputs["train"])
     student = student_of(teacher, **shape, start="random")
+    if trial["start"] == "random":
+        return student
     names = name_layers(teacher, student)
     text = sample_text(inputs["train"], teacher)
     take_weights(teacher, student, names, choose_subspaces(teacher, student, names, text))
