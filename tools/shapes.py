@@ -3,8 +3,8 @@
 The region `front` has students of the packaged teacher, from results/front: each folder is the
 `results/test` of a run of `a2d distill`, with the student's shape as its name. The regions
 `front-…` have students of a large teacher, from the folder with that name, with results of several
-runs. The region `shapes` has quality from results/shapes and results/deep, and speed from
-benchmarks/results/decoding.json.
+runs. The region `starts` compares starts under such a teacher. The region `shapes` has quality
+from results/shapes and results/deep, and speed from benchmarks/results/decoding.json.
 
     python tools/shapes.py
 """
@@ -33,7 +33,7 @@ ENGINES = ("PyTorch, beam 5", "CTranslate2 int8, beam 5")
 
 def main() -> None:
     """Draw the pictures and fill the tables."""
-    filled = {"shapes": shapes(), "front": front()}
+    filled = {"shapes": shapes(), "front": front(), "starts": starts()}
     for folder in sorted((ROOT / "results").glob("front-*")):
         filled[folder.name] = large_front(folder)
     regions.fill(PAGE, filled.get)
@@ -98,6 +98,26 @@ def large_front(folder: Path) -> str:
         lines.append([f"`{argument(group.student)}`", group.label, *cells[0], *cells[1]])
     head = ["student", "method", "parameters", "share", "seeds", "BLEU", "chrF", "BLEU − teacher's"]
     return regions.table([*head, "int8 size", "int8 speed"], lines, left=2)
+
+
+def starts() -> str:
+    """Return the table of students with half of the large teacher's width, by their start.
+
+    `results/starts-de-dsb/EPOCHS/START` has the results of runs that differ in nothing else.
+    """
+    lines = []
+    folders = sorted((ROOT / "results/starts-de-dsb").glob("*/*"), key=lambda p: int(p.parent.name))
+    for folder in folders:
+        check(folder, results.read(folder))
+        teacher, *groups = results.group_rows(results.read(folder))
+        for group in groups:
+            gap = f"{group.mean('bleu') - teacher.mean('bleu'):+.2f}".replace("-", "−")
+            several = len(group.rows) > 1
+            scores = spread(group, "bleu", several), spread(group, "chrf", several), gap
+            start = "the teacher" if folder.name == "teacher" else "random weights"
+            lines.append([folder.parent.name, start, group.method, str(len(group.rows)), *scores])
+    head = ["epochs", "start", "method", "seeds", "BLEU", "chrF", "BLEU − teacher's"]
+    return regions.table(head, lines, left=3)
 
 
 def argument(student: str) -> str:

@@ -92,12 +92,12 @@ def has_ended(group):
     return False
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(not FULL, reason="FAULTS=full: it interrupts a run at every moment")
 def test_kills_and_signals(corpus, expected, tmp_path, rng, ledger):  # noqa: F811
     """One run is interrupted at every moment, each time after a random delay."""
     folder, interruptions = tmp_path / "run", []
-    for moment in MOMENTS if FULL else [rng.choice(MOMENTS)]:
-        for number in SIGNALS if FULL else [rng.choice([*SIGNALS])]:
+    for moment in MOMENTS:
+        for number in SIGNALS:
             process = start(corpus, folder, f"compute.parallel={rng.choice([1, 2])}")
             wait_for(moment, folder, process)
             time.sleep(rng.random() * 0.5)
