@@ -41,12 +41,6 @@ class TestNames:
         run = plan(tmp_path, f"students=[{{{SHAPE}}}]", "methods=[kd]")
         assert [student.name for student in run.all(Student)] == ["kd-2+1x4-seed1"]
 
-    @pytest.mark.parametrize(("width", "name"), [(24, "2+1x4"), (16, "2+1x4-16-40")])
-    def test_name_widths_other_than_a_pretrained_teachers(self, tmp_path, teacher, width, name):
-        student = f"{SHAPE}, width: {width}, feed_forward: 40"
-        run = plan(tmp_path, f"students=[{{{student}}}]", "methods=[kd]", teacher)
-        assert [student.size for student in run.all(Student)] == [name]
-
     def test_have_different_heads_of_decoders(self, tmp_path):
         run = plan(tmp_path, f"students=[{{{SHAPE}, decoder_heads: 2}}]", "methods=[kd]")
         assert [student.name for student in run.all(Student)] == ["kd-2+1x4+2-seed1"]

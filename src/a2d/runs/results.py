@@ -31,11 +31,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from pydantic import Field, FiniteFloat
 
 import a2d
-from a2d.families import sizes_of
 from a2d.files import write_text
 from a2d.method.alignment import FILE_NAME, AttentionAlignment
 from a2d.models.exported import WEIGHTS
-from a2d.models.loading import load_config
 from a2d.report.plain import MAX_SEGMENT
 from a2d.runs.attention import sample_maps
 from a2d.runs.damage import intact, read_json
@@ -199,7 +197,7 @@ def collect(run: Run) -> list[Row]:
     recipe, students, models = run.recipe, run.all(Student), models_of(run)
     corpus, references = recipe.corpus, _references(run)
     hypotheses = {name: stage.hypotheses for name, stage in translations_of(run).items()}
-    figures = {stage.model.name: _figures(run, stage) for stage in run.all(Translations)}
+    figures = {stage.model.name: _figures(stage) for stage in run.all(Translations)}
     settings = distinctive_settings(students, recipe.distillation)
     speeds = {
         name: speed
@@ -442,13 +440,11 @@ def _references(run: Run) -> list[str]:
     return run.one(Corpus).references(run.recipe.evaluation.split)
 
 
-def _figures(run: Run, stage: Translations) -> dict[str, Any]:
+def _figures(stage: Translations) -> dict[str, Any]:
     """Collect scores, sizes and training time of a model, as columns of `Row`."""
     scores, model = stage.figures, stage.model
     layers = ("encoder_layers", "decoder_layers", "heads")
     shape = UNKNOWN if model.foreign else "{}+{}x{}".format(*map(scores.pop, layers))
-    if model.size is None and not model.foreign and len(run.widths) > 1:
-        shape += "-{width}-{feed_forward}".format(**sizes_of(load_config(model.path)))
     del scores["signatures"]
     scores.pop("sentences_per_second", None)  # earlier versions measured it here
     trained = history(model) if model.trained else {"seconds": None, "device": None}

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from a2d.errors import UserError
-from a2d.families import FAMILIES, sizes_of
+from a2d.families import FAMILIES
 from a2d.files import identity, require_folder, require_space, write_text
 from a2d.models.loading import load_config
 from a2d.plugin_errors import packages
@@ -146,18 +146,6 @@ class Run:
             FAMILIES.plugin(load_config(path).model_type) if self.recipe.plugins or packages else {}
         )
         return " ".join([identity(model_path(path)), *family.values()])
-
-    @cached_property
-    def widths(self) -> set[tuple[int, int]]:
-        """Widths of the run's models, each with its feed-forward width."""
-        shapes, path = [*self.recipe.students], self.recipe.teacher.path
-        if self.recipe.teacher.shape is not None:
-            shapes.append(self.recipe.teacher.shape)
-        widths = {(shape.width, shape.feed_forward) for shape in shapes}
-        if path is not None:
-            sizes = sizes_of(load_config(path))
-            widths.add((sizes["width"], sizes["feed_forward"]))
-        return widths
 
     @property
     def teacher_path(self) -> str:

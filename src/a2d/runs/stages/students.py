@@ -149,7 +149,9 @@ def _size(shape: Shape, run: Run) -> str:
     size = f"{shape.encoder_layers}+{shape.decoder_layers}x{shape.heads}"
     if shape.decoder_heads not in (None, shape.heads):
         size += f"+{shape.decoder_heads}"
-    return f"{size}-{shape.width}-{shape.feed_forward}" if len(run.widths) > 1 else size
+    shapes = [run.recipe.teacher.shape, *run.recipe.students]
+    widths = {(other.width, other.feed_forward) for other in shapes if other is not None}
+    return f"{size}-{shape.width}-{shape.feed_forward}" if len(widths) > 1 else size
 
 
 def space_needed(run: Run) -> int:
