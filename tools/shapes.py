@@ -103,19 +103,18 @@ def large_front(folder: Path) -> str:
 def starts() -> str:
     """Return the table of students with half of the large teacher's width, by their start.
 
-    `results/starts-de-dsb/EPOCHS/START` has the results of runs that differ in nothing else.
+    `results/starts-de-dsb/EPOCHS/START` has the results of a run, whose methods have this start.
     """
     lines = []
     folders = sorted((ROOT / "results/starts-de-dsb").glob("*/*"), key=lambda p: int(p.parent.name))
     for folder in folders:
-        check(folder, results.read(folder))
-        teacher, *groups = results.group_rows(results.read(folder))
+        rows = results.read(folder)
+        check(folder, rows)
+        teacher, *groups = results.group_rows(rows)
         for group in groups:
-            gap = f"{group.mean('bleu') - teacher.mean('bleu'):+.2f}".replace("-", "−")
-            several = len(group.rows) > 1
-            scores = spread(group, "bleu", several), spread(group, "chrf", several), gap
+            scores = _scores(group, teacher)
             start = "the teacher" if folder.name == "teacher" else "random weights"
-            lines.append([folder.parent.name, start, group.method, str(len(group.rows)), *scores])
+            lines.append([folder.parent.name, start, group.method, *scores])
     head = ["epochs", "start", "method", "seeds", "BLEU", "chrF", "BLEU − teacher's"]
     return regions.table(head, lines, left=3)
 
@@ -123,8 +122,8 @@ def starts() -> str:
 def argument(student: str) -> str:
     """Write a student's sizes as `--student` takes them, if it has as many heads as its teacher."""
     layers, _, sizes = student.partition("x")
-    widths = sizes.partition("-")[2]
-    return "-".join([layers.replace("+", "x"), *[widths] * bool(widths)])
+    _, dash, widths = sizes.partition("-")
+    return layers.replace("+", "x") + dash + widths
 
 
 def quality(groups: Sequence[results.Group]) -> dict[str, dict[str, float]]:
@@ -136,16 +135,17 @@ def quality(groups: Sequence[results.Group]) -> dict[str, dict[str, float]]:
 
 
 def _large_cells(group: results.Group, teacher: results.Group) -> list[str]:
-    first, several = group.rows[0], len(group.rows) > 1
+    first = group.rows[0]
+    share = f"{1 / smaller(first, teacher.rows[0]):.0%}"
+    return [millions(first), share, *_scores(group, teacher)]
+
+
+def _scores(group: results.Group, teacher: results.Group) -> list[str]:
+    """Format the number of seeds, BLEU, chrF, and the BLEU over the teacher's."""
+    several = len(group.rows) > 1
     gain = "" if group is teacher else f"{group.mean('bleu') - teacher.mean('bleu'):+.2f}"
-    return [
-        millions(first),
-        f"{1 / smaller(first, teacher.rows[0]):.0%}",
-        str(len(group.rows)),
-        spread(group, "bleu", several),
-        spread(group, "chrf", several),
-        gain.replace("-", "−"),
-    ]
+    scores = spread(group, "bleu", several), spread(group, "chrf", several)
+    return [str(len(group.rows)), *scores, gain.replace("-", "−")]
 
 
 def _export_cells(exports: Sequence[tuple[results.Row, float]]) -> list[str]:

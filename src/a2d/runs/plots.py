@@ -163,7 +163,7 @@ def trade_off(
     """Plot BLEU of students by what they gain over the teacher.
 
     Args:
-        bleu: maps a method and a shape to BLEU; a method may lack shapes.
+        bleu: maps a method and a shape to BLEU; a method need not have all shapes.
         speed: maps a shape to its gain over the teacher, such as its speed-up, the smallest first.
         teacher: BLEU of the teacher.
         path: picture to write (.png, .svg or .pdf).
@@ -176,9 +176,8 @@ def trade_off(
     axis.plot([1], [teacher], "o", color="C3", label="teacher")
     colors = cycle(["C7", "C0", "C1", "C2", "C4", "C5"])  # C3 is the teacher's
     for color, (name, scores) in zip(colors, bleu.items(), strict=False):
-        measured = {shape: ratio for shape, ratio in speed.items() if shape in scores}
-        heights = [scores[shape] for shape in measured]
-        axis.plot(list(measured.values()), heights, marks, color=color, markersize=4, label=name)
+        points = [(ratio, scores[shape]) for shape, ratio in speed.items() if shape in scores]
+        axis.plot(*zip(*points, strict=True), marks, color=color, markersize=4, label=name)
     for shape, ratio in speed.items():
         top = max(scores[shape] for scores in bleu.values() if shape in scores)
         axis.annotate(shape, (ratio, top), (0, -16), textcoords="offset points", ha="center")
