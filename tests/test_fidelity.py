@@ -55,6 +55,10 @@ def fidelity(**changes):
         ({"bleu": 29.75, "chrf": 59.75}, None),
         ({"bleu": 29.6}, "BLEU falls from 30.00 to 29.60, by more than 0.3"),
         ({"chrf": 59.6}, "chrF falls from 60.00 to 59.60, by more than 0.3"),
+        ({"bleu": 29.6, "bleu_p": 0.2}, None),
+        ({"bleu": 28.9, "bleu_p": 0.2}, "BLEU falls from 30.00 to 28.90"),
+        ({"bleu": 29.6, "bleu_p": 0.02}, "BLEU falls from 30.00 to 29.60"),
+        ({"bleu": 29.6, "bleu_p": 0.2, "chrf": 59.6}, "chrF falls from 60.00 to 59.60"),
         ({"chrf": float("nan")}, "chrF falls from 60.00 to nan"),
         ({"original_chrf": 0.2, "chrf": 0.2}, "the original has 0.2 chrF on the validation set"),
         ({"quantization": "float32"}, "30 of 100 translations differ"),
@@ -64,6 +68,26 @@ def fidelity(**changes):
 def test_an_export_is_refused_for_its_loss(changes, problem):
     found = fidelity(**changes).problem(0.3)
     assert (found is None) if problem is None else problem in found
+
+
+def test_a_loss_that_few_pairs_cannot_show_is_accepted_and_named():
+    before = ["a b c d e", "f g h i j", "k l m n o", "p q r s t"] * 15
+    after = [*before[:58], "k l m n x", "p q r s t"]
+    few = compare_translations("int8", before, before, before, after)
+    assert few.original_bleu - few.bleu > 0.3
+    assert few.problem(0.3) is None
+    shown = []
+    check_fidelity(few, 0.3, shown.append)
+    loss = few.original_bleu - few.bleu
+    assert shown[-1].startswith(f"BLEU falls by {loss:.2f} (p = ")
+    assert shown[-1].endswith("which may be chance: 60 validation pairs are too few to tell.")
+    many = compare_translations("int8", before * 20, before * 20, before * 20, after * 20)
+    assert many.bleu == pytest.approx(few.bleu)  # the same loss, of many pairs
+    assert many.doubt(0.3) is None
+    assert "BLEU falls" in many.problem(0.3)
+    with pytest.raises(UserError, match="is not faithful"):
+        check_fidelity(many, 0.3, print)
+    assert few.doubt(1) is None  # within the limit
 
 
 @given(st.lists(st.sampled_from([("a b c d", "a b c d"), ("a b c d", "x")]), min_size=1))

@@ -12,10 +12,15 @@ from a2d.models.exported import ExportedModel
 from a2d.models.loading import load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.quoting import shorten
-from a2d.text.evaluation import score
+from a2d.text.evaluation import estimate, score
 
 MAX_LOSS = 0.3
 """Largest loss of BLEU and of chrF that an export may have by default."""
+
+SIGNIFICANT = 0.05
+"""Largest p-value of a loss that is not put down to chance."""
+MAX_DOUBTED = 1.0
+"""Largest loss of BLEU and of chrF that is put down to chance, however few the sentences."""
 
 EXACT = "float32"
 """Data type of exports that must translate as the original, but for `MAX_CHANGED`."""
@@ -29,6 +34,20 @@ beams with nearly the same score another one may win."""
 _EXAMPLES = 3
 
 
+class _Loss(NamedTuple):
+    """Fall of a metric from the original's score to the export's, with its p-value."""
+
+    metric: str
+    before: float
+    after: float
+    p_value: float
+
+    @property
+    def may_be_chance(self) -> bool:
+        """Whether so many sentences cannot show it."""
+        return self.p_value > SIGNIFICANT and self.before - self.after <= MAX_DOUBTED
+
+
 class Fidelity(NamedTuple):
     """Comparison of an export with its original model.
 
@@ -39,6 +58,7 @@ class Fidelity(NamedTuple):
         bleu, chrf: scores of the export.
         original_bleu, original_chrf: scores of the original.
         examples: sources of differing translations, with the original's and the export's.
+        bleu_p, chrf_p: p-values of a loss, by paired bootstrap resampling; 0 where not tested.
     """
 
     quantization: str
@@ -49,12 +69,15 @@ class Fidelity(NamedTuple):
     original_bleu: float
     original_chrf: float
     examples: list[tuple[str, str, str]]
+    bleu_p: float = 0.0
+    chrf_p: float = 0.0
 
     def problem(self, max_loss: float = MAX_LOSS) -> str | None:
         """Describe why the export is not faithful enough; None if it is.
 
         Args:
-            max_loss: largest loss of BLEU and of chrF.
+            max_loss: largest loss of BLEU and of chrF. An export may lose more where chance
+                explains it, because the validation set is small, but no more than `MAX_DOUBTED`.
         """
         if not self.is_measurable:
             return (
@@ -66,14 +89,39 @@ class Fidelity(NamedTuple):
                 f"{self.changed:,} of {self.sentences:,} translations differ from the original's, "
                 f"more than {MAX_CHANGED:.0%}"
             )
-        losses = {
-            "BLEU": (self.original_bleu, self.bleu),
-            "chrF": (self.original_chrf, self.chrf),
-        }
-        for metric, (before, after) in losses.items():
-            if not before - after <= max_loss:
-                return f"{metric} falls from {before:.2f} to {after:.2f}, by more than {max_loss:g}"
+        for loss in self._losses(max_loss):
+            if not loss.may_be_chance:
+                return (
+                    f"{loss.metric} falls from {loss.before:.2f} to {loss.after:.2f}, by more than "
+                    f"{max_loss:g}"
+                )
         return None
+
+    def doubt(self, max_loss: float = MAX_LOSS) -> str | None:
+        """Say which loss is more than the limit, but may be chance; None if none is.
+
+        Args:
+            max_loss: largest loss of BLEU and of chrF.
+        """
+        losses = [
+            f"{loss.metric} falls by {loss.before - loss.after:.2f} (p = {loss.p_value:.2f})"
+            for loss in self._losses(max_loss)
+            if loss.may_be_chance
+        ]
+        if not losses:
+            return None
+        return (
+            f"{' and '.join(losses)}, which may be chance: {self.sentences:,} validation pairs are "
+            "too few to tell"
+        )
+
+    def _losses(self, max_loss: float) -> list[_Loss]:
+        """List the metrics that fall by more than a limit."""
+        losses = [
+            _Loss("BLEU", self.original_bleu, self.bleu, self.bleu_p),
+            _Loss("chrF", self.original_chrf, self.chrf, self.chrf_p),
+        ]
+        return [loss for loss in losses if not loss.before - loss.after <= max_loss]
 
     @property
     def is_measurable(self) -> bool:
@@ -159,6 +207,10 @@ def compare_translations(
     """
     changed = [i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
     original, exported = score(before, references), score(after, references)
+    p_values: list[float] = []
+    if exported.bleu < original.bleu or exported.chrf < original.chrf:
+        estimates = estimate(before, {"export": after}, references, ("bleu", "chrf"))
+        p_values = [export.p_value or 0.0 for _, export in estimates.values()]
     return Fidelity(
         quantization,
         len(sources),
@@ -168,6 +220,7 @@ def compare_translations(
         original.bleu,
         original.chrf,
         [(sources[i], before[i], after[i]) for i in changed[:_EXAMPLES]],
+        *p_values,
     )
 
 
@@ -190,6 +243,8 @@ def check_fidelity(fidelity: Fidelity, max_loss: float, show: Callable[[str], No
     show(fidelity.summary)
     problem = fidelity.problem(max_loss)
     if problem is None:
+        if doubt := fidelity.doubt(max_loss):
+            show(f"{doubt}.")
         return
     for texts in fidelity.examples:
         for name, text in zip(("source", "original", "export"), texts, strict=True):

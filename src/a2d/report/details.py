@@ -116,6 +116,7 @@ class ExportScores(TypedDict):
         sentences, changed: number of translated sentences, and of those that differ.
         bleu, chrf, original_bleu, original_chrf: scores.
         problem: why the export was refused, if it was.
+        doubt: which loss may be chance, if it is more than the limit.
     """
 
     name: str
@@ -126,6 +127,7 @@ class ExportScores(TypedDict):
     original_bleu: FiniteFloat
     original_chrf: FiniteFloat
     problem: NotRequired[str | None]
+    doubt: NotRequired[str | None]
 
 
 @dataclass(frozen=True)

@@ -310,6 +310,7 @@ def _write_files(
                 "name": export.name,
                 **export.fidelity._asdict(),
                 "problem": export.problem,
+                "doubt": export.doubt,
             }
             for export in run.all(Export)
         ],

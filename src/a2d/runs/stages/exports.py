@@ -88,6 +88,8 @@ class Export(RunStage):
             if stage.problem is not None:
                 refusal = f"The export {stage.name} was refused: {stage.problem}."
                 run.warn(refusal if run.recipe.export.candidates else f"{refusal} {advice}")
+            elif stage.doubt is not None:
+                run.warn(f"The export {stage.name}: {stage.doubt}.")
 
     @property
     def name(self) -> str:
@@ -108,6 +110,11 @@ class Export(RunStage):
     def problem(self) -> str | None:
         """Why the export was refused; None if it was not."""
         return self.fidelity.problem(self.settings["max_loss"])
+
+    @property
+    def doubt(self) -> str | None:
+        """Which loss may be chance; None if none is more than the limit."""
+        return self.fidelity.doubt(self.settings["max_loss"])
 
     @property
     def may_be_bettered(self) -> bool:
