@@ -4,11 +4,17 @@ import json
 import shutil
 import sys
 
+import ctranslate2
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from pretrained import FAMILIES, model_of, released, tokenizer_of
 
 from a2d import UserError
+from a2d.models.conversion import LARGEST_WEIGHT, quantise
 from a2d.models.decoding import translate
 from a2d.models.export import export
 from a2d.models.exported import ExportedModel, is_exported
@@ -196,6 +202,41 @@ def test_int8_is_smaller_and_runs(student, exported, tmp_path):
     assert is_exported(tmp_path / "small")
     assert not is_exported(student)
     assert len(ExportedModel(tmp_path / "small").translate(SENTENCES)) == len(SENTENCES)
+
+
+@given(
+    arrays(
+        np.float32, (3, 5), elements=st.floats(-(2.0**66), 2.0**66, width=32, allow_subnormal=False)
+    )
+)
+def test_weights_are_rounded_to_the_nearest_step(weight):
+    values, scale = quantise(weight)
+    assert np.abs(values.astype(int)).max() <= LARGEST_WEIGHT
+    largest = np.abs(weight.astype(float)).max(axis=1, keepdims=True)
+    errors = np.abs(values / scale[:, None].astype(float) - weight)
+    assert (errors <= 0.5001 * largest / LARGEST_WEIGHT + 1e-30).all()
+    assert np.isfinite(scale).all()
+
+
+def test_sums_of_int8_do_not_overflow(student, tmp_path):
+    """Pairs of large weights of equal sign, with large inputs, as CPUs without VNNI add them."""
+    model = load_model(student)
+    with torch.no_grad():
+        for layer in [*model.model.encoder.layers, *model.model.decoder.layers]:
+            signs = torch.ones(32).index_fill(0, torch.arange(0, 32, 2), -1)
+            layer.fc1.bias.fill_(1.0)
+            layer.fc2.weight.copy_(0.05 * signs[:, None].expand_as(layer.fc2.weight))
+    model.save_pretrained(tmp_path / "model")
+    load_tokenizer(student).save_pretrained(tmp_path / "model")
+    scores = []
+    for quantization in ("float32", "int8"):
+        export(tmp_path / "model", tmp_path / quantization, quantization)
+        translator = ctranslate2.Translator(str(tmp_path / quantization), compute_type=quantization)
+        tokens = [load_tokenizer(student).tokenize(pair.source) for pair in PAIRS[:20]]
+        results = translator.score_batch(tokens, tokens)
+        scores.append(np.concatenate([result.log_probs for result in results]))
+    assert scores[0].std() > 0.5
+    assert np.abs(scores[1] - scores[0]).mean() < 0.05
 
 
 def test_nothing_is_overwritten(student, tmp_path):

@@ -2,35 +2,86 @@
 
 CTranslate2's loaders do the work. This module adds two facts that they miss in models of
 transformers 5: a name for every row of the embeddings, and the token that decoders start from. The
-record's `prepare_export` (`a2d.families`) makes the changes that depend on the family. This module
-needs CTranslate2.
+record's `prepare_export` (`a2d.families`) makes the changes that depend on the family. Weights of 8
+bits are quantised so that products of all CPUs are exact. This module needs CTranslate2.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from ctranslate2.converters import Converter
+import numpy as np
 from ctranslate2.converters import transformers as loaders
+from ctranslate2.specs.model_spec import NumpyVariable, index_spec
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from a2d.families import family_of
 
+LARGEST_WEIGHT = 64
+"""Largest absolute value of weights of 8 bits.
 
-class LoadedConverter(Converter):
-    """Converter of a model in memory. It may change the model's configuration."""
+CPUs without products of 8 bits that add up in 32 bits (VNNI) add pairs of them in 16 bits, with
+saturation: sums beyond 32,767 are cut off. CTranslate2 shifts its inputs to 0 … 255 there, so that
+weights of up to 64 keep all sums exact (2 · 255 · 64 = 32,640), and its own range of 127 does not.
+"""
+_LEAST = 1e-30
+"""Rows of no larger weights are rounded to zeros, so that their factors stay finite."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._model, self._tokenizer = model, tokenizer
 
-    def _load(self) -> Any:
-        family = family_of(self._model.config)
-        assert family.ctranslate2_loader is not None
-        loader = getattr(loaders, family.ctranslate2_loader)
-        if family.prepare_export is not None:
-            family.prepare_export(self._model)
-        complete: Any = type(loader.__name__, (_Complete, loader), {})
-        return complete()(self._model, self._tokenizer)
+def convert(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, quantization: str
+) -> None:
+    """Convert a model in memory, whose configuration may change.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        folder: folder to write, which must not exist.
+        quantization: data type of the weights, as CTranslate2 names them.
+    """
+    family = family_of(model.config)
+    assert family.ctranslate2_loader is not None
+    loader = getattr(loaders, family.ctranslate2_loader)
+    if family.prepare_export is not None:
+        family.prepare_export(model)
+    complete: Any = type(loader.__name__, (_Complete, loader), {})
+    spec = complete()(model, tokenizer)
+    spec.validate()
+    weights = {}
+    if quantization.startswith("int8"):
+        # `optimize` changes arrays in place. Variables of one dimension are not quantised.
+        weights = {
+            name: variable.to("float32").numpy().copy()
+            for name, variable in spec.variables().items()
+            if len(variable.shape) > 1
+        }
+    spec.optimize(quantization=quantization)
+    variables = spec.variables()
+    for name, weight in weights.items():
+        if f"{name}_scale" in variables:  # it was quantised, and is not a name of its equal
+            layer, _, key = name.rpartition("/")
+            values, scale = quantise(weight)
+            setattr(index_spec(spec, layer), key, NumpyVariable(values))
+            setattr(index_spec(spec, layer), f"{key}_scale", NumpyVariable(scale))
+    folder.mkdir()
+    spec.save(str(folder))
+
+
+def quantise(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round the rows of a weight to whole numbers of up to `LARGEST_WEIGHT`.
+
+    Args:
+        weight: `[outputs, inputs]`.
+
+    Returns:
+        The whole numbers, `[outputs, inputs]`, and the factor of each row by which its weights were
+        multiplied, `[outputs]`.
+    """
+    largest = np.maximum(np.abs(weight).max(axis=1), _LEAST)
+    scale = (LARGEST_WEIGHT / largest).astype(np.float32)
+    return np.rint(weight * scale[:, None]).astype(np.int8), scale
 
 
 class _Complete:

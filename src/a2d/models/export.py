@@ -53,7 +53,7 @@ def export(
             "that it was exported from."
         )
     require_ctranslate2()
-    from a2d.models.conversion import LoadedConverter
+    from a2d.models.conversion import convert
 
     if quantization not in QUANTIZATIONS:
         raise UserError(
@@ -69,7 +69,7 @@ def export(
         raise UserError(f"{model} {reason}: translate with PyTorch.")
     with atomic_folder(output) as partial:
         try:
-            LoadedConverter(network, tokenizer).convert(str(partial), quantization=quantization)
+            convert(network, tokenizer, partial, quantization)
         except (KeyError, ValueError, RuntimeError) as error:  # e.g. for unknown activations
             raise UserError(
                 f"CTranslate2 cannot convert {model}, a model of type "
