@@ -1,6 +1,7 @@
 """Translations of held-out sets: one sentence per line, and scores of the written lines."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
@@ -11,7 +12,13 @@ from a2d.runs.lines import one_line, read_lines, write_lines
 from a2d.runs.settings import EvaluationSettings, MethodEntry
 from a2d.runs.stages import translations
 from a2d.runs.stages.models import Model
-from a2d.runs.stages.translations import HYPOTHESES, SCORES, Translations, translate_and_score
+from a2d.runs.stages.translations import (
+    HYPOTHESES,
+    SCORES,
+    Translations,
+    sizes_in_short,
+    translate_and_score,
+)
 from a2d.text.corpus import read_corpus
 
 TEXTS = [pair.source for pair in read_corpus("builtin:de-dsb/valid")[:200]]
@@ -69,3 +76,24 @@ def test_scores_are_those_of_the_lines_written(teacher, tmp_path, monkeypatch):
         assert 10 < figures[name] == pytest.approx(score)
         assert figures["signatures"][name] == str(metric.get_signature())
     assert figures["parameters"] == count_parameters(model)
+
+
+@pytest.mark.parametrize(
+    ("widths", "names"),
+    [
+        ([(160, 640), (160, 640)], {"teacher": "5+3x4", "student": "5+2x4"}),
+        ([(160, 640), (80, 320)], {"teacher": "5+3x4-160-640", "student": "5+2x4-80-320"}),
+    ],
+)
+def test_widths_are_named_where_they_differ(widths, names):
+    sizes = [{"encoder_layers": 5, "decoder_layers": layers, "heads": "4"} for layers in (3, 2)]
+    stages = [
+        SimpleNamespace(
+            model=SimpleNamespace(name=name, size=size, foreign=False),
+            figures={**layers, "width": width, "feed_forward": feed_forward},
+        )
+        for name, size, layers, (width, feed_forward) in zip(
+            ("teacher", "student"), (None, "5+2x4"), sizes, widths, strict=True
+        )
+    ]
+    assert sizes_in_short(SimpleNamespace(all=lambda kind: stages)) == names

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from a2d.families import family_of, sizes_of
 from a2d.models.loading import decoder_inputs
+from a2d.text.batching import sample_rows
 
 Batch = Mapping[str, Tensor]
 """`input_ids` and `attention_mask` (sentences, source length), `labels` (sentences, target length;
@@ -33,10 +34,9 @@ def sample_text(data: Dataset, model: PreTrainedModel) -> Batch:
         data: columns ``input_ids`` and ``labels`` (`a2d.text.batching.tokenise`).
         model: the model to run on the text.
     """
-    count = min(SENTENCES, len(data))
-    rows = data.select([index * len(data) // count for index in range(count)]).to_list()
+    rows = sample_rows(data, SENTENCES).to_list()
     lengths = [max(len(row["input_ids"]), len(row["labels"])) for row in rows]
-    longest = sorted(lengths)[math.ceil(0.95 * count) - 1]
+    longest = sorted(lengths)[math.ceil(0.95 * len(rows)) - 1]
     rows = [row for row, length in zip(rows, lengths, strict=True) if length <= longest]
     widest = max(sizes_of(model.config)[size] for size in ("width", "feed_forward"))
     rows = rows[: max(1, _FLOATS // (longest * widest))]

@@ -65,7 +65,7 @@ def convert(
             values, scale = quantise(weight)
             setattr(index_spec(spec, layer), key, NumpyVariable(values))
             setattr(index_spec(spec, layer), f"{key}_scale", NumpyVariable(scale))
-    folder.mkdir()
+    folder.mkdir(parents=True)
     spec.save(str(folder))
 
 

@@ -27,7 +27,7 @@ from a2d.families import positions_of
 from a2d.files import size_in_words, temporary_folder
 from a2d.models.activations import SENTENCES
 from a2d.models.export import export
-from a2d.models.loading import load_config, load_model, load_to_run, new_model
+from a2d.models.loading import load_config, load_model, new_model
 from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Bars, Event, Report, log_to, silence_libraries
@@ -49,10 +49,10 @@ from a2d.runs.stages.teacher_scores import TeacherScores
 from a2d.runs.stages.translations import Translations
 from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.runs.training import make_config, random_student
-from a2d.runs.trials import try_updates
+from a2d.runs.trials import time_cache, try_updates
 from a2d.runs.workers import threads_for
+from a2d.text.batching import sample_rows
 from a2d.text.pairs import Pair
-from a2d.training import teacher_cache
 
 
 class Estimate(NamedTuple):
@@ -310,16 +310,12 @@ def _cache(calibration: Calibration) -> Estimate:
     run, tasks, size = calibration.run, [], 0
     for number, stage in enumerate(run.all(TeacherOutputs)):
         train = load_from_disk(str(run.inputs.tokens))["train"]
-        count = min(_CACHED, len(train))
-        sample = train.select([index * len(train) // count for index in range(count)])
-        folder = run.folder / "cached" / str(number)
-        folder.mkdir(parents=True)
-        start, teacher = time.perf_counter(), load_to_run(run.teacher_path)
-        budget = run.recipe.evaluation.max_tokens
-        teacher_cache.build(folder, teacher, sample, budget, lambda done: None, stage.states)
-        factor = sum(_pairs_of(run, part) for part in stage.parts) / count
-        tasks.append(factor * (time.perf_counter() - start))
-        size += round(factor * sum(file.stat().st_size for file in folder.iterdir()))
+        sample = sample_rows(train, _CACHED)
+        folder, budget = run.folder / "cached" / str(number), run.recipe.evaluation.max_tokens
+        seconds = time_cache(folder, run.teacher_path, sample, budget, stage.states)
+        pairs = sum(_pairs_of(run, part) for part in stage.parts)
+        tasks.append(pairs * seconds)
+        size += round(pairs / len(sample) * sum(file.stat().st_size for file in folder.iterdir()))
     return Estimate("teacher's cache", tasks, size)
 
 

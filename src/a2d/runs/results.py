@@ -44,7 +44,13 @@ from a2d.runs.stages.exports import Export
 from a2d.runs.stages.models import Model
 from a2d.runs.stages.speed import read_speeds
 from a2d.runs.stages.students import Student, models_of, trained_models_of
-from a2d.runs.stages.translations import Translations, teacher_translations, translations_of
+from a2d.runs.stages.translations import (
+    SIZES,
+    Translations,
+    sizes_in_short,
+    teacher_translations,
+    translations_of,
+)
 from a2d.runs.training import HISTORY
 from a2d.teachers import model_path
 from a2d.text import evaluation
@@ -198,6 +204,7 @@ def collect(run: Run) -> list[Row]:
     corpus, references = recipe.corpus, _references(run)
     hypotheses = {name: stage.hypotheses for name, stage in translations_of(run).items()}
     figures = {stage.model.name: _figures(stage) for stage in run.all(Translations)}
+    sizes = sizes_in_short(run)
     settings = distinctive_settings(students, recipe.distillation)
     speeds = {
         name: speed
@@ -215,6 +222,7 @@ def collect(run: Run) -> list[Row]:
             pair=f"{corpus.source_language}-{corpus.target_language}",
             method=model.method.method if model.size is not None else model.name,
             setting=settings.get(model.name, ""),
+            student=sizes.get(model.name, UNKNOWN),
             seed=model.seed,
             sentences_per_second=speeds.get(model.name),
             **comparisons[model.name],
@@ -444,16 +452,14 @@ def _references(run: Run) -> list[str]:
 def _figures(stage: Translations) -> dict[str, Any]:
     """Collect scores, sizes and training time of a model, as columns of `Row`."""
     scores, model = stage.figures, stage.model
-    layers = ("encoder_layers", "decoder_layers", "heads")
-    shape = UNKNOWN if model.foreign else "{}+{}x{}".format(*map(scores.pop, layers))
-    del scores["signatures"]
+    for name in ("signatures", *SIZES):
+        scores.pop(name, None)  # external systems have no sizes
     scores.pop("sentences_per_second", None)  # earlier versions measured it here
     trained = history(model) if model.trained else {"seconds": None, "device": None}
     place = Path(model_path(model.path)) if model.path else None
     return {
         **scores,
         "size_bytes": None if place is None else _bytes_of(place, "*.safetensors"),
-        "student": model.size or shape,
         "train_seconds": trained["seconds"],
         "device": trained["device"],
     }

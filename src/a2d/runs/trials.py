@@ -8,7 +8,7 @@ from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
@@ -16,7 +16,7 @@ from a2d.files import temporary_folder
 from a2d.models.loading import count_parameters, load_to_run
 from a2d.runs.stages.models import Model
 from a2d.runs.training import TrainingInputs, new_trainer
-from a2d.text.batching import load_tokens
+from a2d.text.batching import load_tokens, sample_rows
 from a2d.training import teacher_cache
 
 _UPDATES = 8
@@ -67,17 +67,31 @@ def _with_small_cache(
     """
     assert model.training is not None
     train = load_from_disk(str(inputs.tokens))["train"]
-    count = min(_CACHED_PAIRS, len(train))
     sample, cache = folder / "sample", folder / "cache"
-    train.select([index * len(train) // count for index in range(count)]).save_to_disk(sample)
-    cache.mkdir()
+    sample_rows(train, _CACHED_PAIRS).save_to_disk(sample)
     data = dict.fromkeys(model.data_parts, sample)
     tokens, states = load_tokens([*data.values()]), model.method.definition.states
-    teacher, start = load_to_run(inputs.teacher), time.perf_counter()
-    budget = model.training.max_tokens
-    teacher_cache.build(cache, teacher, tokens, budget, lambda done: None, states)
-    seconds = (time.perf_counter() - start) / len(tokens)
+    seconds = time_cache(cache, inputs.teacher, tokens, model.training.max_tokens, states)
     return inputs._replace(data=data, caches={model.data_parts: cache}), seconds
+
+
+def time_cache(folder: Path, teacher: str, tokens: Dataset, max_tokens: int, states: bool) -> float:
+    """Cache a teacher's outputs for some pairs, to measure what the cache of a corpus will take.
+
+    Args:
+        folder: folder to make.
+        teacher: folder or hub name of the teacher.
+        tokens: the pairs.
+        max_tokens: size of the teacher's batches in tokens.
+        states: whether to store hidden states.
+
+    Returns:
+        Seconds per pair, without those of loading the teacher.
+    """
+    folder.mkdir(parents=True)
+    model, start = load_to_run(teacher), time.perf_counter()
+    teacher_cache.build(folder, model, tokens, max_tokens, lambda done: None, states)
+    return (time.perf_counter() - start) / len(tokens)
 
 
 class _UpdateClock(TrainerCallback):

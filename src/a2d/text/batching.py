@@ -47,6 +47,12 @@ def load_tokens(folders: Sequence[Path]) -> Dataset:
     return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
 
+def sample_rows(dataset: Dataset, count: int) -> Dataset:
+    """Return evenly spaced rows, as many as `count`; all rows if there are not more."""
+    count = min(count, len(dataset))
+    return dataset.select([index * len(dataset) // count for index in range(count)])
+
+
 def lengths(dataset: Dataset) -> np.ndarray:
     """Count the tokens of each sentence.
 

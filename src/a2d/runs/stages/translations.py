@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from a2d.families import Geometry
+from a2d.families import Geometry, sizes_of
 from a2d.files import write_text
 from a2d.models.decoding import translate
 from a2d.models.loading import count_parameters, load_to_run
@@ -94,7 +94,7 @@ class Translations(RunStage):
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Scores with their signatures, layers, heads and parameters."""
+        """Scores with their signatures, layers, heads, widths and parameters."""
         figures: dict[str, Any] = json.loads((self.folder / SCORES).read_text("utf-8"))
         return figures
 
@@ -131,16 +131,39 @@ def translate_and_score(
     # The scores are those of the written lines, so that anyone can compute them again.
     scores = score([one_line(text) for text in hypotheses], references)
     geometry = Geometry.of(network.config)
+    sizes = sizes_of(network.config)
     heads = dict.fromkeys((geometry.encoder_heads, geometry.decoder_heads))
     figures = {
         **scores._asdict(),
         "encoder_layers": geometry.encoder_layers,
         "decoder_layers": geometry.decoder_layers,
         "heads": "+".join(map(str, heads)),
+        **{name: sizes[name] for name in ("width", "feed_forward")},
         "parameters": count_parameters(network),
     }
     with stage.work() as folder:
         _write(folder, hypotheses, figures)
+
+
+SIZES = ("encoder_layers", "decoder_layers", "heads", "width", "feed_forward")
+"""Sizes in the figures of models that a2d can load; those of earlier versions have no widths."""
+
+
+def sizes_in_short(run: Run) -> dict[str, str]:
+    """Describe layers and heads of each loadable model; widths too, if the models have several."""
+    sizes, widths = {}, {}
+    for stage in run.all(Translations):
+        model, figures = stage.model, stage.figures
+        if model.foreign:
+            continue
+        layers = "{encoder_layers}+{decoder_layers}x{heads}".format(**figures)
+        sizes[model.name] = model.size or layers
+        if "width" in figures:
+            widths[model.name] = "-{width}-{feed_forward}".format(**figures)
+    if len(set(widths.values())) > 1:
+        for name, width in widths.items():
+            sizes[name] = sizes[name].removesuffix(width) + width
+    return sizes
 
 
 def translations_of(run: Run) -> dict[str, Translations]:
