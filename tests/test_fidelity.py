@@ -7,7 +7,7 @@ import shutil
 import ctranslate2
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from sacrebleu.metrics import BLEU, CHRF
@@ -90,6 +90,7 @@ def test_a_loss_that_few_pairs_cannot_show_is_accepted_and_named():
     assert few.doubt(1) is None  # within the limit
 
 
+@settings(max_examples=20)  # each resamples the sentences
 @given(st.lists(st.sampled_from([("a b c d", "a b c d"), ("a b c d", "x")]), min_size=1))
 def test_translations_are_counted_and_scored(pairs):
     before, after = map(list, zip(*pairs, strict=True))
@@ -236,19 +237,34 @@ def test_the_validation_set_of_a_model_s_run_is_found(tmp_path):
         find_pairs(str(tmp_path / "small"))
 
 
-def run_with(folder, shape, *overrides):
-    valid_file = folder.with_name("valid.tsv")
-    valid_file.write_text("".join(f"{pair.source}\t{pair.target}\n" for pair in PAIRS), "utf-8")
+GOOD = [
+    "students.0={encoder_layers: 4, decoder_layers: 2, heads: 4, width: 160, feed_forward: 640}",
+    "methods=[{method: kd, student_start: teacher}]",
+]
+"""A student that translates."""
+USELESS = [
+    "students.0={encoder_layers: 1, decoder_layers: 1, heads: 4, width: 32, feed_forward: 64}",
+    "methods=[{method: kd, student_start: random}]",
+]
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory):
+    path = tmp_path_factory.mktemp("held out") / "valid.tsv"
+    path.write_text("".join(f"{pair.source}\t{pair.target}\n" for pair in PAIRS), "utf-8")
+    return path
+
+
+def run_with(folder, held_out, *overrides):
     recipe = load_recipe(
         "distill",
         [
             "corpus.limit=300",
-            f"corpus.valid={valid_file}",
-            f"corpus.test={valid_file}",
-            f"students.0={shape}",
-            "methods=[{method: kd, student_start: teacher}]",
+            f"corpus.valid={held_out}",
+            f"corpus.test={held_out}",
             "training.sized=false",
             "training.max_steps=4",
+            "training.max_tokens=256",
             "training.bf16=false",
             "evaluation.beams=2",
             *overrides,
@@ -258,10 +274,9 @@ def run_with(folder, shape, *overrides):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    shape = "{encoder_layers: 4, decoder_layers: 2, heads: 4, width: 160, feed_forward: 640}"
+def run(tmp_path_factory, held_out):
     exports = "export={quantizations: [int8, float32], max_loss: 5}"
-    return run_with(tmp_path_factory.mktemp("run") / "run", shape, exports)
+    return run_with(tmp_path_factory.mktemp("run") / "run", held_out, *GOOD, exports)
 
 
 def test_exports_have_rows_of_their_own(run):
@@ -301,9 +316,8 @@ def test_the_report_has_their_fidelity(run):
     assert "faithful" in (run.folder / "report.html").read_text("utf-8")
 
 
-def test_a_refused_export_is_named_and_not_kept(tmp_path):
-    shape = "{encoder_layers: 1, decoder_layers: 1, heads: 4, width: 32, feed_forward: 64}"
-    run = run_with(tmp_path / "run", shape, "export={quantizations: [int8]}")
+def test_a_refused_export_is_named_and_not_kept(tmp_path, held_out):
+    run = run_with(tmp_path / "run", held_out, *USELESS, "export={quantizations: [int8]}")
     reason = "too little for a loss to show"  # the student cannot translate at all
     row = results.read(run.folder / "results/test")[-1]
     assert row.label == "kd int8 (refused)"
@@ -317,17 +331,23 @@ def test_a_refused_export_is_named_and_not_kept(tmp_path):
     log = (run.folder / "run.log").read_text("utf-8")
     assert "was refused: the original has" in log
     assert "--quantization auto" in log
+    run = run_with(run.folder, held_out, *USELESS, "export={quantizations: auto}")
+    labels = [row.label for row in results.read(run.folder / "results/test")]
+    assert labels[2:] == ["kd int8 (refused)"]  # no other data type helps
 
 
-def test_the_first_data_type_that_is_not_refused_is_found(tmp_path, monkeypatch):
+def test_the_first_data_type_that_is_not_refused_is_found(run, held_out, tmp_path, monkeypatch):
     problem = Fidelity.problem
 
     def refuse(fidelity, max_loss=0.3):
         return "it is int8" if fidelity.quantization == "int8" else problem(fidelity, max_loss)
 
     monkeypatch.setattr(Fidelity, "problem", refuse)
-    shape = "{encoder_layers: 4, decoder_layers: 2, heads: 4, width: 160, feed_forward: 640}"
-    run = run_with(tmp_path / "run", shape, "export={quantizations: auto, max_loss: 5}")
+    shutil.copytree(
+        run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("exports", "recipe.yaml")
+    )
+    exports = "export={quantizations: auto, max_loss: 5}"
+    run = run_with(tmp_path / "run", held_out, *GOOD, exports)
     rows = results.read(run.folder / "results/test")
     assert [row.label for row in rows[2:]] == ["kd int8 (refused)", "kd float32"]
     models = [path.parent.parent.name for path in (run.folder / "exports").rglob("model.bin")]
@@ -335,13 +355,6 @@ def test_the_first_data_type_that_is_not_refused_is_found(tmp_path, monkeypatch)
     assert "was refused: it is int8.\n" in (run.folder / "run.log").read_text("utf-8")
     monkeypatch.setattr("a2d.runs.stages.exports.export", None)
     carry_out(run.recipe, run.folder, Console(quiet=True))
-
-
-def test_no_other_data_type_helps_a_student_that_cannot_translate(tmp_path):
-    shape = "{encoder_layers: 1, decoder_layers: 1, heads: 4, width: 32, feed_forward: 64}"
-    run = run_with(tmp_path / "run", shape, "export={quantizations: auto}")
-    labels = [row.label for row in results.read(run.folder / "results/test")]
-    assert labels[2:] == ["kd int8 (refused)"]
 
 
 def test_a_finished_run_exports_nothing_again(run, monkeypatch):

@@ -335,6 +335,7 @@ def test_workers_import_them(plugin, tmp_path):
         assert "a2d_plugin_shared" in workers.submit(_modules).result()
 
 
+@pytest.mark.full
 def test_workers_refuse_them_if_they_have_changed(plugin, tmp_path):
     load_plugins([plugin("x = 1", "edited.py")])
     plugin("x = 2", "edited.py")
@@ -345,6 +346,7 @@ def test_workers_refuse_them_if_they_have_changed(plugin, tmp_path):
         workers.submit(_modules).result()
 
 
+@pytest.mark.full
 def test_that_fail_in_workers_are_named(plugin, tmp_path):
     path = plugin(
         "import multiprocessing as m\nif m.parent_process(): raise RuntimeError('not here')",

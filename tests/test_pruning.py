@@ -57,11 +57,11 @@ def release(name):
 
 
 SHAPES = [
-    {"width": 12, "feed_forward": 20, "encoder_layers": 2, "decoder_layers": 1},
     {"width": 18, "heads": 3},
     *(
         pytest.param(shape, marks=pytest.mark.full)
         for shape in (
+            {"width": 12, "feed_forward": 20, "encoder_layers": 2, "decoder_layers": 1},
             {"width": 16, "feed_forward": 24},
             {"width": 16, "heads": 1, "feed_forward": 60},
             {"feed_forward": 24, "decoder_layers": 1},

@@ -22,7 +22,7 @@ from a2d.runs.run import carry_out
 from a2d.runs.stages.models import Teacher
 from a2d.text.batching import tokenise
 
-USUAL = ["opus", "nllb", "t5"]
+USUAL = ["opus", "nllb"]
 """Releases that are always tested: one of each kind of tokenizer. Tests of families see all."""
 every_release = pytest.mark.parametrize(
     "name",

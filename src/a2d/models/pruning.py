@@ -350,6 +350,7 @@ class _Reconstruction:
         self._targets = _Targets(teacher, student, subspaces, batch)
         self._writer: tuple[str, Tensor] | None = None
         self._recorder = Recorder(student, batch)
+        self._read: tuple[Tensor, _Regression] | None = None
         self._fitted = 0
 
     def run(self) -> None:
@@ -361,10 +362,12 @@ class _Reconstruction:
         self._recorder.run()
 
     def _fit_reader(self, name: str, inputs: Tensor) -> None:
-        module = self._student.get_submodule(name)
-        states, (_, targets) = inputs[self._recorder.text(name)], self._targets.take(name)
-        errors = targets - linear(states, module.weight, module.bias)[:, : targets.shape[1]]
-        _regress(module, states, errors)
+        module, (_, targets) = self._student.get_submodule(name), self._targets.take(name)
+        if self._read is None or self._read[0] is not inputs:  # queries, keys and values share them
+            self._read = inputs, _Regression(inputs[self._recorder.text(name)], has_bias(module))
+        regression = self._read[1]
+        outputs = linear(regression.states, module.weight, module.bias)
+        regression.correct(module, targets - outputs[:, : targets.shape[1]])
         self._count()
 
     def _defer(self, name: str, inputs: Tensor) -> None:
@@ -377,8 +380,9 @@ class _Reconstruction:
         if self._writer is not None:
             writer, writer_inputs = self._writer
             module = self._student.get_submodule(writer)
-            errors = stream - inputs[text]
-            inputs[text] += _regress(module, writer_inputs[text], errors).to(inputs.dtype)
+            regression = _Regression(writer_inputs[text], has_bias(module))
+            weight, bias = regression.correct(module, stream - inputs[text])
+            inputs[text] += linear(regression.states, weight, bias)
             self._writer = None
             self._count()
         states, targets = normalise(norm, inputs[text].double()), outputs.double()
@@ -400,29 +404,42 @@ def _set(module: torch.nn.Module, name: str, value: Tensor) -> None:
     module.get_parameter(name).copy_(value)
 
 
-def _regress(module: torch.nn.Linear, states: Tensor, errors: Tensor) -> Tensor:
-    """Correct a linear module by ridge regression.
+class _Regression:
+    """Ridge regression that corrects linear modules with the same inputs.
 
     Args:
-        module: changed in place.
-        states: its inputs (tokens, inputs).
-        errors: targets minus outputs (tokens, outputs), of all outputs or the first ones.
-
-    Returns:
-        Change of the outputs (tokens, outputs).
+        states: the inputs (tokens, inputs).
+        bias: whether the modules have a bias.
     """
-    states = states.double()
-    if has_bias(module):
-        states = torch.cat([states, states.new_ones(len(states), 1)], 1)
-    gram = states.T @ states
-    gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
-    change = torch.linalg.solve(gram, states.T @ errors.double())
-    width, count = module.in_features, errors.shape[1]
-    module.weight[:count] += change[:width].T.to(module.weight.dtype)
-    if has_bias(module):
-        module.bias[:count] += change[width].to(module.bias.dtype)
-    correction: Tensor = states @ change
-    return correction
+
+    def __init__(self, states: Tensor, bias: bool) -> None:
+        self.states, self._bias = states, bias
+        inputs = states.double()
+        if bias:
+            inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
+        gram = inputs.T @ inputs
+        gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
+        self._inputs, self._factors = inputs, torch.linalg.lu_factor(gram)
+
+    def correct(self, module: torch.nn.Linear, errors: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Correct a module.
+
+        Args:
+            module: changed in place.
+            errors: targets minus outputs (tokens, outputs), of all outputs or the first ones.
+
+        Returns:
+            Changes of the weight and of the bias.
+        """
+        solution = torch.linalg.lu_solve(*self._factors, self._inputs.T @ errors.double())
+        change = solution.T.to(module.weight.dtype)
+        weight, count = change[:, : module.in_features], errors.shape[1]
+        module.weight[:count] += weight
+        if not self._bias:
+            return weight, None
+        bias = change[:, -1]
+        module.bias[:count] += bias
+        return weight, bias
 
 
 def _measure(model: PreTrainedModel, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
