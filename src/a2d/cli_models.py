@@ -202,7 +202,11 @@ def export(
         str | None, typer.Option(help="Language code of the target, where --valid needs it.")
     ] = None,
     max_loss: Annotated[
-        float, typer.Option(help="Largest loss of BLEU and of chrF that is accepted.", min=0)
+        float,
+        typer.Option(
+            help="Largest loss of BLEU and of chrF that is accepted; up to 1 if it may be chance.",
+            min=0,
+        ),
     ] = 0.3,
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Export without the proof.")

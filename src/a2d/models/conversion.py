@@ -3,7 +3,7 @@
 CTranslate2's loaders do the work. This module adds two facts that they miss in models of
 transformers 5: a name for every row of the embeddings, and the token that decoders start from. The
 record's `prepare_export` (`a2d.families`) makes the changes that depend on the family. Weights of 8
-bits are quantised so that products of all CPUs are exact. This module needs CTranslate2.
+bits are rounded so that all CPUs add up their products exactly. This module needs CTranslate2.
 """
 
 from __future__ import annotations

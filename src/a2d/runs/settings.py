@@ -341,8 +341,8 @@ class ExportSettings(Section):
             first of `int8` and `float32` that is not refused, if CTranslate2 is installed
             and can convert the students, otherwise none.
         max_loss: largest loss of BLEU and of chrF; an export that loses more is reported as
-            refused, unless the validation set is so small that chance explains the loss (p > 0.05
-            by paired bootstrap resampling).
+            refused. A loss of up to 1 is accepted where the validation set is so small that it may
+            be chance (p > 0.05 by paired bootstrap resampling).
     """
 
     quantizations: list[Quantization] | Literal["auto"] = Field(default=[])
