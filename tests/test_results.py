@@ -40,7 +40,7 @@ from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.text import evaluation
 from a2d.text.cleaning import CleaningReport
 from a2d.text.corpus import read_corpus
-from a2d.text.evaluation import p_values
+from a2d.text.evaluation import SIGNIFICANT, p_values
 from a2d.text.pairs import Pair
 
 REFERENCES = [pair.target for pair in read_corpus("builtin:de-dsb/test")[:80]]
@@ -74,7 +74,7 @@ class TestSignificance:
         assert p_values(self.SYSTEMS[0], systems, REFERENCES) == expected
         assert first["BLEU"]["p_value"] is None
         # Some systems differ significantly, others do not.
-        assert min(expected.values()) < results.SIGNIFICANT < max(expected.values()) < 1
+        assert min(expected.values()) < SIGNIFICANT < max(expected.values()) < 1
 
     def test_of_no_systems(self):
         assert p_values(REFERENCES, {}, REFERENCES) == {}

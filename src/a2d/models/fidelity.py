@@ -12,13 +12,11 @@ from a2d.models.exported import ExportedModel
 from a2d.models.loading import load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.quoting import shorten
-from a2d.text.evaluation import estimate, score
+from a2d.text.evaluation import SIGNIFICANT, estimate, score
 
 MAX_LOSS = 0.3
 """Largest loss of BLEU and of chrF that an export may have by default."""
 
-SIGNIFICANT = 0.05
-"""Largest p-value of a loss that is not put down to chance."""
 MAX_DOUBTED = 1.0
 """Largest loss of BLEU and of chrF that is put down to chance, however few the sentences."""
 
@@ -45,7 +43,7 @@ class _Loss(NamedTuple):
     @property
     def may_be_chance(self) -> bool:
         """Whether so many sentences cannot show it."""
-        return self.p_value > SIGNIFICANT and self.before - self.after <= MAX_DOUBTED
+        return self.p_value >= SIGNIFICANT and self.before - self.after <= MAX_DOUBTED
 
 
 class Fidelity(NamedTuple):

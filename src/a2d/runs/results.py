@@ -64,8 +64,6 @@ FILES = "files.txt.gz"
 DETAILS, DESCRIPTION, ENERGY = "details.json", "run.json", "energy.json"
 """Files of a results folder."""
 
-SIGNIFICANT = 0.05
-"""Gains with smaller p-values are significant."""
 UNKNOWN = "–"
 """Text of an unknown figure in tables."""
 COMPARISONS = ("gain_vs_baseline", "p_vs_baseline", "gain_vs_kd", "p_vs_kd")
@@ -187,7 +185,7 @@ class Group(NamedTuple):
 def count_significant(gains: Sequence[float], p_values: Sequence[float]) -> int:
     """Count gains that are significant and have the sign of their mean."""
     pairs = zip(gains, p_values, strict=True)
-    return sum(p < SIGNIFICANT and gain * sum(gains) > 0 for gain, p in pairs)
+    return sum(p < evaluation.SIGNIFICANT and gain * sum(gains) > 0 for gain, p in pairs)
 
 
 def group_rows(rows: Iterable[Row]) -> list[Group]:

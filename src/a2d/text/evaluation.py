@@ -14,6 +14,8 @@ from a2d.text.scripts import count_scripts, is_unspaced
 
 RESAMPLES = 1000
 """Bootstrap samples of `p_values`."""
+SIGNIFICANT = 0.05
+"""Differences with smaller p-values are significant."""
 _SEED = 12345
 """Seed of bootstrap samples, sacreBLEU's default."""
 
