@@ -1,6 +1,7 @@
 """Settings for all tests."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -20,7 +21,6 @@ LONG_FILES = [
     "test_pipeline.py",
     "test_readme.py",
     "test_results.py",
-    "test_runs.py",
     "test_teachers.py",
     "test_fidelity.py",
     "test_packaging.py",
@@ -32,8 +32,6 @@ LONG_FILES = [
     "test_processes.py",
     "test_ray.py",
     "test_distributed.py",
-    "test_checkpoints.py",
-    "test_two_processes.py",
 ]
 """Files whose tests take a minute or more."""
 
@@ -45,6 +43,12 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("full"):
                 item.add_marker(pytest.mark.skip(reason="takes long: SUITE=full"))
+
+
+def pytest_collection_finish():
+    """Refuse imports after which SIGPIPE ends the process: any later test could end its worker."""
+    if signal.getsignal(signal.SIGPIPE) is not signal.SIG_IGN:
+        raise pytest.UsageError("an imported module, such as sacrebleu.sacrebleu, handles SIGPIPE")
 
 
 @pytest.fixture(autouse=True, scope="module")
