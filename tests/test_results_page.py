@@ -57,12 +57,7 @@ def row(name, lines):
 
 @pytest.fixture
 def folder(tmp_path):
-    rows = [row(*item) for item in HYPOTHESES.items()]
-    (tmp_path / "hypotheses").mkdir()
-    (tmp_path / "scores.json").write_text(json.dumps([asdict(r) for r in rows]))
-    for name, lines in HYPOTHESES.items():
-        results.write_compressed(tmp_path / f"hypotheses/{name}.txt.gz", lines)
-    results.write_compressed(tmp_path / "references.txt.gz", REFERENCES)
+    write_run(tmp_path, HYPOTHESES)
     curve = {"step": 5, "epoch": 1, "eval_bleu": 3.0}
     curves = [{"name": n, "seconds": s, **curve} for n, s in (("kd-1", 10), ("kd-2", 30))]
     results.write_csv(tmp_path / "curves.csv", curves)
@@ -89,6 +84,30 @@ def test_an_experiment_has_every_figure(page, folder, monkeypatch, tmp_path):
         assert part in text
     pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert pictures == [f"{folder.name}-curves.png", f"{folder.name}.png"]
+
+
+def write_run(folder, names):
+    (folder / "hypotheses").mkdir(parents=True)
+    rows = [row(name, HYPOTHESES[name]) for name in names]
+    (folder / "scores.json").write_text(json.dumps([asdict(r) for r in rows]))
+    for name in names:
+        results.write_compressed(folder / f"hypotheses/{name}.txt.gz", HYPOTHESES[name])
+    results.write_compressed(folder / "references.txt.gz", REFERENCES)
+
+
+def test_runs_of_an_experiment_share_a_table(page, tmp_path):
+    write_run(tmp_path / "one", ["teacher", "kd-1", "a2d-1"])
+    write_run(tmp_path / "two", ["teacher", "kd-2"])
+    rows = page.read([tmp_path / "one", tmp_path / "two"])
+    assert [r.name for r in rows] == ["teacher", "kd-1", "a2d-1", "kd-2"]
+
+
+def test_runs_under_other_teachers_are_refused(page, tmp_path, monkeypatch):
+    write_run(tmp_path / "one", ["teacher", "kd-1"])
+    monkeypatch.setitem(HYPOTHESES, "teacher", HYPOTHESES["kd-2"])
+    write_run(tmp_path / "two", ["teacher", "kd-2"])
+    with pytest.raises(SystemExit, match="teacher has another BLEU"):
+        page.read([tmp_path / "one", tmp_path / "two"])
 
 
 def test_every_experiment_has_its_regions(page):

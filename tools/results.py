@@ -1,7 +1,8 @@
 """Fill the tables and draw the pictures of docs/results.md from the files in results/.
 
 Each folder is an experiment: the `results` folder of a run of `a2d run`, or several of them, and
-`about.yaml` with the command and the comparisons. The page's region `NAME` (see regions.py) has the
+`about.yaml` with the command and the comparisons. `parts` names folders with a table each, `runs`
+folders whose students share a table. The page's region `NAME` (see regions.py) has the
 figures of an experiment, `NAME command` its command, device and time. All translations are scored
 again first; the program exits if a figure differs.
 
@@ -54,12 +55,10 @@ def main() -> None:
 
 def experiment(folder: Path, about: dict[str, Any]) -> tuple[str, str]:
     """Return the figures of one experiment, and its command, device and time, as Markdown."""
-    parts = {part: folder / part for part in about.get("parts", [])} or {"": folder}
     lines: list[str] = []
     rows: list[Row] = []
-    for part, part_folder in parts.items():
-        scored = results.read(part_folder)
-        check(part_folder, scored)
+    for part in about.get("parts", [""]):
+        scored = read([folder / part / run for run in about.get("runs", [""])])
         lines += [*([f"**{part}**"] if part else []), table(scored, about["measured"])]
         rows += [replace(row, student=part or row.student) for row in scored]
     plots.scores(rows, PICTURES / f"{folder.name}.png", about["measured"])
@@ -75,6 +74,19 @@ def experiment(folder: Path, about: dict[str, Any]) -> tuple[str, str]:
     if "duels" in about:
         lines.append(f"Compared directly: {'; '.join(duels(folder, rows, about['duels']))}.")
     return "\n\n".join(lines), facts(rows, about)
+
+
+def read(folders: list[Path]) -> list[Row]:
+    """Read runs under one teacher, whose translations are the same."""
+    rows: dict[str, Row] = {}
+    for folder in folders:
+        scored = results.read(folder)
+        check(folder, scored)
+        for row in scored:
+            if row.name in rows and row.bleu != rows[row.name].bleu:
+                sys.exit(f"{folder}: {row.name} has another BLEU than in the runs before.")
+            rows.setdefault(row.name, row)
+    return list(rows.values())
 
 
 def check(folder: Path, rows: list[Row]) -> None:
