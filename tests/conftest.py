@@ -51,10 +51,16 @@ def pytest_collection_finish():
         raise pytest.UsageError("an imported module, such as sacrebleu.sacrebleu, handles SIGPIPE")
 
 
+MODULES_WITH_PICTURES = ["test_plots", "test_pipeline", "test_paths", "test_model_folders"]
+"""Modules that look at pictures. A run draws several; they take a quarter of a tiny run's time."""
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _short_measurements(request):
-    """Shorten the measurement of speeds in runs; `test_speeds` tests the measurement itself."""
+def _short_runs(request):
+    """Draw no pictures and measure speeds shortly; `test_speeds` tests the measurement itself."""
     with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ not in MODULES_WITH_PICTURES:
+            patch.setattr("matplotlib.figure.Figure.savefig", lambda _, path, **__: path.touch())
         if request.module.__name__ != "test_speeds":
             patch.setattr("a2d.runs.speeds._MIN_PASS_SECONDS", 0.0)
             patch.setattr("a2d.runs.speeds._MAX_SECONDS", 0.0)

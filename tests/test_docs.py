@@ -254,6 +254,8 @@ def test_programs_run(page, tmp_path):
     pytest.importorskip("ctranslate2")
     prepare(tmp_path)
     program = SHORT + "\n".join(PROGRAMS[page]).replace("max_steps=200", "max_steps=2")
+    corpus = 'read_corpus("builtin:en-pt/memory", languages=("en", "pt"))'
+    program = program.replace(corpus, f"{corpus}[:300]")
     (tmp_path / "program.py").write_text(program)
     process = run_python(tmp_path, "program.py")
     assert process.returncode == 0, process.stderr
