@@ -98,8 +98,9 @@ def write_run(folder, names):
 def test_runs_of_an_experiment_share_a_table(page, tmp_path):
     write_run(tmp_path / "one", ["teacher", "kd-1", "a2d-1"])
     write_run(tmp_path / "two", ["teacher", "kd-2"])
-    rows = page.read([tmp_path / "one", tmp_path / "two"])
+    rows = page.read([tmp_path / "one", tmp_path / "two"], {"kd-2": "alpha=0.5"})
     assert [r.name for r in rows] == ["teacher", "kd-1", "a2d-1", "kd-2"]
+    assert [r.setting for r in rows] == ["", "", "", "alpha=0.5"]
 
 
 def test_runs_under_other_teachers_are_refused(page, tmp_path, monkeypatch):
@@ -107,7 +108,7 @@ def test_runs_under_other_teachers_are_refused(page, tmp_path, monkeypatch):
     monkeypatch.setitem(HYPOTHESES, "teacher", HYPOTHESES["kd-2"])
     write_run(tmp_path / "two", ["teacher", "kd-2"])
     with pytest.raises(SystemExit, match="teacher has another BLEU"):
-        page.read([tmp_path / "one", tmp_path / "two"])
+        page.read([tmp_path / "one", tmp_path / "two"], {})
 
 
 def test_every_experiment_has_its_regions(page):

@@ -2,9 +2,10 @@
 
 Each folder is an experiment: the `results` folder of a run of `a2d run`, or several of them, and
 `about.yaml` with the command and the comparisons. `parts` names folders with a table each, `runs`
-folders whose students share a table. The page's region `NAME` (see regions.py) has the
-figures of an experiment, `NAME command` its command, device and time. All translations are scored
-again first; the program exits if a figure differs.
+folders whose students share a table; `settings` has what distinguishes methods of several runs, by
+their names. The page's region `NAME` (see regions.py) has the figures of an experiment, `NAME
+command` its command, device and time. All translations are scored again first; the program exits
+if a figure differs.
 
     python tools/results.py [EXPERIMENT…]
 """
@@ -58,7 +59,8 @@ def experiment(folder: Path, about: dict[str, Any]) -> tuple[str, str]:
     lines: list[str] = []
     rows: list[Row] = []
     for part in about.get("parts", [""]):
-        scored = read([folder / part / run for run in about.get("runs", [""])])
+        runs = [folder / part / run for run in about.get("runs", [""])]
+        scored = read(runs, about.get("settings", {}))
         lines += [*([f"**{part}**"] if part else []), table(scored, about["measured"])]
         rows += [replace(row, student=part or row.student) for row in scored]
     plots.scores(rows, PICTURES / f"{folder.name}.png", about["measured"])
@@ -76,8 +78,14 @@ def experiment(folder: Path, about: dict[str, Any]) -> tuple[str, str]:
     return "\n\n".join(lines), facts(rows, about)
 
 
-def read(folders: list[Path]) -> list[Row]:
-    """Read runs under one teacher, whose translations are the same."""
+def read(folders: list[Path], settings: dict[str, str]) -> list[Row]:
+    """Read runs under one teacher, whose translations are the same.
+
+    Args:
+        folders: folders of results.
+        settings: settings by the names of methods; a run's own are those in which its students
+            differ.
+    """
     rows: dict[str, Row] = {}
     for folder in folders:
         scored = results.read(folder)
@@ -85,7 +93,9 @@ def read(folders: list[Path]) -> list[Row]:
         for row in scored:
             if row.name in rows and row.bleu != rows[row.name].bleu:
                 sys.exit(f"{folder}: {row.name} has another BLEU than in the runs before.")
-            rows.setdefault(row.name, row)
+            method = row.name.removesuffix(f"-{row.student}-seed{row.seed}")
+            setting = settings.get(method, row.setting)
+            rows.setdefault(row.name, replace(row, setting=setting))
     return list(rows.values())
 
 

@@ -1,10 +1,9 @@
 """Fill the tables and draw the pictures of docs/shapes.md: size, speed and quality by shape.
 
-The region `front` has students of the packaged teacher, from results/front: each folder is the
-`results/test` of a run of `a2d distill`, with the student's shape as its name. The regions
-`front-…` have students of a large teacher, from the folder with that name, with results of several
-runs. The region `starts` compares starts under such a teacher. The region `shapes` has quality
-from results/shapes and results/deep, and speed from benchmarks/results/decoding.json.
+The region `front` has students of the packaged teacher, from results/front. The regions `front-…`
+have students of a large teacher, from the folder with that name, with results of several runs. The
+region `starts` compares starts under such a teacher. The region `shapes` has quality from
+results/shapes and results/deep, and speed from benchmarks/results/decoding.json.
 
     python tools/shapes.py
 """
@@ -40,25 +39,33 @@ def main() -> None:
 
 
 def front() -> str:
-    """Draw quality by size of the packaged teacher's students; return their table."""
-    runs = {path.name: results.read(path) for path in (ROOT / "results/front").iterdir()}
-    for shape, scored in runs.items():
-        check(ROOT / "results/front" / shape, scored)
-    teacher = next(iter(runs.values()))[0]
-    runs = dict(sorted(runs.items(), key=lambda run: smaller(run[1][1], teacher)))
-    rows = [["teacher", *_cells(teacher, teacher), ""]]
-    for shape, (_, student, int8) in runs.items():
+    """Draw quality by size of the packaged teacher's students; return their table.
+
+    `results/front/PAIRS/SHAPE` is the `results/test` of a run of `a2d distill` on so many pairs.
+    """
+    rows: list[list[str]] = []
+    lines: dict[str, dict[str, float]] = {}
+    sizes: dict[str, float] = {}
+    for folder in sorted((ROOT / "results/front").glob("*/*")):
+        teacher, student, int8 = scored = results.read(folder)
+        check(folder, scored)
+        rows = rows or [["teacher", "", *_cells(teacher, teacher), ""]]
+        shape, pairs = folder.name, f"{int(folder.parent.name):,}"
         exported = f"{int8.bleu:.1f}{' (refused)' if int8.refused else ''}"
-        rows.append([shape, *_cells(student, teacher), exported])
+        rows.append([shape, pairs, *_cells(student, teacher), exported])
+        lines.setdefault(f"{pairs} pairs", {})[shape] = student.bleu or 0
+        sizes[shape] = smaller(student, teacher)
+    sizes = dict(sorted(sizes.items(), key=lambda size: size[1]))
     plots.trade_off(
-        {"students": {shape: students[1].bleu or 0 for shape, students in runs.items()}},
-        {shape: smaller(students[1], teacher) for shape, students in runs.items()},
+        lines,
+        sizes,
         teacher.bleu or 0,
         FRONT_PICTURE,
         "times smaller than the teacher, by parameters",
         marks="o",
     )
-    head = ["shape", "parameters", "share", "BLEU", "chrF", "chrF kept"]
+    rows[1:] = sorted(rows[1:], key=lambda row: (sizes[row[0]], int(row[1].replace(",", ""))))
+    head = ["shape", "pairs", "parameters", "share", "BLEU", "chrF", "chrF kept"]
     return regions.table([*head, "BLEU, int8"], rows)
 
 
