@@ -63,19 +63,26 @@ def test_the_source_distribution_has_what_its_users_need(distributions):
     assert not {name for name in names if name.startswith((".ci", ".git/", "runs/"))}
 
 
-def test_the_wheel_runs_outside_a_clone(distributions, tmp_path):
+@pytest.fixture
+def a2d(distributions, tmp_path):
+    """Return a function that runs the command of the wheel."""
     _, wheel = distributions
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-
-    def a2d(*arguments):
-        return run(sys.executable, "-m", "a2d", *arguments, cwd=tmp_path, env=environment)
-
-    place = run(
-        sys.executable, "-c", "import a2d; print(a2d.__file__)", cwd=tmp_path, env=environment
-    )
+    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(tmp_path / "site")}}
+    place = run(sys.executable, "-c", "import a2d; print(a2d.__file__)", **options)
     assert Path(place.strip()).is_relative_to(tmp_path)
+    return lambda *arguments, **more: run(
+        sys.executable, "-m", "a2d", *arguments, **options, **more
+    )
+
+
+def test_the_wheel_translates_outside_a_clone(a2d):
+    assert "navegador" in a2d("translate", "builtin:en-pt", input="Restart the browser.")
+
+
+@pytest.mark.full
+def test_the_wheel_trains_outside_a_clone(a2d, tmp_path):
     for name, count in {"train": 150, "valid": 8, "test": 8}.items():
         pairs = read_corpus(f"builtin:de-dsb/{name}")[:count]
         text = "".join(f"{pair.source}\t{pair.target}\n" for pair in pairs)
