@@ -241,9 +241,7 @@ def prepare(folder):
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(
-            page, marks=[] if page.name in ("README.md", "python.md") else pytest.mark.full
-        )
+        pytest.param(page, marks=[] if page.name == "README.md" else pytest.mark.full)
         for page in PAGES
         if PROGRAMS[page]
     ],

@@ -61,6 +61,7 @@ def differences(first, second):
     return [name for name in first if not first[name].equal(second[name])]
 
 
+@pytest.mark.full
 def test_by_a_recipe(folder, by_command):
     corpus = [f"corpus.{name}={folder / name}.tsv" for name in ("train", "valid", "test")]
     student = [
