@@ -278,6 +278,14 @@ class TestGates:
         assert advice.startswith("The teacher translates the validation set no better than copied")
         assert advice.split(" (")[0] in page
 
+    def test_a_later_verdict_replaces_that_of_the_page(
+        self, distilled, teacher, data, tmp_path, monkeypatch
+    ):
+        shutil.copytree(distilled[0].with_name("small.run"), tmp_path / "small.run")
+        monkeypatch.setattr(Verdict, "passed", True)
+        run(teacher, data, tmp_path / "small", trim=True)
+        assert "Not fit for use" not in (tmp_path / "small.run/report.html").read_text("utf-8")
+
     @pytest.mark.parametrize("dry_run", [False, True])
     def test_a_teacher_that_is_no_better_than_copies_is_refused(
         self, teacher, data, tmp_path, dry_run

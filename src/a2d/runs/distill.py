@@ -237,8 +237,11 @@ def _judge(run: Run, least_share: float) -> Verdict:
             advice = advise(student, run.corpus.sizes["train"], improving)
         verdict = replace(verdict, advice=advice)
     record = {**asdict(verdict), "passed": verdict.passed, "summary": verdict.summary}
-    write_text(run.folder / VERDICT, json.dumps(record, indent=1) + "\n")
-    page.report(run.folder)  # with the verdict
+    path = run.folder / VERDICT
+    repeated = path.exists()
+    write_text(path, json.dumps(record, indent=1) + "\n")
+    if repeated or not verdict.passed:  # the page has the verdicts that are not passed
+        page.report(run.folder)
     return verdict
 
 
