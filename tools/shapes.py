@@ -47,7 +47,7 @@ def front() -> str:
     lines: dict[str, dict[str, float]] = {}
     sizes: dict[str, float] = {}
     for folder in sorted((ROOT / "results/front").glob("*/*")):
-        teacher, student, int8 = scored = results.read(folder)
+        teacher, student, int8, *_ = scored = results.read(folder)
         check(folder, scored)
         rows = rows or [["teacher", "", *_cells(teacher, teacher), ""]]
         shape, pairs = folder.name, f"{int(folder.parent.name):,}"
