@@ -144,9 +144,9 @@ def check_command(words):
         assert set(extras[1].split(",") if extras else []) <= set(PROJECT["optional-dependencies"])
     elif program == "sacrebleu":
         # Its module cannot be imported here: it lets SIGPIPE end the process, that of other tests.
-        program = "from sacrebleu.sacrebleu import parse_args; print(parse_args().input)"
+        code = "from sacrebleu.sacrebleu import parse_args; print(parse_args().input)"
         parsed = subprocess.run(
-            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
         )
         assert parsed.stdout != "None\n", "it would wait for translations"
     else:

@@ -238,9 +238,11 @@ def _judge(run: Run, least_share: float) -> Verdict:
         verdict = replace(verdict, advice=advice)
     record = {**asdict(verdict), "passed": verdict.passed, "summary": verdict.summary}
     path = run.folder / VERDICT
-    repeated = path.exists()
+    # The page shows a verdict only on a student that failed. The run has just written the page,
+    # with the verdict of an earlier call if there was one.
+    is_current = verdict.passed and not path.exists()
     write_text(path, json.dumps(record, indent=1) + "\n")
-    if repeated or not verdict.passed:  # the page has the verdicts that are not passed
+    if not is_current:
         page.report(run.folder)
     return verdict
 
