@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_trainer import data, tokenizer, trainer  # noqa: F401
 from transformers import TrainerCallback, get_scheduler
 
-from a2d import A2DConfig, UserError
+from a2d import A2DConfig, A2DTrainer, UserError
 from a2d.training.schedule import FinishOnPlateau, PlateauSchedule, TimeLimit
 
 
@@ -79,7 +79,6 @@ SETTINGS = {
     "load_best_model_at_end": True,
     "metric_for_best_model": "bleu",
     "greater_is_better": True,
-    "restore_callback_states_from_checkpoint": True,
     "plateau_patience": 2,
     "max_steps": 40,
     "learning_rate": 1e-30,  # too low to learn: validation never improves
@@ -180,3 +179,62 @@ def test_settings_are_checked(tmp_path):
         A2DConfig(output_dir=str(tmp_path), max_hours=1.0)
     with pytest.raises(UserError, match="plateau_patience is 0"):
         A2DConfig(output_dir=str(tmp_path), plateau_patience=0)
+
+
+def test_the_metric_is_bleu_unless_named(tmp_path, tokenizer, data):  # noqa: F811
+    settings = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "plateau_patience": 1}
+    config = A2DConfig(output_dir=str(tmp_path), **settings)
+    assert (config.metric_for_best_model, config.greater_is_better) == ("bleu", True)
+    config = A2DConfig(output_dir=str(tmp_path), predict_with_generate=False, **settings)
+    assert (config.metric_for_best_model, config.greater_is_better) == ("ce", False)
+    for metric in (None, "eval_bleu", "eval_loss"):
+        distiller = trainer(
+            tmp_path, tokenizer, data, **settings, **({"metric_for_best_model": metric})
+        )
+        distiller.train()
+        assert distiller.state.global_step == 2
+    distiller = trainer(tmp_path, tokenizer, data, metric_for_best_model="comet", **settings)
+    with pytest.raises(UserError, match=r"'comet'.*eval_bleu"):
+        distiller.train()
+
+
+@pytest.mark.parametrize("patience", ["plateau_patience", "early_stopping_patience"])
+def test_without_validations_there_is_nothing_to_follow(tmp_path, patience):
+    with pytest.raises(UserError, match="follow validation: set eval_strategy"):
+        A2DConfig(output_dir=str(tmp_path), **{patience: 2})
+
+
+def test_several_validation_sets_are_refused(tmp_path, tokenizer, data):  # noqa: F811
+    args = A2DConfig(output_dir=str(tmp_path), plateau_patience=1, eval_strategy="epoch")
+    with pytest.raises(UserError, match="one validation set"):
+        A2DTrainer(None, None, args, data, {"a": data, "b": data}, tokenizer)
+
+
+def test_a_resumed_training_can_have_more_updates(tmp_path, tokenizer, data):  # noqa: F811
+    settings = SETTINGS | {"learning_rate": 1e-3, "plateau_patience": 9}
+    trainer(tmp_path, tokenizer, data, **settings | {"max_steps": 4}).train()
+    longer = trainer(tmp_path, tokenizer, data, **settings | {"max_steps": 8})
+    longer.train(resume_from_checkpoint=True)
+    assert longer.state.global_step == 8
+    learning_rates = [e["learning_rate"] for e in longer.state.log_history if "loss" in e]
+    planned = schedule(2, 8, rate=1e-3)[1]
+    assert learning_rates[5] == pytest.approx(1e-3 * planned._factor(5))
+
+
+def test_a_resumed_training_has_the_time_and_scores_from_before(tmp_path, tokenizer, data):  # noqa: F811
+    settings = SETTINGS | {"max_hours": 1.0, "max_steps": 8}
+
+    def callbacks(distiller):
+        kinds = FinishOnPlateau, TimeLimit
+        found = distiller.callback_handler.callbacks
+        return [next(each for each in found if isinstance(each, kind)) for kind in kinds]
+
+    first = trainer(tmp_path, tokenizer, data, **settings)
+    first.add_callback(Stop(5))
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    again = trainer(tmp_path, tokenizer, data, **settings | {"max_steps": 4})
+    again.train(resume_from_checkpoint=True)  # has ended: nothing is trained
+    plateau, limit = callbacks(again)
+    assert plateau.least_ce == callbacks(first)[0].least_ce < float("inf")
+    assert limit.seconds > 0

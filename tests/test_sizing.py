@@ -81,6 +81,9 @@ def test_all_training_text_counts(splits, tokenizer):
     monolingual = estimate_tokens(splits.monolingual, tokenizer)
     assert updates("[kd]") == expected(tokens, "random")
     assert updates("[seqkd]") == expected(tokens + monolingual, "random")
+    assert fill_schedule(
+        load_recipe("distill", ["methods=[seqkd]"]), splits._replace(monolingual=())
+    ).training.max_steps == expected(tokens, "random")
     assert updates("[{method: seqkd+references, monolingual: false}]") == expected(
         2 * tokens, "random"
     )

@@ -314,7 +314,6 @@ def test_an_ended_training_is_not_continued(patience, tmp_path, tokenizer, data)
         "save_strategy": "steps",
         "save_steps": 2,
         "lr_scheduler_type": "constant_with_warmup",
-        "restore_callback_states_from_checkpoint": True,
     }
     steps = []
     for _ in range(2):
@@ -679,3 +678,48 @@ def test_the_students_settings_are_restored(tmp_path, family):
     assert settings() == initial
     distiller.evaluate()
     assert settings() == initial
+
+
+def test_arguments_of_evaluate_and_predict_reach_the_search(tmp_path, tokenizer, data, monkeypatch):
+    distiller, calls = trainer(tmp_path, tokenizer, data), []
+    generate = distiller.model.generate
+
+    def watch(*args, **kwargs):
+        calls.append(kwargs)
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(distiller.model, "generate", watch)
+    distiller.evaluate(num_beams=3, max_length=7)
+    assert {(c["num_beams"], c["max_length"]) for c in calls} == {(3, 7)}
+    calls.clear()
+    output = distiller.predict(data.select(range(4)), num_beams=2, max_new_tokens=5)
+    assert {(c["num_beams"], c["max_new_tokens"], "max_length" in c) for c in calls} == {
+        (2, 5, False)
+    }
+    assert output.predictions.shape[1] == 6  # with the decoder's start token
+    calls.clear()
+    distiller.evaluate()
+    assert {c["num_beams"] for c in calls} == {1}
+    assert all(c["max_length"] > 7 for c in calls)
+
+
+def test_missing_and_empty_data_are_refused(tmp_path, tokenizer, data):
+    distiller = trainer(tmp_path, tokenizer, data)
+    empty = data.select([])
+    distiller.train_dataset = None
+    with pytest.raises(UserError, match="needs a train_dataset"):
+        distiller.train()
+    distiller.train_dataset = empty
+    with pytest.raises(UserError, match="no sentence pairs"):
+        distiller.train()
+    with pytest.raises(UserError, match="no sentence pairs"):
+        distiller.evaluate(empty)
+
+
+def test_only_training_completes_the_generation_settings(tmp_path, tokenizer, data):
+    distiller = trainer(tmp_path, tokenizer, data)
+    distiller.get_train_dataloader()
+    distiller.evaluate()
+    assert distiller.student.generation_config.max_length is None
+    distiller.train()
+    assert distiller.student.generation_config.max_length >= max(lengths(data)[:, 1])

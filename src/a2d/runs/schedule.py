@@ -95,13 +95,15 @@ def fill_schedule(recipe: Recipe, splits: Splits) -> Recipe:
 
 def estimate_tokens(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> int:
     """Estimate from a sample how many tokens the longer sides of all pairs have."""
+    if not pairs:
+        return 0
     count = min(SAMPLE_SIZE, len(pairs))
     numbers = sorted(random.Random(0).sample(range(len(pairs)), count))
     sample = [pairs[number] for number in numbers]
     sources = encode_sources(tokenizer, [pair.source for pair in sample])
     targets = tokenizer(text_target=[pair.target for pair in sample], truncation=True)["input_ids"]
     longer = (max(len(s), len(t)) for s, t in zip(sources, targets, strict=True))
-    return round(sum(longer) * len(pairs) / max(1, count))
+    return round(sum(longer) * len(pairs) / count)
 
 
 def schedule_for(tokens: int, width: int, start: str, *, narrower: bool) -> dict[str, Any]:

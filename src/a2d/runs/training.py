@@ -319,7 +319,6 @@ def make_config(
         load_best_model_at_end=True,
         metric_for_best_model="bleu",
         greater_is_better=True,
-        restore_callback_states_from_checkpoint=True,
         report_to=[],
         disable_tqdm=True,
     )

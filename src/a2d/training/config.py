@@ -68,6 +68,7 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
     adam_beta2: float = 0.98
     predict_with_generate: bool = True
     generation_num_beams: int | None = 1
+    restore_callback_states_from_checkpoint: bool = True
     accelerator_config: dict[str, Any] | str | None = field(
         default_factory=lambda: {"even_batches": False}
     )
@@ -83,6 +84,8 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
                 )
         else:  # `A2DTrainer.create_scheduler` makes a `PlateauSchedule` instead
             self.lr_scheduler_type = "constant_with_warmup"
+        if self.plateau_patience is not None or self.early_stopping_patience is not None:
+            self._follow_validation()
         if self.bf16 is None:
             self.bf16 = not self.fp16 and bf16_is_fast()
         if self.teacher_precision is None:
@@ -97,6 +100,17 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
         if not torch.cuda.is_available():
             self.use_cpu = True
         super().__post_init__()
+
+    def _follow_validation(self) -> None:
+        """Choose the metric that decides when a training ends; check that it is measured."""
+        if self.eval_strategy == "no":
+            raise UserError(
+                "plateau_patience and early_stopping_patience follow validation: set eval_strategy "
+                "and eval_steps."
+            )
+        if self.metric_for_best_model is None:
+            self.metric_for_best_model = "bleu" if self.predict_with_generate else "ce"
+            self.greater_is_better = self.predict_with_generate
 
     @property
     def objective(self) -> Objective:

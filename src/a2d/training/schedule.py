@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from a2d.errors import UserError
 from a2d.training.callbacks import Stopwatch
 
 FINISH_SHARE = 0.25
@@ -29,14 +30,12 @@ class PlateauSchedule(LRScheduler):
         max_steps: number of planned updates.
 
     Attributes:
-        end: update at which the learning rate is zero.
         finish_start: update at which the faster decay begins; None before `finish` is called.
     """
 
     def __init__(self, optimizer: Optimizer, warmup_steps: int, max_steps: int) -> None:
         self.warmup_steps = warmup_steps
         self.max_steps = max_steps
-        self.end = max_steps
         self.finish_start: int | None = None
         super().__init__(optimizer)
 
@@ -44,7 +43,19 @@ class PlateauSchedule(LRScheduler):
         """Begin the faster decay at an update; further calls change nothing."""
         if self.finish_start is None:
             self.finish_start = step
-            self.end = min(self.max_steps, max(step + 1, math.ceil(step / (1 - FINISH_SHARE))))
+
+    @property
+    def end(self) -> int:
+        """Update at which the learning rate is zero."""
+        if self.finish_start is None:
+            return self.max_steps
+        share = math.ceil(self.finish_start / (1 - FINISH_SHARE))
+        return min(self.max_steps, max(self.finish_start + 1, share))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state. The planned updates stay, so that they can differ from before."""
+        planned = {"warmup_steps": self.warmup_steps, "max_steps": self.max_steps}
+        super().load_state_dict(state_dict | planned)
 
     def get_lr(self) -> list[Any]:
         """Return the learning rate of each parameter group."""
@@ -88,7 +99,13 @@ class FinishOnPlateau(TrainerCallback, ExportableState):
         """Count validations without improvement."""
         if lr_scheduler is None:  # `evaluate` was called outside of a training
             return
-        value = metrics[f"eval_{args.metric_for_best_model}"]
+        name = f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"
+        if name not in metrics:
+            raise UserError(
+                f"metric_for_best_model is {args.metric_for_best_model!r}, which validations do "
+                f"not measure: choose one of {', '.join(sorted(metrics))}."
+            )
+        value = metrics[name]
         value = value if args.greater_is_better else -value
         improved = value > self.best or metrics["eval_ce"] < self.least_ce
         self.best = max(self.best, value)

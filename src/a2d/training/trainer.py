@@ -85,7 +85,8 @@ class A2DTrainer(ResumingTrainer):
 
     Raises:
         UserError: the method needs a teacher and there is none, the vocabularies differ, the model
-            family is not supported, or the cache lacks outputs that the method compares.
+            family is not supported, the cache lacks outputs that the method compares, or
+            `plateau_patience` has several validation sets to follow.
     """
 
     args: A2DConfig
@@ -103,6 +104,10 @@ class A2DTrainer(ResumingTrainer):
         teacher_cache: TeacherCache | None = None,
     ) -> None:
         args = args or A2DConfig(output_dir="a2d-out")
+        if args.plateau_patience is not None and isinstance(eval_dataset, dict):
+            raise UserError(
+                "plateau_patience follows one validation set: give one Dataset as eval_dataset."
+            )
         for tokenizer in (processing_class, teacher_processing_class):
             if tokenizer is not None:
                 mark_languages(tokenizer)
@@ -164,6 +169,12 @@ class A2DTrainer(ResumingTrainer):
         count: int = self.args.gradient_accumulation_steps * self.args.world_size
         return count
 
+    @property
+    def _training_data(self) -> Dataset:
+        if self.train_dataset is None:
+            raise UserError("training needs a train_dataset.")
+        return self.train_dataset
+
     @contextmanager
     def prepare_student(self) -> Iterator[None]:
         """Prepare the student for attention capture inside a `with` block; then restore it.
@@ -179,9 +190,7 @@ class A2DTrainer(ResumingTrainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Build the loader of training batches, whose order depends only on seed and epoch."""
-        if self.train_dataset is None:
-            raise UserError("training needs a train_dataset.")
-        return self._loader(self.train_dataset, shuffle=True)
+        return self._loader(self._training_data, shuffle=True)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader[Any]:
         """Build the loader of validation batches, in a fixed order, for a dataset or its name."""
@@ -195,11 +204,10 @@ class A2DTrainer(ResumingTrainer):
     def _loader(self, dataset: Dataset, shuffle: bool) -> DataLoader[Any]:
         if self.processing_class is None:
             raise UserError("the trainer needs a tokenizer: pass processing_class=tokenizer.")
-        _check_columns(dataset)
-        sizes = lengths(dataset)
+        sizes = _lengths(dataset)
         budget = self.args.max_tokens
         if not shuffle:  # validation stores no activations for a backward pass
-            budget = max(4 * budget, int(sizes.max(initial=0)))
+            budget = max(4 * budget, int(sizes.max()))
         try:
             sampler = TokenBatchSampler(
                 sizes,
@@ -212,7 +220,6 @@ class A2DTrainer(ResumingTrainer):
             raise UserError(f"{error}.") from error
         if shuffle:
             self._train_sampler = sampler
-            set_generation_defaults(self.student, *sizes.max(axis=0, initial=0).tolist())
         dataset, collate = dataset.select_columns(["input_ids", "labels"]), self.data_collator
         if shuffle and self.teacher_cache is not None:
             self.teacher_cache.check_sizes(sizes)
@@ -351,7 +358,7 @@ class A2DTrainer(ResumingTrainer):
     # Training, logs and validation
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
-        """Train the student.
+        """Train the student, and complete its generation settings (`set_generation_defaults`).
 
         Args:
             resume_from_checkpoint: folder of a checkpoint. True: the last intact checkpoint in
@@ -359,7 +366,8 @@ class A2DTrainer(ResumingTrainer):
             **kwargs: further arguments of `Trainer.train`.
 
         Raises:
-            UserError: the checkpoint is damaged, or the training diverged.
+            UserError: there are no training data, the checkpoint is damaged, or the training
+                diverged.
         """
         if resume_from_checkpoint is True:
             with self.args.main_process_first(local=False):
@@ -368,6 +376,8 @@ class A2DTrainer(ResumingTrainer):
                 )
         elif resume_from_checkpoint:
             require_intact(Path(resume_from_checkpoint))
+        longest = _lengths(self._training_data).max(axis=0).tolist()
+        set_generation_defaults(self.student, *longest)
         if self.teacher is not None and resume_from_checkpoint is None:
             self._check_teacher()
         with self.prepare_student():
@@ -387,23 +397,27 @@ class A2DTrainer(ResumingTrainer):
         ignore_keys: list[str] | None = None,
         **gen_kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Compute the terms of the objective for a validation batch, and translate it."""
+        """Compute the terms of the objective for a validation batch, and translate it.
+
+        Without `max_length` or `max_new_tokens`, translations end at `generation_limit`.
+        """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
             sums, counts = self._sums(model, inputs)
         self._eval_terms.add(detached_sums(self.objective.terms, sums), counts)
         hypotheses = None
         if self.args.predict_with_generate and not prediction_loss_only:
-            limit = self.args.generation_max_length or generation_limit(
-                inputs["input_ids"].shape[1], positions_of(self._unwrapped.config)
-            )
+            # Seq2SeqTrainer keeps the arguments of `evaluate` and `predict` there.
+            settings = gen_kwargs or getattr(self, "_gen_kwargs", {})
+            if not settings.keys() & {"max_length", "max_new_tokens"}:
+                positions = positions_of(self._unwrapped.config)
+                limit = generation_limit(inputs["input_ids"].shape[1], positions)
+                settings = settings | {"max_length": 1 + limit}
             with searching(self.student):
                 hypotheses = self._unwrapped.generate(
                     input_ids=inputs["input_ids"],
                     attention_mask=inputs["attention_mask"],
-                    num_beams=self.args.generation_num_beams,
-                    max_length=1 + limit,
-                    **gen_kwargs,
+                    **settings,
                 )
         # Gathered tensors must have one size, but processes have different numbers of sentences.
         hypotheses, labels = (
@@ -488,13 +502,17 @@ class A2DTrainer(ResumingTrainer):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
-def _check_columns(dataset: Dataset) -> None:
+def _lengths(dataset: Dataset) -> np.ndarray:
+    """Return the lengths of a dataset's sources and targets in tokens (N, 2)."""
     absent = {"input_ids", "labels"} - set(dataset.column_names)
     if absent:
         raise UserError(
             f"the dataset lacks the column {min(absent)!r}: tokenise it first, for example with "
             "a2d.text.batching.tokenise."
         )
+    if len(dataset) == 0:
+        raise UserError("the dataset has no sentence pairs.")
+    return lengths(dataset)
 
 
 class _SamplerEpoch(TrainerCallback):
