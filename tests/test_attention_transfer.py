@@ -17,6 +17,7 @@ from a2d.families import Geometry
 from a2d.method import losses
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS
+from a2d.method.formulas import FORMULAS
 from a2d.method.maps import Block, RecomputedMaps, StackedMaps, additive_mask
 from a2d.training.distillation import group_masks
 
@@ -343,3 +344,18 @@ def test_official_formula_of_bf16_inputs_is_exact(group):
     exact = losses.official_attention_transfer(intermediate.double(), c.teacher)
     loss = losses.official_attention_transfer(intermediate, c.teacher.float())
     assert_close(loss, exact, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["paper", "geometric"])
+def test_shown_maps_are_those_compared(name):
+    """A teacher with exactly the shown maps has no divergence, even where students look nowhere."""
+    c = example("encoder")
+    maps, keys = c.maps[:1].clone(), torch.ones(4, 4, dtype=torch.bool)
+    maps[..., 1] = 0  # all students ignore this key
+    weight = c.alignment.weights["encoder"].detach()
+    formula = FORMULAS[name]
+    shown = formula.intermediate(weight, maps, keys)
+    loss = formula.loss(
+        StackedMaps(maps), StackedMaps(shown), keys[None], torch.ones(1, 4).bool(), weight
+    )
+    assert loss.abs() < 1e-9

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from a2d.errors import UserError
 from a2d.method.alignment import combine
-from a2d.method.losses import attention_transfer, official_attention_transfer
+from a2d.method.losses import EPSILON, attention_transfer, official_attention_transfer
 from a2d.method.maps import AttentionMaps
 from a2d.plugin_errors import check_call, defined_at, may_use
 from a2d.plugins import Registry, check_entry
@@ -145,8 +145,7 @@ class RowWise(Formula):
 
     def intermediate(self, connections: Tensor, maps: Tensor, keys: Tensor) -> Tensor:
         """Combine the maps, or their logarithms; a softmax makes each row sum to one."""
-        tiny = torch.finfo(maps.dtype).tiny
-        logs = maps.clamp_min(tiny).log() if self.log_maps else maps
+        logs = (maps + EPSILON).log() if self.log_maps else maps
         return super().intermediate(connections, logs, keys)
 
     def loss(

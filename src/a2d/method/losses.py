@@ -21,8 +21,8 @@ CHUNK, CHUNK_ON_GPU = 2**19, 2**24
 """Positions of intermediate maps that are computed at a time. On CPU a chunk fits into a cache of
 2 MB. On GPU it is larger, because launching a kernel takes longer than computing a small chunk."""
 
-_EPSILON = 1e-6
-"""Added to probabilities before a logarithm, to keep it finite."""
+EPSILON = 1e-6
+"""Added to attention probabilities before a logarithm, to keep it finite."""
 
 _LOWEST_EXPONENT = -80.0
 """Exponents are clamped here: exp(-80) is negligible, and denormal numbers are slow on CPU."""
@@ -145,7 +145,7 @@ def _divergence(
     # Combine.
     basis = flat = maps.flatten(2)
     if comparison.log_maps:
-        flat = flat + _EPSILON
+        flat = flat + EPSILON
         basis = flat.log()
     combined = basis if weight is None else _multiply(weight, basis)
     combined = combined.view(-1, *teacher.shape[1:])
@@ -177,7 +177,7 @@ def _row_wise_kl(
     """
     target = teacher.to(combined.dtype) * (keys & rows)
     mass = target.sum(-1, keepdim=True)  # cached rows sum to one only approximately
-    scores = (combined + _EPSILON).log() if log_combined else combined
+    scores = (combined + EPSILON).log() if log_combined else combined
     scores = scores + additive_mask(keys, scores.dtype)
     scores.sub_(scores.amax(-1, keepdim=True))
     difference = target.clamp_min(_tiny(target)).log_().sub_(scores)
@@ -186,7 +186,7 @@ def _row_wise_kl(
     value = torch.dot(target.flatten(), difference.add_(total.log()).flatten())
     gradient = predicted.mul_(mass / total).sub_(target)
     if log_combined:
-        gradient.div_(combined + _EPSILON)
+        gradient.div_(combined + EPSILON)
     return value, gradient
 
 
