@@ -28,6 +28,7 @@ from features import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import T5Config
 
 from a2d.errors import UserError
 from a2d.families import Geometry
@@ -41,12 +42,14 @@ from a2d.method.mappings import (
     uniform_mapping,
 )
 from a2d.method.methods import METHODS as REGISTERED
+from a2d.method.objective import Objective
+from a2d.training.distillation import build_transfer
 
 METHODS = {
     "last": partial(LayerMapping, "last"),
     "uniform": partial(LayerMapping, "uniform"),
     "tinybert": partial(TinyBert, widths=WIDTHS),
-    "minilm": partial(MiniLM, widths=WIDTHS),
+    "minilm": partial(MiniLM, width=WIDTHS[0]),
     "ckd": Combination,
 }
 SHALLOW = ("last", "ckd")  # methods that refuse students deeper than their teacher
@@ -335,7 +338,8 @@ def equal(sharpness=1):
 
 
 def equal_widths(method):
-    return {"widths": (WIDTHS[0],) * 2} if method in ("tinybert", "minilm") else {}
+    widths = {"tinybert": {"widths": (WIDTHS[0],) * 2}, "minilm": {"width": WIDTHS[0]}}
+    return widths.get(method, {})
 
 
 @every_method
@@ -398,9 +402,16 @@ def test_other_methods_take_a_deeper_student(method):
 def test_a_width_that_cannot_be_split_is_refused(heads, group):
     shapes = Geometry(1, 1, 2, 2), Geometry(2, 2, *heads)
     with pytest.raises(UserError, match=r"method 'minilm'.* width 12 .* 5 heads"):
-        MiniLM(*shapes, GROUPS, (12, 20))
-    MiniLM(*shapes, ("decoder",) if group == "encoder" else ("encoder",), (12, 20))
-    MiniLM(*shapes, GROUPS, (10, 20))
+        MiniLM(*shapes, GROUPS, 12)
+    MiniLM(*shapes, ("decoder",) if group == "encoder" else ("encoder",), 12)
+    MiniLM(*shapes, GROUPS, 10)
+
+
+def test_minilm_splits_the_values_not_the_hidden_states():
+    """mT5-small: six heads of 64 channels under a width of 512, which six does not divide."""
+    config = T5Config(d_model=512, num_heads=6, d_kv=64, num_layers=1, num_decoder_layers=1)
+    objective = Objective("minilm", "geometric", alpha=0.5, temperature=1.0, label_smoothing=0.1)
+    assert isinstance(build_transfer(objective, config, config), MiniLM)
 
 
 @every_method

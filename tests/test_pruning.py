@@ -2,10 +2,12 @@
 
 from collections import Counter
 from tempfile import mkdtemp
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from pretrained import FAMILIES, PAIRS, released
@@ -292,3 +294,14 @@ def test_little_memory_records_the_teacher_in_several_passes(release, monkeypatc
     in_turn = release.narrow(**shape).state_dict()
     assert all(in_turn[name].equal(weight) for name, weight in at_once.items())
     assert sum(model is release.teacher for model in passes) > 4
+
+
+def test_sample_text_is_of_the_whole_corpus(monkeypatch):
+    rows = [{"input_ids": [4, n % 7 + 5, 0], "labels": [n, 5, 0]} for n in range(1000)]
+    model = SimpleNamespace(config=released("opus", mkdtemp())[0].config)
+    widest = max(sizes_of(model.config)[size] for size in ("width", "feed_forward"))
+    monkeypatch.setattr("a2d.models.activations._FLOATS", 10 * 3 * widest)
+    batch = sample_text(Dataset.from_list(rows), model)
+    assert sorted(batch["labels"][:, 0].tolist()) == list(range(0, 1000, 100))
+    with pytest.raises(UserError, match="no sentence pairs"):
+        sample_text(Dataset.from_list(rows).select([]), model)

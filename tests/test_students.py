@@ -1,5 +1,7 @@
 """Students of every family: their teacher's architecture, vocabulary and layers."""
 
+import re
+
 import pytest
 import torch
 from datasets import Dataset
@@ -9,7 +11,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from a2d.errors import UserError
 from a2d.families import FAMILIES as RECORDS
-from a2d.families import Geometry, sizes_of
+from a2d.families import Geometry, attention_width, sizes_of
 from a2d.models.loading import check_same_ids, decoder_inputs
 from a2d.models.students import choose_layers, student_config, student_of
 from a2d.training.outputs import model_outputs
@@ -173,6 +175,18 @@ def test_width_must_be_divisible():
     config = teacher_of("opus").config
     with pytest.raises(UserError, match="width 24 cannot be split into 5 heads"):
         student_config(config, heads=5)
+
+
+def test_the_message_names_widths_that_fit():
+    """Heads of mT5-small: six of 64 channels under a width of 512."""
+    config = teacher_of("t5").config
+    config.update({"d_model": 512, "num_heads": 6, "d_kv": 64})
+    with pytest.raises(UserError, match="width 250 cannot be split into 6 heads") as error:
+        student_config(config, width=250)
+    widths = re.findall("such as ([0-9]+) or ([0-9]+)", str(error.value))[0]
+    assert int(widths[0]) < 250 < int(widths[1])
+    for width in map(int, widths):
+        assert attention_width(student_config(config, width=width)) == round(384 / 512 * width)
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,25 @@ def attention_width(config: Any) -> int:
     return width
 
 
+def uneven_heads(width: int, *heads: int) -> str | None:
+    """Say why a new Marian model (`a2d.models.loading.new_model`) cannot have a width and heads.
+
+    Args:
+        width: width of the model.
+        heads: numbers of heads that the width must be divided among, into even parts.
+
+    Returns:
+        The problem and its mend; None if the sizes fit.
+    """
+    for count in heads:
+        if width % (2 * count):
+            return (
+                f"width {width} cannot be split into {count} heads of an even size: choose a width "
+                f"that is a multiple of {2 * count}"
+            )
+    return None
+
+
 def positions_of(config: Any) -> int | None:
     """Number of positions that a model tells apart; None: any number, as they are relative."""
     setting = family_of(config).positions

@@ -141,10 +141,10 @@ class MiniLM(LayerMapping):
     Args:
         student, teacher: layers and heads of the models.
         groups: compared groups.
-        widths: widths of student and teacher.
+        width: width of the student's values, all heads together.
 
     Raises:
-        UserError: the teacher's number of heads does not divide the student's width.
+        UserError: the teacher's number of heads does not divide this width.
     """
 
     def __init__(
@@ -152,15 +152,15 @@ class MiniLM(LayerMapping):
         student: Geometry,
         teacher: Geometry,
         groups: tuple[str, ...],
-        widths: tuple[int, int],
+        width: int,
     ) -> None:
         super().__init__("last", student._replace(**_ONE_LAYER), teacher, groups)
         for group in set(groups) - {"cross"}:
-            if widths[0] % teacher.heads(group):
+            if width % teacher.heads(group):
                 raise UserError(
-                    f"method 'minilm' splits the student's width {widths[0]} into the teacher's "
-                    f"{teacher.heads(group)} heads: choose a width that is a multiple of "
-                    f"{teacher.heads(group)}."
+                    f"method 'minilm' splits the student's values of width {width} into the "
+                    f"teacher's {teacher.heads(group)} heads: choose a student whose values have a "
+                    f"width that is a multiple of {teacher.heads(group)}."
                 )
 
     def compare(

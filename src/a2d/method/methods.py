@@ -29,10 +29,12 @@ class ModelSize(NamedTuple):
     Attributes:
         geometry: layers and heads.
         width: width of hidden states.
+        attention_width: width of a layer's queries, keys and values, all heads together.
     """
 
     geometry: Geometry
     width: int
+    attention_width: int
 
 
 Build = Callable[[ModelSize, ModelSize, "Objective"], Transfer]
@@ -201,7 +203,7 @@ for _method in (
         "kd, attention maps and value relations of the last layers",
         "Wang et al. 2020, sections 3.1 and 3.2; Wang et al. 2021",
         distribution=True,
-        build=lambda s, t, o: MiniLM(s.geometry, t.geometry, o.groups, (s.width, t.width)),
+        build=lambda s, t, o: MiniLM(s.geometry, t.geometry, o.groups, s.attention_width),
         values=True,
     ),
     Method(

@@ -160,7 +160,7 @@ def _features(
         shape = len(rows), geometry.channels(group), rows.shape[1], keys.shape[2]
         scores = torch.randn(shape).masked_fill(~keys.unsqueeze(1), -torch.inf)
         maps[group] = StackedMaps(scores.softmax(-1))
-        values[group] = torch.randn(len(rows), heads, keys.shape[2], max(1, size.width // heads))
+        values[group] = torch.randn(len(rows), heads, keys.shape[2], size.attention_width // heads)
     states = _hidden_states(geometry, size.width, masks) if hidden else {}
     return Features(dict(maps), values, states)
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from a2d.errors import UserError
 from a2d.families import family_of, sizes_of
 from a2d.models.loading import decoder_inputs
-from a2d.text.batching import sample_rows
+from a2d.text.batching import evenly_spaced, sample_rows
 
 Batch = Mapping[str, Tensor]
 """`input_ids` and `attention_mask` (sentences, source length), `labels` (sentences, target length;
@@ -33,13 +34,18 @@ def sample_text(data: Dataset, model: PreTrainedModel) -> Batch:
     Args:
         data: columns ``input_ids`` and ``labels`` (`a2d.text.batching.tokenise`).
         model: the model to run on the text.
+
+    Raises:
+        UserError: there is no text.
     """
+    if len(data) == 0:
+        raise UserError("the sample text has no sentence pairs.")
     rows = sample_rows(data, SENTENCES).to_list()
     lengths = [max(len(row["input_ids"]), len(row["labels"])) for row in rows]
     longest = sorted(lengths)[math.ceil(0.95 * len(rows)) - 1]
     rows = [row for row, length in zip(rows, lengths, strict=True) if length <= longest]
     widest = max(sizes_of(model.config)[size] for size in ("width", "feed_forward"))
-    rows = rows[: max(1, _FLOATS // (longest * widest))]
+    rows = evenly_spaced(rows, max(1, _FLOATS // (longest * widest)))
     rows.sort(
         key=lambda row: (len(row["input_ids"]), len(row["labels"]))
     )  # little padding in parts

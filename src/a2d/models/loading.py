@@ -32,6 +32,7 @@ from a2d.families import (
     has_two_vocabularies,
     positions_of,
     sizes_of,
+    uneven_heads,
 )
 from a2d.models.decoding import check_generates
 from a2d.models.folders import read_model, reading, tensor_shapes
@@ -72,12 +73,8 @@ def new_model(
     Raises:
         UserError: the width cannot be split into that many heads.
     """
-    for count in (heads, decoder_heads or heads):
-        if width % (2 * count):
-            raise UserError(
-                f"width {width} cannot be split into {count} heads of an even size: choose a width "
-                f"that is a multiple of {2 * count}."
-            )
+    if problem := uneven_heads(width, heads, decoder_heads or heads):
+        raise UserError(f"{problem}.")
     ids = _special_tokens(vocabulary)
     config = MarianConfig(
         **ids,

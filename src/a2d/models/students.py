@@ -204,15 +204,17 @@ def student_config(teacher: Any, **sizes: float) -> Any:
             f"layers to generate, not {shape.encoder_layers}x{shape.decoder_layers}: use more "
             "encoder layers, or start: marian (a2d distill: --start marian)."
         )
-    width = round(ratio * sizes_of(config)["width"])
+    width = sizes_of(config)["width"]
     for heads in (shape.encoder_heads, shape.decoder_heads):
-        if width % heads:
+        if round(ratio * width) % heads:
+            fitting = [w for w in range(1, 2 * width + heads) if round(ratio * w) % heads == 0]
+            near = sorted(sorted(fitting, key=lambda w: abs(w - width))[:2])
             raise UserError(
-                f"width {width} cannot be split into {heads} heads: choose a width that is a "
-                f"multiple of {heads}."
+                f"width {width} cannot be split into {heads} heads: choose another width, such as "
+                f"{' or '.join(map(str, near))}, or another number of heads."
             )
         if family.head_width is not None:
-            setattr(config, family.head_width, width // heads)
+            setattr(config, family.head_width, round(ratio * width) // heads)
     return config
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from a2d.errors import UserError
+from a2d.families import uneven_heads
 from a2d.method.methods import METHODS
 from a2d.plain_yaml import MAX_SIZE, parse
 from a2d.plugins import load_plugins, named
@@ -158,12 +159,9 @@ class Recipe(Section):
         if self.teacher.shape is not None:
             shapes = {"teacher.shape": self.teacher.shape, **shapes}
         for place, shape in shapes.items():
-            for heads in (shape.heads, shape.decoder_heads or shape.heads):
-                if shape.width % (2 * heads):
-                    raise ValueError(
-                        f"{place}: width {shape.width} cannot be split into {heads} heads of an "
-                        "even size"
-                    )
+            heads = shape.heads, shape.decoder_heads or shape.heads
+            if problem := uneven_heads(shape.width, *heads):
+                raise ValueError(f"{place}: {problem}")
         return self
 
     @model_validator(mode="after")

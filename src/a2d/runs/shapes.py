@@ -14,7 +14,7 @@ from rich.table import Table
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from a2d.errors import UserError
-from a2d.families import positions_of, sizes_of
+from a2d.families import positions_of, sizes_of, uneven_heads
 from a2d.files import temporary_folder
 from a2d.models.export import export
 from a2d.models.exported import WEIGHTS
@@ -67,7 +67,7 @@ def default_shapes(teacher: Any) -> list[str]:
     shapes = [f"{(encoder + 1) // 2}x{(decoder + 1) // 2}"]
     for share in (1, 2, 4):
         narrow = width // share
-        if narrow % (2 * sizes["heads"]) == 0:
+        if not uneven_heads(narrow, sizes["heads"]):
             ending = "" if share == 1 else f"-{narrow}"
             shapes += [f"{layers[0]}x{layers[1]}{ending}" for layers in depths]
     fitting = [

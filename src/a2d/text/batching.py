@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow
@@ -16,6 +17,8 @@ from a2d.text.pairs import Pair
 from a2d.text.parts import map_parts
 from a2d.text.storage import StoredPairs, store
 from a2d.text.words import TOKENS, Encoder
+
+Item = TypeVar("Item")
 
 
 def tokenise(
@@ -49,8 +52,18 @@ def load_tokens(folders: Sequence[Path]) -> Dataset:
 
 def sample_rows(dataset: Dataset, count: int) -> Dataset:
     """Return evenly spaced rows, as many as `count`; all rows if there are not more."""
-    count = min(count, len(dataset))
-    return dataset.select([index * len(dataset) // count for index in range(count)])
+    return dataset.select(evenly_spaced(range(len(dataset)), count))
+
+
+def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
+    """Return evenly spaced items, as many as `count`; all items if there are not more.
+
+    Example:
+        >>> evenly_spaced("abcdefg", 3)
+        ['a', 'c', 'e']
+    """
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def lengths(dataset: Dataset) -> np.ndarray:

@@ -64,10 +64,12 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
     teacher_precision: Precision | None = None
     shard_teacher: bool = False
 
-    # Fields of Seq2SeqTrainingArguments with other defaults, which are usual for translation.
+    # Fields of Seq2SeqTrainingArguments, with defaults that are usual for translation.
     adam_beta2: float = 0.98
     predict_with_generate: bool = True
     generation_num_beams: int | None = 1
+    metric_for_best_model: str | None = None
+    greater_is_better: bool | None = None
     restore_callback_states_from_checkpoint: bool = True
     accelerator_config: dict[str, Any] | str | None = field(
         default_factory=lambda: {"even_batches": False}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from a2d.errors import UserError
-from a2d.families import Geometry, sizes_of
+from a2d.families import Geometry, attention_width, sizes_of
 from a2d.method.alignment import AttentionAlignment
 from a2d.method.formulas import FORMULAS
 from a2d.method.methods import ModelSize
@@ -210,7 +210,7 @@ def build_transfer(
         return None
     assert teacher_config is not None
     student, teacher = (
-        ModelSize(Geometry.of(config), sizes_of(config)["width"])
+        ModelSize(Geometry.of(config), sizes_of(config)["width"], attention_width(config))
         for config in (student_config, teacher_config)
     )
     objective = DeclaredObjective(*objective)
