@@ -250,3 +250,10 @@ class TestRegistration:
     def test_unsupported_families_are_refused(self):
         with pytest.raises(UserError, match=r"'led' are not supported: .* marian, bart, .*umt5"):
             family_of(SimpleNamespace(model_type="led"))
+
+
+def test_a_bias_of_the_output_projection_is_refused():
+    model = tiny("bart")
+    model.lm_head.bias = torch.nn.Parameter(torch.ones(model.config.vocab_size))
+    with pytest.raises(UserError, match="output projection with a bias"):
+        model_outputs(model, batch([3], [2]), None)

@@ -119,7 +119,8 @@ class Training(TrainingSettings):
 
     Attributes:
         num_train_epochs: number of passes over the data.
-        max_steps: number of updates, in place of `num_train_epochs`.
+        max_steps: number of updates, in place of `num_train_epochs`. Either is rounded, so that a
+            validation follows the last update.
         evaluate_every: epochs between two validations.
         sized: choose settings that the recipe does not name by the sizes of the corpus and the
             student (`a2d.runs.schedule`), those of the objective included.

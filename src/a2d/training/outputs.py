@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from a2d.errors import UserError
 from a2d.method.attention import Features, capture_attention
 from a2d.method.token_losses import Prediction, TopTokens
 from a2d.models.loading import decoder_inputs
@@ -53,12 +54,20 @@ def model_outputs(
     Returns:
         The outputs. Their distributions are a `Prediction`, because losses compute logits later,
         without padding.
+
+    Raises:
+        UserError: the model's output projection has a bias.
     """
     inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "labels"}
     inputs["decoder_input_ids"] = decoder_inputs(model, batch["labels"])
     inputs["use_cache"] = False
     features = None
     head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise UserError(
+            f"{type(model).__name__} has an output projection with a bias, which a2d does not "
+            "support: only the buffer final_logits_bias is."
+        )
     hidden_states: list[Tensor] = []
 
     def skip_projection(_: nn.Module, hidden: tuple[Tensor]) -> Tensor:
