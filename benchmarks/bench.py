@@ -31,6 +31,7 @@ from steps import STEPS, Setting, batches
 from tables import RESULTS, machine, require_idle, show, spread, write
 from teams import BATCHES, MEMBERS, PLAIN, YARDSTICK, Team
 
+from a2d.machine import peak_memory
 from a2d.models.tokenizer import train_tokenizer
 from a2d.progress import silence_libraries
 from a2d.text.batching import TokenBatchSampler, lengths, tokenise
@@ -244,10 +245,7 @@ def peak(name: str, setting: Setting) -> float:
             step(batch)
     if setting.device == "cuda":
         return float(torch.cuda.max_memory_allocated())
-    # A process inherits getrusage's maximum from its parent, so that it is of no use here.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
-    return float(peak) * 1024
+    return float(peak_memory())
 
 
 def corpus_figures() -> Figures:

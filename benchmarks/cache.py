@@ -27,8 +27,8 @@ from a2d.models.loading import load_model
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import silence_libraries
 from a2d.runs.recipe import load_recipe
-from a2d.text.batching import TokenBatchSampler, lengths
-from a2d.training.distillation import IGNORE_INDEX, Distillation
+from a2d.text.batching import IGNORE_INDEX, TokenBatchSampler, lengths
+from a2d.training.distillation import Distillation
 from a2d.training.outputs import Outputs, model_outputs
 from a2d.training.teacher_cache import open_or_build
 

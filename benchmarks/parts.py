@@ -21,9 +21,9 @@ from a2d.families import Geometry
 from a2d.method.attention import GROUPS
 from a2d.models.loading import new_model
 from a2d.models.tokenizer import train_tokenizer
-from a2d.text.batching import tokenise
+from a2d.text.batching import IGNORE_INDEX, tokenise
 from a2d.text.corpus import read_corpus
-from a2d.training.distillation import IGNORE_INDEX, group_masks
+from a2d.training.distillation import group_masks
 
 PAIRS = 800
 """Pairs of the embedded corpus in an epoch."""

@@ -24,7 +24,8 @@ from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import GROUPS
 from a2d.method.formulas import FORMULAS
 from a2d.models.loading import decoder_inputs, new_model
-from a2d.training.distillation import IGNORE_INDEX, group_masks
+from a2d.text.batching import IGNORE_INDEX
+from a2d.training.distillation import group_masks
 from a2d.training.settings import Precision
 from a2d.training.teacher_cache import CACHED, TeacherCache, open_or_build
 

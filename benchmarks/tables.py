@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import a2d
-from a2d.runs.training import cpu_name
+from a2d.machine import cpu_name
 
 RESULTS = Path(__file__).parent / "results"
 

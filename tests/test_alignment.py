@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn import functional
 
@@ -83,23 +82,6 @@ def test_save_and_load(alignment, path):
     for group in GROUPS:
         assert torch.equal(copy.weights[group], alignment.weights[group])
         assert copy.weights[group].requires_grad
-
-
-def test_files_with_convolutions_are_read(alignment, path):
-    """Files of earlier versions hold the weights of 1×1 convolutions."""
-    alignment.save(path)
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    weights = {
-        f"convolutions.{group}.weight": alignment.weights[group].detach()[:, :, None, None]
-        for group in GROUPS
-    }
-    save_file(weights, path, metadata=metadata)
-    copy = AttentionAlignment.load(path)
-    assert all(torch.equal(copy.weights[g], alignment.weights[g]) for g in GROUPS)
-    nested = torch.nn.ModuleDict({"alignment": AttentionAlignment(STUDENT, TEACHER)})
-    nested.load_state_dict({f"alignment.{name}": weight for name, weight in weights.items()})
-    assert torch.equal(nested["alignment"].weights["cross"], alignment.weights["cross"])
 
 
 def test_saving_twice_keeps_the_newer(alignment, path):

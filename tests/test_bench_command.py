@@ -11,6 +11,7 @@ from toys import talkative
 
 from a2d import UserError
 from a2d.__main__ import main
+from a2d.machine import peak_memory
 from a2d.models.decoding import translate
 from a2d.models.export import export
 from a2d.models.loading import load_model
@@ -163,7 +164,7 @@ def test_rounds_alternate_between_models(monkeypatch, tmp_path):
             calls.append((self.name, task))
             return {
                 benchmarking._load: {"engine": "x"},
-                benchmarking._peak_bytes: 7,
+                peak_memory: 7,
                 benchmarking._round: {"sentences_per_second": float(len(calls))},
             }.get(task)
 

@@ -45,6 +45,15 @@ class TestNames:
         run = plan(tmp_path, f"students=[{{{SHAPE}, decoder_heads: 2}}]", "methods=[kd]")
         assert [student.name for student in run.all(Student)] == ["kd-2+1x4+2-seed1"]
 
+    def test_have_different_feed_forward_widths_of_decoders(self, tmp_path):
+        width = "width: 64, feed_forward: 256"
+        shapes = [f"{{{SHAPE}, {width}}}", f"{{{SHAPE}, {width}, decoder_feed_forward: 128}}"]
+        run = plan(tmp_path, f"students=[{', '.join(shapes)}]", "methods=[kd]")
+        assert [student.size for student in run.all(Student)] == [
+            "2+1x4-64-256",
+            "2+1x4-64-256+128",
+        ]
+
 
 def test_held_out_pairs_with_an_empty_side_are_left_out_with_a_warning(tmp_path, caplog):
     lines = ["ja\tjo", "nein\t", "\tně", "gut\tdobry"]

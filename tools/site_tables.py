@@ -155,8 +155,7 @@ def values(annotation: str) -> str:
     """Format an annotation for readers."""
     annotation = re.sub(r"Annotated\[(\w+(?:\[\w+\])?), .*?\](?= \||$|\])", r"\1", annotation)
     annotation = annotation.replace("MethodName", "str").replace("CorpusSpec", "corpus")
-    for name, words in (("Start", "teacher, random, marian"), ("Rule", "spread, first, last")):
-        annotation = re.sub(rf"\b{name}\b", words, annotation)
+    annotation = re.sub(r"\bStart\b", "teacher, random, marian", annotation)
     annotation = re.sub(r"Literal\[(.*?)\]", lambda m: re.sub("['\"]", "", m[1]), annotation)
     annotation = annotation.replace(" | None", "").replace("Name", "str")
     return annotation.replace(" | ", " or ")
@@ -202,12 +201,11 @@ def default_of(parameter: Any) -> str:
 
 def registry(name: str) -> str:
     """Table of the entries of a registry of the package."""
-    from a2d.families import FAMILIES
+    from a2d import families
 
-    assert name == "FAMILIES"
     rows = [
         [f"`{f.model_type}`", yes(f.positions is None), yes(bool(f.ctranslate2_loader))]
-        for f in FAMILIES.values()
+        for f in getattr(families, name).values()
     ]
     return table(["model type", "relative positions", "export to CTranslate2"], rows, left=3)
 

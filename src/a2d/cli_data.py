@@ -18,6 +18,7 @@ from rich.text import Text
 from a2d.errors import UserError, install_command
 from a2d.plugins import load_plugins
 from a2d.quoting import counted, escaped, shorten
+from a2d.text.languages import check_pair
 
 if TYPE_CHECKING:
     from a2d.text.inspection import Example, Inspection, Leakage
@@ -61,7 +62,7 @@ def inspect(
 
     spec, rules = _corpus_and_rules(files, source, target)
     inspection = inspect_corpus(
-        spec, rules, _languages(source, target), from_arguments(against or ())
+        spec, rules, check_pair(source, target), from_arguments(against or ())
     )
     if as_json:
         typer.echo(_escape_controls(json.dumps(inspection.as_dict(), indent=1, ensure_ascii=False)))
@@ -101,7 +102,7 @@ def convert(
     check_output(output, overwrite)
     spec, rules = _corpus_and_rules(files, source, target)
     with kept_processes():
-        pairs, _ = store_corpus(spec, "data", _languages(source, target), usable_cores())
+        pairs, _ = store_corpus(spec, "data", check_pair(source, target), usable_cores())
         remaining, report = clean(pairs, **rules, processes=usable_cores())
     if not remaining:
         raise UserError(f"data: cleaning leaves no pair ({report.as_dict()}): loosen its rules.")
@@ -119,19 +120,6 @@ def _escape_controls(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
-def _languages(source: str | None, target: str | None) -> tuple[str, str] | None:
-    from a2d.text.languages import check_codes
-
-    if source is None or target is None:
-        if source != target:
-            raise UserError(
-                "only one language is given: give both --source and --target, or neither"
-            )
-        return None
-    check_codes((source, target))
-    return source, target
-
-
 def _corpus_and_rules(
     arguments: Sequence[str], source: str | None, target: str | None
 ) -> tuple[Any, dict[str, Any]]:
@@ -146,7 +134,7 @@ def _corpus_and_rules(
     spec = from_arguments([argument for argument in arguments if argument not in overrides])
     if spec is None:
         raise UserError("no corpus is given: give at least one file")
-    languages = _languages(source, target)
+    languages = check_pair(source, target)
     if languages is None and cleaning.language is True:
         raise UserError("the rule language=true needs languages: give --source and --target")
     rules = cleaning.model_dump(exclude={"language"})

@@ -224,6 +224,7 @@ def export(
     from a2d.models import export as exporting
     from a2d.progress import silence_libraries
     from a2d.runs.exporting import AUTO, export_checked
+    from a2d.text.languages import check_pair
 
     silence_libraries()
     plugins.load_plugins()
@@ -232,7 +233,7 @@ def export(
     if unchecked:
         exporting.export(model, output, quantization)
     else:
-        languages = None if source is None or target is None else (source, target)
+        languages = check_pair(source, target)
         quantization = export_checked(
             model, output, quantization, valid or (), languages, max_loss, Console()
         )

@@ -78,19 +78,14 @@ def compare(
     """
     from rich.console import Console
 
-    from a2d.errors import UserError
     from a2d.files import check_output
     from a2d.progress import show_activity
     from a2d.report.comet import comet_scores, parse_metric
     from a2d.report.page import check_page, write_page
     from a2d.report.plain import read_comparison
-    from a2d.text.languages import check_codes
+    from a2d.text.languages import check_pair
 
-    if (source is None) != (target is None):
-        raise UserError("give both --source and --target, or neither.")
-    pair = None if source is None or target is None else (source, target)
-    if pair is not None:
-        check_codes(pair)
+    pair = check_pair(source, target)
     check_page(output)
     check_output(output, overwrite)
     checkpoint = None if metric is None else parse_metric(metric)

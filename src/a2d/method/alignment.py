@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -122,14 +121,6 @@ class AttentionAlignment(nn.Module):
                 "again."
             ) from error
         return alignment
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Accept weights (C_T, C_S, 1, 1) of 1×1 convolutions, as in files of earlier versions."""
-        for group in GROUPS:
-            weight = state_dict.pop(f"{prefix}convolutions.{group}.weight", None)
-            if weight is not None:
-                state_dict[f"{prefix}weights.{group}"] = weight.flatten(1)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def combine(weight: Tensor, maps: Tensor) -> Tensor:

@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 from a2d.errors import UserError
 from a2d.families import family_of, sizes_of
 from a2d.models.loading import decoder_inputs
-from a2d.text.batching import evenly_spaced, sample_rows
+from a2d.text.batching import IGNORE_INDEX, evenly_spaced, sample_rows
 
 Batch = Mapping[str, Tensor]
 """`input_ids` and `attention_mask` (sentences, source length), `labels` (sentences, target length;
--100 where there is no text)."""
+`IGNORE_INDEX` where there is no text)."""
 
 SENTENCES = 2000
 """Largest number of sentence pairs of sample text."""
@@ -57,7 +57,7 @@ def sample_text(data: Dataset, model: PreTrainedModel) -> Batch:
     return {
         "input_ids": pad("input_ids", model.config.pad_token_id),
         "attention_mask": pad_sequence(sources, batch_first=True),
-        "labels": pad("labels", -100),
+        "labels": pad("labels", IGNORE_INDEX),
     }
 
 
@@ -112,7 +112,7 @@ class Recorder:
 
     def text(self, name: str) -> Tensor:
         """Mask of the positions with text in a module's inputs: booleans (sentences, length)."""
-        source, target = self._part["attention_mask"].bool(), self._part["labels"] != -100
+        source, target = self._part["attention_mask"].bool(), self._part["labels"] != IGNORE_INDEX
         if _is_encoders(name):
             return source
         if self._roles.get(name) not in ("key", "value"):
@@ -167,7 +167,7 @@ class Recorder:
         """Take sentences out of the batch, without columns that are padding in all of them."""
         part = {name: tensor[rows] for name, tensor in self.batch.items()}
         source = int(part["attention_mask"].sum(1).max())
-        target = int((part["labels"] != -100).sum(1).max())
+        target = int((part["labels"] != IGNORE_INDEX).sum(1).max())
         return {name: t[:, : target if name == "labels" else source] for name, t in part.items()}
 
     def _run_part(self) -> None:

@@ -39,6 +39,7 @@ from a2d.models.folders import read_model, reading, tensor_shapes
 from a2d.models.model_settings import empty_model, read_config, read_generation_config
 from a2d.models.search_settings import check_search, check_tokens
 from a2d.quoting import quoted
+from a2d.text.batching import IGNORE_INDEX
 
 
 def new_model(
@@ -388,7 +389,7 @@ def decoder_inputs(model: PreTrainedModel, labels: Tensor) -> Tensor:
 
     Args:
         model: an encoder-decoder.
-        labels: target token ids (B, T), -100 at padding.
+        labels: target token ids (B, T), `IGNORE_INDEX` at padding.
 
     Returns:
         Labels shifted right by one, after the decoder's start token (B, T).
@@ -398,7 +399,7 @@ def decoder_inputs(model: PreTrainedModel, labels: Tensor) -> Tensor:
         return ids
     ids = labels.roll(1, dims=1)
     ids[:, 0] = model.config.decoder_start_token_id
-    return ids.masked_fill(ids == -100, model.config.pad_token_id)
+    return ids.masked_fill(ids == IGNORE_INDEX, model.config.pad_token_id)
 
 
 def freeze_padding_row(model: PreTrainedModel) -> Callable[[], None]:

@@ -21,6 +21,7 @@ from a2d.errors import UserError
 from a2d.families import Geometry, family_of, sizes_of
 from a2d.models.activations import Batch, Recorder, has_bias, normalise, norms, projections
 from a2d.models.subspaces import HeadMoments, choose_channels, map_heads, share_heads
+from a2d.text.batching import IGNORE_INDEX
 
 _RIDGE = 1e-3
 """Strength of the ridge penalty on changes of weights, as a share of the inputs' mean square."""
@@ -281,7 +282,7 @@ class _Targets:
     ) -> None:
         self._teacher, self._subspaces, self._batch = teacher, subspaces, batch
         self._roles, self._norms = projections(student), norms(student)
-        tokens = int(max(batch["attention_mask"].sum(), (batch["labels"] != -100).sum()))
+        tokens = int(max(batch["attention_mask"].sum(), (batch["labels"] != IGNORE_INDEX).sum()))
         self._groups: list[list[str]] = [[]]
         floats = 0
         for name, module in student.named_modules():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import platform
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +39,7 @@ import a2d
 from a2d.endings import portable
 from a2d.errors import UserError
 from a2d.interruptions import end_with_parent
+from a2d.machine import cpu_name, peak_memory
 from a2d.models.exported import WEIGHTS as EXPORTED
 from a2d.models.exported import is_exported
 from a2d.models.folders import CONFIG, INDEX, SETTINGS
@@ -48,7 +48,6 @@ from a2d.plugin_errors import plugin_error
 from a2d.plugins import load_same, loaded_files
 from a2d.progress import Event, Report, silence_libraries
 from a2d.quoting import escaped
-from a2d.runs.training import cpu_name
 from a2d.teachers import model_path
 from a2d.text.streams import open_input
 
@@ -182,7 +181,7 @@ def measure(
                 for name, value in _run(process, _round, sample, measurement).items():
                     getattr(measurement, name).append(value)
         for process, measurement in zip(processes, measurements, strict=True):
-            measurement.peak_bytes = process.call(_peak_bytes)
+            measurement.peak_bytes = process.call(peak_memory)
     report(Event("benchmark", steps, steps))
     return measurements
 
@@ -307,19 +306,6 @@ def _round(sentences: Sequence[str]) -> dict[str, float]:
         "p50_seconds": float(p50),
         "p95_seconds": float(p95),
     }
-
-
-def _peak_bytes() -> int:
-    """Largest memory of this process so far."""
-    try:  # Linux: `getrusage` would begin with the parent's memory
-        lines = Path("/proc/self/status").read_text().splitlines()
-        (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
-        return int(peak) * 1024
-    except (OSError, ValueError):
-        import resource  # not on every system
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _disk_bytes(model: str, tokenizer: PreTrainedTokenizerBase) -> int:

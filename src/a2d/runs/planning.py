@@ -8,8 +8,6 @@ one, a translation its sentences times the time of one.
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from transformers import PreTrainedModel
 
 from a2d.families import positions_of
 from a2d.files import size_in_words, temporary_folder
+from a2d.machine import peak_memory
 from a2d.models.activations import SENTENCES
 from a2d.models.export import export
 from a2d.models.loading import load_config, load_model, new_model
@@ -142,13 +141,7 @@ def plan_run(recipe: Recipe, console: Console) -> Plan:
     unknown = [f"stage {kind.__name__}" for kind in kinds if kind not in ESTIMATES]
     if recipe.teacher.foreign:
         unknown.append("translations of the teacher, which a2d does not load")
-    return Plan(preparation, estimates, workers, disk, _largest_memory(), gpu, unknown)
-
-
-def _largest_memory() -> int:
-    """Largest memory of this process so far, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Plan(preparation, estimates, workers, disk, peak_memory(), gpu, unknown)
 
 
 def show_plan(plan: Plan, console: Console) -> None:

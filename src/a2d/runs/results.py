@@ -452,7 +452,6 @@ def _figures(stage: Translations) -> dict[str, Any]:
     scores, model = stage.figures, stage.model
     for name in ("signatures", *SIZES):
         scores.pop(name, None)  # external systems have no sizes
-    scores.pop("sentences_per_second", None)  # earlier versions measured it here
     trained = history(model) if model.trained else {"seconds": None, "device": None}
     place = Path(model_path(model.path)) if model.path else None
     return {

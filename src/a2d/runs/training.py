@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +27,7 @@ from transformers.integrations import TensorBoardCallback
 from a2d.errors import UserError
 from a2d.families import family_of
 from a2d.files import set_aside, write_text
+from a2d.machine import cpu_name
 from a2d.models.loading import check_same_ids, load_model, new_model
 from a2d.models.students import check_start, student_config, student_of
 from a2d.models.tokenizer import load_tokenizer
@@ -355,15 +354,6 @@ def _device(args: A2DConfig) -> str:
     if args.world_size > 1:
         threads = f"{args.world_size} processes with {threads}"
     return f"{cpu_name()} ({capability}), {threads}, {precision}"
-
-
-def cpu_name() -> str:
-    """Name the CPU as the system does; virtual machines shorten the name."""
-    try:
-        fields = dict(re.findall(r"(.+?)\s*: (.*)", Path("/proc/cpuinfo").read_text()))
-        return f"{fields['model name']}, family {fields['cpu family']}, model {fields['model']}"
-    except (OSError, KeyError):
-        return platform.processor() or platform.machine()
 
 
 def check_models(models: Sequence[Model], inputs: TrainingInputs) -> None:

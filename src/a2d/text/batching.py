@@ -20,6 +20,9 @@ from a2d.text.words import TOKENS, Encoder
 
 Item = TypeVar("Item")
 
+IGNORE_INDEX = -100
+"""Label of padding, as everywhere in transformers."""
+
 
 def tokenise(
     pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, processes: int = 1

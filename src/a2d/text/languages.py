@@ -75,6 +75,23 @@ def check_codes(languages: Iterable[str]) -> None:
             )
 
 
+def check_pair(source: str | None, target: str | None) -> tuple[str, str] | None:
+    """Check the options `--source` and `--target` of a command that works without them, too.
+
+    Returns:
+        Both language codes; None without options.
+
+    Raises:
+        UserError: only one is given, or one has not the form of a language code.
+    """
+    if source is None or target is None:
+        if source != target:
+            raise UserError("only one language is given: give both --source and --target, or none")
+        return None
+    check_codes((source, target))
+    return source, target
+
+
 _CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,4}")
 
 

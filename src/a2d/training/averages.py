@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from a2d.method.objective import Term, means
-from a2d.training.distillation import IGNORE_INDEX
+from a2d.text.batching import IGNORE_INDEX
 
 
 class TermAverages:

@@ -20,11 +20,9 @@ from a2d.method.transfer import A2D, Transfer
 from a2d.method.trial import FOR_FORMULAS, FOR_METHODS, try_transfer
 from a2d.plugin_errors import defined_at
 from a2d.quoting import quoted
+from a2d.text.batching import IGNORE_INDEX
 from a2d.training.gradients import GradientRecord
 from a2d.training.outputs import Needs, Outputs, model_outputs
-
-IGNORE_INDEX = -100
-"""Label of padding, as everywhere in transformers."""
 
 
 class Distillation(nn.Module):

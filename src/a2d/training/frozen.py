@@ -17,8 +17,8 @@ from a2d.families import family_of
 from a2d.method.attention import enable_capture
 from a2d.method.token_losses import Prediction, TopTokens, token_losses
 from a2d.models.loading import check_same_ids
+from a2d.text.batching import IGNORE_INDEX
 from a2d.training.config import A2DConfig
-from a2d.training.distillation import IGNORE_INDEX
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from a2d.models.folders import read_checkpoint
 from a2d.models.loading import freeze_padding_row
 from a2d.models.search_settings import generation_limit, set_generation_defaults
 from a2d.models.tokenizer import check_same_vocabulary, mark_languages
-from a2d.text.batching import TokenBatchSampler, lengths
+from a2d.text.batching import IGNORE_INDEX, TokenBatchSampler, lengths
 from a2d.text.evaluation import score
 from a2d.training.averages import TermAverages, count_tokens
 from a2d.training.checkpoints import (
@@ -46,7 +46,7 @@ from a2d.training.checkpoints import (
 )
 from a2d.training.config import A2DConfig
 from a2d.training.cpu import fast_dropout, tune_process
-from a2d.training.distillation import IGNORE_INDEX, Distillation
+from a2d.training.distillation import Distillation
 from a2d.training.finiteness import FinitenessWatch, check_weights
 from a2d.training.frozen import teacher_for, warn_if_untrained
 from a2d.training.outputs import Needs, Outputs, model_outputs

@@ -146,12 +146,20 @@ def trained_models_of(run: Run) -> list[Model]:
 
 def _size(shape: Shape, run: Run) -> str:
     """Describe layers and heads in short; widths too, if the run's models have several."""
-    size = f"{shape.encoder_layers}+{shape.decoder_layers}x{shape.heads}"
-    if shape.decoder_heads not in (None, shape.heads):
-        size += f"+{shape.decoder_heads}"
     shapes = [run.recipe.teacher.shape, *run.recipe.students]
-    widths = {(other.width, other.feed_forward) for other in shapes if other is not None}
-    return f"{size}-{shape.width}-{shape.feed_forward}" if len(widths) > 1 else size
+    several = len({_widths(other) for other in shapes if other is not None}) > 1
+    heads = _both(shape.heads, shape.decoder_heads)
+    size = f"{shape.encoder_layers}+{shape.decoder_layers}x{heads}"
+    return f"{size}-{_widths(shape)}" if several else size
+
+
+def _widths(shape: Shape) -> str:
+    return f"{shape.width}-{_both(shape.feed_forward, shape.decoder_feed_forward)}"
+
+
+def _both(size: int, of_decoder: int | None) -> str:
+    """Write a size of the encoder, and of the decoder if it has another one."""
+    return str(size) if of_decoder in (None, size) else f"{size}+{of_decoder}"
 
 
 def space_needed(run: Run) -> int:

@@ -162,7 +162,8 @@ def sizes_in_short(run: Run) -> dict[str, str]:
             widths[model.name] = "-{width}-{feed_forward}".format(**figures)
     if len(set(widths.values())) > 1:
         for name, width in widths.items():
-            sizes[name] = sizes[name].removesuffix(width) + width
+            if "-" not in sizes[name]:  # a student's size may have them already
+                sizes[name] += width
     return sizes
 
 
