@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from a2d import __version__, cli_data, cli_models, cli_report, endings, interruptions, plugins
+from a2d.defaults import LEAST_SHARE
 
 app = typer.Typer(
     help="Distil big translation models into small, fast ones (Align-to-Distill).",
@@ -227,7 +228,7 @@ def distill(
         typer.Option(
             help="Share of the teacher's validation chrF that the student must keep.", min=0, max=1
         ),
-    ] = 0.75,
+    ] = LEAST_SHARE,
     force: Annotated[
         bool,
         typer.Option(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from a2d import endings, plugins
+from a2d.defaults import BATCH_TOKENS, BENCH_ROUNDS, BENCH_SENTENCES, MAX_LOSS
 from a2d.errors import UserError
 from a2d.text.entities import printable
 
@@ -83,7 +84,7 @@ def translate(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads.", min=1, max=1024, show_default="all cores")
     ] = None,
-    batch_tokens: BatchTokens = 4096,
+    batch_tokens: BatchTokens = BATCH_TOKENS,
     device: Annotated[
         str,
         typer.Option(help="auto (a GPU if there is one), cpu, cuda, or cuda:1 for GPU 1."),
@@ -207,7 +208,7 @@ def export(
             help="Largest loss of BLEU and of chrF that is accepted; up to 1 if it may be chance.",
             min=0,
         ),
-    ] = 0.3,
+    ] = MAX_LOSS,
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Export without the proof.")
     ] = False,
@@ -259,8 +260,8 @@ def bench(
         typer.Option(
             help="Sentences to translate, evenly spaced in the first 100,000 lines.", min=1
         ),
-    ] = 200,
-    rounds: Annotated[int, typer.Option(help="Rounds after a warm-up.", min=1)] = 5,
+    ] = BENCH_SENTENCES,
+    rounds: Annotated[int, typer.Option(help="Rounds after a warm-up.", min=1)] = BENCH_ROUNDS,
     beams: Annotated[
         int | None,
         typer.Option(
@@ -273,7 +274,7 @@ def bench(
         int | None,
         typer.Option(help="CPU threads of each model.", min=1, max=1024, show_default="all cores"),
     ] = None,
-    batch_tokens: BatchTokens = 4096,
+    batch_tokens: BatchTokens = BATCH_TOKENS,
     device: Annotated[
         str,
         typer.Option(help="auto (a GPU if there is one), cpu, cuda, or cuda:1 for GPU 1."),

@@ -19,6 +19,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from a2d.defaults import BATCH_TOKENS
 from a2d.families import positions_of, sizes_of
 from a2d.models.folders import reading
 from a2d.models.hypotheses import Hypothesis
@@ -80,7 +81,7 @@ def translate(
     sentences: Sequence[str],
     *,
     beams: int | None = None,
-    max_tokens: int = 4096,
+    max_tokens: int = BATCH_TOKENS,
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Translate sentences by beam search; `n_best` describes the arguments."""
@@ -97,7 +98,7 @@ def n_best(
     count: int,
     *,
     beams: int | None = None,
-    max_tokens: int = 4096,
+    max_tokens: int = BATCH_TOKENS,
     cut: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[str]]:
@@ -129,7 +130,7 @@ def search(
     count: int,
     *,
     beams: int | None = None,
-    max_tokens: int = 4096,
+    max_tokens: int = BATCH_TOKENS,
     cut: bool = False,
     scored: bool = False,
     progress: Callable[[int], None] | None = None,

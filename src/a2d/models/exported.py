@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from a2d.defaults import BATCH_TOKENS
 from a2d.errors import UserError, missing_library
 from a2d.files import MANIFEST, damage
 from a2d.models.folders import reading
@@ -127,7 +128,7 @@ class ExportedModel:
         count: int,
         *,
         beams: int | None = None,
-        max_tokens: int = 4096,
+        max_tokens: int = BATCH_TOKENS,
         cut: bool = False,
         scored: bool = False,
         progress: Callable[[int], None] | None = None,

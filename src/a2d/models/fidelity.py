@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from a2d.defaults import MAX_LOSS
 from a2d.errors import UserError
 from a2d.models.decoding import translate
 from a2d.models.exported import ExportedModel
@@ -13,9 +14,6 @@ from a2d.models.loading import load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.quoting import shorten
 from a2d.text.evaluation import SIGNIFICANT, estimate, score
-
-MAX_LOSS = 0.3
-"""Largest loss of BLEU and of chrF that an export may have by default."""
 
 MAX_DOUBTED = 1.0
 """Largest loss of BLEU and of chrF that is put down to chance, however few the sentences."""

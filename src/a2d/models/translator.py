@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from a2d.defaults import BATCH_TOKENS
 from a2d.errors import UserError
 from a2d.families import positions_of
 from a2d.models.exported import ExportedModel, is_exported, require_ctranslate2
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 MAX_SOURCE = 512
 """Longest source, in tokens, for models without a limit: longer ones were not in their training."""
-
-BATCH_TOKENS = 4096
-"""Default number of padded source tokens per batch."""
 
 _SENTENCE_END = re.compile(r"""[.!?…]["'”’»)\]]*\s+(?=(\S))|[。！？][”’」』）]*\s*(?=(\S))""")
 """End of a sentence, and the character after it."""

@@ -36,6 +36,7 @@ from transformers.tokenization_utils_base import (
 from transformers.utils import cached_file
 
 import a2d
+from a2d.defaults import BENCH_ROUNDS
 from a2d.endings import portable
 from a2d.errors import UserError
 from a2d.interruptions import end_with_parent
@@ -50,9 +51,6 @@ from a2d.progress import Event, Report, silence_libraries
 from a2d.quoting import escaped
 from a2d.teachers import model_path
 from a2d.text.streams import open_input
-
-ROUNDS, SENTENCES = 5, 200
-"""Default number of rounds, and of sentences in each."""
 
 _SINGLE = 40
 """Sentences of a round that are translated one by one as well."""
@@ -143,7 +141,7 @@ def measure(
     sample: Sample,
     report: Report,
     *,
-    rounds: int = ROUNDS,
+    rounds: int = BENCH_ROUNDS,
     threads: int | None = None,
     **options: Any,
 ) -> list[Measurement]:

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.markup import escape
 
+from a2d.defaults import LEAST_SHARE
 from a2d.errors import UserError
 from a2d.families import positions_of
 from a2d.files import MANIFEST, MAX_NAME, atomic_folder, temporary_folder, write_text
@@ -35,7 +36,7 @@ from a2d.runs.stages.students import Student
 from a2d.runs.stages.teacher_scores import TeacherScores
 from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.runs.training import HISTORY
-from a2d.runs.verdict import LEAST_SHARE, VERDICT, Verdict, advise, measure_quality, read_yardstick
+from a2d.runs.verdict import VERDICT, Verdict, advise, measure_quality, read_yardstick
 from a2d.stage import RECORD
 from a2d.text.corpus import from_arguments, places
 

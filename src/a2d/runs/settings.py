@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
+from a2d.defaults import BATCH_TOKENS, MAX_LOSS
 from a2d.errors import UserError
 from a2d.files import MAX_NAME, NAME
 from a2d.method.methods import METHODS, Method
 from a2d.models.export import SMALLEST_FIRST, Quantization
-from a2d.models.fidelity import MAX_LOSS
 from a2d.models.loading import MAX_LAYERS
 from a2d.models.search_settings import MAX_BEAMS
 from a2d.models.students import Start
@@ -401,5 +401,5 @@ class EvaluationSettings(Section):
 
     split: Literal["valid", "test"] = "test"
     beams: int = Field(default=5, ge=1, le=MAX_BEAMS)
-    max_tokens: int = Field(default=4096, ge=1)
+    max_tokens: int = Field(default=BATCH_TOKENS, ge=1)
     samples: int = Field(default=3, ge=0)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 YARDSTICK = "yardstick.json"
 VERDICT = "verdict.json"
 """File of the verdict, in a run's folder."""
-LEAST_SHARE = 0.75
-"""Share of its teacher's validation chrF that a student must keep by default."""
 
 
 class Quality(NamedTuple):
