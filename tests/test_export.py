@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from pretrained import FAMILIES, model_of, released, tokenizer_of
 
 from a2d import UserError
-from a2d.models.conversion import LARGEST_WEIGHT, quantise
+from a2d.models.conversion import LARGEST_WEIGHT, quantise_rows
 from a2d.models.decoding import translate
 from a2d.models.export import export
 from a2d.models.exported import ExportedModel, is_exported
@@ -211,7 +211,7 @@ def test_int8_is_smaller_and_runs(student, exported, tmp_path):
     )
 )
 def test_weights_are_rounded_to_the_nearest_step(weight):
-    values, scale = quantise(weight)
+    values, scale = quantise_rows(weight)
     assert np.abs(values.astype(int)).max() <= LARGEST_WEIGHT
     largest = np.abs(weight.astype(float)).max(axis=1, keepdims=True)
     errors = np.abs(values / scale[:, None].astype(float) - weight)

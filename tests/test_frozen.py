@@ -16,7 +16,7 @@ from toys import batch, marian
 
 from a2d import UserError
 from a2d.method.attention import GROUPS, enable_capture
-from a2d.training.frozen import OUTLIER, frozen_teacher, pack, quantise
+from a2d.training.frozen import OUTLIER, frozen_teacher, pack, quantise_layers
 from a2d.training.outputs import Needs, model_outputs
 
 CPU = torch.device("cpu")
@@ -147,7 +147,7 @@ def test_errors_of_layers_in_8_bits_have_a_bound(rows, inputs, outputs, bias, se
     torch.manual_seed(seed)
     layer = nn.Linear(inputs, outputs, bias=bias).requires_grad_(False)
     model = OneLayer(layer)
-    quantise(model)
+    quantise_layers(model)
     states = torch.randn(rows, inputs).half().float()
     states[0, 0] = 20.0  # an outlier, which is not rounded to 8 bits
     values, weight = states.double(), layer.weight.double()

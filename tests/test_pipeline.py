@@ -319,13 +319,13 @@ def test_a_damaged_cache_is_made_again(corpus, tmp_path):
 
 @pytest.mark.full
 def test_the_precision_of_a_teacher_reaches_its_students(corpus, tmp_path, monkeypatch):
-    quantised, quantise = [], frozen.quantise
+    quantised, quantise_layers = [], frozen.quantise_layers
 
     def record(model):
         quantised.append(model)
-        quantise(model)
+        quantise_layers(model)
 
-    monkeypatch.setattr(frozen, "quantise", record)
+    monkeypatch.setattr(frozen, "quantise_layers", record)
     logs = {}
     for name in ("float32", "int8"):
         run(corpus, tmp_path / name, f"teacher.precision={name}", "methods=[baseline, kd]")

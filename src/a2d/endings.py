@@ -16,7 +16,7 @@ from a2d.errors import (
     disk_is_full,
     first_line,
     memory_is_full,
-    one_line,
+    shorten_message,
 )
 
 MEMORY_FULL = (
@@ -53,8 +53,8 @@ def ending_of(error: BaseException) -> Ending:
         return Ending(MEMORY_FULL, BAD_INPUT)
     if isinstance(error, OSError) and error.filename is not None:
         place = f"{error.filename} cannot be used ({error.strerror}): choose another place."
-        return Ending(one_line(place), BAD_INPUT)
-    return Ending(one_line(f"{_problem(error)} {_report(error)}"), DEFECT)
+        return Ending(shorten_message(place), BAD_INPUT)
+    return Ending(shorten_message(f"{_problem(error)} {_report(error)}"), DEFECT)
 
 
 def check_arguments(arguments: list[str]) -> None:
@@ -111,7 +111,7 @@ def _write_traceback(error: BaseException) -> str | None:
         with NamedTemporaryFile(
             "w", prefix="a2d-", suffix=".log", delete=False, encoding="utf-8", errors="replace"
         ) as file:
-            print(*map(one_line, sys.argv), file=file)
+            print(*map(shorten_message, sys.argv), file=file)
             traceback.print_exception(error, file=file)
     except OSError:
         return None

@@ -38,7 +38,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        super().__init__(shorten_message(message))
 
 
 def missing_library(extra: str, error: ImportError) -> UserError:
@@ -51,7 +51,7 @@ def install_command(extra: str) -> str:
     return f"pip install '.[{extra}]' in a clone of align-to-distill"
 
 
-def one_line(message: str) -> str:
+def shorten_message(message: str) -> str:
     """Put a message on one line of at most `MAX_MESSAGE` characters."""
     plain, half = escaped(message), MAX_MESSAGE // 2
     return plain if len(plain) <= MAX_MESSAGE else f"{plain[:half]} … {plain[3 - half :]}"

@@ -62,14 +62,14 @@ def convert(
     for name, weight in weights.items():
         if f"{name}_scale" in variables:  # it was quantised, and is not a name of its equal
             layer, _, key = name.rpartition("/")
-            values, scale = quantise(weight)
+            values, scale = quantise_rows(weight)
             setattr(index_spec(spec, layer), key, NumpyVariable(values))
             setattr(index_spec(spec, layer), f"{key}_scale", NumpyVariable(scale))
     folder.mkdir(parents=True)
     spec.save(str(folder))
 
 
-def quantise(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantise_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Round the rows of a weight to whole numbers of up to `LARGEST_WEIGHT`.
 
     Args:

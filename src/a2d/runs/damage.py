@@ -48,7 +48,7 @@ def is_there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
-def read_json(path: Path, kind: type[T]) -> T:
+def read_results(path: Path, kind: type[T]) -> T:
     """Read a JSON file of results.
 
     Args:

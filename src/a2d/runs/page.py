@@ -22,7 +22,7 @@ from a2d.report.details import (
 )
 from a2d.report.page import check_page, write_page
 from a2d.runs import results
-from a2d.runs.damage import intact, is_there, read_json
+from a2d.runs.damage import intact, is_there, read_results
 from a2d.runs.results import Row
 from a2d.runs.verdict import VERDICT
 
@@ -143,7 +143,7 @@ def find_results(folder: Path) -> Path:
 
 def _comparison(folder: Path) -> Comparison:
     rows = [row for row in results.read(folder) if row.bleu is not None]
-    recipe = read_json(folder / results.DESCRIPTION, _Description)["recipe"]
+    recipe = read_results(folder / results.DESCRIPTION, _Description)["recipe"]
     corpus = recipe["corpus"]
     sources = folder / results.SOURCES
     if not is_there(sources):
@@ -204,15 +204,15 @@ def _details(folder: Path) -> Details:
     rows, path = results.read(folder), folder / results.DETAILS
     devices = dict.fromkeys(row.device for row in rows if row.device)
     description = folder / results.DESCRIPTION
-    run = read_json(description, _Description)
-    recipe, evaluation = read_json(description, _Whole)["recipe"], run["recipe"]["evaluation"]
+    run = read_results(description, _Description)
+    recipe, evaluation = read_results(description, _Whole)["recipe"], run["recipe"]["evaluation"]
     facts = {
         "Evaluated": f"{evaluation['split']} set, beam {evaluation['beams']}",
         "Trained on": ", ".join(devices),
         "Energy": _energy(folder / results.ENERGY),
         **run["versions"],
     }
-    parts: _Parts = read_json(path, _Parts) if is_there(path) else {}
+    parts: _Parts = read_results(path, _Parts) if is_there(path) else {}
     place = f"results/{evaluation['split']}"
     # The last row is a student's.
     again = (
@@ -241,7 +241,7 @@ def _energy(record: Path) -> str:
     """Describe the energy that a run has used; nothing if it was not measured."""
     if not is_there(record):
         return ""
-    energy = read_json(record, _Energy)
+    energy = read_results(record, _Energy)
     return (
         f"{energy['watt_hours']:.3g} Wh of processors and GPUs, counted by the whole machine "
         f"in {energy['seconds'] / 60:.0f} minutes"
@@ -253,7 +253,7 @@ def _verdict(folder: Path) -> list[str]:
     path = folder.parent.parent / VERDICT
     if not is_there(path):
         return []
-    verdict = read_json(path, _Verdict)
+    verdict = read_results(path, _Verdict)
     return [] if verdict["passed"] else [verdict["summary"], *verdict["advice"]]
 
 

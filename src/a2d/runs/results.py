@@ -36,7 +36,7 @@ from a2d.method.alignment import FILE_NAME, AttentionAlignment
 from a2d.models.exported import WEIGHTS
 from a2d.report.plain import MAX_SEGMENT
 from a2d.runs.attention import sample_maps
-from a2d.runs.damage import intact, read_json
+from a2d.runs.damage import intact, read_results
 from a2d.runs.energy import EnergyMeter, total_energy
 from a2d.runs.labels import distinctive_settings
 from a2d.runs.stages.corpus import Corpus
@@ -339,7 +339,7 @@ def _write_files(
 def read(folder: Path) -> list[Row]:
     """Read the rows of a results folder; columns of other versions of a2d are ignored."""
     with intact(folder / SCORES):
-        rows = read_json(folder / SCORES, list[Row])
+        rows = read_results(folder / SCORES, list[Row])
         if not rows:
             raise ValueError("it has no rows")
     return rows

@@ -46,7 +46,7 @@ from a2d.runs.recipe import Recipe
 from a2d.runs.schedule import fill_schedule
 from a2d.runs.splits import Splits, read_splits
 from a2d.runs.stages import AFTER_PREPARATION, PREPARATION
-from a2d.runs.stages.base import RunStage, check_folders, listed
+from a2d.runs.stages.base import RunStage, check_folders, stages_of
 from a2d.runs.stages.prepared import PreparedTeacher
 from a2d.runs.stages.sequences import Sequences
 from a2d.runs.stages.students import space_needed, trained_models_of
@@ -101,7 +101,7 @@ class Run:
             plugin = plugin_of(kind.__module__)
             self._stages[kind] = [
                 replace(stage, settings={**stage.settings, "plugins": plugin}) if plugin else stage
-                for stage in listed(kind, self)
+                for stage in stages_of(kind, self)
             ]
         return self._stages[kind]  # type: ignore[return-value]
 

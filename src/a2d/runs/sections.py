@@ -15,7 +15,7 @@ from pydantic import (
 
 from a2d.plain_yaml import check_number
 from a2d.suggestions import nearest
-from a2d.training.settings import check_kind
+from a2d.training.settings import check_boolean
 
 _T = TypeVar("_T")
 
@@ -42,9 +42,9 @@ def check_numbers(section: _T) -> _T:
 
 
 def keep_kind(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    """Validate a setting; booleans are no numbers, and numbers no booleans (`check_kind`)."""
+    """Validate a setting; booleans are no numbers, and numbers no booleans (`check_boolean`)."""
     valid = handler(value)
-    check_kind(value, valid)
+    check_boolean(value, valid)
     return valid
 
 

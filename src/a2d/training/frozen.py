@@ -45,7 +45,7 @@ def frozen_teacher(
         device: device of the copy.
         bf16: convert the copy to bfloat16. Autocast is slower, because it converts weights and
             hidden states in every forward pass.
-        int8: quantise the copy's linear layers to 8 bits (`quantise`).
+        int8: quantise the copy's linear layers to 8 bits (`quantise_layers`).
         sharded: divide the layers' weights among the processes of the training (`shard`).
 
     Returns:
@@ -61,7 +61,7 @@ def frozen_teacher(
         frozen = frozen.bfloat16()
     enable_capture(frozen)
     if int8:
-        quantise(frozen)
+        quantise_layers(frozen)
     if sharded:
         shard(frozen)
     frozen.eval().to(device)
@@ -150,7 +150,7 @@ def pack(model: PreTrainedModel) -> None:
     )
 
 
-def quantise(model: PreTrainedModel) -> None:
+def quantise_layers(model: PreTrainedModel) -> None:
     """Quantise the weights of linear layers to 8 bits, in place (Dettmers et al. 2022).
 
     bitsandbytes computes their products; it quantises the weights when the model moves to its

@@ -156,7 +156,7 @@ def values_of(settings: Any, *owners: type) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in names}
 
 
-def check_kind(value: Any, valid: Any) -> None:
+def check_boolean(value: Any, valid: Any) -> None:
     """Check that validation has not converted a boolean to a number, or a number to a boolean.
 
     Pydantic accepts true as 1, and 1 as true. In settings, both are mistakes.
@@ -170,7 +170,7 @@ def check_kind(value: Any, valid: Any) -> None:
     """
     if isinstance(value, list) and isinstance(valid, list):
         for one, other in zip(value, valid, strict=True):
-            check_kind(one, other)
+            check_boolean(one, other)
     elif isinstance(value, int | float) and isinstance(value, bool) != isinstance(valid, bool):
         if isinstance(value, bool):
             raise PydanticCustomError("number_type", "Input should be a number, not true or false")
@@ -195,7 +195,7 @@ def validate(settings: Any, *owners: type) -> None:
             value = getattr(settings, field.name)
             try:
                 valid = TypeAdapter(hints[field.name]).validate_python(value)
-                check_kind(value, valid)
+                check_boolean(value, valid)
             except (ValidationError, PydanticCustomError) as error:
                 message = _message(error)
                 if message.startswith("Value error, "):

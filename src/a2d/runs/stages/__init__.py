@@ -2,7 +2,7 @@
 
 from a2d.errors import UserError
 from a2d.plugin_errors import defined_at
-from a2d.runs.stages.base import RunStage, check_kind
+from a2d.runs.stages.base import RunStage, check_stage
 from a2d.runs.stages.corpus import Corpus
 from a2d.runs.stages.exports import Export
 from a2d.runs.stages.models import Teacher
@@ -38,7 +38,7 @@ def register_stage(kind: type[RunStage]) -> type[RunStage]:
         UserError: it is not a subclass of `RunStage` with the methods `of` and `make`, or has been
             added already.
     """
-    check_kind(kind)
+    check_stage(kind)
     if kind in AFTER_PREPARATION:
         raise UserError(f"the stage {defined_at(kind)} is registered twice: remove one of the two.")
     AFTER_PREPARATION.append(kind)

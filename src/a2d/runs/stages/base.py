@@ -59,7 +59,7 @@ class RunStage(Stage):
                     )
 
 
-def check_kind(kind: type) -> None:
+def check_stage(kind: type) -> None:
     """Check that a class is a kind of stage.
 
     Raises:
@@ -79,7 +79,7 @@ def _inherits(kind: type[RunStage], name: str) -> bool:
     return next(each for each in kind.__mro__ if name in vars(each)) is RunStage
 
 
-def listed(kind: type[S], run: Run) -> list[S]:
+def stages_of(kind: type[S], run: Run) -> list[S]:
     """List the stages of a kind, after a check of what its `of` returns.
 
     Raises:
