@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -86,24 +86,7 @@ def try_transfer(
         unused = {n for n in trained if not set(n.split(".")) & {*GROUPS} - {*transfer.groups}}
         terms = transfer(student, teacher, masks)
         for group, value in terms.items():
-            gradients: tuple[Tensor | None, ...] = ()
-            if value.requires_grad:
-                try:
-                    gradients = torch.autograd.grad(
-                        value, leaves, retain_graph=True, allow_unused=True
-                    )
-                except RuntimeError as error:
-                    raise UserError(
-                        f"{name}: the gradient for the group {group!r} cannot be computed "
-                        f"({first_line(error)})."
-                    ) from error
-            for tensor in (value, *gradients):
-                if tensor is not None and not tensor.isfinite().all():
-                    kind = "value" if tensor is value else "gradient"
-                    raise UserError(
-                        f"{name}: the {kind} for the group {group!r} is not finite for a "
-                        f"random batch with padding: {advice.infinite}"
-                    )
+            gradients = _gradients(f"{name}: the", group, value, leaves, advice)
             if not any(g is not None and g.any() for g in gradients[: len(features)]):
                 raise UserError(
                     f"{name}: the group {group!r} gives the student no gradient: {advice.detached}"
@@ -116,6 +99,40 @@ def try_transfer(
                 f"be trained: {advice.unused}"
             )
         _try_next_batch(name, transfer, sum(terms.values()), sizes, masks, hidden_states)
+
+
+def _gradients(
+    subject: str, group: str, value: Tensor, leaves: Sequence[Tensor], advice: Advice
+) -> tuple[Tensor | None, ...]:
+    """Compute the gradients of a group's term for the leaves it depends on; none if it is constant.
+
+    Args:
+        subject: beginning of messages.
+        group: the group.
+        value: its term.
+        leaves: the student's features and the comparison's parameters.
+        advice: remedies for messages.
+
+    Raises:
+        UserError: the term or a gradient is not finite, or the gradient cannot be computed.
+    """
+    gradients: tuple[Tensor | None, ...] = ()
+    if value.requires_grad:
+        try:
+            gradients = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            raise UserError(
+                f"{subject} gradient for the group {group!r} cannot be computed "
+                f"({first_line(error)})."
+            ) from error
+    for tensor in (value, *gradients):
+        if tensor is not None and not tensor.isfinite().all():
+            kind = "value" if tensor is value else "gradient"
+            raise UserError(
+                f"{subject} {kind} for the group {group!r} is not finite for a random batch with "
+                f"padding: {advice.infinite}"
+            )
+    return gradients
 
 
 def _try_next_batch(
