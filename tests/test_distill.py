@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard
@@ -24,7 +25,7 @@ from a2d.runs.distill import distill as work
 from a2d.runs.lines import read_lines
 from a2d.runs.recipe import load_recipe
 from a2d.runs.results import read
-from a2d.runs.verdict import Quality, Verdict, Yardstick
+from a2d.runs.verdict import Quality, Verdict, Yardstick, advise
 from a2d.text.corpus import read_corpus
 from a2d.text.evaluation import score
 from a2d.training.teacher_cache import TeacherCache
@@ -227,6 +228,35 @@ def test_mistakes_are_reported_before_training(teacher, data, tmp_path, options,
     assert not list(tmp_path.glob("small.run/models/*/checkpoints"))
 
 
+@pytest.mark.parametrize(
+    ("student", "start", "message"),
+    [
+        ("2x1-21", "teacher", "width 21 cannot be split into 2 heads"),
+        ("2x1-48-96-4", "teacher", "a student of width 48 cannot start from a teacher of width 24"),
+        ("2x1-20-40-4", "marian", "20 cannot be split into 4 heads of an even size"),
+        ("2x1-20-40-4", "random", "20 cannot be split into 4 heads of an even size"),
+    ],
+)
+def test_shapes_are_checked_before_the_corpus_is_read(
+    teacher, tmp_path, monkeypatch, student, start, message
+):
+    monkeypatch.setattr("a2d.runs.run.open_run", None)
+    with pytest.raises(UserError, match=message):
+        run(teacher, "builtin:de-dsb/train", tmp_path / "small", student=student, start=start)
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_shape_in_a_run_is_told(distilled, teacher, data, tmp_path):
+    shutil.copytree(distilled[0].with_name("small.run"), tmp_path / "small.run")
+    (earlier,) = (tmp_path / "small.run/models").glob("a2d-*")
+    shutil.rmtree(tmp_path / "small.run/exports")
+    text = run(
+        teacher, data, tmp_path / "small", trim=True, student="1x1", dry_run=False, hours=None
+    )
+    assert f"also holds {earlier.name}, of other settings: kept" in " ".join(text.split())
+    assert earlier.exists()
+
+
 def test_too_little_to_hold_out(teacher, tmp_path):
     path = tmp_path / "few.tsv"
     path.write_text("".join(f"{p.source}\t{p.target}\n" for p in PAIRS[:100]), "utf-8")
@@ -343,6 +373,27 @@ class TestGates:
         verdict = Verdict(student, yardstick, least_share)
         assert verdict.passed is passed
         assert f"{student.chrf:.1f} of 80.0" in verdict.summary
+
+    def test_a_student_of_a_teacher_to_doubt_fails(self):
+        """The teacher went on by --force: a share of its chrF says nothing."""
+        yardstick = Yardstick(Quality(0.0, 8.3), Quality(0.1, 7.0), 1.0)
+        verdict = Verdict(Quality(0.3, 8.1), yardstick, 0.75)
+        assert not verdict.passed
+        assert "its teacher is no better than copying the source" in verdict.summary
+
+    @pytest.mark.parametrize(
+        ("hours", "seconds", "advice"),
+        [
+            (None, 100.0, "train longer (--epochs, or training.max_steps)"),
+            (1.0, 100.0, "train longer (--epochs, or training.max_steps)"),  # updates ended it
+            (1.0, 2701.0, "raise --hours"),
+        ],
+    )
+    def test_advice_names_the_limit_that_ended_the_training(self, hours, seconds, advice):
+        training = SimpleNamespace(max_hours=hours)
+        model = SimpleNamespace(training=training, method=SimpleNamespace(student_start="teacher"))
+        assert advice in advise(model, 10**6, True, seconds)[0]
+        assert "improving" not in " ".join(advise(model, 10**6, False, seconds))
 
     def test_a_student_without_scores_fails(self):
         yardstick = Yardstick(Quality(0, 0), Quality(0, 0), 1.0)

@@ -68,6 +68,18 @@ class TestCompletion:
         shape = complete_shape(self.teacher, parse_shape("5x2-80"))
         assert shape == {**parse_shape("5x2-80"), "heads": 4, "feed_forward": 320}
 
+    @pytest.mark.parametrize(
+        ("shape", "width"), [("5x2-60", 240), ("5x2-64", 256), ("1x1-12", 48), ("5x1-20-9", 9)]
+    )
+    def test_it_is_a_multiple_of_eight(self, shape, width):
+        assert complete_shape(self.teacher, parse_shape(shape))["feed_forward"] == width
+
+    def test_of_uneven_ratios_it_is_rounded(self):
+        config = load_config("builtin:en-pt")
+        config.d_model, config.encoder_ffn_dim, config.decoder_ffn_dim = 96, 256, 256
+        for shape, width in (("2x2-64", 168), ("1x1-2", 8)):  # in proportion: 170.7 and 5.3
+            assert complete_shape(config, parse_shape(shape))["feed_forward"] == width
+
     def test_sizes_that_are_named_stay(self):
         named = {"encoder_layers": 1, "decoder_layers": 1, "width": 32, "heads": 2}
         assert complete_shape(self.teacher, named | {"feed_forward": 9}) == named | {
@@ -133,7 +145,7 @@ def test_the_table_has_what_students_of_the_shapes_have(name, tmp_path, monkeypa
     assert [row.name for row in figures] == ["teacher", "2x1", "2x1-12"]
     teacher = load_model(tmp_path / "teacher")
     student = student_of(
-        teacher, encoder_layers=2, decoder_layers=1, width=12, feed_forward=20, start="random"
+        teacher, encoder_layers=2, decoder_layers=1, width=12, feed_forward=16, start="random"
     )
     parameters = {weight.data_ptr(): weight.numel() for weight in student.parameters()}
     positions = getattr(student.get_encoder(), "embed_positions", None)
@@ -145,6 +157,20 @@ def test_the_table_has_what_students_of_the_shapes_have(name, tmp_path, monkeypa
     assert figures[2].int8_bytes < figures[1].int8_bytes < figures[0].int8_bytes
     assert all(row.speed_up > 0 and row.int8_speed_up > 0 for row in figures)
     text = console.export_text()
-    assert re.search(r"^2x1-12 +2\+1 +12/20 ", text, re.M)
+    assert re.search(r"^2x1-12 +2\+1 +12/16 ", text, re.M)
     assert f"{torch.get_num_threads()} thread(s)" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_shapes_without_an_export_are_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr("a2d.runs.speeds._MAX_SECONDS", 0.0)
+    model, _ = released("opus", tmp_path)
+    model.config.decoder_attention_heads = 2 * model.config.encoder_attention_heads
+    type(model)(model.config).save_pretrained(tmp_path)
+    console = Console(record=True, width=80)
+    rows = measure_shapes(str(tmp_path), ["1x1"], console)
+    assert [row.int8_bytes for row in rows] == [None, None]
+    text = " ".join(console.export_text().split())
+    assert (
+        "Without int8: teacher, 1x1. Each has 2 heads in the encoder and 4 in the decoder" in text
+    )

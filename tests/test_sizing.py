@@ -49,6 +49,17 @@ def test_settings_that_the_recipe_names_stay(splits):
     assert fixed == load_recipe("distill", ["training={max_steps: 9}"])
 
 
+@pytest.mark.parametrize("start", ["teacher", "random"])
+@pytest.mark.parametrize("limit", ["max_steps=12", "num_train_epochs=1"])
+def test_few_updates_have_a_short_warm_up(splits, tokenizer, start, limit):
+    overrides = [f"training.{limit}", f"methods=[{{method: kd, student_start: {start}}}]"]
+    training = fill_schedule(load_recipe("distill", overrides), splits).training
+    updates = training.max_steps or estimate_tokens(splits.train, tokenizer) / training.max_tokens
+    assert training.warmup_steps == max(1, round(updates / 4)) < 50
+    named = [*overrides, "training.warmup_steps=40"]
+    assert fill_schedule(load_recipe("distill", named), splits).training.warmup_steps == 40
+
+
 def test_a_limit_of_time_stays_beside_the_schedule(splits):
     by_option = load_recipe("distill", [], {"training": {"max_hours": 0.5}})
     for recipe in (by_option, load_recipe("distill", ["training.max_hours=0.5"])):

@@ -64,7 +64,7 @@ def export(
     network = load_model(model)
     tokenizer = load_tokenizer(model)
     check_fits(tokenizer, network.config, model)
-    reason = _obstacle(network.config, tokenizer)
+    reason = conversion_obstacle(network.config, tokenizer)
     if reason is not None:
         raise UserError(f"{model} {reason}: translate with PyTorch.")
     with atomic_folder(output) as partial:
@@ -113,11 +113,11 @@ def export_obstacle(model: str | None) -> str | None:
         return str(error).rstrip(".")
     if model is None:
         return None
-    reason = _obstacle(load_config(model), load_tokenizer(model))
+    reason = conversion_obstacle(load_config(model), load_tokenizer(model))
     return None if reason is None else f"{model} {reason}"
 
 
-def _obstacle(config: Any, tokenizer: PreTrainedTokenizerBase) -> str | None:
+def conversion_obstacle(config: Any, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Reason why CTranslate2 cannot convert a model, as a predicate; None if it can."""
     if family_of(config).ctranslate2_loader is None:
         return f"is a model of type {config.model_type!r}, which CTranslate2 does not support"

@@ -58,8 +58,8 @@ def parse_shape(text: str) -> dict[str, int]:
     if match is None:
         raise UserError(
             f"{quoted(text)} is not a shape of a student: give the layers of encoder and decoder, "
-            "as in 6x2, with width, feed-forward width and heads, as in 6x2-256-1024-8, or one of "
-            f"{', '.join(PRESETS)}."
+            "1 or more, as in 6x2, with width, feed-forward width and heads, as in "
+            f"6x2-256-1024-8, or one of {', '.join(PRESETS)}."
         )
     names = ("encoder_layers", "decoder_layers", "width", "feed_forward", "heads")
     return {name: int(size) for name, size in zip(names, match.groups(), strict=True) if size}
@@ -68,7 +68,8 @@ def parse_shape(text: str) -> dict[str, int]:
 def complete_shape(teacher: Any, sizes: dict[str, int]) -> dict[str, Any]:
     """Complete a student's sizes by those of its teacher.
 
-    The feed-forward width follows the width where only the latter is given.
+    The feed-forward width follows the width where only the latter is given, as a multiple of 8,
+    which hardware multiplies fastest.
 
     Args:
         teacher: configuration of the teacher.
@@ -77,10 +78,14 @@ def complete_shape(teacher: Any, sizes: dict[str, int]) -> dict[str, Any]:
     full = sizes_of(teacher)
     shape = {"width": full["width"]} | sizes
     ratio = shape["width"] / full["width"]
-    for size, scale in (("heads", 1), ("feed_forward", ratio)):
+
+    def scaled(width: int) -> int:
+        return width if ratio == 1 else max(8, 8 * round(ratio * width / 8))
+
+    for size, value in (("heads", int), ("feed_forward", scaled)):
         if size not in sizes:
-            shape[size] = round(scale * full[size])
+            shape[size] = value(full[size])
             decoder = full.get(f"decoder_{size}", full[size])
             if decoder != full[size]:
-                shape[f"decoder_{size}"] = round(scale * decoder)
+                shape[f"decoder_{size}"] = value(decoder)
     return shape

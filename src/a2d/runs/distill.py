@@ -26,13 +26,14 @@ from a2d.models.search_settings import set_beams
 from a2d.progress import Bars, silence_libraries
 from a2d.runs import page
 from a2d.runs.card import write_card
+from a2d.runs.environment import export_obstacle_of
 from a2d.runs.hub import check_hub, push
 from a2d.runs.preview import show_preview
 from a2d.runs.recipe import Recipe, load_plugins_of, load_recipe
 from a2d.runs.results import history
 from a2d.runs.run import Run, carry_out
 from a2d.runs.stages.exports import Export
-from a2d.runs.stages.students import Student
+from a2d.runs.stages.students import Student, models_of
 from a2d.runs.stages.teacher_scores import TeacherScores
 from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.runs.training import HISTORY
@@ -213,12 +214,25 @@ def _carry_out(
             folder = Path(stack.enter_context(TemporaryDirectory(dir=temporary_folder()))) / "dry"
 
         def preview(run: Run) -> None:
+            _show_other_models(run)
             if dry_run or not run.one(Student).done:
                 yardstick = show_preview(run, output if dry_run else folder, hub)
                 if yardstick.doubt is not None and not force:
                     raise UserError(f"{yardstick.doubt}, or go on by --force.")
 
         return carry_out(recipe, folder, console, preview, dry_run)
+
+
+def _show_other_models(run: Run) -> None:
+    """Name the models of other settings in the run's folder: its student had another shape."""
+    known = {model.folder.name for model in models_of(run) if model.folder is not None}
+    others = {path.name.removesuffix(".partial") for path in (run.folder / "models").glob("*")}
+    if names := sorted(others - known):
+        run.console.print(
+            f"{run.folder / 'models'} also holds {', '.join(names)}, of other settings: kept.",
+            markup=False,
+            highlight=False,
+        )
 
 
 def _judge(run: Run, least_share: float) -> Verdict:
@@ -233,9 +247,10 @@ def _judge(run: Run, least_share: float) -> Verdict:
         if (doubt := verdict.yardstick.doubt) is not None:
             advice: tuple[str, ...] = (f"{doubt[0].upper()}{doubt[1:]}.",)
         else:
-            log = [entry for entry in history(student)["log"] if "eval_bleu" in entry]
+            trained = history(student)
+            log = [entry for entry in trained["log"] if "eval_bleu" in entry]
             improving = log[-1]["eval_bleu"] >= max(entry["eval_bleu"] for entry in log)
-            advice = advise(student, run.corpus.sizes["train"], improving)
+            advice = advise(student, run.corpus.sizes["train"], improving, trained["seconds"])
         verdict = replace(verdict, advice=advice)
     record = {**asdict(verdict), "passed": verdict.passed, "summary": verdict.summary}
     path = run.folder / VERDICT
@@ -257,7 +272,9 @@ def _show_verdict(console: Console, output: Path, verdict: Verdict) -> None:
 
 
 def _show_exports(run: Run) -> None:
-    """Say where the exports are."""
+    """Say where the exports are, or why there are none."""
+    if run.recipe.export.quantizations == [] and (obstacle := export_obstacle_of(run.recipe)):
+        run.console.print(f"There is no export to CTranslate2: {escape(obstacle)}.")
     for export in run.all(Export):
         if export.problem is None:
             line = f"CTranslate2, {export.quantization}: {escape(str(export.model))}."

@@ -62,10 +62,7 @@ def resolve(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def _resolve_exports(recipe: Recipe, earlier: ExportSettings | None) -> ExportSettings:
-    settings, path = recipe.export, recipe.teacher.path
-    obstacle = export_obstacle(path)
-    if any(shape.decoder_heads not in (None, shape.heads) for shape in recipe.students):
-        obstacle = "students have different numbers of heads in encoder and decoder"
+    settings, obstacle = recipe.export, export_obstacle_of(recipe)
     if settings.quantizations == "auto":
         chosen: Any = "auto" if earlier is None else earlier.quantizations
         if chosen == "auto" and obstacle:
@@ -74,6 +71,13 @@ def _resolve_exports(recipe: Recipe, earlier: ExportSettings | None) -> ExportSe
     if settings.quantizations and obstacle:
         raise UserError(f"the students cannot be exported: {obstacle}. Leave `export` out.")
     return settings
+
+
+def export_obstacle_of(recipe: Recipe) -> str | None:
+    """Describe why a recipe's students cannot be exported to CTranslate2; None if they can."""
+    if any(shape.decoder_heads not in (None, shape.heads) for shape in recipe.students):
+        return "students have different numbers of heads in encoder and decoder"
+    return export_obstacle(recipe.teacher.path)
 
 
 def _choose_engine(recipe: Recipe) -> str:

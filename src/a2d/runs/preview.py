@@ -82,13 +82,15 @@ def _rows(run: Run, student: Student, yardstick: Yardstick) -> dict[str, str]:
         f"{yardstick.copy.bleu:.1f}, {yardstick.copy.chrf:.1f})",
         "student": f"{student.shape.encoder_layers}+{student.shape.decoder_layers} layers, "
         f"width {student.shape.width}, "
-        f"{trial.parameters / 1e6:.2f}M parameters, from {start}, method {student.method.method}",
+        f"{trial.parameters / 1e6:.2f}M parameters ({trial.parameters / parameters:.0%} of the "
+        f"teacher's), from {start}, method {student.method.method}",
         "updates": f"at most {config.max_steps:,} of {training.max_tokens:,} tokens "
-        f"({epochs:.3g} epochs), {end}; validation every {int(config.eval_steps):,}",
+        f"({epochs:.3g} {'epoch' if epochs == 1 else 'epochs'}), {end}; validation every "
+        f"{int(config.eval_steps):,}",
         "learning rate": f"{training.learning_rate:.2g}, after "
         f"{config.get_warmup_steps(config.max_steps):,} updates of warm-up",
         "time": f"at most {_duration(seconds)} of training ({trial.seconds:.2f} s per update, "
-        f"{yardstick.seconds:.0f} s per validation, measured on this machine){caching}",
+        f"{yardstick.seconds:.2g} s per validation, measured on this machine){caching}",
     }
 
 

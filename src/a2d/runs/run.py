@@ -36,6 +36,7 @@ from a2d.progress import (
     silence_libraries,
 )
 from a2d.runs import report
+from a2d.runs.checks import check_models, check_shapes
 from a2d.runs.command import check_command
 from a2d.runs.corpus_record import CorpusRecord, hash_of_inputs, load_record, record_of
 from a2d.runs.energy import EnergyMeter
@@ -53,7 +54,7 @@ from a2d.runs.stages.students import space_needed, trained_models_of
 from a2d.runs.stages.teacher_outputs import TeacherOutputs
 from a2d.runs.stages.teacher_scores import TeacherScores
 from a2d.runs.stages.vocabulary import Tokens, Vocabulary
-from a2d.runs.training import TrainingInputs, check_models
+from a2d.runs.training import TrainingInputs
 from a2d.teachers import model_path
 from a2d.text.pairs import Pair
 from a2d.text.parts import kept_processes
@@ -244,6 +245,7 @@ def carry_out(
     silence_libraries()
     if recipe.teacher.command is not None:
         check_command(recipe.teacher.command)
+    check_shapes(recipe)
     if not dry:
         console.print(f"Log: {escape(str(folder / LOG_FILE))}", highlight=False, soft_wrap=True)
     with ExitStack() as preparing:

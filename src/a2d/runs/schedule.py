@@ -17,6 +17,7 @@ from a2d.families import sizes_of
 from a2d.models.loading import load_config
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.recipe import Recipe
+from a2d.runs.settings import Training
 from a2d.runs.splits import Splits
 from a2d.text.pairs import Pair
 from a2d.text.sources import encode_sources
@@ -47,6 +48,8 @@ RANDOM_START_FACTOR = 2
 
 VALIDATIONS = 15
 """Planned validations."""
+MAX_WARMUP_SHARE = 0.25
+"""Largest share of the updates that are warm-up, where a recipe or `--epochs` allows only a few."""
 PATIENCE = 4
 """Validations without improvement after which the learning rate decays faster."""
 
@@ -85,12 +88,21 @@ def fill_schedule(recipe: Recipe, splits: Splits) -> Recipe:
     if (count := recipe.compute.gpus_per_training) > 1:  # they share the tokens of an update
         schedule["gradient_accumulation_steps"] = count
         schedule["max_tokens"] //= count
-    return recipe.with_defaults(
-        {
-            "training": schedule,
-            "distillation": objective_for(tokens, start),
-        }
+    warmup = schedule.pop("warmup_steps")
+    filled = recipe.with_defaults(
+        {"training": schedule, "distillation": objective_for(tokens, start)}
     )
+    longest = max(1, round(MAX_WARMUP_SHARE * _updates_of(filled.training, tokens)))
+    return filled.with_defaults({"training": {"warmup_steps": min(warmup, longest)}})
+
+
+def _updates_of(training: Training, tokens: int) -> float:
+    """Estimate the updates of a training on a corpus with this many tokens."""
+    if training.max_steps is not None:
+        return training.max_steps
+    assert training.num_train_epochs is not None
+    per_update = training.max_tokens * training.gradient_accumulation_steps
+    return tokens / per_update * training.num_train_epochs
 
 
 def estimate_tokens(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,13 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
-from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from a2d.errors import UserError
+from a2d.errors import UserError, first_line
 from a2d.families import positions_of, sizes_of, uneven_heads
 from a2d.files import temporary_folder
-from a2d.models.export import export
+from a2d.models.export import conversion_obstacle, export
 from a2d.models.exported import WEIGHTS
 from a2d.models.loading import count_parameters, load_model
 from a2d.models.presets import PRESETS, complete_shape, parse_shape
@@ -93,11 +95,9 @@ def measure_shapes(teacher: str, shapes: Sequence[str], console: Console) -> lis
     names = list(shapes) or default_shapes(model.config)
     sizes = {name: complete_shape(model.config, parse_shape(name)) for name in names}
     for name, shape in sizes.items():
-        config = student_config(model.config, **shape)
-        check_start(config, model.config)
-        _check_size(name, config, model)
+        _check_shape(name, shape, model)
     sample = _sample(model)
-    figures = []
+    figures, without_int8 = [], defaultdict(list)
     with TemporaryDirectory(dir=temporary_folder()) as place, Bars(console) as bars:
         reference = TimedModel(_save(model, tokenizer, Path(place) / "teacher"), BEAMS)
         for name in (_TEACHER, *sizes):
@@ -108,14 +108,17 @@ def measure_shapes(teacher: str, shapes: Sequence[str], console: Console) -> lis
 
             with TemporaryDirectory(dir=place) as folder:
                 speed = compare(TimedModel(_save(student, tokenizer, Path(folder)), BEAMS))
-                int8 = _int8(Path(folder))
-                exported = None if int8 is None else TimedExport(int8, BEAMS)
+                int8 = Path(folder) / "int8"
+                obstacle = _export_int8(student, tokenizer, Path(folder), int8)
+                if obstacle is not None:
+                    without_int8[obstacle].append(name)
+                exported = TimedExport(int8, BEAMS) if obstacle is None else None
                 figures.append(
                     ShapeFigures(
                         name,
                         sizes.get(name, sizes_of(model.config)),
                         count_parameters(student),
-                        None if int8 is None else (int8 / WEIGHTS).stat().st_size,
+                        None if exported is None else (int8 / WEIGHTS).stat().st_size,
                         speed["speed_up"],
                         None if exported is None else compare(exported, ", int8")["speed_up"],
                     )
@@ -127,11 +130,19 @@ def measure_shapes(teacher: str, shapes: Sequence[str], console: Console) -> lis
         f"{tokens_of(model)} tokens at a time, translations of the same length, beam {BEAMS}, "
         f"{torch.get_num_threads()} thread(s)."
     )
+    for reason, without in without_int8.items():
+        line = f"Without int8: {', '.join(without)}. Each {reason}."
+        console.print(escape(line), style="yellow", highlight=False)
     return figures
 
 
-def _check_size(name: str, config: PreTrainedConfig, teacher: PreTrainedModel) -> None:
-    """Check, without building it, that a student is not larger than its teacher."""
+def _check_shape(name: str, shape: dict[str, Any], teacher: PreTrainedModel) -> None:
+    """Check, without building it, that a student can start from its teacher and is not larger."""
+    try:
+        config = student_config(teacher.config, **shape)
+        check_start(config, teacher.config)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
     with torch.device("meta"):
         student = type(teacher)(config)
     if count_parameters(student) > count_parameters(teacher):
@@ -165,13 +176,17 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     return str(folder)
 
 
-def _int8(folder: Path) -> Path | None:
-    """Export a model to int8 in its folder; None if CTranslate2 is missing or cannot take it."""
-    try:
-        export(folder, folder / "int8", "int8")
-    except UserError:
-        return None
-    return folder / "int8"
+def _export_int8(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, output: Path
+) -> str | None:
+    """Export a model, saved in `folder`, to int8; return why it cannot be exported, if so."""
+    reason = conversion_obstacle(model.config, tokenizer)
+    if reason is None:
+        try:
+            export(folder, output, "int8")
+        except UserError as error:  # CTranslate2 is missing, or fails
+            return f"has no export: {first_line(error)}"
+    return reason
 
 
 def _table(figures: Sequence[ShapeFigures]) -> Table:
@@ -187,7 +202,7 @@ def _table(figures: Sequence[ShapeFigures]) -> Table:
             row.name,
             f"{sizes['encoder_layers']}+{sizes['decoder_layers']}",
             f"{sizes['width']}/{sizes['feed_forward']}",
-            f"{row.parameters / 1e6:.1f}M",
+            f"{row.parameters / 1e6:.{1 if row.parameters > 1e5 else 2}f}M",
             f"{row.parameters / teacher.parameters:.0%}",
             "–" if row.int8_bytes is None else f"{row.int8_bytes / 1e6:.1f} MB",
             "1×" if row is teacher else f"{row.speed_up:.1f}×",

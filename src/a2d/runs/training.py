@@ -28,8 +28,8 @@ from a2d.errors import UserError
 from a2d.families import family_of
 from a2d.files import set_aside, write_text
 from a2d.machine import cpu_name
-from a2d.models.loading import check_same_ids, load_model, new_model
-from a2d.models.students import check_start, student_config, student_of
+from a2d.models.loading import load_model, new_model
+from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report, WarningEvents, log_to
 from a2d.runs.processes import Launcher, is_first_process, process_count
@@ -38,7 +38,6 @@ from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
 from a2d.training.callbacks import Stopwatch, TrainingProgress
 from a2d.training.config import A2DConfig
-from a2d.training.distillation import build_transfer
 from a2d.training.finiteness import NonFiniteError
 from a2d.training.settings import ObjectiveSettings, Precision, TrainingSettings, values_of
 from a2d.training.teacher_cache import TeacherCache
@@ -354,41 +353,3 @@ def _device(args: A2DConfig) -> str:
     if args.world_size > 1:
         threads = f"{args.world_size} processes with {threads}"
     return f"{cpu_name()} ({capability}), {threads}, {precision}"
-
-
-def check_models(models: Sequence[Model], inputs: TrainingInputs) -> None:
-    """Check the settings of all models, so that mistakes do not end a run after hours of training.
-
-    Raises:
-        UserError: the settings of a model do not fit the data, the teacher or its shape.
-    """
-    train = load_from_disk(str(inputs.tokens))["train"]
-    tokenizer = load_tokenizer(inputs.vocabulary)
-    teacher = None
-    for model in models:
-        if model.done:
-            continue
-        assert model.training is not None
-        assert model.shape is not None
-        config = make_config(model.method, model.training, model.seed, train, model.partial)
-        if not model.uses_teacher or not inputs.teacher:
-            continue
-        if teacher is None:
-            teacher = _teacher_for_checks(models, tokenizer, inputs)
-        if model.start is not None:  # before a student that is too large is built
-            sizes = model.shape.model_dump(exclude_none=True)
-            check_start(student_config(teacher.config, **sizes), teacher.config)
-        student = random_student(model, tokenizer, teacher)
-        check_same_ids(teacher, student)
-        build_transfer(config.objective, student.config, teacher.config)
-
-
-def _teacher_for_checks(
-    models: Sequence[Model], tokenizer: PreTrainedTokenizerBase, inputs: TrainingInputs
-) -> PreTrainedModel:
-    """Load the pretrained teacher, or make an untrained one of the recipe's shape."""
-    teacher = next((model for model in models if model.size is None), None)
-    if teacher is None:
-        return load_model(inputs.teacher)
-    assert teacher.shape is not None
-    return new_model(tokenizer, **teacher.shape.model_dump())

@@ -18,6 +18,7 @@ from a2d.runs.lines import one_line
 from a2d.stage import Stage
 from a2d.text.evaluation import score
 from a2d.text.pairs import Pair
+from a2d.training.schedule import FINISH_SHARE
 
 if TYPE_CHECKING:
     from a2d.runs.stages.models import Model
@@ -160,8 +161,9 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Return whether the student keeps enough chrF and is better than copied sources."""
-        return self.share >= self.least_share and self.beats_copying
+        """Return whether the student keeps enough chrF, and both models beat copied sources."""
+        judged = self.yardstick.doubt is None  # otherwise the teacher is no measure
+        return judged and self.share >= self.least_share and self.beats_copying
 
     @property
     def summary(self) -> str:
@@ -178,25 +180,31 @@ class Verdict:
                 f"{text}, and is no better than copying the source (chrF {copy.chrf:.1f}, BLEU "
                 f"{copy.bleu:.1f})."
             )
+        if self.yardstick.doubt is not None:
+            return f"{text}, but its teacher is no better than copying the source."
         if not self.passed:
             return f"{text}, less than the required {self.least_share:.0%}."
         return f"{text}."
 
 
-def advise(model: Model, pairs: int, improving: bool) -> tuple[str, ...]:
+def advise(model: Model, pairs: int, improving: bool, seconds: float) -> tuple[str, ...]:
     """List measures against the failure of a student, the most promising first.
 
     Args:
         model: the student.
         pairs: number of training pairs.
         improving: whether its last validation was its best.
+        seconds: duration of its training.
     """
     assert model.training is not None
-    advice = []
-    if improving and model.training.max_hours is not None:
+    hours, advice = model.training.max_hours, []
+    if improving and hours is not None and seconds >= 3600 * hours * (1 - FINISH_SHARE):
         advice.append("It was still improving when its time ended: raise --hours.")
     elif improving:
-        advice.append("It was still improving at its last update: raise --epochs.")
+        advice.append(
+            "It was still improving at its last update: train longer (--epochs, or "
+            "training.max_steps)."
+        )
     if model.method.student_start != "teacher":
         advice.append(
             "It started from random weights: start it from its teacher's (--start teacher)."

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Self
 from a2d.files import write_text
 from a2d.models.export import export
 from a2d.models.exported import ExportedModel
-from a2d.models.fidelity import Fidelity, Original, compare_export
+from a2d.models.fidelity import MAX_DOUBTED, Fidelity, Original, compare_export
 from a2d.progress import Event, Report
 from a2d.runs.lines import one_line, read_lines, write_lines
 from a2d.runs.settings import EvaluationSettings
 from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.corpus import Corpus
 from a2d.runs.stages.students import Student
-from a2d.runs.stages.translations import HYPOTHESES, SCORES
+from a2d.runs.stages.translations import HYPOTHESES, SCORES, Translations
 from a2d.text.evaluation import score
 
 if TYPE_CHECKING:
@@ -84,12 +84,19 @@ class Export(RunStage):
                 future.result()
             run.list_again()
         advice = "`a2d export --quantization auto` tries data types of more precision."
+        students = {each.model.name: each.figures["bleu"] for each in run.all(Translations)}
         for stage in run.all(cls):
             if stage.problem is not None:
                 refusal = f"The export {stage.name} was refused: {stage.problem}."
                 run.warn(refusal if run.recipe.export.candidates else f"{refusal} {advice}")
             elif stage.doubt is not None:
                 run.warn(f"The export {stage.name}: {stage.doubt}.")
+            elif (lost := students[stage.student.name] - stage.scores["bleu"]) > MAX_DOUBTED:
+                run.warn(
+                    f"The export {stage.name} loses {lost:.1f} BLEU on the {search.split} set, but "
+                    "little on the validation set: compare their translations, or export with "
+                    "`a2d export --quantization float32`."
+                )
 
     @property
     def name(self) -> str:
