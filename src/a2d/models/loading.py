@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -151,9 +151,9 @@ MAX_POSITIONS = 32_768
 def _check_sizes(config: Any, path: str | Path) -> None:
     family = family_of(config)
     try:
-        shape, width = Geometry.of(config), sizes_of(config)["width"]
-        sizes = _named_sizes(config)
-        activation = activation_of(config)
+        Geometry.of(config)
+        _named_sizes(config)
+        activation_of(config)
         switches = filter(None, (family.scaled_embeddings, family.one_vocabulary))
         for name in (*switches, *chain(*family.sizes.values())):
             getattr(config, name)
@@ -162,36 +162,45 @@ def _check_sizes(config: Any, path: str | Path) -> None:
             f"the record of the family {config.model_type!r} (a2d.families) names a setting that "
             f"the configuration of {path} lacks ({first_line(error)}): correct the record."
         ) from error
-    problem = None
-    layers, heads = shape[:2], set(shape[2:])
-    dropouts = {name: value for name, value in config.to_dict().items() if "drop" in name}
-    if wrong := [name for name, size in sizes.items() if type(size) is not int or size < 1]:
-        problem = f"its {wrong[0]} is {quoted(sizes[wrong[0]])}, and not a positive whole number"
-    elif not has_two_vocabularies(config) and (vocabularies := _vocabularies(config)):
-        listed = " and ".join(f"{name} is {size:,}" for name, size in vocabularies.items())
-        problem = f"its {listed}, but it has one vocabulary"
-    elif config.is_encoder_decoder is not True:
-        problem = "its is_encoder_decoder is not true, and a2d needs an encoder-decoder"
-    elif max(layers) > MAX_LAYERS:
-        problem = f"{max(layers):,} layers are more than {MAX_LAYERS:,}"
-    elif family.positions is not None and sizes[family.positions] > MAX_POSITIONS:
-        positions = sizes[family.positions]
-        problem = f"its {family.positions} is {positions:,}, more than {MAX_POSITIONS:,}"
-    elif family.head_width is None and any(width % count for count in heads):
-        problem = f"width {width} cannot be split into {' or '.join(map(str, heads))} heads"
-    elif str(activation).removeprefix("gated-") not in ACT2FN:
-        name = family.activation
-        problem = f"its {name} is {quoted(activation)}, and transformers has no such activation"
-    elif wrong := [name for name, rate in dropouts.items() if not _is_rate(rate)]:
-        rate = quoted(dropouts[wrong[0]])
-        problem = f"its {wrong[0]} is {rate}, and not a rate between 0 and 1"
-    try:
-        if problem is None:
-            check_tokens(config, config.vocab_size)
-    except ValueError as error:
-        problem = str(error)
+    problem = next(_problems(config, family), None)
     if problem is not None:
         raise UserError(f"the config.json of {path} is not valid: {problem}.")
+
+
+def _problems(config: Any, family: Family) -> Iterator[str]:
+    """Yield what is wrong with a configuration that has all settings of its family.
+
+    A check relies on those before it, so that only the first problem counts.
+    """
+    sizes = _named_sizes(config)
+    if wrong := [name for name, size in sizes.items() if type(size) is not int or size < 1]:
+        yield f"its {wrong[0]} is {quoted(sizes[wrong[0]])}, and not a positive whole number"
+    if not has_two_vocabularies(config) and (vocabularies := _vocabularies(config)):
+        listed = " and ".join(f"{name} is {size:,}" for name, size in vocabularies.items())
+        yield f"its {listed}, but it has one vocabulary"
+    if config.is_encoder_decoder is not True:
+        yield "its is_encoder_decoder is not true, and a2d needs an encoder-decoder"
+    shape, width = Geometry.of(config), sizes_of(config)["width"]
+    layers, heads = max(shape[:2]), set(shape[2:])
+    if layers > MAX_LAYERS:
+        yield f"{layers:,} layers are more than {MAX_LAYERS:,}"
+    if family.positions is not None and (positions := sizes[family.positions]) > MAX_POSITIONS:
+        yield f"its {family.positions} is {positions:,}, more than {MAX_POSITIONS:,}"
+    if family.head_width is None and any(width % count for count in heads):
+        yield f"width {width} cannot be split into {' or '.join(map(str, heads))} heads"
+    activation = activation_of(config)
+    if str(activation).removeprefix("gated-") not in ACT2FN:
+        yield (
+            f"its {family.activation} is {quoted(activation)}, and transformers has no such "
+            "activation"
+        )
+    dropouts = {name: value for name, value in config.to_dict().items() if "drop" in name}
+    if wrong := [name for name, rate in dropouts.items() if not _is_rate(rate)]:
+        yield f"its {wrong[0]} is {quoted(dropouts[wrong[0]])}, and not a rate between 0 and 1"
+    try:
+        check_tokens(config, config.vocab_size)
+    except ValueError as error:
+        yield str(error)
 
 
 def _named_sizes(config: Any) -> dict[str, Any]:
