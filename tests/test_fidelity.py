@@ -26,6 +26,7 @@ from a2d.runs.card import write_card
 from a2d.runs.exporting import export_checked, find_pairs
 from a2d.runs.recipe import load_recipe
 from a2d.runs.run import carry_out
+from a2d.runs.stages.students import Student
 from a2d.runs.verdict import Quality, Verdict, Yardstick
 from a2d.text.corpus import read_corpus
 
@@ -360,6 +361,25 @@ def test_the_first_data_type_that_is_not_refused_is_found(run, held_out, tmp_pat
 def test_a_finished_run_exports_nothing_again(run, monkeypatch):
     monkeypatch.setattr("a2d.runs.stages.exports.export", None)
     carry_out(run.recipe, run.folder, Console(quiet=True))
+
+
+def test_a_loss_on_the_test_set_is_told(run, tmp_path, monkeypatch):
+    shutil.copytree(run.folder, tmp_path / "run")
+    copy = carry_out(run.recipe, tmp_path / "run", Console(quiet=True))
+    log = tmp_path / "run/run.log"
+    assert "BLEU on the test set" not in log.read_text("utf-8")
+    student = copy.one(Student).name
+    (bleu,) = (
+        row.bleu for row in results.read(tmp_path / "run/results/test") if row.name == student
+    )
+    for name in ("int8", "float32"):
+        path = tmp_path / f"run/exports/{student}-{name}/scores.json"
+        lower = {"int8": bleu - 1.5, "float32": bleu - 0.9}[name]
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"bleu": lower}))
+    monkeypatch.setattr("a2d.stage.damage", lambda *args, **kwargs: None)
+    carry_out(run.recipe, tmp_path / "run", Console(quiet=True))
+    warnings = re.findall(r"The export \S+ loses [0-9.]+ BLEU", log.read_text("utf-8"))
+    assert warnings == [f"The export {student}-int8 loses 1.5 BLEU"]
 
 
 def test_a_lost_export_is_made_again(run):
