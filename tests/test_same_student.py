@@ -103,7 +103,7 @@ def test_in_python(folder, by_command):
         max_steps=12,
         max_tokens=256,
         learning_rate=1e-3,
-        warmup_steps=50,
+        warmup_steps=3,  # a quarter of the updates
         plateau_patience=4,
         bf16=False,
         seed=1,
