@@ -374,12 +374,12 @@ def test_a_loss_on_the_test_set_is_told(run, tmp_path, monkeypatch):
     )
     for name in ("int8", "float32"):
         path = tmp_path / f"run/exports/{student}-{name}/scores.json"
-        lower = {"int8": bleu - 1.5, "float32": bleu - 0.9}[name]
+        lower = {"int8": bleu - 5.5, "float32": bleu - 9}[name]  # the run accepts a loss of 5
         path.write_text(json.dumps(json.loads(path.read_text()) | {"bleu": lower}))
     monkeypatch.setattr("a2d.stage.damage", lambda *args, **kwargs: None)
     carry_out(run.recipe, tmp_path / "run", Console(quiet=True))
     warnings = re.findall(r"The export \S+ loses [0-9.]+ BLEU", log.read_text("utf-8"))
-    assert warnings == [f"The export {student}-int8 loses 1.5 BLEU"]
+    assert warnings == [f"The export {student}-int8 loses 5.5 BLEU"]
 
 
 def test_a_lost_export_is_made_again(run):

@@ -187,6 +187,9 @@ def test_the_metric_is_bleu_unless_named(tmp_path, tokenizer, data):  # noqa: F8
     assert (config.metric_for_best_model, config.greater_is_better) == ("bleu", True)
     config = A2DConfig(output_dir=str(tmp_path), predict_with_generate=False, **settings)
     assert (config.metric_for_best_model, config.greater_is_better) == ("ce", False)
+    for metric, greater in (("ce", False), ("eval_kd", False), ("chrf", True), ("a_loss", False)):
+        config = A2DConfig(output_dir=str(tmp_path), metric_for_best_model=metric)
+        assert config.greater_is_better is greater
     for metric in (None, "eval_bleu", "eval_loss"):
         distiller = trainer(
             tmp_path, tokenizer, data, **settings, **({"metric_for_best_model": metric})
@@ -219,6 +222,21 @@ def test_a_resumed_training_can_have_more_updates(tmp_path, tokenizer, data):  #
     learning_rates = [e["learning_rate"] for e in longer.state.log_history if "loss" in e]
     planned = schedule(2, 8, rate=1e-3)[1]
     assert learning_rates[5] == pytest.approx(1e-3 * planned._factor(5))
+
+
+def test_a_resumed_training_can_have_other_limits(tmp_path, tokenizer, data):  # noqa: F811
+    settings = SETTINGS | {"max_hours": 1.0}
+    first = trainer(tmp_path, tokenizer, data, **settings)
+    first.add_callback(Stop(5))
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    more = {"plateau_patience": 3, "max_hours": 2.0}
+    longer = trainer(tmp_path, tokenizer, data, **settings | more)
+    longer.train(resume_from_checkpoint=True)
+    # Validations at 4, 8, 12 and 16: the first is the best; three without a better one.
+    assert longer.lr_scheduler.finish_start == 16
+    found = longer.callback_handler.callbacks
+    assert [each.limit for each in found if isinstance(each, TimeLimit)] == [7200.0]
 
 
 def test_a_resumed_training_has_the_time_and_scores_from_before(tmp_path, tokenizer, data):  # noqa: F811

@@ -68,9 +68,7 @@ class TestCompletion:
         shape = complete_shape(self.teacher, parse_shape("5x2-80"))
         assert shape == {**parse_shape("5x2-80"), "heads": 4, "feed_forward": 320}
 
-    @pytest.mark.parametrize(
-        ("shape", "width"), [("5x2-60", 240), ("5x2-64", 256), ("1x1-12", 48), ("5x1-20-9", 9)]
-    )
+    @pytest.mark.parametrize(("shape", "width"), [("5x2-60", 240), ("1x1-25", 96), ("5x1-20-9", 9)])
     def test_it_is_a_multiple_of_eight(self, shape, width):
         assert complete_shape(self.teacher, parse_shape(shape))["feed_forward"] == width
 

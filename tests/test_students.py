@@ -183,8 +183,10 @@ def test_the_message_names_widths_that_fit():
     config.update({"d_model": 512, "num_heads": 6, "d_kv": 64})
     with pytest.raises(UserError, match="width 250 cannot be split into 6 heads") as error:
         student_config(config, width=250)
-    widths = re.findall("such as ([0-9]+) or ([0-9]+)", str(error.value))[0]
+    widths = re.findall("a width of ([0-9]+) or ([0-9]+)", str(error.value))[0]
     assert int(widths[0]) < 250 < int(widths[1])
+    with pytest.raises(UserError, match="choose a width of 504 or 512, or another number"):
+        student_config(config, width=511)  # 520 could not start from the teacher
     for width in map(int, widths):
         assert attention_width(student_config(config, width=width)) == round(384 / 512 * width)
 

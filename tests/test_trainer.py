@@ -698,6 +698,11 @@ def test_arguments_of_evaluate_and_predict_reach_the_search(tmp_path, tokenizer,
     }
     assert output.predictions.shape[1] == 6  # with the decoder's start token
     calls.clear()
+    distiller.args.generation_max_length = 9
+    distiller.evaluate()
+    assert {(c["num_beams"], c["max_length"]) for c in calls} == {(1, 9)}
+    distiller.args.generation_max_length = None
+    calls.clear()
     distiller.evaluate()
     assert {c["num_beams"] for c in calls} == {1}
     assert all(c["max_length"] > 7 for c in calls)
@@ -710,10 +715,12 @@ def test_missing_and_empty_data_are_refused(tmp_path, tokenizer, data):
     with pytest.raises(UserError, match="needs a train_dataset"):
         distiller.train()
     distiller.train_dataset = empty
-    with pytest.raises(UserError, match="no sentence pairs"):
+    with pytest.raises(UserError, match="train_dataset has no sentence pairs"):
         distiller.train()
-    with pytest.raises(UserError, match="no sentence pairs"):
+    with pytest.raises(UserError, match="eval_dataset has no sentence pairs"):
         distiller.evaluate(empty)
+    distiller.train_dataset, distiller.eval_dataset = data, empty
+    distiller.train()  # nothing is validated
 
 
 def test_only_training_completes_the_generation_settings(tmp_path, tokenizer, data):

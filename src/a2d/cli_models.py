@@ -229,12 +229,12 @@ def export(
 
     silence_libraries()
     plugins.load_plugins()
+    languages = check_pair(source, target)
     if unchecked and quantization == AUTO:
         raise UserError("--quantization auto chooses by the proof: remove --unchecked.")
     if unchecked:
         exporting.export(model, output, quantization)
     else:
-        languages = check_pair(source, target)
         quantization = export_checked(
             model, output, quantization, valid or (), languages, max_loss, Console()
         )

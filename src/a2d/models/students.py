@@ -207,11 +207,13 @@ def student_config(teacher: Any, **sizes: float) -> Any:
     width = sizes_of(config)["width"]
     for heads in (shape.encoder_heads, shape.decoder_heads):
         if round(ratio * width) % heads:
-            fitting = [w for w in range(1, 2 * width + heads) if round(ratio * w) % heads == 0]
+            widest = max(width, sizes_of(teacher)["width"])
+            fitting = [w for w in range(1, widest + 1) if round(ratio * w) % heads == 0]
             near = sorted(sorted(fitting, key=lambda w: abs(w - width))[:2])
+            widths = f"a width of {' or '.join(map(str, near))}, or " if near else ""
             raise UserError(
-                f"width {width} cannot be split into {heads} heads: choose another width, such as "
-                f"{' or '.join(map(str, near))}, or another number of heads."
+                f"width {width} cannot be split into {heads} heads: choose {widths}another number "
+                "of heads."
             )
         if family.head_width is not None:
             setattr(config, family.head_width, round(ratio * width) // heads)

@@ -32,14 +32,14 @@ def check_shapes(recipe: Recipe) -> None:
     teacher = load_config(recipe.teacher.path)
     starts = {method.student_start for method in recipe.methods}
     for shape in recipe.students:
+        heads = shape.heads, shape.decoder_heads or shape.heads
+        scratch = "marian" in starts or ("random" in starts and family_of(teacher).scratch)
+        if scratch and (problem := uneven_heads(shape.width, *heads)):
+            raise UserError(f"{problem}.")
         if starts != {"marian"}:
             student = student_config(teacher, **shape.model_dump(exclude_none=True))
         if "teacher" in starts:
             check_start(student, teacher)
-        scratch = "marian" in starts or ("random" in starts and family_of(teacher).scratch)
-        heads = shape.heads, shape.decoder_heads or shape.heads
-        if scratch and (problem := uneven_heads(shape.width, *heads)):
-            raise UserError(f"{problem}.")
 
 
 def check_models(models: Sequence[Model], inputs: TrainingInputs) -> None:

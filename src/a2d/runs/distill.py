@@ -44,6 +44,9 @@ from a2d.text.corpus import from_arguments, places
 _RUN_FILES = (RECORD, MANIFEST, HISTORY)
 """Files in a model's folder that only the run uses."""
 
+_SET_ASIDE = re.compile(r"\.(damaged|diverged)")
+"""In names of folders that were set aside, with a warning (`a2d.files.set_aside`)."""
+
 FAILED = 3
 """Exit code of a distillation whose student is not fit for use."""
 
@@ -149,6 +152,8 @@ def distill(
     verdict = _judge(run, least_share)
     _write_student(run, output, licence, verdict, push_to or output.name)
     _show_verdict(console, output, verdict)
+    if recipe.export.quantizations == "auto":
+        _show_obstacle(run)
     _show_exports(run)
     if push_to is not None and (verdict.passed or force):
         push(output, push_to)
@@ -224,10 +229,10 @@ def _carry_out(
 
 
 def _show_other_models(run: Run) -> None:
-    """Name the models of other settings in the run's folder: its student had another shape."""
-    known = {model.folder.name for model in models_of(run) if model.folder is not None}
+    """Name the run's students of an earlier command with another shape, method or seed."""
+    known = {model.folder.name for model in models_of(run)}
     others = {path.name.removesuffix(".partial") for path in (run.folder / "models").glob("*")}
-    if names := sorted(others - known):
+    if names := [name for name in sorted(others - known) if not _SET_ASIDE.search(name)]:
         run.console.print(
             f"{run.folder / 'models'} also holds {', '.join(names)}, of other settings: kept.",
             markup=False,
@@ -271,10 +276,15 @@ def _show_verdict(console: Console, output: Path, verdict: Verdict) -> None:
         console.print(f"[red]- {escape(advice)}[/]")
 
 
-def _show_exports(run: Run) -> None:
-    """Say where the exports are, or why there are none."""
-    if run.recipe.export.quantizations == [] and (obstacle := export_obstacle_of(run.recipe)):
+def _show_obstacle(run: Run) -> None:
+    """Say why there are no exports, if there can be none."""
+    obstacle = None if run.recipe.export.quantizations else export_obstacle_of(run.recipe)
+    if obstacle is not None:
         run.console.print(f"There is no export to CTranslate2: {escape(obstacle)}.")
+
+
+def _show_exports(run: Run) -> None:
+    """Say where the exports are."""
     for export in run.all(Export):
         if export.problem is None:
             line = f"CTranslate2, {export.quantization}: {escape(str(export.model))}."

@@ -245,7 +245,6 @@ def carry_out(
     silence_libraries()
     if recipe.teacher.command is not None:
         check_command(recipe.teacher.command)
-    check_shapes(recipe)
     if not dry:
         console.print(f"Log: {escape(str(folder / LOG_FILE))}", highlight=False, soft_wrap=True)
     with ExitStack() as preparing:
@@ -294,9 +293,10 @@ def open_run(recipe: Recipe, folder: Path, console: Console | None = None) -> Ru
 
     Raises:
         UserError: a part of the corpus is missing, malformed, or empty after cleaning, or the
-            engine cannot be used.
+            engine cannot be used; or a student of a pretrained teacher cannot have its shape.
     """
     console = console or Console(quiet=True)
+    check_shapes(recipe)
     inputs = hash_of_inputs(recipe)
     record = load_record(folder, inputs)
     splits = None

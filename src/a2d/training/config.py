@@ -88,6 +88,9 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
             self.lr_scheduler_type = "constant_with_warmup"
         if self.plateau_patience is not None or self.early_stopping_patience is not None:
             self._follow_validation()
+        if self.metric_for_best_model is not None and self.greater_is_better is None:
+            terms = {"loss", *(term.name for term in self.objective.terms)}
+            self.greater_is_better = self.metric_for_best_model.rpartition("_")[2] not in terms
         if self.bf16 is None:
             self.bf16 = not self.fp16 and bf16_is_fast()
         if self.teacher_precision is None:
@@ -112,7 +115,6 @@ class A2DConfig(ObjectiveSettings, TrainingSettings, Seq2SeqTrainingArguments):
             )
         if self.metric_for_best_model is None:
             self.metric_for_best_model = "bleu" if self.predict_with_generate else "ce"
-            self.greater_is_better = self.predict_with_generate
 
     @property
     def objective(self) -> Objective:

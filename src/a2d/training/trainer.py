@@ -204,7 +204,7 @@ class A2DTrainer(ResumingTrainer):
     def _loader(self, dataset: Dataset, shuffle: bool) -> DataLoader[Any]:
         if self.processing_class is None:
             raise UserError("the trainer needs a tokenizer: pass processing_class=tokenizer.")
-        sizes = _lengths(dataset)
+        sizes = _lengths(dataset, "train_dataset" if shuffle else "eval_dataset")
         budget = self.args.max_tokens
         if not shuffle:  # validation stores no activations for a backward pass
             budget = max(4 * budget, int(sizes.max()))
@@ -376,12 +376,21 @@ class A2DTrainer(ResumingTrainer):
                 )
         elif resume_from_checkpoint:
             require_intact(Path(resume_from_checkpoint))
-        longest = _lengths(self._training_data).max(axis=0).tolist()
+        longest = _lengths(self._training_data, "train_dataset").max(axis=0).tolist()
         set_generation_defaults(self.student, *longest)
         if self.teacher is not None and resume_from_checkpoint is None:
             self._check_teacher()
         with self.prepare_student():
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _load_callback_state(self) -> None:
+        """Restore the states of callbacks; their settings are those of `args`, which may be new."""
+        super()._load_callback_state()
+        for new in _callbacks(self.args):
+            for callback in self.callback_handler.callbacks:
+                for setting in _CALLBACK_SETTINGS.get(type(new), ()):
+                    if type(callback) is type(new):
+                        setattr(callback, setting, getattr(new, setting))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the terms of the objective with the training loss."""
@@ -453,9 +462,11 @@ class A2DTrainer(ResumingTrainer):
 
     def _check_teacher(self, count: int = 8) -> None:
         """Log a warning if the teacher predicts the first `count` validation batches badly."""
-        dataset = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
+        dataset = self.eval_dataset
         if isinstance(dataset, dict):
-            dataset = next(iter(dataset.values()))
+            dataset = next(iter(dataset.values()), None)
+        if not dataset:  # missing, or empty
+            dataset = self.train_dataset
         batches = islice(self._loader(dataset, shuffle=False), count)
         warn_if_untrained(
             (self._teacher_outputs(inputs, None).tokens, inputs["labels"])
@@ -502,16 +513,16 @@ class A2DTrainer(ResumingTrainer):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
-def _lengths(dataset: Dataset) -> np.ndarray:
+def _lengths(dataset: Dataset, name: str) -> np.ndarray:
     """Return the lengths of a dataset's sources and targets in tokens (N, 2)."""
     absent = {"input_ids", "labels"} - set(dataset.column_names)
     if absent:
         raise UserError(
-            f"the dataset lacks the column {min(absent)!r}: tokenise it first, for example with "
+            f"{name} lacks the column {min(absent)!r}: tokenise it first, for example with "
             "a2d.text.batching.tokenise."
         )
     if len(dataset) == 0:
-        raise UserError("the dataset has no sentence pairs.")
+        raise UserError(f"{name} has no sentence pairs.")
     return lengths(dataset)
 
 
@@ -526,6 +537,14 @@ class _SamplerEpoch(TrainerCallback):
     ) -> None:
         if self._trainer._train_sampler is not None:
             self._trainer._train_sampler.set_epoch(int(state.epoch or 0))
+
+
+_CALLBACK_SETTINGS: dict[type, tuple[str, ...]] = {
+    FinishOnPlateau: ("patience",),
+    EarlyStoppingCallback: ("early_stopping_patience",),
+    TimeLimit: ("limit",),
+}
+"""Attributes of callbacks that hold settings, not states."""
 
 
 def _callbacks(args: A2DConfig) -> Iterator[TrainerCallback]:

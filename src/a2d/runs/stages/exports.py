@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from a2d.files import write_text
 from a2d.models.export import export
 from a2d.models.exported import ExportedModel
-from a2d.models.fidelity import MAX_DOUBTED, Fidelity, Original, compare_export
+from a2d.models.fidelity import EXACT, MAX_DOUBTED, Fidelity, Original, compare_export
 from a2d.progress import Event, Report
 from a2d.runs.lines import one_line, read_lines, write_lines
 from a2d.runs.settings import EvaluationSettings
@@ -91,12 +91,14 @@ class Export(RunStage):
                 run.warn(refusal if run.recipe.export.candidates else f"{refusal} {advice}")
             elif stage.doubt is not None:
                 run.warn(f"The export {stage.name}: {stage.doubt}.")
-            elif (lost := students[stage.student.name] - stage.scores["bleu"]) > MAX_DOUBTED:
-                run.warn(
-                    f"The export {stage.name} loses {lost:.1f} BLEU on the {search.split} set, but "
-                    "little on the validation set: compare their translations, or export with "
-                    "`a2d export --quantization float32`."
-                )
+            elif search.split == "test" and stage.quantization != EXACT:
+                lost = students[stage.student.name] - stage.scores["bleu"]
+                if lost > max(max_loss, MAX_DOUBTED):
+                    run.warn(
+                        f"The export {stage.name} loses {lost:.1f} BLEU on the test set, more than "
+                        "on the validation set: compare their translations, or export with "
+                        f"`a2d export --quantization {EXACT}`."
+                    )
 
     @property
     def name(self) -> str:
