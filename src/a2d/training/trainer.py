@@ -386,11 +386,11 @@ class A2DTrainer(ResumingTrainer):
     def _load_callback_state(self) -> None:
         """Restore the states of callbacks; their settings are those of `args`, which may be new."""
         super()._load_callback_state()
-        for new in _callbacks(self.args):
-            for callback in self.callback_handler.callbacks:
-                for setting in _CALLBACK_SETTINGS.get(type(new), ()):
-                    if type(callback) is type(new):
-                        setattr(callback, setting, getattr(new, setting))
+        new = {type(callback): callback for callback in _callbacks(self.args)}
+        for callback in self.callback_handler.callbacks:
+            kind = type(callback)
+            for setting in _CALLBACK_SETTINGS.get(kind, ()) if kind in new else ():
+                setattr(callback, setting, getattr(new[kind], setting))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the terms of the objective with the training loss."""
