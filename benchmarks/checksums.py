@@ -19,8 +19,8 @@ from rich.console import Console
 
 from a2d import stage
 from a2d.runs import shards
+from a2d.runs.execution import carry_out
 from a2d.runs.recipe import load_recipe
-from a2d.runs.run import carry_out
 from a2d.training import checkpoints, teacher_cache
 
 SECONDS: list[float] = []

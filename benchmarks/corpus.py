@@ -50,8 +50,8 @@ def main() -> None:
 
 def measure(count: int, settings: list[str]) -> dict[str, dict[str, float]]:
     """Prepare a corpus of so many pairs; return seconds and MB by step."""
+    from a2d.runs.execution import open_run
     from a2d.runs.recipe import load_recipe
-    from a2d.runs.run import open_run
     from a2d.runs.stages.corpus import Corpus
     from a2d.runs.stages.vocabulary import Tokens, Vocabulary
     from a2d.text.parts import kept_processes

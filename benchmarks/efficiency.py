@@ -102,8 +102,8 @@ def prepare(corpus: Path, workers: int) -> float:
     from corpus import LANGUAGE_OFF
 
     from a2d.progress import silence_libraries
+    from a2d.runs.execution import open_run
     from a2d.runs.recipe import load_recipe
-    from a2d.runs.run import open_run
     from a2d.runs.stages.corpus import Corpus
     from a2d.runs.stages.vocabulary import Tokens, Vocabulary
     from a2d.text.parts import kept_processes
@@ -124,8 +124,8 @@ def translate(corpus: Path, workers: int) -> float:
     from corpus import LANGUAGE_OFF
 
     from a2d.progress import silence_libraries
+    from a2d.runs.execution import open_run
     from a2d.runs.recipe import load_recipe
-    from a2d.runs.run import open_run
     from a2d.runs.stages.corpus import Corpus
     from a2d.runs.stages.sequences import Sequences
     from a2d.runs.stages.vocabulary import Tokens, Vocabulary

@@ -65,7 +65,7 @@ def failing(monkeypatch):
         def run(*_):
             raise error
 
-        monkeypatch.setattr("a2d.runs.run.carry_out", run)
+        monkeypatch.setattr("a2d.runs.execution.carry_out", run)
 
     return fail
 
@@ -244,7 +244,7 @@ class TestDefects:
             with log_to(log_file(log)), Workers(count, log, print) as workers:
                 workers.submit(broken, "deep inside").result()
 
-        monkeypatch.setattr("a2d.runs.run.carry_out", run)
+        monkeypatch.setattr("a2d.runs.execution.carry_out", run)
         code, _, err = a2d("run", "methods")
         assert code == 1
         assert f"The traceback is in {tmp_path}/run.log: please" in err
@@ -257,7 +257,7 @@ class TestDefects:
             with TemporaryDirectory() as folder, log_to(log_file(Path(folder) / "run.log")):
                 broken("deep inside")
 
-        monkeypatch.setattr("a2d.runs.run.carry_out", run)
+        monkeypatch.setattr("a2d.runs.execution.carry_out", run)
         _, _, err = a2d("run", "methods")
         log = Path(re.search(r"The traceback is in (\S+\.log): please", err)[1])
         assert "deep inside" in log.read_text("utf-8")
@@ -270,7 +270,7 @@ class TestDefects:
             with log_to(log_file(log)), Workers(count, log, print) as workers:
                 workers.submit(refuse, "yours").result()
 
-        monkeypatch.setattr("a2d.runs.run.carry_out", run)
+        monkeypatch.setattr("a2d.runs.execution.carry_out", run)
         assert a2d("run", "methods") == (2, "", "Error: yours\n")
         (line,) = (tmp_path / "run.log").read_text("utf-8").splitlines()
         assert line.endswith(" ERROR yours")

@@ -8,6 +8,7 @@ from pretrained import PAIRS
 from rich.console import Console
 
 from a2d.errors import UserError
+from a2d.runs import execution
 from a2d.runs import run as runs
 from a2d.runs.corpus_record import CORPUS_RECORD, hash_of_inputs, load_record
 from a2d.runs.recipe import load_recipe
@@ -47,7 +48,7 @@ class Setup:
     def run(self, *overrides):
         """Prepare a run; returns its output."""
         console = Console(record=True, width=100)
-        runs.carry_out(self.recipe(*overrides), self.folder / "run", console, dry=True)
+        execution.carry_out(self.recipe(*overrides), self.folder / "run", console, dry=True)
         return console.export_text()
 
 

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from a2d.errors import UserError
 from a2d.files import write_text
+from a2d.runs.execution import carry_out
 from a2d.runs.recipe import load_recipe
-from a2d.runs.run import carry_out
-from a2d.runs.stages import AFTER_PREPARATION, register_stage
-from a2d.runs.stages.base import RunStage
+from a2d.runs.run_stage import RunStage
+from a2d.runs.stages import AFTER_PREPARATION, all_stages, register_stage
 from a2d.runs.stages.translations import Translations
 
 UNIT = "words"
@@ -42,7 +42,7 @@ class WordCount(RunStage):
 
     def make(self, run):
         """Count the words."""
-        earlier = [s for s in run.stages if type(s).__module__.startswith("a2d.")]
+        earlier = [s for s in all_stages(run) if type(s).__module__.startswith("a2d.")]
         finished_before[self.translations.model.name] = all(stage.done for stage in earlier)
         count = sum(len(line.split()) for line in self.translations.hypotheses)
         with self.work() as folder:

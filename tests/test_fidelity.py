@@ -23,16 +23,19 @@ from a2d.models.fidelity import Fidelity, Original, check_fidelity, compare_tran
 from a2d.models.loading import load_model
 from a2d.runs import results
 from a2d.runs.card import write_card
+from a2d.runs.execution import carry_out
 from a2d.runs.exporting import export_checked, find_pairs
 from a2d.runs.recipe import load_recipe
-from a2d.runs.run import carry_out
 from a2d.runs.stages.students import Student
 from a2d.runs.verdict import Quality, Verdict, Yardstick
+from a2d.teachers import model_path
 from a2d.text.corpus import read_corpus
 
 PAIRS = read_corpus("builtin:en-pt/valid", languages=("en", "pt"))[:60]
 SOURCES, REFERENCES = (list(side) for side in zip(*PAIRS, strict=True))
 TEACHER = "builtin:en-pt"
+LONGEST = 50
+"""Most tokens of a reference, with its start: a model that does not end translations stops here."""
 
 
 def fidelity(**changes):
@@ -110,6 +113,16 @@ def valid(tmp_path):
     return str(path)
 
 
+@pytest.fixture(scope="module")
+def brief_teacher(tmp_path_factory):
+    """The packaged teacher, whose translations have at most `LONGEST` tokens."""
+    folder = tmp_path_factory.mktemp("teacher") / "en-pt"
+    shutil.copytree(model_path(TEACHER), folder)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_length": LONGEST}))
+    return str(folder)
+
+
 def call(*arguments):
     return CliRunner().invoke(app, ["export", TEACHER, *arguments])
 
@@ -123,7 +136,9 @@ def test_a_faithful_export_is_written(tmp_path, valid):
     assert ctranslate2.contains_model(str(output))
 
 
-def test_a_broken_export_is_refused_and_nothing_is_left(tmp_path, valid, monkeypatch):
+def test_a_broken_export_is_refused_and_nothing_is_left(
+    brief_teacher, tmp_path, valid, monkeypatch
+):
     def load_other_weights(path):
         network = load_model(path)
         generator = torch.Generator().manual_seed(1)
@@ -135,7 +150,7 @@ def test_a_broken_export_is_refused_and_nothing_is_left(tmp_path, valid, monkeyp
     monkeypatch.setattr(exporting, "load_model", load_other_weights)
     console = Console(record=True, width=200)
     with pytest.raises(UserError, match=r"is not faithful: .*--max-loss"):
-        export_checked(TEACHER, tmp_path / "fast", "int8", [valid], None, 0.3, console)
+        export_checked(brief_teacher, tmp_path / "fast", "int8", [valid], None, 0.3, console)
     assert [path.name for path in tmp_path.iterdir()] == ["valid.tsv"]
     text = console.export_text()
     assert "translations differ" in text
@@ -256,10 +271,11 @@ def held_out(tmp_path_factory):
     return path
 
 
-def run_with(folder, held_out, *overrides):
+def run_with(folder, held_out, teacher, *overrides):
     recipe = load_recipe(
         "distill",
         [
+            f"teacher.path={teacher}",
             "corpus.limit=300",
             f"corpus.valid={held_out}",
             f"corpus.test={held_out}",
@@ -275,9 +291,9 @@ def run_with(folder, held_out, *overrides):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, held_out):
+def run(tmp_path_factory, held_out, brief_teacher):
     exports = "export={quantizations: [int8, float32], max_loss: 5}"
-    return run_with(tmp_path_factory.mktemp("run") / "run", held_out, *GOOD, exports)
+    return run_with(tmp_path_factory.mktemp("run") / "run", held_out, brief_teacher, *GOOD, exports)
 
 
 def test_exports_have_rows_of_their_own(run):
@@ -317,8 +333,9 @@ def test_the_report_has_their_fidelity(run):
     assert "faithful" in (run.folder / "report.html").read_text("utf-8")
 
 
-def test_a_refused_export_is_named_and_not_kept(tmp_path, held_out):
-    run = run_with(tmp_path / "run", held_out, *USELESS, "export={quantizations: [int8]}")
+def test_a_refused_export_is_named_and_not_kept(tmp_path, held_out, brief_teacher):
+    settings = held_out, brief_teacher, *USELESS
+    run = run_with(tmp_path / "run", *settings, "export={quantizations: [int8]}")
     reason = "too little for a loss to show"  # the student cannot translate at all
     row = results.read(run.folder / "results/test")[-1]
     assert row.label == "kd int8 (refused)"
@@ -332,12 +349,14 @@ def test_a_refused_export_is_named_and_not_kept(tmp_path, held_out):
     log = (run.folder / "run.log").read_text("utf-8")
     assert "was refused: the original has" in log
     assert "--quantization auto" in log
-    run = run_with(run.folder, held_out, *USELESS, "export={quantizations: auto}")
+    run = run_with(run.folder, *settings, "export={quantizations: auto}")
     labels = [row.label for row in results.read(run.folder / "results/test")]
     assert labels[2:] == ["kd int8 (refused)"]  # no other data type helps
 
 
-def test_the_first_data_type_that_is_not_refused_is_found(run, held_out, tmp_path, monkeypatch):
+def test_the_first_data_type_that_is_not_refused_is_found(
+    run, held_out, brief_teacher, tmp_path, monkeypatch
+):
     problem = Fidelity.problem
 
     def refuse(fidelity, max_loss=0.3):
@@ -348,7 +367,7 @@ def test_the_first_data_type_that_is_not_refused_is_found(run, held_out, tmp_pat
         run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("exports", "recipe.yaml")
     )
     exports = "export={quantizations: auto, max_loss: 5}"
-    run = run_with(tmp_path / "run", held_out, *GOOD, exports)
+    run = run_with(tmp_path / "run", held_out, brief_teacher, *GOOD, exports)
     rows = results.read(run.folder / "results/test")
     assert [row.label for row in rows[2:]] == ["kd int8 (refused)", "kd float32"]
     models = [path.parent.parent.name for path in (run.folder / "exports").rglob("model.bin")]

@@ -19,10 +19,10 @@ from a2d import UserError
 from a2d.models.decoding import translate
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs import results, shards, training
+from a2d.runs.execution import carry_out
 from a2d.runs.lines import one_line
 from a2d.runs.parts import DISTILLED, MONOLINGUAL, PARALLEL
 from a2d.runs.recipe import load_recipe
-from a2d.runs.run import carry_out
 from a2d.runs.splits import read_splits
 from a2d.runs.stages.sequences import Sequences
 from a2d.runs.stages.students import Student
@@ -206,7 +206,7 @@ class TestData:
         for student in run.all(Student):
             with pytest.raises(Stop):
                 training.train_model(
-                    student, run.inputs, 1, run.workers.launcher, lambda event: None
+                    student, Student.inputs(run), 1, run.workers.launcher, lambda event: None
                 )
         monolingual, both, all_parts = datasets
         assert [sum(counts.values()) for counts in datasets] == [90, 120, 150]

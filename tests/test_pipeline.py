@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toys import TERMS
 
 from a2d import UserError
+from a2d.runs.execution import carry_out
 from a2d.runs.recipe import load_recipe
-from a2d.runs.run import carry_out
 from a2d.text.corpus import read_corpus
 from a2d.training import frozen
 from a2d.training.finiteness import FinitenessWatch, NonFiniteError

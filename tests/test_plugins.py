@@ -23,7 +23,7 @@ from a2d.plugin_errors import plugin_error
 from a2d.plugins import load_plugins
 from a2d.runs.recipe import load_recipe
 from a2d.runs.splits import Splits
-from a2d.runs.stages import AFTER_PREPARATION
+from a2d.runs.stages import AFTER_PREPARATION, all_stages
 from a2d.runs.workers import Workers
 from a2d.text.cleaning import CleaningReport
 
@@ -263,8 +263,8 @@ from dataclasses import dataclass, replace
 from a2d.families import FAMILIES, register_family
 from a2d.method.formulas import FORMULAS, register_formula
 from a2d.method.methods import METHODS, register_method
+from a2d.runs.run_stage import RunStage
 from a2d.runs.stages import register_stage
-from a2d.runs.stages.base import RunStage
 
 register_method(replace(METHODS["kd"], name="my-method"))
 register_formula(replace(FORMULAS["paper"], name="my-formula"))
@@ -291,7 +291,7 @@ def test_count_for_the_stages_that_use_them(plugin, tmp_path):
     def fingerprints(text):
         plugin.forget()
         recipe = load_recipe("methods", [f"methods=[{methods}]", f"plugins=[{plugin(text)}]"])
-        stages = run_of(recipe, tmp_path / "run", SPLITS).stages
+        stages = all_stages(run_of(recipe, tmp_path / "run", SPLITS))
         return {
             (stage.folder.parent.name, stage.folder.name): stage.fingerprint for stage in stages
         }

@@ -14,6 +14,7 @@ from a2d.errors import UserError
 from a2d.method.methods import METHODS
 from a2d.runs.recipe import builtin_recipes, load_recipe
 from a2d.runs.splits import Splits
+from a2d.runs.stages import all_stages
 from a2d.text.cleaning import CleaningReport
 from a2d.text.pairs import Pair
 
@@ -398,7 +399,7 @@ class TestFolders:
     def test_every_model_has_a_folder_or_the_recipe_is_refused(self, tmp_path, override):
         splits = Splits([Pair("a", "b")], [], [], CleaningReport(1, {}, 1))
         try:
-            stages = run_of(load_recipe("methods", [override]), tmp_path, splits).stages
+            stages = all_stages(run_of(load_recipe("methods", [override]), tmp_path, splits))
         except UserError:
             assert override != "seeds=[1, 2]"
             return

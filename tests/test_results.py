@@ -24,11 +24,11 @@ from a2d.models.decoding import n_best
 from a2d.runs import plots, report, results, training
 from a2d.runs.energy import EnergyMeter
 from a2d.runs.environment import resolve
+from a2d.runs.execution import carry_out
 from a2d.runs.labels import distinctive_settings
 from a2d.runs.lines import read_lines
 from a2d.runs.recipe import Recipe, load_recipe
 from a2d.runs.results import Row, group_rows
-from a2d.runs.run import carry_out
 from a2d.runs.splits import Splits, read_splits
 from a2d.runs.stages.corpus import Corpus
 from a2d.runs.stages.models import Teacher

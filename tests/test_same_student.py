@@ -12,8 +12,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from a2d import A2DConfig, A2DTrainer
 from a2d.models.students import student_of
 from a2d.runs.distill import distill
+from a2d.runs.execution import carry_out
 from a2d.runs.recipe import load_recipe
-from a2d.runs.run import carry_out
 
 OVERRIDES = [
     "training.max_steps=12",

@@ -8,6 +8,7 @@ from runs import run_of
 from a2d.errors import UserError
 from a2d.runs.recipe import load_recipe
 from a2d.runs.splits import read_splits
+from a2d.runs.stages import all_stages
 from a2d.runs.stages.sequences import Sequences
 from a2d.runs.stages.students import Student, models_of
 from a2d.runs.stages.teacher_scores import TeacherScores
@@ -102,7 +103,7 @@ class TestSweeps:
         )
         run = run_of(recipe, tmp_path, read_splits(recipe))
         students = run.all(Student)
-        assert len({stage.folder for stage in run.stages}) == len(run.stages)
+        assert len({stage.folder for stage in all_stages(run)}) == len(all_stages(run))
         assert len(students) == math.prod((1 + 2 * 2, 3, 2))
         assert len({student.fingerprint for student in students}) == len(students)
 

@@ -16,9 +16,9 @@ from a2d.models.loading import load_model
 from a2d.models.teachers import prepare_teacher, set_target_language
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.card import snippet
+from a2d.runs.execution import carry_out
 from a2d.runs.lines import read_lines
 from a2d.runs.recipe import load_recipe
-from a2d.runs.run import carry_out
 from a2d.runs.stages.models import Teacher
 from a2d.text.batching import tokenise
 

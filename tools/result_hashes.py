@@ -28,8 +28,8 @@ import pretrained  # type: ignore[import-not-found]
 
 from a2d import teachers
 from a2d.runs.distill import distill
+from a2d.runs.execution import carry_out
 from a2d.runs.recipe import load_recipe
-from a2d.runs.run import carry_out
 from a2d.text.corpus import read_corpus
 
 METHODS = """[baseline, kd, seqkd, seqkd+references, seqkd+kd, last, uniform, tinybert, minilm, ckd,

@@ -95,8 +95,8 @@ def run(
     """
     interruptions.resumable = True
     # Imported here, because PyTorch takes seconds to load, which would delay --help.
+    from a2d.runs.execution import carry_out
     from a2d.runs.recipe import load_recipe
-    from a2d.runs.run import carry_out
 
     experiment = load_recipe(recipe, overrides or [])
     carry_out(experiment, output or Path("runs") / experiment.name, Console())

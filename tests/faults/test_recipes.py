@@ -13,6 +13,7 @@ from a2d import recipes
 from a2d.runs.overrides import assign
 from a2d.runs.recipe import Recipe, load_recipe, make_cleaning, make_recipe
 from a2d.runs.splits import Splits
+from a2d.runs.stages import all_stages
 from a2d.runs.stages.students import space_needed
 from a2d.text.cleaning import CleaningReport
 from a2d.text.pairs import Pair
@@ -27,7 +28,7 @@ def use(recipe, folder):
     """Use a recipe as a run does before it reads the corpus."""
     assert yaml.safe_dump(recipe.model_dump(), sort_keys=False)
     run = run_of(recipe, Path(folder), SPLITS)
-    assert run.stages
+    assert all_stages(run)
     if recipe.teacher.path is None:
         space_needed(run)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from a2d.method.attention import GROUPS, Features, enable_capture
 from a2d.method.formulas import FORMULAS, Formula
 from a2d.models.loading import decoder_inputs, load_to_run
 from a2d.models.tokenizer import load_tokenizer
+from a2d.runs.run import Run
 from a2d.runs.stages.corpus import Corpus
 from a2d.runs.stages.models import Teacher
 from a2d.runs.stages.students import Student
@@ -24,9 +25,6 @@ from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.text.batching import tokenise
 from a2d.text.pairs import Pair
 from a2d.training.outputs import Needs, model_outputs
-
-if TYPE_CHECKING:
-    from a2d.runs.run import Run
 
 SENTENCES = 4
 """Number of sentences whose maps are shown."""

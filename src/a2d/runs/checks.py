@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from datasets import load_from_disk
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -13,12 +12,10 @@ from a2d.families import family_of, uneven_heads
 from a2d.models.loading import check_same_ids, load_config, load_model, new_model
 from a2d.models.students import check_start, student_config
 from a2d.models.tokenizer import load_tokenizer
+from a2d.runs.model import Model
 from a2d.runs.recipe import Recipe
 from a2d.runs.training import TrainingInputs, make_config, random_student
 from a2d.training.distillation import build_transfer
-
-if TYPE_CHECKING:
-    from a2d.runs.stages.models import Model
 
 
 def check_shapes(recipe: Recipe) -> None:

@@ -27,11 +27,12 @@ from a2d.progress import Bars, silence_libraries
 from a2d.runs import page
 from a2d.runs.card import write_card
 from a2d.runs.environment import export_obstacle_of
+from a2d.runs.execution import carry_out
 from a2d.runs.hub import check_hub, push
 from a2d.runs.preview import show_preview
 from a2d.runs.recipe import Recipe, load_plugins_of, load_recipe
 from a2d.runs.results import history
-from a2d.runs.run import Run, carry_out
+from a2d.runs.run import Run
 from a2d.runs.stages.exports import Export
 from a2d.runs.stages.students import Student, models_of
 from a2d.runs.stages.teacher_scores import TeacherScores

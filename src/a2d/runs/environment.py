@@ -75,15 +75,15 @@ def _resolve_exports(recipe: Recipe, earlier: ExportSettings | None) -> ExportSe
 
 def export_obstacle_of(recipe: Recipe) -> str | None:
     """Describe why a recipe's students cannot be exported to CTranslate2; None if they can."""
-    if any(shape.decoder_heads not in (None, shape.heads) for shape in recipe.students):
+    if not all(shape.equal_heads for shape in recipe.students):
         return "students have different numbers of heads in encoder and decoder"
     return export_obstacle(recipe.teacher.path)
 
 
 def _choose_engine(recipe: Recipe) -> str:
     path, shape = recipe.teacher.path, recipe.teacher.shape
-    same_heads = shape is None or shape.decoder_heads in (None, shape.heads)
-    return "ctranslate2" if same_heads and can_replace_transformers(path) else "transformers"
+    equal_heads = shape is None or shape.equal_heads
+    return "ctranslate2" if equal_heads and can_replace_transformers(path) else "transformers"
 
 
 def _resolve_bf16(training: Training, earlier: Training | None) -> Training:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from a2d.runs.model import Model
 from a2d.runs.settings import MethodSettings
-from a2d.runs.stages.models import Model
 
 _SETTINGS = [field.name for field in fields(MethodSettings) if field.name != "method"]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from a2d.runs.settings import MethodEntry
 
 PARALLEL = "tokens"
@@ -24,3 +27,38 @@ def parts_for(method: MethodEntry, monolingual: bool) -> tuple[str, ...]:
         return (PARALLEL,)
     extra = (MONOLINGUAL,) if monolingual and method.monolingual else ()
     return (PARALLEL, DISTILLED, *extra) if definition.references else (DISTILLED, *extra)
+
+
+class CachedParts(NamedTuple):
+    """Parts of the training data that the teacher's outputs are stored for, in one cache.
+
+    Attributes:
+        parts: names of the parts.
+        states: store hidden states and value vectors too.
+    """
+
+    parts: tuple[str, ...]
+    states: bool
+
+    @property
+    def name(self) -> str:
+        """Name of the cache's folder."""
+        return "+".join([*self.parts, "states"] if self.states else self.parts)
+
+
+def caches_for(
+    methods: Sequence[MethodEntry], monolingual: bool
+) -> dict[tuple[str, ...], CachedParts]:
+    """Find the caches that some methods need, by the parts that they cover.
+
+    Args:
+        methods: the methods with their settings.
+        monolingual: whether the run has monolingual text.
+    """
+    states_of: dict[tuple[str, ...], bool] = {}
+    for method in methods:
+        needs = method.definition
+        if needs.uses_outputs:
+            parts = parts_for(method, monolingual)
+            states_of[parts] = states_of.get(parts, False) or needs.states
+    return {parts: CachedParts(parts, states) for parts, states in states_of.items()}

@@ -31,22 +31,25 @@ from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Bars, Event, Report, log_to, silence_libraries
 from a2d.runs.engines import count_workers
+from a2d.runs.execution import open_run
+from a2d.runs.model import Model
 from a2d.runs.parts import MONOLINGUAL
 from a2d.runs.recipe import Recipe
-from a2d.runs.run import Run, open_run
+from a2d.runs.run import Run
+from a2d.runs.run_stage import RunStage
 from a2d.runs.shards import SHARD
 from a2d.runs.speeds import Timed, TimedExport, TimedModel, sample_for
 from a2d.runs.stages import AFTER_PREPARATION, PREPARATION
-from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.exports import Export
-from a2d.runs.stages.models import Model, Teacher
+from a2d.runs.stages.models import Teacher
+from a2d.runs.stages.prepared import teacher_path
 from a2d.runs.stages.sequences import Sequences
 from a2d.runs.stages.speed import Speed
 from a2d.runs.stages.students import Student, StudentStart, space_needed
 from a2d.runs.stages.teacher_outputs import TeacherOutputs
 from a2d.runs.stages.teacher_scores import TeacherScores
 from a2d.runs.stages.translations import Translations
-from a2d.runs.stages.vocabulary import Vocabulary
+from a2d.runs.stages.vocabulary import Tokens, Vocabulary
 from a2d.runs.training import make_config, random_student
 from a2d.runs.trials import time_cache, try_updates
 from a2d.runs.workers import threads_for
@@ -195,11 +198,18 @@ class Calibration:
         run: a run whose preparation is finished, in a temporary folder. Its teacher is written
             with random weights, unless it is pretrained.
         report: receives progress events.
+
+    Attributes:
+        run: the run.
+        train: its tokenised training pairs.
+        teacher: folder or hub name of its teacher; empty for an external system.
     """
 
     def __init__(self, run: Run, report: Report) -> None:
         self.run = run
         self._report = report
+        self.train = load_from_disk(str(run.one(Tokens).folder))["train"]
+        self.teacher = teacher_path(run)
         self._tokenizer = load_tokenizer(run.one(Vocabulary).folder)
         self._steps = 0
         self._rates: dict[tuple[str, int, str], float] = {}
@@ -207,19 +217,18 @@ class Calibration:
         teacher = run.one(Teacher)
         if teacher.shape is not None:
             model = new_model(self._tokenizer, **teacher.shape.model_dump())
-            self._save(model, Path(run.teacher_path))
+            self._save(model, Path(self.teacher))
 
     def training(self, model: Model) -> float:
         """Estimate the seconds of a training, with its validations."""
         assert model.training is not None
         self._show(f"training {model.name}")
         run, training = self.run, model.training
-        train = load_from_disk(str(run.inputs.tokens))["train"]
-        config = make_config(model.method, training, model.seed, train, run.folder / "unused")
+        config = make_config(model.method, training, model.seed, self.train, run.folder / "unused")
         validations = config.max_steps // int(config.eval_steps)
-        path = run.teacher_path if isinstance(model, Teacher) else self.student(model)
+        path = self.teacher if isinstance(model, Teacher) else self.student(model)
         validation = len(run.splits.valid) * self.seconds_per_sentence(path, 1, run.splits.valid)
-        seconds: float = config.max_steps * try_updates(model, run.inputs).seconds
+        seconds: float = config.max_steps * try_updates(model, Student.inputs(run)).seconds
         seconds += validations * validation
         return seconds if training.max_hours is None else min(seconds, 3600 * training.max_hours)
 
@@ -227,7 +236,7 @@ class Calibration:
         """Write a student of a model's shape with random weights; return its folder."""
         size = str(model.size)
         if size not in self._students:
-            template = load_model(self.run.teacher_path) if self.run.inputs.teacher else None
+            template = load_model(self.teacher) if self.teacher else None
             folder = self.run.folder / "random" / size
             self._save(random_student(model, self._tokenizer, template), folder)
             self._students[size] = str(folder)
@@ -281,7 +290,7 @@ def _scores(calibration: Calibration) -> Estimate:
     run = calibration.run
     if run.recipe.teacher.foreign:
         return Estimate("teacher's validation", [])
-    rate = calibration.seconds_per_sentence(run.teacher_path, 1, run.splits.valid)
+    rate = calibration.seconds_per_sentence(calibration.teacher, 1, run.splits.valid)
     return Estimate("teacher's validation", [rate * len(run.splits.valid)])
 
 
@@ -292,7 +301,7 @@ def _sequences(calibration: Calibration) -> Estimate:
     tasks: list[float] = []
     for stage in [] if run.recipe.teacher.foreign else run.all(Sequences):
         pairs, beams = stage.pairs(run), run.recipe.evaluation.beams
-        rate = calibration.seconds_per_sentence(run.teacher_path, beams, pairs, quantization)
+        rate = calibration.seconds_per_sentence(calibration.teacher, beams, pairs, quantization)
         shards = -(-len(pairs) // SHARD)
         tasks += [rate * len(pairs) / shards] * shards
     return Estimate("teacher's translations", tasks)
@@ -302,10 +311,9 @@ def _cache(calibration: Calibration) -> Estimate:
     """Estimate the teacher's caches from one of a few pairs."""
     run, tasks, size = calibration.run, [], 0
     for number, stage in enumerate(run.all(TeacherOutputs)):
-        train = load_from_disk(str(run.inputs.tokens))["train"]
-        sample = sample_rows(train, _CACHED)
+        sample = sample_rows(calibration.train, _CACHED)
         folder, budget = run.folder / "cached" / str(number), run.recipe.evaluation.max_tokens
-        seconds = time_cache(folder, run.teacher_path, sample, budget, stage.states)
+        seconds = time_cache(folder, calibration.teacher, sample, budget, stage.states)
         pairs = sum(_pairs_of(run, part) for part in stage.parts)
         tasks.append(pairs * seconds)
         size += round(pairs / len(sample) * sum(file.stat().st_size for file in folder.iterdir()))
@@ -319,13 +327,12 @@ def _pairs_of(run: Run, part: str) -> int:
 def _starts(calibration: Calibration) -> Estimate:
     """Estimate the pruning of the teacher from a pruning by fewer sentences."""
     run, tasks = calibration.run, []
-    train = load_from_disk(str(run.inputs.tokens))["train"]
-    count = min(SENTENCES, len(train))
-    sample = train.select(range(max(1, count // _START_SHARE)))
+    count = min(SENTENCES, len(calibration.train))
+    sample = calibration.train.select(range(max(1, count // _START_SHARE)))
     for stage in run.all(StudentStart):
         start = time.perf_counter()
         shape = stage.shape.model_dump()
-        student_of(load_model(run.teacher_path), **shape, start="teacher", sample=sample)
+        student_of(load_model(calibration.teacher), **shape, start="teacher", sample=sample)
         tasks.append((time.perf_counter() - start) * count / len(sample))
     return Estimate("starts of students", tasks)
 
@@ -343,7 +350,7 @@ def _students(calibration: Calibration) -> Estimate:
 
 def _translations(calibration: Calibration) -> Estimate:
     run, beams = calibration.run, calibration.run.recipe.evaluation.beams
-    paths = [] if run.recipe.teacher.foreign else [run.teacher_path]
+    paths = [] if run.recipe.teacher.foreign else [calibration.teacher]
     paths += [calibration.student(model) for model in run.all(Student)]
     rates = [calibration.seconds_per_sentence(path, beams, run.evaluated) for path in paths]
     return Estimate("translations of the test set", [rate * len(run.evaluated) for rate in rates])

@@ -55,7 +55,7 @@ def _rows(run: Run, student: Student, yardstick: Yardstick) -> dict[str, str]:
     """Estimate the figures of the plan; maps their names to texts."""
     assert student.training is not None
     assert student.shape is not None
-    sizes, inputs, training = run.corpus.sizes, run.inputs, student.training
+    sizes, inputs, training = run.corpus.sizes, Student.inputs(run), student.training
     train = load_from_disk(str(inputs.tokens))["train"]
     train = _training_data(train, student, sizes["monolingual"])
     config = make_config(student.method, training, student.seed, train, Path("unused"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.markup import escape
@@ -17,14 +16,12 @@ from a2d.runs.attention import sample_sentences
 from a2d.runs.energy import EnergyMeter
 from a2d.runs.page import PAGE
 from a2d.runs.results import UNKNOWN, Group, Row
+from a2d.runs.run import Run
 from a2d.runs.stages.corpus import Corpus
 from a2d.runs.stages.exports import Export
 from a2d.runs.stages.models import Teacher
 from a2d.runs.stages.students import Student
 from a2d.runs.stages.translations import teacher_translations, translations_of
-
-if TYPE_CHECKING:
-    from a2d.runs.run import Run
 
 
 def folders(run: Run) -> tuple[Path, Path]:

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, FiniteFloat
 
@@ -39,9 +39,10 @@ from a2d.runs.attention import sample_maps
 from a2d.runs.damage import intact, read_results
 from a2d.runs.energy import EnergyMeter, total_energy
 from a2d.runs.labels import distinctive_settings
+from a2d.runs.model import Model
+from a2d.runs.run import Run
 from a2d.runs.stages.corpus import Corpus
 from a2d.runs.stages.exports import Export
-from a2d.runs.stages.models import Model
 from a2d.runs.stages.speed import read_speeds
 from a2d.runs.stages.students import Student, models_of, trained_models_of
 from a2d.runs.stages.translations import (
@@ -54,9 +55,6 @@ from a2d.runs.stages.translations import (
 from a2d.runs.training import HISTORY
 from a2d.teachers import model_path
 from a2d.text import evaluation
-
-if TYPE_CHECKING:
-    from a2d.runs.run import Run
 
 SCORES = "scores.json"
 SOURCES, REFERENCES, RAREST = "sources.txt.gz", "references.txt.gz", "rarest.txt.gz"

@@ -1,63 +1,33 @@
-"""Runs: recipes that are carried out in a folder, stage by stage.
+"""A run: a recipe in a folder, with the stages that carry it out.
 
-Finished stages are skipped, and interrupted ones resumed. `a2d.runs.stages` has the stages and
-their order.
+`a2d.runs.stages` has the stages and their order, `a2d.runs.execution` carries them out.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 
-from a2d.errors import UserError
 from a2d.families import FAMILIES
-from a2d.files import identity, require_folder, require_space, write_text
+from a2d.files import identity
 from a2d.models.loading import load_config
 from a2d.plugin_errors import packages
 from a2d.plugins import plugin_of
-from a2d.progress import (
-    Bars,
-    Event,
-    Report,
-    WarningEvents,
-    log_file,
-    log_to,
-    show_activity,
-    silence_libraries,
-)
-from a2d.runs import report
-from a2d.runs.checks import check_models, check_shapes
-from a2d.runs.command import check_command
-from a2d.runs.corpus_record import CorpusRecord, hash_of_inputs, load_record, record_of
-from a2d.runs.energy import EnergyMeter
-from a2d.runs.engines import Engine, count_workers, open_workers
-from a2d.runs.environment import RECIPE, resolve
-from a2d.runs.parts import PARALLEL
+from a2d.progress import Bars, Event, Report, WarningEvents, log_to, show_activity
+from a2d.runs.corpus_record import CorpusRecord
+from a2d.runs.engines import Engine, open_workers
 from a2d.runs.recipe import Recipe
-from a2d.runs.schedule import fill_schedule
+from a2d.runs.run_stage import RunStage, stages_of
 from a2d.runs.splits import Splits, read_splits
-from a2d.runs.stages import AFTER_PREPARATION, PREPARATION
-from a2d.runs.stages.base import RunStage, check_folders, stages_of
-from a2d.runs.stages.prepared import PreparedTeacher
-from a2d.runs.stages.sequences import Sequences
-from a2d.runs.stages.students import space_needed, trained_models_of
-from a2d.runs.stages.teacher_outputs import TeacherOutputs
-from a2d.runs.stages.teacher_scores import TeacherScores
-from a2d.runs.stages.vocabulary import Tokens, Vocabulary
-from a2d.runs.training import TrainingInputs
 from a2d.teachers import model_path
 from a2d.text.pairs import Pair
-from a2d.text.parts import kept_processes
 
 logger = logging.getLogger(__name__)
 
@@ -116,15 +86,10 @@ class Run:
         return stage
 
     @property
-    def stages(self) -> list[RunStage]:
-        """All stages, in the order in which they are carried out."""
-        return [stage for kind in (*PREPARATION, *AFTER_PREPARATION) for stage in self.all(kind)]
-
-    @property
     def splits(self) -> Splits:
         """The corpus; the first access reads it."""
         if self._splits is None:
-            self._splits = _read_splits(self.recipe, self.console)
+            self._splits = splits_of(self.recipe, self.console)
         return self._splits
 
     @property
@@ -149,35 +114,9 @@ class Run:
         return " ".join([identity(model_path(path)), *family.values()])
 
     @property
-    def teacher_path(self) -> str:
-        """Folder or hub name of the teacher, adapted if the recipe asks for that."""
-        prepared = self.all(PreparedTeacher)
-        if prepared:
-            return str(prepared[0].folder)
-        return self.recipe.teacher.path or str(self.folder / "models" / "teacher")
-
-    @property
-    def data(self) -> dict[str, Path]:
-        """Folders of the parts of the training data."""
-        folders = {stage.part: stage.folder for stage in self.all(Sequences)}
-        return {PARALLEL: self.one(Tokens).folder / "train", **folders}
-
-    @property
-    def inputs(self) -> TrainingInputs:
-        """Inputs of the trainings."""
-        return TrainingInputs(
-            vocabulary=self.one(Vocabulary).folder,
-            tokens=self.one(Tokens).folder,
-            data=self.data,
-            caches={stage.parts: stage.folder for stage in self.all(TeacherOutputs)},
-            teacher="" if self.recipe.teacher.foreign else self.teacher_path,
-            pretrained=self.recipe.teacher.path is not None,
-            precision=self.recipe.teacher.precision,
-            sharded=self.recipe.teacher.sharded,
-            yardstick=self.one(TeacherScores).folder,
-            tensorboard=self.folder / "tensorboard",
-            beams=self.recipe.evaluation.beams,
-        )
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard logs."""
+        return self.folder / "tensorboard"
 
     @property
     def report(self) -> Report:
@@ -220,95 +159,7 @@ class Run:
         self._bars = self._workers = None
 
 
-def carry_out(
-    recipe: Recipe,
-    folder: Path,
-    console: Console,
-    preview: Callable[[Run], None] | None = None,
-    dry: bool = False,
-) -> Run:
-    """Carry out a recipe and report its results, or continue an interrupted run.
-
-    Args:
-        recipe: the recipe.
-        folder: folder of the run. If it holds a run of the same recipe, that one is continued.
-        console: console for progress, table and samples.
-        preview: called before the trainings, when their inputs are ready.
-        dry: stop before the trainings.
-
-    Returns:
-        The finished run.
-
-    Raises:
-        UserError: invalid input; raised before any training starts, and nothing is overwritten.
-    """
-    silence_libraries()
-    if recipe.teacher.command is not None:
-        check_command(recipe.teacher.command)
-    if not dry:
-        console.print(f"Log: {escape(str(folder / LOG_FILE))}", highlight=False, soft_wrap=True)
-    with ExitStack() as preparing:
-        preparing.enter_context(kept_processes())
-        run = open_run(recipe, folder, console)
-        check_folders(run.stages, folder)
-        for stage in run.stages:
-            stage.check()
-        for place in (*report.folders(run), run.inputs.tensorboard):
-            require_folder(place)
-        require_space(folder, space_needed(run))
-        with _locked(folder), log_to(log_file(folder / LOG_FILE)), EnergyMeter() as meter, run:
-            _prepare(run)
-            preparing.close()
-            check_models(trained_models_of(run), run.inputs)
-            if preview is not None:
-                preview(run)
-            if not dry:
-                _show_trained_models(run)
-                for kind in AFTER_PREPARATION:
-                    kind.carry_out(run)
-                run.end_workers()
-                report.write(run, meter)
-    return run
-
-
-def _prepare(run: Run) -> None:
-    """Write the recipe and the corpus, and carry out the stages before the trainings."""
-    write_text(run.folder / RECIPE, yaml.safe_dump(run.recipe.model_dump(), sort_keys=False))
-    run.corpus.save(run.folder)
-    for warning in run.corpus.warnings:
-        run.warn(warning)
-    for stage in run.stages:
-        if not stage.restored_when_needed:
-            run.restore(stage)
-    _show_corpus(run)
-    with show_activity(run.console, "Preparing the vocabulary…"):
-        for kind in PREPARATION:
-            kind.carry_out(run)
-
-
-def open_run(recipe: Recipe, folder: Path, console: Console | None = None) -> Run:
-    """Prepare a run without carrying it out: resolve the recipe, and read the corpus if necessary.
-
-    The corpus is not read if the folder has an up-to-date record of it.
-
-    Raises:
-        UserError: a part of the corpus is missing, malformed, or empty after cleaning, or the
-            engine cannot be used; or a student of a pretrained teacher cannot have its shape.
-    """
-    console = console or Console(quiet=True)
-    check_shapes(recipe)
-    inputs = hash_of_inputs(recipe)
-    record = load_record(folder, inputs)
-    splits = None
-    if record is None or recipe.training.sized:
-        count_workers(recipe.compute)  # refuses a wrong engine before time is spent
-        splits = _read_splits(recipe, console)
-        record = record_of(splits, inputs)
-        recipe = fill_schedule(recipe, splits)
-    return Run(resolve(recipe, folder), folder, record, splits, console)
-
-
-def _read_splits(recipe: Recipe, console: Console) -> Splits:
+def splits_of(recipe: Recipe, console: Console) -> Splits:
     """Read and clean a recipe's corpus, and collect the warnings for the run's log."""
     events: list[Event] = []
     with (
@@ -317,49 +168,3 @@ def _read_splits(recipe: Recipe, console: Console) -> Splits:
     ):
         splits = read_splits(recipe)
     return splits._replace(warnings=tuple(event.warning for event in events))
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock the folder against a second run; the system releases the lock of a killed one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise UserError(
-            f"another run is using {folder}: wait for its end, or choose another --output."
-        ) from None
-
-
-def _show_corpus(run: Run) -> None:
-    """Print the sizes of the corpus, and how many pairs each cleaning rule dropped."""
-    sizes, cleaning = run.corpus.sizes, run.corpus.cleaning
-    run.console.print(
-        f"Corpus: {sizes['train']:,} training pairs ({cleaning['read']:,} read, dropped: "
-        f"{_dropped(cleaning)}), {sizes['valid']:,} validation, {sizes['test']:,} test."
-    )
-    counts = run.corpus.monolingual_cleaning
-    if counts is not None:
-        text = (
-            f"Monolingual text: {sizes['monolingual']:,} sentences ({counts['read']:,} read, "
-            f"dropped: {_dropped(counts)})."
-        )
-        logger.info(text)
-        run.console.print(text)
-    for name, split in (("valid", "validation"), ("test", "test")):
-        if run.corpus.shared[name]:
-            shared = run.corpus.shared[name]
-            run.warn(f"{shared:,} {split} sentences also occur in the training data.")
-
-
-def _dropped(counts: Mapping[str, int]) -> str:
-    rules = {rule: n for rule, n in counts.items() if n and rule not in ("read", "kept")}
-    return ", ".join(f"{n:,} {rule.replace('_', ' ')}" for rule, n in rules.items()) or "none"
-
-
-def _show_trained_models(run: Run) -> None:
-    """Print the names of models that are already trained."""
-    done = [model.name for model in trained_models_of(run) if model.done]
-    if done:
-        run.console.print(f"Already trained: {', '.join(done)}.")

@@ -178,6 +178,11 @@ class Shape(Section):
     attention_dropout: float = Field(default=0.0, ge=0, lt=1)
     activation_dropout: float = Field(default=0.0, ge=0, lt=1)
 
+    @property
+    def equal_heads(self) -> bool:
+        """Check whether the decoder has as many heads as the encoder: CTranslate2 needs that."""
+        return self.decoder_heads in (None, self.heads)
+
 
 _FOREIGN = ("command", "translations")
 _ADAPTATION = ("languages", "source_prefix", "trim")

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from a2d.files import damage, write_text
 from a2d.models.decoding import n_best
@@ -31,9 +31,6 @@ from a2d.runs.lines import one_line
 from a2d.runs.settings import EvaluationSettings, SequenceSettings
 from a2d.text.evaluation import closest
 from a2d.text.pairs import Pair
-
-if TYPE_CHECKING:
-    from a2d.runs.run import Run
 
 SHARD = 1000
 """Sentences per shard: an interruption costs each worker at most this many translations. The number
@@ -69,21 +66,6 @@ class Task(NamedTuple):
     search: EvaluationSettings
     sequences: SequenceSettings
     command: str | None = None
-
-
-def task_of(run: Run) -> Task:
-    """Collect the settings of the translation by a run's teacher."""
-    recipe = run.recipe
-    path = "" if recipe.teacher.foreign else run.teacher_path
-    return Task(path, recipe.evaluation, recipe.sequences, recipe.teacher.command)
-
-
-def translator_of(run: Run) -> Translator:
-    """Choose the translator of a run: a table of existing translations, a command or a model."""
-    table = run.splits.translations
-    if table is not None:
-        return lambda pairs, _: (table.find(pair.source) for pair in pairs)
-    return lambda pairs, folder: translate_in_shards(pairs, folder, task_of(run), run.workers)
 
 
 def translate_in_shards(

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset, load_from_disk
@@ -32,9 +32,11 @@ from a2d.models.loading import load_model, new_model
 from a2d.models.students import student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report, WarningEvents, log_to
+from a2d.runs.model import CHECKPOINTS, Model
 from a2d.runs.processes import Launcher, is_first_process, process_count
-from a2d.runs.settings import MethodEntry, Training
+from a2d.runs.settings import MethodEntry, Shape, Training
 from a2d.runs.verdict import Yardstick, read_yardstick
+from a2d.stage import Stage
 from a2d.text.batching import TokenBatchSampler, lengths, load_tokens
 from a2d.training.callbacks import Stopwatch, TrainingProgress
 from a2d.training.config import A2DConfig
@@ -43,12 +45,6 @@ from a2d.training.settings import ObjectiveSettings, Precision, TrainingSettings
 from a2d.training.teacher_cache import TeacherCache
 from a2d.training.trainer import A2DTrainer
 
-if TYPE_CHECKING:
-    from a2d.runs.stages.models import Model
-    from a2d.runs.stages.students import StudentStart
-
-CHECKPOINTS = "checkpoints"
-"""Folder of the Trainer's checkpoints, in the model's folder."""
 HISTORY = "history.json"
 """File of the training time, the device and the Trainer's log, in the model's folder."""
 LEARNING_GRACE = 0.2
@@ -64,27 +60,25 @@ class TrainingInputs(NamedTuple):
         vocabulary: folder of the tokenizer.
         tokens: folder of the tokenised corpus.
         data: folders of the parts of the training data, by name (`a2d.runs.parts`).
-        caches: folders of the teacher's caches, by the parts that they cover.
+        tensorboard: folder of TensorBoard logs.
+        beams: width of the beam in the final evaluation, for the generation settings of the models.
         teacher: folder or hub name of the teacher; empty if a2d cannot load it.
         pretrained: whether the teacher is pretrained, so that students belong to its family.
         precision: precision in which the teacher computes; None: that of the training.
         sharded: whether the processes of a training share the teacher's weights.
-        yardstick: folder of the teacher's validation scores.
-        tensorboard: folder of TensorBoard logs.
-        beams: width of the beam in the final evaluation, for the generation settings of the models.
+        yardstick: folder of the teacher's validation scores; None for the teacher's training.
     """
 
     vocabulary: Path
     tokens: Path
     data: dict[str, Path]
-    caches: dict[tuple[str, ...], Path]
-    teacher: str
-    pretrained: bool
-    precision: Precision | None
-    sharded: bool
-    yardstick: Path
     tensorboard: Path
     beams: int
+    teacher: str = ""
+    pretrained: bool = False
+    precision: Precision | None = None
+    sharded: bool = False
+    yardstick: Path | None = None
 
 
 def train_model(
@@ -119,7 +113,7 @@ def _train(model: Model, inputs: TrainingInputs, folder: Path, report: Report) -
     if is_first_process():
         board = SummaryWriter(str(inputs.tensorboard / model.name))
         callbacks.append(TensorBoardCallback(board))
-    if model.uses_teacher and inputs.yardstick.exists():
+    if model.uses_teacher and inputs.yardstick is not None and inputs.yardstick.exists():
         callbacks.append(LearningWatch(read_yardstick(inputs.yardstick)))
     trainer = new_trainer(model, inputs, folder / CHECKPOINTS, callbacks)
     try:
@@ -150,15 +144,15 @@ def _set_aside_if_diverged(model: Model) -> Iterator[None]:
         ) from error
 
 
-def save_start(stage: StudentStart, inputs: TrainingInputs, report: Report) -> None:
+def save_start(stage: Stage, shape: Shape, inputs: TrainingInputs, report: Report) -> None:
     """Prune the teacher to a shape, and save the model in the stage's folder."""
     sample = load_from_disk(str(inputs.tokens))["train"]
     torch.manual_seed(0)
-    task = f"pruning: {stage.size}"
+    task = f"pruning: {stage.folder.name}"
     with log_to(WarningEvents(task, report)), stage.work() as folder:
         student = student_of(
             load_model(inputs.teacher),
-            **stage.shape.model_dump(),
+            **shape.model_dump(),
             start="teacher",
             sample=sample,
             progress=lambda *steps: report(Event(task, *steps)),
@@ -227,11 +221,10 @@ def new_trainer(
     data = load_from_disk(str(inputs.tokens))
     parts = [inputs.data[part] for part in model.data_parts]
     teacher = load_model(inputs.teacher) if model.method.definition.uses_outputs else None
-    cache_folder = None if teacher is None else inputs.caches.get(model.data_parts)
-    train = data["train"] if trial and cache_folder is None else load_tokens(parts)
+    train = data["train"] if trial and model.cache is None else load_tokens(parts)
     cache = None
-    if teacher is not None and cache_folder is not None:
-        cache = TeacherCache(cache_folder, train, teacher)
+    if teacher is not None and model.cache is not None:
+        cache = TeacherCache(model.cache, train, teacher)
     if model.start is not None and not trial:
         student = load_model(model.start)
     else:

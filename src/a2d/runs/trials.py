@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from a2d.files import temporary_folder
 from a2d.models.loading import count_parameters, load_to_run
-from a2d.runs.stages.models import Model
+from a2d.runs.model import Model
 from a2d.runs.training import TrainingInputs, new_trainer
 from a2d.text.batching import load_tokens, sample_rows
 from a2d.training import teacher_cache
@@ -46,8 +47,8 @@ def try_updates(model: Model, inputs: TrainingInputs) -> Trial:
     clock, cache_seconds = _UpdateClock(), 0.0
     with TemporaryDirectory(dir=temporary_folder()) as name:
         folder = Path(name)
-        if model.method.definition.uses_outputs and model.data_parts in inputs.caches:
-            inputs, cache_seconds = _with_small_cache(model, inputs, folder)
+        if model.cache is not None:
+            model, inputs, cache_seconds = _with_small_cache(model, inputs, folder)
         trainer = new_trainer(model, inputs, folder / "checkpoints", [clock], trial=True)
         trainer.args.max_steps = _WARM_UP + _UPDATES
         trainer.args.eval_strategy = trainer.args.save_strategy = IntervalStrategy.NO
@@ -59,11 +60,11 @@ def try_updates(model: Model, inputs: TrainingInputs) -> Trial:
 
 def _with_small_cache(
     model: Model, inputs: TrainingInputs, folder: Path
-) -> tuple[TrainingInputs, float]:
+) -> tuple[Model, TrainingInputs, float]:
     """Cache the teacher's outputs for a sample of the corpus, in place of all training data.
 
     Returns:
-        Inputs with the sample and its cache, and the seconds that a pair took.
+        The model with its cache, inputs with the sample, and the seconds that a pair took.
     """
     assert model.training is not None
     train = load_from_disk(str(inputs.tokens))["train"]
@@ -72,7 +73,7 @@ def _with_small_cache(
     data = dict.fromkeys(model.data_parts, sample)
     tokens, states = load_tokens([*data.values()]), model.method.definition.states
     seconds = time_cache(cache, inputs.teacher, tokens, model.training.max_tokens, states)
-    return inputs._replace(data=data, caches={model.data_parts: cache}), seconds
+    return replace(model, cache=cache), inputs._replace(data=data), seconds
 
 
 def time_cache(folder: Path, teacher: str, tokens: Dataset, max_tokens: int, states: bool) -> float:

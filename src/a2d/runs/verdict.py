@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from a2d.files import write_text
 from a2d.models.decoding import translate
@@ -15,13 +15,11 @@ from a2d.models.loading import load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report
 from a2d.runs.lines import one_line
+from a2d.runs.model import Model
 from a2d.stage import Stage
 from a2d.text.evaluation import score
 from a2d.text.pairs import Pair
 from a2d.training.schedule import FINISH_SHARE
-
-if TYPE_CHECKING:
-    from a2d.runs.stages.models import Model
 
 YARDSTICK = "yardstick.json"
 VERDICT = "verdict.json"

@@ -2,7 +2,8 @@
 
 from a2d.errors import UserError
 from a2d.plugin_errors import defined_at
-from a2d.runs.stages.base import RunStage, check_stage
+from a2d.runs.run import Run
+from a2d.runs.run_stage import RunStage, check_stage
 from a2d.runs.stages.corpus import Corpus
 from a2d.runs.stages.exports import Export
 from a2d.runs.stages.models import Teacher
@@ -29,6 +30,11 @@ AFTER_PREPARATION: list[type[RunStage]] = [
     Export,
     Speed,
 ]
+
+
+def all_stages(run: Run) -> list[RunStage]:
+    """List all stages of a run, in the order in which they are carried out."""
+    return [stage for kind in (*PREPARATION, *AFTER_PREPARATION) for stage in run.all(kind)]
 
 
 def register_stage(kind: type[RunStage]) -> type[RunStage]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from a2d.files import write_text
 from a2d.runs.lines import read_lines, write_lines
-from a2d.runs.stages.base import RunStage
+from a2d.runs.run import Run
+from a2d.runs.run_stage import RunStage
 from a2d.text.parts import usable_cores
 from a2d.text.rarity import rarest_words
-
-if TYPE_CHECKING:
-    from a2d.runs.run import Run
 
 logger = logging.getLogger(__name__)
 

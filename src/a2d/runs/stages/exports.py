@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from a2d.files import write_text
 from a2d.models.export import export
@@ -14,15 +14,13 @@ from a2d.models.exported import ExportedModel
 from a2d.models.fidelity import EXACT, MAX_DOUBTED, Fidelity, Original, compare_export
 from a2d.progress import Event, Report
 from a2d.runs.lines import one_line, read_lines, write_lines
+from a2d.runs.run import Run
+from a2d.runs.run_stage import RunStage
 from a2d.runs.settings import EvaluationSettings
-from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.corpus import Corpus
 from a2d.runs.stages.students import Student
 from a2d.runs.stages.translations import HYPOTHESES, SCORES, Translations
 from a2d.text.evaluation import score
-
-if TYPE_CHECKING:
-    from a2d.runs.run import Run
 
 MODEL = "model"
 """Folder of the exported model, in the stage's folder."""

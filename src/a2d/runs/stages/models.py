@@ -4,79 +4,43 @@ from __future__ import annotations
 
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, Self
 
+from a2d.runs.model import Model
 from a2d.runs.parts import PARALLEL
+from a2d.runs.run import Run
+from a2d.runs.run_stage import RunStage
 from a2d.runs.settings import MethodEntry, Shape, Training
-from a2d.runs.stages.base import RunStage
-from a2d.runs.stages.vocabulary import Vocabulary
-from a2d.runs.training import CHECKPOINTS, remove_checkpoints, train_model
-
-if TYPE_CHECKING:
-    from a2d.runs.run import Run
+from a2d.runs.shards import Task, Translator, translate_in_shards
+from a2d.runs.stages.prepared import teacher_path
+from a2d.runs.stages.vocabulary import Tokens, Vocabulary
+from a2d.runs.training import TrainingInputs, remove_checkpoints, train_model
 
 TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
-class Model(RunStage):
-    """A model of a run: a student, or the teacher.
+class ModelStage(Model, RunStage):
+    """A model with its training."""
 
-    Attributes:
-        name: name of the model and of its folder.
-        path: folder or hub name; empty for an external system.
-        shape: sizes of a model that the run trains; None for other teachers.
-        training: settings of its training; None for other teachers.
-        method: method and its settings.
-        seed: seed of all random numbers.
-        size: short description of a student's shape.
-        data_parts: names of the parts of its training data (`a2d.runs.parts`).
-        start: folder of its initial weights, if they are the teacher's.
-    """
-
-    expensive: ClassVar = f"{CHECKPOINTS}/checkpoint-*"
-
-    name: str
-    path: str
-    shape: Shape | None
-    training: Training | None
-    method: MethodEntry
-    seed: int
-    size: str | None = None
-    data_parts: tuple[str, ...] = (PARALLEL,)
-    start: Path | None = None
-
-    @property
-    def trained(self) -> bool:
-        """Check whether the run trains the model."""
-        return self.shape is not None
-
-    @property
-    def done(self) -> bool:
-        """Check whether nothing is left to train."""
-        return not self.trained or super().done
-
-    def restore(self) -> str | None:
-        """Set a damaged model aside, except a teacher that the run does not train."""
-        return super().restore() if self.trained else None
-
-    @property
-    def uses_teacher(self) -> bool:
-        """Check whether the model depends on the teacher, if only by its initial weights."""
-        return self.method.definition.uses_teacher or self.start is not None
-
-    @property
-    def foreign(self) -> bool:
-        """Check for an external system, which a2d cannot load."""
-        return not self.path
+    @classmethod
+    def inputs(cls, run: Run) -> TrainingInputs:
+        """Collect the inputs of the trainings."""
+        tokens = run.one(Tokens).folder
+        return TrainingInputs(
+            vocabulary=run.one(Vocabulary).folder,
+            tokens=tokens,
+            data={PARALLEL: tokens / "train"},
+            tensorboard=run.tensorboard,
+            beams=run.recipe.evaluation.beams,
+        )
 
     @classmethod
     def carry_out(cls, run: Run) -> None:
         """Train the unfinished models, as many at once as the recipe allows."""
         unfinished = [model for model in run.all(cls) if not model.done]
         processes = run.recipe.compute.gpus_per_training
-        arguments = run.inputs, processes, run.workers.launcher
+        arguments = cls.inputs(run), processes, run.workers.launcher
         futures = [
             run.workers.submit(train_model, model, *arguments, training=True)
             for model in unfinished
@@ -89,7 +53,7 @@ class Model(RunStage):
 
 
 @dataclass(frozen=True)
-class Teacher(Model):
+class Teacher(ModelStage):
     """The teacher: trained by the run, pretrained, or an external system."""
 
     @classmethod
@@ -107,8 +71,19 @@ class Teacher(Model):
         else:
             settings |= training_settings(teacher.shape, method, teacher.training, seed=1)
         folder = run.folder / "models" / TEACHER
-        path = "" if teacher.foreign else run.teacher_path
+        path = teacher_path(run)
         return [cls(folder, settings, TEACHER, path, teacher.shape, teacher.training, method, 1)]
+
+
+def translator_of(run: Run) -> Translator:
+    """Choose the teacher's translator: a table of existing translations, a command or a model."""
+    table = run.splits.translations
+    if table is not None:
+        return lambda pairs, _: (table.find(pair.source) for pair in pairs)
+    recipe = run.recipe
+    path = run.one(Teacher).path
+    task = Task(path, recipe.evaluation, recipe.sequences, recipe.teacher.command)
+    return lambda pairs, folder: translate_in_shards(pairs, folder, task, run.workers)
 
 
 def training_settings(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from a2d.models.teachers import prepare_teacher
 from a2d.progress import show_activity
-from a2d.runs.stages.base import RunStage
+from a2d.runs.run import Run
+from a2d.runs.run_stage import RunStage
 from a2d.runs.stages.corpus import Corpus
-
-if TYPE_CHECKING:
-    from a2d.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -44,3 +42,17 @@ class PreparedTeacher(RunStage):
             )
         if teacher.trim:
             run.console.print(f"Vocabulary: {after:,} of the teacher's {before:,} tokens.")
+
+
+def teacher_path(run: Run) -> str:
+    """Return the folder or hub name of the teacher, adapted if the recipe asks for that.
+
+    It is empty for an external system.
+    """
+    teacher = run.recipe.teacher
+    if teacher.foreign:
+        return ""
+    prepared = run.all(PreparedTeacher)
+    if prepared:
+        return str(prepared[0].folder)
+    return teacher.path or str(run.folder / "models" / "teacher")

@@ -5,24 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from a2d.errors import UserError
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.parts import DISTILLED, MONOLINGUAL
-from a2d.runs.shards import SHARDS, translator_of
-from a2d.runs.stages.base import RunStage
-from a2d.runs.stages.models import Teacher
+from a2d.runs.run import Run
+from a2d.runs.run_stage import RunStage
+from a2d.runs.shards import SHARDS
+from a2d.runs.stages.models import Teacher, translator_of
 from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.text.batching import lengths, tokenise
 from a2d.text.pairs import Pair
 from a2d.text.parts import usable_cores
 from a2d.text.storage import StoredPairs
-
-if TYPE_CHECKING:
-    from a2d.runs.run import Run
 
 logger = logging.getLogger(__name__)
 

@@ -8,22 +8,20 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from a2d.families import positions_of
 from a2d.files import write_text
 from a2d.models.loading import load_config
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.command import sentences_per_second
+from a2d.runs.run import Run
+from a2d.runs.run_stage import RunStage
 from a2d.runs.speeds import Timed, TimedExport, TimedModel, measure_speeds, sample_for
-from a2d.runs.stages.base import RunStage
 from a2d.runs.stages.exports import Export
 from a2d.runs.stages.models import Teacher
 from a2d.runs.stages.students import Student
 from a2d.runs.stages.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from a2d.runs.run import Run
 
 FIGURES = "speed.json"
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from concurrent.futures import as_completed
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from a2d.errors import UserError
 from a2d.method.formulas import FORMULAS
 from a2d.method.methods import METHODS
 from a2d.models.loading import load_config
-from a2d.runs.parts import MONOLINGUAL, PARALLEL, parts_for
+from a2d.runs.model import Model
+from a2d.runs.parts import MONOLINGUAL, PARALLEL, CachedParts, caches_for, parts_for
+from a2d.runs.run import Run
+from a2d.runs.run_stage import RunStage
 from a2d.runs.settings import MethodEntry, Shape
-from a2d.runs.stages.base import RunStage
-from a2d.runs.stages.models import Model, Teacher, training_settings
+from a2d.runs.stages.models import ModelStage, Teacher, training_settings
+from a2d.runs.stages.prepared import teacher_path
 from a2d.runs.stages.sequences import Sequences
+from a2d.runs.stages.teacher_scores import TeacherScores
 from a2d.runs.stages.vocabulary import Tokens, Vocabulary
-from a2d.runs.training import save_start
-
-if TYPE_CHECKING:
-    from a2d.runs.run import Run
+from a2d.runs.training import TrainingInputs, save_start
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class StudentStart(RunStage):
             run.restore(stage)
         missing = [stage for stage in needed if not stage.done]
         if missing:
-            futures = [run.workers.submit(save_start, each, run.inputs) for each in missing]
+            inputs = Student.inputs(run)
+            futures = [run.workers.submit(save_start, each, each.shape, inputs) for each in missing]
             for future in as_completed(futures):
                 future.result()
 
@@ -71,8 +74,25 @@ class StudentStart(RunStage):
 
 
 @dataclass(frozen=True)
-class Student(Model):
+class Student(ModelStage):
     """A student."""
+
+    @classmethod
+    def inputs(cls, run: Run) -> TrainingInputs:
+        """Collect the inputs of the trainings, with those from the teacher."""
+        teacher = run.recipe.teacher
+        return (
+            super()
+            .inputs(run)
+            ._replace(
+                data=parts_of(run),
+                teacher=teacher_path(run),
+                pretrained=teacher.path is not None,
+                precision=teacher.precision,
+                sharded=teacher.sharded,
+                yardstick=run.one(TeacherScores).folder,
+            )
+        )
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
@@ -122,16 +142,29 @@ class Student(Model):
             plugins |= FORMULAS.plugin(method.formula)
         if plugins:
             settings["plugins"] = plugins
+        cache = None
         if needs.uses_outputs and recipe.teacher.cache:
             settings["cache"] = True
+            cache = cache_folder(run, caches_for(recipe.methods, monolingual)[parts])
         if needs.uses_outputs and recipe.teacher.precision is not None:
             settings["teacher_precision"] = recipe.teacher.precision
         name = f"{method.name}-{size}-seed{seed}"
         folder = run.folder / "models" / name
         training = recipe.training
         origin = None if start is None else start.folder
-        model = name, str(folder), shape, training, method, seed, size, parts, origin
+        model = name, str(folder), shape, training, method, seed, size, parts, origin, cache
         return cls(folder, settings, *model)
+
+
+def parts_of(run: Run) -> dict[str, Path]:
+    """Find the folders of the parts of the training data, by their names (`a2d.runs.parts`)."""
+    folders = {stage.part: stage.folder for stage in run.all(Sequences)}
+    return {PARALLEL: run.one(Tokens).folder / "train", **folders}
+
+
+def cache_folder(run: Run, cached: CachedParts) -> Path:
+    """Return the folder of the teacher's outputs for parts of the training data."""
+    return run.folder / "cache" / cached.name
 
 
 def models_of(run: Run) -> list[Model]:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from datasets import Dataset
 
 from a2d.files import size_in_words
 from a2d.models.loading import load_config
-from a2d.runs.parts import PARALLEL
-from a2d.runs.stages.base import RunStage
+from a2d.runs.parts import PARALLEL, caches_for
+from a2d.runs.run import Run
+from a2d.runs.run_stage import RunStage
 from a2d.runs.stages.models import Teacher
+from a2d.runs.stages.prepared import teacher_path
 from a2d.runs.stages.sequences import Sequences
-from a2d.runs.stages.students import Student
+from a2d.runs.stages.students import Student, cache_folder, parts_of
 from a2d.runs.stages.vocabulary import Tokens
 from a2d.runs.training import epochs_of
 from a2d.text.batching import lengths, load_tokens
 from a2d.training import teacher_cache
-
-if TYPE_CHECKING:
-    from a2d.runs.run import Run
-
 
 MIN_READS = 1.5
 """Passes over a cache below which it does not pay: building it takes one pass of the teacher."""
@@ -44,28 +42,22 @@ class TeacherOutputs(RunStage):
     @classmethod
     def of(cls, run: Run) -> list[Self]:
         """List a stage for each combination of parts that students need outputs for."""
-        if not run.recipe.teacher.cache:
+        recipe = run.recipe
+        if not recipe.teacher.cache:
             return []
-        states_of: dict[tuple[str, ...], bool] = {}
-        for student in run.all(Student):
-            needs = student.method.definition
-            if needs.uses_outputs:
-                states = states_of.get(student.data_parts, False) or needs.states
-                states_of[student.data_parts] = states
         fingerprints = {PARALLEL: run.one(Tokens).fingerprint}
         fingerprints |= {stage.part: stage.fingerprint for stage in run.all(Sequences)}
         stages = []
-        for parts, states in states_of.items():
-            data = [fingerprints[part] for part in parts]
+        for cached in caches_for(recipe.methods, bool(run.corpus.monolingual)).values():
+            data = [fingerprints[part] for part in cached.parts]
             settings: dict[str, Any] = {
                 "teacher": run.one(Teacher).fingerprint,
                 "data": data if len(data) > 1 else data[0],
                 "format": teacher_cache.FORMAT,
             }
-            if states:
+            if cached.states:
                 settings["states"] = True
-            name = "+".join([*parts, "states"] if states else parts)
-            stages.append(cls(run.folder / "cache" / name, settings, parts, states))
+            stages.append(cls(cache_folder(run, cached), settings, *cached))
         return stages
 
     @classmethod
@@ -82,15 +74,11 @@ class TeacherOutputs(RunStage):
 
     def _students(self, run: Run) -> list[Student]:
         """List the students that read the cache."""
-        return [
-            student
-            for student in run.all(Student)
-            if student.method.definition.uses_outputs and student.data_parts == self.parts
-        ]
+        return [student for student in run.all(Student) if student.cache == self.folder]
 
     def _show_size(self, run: Run, dataset: Dataset) -> None:
         """Show the size of the cache; warn if it is read less than `MIN_READS` times."""
-        config, sizes = load_config(run.teacher_path), lengths(dataset)
+        config, sizes = load_config(teacher_path(run)), lengths(dataset)
         size = teacher_cache.cache_size(sizes, config, self.states)
         run.console.print(
             f"Teacher's cache: {size_in_words(size)} for {len(dataset):,} sentences "
@@ -110,9 +98,10 @@ class TeacherOutputs(RunStage):
         The size of the cache is shown before. There is a warning if students read it so rarely that
         the teacher beside them would take less time.
         """
-        data = [run.data[part] for part in self.parts]
+        folders = parts_of(run)
+        data = [folders[part] for part in self.parts]
         self._show_size(run, load_tokens(data))
         with self.work() as folder:
             arguments = folder, run.recipe.evaluation.max_tokens, self.states
-            path = run.teacher_path
+            path = teacher_path(run)
             run.workers.submit(teacher_cache.build_from, data, path, *arguments).result()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
-from a2d.runs.shards import SHARDS, translator_of
-from a2d.runs.stages.base import RunStage
-from a2d.runs.stages.models import Teacher
+from a2d.runs.run import Run
+from a2d.runs.run_stage import RunStage
+from a2d.runs.shards import SHARDS
+from a2d.runs.stages.models import Teacher, translator_of
+from a2d.runs.stages.prepared import teacher_path
 from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.runs.verdict import measure_yardstick, quality_of, write_yardstick
-
-if TYPE_CHECKING:
-    from a2d.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class TeacherScores(RunStage):
         """Translate the validation set and score it."""
         pairs = run.splits.valid
         if not run.one(Teacher).foreign:
-            arguments = run.teacher_path, run.one(Vocabulary).folder, pairs
+            arguments = teacher_path(run), run.one(Vocabulary).folder, pairs
             run.workers.submit(measure_yardstick, self, *arguments).result()
             return
         with self.work() as folder:

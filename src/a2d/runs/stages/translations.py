@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from a2d.families import Geometry, sizes_of
 from a2d.files import write_text
@@ -14,17 +14,16 @@ from a2d.models.loading import count_parameters, load_to_run
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Event, Report
 from a2d.runs.lines import one_line, read_lines, write_lines
+from a2d.runs.model import Model
+from a2d.runs.run import Run
+from a2d.runs.run_stage import RunStage
 from a2d.runs.settings import EvaluationSettings
-from a2d.runs.shards import SHARDS, translator_of
-from a2d.runs.stages.base import RunStage
+from a2d.runs.shards import SHARDS
 from a2d.runs.stages.corpus import Corpus
-from a2d.runs.stages.models import Model, Teacher
+from a2d.runs.stages.models import Teacher, translator_of
 from a2d.runs.stages.students import models_of
 from a2d.runs.stages.vocabulary import Vocabulary
 from a2d.text.evaluation import score
-
-if TYPE_CHECKING:
-    from a2d.runs.run import Run
 
 HYPOTHESES = "hypotheses.txt"
 SCORES = "scores.json"

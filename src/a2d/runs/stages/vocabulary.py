@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from a2d.families import positions_of
 from a2d.files import identity
@@ -15,17 +15,14 @@ from a2d.models.tokenizer import (
     load_tokenizer,
     train_tokenizer,
 )
-from a2d.runs.stages.base import RunStage
+from a2d.runs.run import Run
+from a2d.runs.run_stage import RunStage
 from a2d.runs.stages.corpus import Corpus
-from a2d.runs.stages.prepared import PreparedTeacher
+from a2d.runs.stages.prepared import PreparedTeacher, teacher_path
 from a2d.teachers import model_path
 from a2d.text.parts import usable_cores
 from a2d.text.storage import Texts, sample_evenly
 from a2d.text.token_files import save_tokens
-
-if TYPE_CHECKING:
-    from a2d.runs.run import Run
-
 
 SAMPLE_PAIRS = 500_000
 """Pairs that a vocabulary is learned from, evenly spaced in a larger corpus."""
@@ -57,7 +54,7 @@ class Vocabulary(RunStage):
             UserError: the recipe's vocabulary differs from the pretrained teacher's, or the
                 teacher's does not fit its model.
         """
-        teacher = run.teacher_path if run.recipe.teacher.path is not None else None
+        teacher = teacher_path(run) if run.recipe.teacher.path is not None else None
         paths = [path for path in (run.recipe.vocabulary.path, teacher) if path is not None]
         with self.work() as folder:
             if not paths:
