@@ -68,12 +68,18 @@ class EmptyPictures:
     scores = alignment = curves
 
 
+MODULES_WITH_STARTS = ["test_pruning", "test_starts"]
+"""Modules that look at starts from the teacher. Much sample text is most of a tiny run's work."""
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _short_runs(request):
-    """Draw no pictures and measure speeds shortly; `test_speeds` tests the measurement itself."""
+    """Draw no pictures, read little sample text, and measure speeds shortly (not `test_speeds`)."""
     with pytest.MonkeyPatch.context() as patch:
         if request.module.__name__ not in MODULES_WITH_PICTURES:
             patch.setattr("a2d.runs.report.plots", EmptyPictures)
+        if request.module.__name__ not in MODULES_WITH_STARTS:
+            patch.setattr("a2d.models.activations.SENTENCES", 100)
         if request.module.__name__ != "test_speeds":
             patch.setattr("a2d.runs.speeds._MIN_PASS_SECONDS", 0.0)
             patch.setattr("a2d.runs.speeds._MAX_SECONDS", 0.0)

@@ -43,7 +43,7 @@ def test_the_first_distillation(tmp_path):
     (command,) = (text for text in texts if "a2d distill --teacher builtin:en-pt" in text)
     if not COMPLETE:
         assert "--epochs 3 " in command
-        command = command.replace("--epochs 3 ", "--epochs 1 corpus.limit=1000 ")
+        command = command.replace("--epochs 3 ", "--epochs 1 corpus.limit=1000 evaluation.beams=1 ")
     process = shell(command, tmp_path)
     assert process.returncode == 0, process.stdout + process.stderr
     translation = process.stdout.rstrip().rpartition("\n")[2]
