@@ -1,9 +1,12 @@
 """Shapes of students by name, and their estimated costs."""
 
+import json
 import re
+from statistics import mean
 
 import pytest
 import torch
+from pages import ROOT
 from pretrained import released
 from rich.console import Console
 
@@ -12,6 +15,7 @@ from a2d.families import sizes_of
 from a2d.models.loading import load_config, load_model
 from a2d.models.presets import PRESETS, complete_shape, parse_shape
 from a2d.models.students import student_of
+from a2d.runs.measured import measured_students
 from a2d.runs.shapes import default_shapes, measure_shapes
 
 
@@ -158,6 +162,21 @@ def test_the_table_has_what_students_of_the_shapes_have(name, tmp_path, monkeypa
     assert re.search(r"^2x1-12 +2\+1 +12/16 ", text, re.M)
     assert f"{torch.get_num_threads()} thread(s)" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
+    assert re.search(r"^de-dsb +16,112 +33\.6M +6x2-256-1024 +23% +101%", text, re.M)
+
+
+def test_the_measured_students_are_those_of_the_results():
+    kept = []
+    for path in ROOT.glob("results/front*/**/scores.json"):
+        teacher, *rows = json.loads(path.read_text("utf-8"))
+        chrf = [row["chrf"] for row in rows if not row["quantization"]]
+        kept.append(pytest.approx(mean(chrf) / teacher["chrf"], abs=1e-4))
+    students = measured_students()
+    assert len(students) == len(kept) >= 10
+    assert sorted(student.kept for student in students) == sorted(kept, key=lambda k: k.expected)
+    for student in students:
+        assert set(parse_shape(student.shape)) >= {"encoder_layers", "decoder_layers"}
+        assert 0 < student.share < 1 < student.teacher / 1e6
 
 
 def test_shapes_without_an_export_are_explained(tmp_path, monkeypatch):

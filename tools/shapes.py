@@ -4,6 +4,7 @@ The region `front` has students of the packaged teacher, from results/front. The
 have students of a large teacher, from the folder with that name, with results of several runs. The
 region `starts` compares starts under such a teacher. The region `shapes` has quality from
 results/shapes and results/deep, and speed from benchmarks/results/decoding.json.
+`a2d shapes` shows the students of `front` and `front-…`, from src/a2d/runs/measured.csv.
 
     python tools/shapes.py
 """
@@ -19,7 +20,7 @@ from typing import Any
 import regions
 from results import check
 
-from a2d.runs import plots, results
+from a2d.runs import measured, plots, results
 from a2d.runs.report import millions, spread, times
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,12 +31,39 @@ ENGINES = ("PyTorch, beam 5", "CTranslate2 int8, beam 5")
 """Engines of the table, with their beams."""
 
 
+TRAINING_PAIRS = {"front-de-dsb": 16_112}
+"""Training pairs under each large teacher."""
+
+
 def main() -> None:
     """Draw the pictures and fill the tables."""
     filled = {"shapes": shapes(), "front": front(), "starts": starts()}
     for folder in sorted((ROOT / "results").glob("front-*")):
         filled[folder.name] = large_front(folder)
     regions.fill(PAGE, filled.get)
+    results.write_csv(measured.FILE, [student._asdict() for student in students()])
+
+
+def students() -> list[measured.MeasuredStudent]:
+    """List the students whose quality is shown, in the order of `measured_students`."""
+    runs = [(int(path.parent.name), path) for path in (ROOT / "results/front").glob("*/*")]
+    for name, pairs in TRAINING_PAIRS.items():
+        runs += [(pairs, path) for path in (ROOT / "results" / name).iterdir()]
+    found = [
+        measured.MeasuredStudent(
+            teacher.rows[0].pair,
+            pairs,
+            teacher.rows[0].parameters or 0,
+            argument(group.student),
+            round(1 / smaller(group.rows[0], teacher.rows[0]), 4),
+            round(group.mean("chrf") / teacher.mean("chrf"), 4),
+        )
+        for pairs, folder in runs
+        for teacher, *groups in [results.group_rows(results.read(folder))]
+        for group in groups
+        if not group.rows[0].quantization
+    ]
+    return sorted(found, key=lambda student: (student.pairs, -student.share))
 
 
 def front() -> str:

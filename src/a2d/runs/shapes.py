@@ -25,6 +25,7 @@ from a2d.models.presets import PRESETS, complete_shape, parse_shape
 from a2d.models.students import check_start, student_config, student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Bars
+from a2d.runs.measured import quality_table
 from a2d.runs.speeds import Batch, Timed, TimedExport, TimedModel, measure_speeds
 
 SENTENCES, TOKENS = 16, 20
@@ -133,6 +134,8 @@ def measure_shapes(teacher: str, shapes: Sequence[str], console: Console) -> lis
     for reason, without in without_int8.items():
         line = f"Without int8: {', '.join(without)}. Each {reason}."
         console.print(escape(line), style="yellow", highlight=False)
+    console.print("\nQuality needs a training. Students that were measured (docs/shapes.md):\n")
+    console.print(quality_table())
     return figures
 
 
