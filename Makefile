@@ -62,19 +62,12 @@ clean:
 	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build dist
 	find src tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-# The stamps are as old as the last installation: a second call installs nothing.
-.venv/.installed: pyproject.toml tools/venv.py
-	$(PYTHON) tools/venv.py
-	@touch $@
-
-.venv/.installed-demo: .venv/.installed
-	$(PYTHON) tools/venv.py corpora,ctranslate2
-	@touch $@
-
-.venv/.installed-dev: .venv/.installed
-	$(PYTHON) tools/venv.py dev
-	@touch $@
-
-.venv/.installed-docs: .venv/.installed
-	$(PYTHON) tools/venv.py docs
-	@touch $@
+# The stamps are as old as the last installation: a second call installs nothing. Each installs all
+# that it needs, so that pip runs once.
+.venv/.installed: EXTRAS :=
+.venv/.installed-demo: EXTRAS := corpora,ctranslate2
+.venv/.installed-dev: EXTRAS := dev
+.venv/.installed-docs: EXTRAS := docs
+.venv/.installed .venv/.installed-demo .venv/.installed-dev .venv/.installed-docs: pyproject.toml tools/venv.py
+	$(PYTHON) tools/venv.py $(EXTRAS)
+	@touch .venv/.installed $@

@@ -68,8 +68,9 @@ class EmptyPictures:
     scores = alignment = curves
 
 
-MODULES_WITH_STARTS = ["test_pruning", "test_starts"]
-"""Modules that look at starts from the teacher. Much sample text is most of a tiny run's work."""
+MODULES_WITH_STARTS = ["test_pruning", "test_starts", "test_ray"]
+"""Modules that look at starts from the teacher, or make them in processes of their own. Much sample
+text is most of a tiny run's work."""
 
 
 @pytest.fixture(autouse=True, scope="module")

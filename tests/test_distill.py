@@ -47,7 +47,7 @@ def teacher(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    pairs = read_corpus("builtin:de-dsb/train")[:700]
+    pairs = read_corpus("builtin:de-dsb/train")[:440]
     path = tmp_path_factory.mktemp("data") / "memory.tsv"
     path.write_text("".join(f"{p.source}\t{p.target}\n" for p in pairs), "utf-8")
     return str(path)
