@@ -81,17 +81,14 @@ class Student(ModelStage):
     def inputs(cls, run: Run) -> TrainingInputs:
         """Collect the inputs of the trainings, with those from the teacher."""
         teacher = run.recipe.teacher
-        return (
-            super()
-            .inputs(run)
-            ._replace(
-                data=parts_of(run),
-                teacher=teacher_path(run),
-                pretrained=teacher.path is not None,
-                precision=teacher.precision,
-                sharded=teacher.sharded,
-                yardstick=run.one(TeacherScores).folder,
-            )
+        inputs = super().inputs(run)
+        return inputs._replace(
+            data=parts_of(run),
+            teacher=teacher_path(run),
+            pretrained=teacher.path is not None,
+            precision=teacher.precision,
+            sharded=teacher.sharded,
+            yardstick=run.one(TeacherScores).folder,
         )
 
     @classmethod
