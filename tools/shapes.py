@@ -32,7 +32,8 @@ ENGINES = ("PyTorch, beam 5", "CTranslate2 int8, beam 5")
 
 
 TRAINING_PAIRS = {"front-de-dsb": 16_112}
-"""Training pairs under each large teacher."""
+"""Training pairs under each large teacher that a student can be judged by: `front-en-pt` has one
+whose training was too short."""
 
 
 def main() -> None:
@@ -118,14 +119,15 @@ def large_front(folder: Path) -> str:
         }
     teacher, *groups = results.group_rows(rows)
     groups.sort(key=lambda group: (smaller(group.rows[0], teacher.rows[0]), group.mean("bleu")))
-    plots.trade_off(
-        quality(groups),
-        {argument(group.student): smaller(group.rows[0], teacher.rows[0]) for group in groups},
-        teacher.mean("bleu"),
-        ROOT / f"docs/results/shapes-{folder.name}.png",
-        "times smaller than the teacher, by parameters",
-        marks="o",
-    )
+    if len(groups) > 1:
+        plots.trade_off(
+            quality(groups),
+            {argument(group.student): smaller(group.rows[0], teacher.rows[0]) for group in groups},
+            teacher.mean("bleu"),
+            ROOT / f"docs/results/shapes-{folder.name}.png",
+            "times smaller than the teacher, by parameters",
+            marks="o",
+        )
     lines = [["teacher", "", *_large_cells(teacher, teacher), "", ""]]
     for group in groups:
         int8 = [exports.get(f"{row.name}-int8") for row in group.rows]
