@@ -3,7 +3,8 @@
 The region `front` has students of the packaged teacher, from results/front. The regions `front-…`
 have students of a large teacher, from the folder with that name, with results of several runs. The
 region `starts` compares starts under such a teacher. The region `shapes` has quality from
-results/shapes and results/deep, and speed from benchmarks/results/decoding.json.
+results/shapes and results/deep, and speed from benchmarks/results/decoding.json. The region
+`yardstick` compares students with Firefox's, from benchmarks/results/yardstick.json.
 `a2d shapes` shows the students of `front` and `front-…`, from src/a2d/runs/measured.csv.
 
     python tools/shapes.py
@@ -30,6 +31,8 @@ FRONT_PICTURE = ROOT / "docs" / "results" / "shapes-front.png"
 ENGINES = ("PyTorch, beam 5", "CTranslate2 int8, beam 5")
 """Engines of the table, with their beams."""
 
+YARDSTICK = {"the other program": "Firefox's student", "packaged": "the packaged teacher"}
+"""Names of models that are no student's shape."""
 
 TRAINING_PAIRS = {"front-de-dsb": 16_112}
 """Training pairs under each large teacher that a student can be judged by: `front-en-pt` has one
@@ -38,7 +41,12 @@ whose training was too short."""
 
 def main() -> None:
     """Draw the pictures and fill the tables."""
-    filled = {"shapes": shapes(), "front": front(), "starts": starts()}
+    filled = {
+        "shapes": shapes(),
+        "front": front(),
+        "starts": starts(),
+        "yardstick": yardstick(),
+    }
     for folder in sorted((ROOT / "results").glob("front-*")):
         filled[folder.name] = large_front(folder)
     regions.fill(PAGE, filled.get)
@@ -220,6 +228,28 @@ def shapes() -> str:
             gains = [f"{speed_up(speeds, engine, layers):.1f}×" for engine in ENGINES]
             rows.append([layers, *gains, f"{row.bleu:.1f}", f"{teacher.bleu:.1f}"])
     return regions.table(["layers", *ENGINES, "BLEU", "teacher's BLEU"], sorted(rows, key=_speed))
+
+
+def yardstick() -> str:
+    """Return the table of exports beside another program, by `benchmarks/yardstick.py`."""
+    figures = json.loads((ROOT / "benchmarks/results/yardstick.json").read_text("utf-8"))
+    del figures["machine"]
+    rows = []
+    for name, each in figures.items():
+        model, _, beam = name.partition(", beam ")
+        scores = f"{each['bleu']:.1f}", f"{each['chrf']:.1f}"
+        time = f"{each['milliseconds']['median']:.1f}"
+        rows.append(
+            [
+                YARDSTICK.get(model, f"`{model}`"),
+                beam,
+                f"{each['bytes'] / 1e6:.1f} MB",
+                *scores,
+                time,
+            ]
+        )
+    head = ["model, int8", "beam", "size", "BLEU", "chrF", "ms per sentence"]
+    return regions.table(head, rows)
 
 
 def _speed(row: list[str]) -> float:
