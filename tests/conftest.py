@@ -6,6 +6,8 @@ import signal
 import pytest
 from hypothesis import settings
 
+from a2d.models.search_settings import set_generation_defaults
+
 settings.register_profile("a2d", deadline=None)  # durations depend on the machine
 settings.load_profile("a2d")
 
@@ -72,15 +74,26 @@ MODULES_WITH_STARTS = ["test_pruning", "test_starts", "test_ray"]
 """Modules that look at starts from the teacher, or make them in processes of their own. Much sample
 text is most of a tiny run's work."""
 
+MODULES_WITH_LIMITS = ["test_teachers", "test_trainer"]
+"""Modules that look at the `max_length` of trained models."""
+
+
+def set_low_limit(model, *lengths):
+    """Set generation defaults, but end translations early: models of tiny runs never end them."""
+    set_generation_defaults(model, *lengths)
+    model.generation_config.max_length = min(40, model.generation_config.max_length)
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _short_runs(request):
-    """Draw no pictures, read little sample text, and measure speeds shortly (not `test_speeds`)."""
+    """Draw no pictures, read and translate little text, and measure speeds shortly."""
     with pytest.MonkeyPatch.context() as patch:
         if request.module.__name__ not in MODULES_WITH_PICTURES:
             patch.setattr("a2d.runs.report.plots", EmptyPictures)
         if request.module.__name__ not in MODULES_WITH_STARTS:
             patch.setattr("a2d.models.activations.SENTENCES", 100)
+        if request.module.__name__ not in MODULES_WITH_LIMITS:
+            patch.setattr("a2d.training.trainer.set_generation_defaults", set_low_limit)
         if request.module.__name__ != "test_speeds":
             patch.setattr("a2d.runs.speeds._MIN_PASS_SECONDS", 0.0)
             patch.setattr("a2d.runs.speeds._MAX_SECONDS", 0.0)
