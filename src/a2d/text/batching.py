@@ -13,6 +13,7 @@ from datasets import Dataset, concatenate_datasets, load_from_disk
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
+from a2d.errors import UserError
 from a2d.text.pairs import Pair
 from a2d.text.parts import map_parts
 from a2d.text.storage import StoredPairs, store
@@ -80,6 +81,23 @@ def lengths(dataset: Dataset) -> np.ndarray:
         for part in dataset.with_format("arrow").iter(10_000)
     ]
     return np.concatenate([np.zeros((0, 2), int), *(np.array(part, int).T for part in counts)])
+
+
+def checked_lengths(dataset: Dataset, name: str) -> np.ndarray:
+    """Count the tokens of each sentence (`lengths`) of a dataset that a caller gave.
+
+    Raises:
+        UserError: the dataset, which the message calls `name`, is not tokenised, or is empty.
+    """
+    absent = {"input_ids", "labels"} - set(dataset.column_names)
+    if absent:
+        raise UserError(
+            f"{name} lacks the column {min(absent)!r}: tokenise it first, for example with "
+            "a2d.text.batching.tokenise."
+        )
+    if len(dataset) == 0:
+        raise UserError(f"{name} has no sentence pairs.")
+    return lengths(dataset)
 
 
 class TokenBatchSampler(Sampler[list[int]]):

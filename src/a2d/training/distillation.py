@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from a2d.method.objective import DeclaredObjective, Objective
 from a2d.method.token_losses import Prediction, token_losses
 from a2d.method.transfer import A2D, Transfer
 from a2d.method.trial import FOR_FORMULAS, FOR_METHODS, try_transfer
+from a2d.models.folders import read_checkpoint
 from a2d.plugin_errors import defined_at
 from a2d.quoting import quoted
 from a2d.text.batching import IGNORE_INDEX
@@ -163,6 +165,40 @@ class Distillation(nn.Module):
         """Translate with the student."""
         generated: Tensor = self.student.generate(*args, **kwargs)
         return generated
+
+    # Files
+
+    def save(self, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Save the student, for plain transformers, and the method's parameters beside it.
+
+        Args:
+            folder: folder of the files.
+            state_dict: weights of this module, gathered from several devices; None: its own.
+        """
+        if state_dict is not None:
+            prefix = "student."
+            names = [name for name in state_dict if name.startswith(prefix)]
+            state_dict = {name.removeprefix(prefix): state_dict[name] for name in names}
+        self.student.save_pretrained(folder, state_dict=state_dict)
+        if self.transfer is not None:
+            self.transfer.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Load what `save` has written.
+
+        Raises:
+            UserError: the files are of a model with another shape.
+        """
+        checkpoint = read_checkpoint(type(self.student), folder)
+        try:
+            self.student.load_state_dict(checkpoint.state_dict())
+            if self.transfer is not None:
+                self.transfer.load(folder)
+        except RuntimeError as error:
+            raise UserError(
+                f"{folder} is the checkpoint of another model: choose another output_dir, or "
+                "delete it."
+            ) from error
 
 
 def group_masks(source: Tensor, target: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

@@ -1,17 +1,27 @@
-"""Learning-rate schedule that follows validation: linear decay, shortened on a plateau."""
+"""How a training ends: on a plateau of validation, in time, or early."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import ExportableState
 
 from a2d.errors import UserError
 from a2d.training.callbacks import Stopwatch
+
+if TYPE_CHECKING:
+    from a2d.training.config import A2DConfig
 
 FINISH_SHARE = 0.25
 """Share of all updates that follows the call of `PlateauSchedule.finish`."""
@@ -173,3 +183,31 @@ class TimeLimit(Stopwatch):
     def state(self) -> dict[str, Any]:
         """State that transformers saves in checkpoints."""
         return {"args": {"limit": self.limit, "seconds": self.seconds}, "attributes": {}}
+
+
+_SETTINGS: dict[type, str] = {
+    FinishOnPlateau: "patience",
+    EarlyStoppingCallback: "early_stopping_patience",
+    TimeLimit: "limit",
+}
+"""Attribute of each callback that is a setting, not a state."""
+
+
+def ends_of(args: A2DConfig) -> Iterator[TrainerCallback]:
+    """Yield the callbacks that end a training, by its settings."""
+    if args.plateau_patience is not None:
+        yield FinishOnPlateau(args.plateau_patience)
+    elif args.early_stopping_patience is not None:
+        yield EarlyStoppingCallback(args.early_stopping_patience)
+    if args.max_hours is not None:
+        yield TimeLimit(3600 * args.max_hours)
+
+
+def take_settings(callbacks: Iterable[TrainerCallback], others: Iterable[TrainerCallback]) -> None:
+    """Set callbacks as others of the same class are set; their states stay."""
+    sources = {type(callback): callback for callback in others}
+    for callback in callbacks:
+        source = sources.get(type(callback))
+        if source is not None:
+            name = _SETTINGS[type(callback)]
+            setattr(callback, name, getattr(source, name))

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
     DataCollatorForSeq2Seq,
-    EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -31,11 +30,10 @@ from a2d.method.alignment import AttentionAlignment
 from a2d.method.attention import enable_capture
 from a2d.method.objective import TOKEN_LOSS, Moment, detached_sums
 from a2d.models.decoding import searching
-from a2d.models.folders import read_checkpoint
 from a2d.models.loading import freeze_padding_row
 from a2d.models.search_settings import generation_limit, set_generation_defaults
 from a2d.models.tokenizer import check_same_vocabulary, mark_languages
-from a2d.text.batching import IGNORE_INDEX, TokenBatchSampler, lengths
+from a2d.text.batching import IGNORE_INDEX, TokenBatchSampler, checked_lengths
 from a2d.text.evaluation import score
 from a2d.training.averages import TermAverages, count_tokens
 from a2d.training.checkpoints import (
@@ -50,7 +48,7 @@ from a2d.training.distillation import Distillation
 from a2d.training.finiteness import FinitenessWatch, check_weights
 from a2d.training.frozen import teacher_for, warn_if_untrained
 from a2d.training.outputs import Needs, Outputs, model_outputs
-from a2d.training.schedule import FinishOnPlateau, PlateauSchedule, TimeLimit
+from a2d.training.schedule import PlateauSchedule, ends_of, take_settings
 from a2d.training.teacher_cache import CACHED, ROW, CachedOutputsCollator, TeacherCache
 
 
@@ -145,7 +143,8 @@ class A2DTrainer(ResumingTrainer):
         names = [term.name for term in self.objective.terms]
         module = self._unwrapped
         self._finiteness = FinitenessWatch(names, module.terms_outside, module.gradients)
-        for callback in (_SamplerEpoch(self), self._finiteness, *_callbacks(args)):
+        seals = SealedCheckpoints(args.fingerprint)
+        for callback in (_SamplerEpoch(self), self._finiteness, seals, *ends_of(args)):
             self.add_callback(callback)
 
     @property
@@ -204,7 +203,7 @@ class A2DTrainer(ResumingTrainer):
     def _loader(self, dataset: Dataset, shuffle: bool) -> DataLoader[Any]:
         if self.processing_class is None:
             raise UserError("the trainer needs a tokenizer: pass processing_class=tokenizer.")
-        sizes = _lengths(dataset, "train_dataset" if shuffle else "eval_dataset")
+        sizes = checked_lengths(dataset, "train_dataset" if shuffle else "eval_dataset")
         budget = self.args.max_tokens
         if not shuffle:  # validation stores no activations for a backward pass
             budget = max(4 * budget, int(sizes.max()))
@@ -376,7 +375,7 @@ class A2DTrainer(ResumingTrainer):
                 )
         elif resume_from_checkpoint:
             require_intact(Path(resume_from_checkpoint))
-        longest = _lengths(self._training_data, "train_dataset").max(axis=0).tolist()
+        longest = checked_lengths(self._training_data, "train_dataset").max(axis=0).tolist()
         set_generation_defaults(self.student, *longest)
         if self.teacher is not None and resume_from_checkpoint is None:
             self._check_teacher()
@@ -386,11 +385,7 @@ class A2DTrainer(ResumingTrainer):
     def _load_callback_state(self) -> None:
         """Restore the states of callbacks; their settings are those of `args`, which may be new."""
         super()._load_callback_state()
-        new = {type(callback): callback for callback in _callbacks(self.args)}
-        for callback in self.callback_handler.callbacks:
-            kind = type(callback)
-            for setting in _CALLBACK_SETTINGS.get(kind, ()) if kind in new else ():
-                setattr(callback, setting, getattr(new[kind], setting))
+        take_settings(self.callback_handler.callbacks, ends_of(self.args))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the terms of the objective with the training loss."""
@@ -482,48 +477,19 @@ class A2DTrainer(ResumingTrainer):
         folder = Path(output_dir or self.args.output_dir)
         check_weights(self._unwrapped, self.state.global_step, self.args.learning_rate)
         folder.mkdir(parents=True, exist_ok=True)
-        if state_dict is not None:
-            prefix = "student."
-            state_dict = {
-                k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)
-            }
-        self.student.save_pretrained(folder, state_dict=state_dict)
+        self._unwrapped.save(folder, state_dict)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
-        if self._unwrapped.transfer is not None:
-            self._unwrapped.transfer.save(folder)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         folder = Path(resume_from_checkpoint)
         require_intact(folder)  # the best checkpoint is also loaded when training ends
-        checkpoint = read_checkpoint(type(self.student), folder)
-        try:
-            self.student.load_state_dict(checkpoint.state_dict())
-            if self._unwrapped.transfer is not None:
-                self._unwrapped.transfer.load(folder)
-        except RuntimeError as error:
-            raise UserError(
-                f"{folder} is the checkpoint of another model: choose another output_dir, or "
-                "delete it."
-            ) from error
+        self._unwrapped.load(folder)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-
-def _lengths(dataset: Dataset, name: str) -> np.ndarray:
-    """Return the lengths of a dataset's sources and targets in tokens (N, 2)."""
-    absent = {"input_ids", "labels"} - set(dataset.column_names)
-    if absent:
-        raise UserError(
-            f"{name} lacks the column {min(absent)!r}: tokenise it first, for example with "
-            "a2d.text.batching.tokenise."
-        )
-    if len(dataset) == 0:
-        raise UserError(f"{name} has no sentence pairs.")
-    return lengths(dataset)
 
 
 class _SamplerEpoch(TrainerCallback):
@@ -537,22 +503,3 @@ class _SamplerEpoch(TrainerCallback):
     ) -> None:
         if self._trainer._train_sampler is not None:
             self._trainer._train_sampler.set_epoch(int(state.epoch or 0))
-
-
-_CALLBACK_SETTINGS: dict[type, tuple[str, ...]] = {
-    FinishOnPlateau: ("patience",),
-    EarlyStoppingCallback: ("early_stopping_patience",),
-    TimeLimit: ("limit",),
-}
-"""Attributes of callbacks that hold settings, not states."""
-
-
-def _callbacks(args: A2DConfig) -> Iterator[TrainerCallback]:
-    """Yield the callbacks that depend on the settings alone."""
-    yield SealedCheckpoints(args.fingerprint)
-    if args.plateau_patience is not None:
-        yield FinishOnPlateau(args.plateau_patience)
-    elif args.early_stopping_patience is not None:
-        yield EarlyStoppingCallback(args.early_stopping_patience)
-    if args.max_hours is not None:
-        yield TimeLimit(3600 * args.max_hours)
