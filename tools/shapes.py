@@ -2,7 +2,7 @@
 
 The region `front` has students of the packaged teacher, from results/front. The regions `front-…`
 have students of a large teacher, from the folder with that name, with results of several runs. The
-region `starts` compares starts under such a teacher. The region `shapes` has quality from
+regions `starts-…` compare starts. The region `shapes` has quality from
 results/shapes and results/deep, and speed from benchmarks/results/decoding.json. The region
 `yardstick` compares students with Firefox's, from benchmarks/results/yardstick.json.
 `a2d shapes` shows the students of `front` and `front-…`, from src/a2d/runs/measured.csv.
@@ -34,6 +34,9 @@ ENGINES = ("PyTorch, beam 5", "CTranslate2 int8, beam 5")
 YARDSTICK = {"the other program": "Firefox's student", "packaged": "the packaged teacher"}
 """Names of models that are no student's shape."""
 
+FITTED = "student_start=teacher"
+"""Setting of students that start from the teacher, in runs with both starts."""
+
 TRAINING_PAIRS = {"front-de-dsb": 16_112}
 """Training pairs under each large teacher that a student can be judged by: `front-en-pt` has one
 whose training was too short."""
@@ -44,11 +47,12 @@ def main() -> None:
     filled = {
         "shapes": shapes(),
         "front": front(),
-        "starts": starts(),
         "yardstick": yardstick(),
     }
     for folder in sorted((ROOT / "results").glob("front-*")):
         filled[folder.name] = large_front(folder)
+    for folder in sorted((ROOT / "results").glob("starts-*")):
+        filled[folder.name] = starts(folder)
     regions.fill(PAGE, filled.get)
     results.write_csv(measured.FILE, [student._asdict() for student in students()])
 
@@ -145,21 +149,22 @@ def large_front(folder: Path) -> str:
     return regions.table([*head, "int8 size", "int8 speed"], lines, left=2)
 
 
-def starts() -> str:
-    """Return the table of students with half of the large teacher's width, by their start.
+def starts(folder: Path) -> str:
+    """Return the table of students with half of a teacher's width, by their start.
 
-    `results/starts-de-dsb/EPOCHS/START` has the results of a run, whose methods have this start.
+    Args:
+        folder: folder with results of runs as `EPOCHS/RUN`. The name of a run whose students all
+            start from the teacher is `teacher`.
     """
     lines = []
-    folders = sorted((ROOT / "results/starts-de-dsb").glob("*/*"), key=lambda p: int(p.parent.name))
-    for folder in folders:
-        rows = results.read(folder)
-        check(folder, rows)
+    for part in sorted(folder.glob("*/*"), key=lambda part: int(part.parent.name)):
+        rows = results.read(part)
+        check(part, rows)
         teacher, *groups = results.group_rows(rows)
         for group in groups:
-            scores = _scores(group, teacher)
-            start = "the teacher" if folder.name == "teacher" else "random weights"
-            lines.append([folder.parent.name, start, group.method, *scores])
+            is_fitted = part.name == "teacher" or FITTED in group.rows[0].setting
+            start = "the teacher" if is_fitted else "random weights"
+            lines.append([part.parent.name, start, group.method, *_scores(group, teacher)])
     head = ["epochs", "start", "method", "seeds", "BLEU", "chrF", "BLEU − teacher's"]
     return regions.table(head, lines, left=3)
 
