@@ -145,7 +145,7 @@ def large_front(folder: Path) -> str:
         int8 = [exports.get(f"{row.name}-int8") for row in group.rows]
         cells = _large_cells(group, teacher), _export_cells([export for export in int8 if export])
         lines.append([f"`{argument(group.student)}`", group.label, *cells[0], *cells[1]])
-    head = ["student", "method", "parameters", "share", "seeds", "BLEU", "chrF", "BLEU − teacher's"]
+    head = ["student", "method", "parameters", "seeds", "BLEU", "chrF", "over teacher"]
     return regions.table([*head, "int8 size", "int8 speed"], lines, left=2)
 
 
@@ -165,7 +165,7 @@ def starts(folder: Path) -> str:
             is_fitted = part.name == "teacher" or FITTED in group.rows[0].setting
             start = "the teacher" if is_fitted else "random weights"
             lines.append([part.parent.name, start, group.method, *_scores(group, teacher)])
-    head = ["epochs", "start", "method", "seeds", "BLEU", "chrF", "BLEU − teacher's"]
+    head = ["epochs", "start", "method", "seeds", "BLEU", "chrF", "over teacher"]
     return regions.table(head, lines, left=3)
 
 
@@ -187,7 +187,7 @@ def quality(groups: Sequence[results.Group]) -> dict[str, dict[str, float]]:
 def _large_cells(group: results.Group, teacher: results.Group) -> list[str]:
     first = group.rows[0]
     share = f"{1 / smaller(first, teacher.rows[0]):.0%}"
-    return [millions(first), share, *_scores(group, teacher)]
+    return [f"{millions(first)} ({share})", *_scores(group, teacher)]
 
 
 def _scores(group: results.Group, teacher: results.Group) -> list[str]:
