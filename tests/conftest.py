@@ -74,8 +74,8 @@ MODULES_WITH_STARTS = ["test_pruning", "test_starts", "test_ray"]
 """Modules that look at starts from the teacher, or make them in processes of their own. Much sample
 text is most of a tiny run's work."""
 
-MODULES_WITH_LIMITS = ["test_teachers", "test_trainer"]
-"""Modules that look at the `max_length` of trained models."""
+MODULES_WITH_LIMITS = ["test_teachers", "test_trainer", "test_ray"]
+"""Modules that look at the `max_length` of trained models, or train in processes of their own."""
 
 
 def set_low_limit(model, *lengths):
