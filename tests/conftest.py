@@ -6,8 +6,6 @@ import signal
 import pytest
 from hypothesis import settings
 
-from a2d.models.search_settings import set_generation_defaults
-
 settings.register_profile("a2d", deadline=None)  # durations depend on the machine
 settings.load_profile("a2d")
 
@@ -80,6 +78,9 @@ MODULES_WITH_LIMITS = ["test_teachers", "test_trainer", "test_ray"]
 
 def set_low_limit(model, *lengths):
     """Set generation defaults, but end translations early: models of tiny runs never end them."""
+    # Imported above, PyTorch would not see OMP_NUM_THREADS.
+    from a2d.models.search_settings import set_generation_defaults
+
     set_generation_defaults(model, *lengths)
     model.generation_config.max_length = min(40, model.generation_config.max_length)
 
