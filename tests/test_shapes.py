@@ -182,6 +182,16 @@ def test_the_measured_students_are_those_of_the_results():
         assert 0 < student.share < 1 < student.teacher / 1e6
 
 
+@pytest.mark.parametrize("name", ["opus", "t5"])
+def test_embeddings_may_have_more_rows_than_there_are_tokens(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("a2d.runs.speeds._MAX_SECONDS", 0.0)
+    model, tokenizer = released(name, tmp_path)
+    model.resize_token_embeddings(3 * len(tokenizer))
+    model.save_pretrained(tmp_path)
+    rows = measure_shapes(str(tmp_path), ["1x1"], Console(quiet=True))
+    assert [row.name for row in rows] == ["teacher", "1x1"]
+
+
 def test_shapes_without_an_export_are_explained(tmp_path, monkeypatch):
     monkeypatch.setattr("a2d.runs.speeds._MAX_SECONDS", 0.0)
     model, _ = released("opus", tmp_path)

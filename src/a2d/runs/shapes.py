@@ -97,7 +97,7 @@ def measure_shapes(teacher: str, shapes: Sequence[str], console: Console) -> lis
     sizes = {name: complete_shape(model.config, parse_shape(name)) for name in names}
     for name, shape in sizes.items():
         _check_shape(name, shape, model)
-    sample = _sample(model)
+    sample = _sample(model, tokenizer)
     figures, without_int8 = [], defaultdict(list)
     with TemporaryDirectory(dir=temporary_folder()) as place, Bars(console) as bars:
         reference = TimedModel(_save(model, tokenizer, Path(place) / "teacher"), BEAMS)
@@ -155,11 +155,14 @@ def _check_shape(name: str, shape: dict[str, Any], teacher: PreTrainedModel) -> 
         )
 
 
-def _sample(model: PreTrainedModel) -> list[Batch]:
+def _sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
     generator = torch.Generator().manual_seed(0)
-    tokens, vocabulary = tokens_of(model), model.config.vocab_size
-    first = min(10, vocabulary // 2)  # special tokens are usually before it
-    ids = torch.randint(first, vocabulary - first, (SENTENCES, tokens), generator=generator)
+    tokens = tokens_of(model)
+    # Embeddings may have more rows than the tokenizer has tokens: those have no names.
+    named = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+    named = [token for token in named if token < model.config.vocab_size]
+    places = torch.randint(0, len(named), (SENTENCES, tokens), generator=generator)
+    ids = torch.tensor(named)[places]
     end = model.config.eos_token_id
     if end is not None:
         ids[:, -1] = end[0] if isinstance(end, list) else end
