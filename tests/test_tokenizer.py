@@ -8,6 +8,7 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretrained import released
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -206,3 +207,13 @@ class TestComparison:
         setattr(other, name, UNKNOWN)
         with pytest.raises(UserError, match=f"differ in {name}_id"):
             check_same_vocabulary(tokenizer, other)
+
+
+@pytest.mark.parametrize("name", ["t5", "mt5", "opus", "nllb", "bart"])
+def test_a_folder_without_tokenizer_files_has_no_tokenizer(name, tmp_path):
+    released(name, tmp_path)
+    for path in tmp_path.iterdir():
+        if path.name not in ("config.json", "generation_config.json", "model.safetensors"):
+            path.unlink()
+    with pytest.raises(UserError, match="no tokenizer at"):
+        load_tokenizer(tmp_path)

@@ -102,7 +102,8 @@ def load_tokenizer(
             if not codes:
                 raise
             raise UserError(f"the tokenizer at {str(path)!r} knows no language {error}.") from error
-        if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        # Without files, transformers makes a tokenizer of special tokens and perhaps a space.
+        if len(tokenizer) <= len(tokenizer.all_special_tokens) + 1:
             raise UserError(f"{problem} (its vocabulary is missing).")
         saved_prefix = tokenizer.init_kwargs.get(PREFIX, "")
         if not isinstance(saved_prefix, str) or len(saved_prefix) > MAX_PREFIX:
