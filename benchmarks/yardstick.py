@@ -1,8 +1,8 @@
 """Compare models with another translation program: quality, size and speed, one sentence at a time.
 
-The program reads sentences from standard input, and prints each translation before it reads on, as
-`tools/firefox_translate.py` does with one thread. Programs and models take turns. All of them have
-one thread.
+The program reads sentences from standard input, translates one after another, and prints each
+translation at once, as `tools/firefox_translate.py` does with one thread. It takes turns with the
+models, which have one thread, too.
 
     python benchmarks/yardstick.py --command "python tools/firefox_translate.py" \
         --size 17140836 --test test.tsv.gz small-en-pt-int8 --name yardstick

@@ -2,10 +2,10 @@
 
 The region `front` has students of the packaged teacher, from results/front. The regions `front-…`
 have students of a large teacher, from the folder with that name, with results of several runs. The
-regions `starts-…` compare starts. The region `shapes` has quality from
-results/shapes and results/deep, and speed from benchmarks/results/decoding.json. The region
-`yardstick` compares students with Firefox's, from benchmarks/results/yardstick.json.
-`a2d shapes` shows the students of `front` and `front-…`, from src/a2d/runs/measured.csv.
+regions `starts-…` compare starts. The region `shapes` has quality from results/shapes and
+results/deep, and speed from benchmarks/results/decoding.json. The region `yardstick` compares
+students with Firefox's, from benchmarks/results/yardstick.json. `a2d shapes` shows the students of
+`front` and of the teachers in `TRAINING_PAIRS`, from src/a2d/runs/measured.csv.
 
     python tools/shapes.py
 """
