@@ -85,9 +85,9 @@ class TestExtends:
         overrides = ["teacher={path: some/model}", f"students=[{self.SIZES}]"]
         assert recipe == load_recipe("methods", overrides)
 
-    def test_students_of_a_teachers_path_must_name_their_sizes(self, write_recipe):
+    def test_students_without_all_sizes_need_the_teacher_at_its_path(self, write_recipe):
         message = refused(recipe=write_recipe("extends: methods\nteacher: {path: some/model}\n"))
-        assert "'students.0.width' is missing: students inherit sizes from a teacher's" in message
+        assert "no model at 'some/model'" in message
 
     def test_a_teachers_shape_replaces_another(self, write_recipe, tmp_path):
         base = "teacher: {path: some/model, trim: true, languages: [a, b], cache: true}"
@@ -170,7 +170,8 @@ class TestInheritance:
         first, second = recipe.students
         teacher = recipe.teacher.shape
         assert (first.encoder_layers, first.width, first.dropout) == (1, 32, 0)
-        assert (first.decoder_layers, first.heads, first.feed_forward) == (3, 4, 77)
+        assert (first.decoder_layers, first.heads) == (3, 4)
+        assert first.feed_forward == 16  # a quarter of 77, as the width, to a multiple of 8
         assert second == teacher.model_copy(update={"heads": 2})
 
     def test_teachers_training_inherits_from_the_students(self):
@@ -201,13 +202,73 @@ class TestInheritance:
             ("a2d", "hot"),
         ]
 
-    def test_a_pretrained_teacher_leaves_students_nothing_to_inherit(self):
-        overrides = ["teacher={path: some/model}", "students=[{encoder_layers: 1}]"]
-        assert "'students.0.decoder_layers' is missing" in refused(*overrides)
-
     def test_without_a_distillation_section_defaults_apply(self):
         (method,) = load_recipe("methods", ["distillation=null", "methods=[a2d]"]).methods
         assert (method.alpha, method.beta, method.decay) == (0.5, 3.0, 1.0)
+
+
+class TestShapesOfStudents:
+    """The teacher of `methods` has 3+3 layers, 4 heads, width 128 and feed-forward width 512."""
+
+    PRETRAINED = "teacher={path: builtin:en-pt}"  # 5+3 layers, 4 heads, 160/640
+
+    @staticmethod
+    def sizes(*overrides):
+        shape = load_recipe("methods", overrides).students[0]
+        stacks = f"{shape.encoder_layers}+{shape.decoder_layers}x{shape.heads}"
+        return f"{stacks}-{shape.width}-{shape.feed_forward}"
+
+    @pytest.mark.parametrize(
+        ("student", "trained", "pretrained"),
+        [
+            ("3x2", "3+2x4-128-512", "3+2x4-160-640"),
+            ("3x2-64", "3+2x4-64-256", "3+2x4-64-256"),
+            ("3x2-64-100-2", "3+2x2-64-100", "3+2x2-64-100"),
+            ("tiny", "6+2x8-256-1536", "6+2x8-256-1536"),
+            ("{width: 64}", "3+3x4-64-256", "5+3x4-64-256"),
+            ("{decoder_layers: 1, feed_forward: 9}", "3+1x4-128-9", "5+1x4-160-9"),
+        ],
+    )
+    def test_what_a_student_does_not_name_is_its_teachers(self, student, trained, pretrained):
+        students = f"students=[{student}]"
+        assert self.sizes(students) == trained
+        assert self.sizes(students, self.PRETRAINED) == pretrained
+
+    def test_the_recipe_of_a_run_needs_no_teacher(self, write_recipe):
+        recipe = load_recipe("methods", ["students=[3x2]", self.PRETRAINED])
+        saved = recipe.model_dump()
+        saved["teacher"]["path"] = "gone"
+        again = load_recipe(write_recipe(yaml.safe_dump(saved)))
+        assert again.students == recipe.students
+
+    def test_a_decoder_has_the_sizes_that_its_student_names(self):
+        teacher = "teacher.shape.decoder_heads=8", "teacher.shape.decoder_feed_forward=256"
+        shape = load_recipe("methods", [*teacher, "students=[{width: 64}]"]).students[0]
+        assert (shape.decoder_heads, shape.decoder_feed_forward) == (8, 128)
+        named = "students=[{heads: 2, decoder_feed_forward: 96}]"
+        shape = load_recipe("methods", [*teacher, named]).students[0]
+        assert (shape.heads, shape.decoder_heads) == (2, None)
+        assert (shape.feed_forward, shape.decoder_feed_forward) == (512, 96)
+
+    def test_rates_of_dropout_are_those_of_a_teacher_that_is_trained(self):
+        overrides = ["teacher.shape.dropout=0.25", "students=[3x2]"]
+        assert load_recipe("methods", overrides).students[0].dropout == 0.25
+
+    def test_what_is_no_shape_is_refused(self):
+        assert "students.1: '6x' is not a shape of a student" in refused("students=[6x2, 6x]")
+
+    @pytest.mark.parametrize("teacher", ["{translations: a.tsv}", "{command: cat}"])
+    def test_a_teacher_elsewhere_has_no_sizes(self, teacher):
+        method = "methods=[{method: seqkd, student_start: random}]"
+        foreign = f"teacher={teacher}", method
+        message = refused("students=[6x2-64]", *foreign)
+        assert "'students.0.heads' is missing: the teacher of this recipe has no sizes" in message
+        assert self.sizes("students=[6x2-64-128-4]", *foreign) == "6+2x4-64-128"
+
+    @pytest.mark.parametrize("student", ["{width: wide}", "{width: 0}", "{heads: null}", "[3, 2]"])
+    def test_invalid_sizes_are_refused_by_name(self, student):
+        for teacher in ((), (self.PRETRAINED,)):
+            assert "students.0" in refused(f"students=[{student}]", *teacher)
 
 
 class TestUnknownKeys:

@@ -69,29 +69,29 @@ class TestCompletion:
     teacher = load_config("builtin:en-pt")
 
     def test_the_feed_forward_width_follows_the_width(self):
-        shape = complete_shape(self.teacher, parse_shape("5x2-80"))
+        shape = complete_shape(sizes_of(self.teacher), parse_shape("5x2-80"))
         assert shape == {**parse_shape("5x2-80"), "heads": 4, "feed_forward": 320}
 
     @pytest.mark.parametrize(("shape", "width"), [("5x2-60", 240), ("1x1-25", 96), ("5x1-20-9", 9)])
     def test_it_is_a_multiple_of_eight(self, shape, width):
-        assert complete_shape(self.teacher, parse_shape(shape))["feed_forward"] == width
+        assert complete_shape(sizes_of(self.teacher), parse_shape(shape))["feed_forward"] == width
 
     def test_of_uneven_ratios_it_is_rounded(self):
         config = load_config("builtin:en-pt")
         config.d_model, config.encoder_ffn_dim, config.decoder_ffn_dim = 96, 256, 256
         for shape, width in (("2x2-64", 168), ("1x1-2", 8)):  # in proportion: 170.7 and 5.3
-            assert complete_shape(config, parse_shape(shape))["feed_forward"] == width
+            assert complete_shape(sizes_of(config), parse_shape(shape))["feed_forward"] == width
 
     def test_sizes_that_are_named_stay(self):
         named = {"encoder_layers": 1, "decoder_layers": 1, "width": 32, "heads": 2}
-        assert complete_shape(self.teacher, named | {"feed_forward": 9}) == named | {
+        assert complete_shape(sizes_of(self.teacher), named | {"feed_forward": 9}) == named | {
             "feed_forward": 9
         }
 
     def test_stacks_of_the_teacher_may_differ(self):
         config = load_config("builtin:en-pt")
         config.decoder_ffn_dim, config.decoder_attention_heads = 320, 8
-        shape = complete_shape(config, parse_shape("2x1-80"))
+        shape = complete_shape(sizes_of(config), parse_shape("2x1-80"))
         assert (shape["feed_forward"], shape["decoder_feed_forward"]) == (320, 160)
         assert (shape["heads"], shape["decoder_heads"]) == (4, 8)
 
@@ -114,7 +114,7 @@ def test_default_shapes_fit_the_teacher():
     for name in ("builtin:en-pt",):
         config = load_config(name)
         for shape in default_shapes(config):
-            sizes = complete_shape(config, parse_shape(shape))
+            sizes = complete_shape(sizes_of(config), parse_shape(shape))
             limits = sizes_of(config)
             assert all(sizes[size] <= limits[size] for size in ("encoder_layers", "width"))
     config.d_model, config.encoder_layers = 512, 6

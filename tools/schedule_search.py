@@ -75,7 +75,7 @@ def start_student(
     teacher: PreTrainedModel, trial: dict[str, Any], inputs: dict[str, Any]
 ) -> PreTrainedModel:
     """Make the student of a trial."""
-    shape = complete_shape(teacher.config, parse_shape(trial["shape"]))
+    shape = complete_shape(sizes_of(teacher.config), parse_shape(trial["shape"]))
     if trial["start"] == "random" and family_of(teacher.config).scratch:
         dropout = sizes_of(teacher.config)["dropout"]
         return new_model(inputs["tokenizer"], **shape, dropout=dropout)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from a2d.errors import UserError
-from a2d.families import sizes_of
 from a2d.quoting import quoted
 
 PRESETS: dict[str, dict[str, int]] = {
@@ -65,27 +65,27 @@ def parse_shape(text: str) -> dict[str, int]:
     return {name: int(size) for name, size in zip(names, match.groups(), strict=True) if size}
 
 
-def complete_shape(teacher: Any, sizes: dict[str, int]) -> dict[str, Any]:
+def complete_shape(teacher: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
     """Complete a student's sizes by those of its teacher.
 
     The feed-forward width follows the width where only the latter is given, as a multiple of 8,
     which hardware multiplies fastest.
 
     Args:
-        teacher: configuration of the teacher.
+        teacher: the teacher's sizes (`a2d.families.sizes_of`).
         sizes: the student's, by the names of `a2d.models.students.student_of`.
     """
-    full = sizes_of(teacher)
-    shape = {"width": full["width"]} | sizes
-    ratio = shape["width"] / full["width"]
+    shape = {size: teacher[size] for size in ("encoder_layers", "decoder_layers", "width")}
+    shape |= sizes
+    ratio = shape["width"] / teacher["width"]
 
     def scaled(width: int) -> int:
         return width if ratio == 1 else max(8, 8 * round(ratio * width / 8))
 
     for size, value in (("heads", int), ("feed_forward", scaled)):
         if size not in sizes:
-            shape[size] = value(full[size])
-            decoder = full.get(f"decoder_{size}", full[size])
-            if decoder != full[size]:
-                shape[f"decoder_{size}"] = value(decoder)
+            shape[size] = value(teacher[size])
+            of_decoder = teacher.get(f"decoder_{size}", teacher[size])
+            if of_decoder != teacher[size]:
+                shape.setdefault(f"decoder_{size}", value(of_decoder))
     return shape

@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from a2d.defaults import LEAST_SHARE
 from a2d.errors import UserError
-from a2d.families import positions_of
+from a2d.families import positions_of, sizes_of
 from a2d.files import MANIFEST, MAX_NAME, atomic_folder, temporary_folder, write_text
 from a2d.models.loading import load_config
 from a2d.models.model_settings import read_generation_config
@@ -139,7 +139,7 @@ def distill(
             "source_prefix": source_prefix,
             "trim": trim,
         },
-        "students": [complete_shape(load_config(teacher), parse_shape(student))],
+        "students": [complete_shape(sizes_of(load_config(teacher)), parse_shape(student))],
         "methods": [{"method": method, "student_start": start}],
         "seeds": [seed],
         "training": {name: limit for name, limit in limits.items() if limit is not None},

@@ -36,6 +36,7 @@ from a2d.runs.settings import (
     Training,
     VocabularySettings,
 )
+from a2d.runs.student_shapes import complete_students
 
 MAX_TRAININGS = 1000
 """Most students of a recipe: shapes × methods × seeds."""
@@ -54,7 +55,7 @@ class Recipe(Section):
         vocabulary: the joint subword vocabulary.
         training: training of the students.
         teacher: the teacher.
-        students: shapes of the students.
+        students: shapes of the students, as texts, such as `6x2-256`, or as mappings.
         distillation: settings that all methods inherit.
         methods: names of methods, or mappings of a method and its settings.
         seeds: random seeds; every seed makes a student.
@@ -104,8 +105,8 @@ class Recipe(Section):
     def _inherit(cls, raw: Any) -> Any:
         """Copy inherited settings to the sections that inherit them.
 
-        Students inherit from the teacher's shape, the teacher's training from the students', and
-        methods from `distillation`.
+        Students inherit the teacher's sizes (`a2d.runs.student_shapes`), the teacher's training
+        that of the students, and methods `distillation`.
         """
         if not isinstance(raw, dict):
             return raw
@@ -115,9 +116,8 @@ class Recipe(Section):
             changes = teacher.get("training") or {}
             if isinstance(changes, dict):
                 raw["teacher"] = teacher | {"training": merge(training, changes, Training)}
-        shape = teacher.get("shape") if isinstance(teacher, dict) else None
-        if isinstance(shape, dict) and isinstance(raw.get("students"), list):
-            raw["students"] = [shape | s if isinstance(s, dict) else s for s in raw["students"]]
+        if isinstance(raw.get("students"), list):
+            raw["students"] = complete_students(raw["students"], teacher)
         if raw.get("distillation") is None:
             raw["distillation"] = {}
         shared = raw["distillation"]

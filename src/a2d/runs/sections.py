@@ -105,7 +105,7 @@ def explain(error: ValidationError, root: AnySection) -> str:
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key {key!r}{nearest(str(path[-1]), _sibling_keys(path, root))}"
     if first["type"] == "missing":
-        note = ": students inherit sizes from a teacher's shape only"
+        note = ": the teacher of this recipe has no sizes to take it from"
         return f"{key!r} is missing{note if path[0] == 'students' else ''}."
     message = first["msg"].removeprefix("Value error, ").removesuffix(".")
     message = message.replace("Input should be", "it must be")

@@ -151,7 +151,10 @@ class Training(TrainingSettings):
 
 
 class Shape(Section):
-    """Size of a model. Students inherit settings that they do not name from the teacher's `shape`.
+    """Size of a model.
+
+    Students inherit sizes that they do not name from their teacher, and rates of dropout from the
+    `shape` of a teacher that the recipe trains. Their feed-forward width shrinks with their width.
 
     Attributes:
         encoder_layers: number of encoder layers.

@@ -94,7 +94,7 @@ def measure_shapes(teacher: str, shapes: Sequence[str], console: Console) -> lis
     """
     model, tokenizer = load_model(teacher), load_tokenizer(teacher)
     names = list(shapes) or default_shapes(model.config)
-    sizes = {name: complete_shape(model.config, parse_shape(name)) for name in names}
+    sizes = {name: complete_shape(sizes_of(model.config), parse_shape(name)) for name in names}
     for name, shape in sizes.items():
         _check_shape(name, shape, model)
     sample = _sample(model, tokenizer)
