@@ -266,6 +266,7 @@ def test_too_little_to_hold_out(teacher, tmp_path):
 class TestGates:
     def test_a_dry_run_shows_the_plan_and_leaves_nothing(self, teacher, data, tmp_path):
         text = run(teacher, data, tmp_path / "small", dry_run=True, trim=True)
+        assert re.search(r"Warning: \d+ training pairs cannot make a good student", text)
         assert run.verdict is None
         assert not list(tmp_path.iterdir())
         for part in ("60 training", "at most", "of warm-up", "GB free", "nothing was trained"):

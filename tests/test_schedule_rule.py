@@ -71,6 +71,17 @@ class TestLearningWatch:
         (warning,) = self.warnings(caplog, 3, 20.5, 20.9, 20.9, 20.9)
         assert "after 20 updates its validation chrF is 20.5" in warning
         assert "its teacher has 60.0, copied sources have 21.0" in warning
+        assert "If that does not change, stop the run and use more layers" in warning
+
+    def test_after_the_last_update_there_is_no_run_to_stop(self, caplog):
+        watch = LearningWatch(self.YARDSTICK)
+        state = SimpleNamespace(global_step=100, max_steps=100)
+        with caplog.at_level(logging.WARNING, logger="a2d"):
+            watch.on_evaluate(None, state, None, metrics={"eval_chrf": 3})
+        (warning,) = [record.getMessage() for record in caplog.records]
+        assert warning.endswith(
+            "Next time, use more layers, more data or another training.learning_rate."
+        )
 
     def test_does_not_warn_of_a_student_that_learns(self, caplog):
         assert not self.warnings(caplog, 3, 30, 40, 10)

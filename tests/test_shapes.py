@@ -25,6 +25,8 @@ class TestNames:
         [
             ("6x2", {"encoder_layers": 6, "decoder_layers": 2}),
             ("6+2", {"encoder_layers": 6, "decoder_layers": 2}),
+            ("6X2", {"encoder_layers": 6, "decoder_layers": 2}),
+            ("Tiny", PRESETS["tiny"]),
             ("12x1-384", {"encoder_layers": 12, "decoder_layers": 1, "width": 384}),
             ("base", {**PRESETS["base"], "width": 512, "feed_forward": 2048}),
         ],
@@ -46,7 +48,7 @@ class TestNames:
             "x2",
             "6x2-",
             "6x2-64-99-1-1",
-            "Tiny",
+            "tinier",
             "6x2 ",
             "0x1",
             "6x2-0",
@@ -163,6 +165,7 @@ def test_the_table_has_what_students_of_the_shapes_have(name, tmp_path, monkeypa
     assert f"{torch.get_num_threads()} thread(s)" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
     assert re.search(r"^de-dsb +16,112 +33\.6M +6x2-256-1024 +23% +101%", text, re.M)
+    assert "Smaller than every measured" not in text
 
 
 def test_the_measured_students_are_those_of_the_results():

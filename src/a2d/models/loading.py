@@ -38,7 +38,7 @@ from a2d.models.decoding import check_generates
 from a2d.models.folders import read_model, reading, tensor_shapes
 from a2d.models.model_settings import empty_model, read_config, read_generation_config
 from a2d.models.search_settings import check_search, check_tokens
-from a2d.quoting import quoted
+from a2d.quoting import counted, quoted
 from a2d.text.batching import IGNORE_INDEX
 
 
@@ -234,15 +234,8 @@ def load_model(path: str | Path) -> PreTrainedModel:
         UserError: as `load_config`; or weights are missing, do not fit the configuration, are not
             finite or not in safetensors; or the model does not run.
     """
-    config = load_config(path)
-    unreadable = (
-        f"{path} holds no readable safetensors weights: load the model with transformers and save "
-        "it with save_pretrained()"
-    )
-    read_generation_config(path)  # first, because its errors are not those of weights
-    empty = empty_model(config, path)
-    with reading(path, unreadable):
-        _check_shapes(config, empty, tensor_shapes(path), path)
+    config = check_weights(path)
+    with reading(path, _unreadable(path)):
         try:
             model, loading_info = read_model(path, config)
         except RuntimeError as error:  # weights of other shapes
@@ -261,8 +254,9 @@ def load_model(path: str | Path) -> PreTrainedModel:
     infinite = infinite_tensors(model)
     if infinite:
         raise UserError(
-            f"{len(infinite)} of the tensors in {path} hold values that are not finite numbers "
-            f"({infinite[0]}, …): the training diverged, or the file is damaged; use another model."
+            f"{path} has {counted(len(infinite), 'tensor')} with values that are not finite "
+            f"numbers ({infinite[0]}{', …' * (len(infinite) > 1)}): the training diverged, or the "
+            "file is damaged; use another model."
         )
     for name, parameter in model.named_parameters():
         if _computed(model, name):  # new models exclude it from training, loaded ones do not
@@ -271,6 +265,30 @@ def load_model(path: str | Path) -> PreTrainedModel:
     check_layers(model)
     _check_runs(model, path)
     return model
+
+
+def check_weights(path: str | Path) -> Any:
+    """Check that a model's files hold weights of the configured sizes, without reading these.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: as `load_config`; or the weights do not fit it, or are not in safetensors.
+    """
+    config = load_config(path)
+    read_generation_config(path)  # first, because its errors are not those of weights
+    empty = empty_model(config, path)
+    with reading(path, _unreadable(path)):
+        _check_shapes(config, empty, tensor_shapes(path), path)
+    return config
+
+
+def _unreadable(path: str | Path) -> str:
+    return (
+        f"{path} holds no readable safetensors weights: load the model with transformers and save "
+        "it with save_pretrained()"
+    )
 
 
 def check_layers(model: PreTrainedModel) -> None:

@@ -52,9 +52,10 @@ def parse_shape(text: str) -> dict[str, int]:
         >>> parse_shape("6x2-256")
         {'encoder_layers': 6, 'decoder_layers': 2, 'width': 256}
     """
-    if text in PRESETS:
-        return dict(PRESETS[text])
-    match = _SHAPE.fullmatch(text)
+    small = text.lower()
+    if small in PRESETS:
+        return dict(PRESETS[small])
+    match = _SHAPE.fullmatch(small)
     if match is None:
         raise UserError(
             f"{quoted(text)} is not a shape of a student: give the layers of encoder and decoder, "

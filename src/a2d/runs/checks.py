@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from a2d.errors import UserError
 from a2d.families import family_of, uneven_heads
-from a2d.models.loading import check_same_ids, load_config, load_model, new_model
+from a2d.models.loading import check_same_ids, check_weights, load_model, new_model
 from a2d.models.students import check_start, student_config
 from a2d.models.tokenizer import load_tokenizer
 from a2d.runs.model import Model
@@ -19,14 +19,15 @@ from a2d.training.distillation import build_transfer
 
 
 def check_shapes(recipe: Recipe) -> None:
-    """Check, by the configuration of a pretrained teacher, that its students can have their shapes.
+    """Check the files of a pretrained teacher, and that its students can have their shapes.
 
     Raises:
-        UserError: heads do not divide a width, or a student cannot start from the teacher.
+        UserError: as `a2d.models.loading.check_weights`; or heads do not divide a width, or a
+            student cannot start from the teacher.
     """
     if recipe.teacher.path is None:
         return
-    teacher = load_config(recipe.teacher.path)
+    teacher = check_weights(recipe.teacher.path)
     starts = {method.student_start for method in recipe.methods}
     for shape in recipe.students:
         heads = shape.heads, shape.decoder_heads or shape.heads

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from a2d.files import existing_parent, size_in_words
 from a2d.models.loading import count_parameters, load_model
+from a2d.quoting import counted
 from a2d.runs.parts import MONOLINGUAL
 from a2d.runs.run import Run
 from a2d.runs.stages.students import Student, space_needed
@@ -20,6 +21,10 @@ from a2d.runs.training import epochs_of, make_config
 from a2d.runs.trials import try_updates
 from a2d.runs.verdict import Yardstick, read_yardstick
 from a2d.text.batching import lengths
+
+FEW_SENTENCES = 500
+"""Training data of fewer sentences get a warning: with 200 pairs, a student was worse than copied
+sources, with 1,000 it kept 79% of its teacher's chrF (docs/distill.md)."""
 
 
 def show_preview(run: Run, folder: Path, hub: str | None) -> Yardstick:
@@ -34,6 +39,7 @@ def show_preview(run: Run, folder: Path, hub: str | None) -> Yardstick:
         The teacher's scores.
     """
     student = run.one(Student)
+    _warn_of_few_sentences(run)
     TeacherScores.carry_out(run)
     run.end_workers()
     yardstick = read_yardstick(run.one(TeacherScores).folder)
@@ -49,6 +55,16 @@ def show_preview(run: Run, folder: Path, hub: str | None) -> Yardstick:
         table.add_row("upload", hub)
     run.console.print(table, "")
     return yardstick
+
+
+def _warn_of_few_sentences(run: Run) -> None:
+    pairs, monolingual = run.corpus.sizes["train"], run.corpus.sizes["monolingual"]
+    if pairs + monolingual < FEW_SENTENCES:
+        run.warn(
+            f"{counted(pairs, 'training pair')} cannot make a good student. Add parallel text "
+            "(--data may be given several times), or source text that the teacher translates "
+            "(--method seqkd+kd corpus.monolingual=FILE)."
+        )
 
 
 def _rows(run: Run, student: Student, yardstick: Yardstick) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from a2d.models.presets import PRESETS, complete_shape, parse_shape
 from a2d.models.students import check_start, student_config, student_of
 from a2d.models.tokenizer import load_tokenizer
 from a2d.progress import Bars
-from a2d.runs.measured import quality_table
+from a2d.runs.measured import measured_students, quality_table
 from a2d.runs.speeds import Batch, Timed, TimedExport, TimedModel, measure_speeds
 
 SENTENCES, TOKENS = 16, 20
@@ -101,6 +102,7 @@ def measure_shapes(teacher: str, shapes: Sequence[str], console: Console) -> lis
     figures, without_int8 = [], defaultdict(list)
     with TemporaryDirectory(dir=temporary_folder()) as place, Bars(console) as bars:
         reference = TimedModel(_save(model, tokenizer, Path(place) / "teacher"), BEAMS)
+        sample = _repeat(sample, reference)
         for name in (_TEACHER, *sizes):
             student = student_of(model, **sizes[name], start="random") if name in sizes else model
 
@@ -136,6 +138,16 @@ def measure_shapes(teacher: str, shapes: Sequence[str], console: Console) -> lis
         console.print(escape(line), style="yellow", highlight=False)
     console.print("\nQuality needs a training. Students that were measured (docs/shapes.md):\n")
     console.print(quality_table())
+    smallest = min(student.share for student in measured_students())
+    shares = {row.name: row.parameters / figures[0].parameters for row in figures}
+    if smaller := [name for name, share in shares.items() if share < 0.9 * smallest]:
+        console.print(
+            f"Smaller than every measured student ({smallest:.0%}): {', '.join(smaller)}. They may "
+            "keep less.",
+            style="yellow",
+            highlight=False,
+            markup=False,
+        )
     return figures
 
 
@@ -169,6 +181,12 @@ def _sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
     return [
         Batch(BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)}), tokens)
     ]
+
+
+def _repeat(sample: list[Batch], teacher: Timed) -> list[Batch]:
+    """Repeat a sample until the teacher takes half a second, because short times are noise."""
+    teacher.seconds(sample)  # not counted, because first calls are slower
+    return sample * min(20, math.ceil(0.5 / teacher.seconds(sample)))
 
 
 def tokens_of(model: PreTrainedModel) -> int:
@@ -208,10 +226,15 @@ def _table(figures: Sequence[ShapeFigures]) -> Table:
             row.name,
             f"{sizes['encoder_layers']}+{sizes['decoder_layers']}",
             f"{sizes['width']}/{sizes['feed_forward']}",
-            f"{row.parameters / 1e6:.{1 if row.parameters > 1e5 else 2}f}M",
+            _millions(row.parameters, "M"),
             f"{row.parameters / teacher.parameters:.0%}",
-            "–" if row.int8_bytes is None else f"{row.int8_bytes / 1e6:.1f} MB",
+            "–" if row.int8_bytes is None else _millions(row.int8_bytes, " MB"),
             "1×" if row is teacher else f"{row.speed_up:.1f}×",
             "–" if row.int8_speed_up is None else f"{row.int8_speed_up:.1f}×",
         )
     return table
+
+
+def _millions(count: int, unit: str) -> str:
+    """Write a count in millions, with two digits after the point if it is small."""
+    return f"{count / 1e6:.{1 if count > 1e5 else 2}f}{unit}"

@@ -189,12 +189,15 @@ class LearningWatch(TrainerCallback):
         if self._best <= copy or self._best < teacher / 3:
             logger.warning(
                 "the student hardly learns: after %d updates its validation chrF is %.1f; its "
-                "teacher has %.1f, copied sources have %.1f. If that does not change, stop the run "
-                "and use more layers, more data or another training.learning_rate.",
+                "teacher has %.1f, copied sources have %.1f. %s use more layers, more data or "
+                "another training.learning_rate.",
                 state.global_step,
                 self._best,
                 teacher,
                 copy,
+                "Next time,"
+                if state.global_step >= state.max_steps
+                else "If that does not change, stop the run and",
             )
 
 
